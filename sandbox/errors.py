@@ -1,0 +1,169 @@
+"""What can go wrong, one class per thing a user would do something different about.
+
+Every error has a one-line message, a hint that can be pasted or followed, and an exit status of its own::
+
+    VmboxError
+    ├── DumpError
+    │   ├── DumpNotFound           10
+    │   ├── DumpUnreadable         11
+    │   ├── NotADump               12
+    │   ├── DumpDamaged            13
+    │   └── UnknownKernel          14
+    ├── EngineError
+    │   ├── EngineNotFound         20
+    │   ├── EnginePermission       21
+    │   └── EngineFailed           22
+    ├── ImageError
+    │   ├── BaseImageUnavailable   30
+    │   └── ImageBuildFailed       31
+    ├── DebuginfoError
+    │   ├── DebuginfoNotFound      40
+    │   ├── DebuginfoMismatch      41
+    │   ├── DownloadFailed         42
+    │   └── VerificationFailed     43
+    ├── NoSpace                    50
+    ├── SessionError
+    │   ├── SessionFailed          60
+    │   ├── SessionDied            61
+    │   ├── CommandTimeout         62
+    │   └── CaseNotFound           63
+    ├── ConfigurationError         70
+    └── DemoFailed                 80
+
+0 is success, 1 means that crash itself reported an error for a command, 2 is a usage error, 130 is Ctrl-C.
+The library raises; only the command line exits.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class VmboxError(Exception):
+    """Something a user can act on. `message` is one line, `hint` what to do about it, `detail` what was seen."""
+
+    exit_code: ClassVar[int] = 99
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+        self.detail = detail
+
+
+class DumpError(VmboxError):
+    """The file given as a dump."""
+
+
+class DumpNotFound(DumpError):
+    exit_code = 10
+    default_hint = "check the path; kdump writes to /var/crash/<host>-<time>/vmcore by default"
+
+
+class DumpUnreadable(DumpError):
+    exit_code = 11
+
+
+class NotADump(DumpError):
+    exit_code = 12
+    default_hint = "a vmcore is written by kdump (makedumpfile), virsh dump --memory-only, or copied from /proc/vmcore"
+
+
+class DumpDamaged(DumpError):
+    exit_code = 13
+    default_hint = "copy the file again and compare sizes; vmbox info shows what can still be read"
+
+
+class UnknownKernel(DumpError):
+    exit_code = 14
+    default_hint = "choose an image yourself with --image PROFILE (vmbox doctor lists them) and give --debuginfo"
+
+
+class EngineError(VmboxError):
+    """Docker or Podman."""
+
+
+class EngineNotFound(EngineError):
+    exit_code = 20
+    default_hint = "install one: apt-get install podman, dnf install podman, or see https://docs.docker.com/engine/install/"
+
+
+class EnginePermission(EngineError):
+    exit_code = 21
+
+
+class EngineFailed(EngineError):
+    exit_code = 22
+    default_hint = "vmbox doctor checks the engine"
+
+
+class ImageError(VmboxError):
+    """Images and their bases."""
+
+
+class BaseImageUnavailable(ImageError):
+    exit_code = 30
+
+
+class ImageBuildFailed(ImageError):
+    exit_code = 31
+
+
+class DebuginfoError(VmboxError):
+    """vmlinux and module debug files of the dump's kernel build."""
+
+
+class DebuginfoNotFound(DebuginfoError):
+    exit_code = 40
+    default_hint = "give it yourself: --debuginfo FILE (a vmlinux or the debug package)"
+
+
+class DebuginfoMismatch(DebuginfoError):
+    exit_code = 41
+    default_hint = "the debuginfo is of another build; crash would show wrong data. --force uses it all the same"
+
+
+class DownloadFailed(DebuginfoError):
+    exit_code = 42
+    default_hint = "check the network and proxy settings; run the same command again to resume"
+
+
+class VerificationFailed(DebuginfoError):
+    exit_code = 43
+    default_hint = "nothing of it was kept; run the same command again, or use another mirror"
+
+
+class NoSpace(VmboxError):
+    exit_code = 50
+
+
+class SessionError(VmboxError):
+    """A case, and the warm crash in it."""
+
+
+class SessionFailed(SessionError):
+    exit_code = 60
+
+
+class SessionDied(SessionError):
+    exit_code = 61
+    default_hint = "run the command again: the session is opened anew"
+
+
+class CommandTimeout(SessionError):
+    exit_code = 62
+    default_hint = "give it more time with --timeout SECONDS"
+
+
+class CaseNotFound(SessionError):
+    exit_code = 63
+    default_hint = "vmbox list shows the open cases"
+
+
+class ConfigurationError(VmboxError):
+    exit_code = 70
+
+
+class DemoFailed(VmboxError):
+    exit_code = 80

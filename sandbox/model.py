@@ -1,0 +1,114 @@
+"""The values that flow from one stage to the next. All frozen; what is unknown is None."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vmcore:
+    """What a crash dump says about itself. Made by `sandbox.dump.identify`; nothing of the dump was executed."""
+
+    path: Path
+    format: str
+    """kdump-compressed, diskdump, elf, lkcd, s390, sadump, vmware, qemu-migration, libvirt-save, xen, log …"""
+    size: int
+    """Bytes of the file as it lies there; not of what it holds."""
+    files: tuple[Path, ...] = ()
+    """All files of a split set (`makedumpfile --split`), or the two of a VMware suspend; else just `path`."""
+    flattened: bool = False
+    wrappers: tuple[str, ...] = ()
+    """Compression and archive layers around the dump, outermost first, e.g. ("tar", "xz")."""
+    release: str | None = None
+    """uname -r of the crashed kernel."""
+    utsname_version: str | None = None
+    """uname -v of the crashed kernel, e.g. "#1 SMP PREEMPT_DYNAMIC Debian 6.1.170-3 (2026-05-08)"."""
+    banner: str | None = None
+    """The kernel's "Linux version …" line, build host included, where memory or log could be read."""
+    arch: str | None = None
+    """As uname -m prints it: x86_64, aarch64, ppc64le, s390x …"""
+    build_id: str | None = None
+    """Of vmlinux, lower-case hexadecimal."""
+    vendor: str | None = None
+    """Who built an EL kernel: rhel, centos, rocky, alma, oracle. The release string does not say."""
+    page_size: int | None = None
+    nr_cpus: int | None = None
+    """CPUs whose registers are in the dump."""
+    crash_time: datetime | None = None
+    """UTC."""
+    uptime_seconds: float | None = None
+    dump_level: int | None = None
+    """makedumpfile -d: 1 zero, 2 cache, 4 private cache, 8 user, 16 free pages left out; 0 everything kept."""
+    compression: str | None = None
+    """none, zlib, lzo, snappy, zstd"""
+    complete: bool | None = None
+    incomplete_reason: str | None = None
+    cause: str | None = None
+    """Class of the panic: sysrq, null-pointer, oom, hung-task, soft-lockup, hard-lockup, mce, bug …"""
+    panic: str | None = None
+    """The line the kernel printed."""
+    taint: tuple[str, ...] = ()
+    """Taint letters' meanings, in words."""
+    hardware: str | None = None
+    vmcoreinfo: Mapping[str, str] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """For each field above that is set: vmcoreinfo, header, notes, memory, log or file name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Debuginfo:
+    """Debug information of exactly one kernel build, in the cache."""
+
+    directory: Path
+    """Holds `vmlinux` and, when fetched, `modules/`."""
+    vmlinux: Path
+    build_id: str | None
+    origin: str
+    """Where it came from, e.g. a URL or a path the user gave."""
+    proof: str
+    """What was compared with the dump, in words; "forced" when nothing agreed and the user insisted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One dump, open in one disposable container."""
+
+    id: str
+    """Short and stable: the same dump file gives the same id."""
+    dump: Path
+    release: str
+    profile: str
+    image: str
+    vmlinux: Path
+    proof: str
+    engine: str
+    """docker or podman."""
+    endpoint: str
+    container: str
+    opened: datetime
+    directory: Path
+    """The runtime directory with the FIFOs; mounted read-only into the container."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """One crash command and how it ended. The output itself is streamed, not held."""
+
+    command: str
+    status: str
+    """ok, error (crash reported one), interrupted, timeout"""
+    seconds: float
+    bytes: int
+
+
+_RELEASE_NUMBERS = re.compile(r"(\d+)\.(\d+)")
+
+
+def kernel_version(release: str) -> tuple[int, int]:
+    """(major, minor) of a kernel release, e.g. (5, 14) of "5.14.0-70.el9.x86_64"; (0, 0) where there is none."""
+    found = _RELEASE_NUMBERS.match(release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
