@@ -1,3 +1,3 @@
-"""vmbox: open any Linux kernel crash dump with the right crash, matching debuginfo, and a sandbox around both."""
+"""vmbox: open any Linux kernel crash dump with the right crash, matching debuginfo, sandboxed."""
 
 __version__ = "0.1.0.dev0"

@@ -86,7 +86,9 @@ class EngineError(VmboxError):
 
 class EngineNotFound(EngineError):
     exit_code = 20
-    default_hint = "install one: apt-get install podman, dnf install podman, or see https://docs.docker.com/engine/install/"
+    default_hint = (
+        "install one: apt-get install podman, dnf install podman, or see https://docs.docker.com/engine/install/"
+    )
 
 
 class EnginePermission(EngineError):

@@ -41,7 +41,7 @@ def _directory(kind: str) -> Path:
     # The cheap answer first: a warm `vmbox run` should not pay for importing platformdirs.
     if override := os.environ.get(f"VMBOX_{kind.upper()}_DIR"):
         return Path(override).absolute()
-    import platformdirs  # noqa: PLC0415 - lazy, see above
+    import platformdirs
 
     dirs = platformdirs.PlatformDirs("vmbox", appauthor=False)
     match kind:

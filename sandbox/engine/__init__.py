@@ -175,7 +175,8 @@ class Engine(Protocol):
 
     def run(self, spec: ContainerSpec) -> Iterator[bytes]:
         """Starts, yields stdout in pieces as it comes, removes. Raises `EngineFailed` with the last lines of stderr
-        (and exit status) when the process fails. The container is removed also when the iterator is closed early."""
+        (and exit status) when the process fails. The container is removed also when the iterator is closed early.
+        """
 
     def container(self, ident: str) -> Container | None:
         """By id or name."""
