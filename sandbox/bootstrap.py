@@ -1,0 +1,84 @@
+"""Base images made from a distribution's packages, for sites with a package mirror and no registry."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from sandbox import mirrors
+from sandbox.errors import BaseImageUnavailable, NoSpace
+from sandbox.profiles import Bootstrap
+from sandbox.progress import Step
+
+
+def make_rootfs(how: Bootstrap, tar: Path, step: Step) -> None:
+    """Writes the tar of a minimal root file system. Raises `BaseImageUnavailable` or `NoSpace`."""
+    make_command = _COMMANDS.get(how.tool)
+    if make_command is None:
+        raise BaseImageUnavailable(
+            f"no bootstrap tool {how.tool} is known", hint="one of: " + ", ".join(sorted(_COMMANDS))
+        )
+    if shutil.which(how.tool) is None:
+        raise BaseImageUnavailable(
+            f"{how.tool} is not installed", hint=f"apt-get install {how.tool}, or connect to a container registry"
+        )
+    seen: list[str] = []
+    with subprocess.Popen(
+        make_command(how, tar), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            for line in process.stderr or ():
+                seen.append(line.rstrip())
+                step.say(line.rstrip())
+        except BaseException:
+            # Ctrl-C: the tool unpacks into a directory of its own and removes it when it is told to end.
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        if any("No space left on device" in line for line in seen):
+            raise NoSpace(f"no space left for a base image in {tar.parent}", hint=f"free some: df -h {tar.parent}")
+        raise BaseImageUnavailable(
+            f"{how.tool} failed: {_reason(seen)}",
+            hint=f"can {mirrors.rewrite(how.mirror)} be reached? name another mirror in $VMBOX_MIRRORS",
+            detail="\n".join(seen[-20:]),
+        )
+
+
+def apt_settings() -> list[str]:
+    """What the host's apt is told about the site's proxies and mirrors: it holds for the images' apt as well."""
+    if shutil.which("apt-config") is None:
+        return []
+    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
+    return sorted(f'{found[1]} "{found[2]}";' for line in dump.splitlines() if (found := _INHERITED.match(line)))
+
+
+_INHERITED: Final = re.compile(
+    r"^(Acquire::(?:https?|ftp)::Proxy(?:::\S+)?|Acquire::Check-Valid-Until|Acquire::Check-Date|Acquire::Retries)"
+    r' "(.+)";$'
+)
+
+
+def _mmdebstrap(how: Bootstrap, tar: Path) -> list[str]:
+    # What a slim image leaves out: nobody reads manuals in a case.
+    left_out = ("doc", "man", "info", "locale", "lintian")
+    return [
+        "mmdebstrap",
+        "--variant=minbase",
+        "--format=tar",
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
+        *(f"--aptopt={setting.removesuffix(';')}" for setting in apt_settings()),
+        how.suite,
+        str(tar),
+        mirrors.rewrite(how.mirror),
+    ]
+
+
+_COMMANDS: Final[dict[str, Callable[[Bootstrap, Path], list[str]]]] = {"mmdebstrap": _mmdebstrap}
+
+
+def _reason(lines: Sequence[str]) -> str:
+    return next((line.removeprefix("E: ") for line in lines if line.startswith("E: ")), lines[-1] if lines else "")

@@ -1,0 +1,205 @@
+"""Images: a distribution's base with `crash` and the session script on it; small, shared by all kernels of a major.
+
+An image's tag is the hash of its build context, so there is no database and nothing to invalidate: the same profile
+gives the same tag, a changed fragment another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sandbox import bootstrap, mirrors, paths
+from sandbox.debuginfo import RemotePackage
+from sandbox.engine import ContainerSpec, Engine
+from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, NoSpace
+from sandbox.locks import locked
+from sandbox.profiles import Bootstrap, ImageProfile
+from sandbox.progress import QUIET, Reporter
+
+LABEL: Final = "vmbox.image"
+"""Carried by every image vmbox makes; the value is the profile's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What an image is built from: a name for people, and everything that goes into the hash."""
+
+    name: str
+    fragments: Sequence[str]
+    """Files of `Containerfile.d/`, joined in this order."""
+    args: Mapping[str, str]
+    files: Mapping[str, bytes]
+    """Generated files of the context, beside those of `Containerfile.d/files/` that the fragments copy."""
+
+
+def ensure(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
+    """The image of a profile, built if the engine does not have it. Returns its reference."""
+    recipe = Recipe(
+        name=profile.name,
+        fragments=profile.image.fragments,
+        args=profile.image.args,
+        files={"sources.list": _lines(profile.image.sources), "apt.conf": _lines(bootstrap.apt_settings())},
+    )
+    context = _context(recipe)
+    ref = _reference(recipe.name, context)
+    if engine.image(ref) is None:
+        build(recipe, engine, base=ensure_base(profile, engine, reporter), reporter=reporter)
+    return ref
+
+
+def build(recipe: Recipe, engine: Engine, *, base: str, reporter: Reporter = QUIET) -> str:
+    """Builds `recipe` on `base` unless the engine has it already, and returns its reference."""
+    context = _context(recipe)
+    ref = _reference(recipe.name, context)
+    # Two builds of one tag at once make one: the second finds the first one's image.
+    with locked(paths.cache_dir() / "locks" / f"image-{ref.rpartition(':')[2]}", reporter, f"building {recipe.name}"):
+        if engine.image(ref) is not None:
+            return ref
+        with reporter.step(f"Building image {recipe.name}") as step:
+            args = {"BASE": base, **recipe.args}
+            for line in engine.build(io.BytesIO(context), ref, labels={LABEL: recipe.name}, args=args):
+                step.say(line)
+    if engine.image(ref) is None:
+        raise ImageBuildFailed(f"the engine built {recipe.name} but does not have {ref}", hint="run vmbox doctor")
+    return ref
+
+
+def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
+    """The base image of a profile: the engine's own copy, else the registry's, else bootstrapped from packages."""
+    bootstrapped = f"localhost/vmbox/base-{profile.name}:{_bootstrap_tag(profile)}"
+    candidates = [mirrors.rewrite(ref) for ref in profile.base.images]
+    for ref in (bootstrapped, *candidates):
+        if engine.image(ref) is not None:
+            return ref
+    with locked(paths.cache_dir() / "locks" / f"base-{profile.name}", reporter, f"fetching the base of {profile.name}"):
+        if engine.image(bootstrapped) is not None:
+            return bootstrapped
+        failures: list[str] = []
+        for ref in candidates:
+            try:
+                with reporter.step(f"Pulling {ref}") as step:
+                    for line in engine.pull(ref):
+                        step.say(line)
+            except (BaseImageUnavailable, EngineFailed) as error:
+                failures.append(f"{ref}: {error.message}")
+            else:
+                return ref
+        if profile.base.bootstrap is not None:
+            try:
+                _bootstrap(profile.base.bootstrap, bootstrapped, engine, profile, reporter)
+            except BaseImageUnavailable as error:
+                failures.append(f"{profile.base.bootstrap.tool}: {error.message}")
+                hint = error.hint
+            else:
+                return bootstrapped
+        else:
+            hint = "connect to a registry, or name a mirror of it in $VMBOX_MIRRORS"
+    raise BaseImageUnavailable(
+        f"no base image for {profile.title} could be had", hint=hint, detail="\n".join(failures) or None
+    )
+
+
+class PackageOracle:
+    """Asks a distribution's own package manager where packages are, in a container of its base image."""
+
+    def __init__(self, profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> None:
+        self._profile = profile
+        self._engine = engine
+        self._reporter = reporter
+
+    def __call__(self, packages: Sequence[str]) -> Iterable[RemotePackage]:
+        """What is known of `packages` (NAME or NAME=VERSION), unknown ones left out."""
+        rules = self._profile.debuginfo
+        if rules is None or rules.ask is None:
+            return
+        script = (_fragments() / "files" / rules.ask).read_text(encoding="utf-8")
+        spec = ContainerSpec(
+            image=ensure_base(self._profile, self._engine, self._reporter),
+            argv=["sh", "-c", script, rules.ask, *packages],
+            env={
+                "SOURCES": _lines((*self._profile.image.sources, *rules.sources)).decode().rstrip("\n"),
+                "APT_CONF": _lines(bootstrap.apt_settings()).decode().rstrip("\n"),
+            },
+            network="host",
+            hardened=False,
+            as_caller=False,
+        )
+        with self._reporter.step(f"Asking {self._profile.title} for {', '.join(packages)}"):
+            answer = b"".join(self._engine.run(spec))
+        for line in answer.decode(errors="replace").splitlines():
+            package, url, size, sha256 = line.split("\t")
+            name, _, version = package.partition("=")
+            yield RemotePackage(package=name, version=version, url=url, size=int(size), sha256=sha256)
+
+
+def _context(recipe: Recipe) -> bytes:
+    """The build context as a tar, the same bytes for the same recipe."""
+    directory = _fragments()
+    parts = [(directory / name).read_bytes() for name in recipe.fragments]
+    # The arguments are part of what is built, so they have to be part of the hash.
+    header = "".join(f"# {key}={value}\n" for key, value in sorted(recipe.args.items())).encode()
+    containerfile = header + b"\n".join(parts)
+    files = {"Containerfile": containerfile}
+    for name in _copied(containerfile.decode()):
+        file = directory / "files" / name
+        files[name] = recipe.files[name] if name in recipe.files else file.read_bytes()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, content in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            member.mode = 0o755 if content.startswith(b"#!") else 0o644
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _copied(containerfile: str) -> Iterator[str]:
+    for line in re.findall(r"(?m)^COPY\s+(.*)$", containerfile):
+        yield from line.split()[:-1]
+
+
+def _reference(name: str, context: bytes) -> str:
+    # localhost/ keeps both engines from prefixing a registry of their own.
+    return f"localhost/vmbox/{name}:{hashlib.sha256(context).hexdigest()[:16]}"
+
+
+def _fragments() -> Path:
+    return paths.data_dir() / "Containerfile.d"
+
+
+def _lines(lines: Iterable[str]) -> bytes:
+    return "".join(mirrors.rewrite(line) + "\n" for line in lines).encode()
+
+
+def _bootstrap_tag(profile: ImageProfile) -> str:
+    return profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
+
+
+def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: ImageProfile, reporter: Reporter) -> None:
+    with reporter.step(f"Bootstrapping {profile.title} from packages") as step, scratch_directory() as directory:
+        tar = directory / "rootfs.tar"
+        bootstrap.make_rootfs(how, tar, step)
+        step.say("importing")
+        engine.import_rootfs(tar, ref, {LABEL: f"base-{profile.name}"})
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory on the cache's file system, gone afterwards."""
+    directory = paths.cache_dir() / "tmp"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(dir=directory)
+    except OSError as error:
+        raise NoSpace(f"{directory}: {error.strerror}", hint="choose another place with $VMBOX_CACHE_DIR") from error
+    with made as name:
+        yield Path(name)

@@ -1,0 +1,245 @@
+"""What vmbox knows about each distribution major: `images/*.toml`, read into `ImageProfile`.
+
+A distribution is one file and no code. The user's own files in `<config>/images/` add to these, or replace the one of
+the same name. Unknown keys are errors, so that a typo is seen; two profiles that claim the same release are one, too.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sandbox import paths
+from sandbox.errors import ConfigurationError, UnknownKernel
+from sandbox.model import Vmcore, kernel_version
+
+_T = TypeVar("_T")
+
+_NOT_PROFILES: Final = frozenset({"releases.toml"})
+"""Rules about release strings, which `dump.release` reads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bootstrap:
+    """How a base image is made from packages where no registry can be reached."""
+
+    tool: str
+    suite: str
+    mirror: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    images: tuple[str, ...]
+    """References, preferred first."""
+    bootstrap: Bootstrap | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageRecipe:
+    fragments: tuple[str, ...]
+    """Files of `Containerfile.d/`, joined in this order."""
+    sources: tuple[str, ...] = ()
+    """Package sources, in the package manager's own notation."""
+    args: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crash:
+    version: str
+    newest_kernel: str | None = None
+    """major.minor of the newest kernel this crash knows; above it the `latest` profile's crash is used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DebuginfoRules:
+    format: str
+    """deb or rpm."""
+    packages: tuple[str, ...]
+    """Templates, tried in order. `{release}` is uname -r, `{arch}` the distribution's word for the machine, and the
+    named groups of `version` are there too."""
+    vmlinux: tuple[str, ...]
+    """Regular expressions over member paths, `{release}` put in; the first regular file that matches is vmlinux."""
+    version: str | None = None
+    """Regular expression over uname -v, for families whose release does not name the package."""
+    ask: str | None = None
+    """Script of `Containerfile.d/files/` that asks the distribution's package manager for URL, size and hash."""
+    sources: tuple[str, ...] = ()
+    """Package sources that only debuginfo is taken from, beside the image's."""
+    urls: tuple[str, ...] = ()
+    """URL templates, current tree first, then vault or archive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageProfile:
+    """One distribution major."""
+
+    name: str
+    title: str
+    base: Base
+    image: ImageRecipe
+    crash: Crash
+    classes: tuple[str, ...] = ()
+    """Release classes it opens, e.g. "debian:12"; "rhel:8" takes "rhel:8.10" in as well."""
+    releases: tuple[str, ...] = ()
+    """Regular expressions over uname -r, for kernels that no class names."""
+    arch: Mapping[str, str] = field(default_factory=dict)
+    """The distribution's word for each `uname -m` it was built for."""
+    debuginfo: DebuginfoRules | None = None
+    latest: bool = False
+    """Its crash is the newest there is: it takes over above another profile's ceiling."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a dump is opened with."""
+
+    home: ImageProfile
+    """The profile of the kernel's own distribution: it says where debuginfo is."""
+    image: ImageProfile
+    """The profile whose crash is used; another one than `home` when the kernel is too new for that one's crash."""
+    reason: str
+    """Why this image, in words."""
+
+
+@cache
+def load() -> Mapping[str, ImageProfile]:
+    """All profiles by name. Raises `ConfigurationError` naming file and key."""
+    found: dict[str, ImageProfile] = {}
+    for directory in (paths.data_dir() / "images", paths.config_dir() / "images"):
+        for file in sorted(directory.glob("*.toml")):
+            if file.name not in _NOT_PROFILES:
+                found[file.stem] = read(file)
+    claimed: dict[str, str] = {}
+    for profile in found.values():
+        for claim in (*profile.classes, *profile.releases):
+            if claim in claimed:
+                raise ConfigurationError(
+                    f"profiles {claimed[claim]} and {profile.name} both claim {claim}",
+                    hint=f"remove it from one of them in {paths.config_dir() / 'images'}",
+                )
+            claimed[claim] = profile.name
+    return found
+
+
+def read(file: Path) -> ImageProfile:
+    """One profile from its TOML file."""
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{file}: {error}", hint="mend the file or move it away") from error
+    build = _Reader(file)
+    base = build.table(table, "base")
+    bootstrap = base.pop("bootstrap", None)
+    debuginfo = table.pop("debuginfo", None)
+    return build.make(
+        ImageProfile,
+        table,
+        "",
+        name=file.stem,
+        base=build.make(
+            Base,
+            base,
+            "base",
+            bootstrap=build.make(Bootstrap, bootstrap, "base.bootstrap") if bootstrap is not None else None,
+        ),
+        image=build.make(ImageRecipe, build.table(table, "image"), "image"),
+        crash=build.make(Crash, build.table(table, "crash"), "crash"),
+        debuginfo=build.make(DebuginfoRules, debuginfo, "debuginfo") if debuginfo is not None else None,
+    )
+
+
+def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
+    """The profile for a dump. Raises `UnknownKernel` when no profile knows it and none was chosen."""
+    profiles = load()
+    if vmcore.release is None:
+        raise UnknownKernel(f"{vmcore.path}: the dump does not say which kernel wrote it")
+    home = _home(profiles, vmcore.release, vmcore.utsname_version)
+    if override is not None:
+        chosen = by_name(override)
+        return Selection(home=home or chosen, image=chosen, reason="chosen with --image")
+    if home is None:
+        raise UnknownKernel(f"no profile knows kernel {vmcore.release}")
+    ceiling = home.crash.newest_kernel
+    if ceiling is not None and kernel_version(vmcore.release) > kernel_version(ceiling):
+        newest = next((profile for profile in profiles.values() if profile.latest), None)
+        if newest is not None and newest.name != home.name:
+            return Selection(
+                home=home,
+                image=newest,
+                reason=f"crash {home.crash.version} of {home.name} knows kernels up to {ceiling}, "
+                f"so {newest.name} with crash {newest.crash.version} is used",
+            )
+    return Selection(home=home, image=home, reason=f"kernel {vmcore.release} is of {home.title}")
+
+
+def by_name(name: str) -> ImageProfile:
+    profiles = load()
+    if name not in profiles:
+        raise ConfigurationError(f"there is no profile {name}", hint="one of: " + ", ".join(sorted(profiles)))
+    return profiles[name]
+
+
+def _home(profiles: Mapping[str, ImageProfile], release: str, utsname_version: str | None) -> ImageProfile | None:
+    from sandbox.dump.release import classify
+
+    klass = classify(release, utsname_version).klass
+    for profile in profiles.values():
+        if any(klass == known or klass.startswith(known + ".") for known in profile.classes):
+            return profile
+    for profile in profiles.values():
+        if any(re.search(pattern, release) for pattern in profile.releases):
+            return profile
+    return None
+
+
+class _Reader:
+    """Turns TOML tables into dataclasses and names what does not fit."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def table(self, parent: dict[str, Any], key: str) -> dict[str, Any]:
+        value = parent.pop(key, None)
+        if not isinstance(value, dict):
+            raise self.error(f"needs a table [{key}]")
+        return value
+
+    def make(self, kind: type[_T], table: object, where: str, **given: object) -> _T:
+        if not isinstance(table, dict):
+            raise self.error(f"{where} is not a table")
+        known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # every kind here is a dataclass
+        values: dict[str, object] = dict(given)
+        for key, value in table.items():
+            if key not in known or key in given:
+                raise self.error(f"unknown key {where + '.' if where else ''}{key}", known)
+            wanted = str(known[key].type)
+            expected: tuple[type, str]
+            if wanted.startswith("tuple"):
+                expected = (list, "a list of strings")
+            elif wanted.startswith("Mapping"):
+                expected = (dict, "a table of strings")
+            elif wanted == "bool":
+                expected = (bool, "true or false")
+            else:
+                expected = (str, "a string")
+            items: Sequence[object] = (
+                value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else ()
+            )
+            if not isinstance(value, expected[0]) or not all(isinstance(item, str) for item in items):
+                raise self.error(f"{where + '.' if where else ''}{key} must be {expected[1]}")
+            values[key] = tuple(value) if isinstance(value, list) else value
+        try:
+            return kind(**values)
+        except TypeError as error:
+            missing = ", ".join(re.findall(r"'(\w+)'", str(error)))
+            raise self.error(f"[{where or 'top level'}] lacks {missing}") from None
+
+    def error(self, what: str, known: Mapping[str, object] | None = None) -> ConfigurationError:
+        hint = "keys there: " + ", ".join(sorted(known)) if known else "see the profiles that come with vmbox"
+        return ConfigurationError(f"{self.file}: {what}", hint=hint)
