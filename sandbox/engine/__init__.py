@@ -21,6 +21,7 @@ __all__ = [
     "Exec",
     "Image",
     "Tmpfs",
+    "connect",
 ]
 
 
@@ -75,7 +76,8 @@ class EngineInfo:
     """docker or podman."""
     version: str
     endpoint: str
-    """The URL it was reached at, e.g. unix:///run/docker.sock."""
+    """What `connect` takes to reach it again: a URL, e.g. unix:///run/docker.sock, or "podman" for the private
+    service, whose socket does not outlive this process."""
     rootless: bool
     arch: str
     """As uname -m prints it."""
@@ -206,3 +208,14 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Frees the connection, and ends a service this process started for it."""
+
+
+def connect(name_or_url: str | None = None) -> Engine:
+    """The engine called `name_or_url`: docker, podman, or a unix://, tcp:// or ssh:// URL; else the one that
+    $VMBOX_ENGINE names the same way; else whichever answers, rootless Podman before Docker unless the caller is root.
+
+    Raises `EngineNotFound`, `EnginePermission` or `EngineFailed`.
+    """
+    from sandbox.engine.detection import detect
+
+    return detect(name_or_url)

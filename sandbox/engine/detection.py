@@ -1,0 +1,231 @@
+"""Which engine to use, and why none can be. Imports no engine library until one has answered."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import http.client
+import json
+import os
+import shutil
+import socket
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+from sandbox.engine import Engine, service
+from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
+
+_PATIENCE: Final = 5.0
+"""Seconds an engine has to tell its version."""
+
+_Kind = Literal["docker", "podman"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    url: str
+    why: str
+    """Where the address comes from, for messages."""
+
+
+def detect(name_or_url: str | None) -> Engine:
+    """See `sandbox.engine.connect`."""
+    wanted, why = name_or_url, "--engine"
+    if not wanted:
+        wanted, why = os.environ.get("VMBOX_ENGINE"), "$VMBOX_ENGINE"
+    match wanted:
+        case None | "" | "auto":
+            return _first_that_answers(_any_candidates(), podman_binary=True, wanted="Docker or Podman")
+        case "docker":
+            return _first_that_answers(_docker_candidates(), podman_binary=False, wanted="Docker")
+        case "podman":
+            return _first_that_answers(_podman_candidates(), podman_binary=True, wanted="Podman")
+        case str() if "://" in wanted:
+            return _open(_Candidate(url=wanted, why=why))
+        case _:
+            raise ConfigurationError(
+                f"{why} {wanted}: not an engine", hint="docker, podman, unix:///run/docker.sock, ssh://host, tcp://host"
+            )
+
+
+def _docker_candidates() -> Iterator[_Candidate]:
+    if url := os.environ.get("DOCKER_HOST"):
+        yield _Candidate(url=url, why="$DOCKER_HOST")
+        return
+    if context := _docker_context():
+        yield context
+    yield _Candidate(url="unix:///run/docker.sock", why="the standard socket")
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        yield _Candidate(url=f"unix://{runtime}/docker.sock", why="rootless Docker's socket")
+
+
+def _podman_candidates() -> Iterator[_Candidate]:
+    if url := os.environ.get("CONTAINER_HOST"):
+        yield _Candidate(url=url, why="$CONTAINER_HOST")
+        return
+    if os.geteuid() != 0:
+        runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+        yield _Candidate(url=f"unix://{runtime}/podman/podman.sock", why="rootless Podman's socket")
+    yield _Candidate(url="unix:///run/podman/podman.sock", why="Podman's socket")
+
+
+def _any_candidates() -> list[_Candidate]:
+    docker, podman = list(_docker_candidates()), list(_podman_candidates())
+    if os.environ.get("CONTAINER_HOST") or (os.geteuid() != 0 and not os.environ.get("DOCKER_HOST")):
+        return [*podman, *docker]
+    return [*docker, *podman]
+
+
+def _docker_context() -> _Candidate | None:
+    """The context chosen with `docker context use`, read as the docker command stores it."""
+    directory = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        name = os.environ.get("DOCKER_CONTEXT") or json.loads((directory / "config.json").read_text())["currentContext"]
+        for meta in directory.glob("contexts/meta/*/meta.json"):
+            described = json.loads(meta.read_text())
+            if described["Name"] == name:
+                return _Candidate(url=described["Endpoints"]["docker"]["Host"], why=f"docker context {name}")
+    return None
+
+
+def _first_that_answers(
+    candidates: Iterator[_Candidate] | list[_Candidate], *, podman_binary: bool, wanted: str
+) -> Engine:
+    denied: EngineError | None = None
+    for candidate in candidates:
+        try:
+            return _open(candidate)
+        except EnginePermission as error:
+            denied = denied or error
+        except EngineError as error:
+            if candidate.why.startswith("$"):  # an address the user gave is never passed over in silence
+                raise
+            if not isinstance(error, EngineNotFound):
+                denied = denied or error
+    if podman_binary and shutil.which("podman"):
+        return _private_podman()
+    if denied:
+        raise denied
+    if wanted == "Docker" and shutil.which("dockerd"):
+        raise EngineNotFound("Docker is installed but not running", hint="sudo systemctl start docker")
+    raise EngineNotFound(f"{wanted} was not found on this machine")
+
+
+def _open(candidate: _Candidate) -> Engine:
+    """Raises `EngineNotFound` when nothing listens there, `EnginePermission`, `EngineFailed` for anything else."""
+    url = candidate.url
+    parts = urllib.parse.urlsplit(url)
+    tunnel: service.Service | None = None
+    match parts.scheme:
+        case "unix" | "http+unix":
+            path = Path(urllib.parse.unquote(parts.path or parts.netloc))
+            url = f"unix://{path}"
+            kind = _kind(_unix_version(path, candidate))
+        case "ssh":
+            target = f"{parts.username}@{parts.hostname}" if parts.username else parts.hostname or ""
+            tunnel = service.start_tunnel(target, parts.port, parts.path.rstrip("/") or "/var/run/docker.sock")
+            try:
+                kind = _kind(_unix_version(tunnel.socket, candidate))
+            except EngineError:
+                tunnel.close()
+                raise
+            return _adapter(kind, f"unix://{tunnel.socket}", endpoint=url, tunnel=tunnel)
+        case "tcp" | "http":
+            kind = "docker" if os.environ.get("DOCKER_TLS_VERIFY") else _kind(_tcp_version(parts, candidate))
+        case _:
+            raise ConfigurationError(f"{candidate.why}: {url} is no engine's address", hint="unix://, tcp:// or ssh://")
+    return _adapter(kind, url, endpoint=url, tunnel=tunnel)
+
+
+def _adapter(kind: _Kind, url: str, *, endpoint: str, tunnel: service.Service | None) -> Engine:
+    if kind == "podman":
+        from sandbox.engine.podman import PodmanEngine
+
+        return PodmanEngine(url, endpoint=endpoint, service=tunnel)
+    from sandbox.engine.docker import DockerEngine
+
+    return DockerEngine(url, endpoint=endpoint, service=tunnel)
+
+
+def _private_podman() -> Engine:
+    from sandbox.engine.podman import PodmanEngine
+
+    started = service.start_podman()
+    try:
+        engine = PodmanEngine(f"unix://{started.socket}", endpoint="podman", service=started)
+        if engine.copies_layers() and service.can_own_storage():
+            engine.close()
+            started = service.start_podman(own_storage=True)
+            engine = PodmanEngine(f"unix://{started.socket}", endpoint="podman", service=started)
+    except BaseException:
+        started.close()
+        raise
+    return engine
+
+
+def reachable(path: Path) -> bool:
+    """Whether something accepts connections at the socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:
+    try:
+        return _version(_UnixConnection(path))
+    except PermissionError:
+        raise EnginePermission(f"no permission to use {path}", hint=_permission_hint(path)) from None
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise EngineNotFound(
+            f"no engine answers at {path} ({candidate.why})",
+            hint="start it, or choose another with --engine docker, --engine podman, --engine unix://PATH",
+        ) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise EngineFailed(f"{path} is no engine's socket ({candidate.why}): {error}") from None
+
+
+def _tcp_version(parts: urllib.parse.SplitResult, candidate: _Candidate) -> dict[str, Any]:
+    address = parts.netloc
+    try:
+        return _version(http.client.HTTPConnection(parts.hostname or "", parts.port or 2375, timeout=_PATIENCE))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise EngineNotFound(
+            f"no engine answers at {address} ({candidate.why}): {error}",
+            hint="ssh://user@host needs no open port, and no certificates",
+        ) from None
+
+
+def _version(connection: http.client.HTTPConnection) -> dict[str, Any]:
+    with contextlib.closing(connection):
+        connection.request("GET", "/version")
+        return cast("dict[str, Any]", json.loads(connection.getresponse().read()))
+
+
+def _kind(version: dict[str, Any]) -> _Kind:
+    """Podman answers on Docker's paths too, so the name of a socket proves nothing."""
+    components = version.get("Components") or [{}]
+    return "podman" if "Podman" in str(components[0].get("Name")) else "docker"
+
+
+def _permission_hint(path: Path) -> str:
+    if "podman" in path.name:
+        return "use Podman without root: vmbox --engine podman starts it for you"
+    user = getpass.getuser()
+    return f"sudo usermod -aG docker {user}   and log in again; or install podman, which needs no permission"

@@ -1,0 +1,321 @@
+"""Docker, by docker-py. Sole importer of `docker`. Seen with docker-py 7.2.0 against Docker 20.10 (API 1.41)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+import docker
+import docker.errors
+import requests
+from docker.types import LogConfig, Mount
+
+from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages
+from sandbox.engine.exec_stream import ExecStream, run_attached
+from sandbox.engine.service import Service
+from sandbox.errors import ImageBuildFailed
+
+_ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+_LOG_LIMIT: Final = "8m"
+"""What PID 1 prints is steered by the dump and must not fill the host's disk."""
+
+
+class DockerEngine:
+    """`sandbox.engine.Engine` for Docker, rootful or rootless. Safe to use from several threads."""
+
+    def __init__(self, url: str, *, endpoint: str | None = None, service: Service | None = None) -> None:
+        self._endpoint = endpoint or url
+        self._service = service
+        with self._asking("connect"):
+            # No timeout: builds, waits and terminals are silent for as long as they like. Detection has its own.
+            self._client = docker.DockerClient(
+                base_url=url, timeout=None, tls=_tls() if url.startswith("tcp:") else False
+            )
+        self._api = self._client.api
+        self._info: EngineInfo | None = None
+
+    @contextlib.contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except docker.errors.APIError as error:
+            messages.fail(f"Docker cannot {what}", str(error.explanation or error))
+        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+            messages.fail(f"Docker cannot {what} at {self._endpoint}", str(error))
+
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            with self._asking("describe itself"):
+                told = self._api.info()
+            host = os.uname()
+            self._info = EngineInfo(
+                name="docker",
+                version=told["ServerVersion"],
+                endpoint=self._endpoint,
+                rootless="name=rootless" in (told.get("SecurityOptions") or ()),
+                arch=_ARCHITECTURES.get(told["Architecture"], told["Architecture"]),
+                limits=bool(told.get("MemoryLimit") and told.get("PidsLimit")),
+                local=self._endpoint.startswith("unix:")
+                and (told.get("Name"), told.get("KernelVersion")) == (host.nodename, host.release),
+            )
+        return self._info
+
+    # Images
+
+    def image(self, ref: str) -> Image | None:
+        with self._asking(f"look at {ref}"):
+            try:
+                found = self._api.inspect_image(ref)
+            except docker.errors.NotFound:
+                return None
+        return Image(
+            id=found["Id"],
+            tags=tuple(found.get("RepoTags") or ()),
+            labels=(found.get("Config") or {}).get("Labels") or {},
+            size=found["Size"],
+        )
+
+    def images(self, labels: Mapping[str, str]) -> list[Image]:
+        with self._asking("list images"):
+            found = self._api.images(filters={"label": messages.label_filters(labels)})
+        return [
+            Image(
+                id=one["Id"],
+                tags=tuple(tag for tag in one.get("RepoTags") or () if tag != "<none>:<none>"),
+                labels=one.get("Labels") or {},
+                size=one["Size"],
+            )
+            for one in found
+        ]
+
+    def pull(self, ref: str, *, platform: str | None = None) -> Iterator[str]:
+        repository, tag = docker.utils.parse_repository_tag(ref)
+        try:
+            events = self._api.pull(repository, tag=tag or "latest", stream=True, decode=True, platform=platform)
+            yield from messages.pull_lines(events, ref)
+        except docker.errors.APIError as error:
+            messages.unavailable(ref, str(error.explanation or error))
+        except requests.RequestException as error:
+            messages.unavailable(ref, str(error))
+
+    def import_rootfs(self, tar: Path | IO[bytes], ref: str, labels: Mapping[str, str]) -> None:
+        with contextlib.ExitStack() as stack:
+            data = stack.enter_context(tar.open("rb")) if isinstance(tar, Path) else tar
+            repository, tag = docker.utils.parse_repository_tag(ref)
+            stack.enter_context(self._asking(f"import {ref}"))
+            answer: str = self._api.import_image_from_data(  # a file object is streamed, whatever the name says
+                data,
+                repository,
+                tag or "latest",
+                changes=[f"LABEL {key}={_quoted(value)}" for key, value in labels.items()],
+            )
+            if '"error"' in answer:
+                messages.fail(f"Docker cannot import {ref}", answer)
+
+    def build(
+        self, context: IO[bytes], ref: str, *, labels: Mapping[str, str], args: Mapping[str, str] | None = None
+    ) -> Iterator[str]:
+        # The classic builder: docker-py has no BuildKit (issue 2230, open since 2019).
+        try:
+            events = self._api.build(
+                fileobj=context,
+                custom_context=True,
+                dockerfile="Containerfile",
+                tag=ref,
+                labels=dict(labels),
+                buildargs={**messages.proxies(), **(args or {})},
+                network_mode="host",
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            yield from messages.build_lines(events, ref)
+        except docker.errors.APIError as error:
+            raise ImageBuildFailed(f"{ref} cannot be built: {error.explanation or error}") from None
+        except requests.RequestException as error:
+            messages.fail(f"{ref} cannot be built", str(error))
+
+    def remove_image(self, ref: str) -> None:
+        with self._asking(f"remove {ref}"), contextlib.suppress(docker.errors.NotFound):
+            self._api.remove_image(ref)
+
+    # Containers
+
+    def _create(self, spec: ContainerSpec, *, auto_remove: bool) -> str:
+        hardening: dict[str, Any] = {}
+        if spec.hardened:
+            hardening = {
+                "read_only": True,
+                "cap_drop": ["ALL"],
+                "security_opt": ["no-new-privileges", "label=disable"],
+            }
+        elif spec.binds:
+            hardening = {"security_opt": ["label=disable"]}
+        as_caller = spec.as_caller and not self.info().rootless
+        with self._asking(f"create a container of {spec.image}"):
+            host_config = self._api.create_host_config(
+                auto_remove=auto_remove,
+                network_mode=spec.network,
+                mounts=[
+                    Mount(bind.target, str(bind.source), type="bind", read_only=bind.read_only) for bind in spec.binds
+                ],
+                tmpfs={one.target: f"rw,nosuid,nodev,noexec,size={one.size},mode={one.mode:o}" for one in spec.tmpfs},
+                mem_limit=spec.memory,
+                pids_limit=spec.pids,
+                nano_cpus=int(spec.cpus * 1e9) if spec.cpus else None,
+                group_add=[str(group) for group in os.getgroups()] if as_caller else None,
+                log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": _LOG_LIMIT, "max-file": "1"}),
+                **hardening,
+            )
+            proxies = messages.proxies() if spec.network == "host" else {}
+            created: dict[str, Any] = self._api.create_container(
+                spec.image,
+                entrypoint=list(spec.argv[:1]),
+                command=list(spec.argv[1:]),
+                name=spec.name,
+                labels=dict(spec.labels),
+                environment={**proxies, **spec.env},
+                working_dir=spec.workdir,
+                user=f"{os.getuid()}:{os.getgid()}" if as_caller else "0:0",
+                host_config=host_config,
+                use_config_proxy=spec.network == "host",
+            )
+        ident: str = created["Id"]
+        return ident
+
+    def start(self, spec: ContainerSpec) -> Container:
+        ident = self._create(spec, auto_remove=spec.auto_remove)
+        try:
+            self._start(ident, spec)
+        except BaseException:
+            self.remove(ident)
+            raise
+        # Not looked at again: one that ends at once with auto_remove would be gone.
+        return self.container(ident) or Container(id=ident, name=spec.name or ident, running=False, labels=spec.labels)
+
+    def _start(self, ident: str, spec: ContainerSpec) -> None:
+        with self._asking(f"start {spec.argv[0]} in {spec.image}"):
+            self._api.start(ident)
+
+    def run(self, spec: ContainerSpec) -> Iterator[bytes]:
+        ident = self._create(spec, auto_remove=False)
+        yield from run_attached(
+            spec,
+            attach=lambda: self._attach(ident),
+            start=lambda: self._start(ident, spec),
+            remove=lambda: self.remove(ident),
+        )
+
+    def _attach(self, ident: str) -> ExecStream:
+        with self._asking("attach to a container"):
+            sock = self._api.attach_socket(ident, params={"stdout": 1, "stderr": 1, "stream": 1})
+        return ExecStream(sock._response, _bare(sock), tty=False, exit_code=lambda: self.wait(ident))  # noqa: SLF001
+
+    def container(self, ident: str) -> Container | None:
+        with self._asking("look at a container"):
+            try:
+                found = self._api.inspect_container(ident)
+            except docker.errors.NotFound:
+                return None
+        state = found["State"]
+        return Container(
+            id=found["Id"],
+            name=found["Name"].lstrip("/"),
+            running=state["Running"],
+            labels=found["Config"].get("Labels") or {},
+            exit_code=None if state["Running"] else state["ExitCode"],
+            oom_killed=bool(state.get("OOMKilled")),
+        )
+
+    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+        with self._asking("list containers"):
+            found = self._api.containers(all=True, filters={"label": messages.label_filters(labels)})
+        return [
+            Container(
+                id=one["Id"],
+                name=one["Names"][0].lstrip("/") if one.get("Names") else one["Id"],
+                running=one["State"] == "running",
+                labels=one.get("Labels") or {},
+            )
+            for one in found
+        ]
+
+    def exec(
+        self,
+        ident: str,
+        argv: Sequence[str],
+        *,
+        tty: bool = False,
+        stdin: bool = False,
+        env: Mapping[str, str] | None = None,
+    ) -> Exec:
+        with self._asking(f"run {argv[0]} in the container"):
+            exec_id = self._api.exec_create(ident, list(argv), stdin=stdin, tty=tty, environment=dict(env or {}))["Id"]
+            sock = self._api.exec_start(exec_id, tty=tty, socket=True)
+        return ExecStream(
+            sock._response,  # noqa: SLF001 - the reader that holds the first bytes, see ExecStream
+            _bare(sock),
+            tty=tty,
+            exit_code=lambda: self._exec_exit_code(exec_id),
+            resize=lambda rows, columns: self._exec_resize(exec_id, rows, columns),
+        )
+
+    def _exec_exit_code(self, exec_id: str) -> int:
+        while True:
+            with self._asking("tell how a command ended"):
+                state = self._api.exec_inspect(exec_id)
+            if not state["Running"]:
+                return int(state["ExitCode"] or 0)
+            time.sleep(0.02)
+
+    def _exec_resize(self, exec_id: str, rows: int, columns: int) -> None:
+        with self._asking("resize a terminal"):
+            self._api.exec_resize(exec_id, height=rows, width=columns)
+
+    def logs(self, ident: str, *, tail: int = 50) -> bytes:
+        with self._asking("read a container's log"):
+            log: bytes = self._api.logs(ident, stdout=True, stderr=True, tail=tail)
+        return log
+
+    def signal(self, ident: str, name: str) -> None:
+        with self._asking(f"send SIG{name}"):
+            self._api.kill(ident, f"SIG{name.removeprefix('SIG')}")
+
+    def wait(self, ident: str) -> int:
+        with self._asking("wait for a container"):
+            return int(self._api.wait(ident)["StatusCode"])
+
+    def remove(self, ident: str) -> None:
+        with self._asking("remove a container"):
+            try:
+                self._api.remove_container(ident, v=True, force=True)
+            except docker.errors.NotFound:
+                return
+            except docker.errors.APIError as error:
+                if error.status_code != requests.codes.conflict:  # its own auto-remove is at it
+                    raise
+
+    def close(self) -> None:
+        self._client.close()
+        if self._service:
+            self._service.close()
+
+
+def _bare(sock: Any) -> Any:
+    """The socket under docker-py's read-only SocketIO (issue 2255); TLS gives the socket itself."""
+    return getattr(sock, "_sock", sock)
+
+
+def _tls() -> Any:
+    """What DOCKER_TLS_VERIFY and DOCKER_CERT_PATH ask for, as the docker command reads them."""
+    settings = docker.utils.kwargs_from_env()
+    return settings.get("tls", False)
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'

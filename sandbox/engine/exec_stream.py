@@ -1,0 +1,161 @@
+"""The stream of an exec or an attached container, the same on both engines once the connection is upgraded."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Final, Self
+
+from sandbox.engine import ContainerSpec
+from sandbox.errors import EngineFailed
+
+_FRAME: Final = struct.Struct(">BxxxL")
+_STDERR: Final = 2
+_KEPT_ERRORS: Final = 1 << 20
+"""Bytes of stderr that are kept, the newest: what crash prints is steered by the dump, so it is bounded."""
+
+
+class ExecStream:
+    """`sandbox.engine.Exec` over an upgraded HTTP connection.
+
+    Bytes are written to the socket but read through http.client's buffered reader: what arrived together with the
+    101 headers is in its buffer, and is lost to whoever reads the bare socket (docker-py 7.2.0, issue 3332, open).
+    """
+
+    def __init__(
+        self,
+        response: Any,
+        sock: socket.socket,
+        *,
+        tty: bool,
+        exit_code: Callable[[], int],
+        resize: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._response = response  # kept alive: the connection would be closed or reused with it
+        self._reader = response.raw._fp.fp  # noqa: SLF001 - see the class
+        self._sock = sock
+        self._tty = tty
+        self._exit_code = exit_code
+        self._resize = resize
+        self._kind = 0
+        self._left = 0
+        self._errors = bytearray()
+        sock.settimeout(None)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def pending(self) -> bool:
+        # peek() fills an empty buffer from the socket, which would block.
+        self._sock.settimeout(0)
+        try:
+            return bool(self._reader.peek(1))
+        finally:
+            self._sock.settimeout(None)
+
+    def read(self, size: int = 65536) -> bytes:
+        if self._tty:
+            return self._piece(size)
+        while self._left or self._next_frame():
+            piece = self._piece(min(size, self._left))
+            if not piece:
+                break
+            self._left -= len(piece)
+            if self._kind != _STDERR:
+                return piece
+            self._errors += piece
+            del self._errors[:-_KEPT_ERRORS]
+        return b""
+
+    def _next_frame(self) -> bool:
+        while self._left == 0:
+            try:
+                header = self._reader.read(_FRAME.size)
+            except ConnectionResetError:
+                return False
+            if len(header) < _FRAME.size:
+                return False
+            self._kind, self._left = _FRAME.unpack(header)
+        return True
+
+    def _piece(self, size: int) -> bytes:
+        try:
+            piece: bytes = self._reader.read1(size)
+        except ConnectionResetError:  # the engine went away, or the container was removed: the end either way
+            return b""
+        return piece
+
+    def write(self, data: bytes) -> None:
+        self._sock.sendall(data)
+
+    def close_stdin(self) -> None:
+        with contextlib.suppress(OSError):  # already gone: the process has ended
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def resize(self, *, rows: int, columns: int) -> None:
+        if self._resize:
+            with contextlib.suppress(EngineFailed):  # refused once the process has ended
+                self._resize(rows, columns)
+
+    def exit_code(self) -> int:
+        return self._exit_code()
+
+    @property
+    def errors(self) -> bytes:
+        return bytes(self._errors)
+
+    def close(self) -> None:
+        # Several references hold the descriptor open; shutdown tells the peer whatever becomes of them.
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self._response.close()
+        with contextlib.suppress(OSError):
+            self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def run_attached(
+    spec: ContainerSpec, *, attach: Callable[[], ExecStream], start: Callable[[], None], remove: Callable[[], None]
+) -> Iterator[bytes]:
+    """What `Engine.run` does once the container is created. Attached before it starts, so that nothing is missed;
+    not read from the log, which is text on both engines and would damage binary output.
+    """
+    try:
+        with attach() as stream:
+            start()
+            while piece := stream.read():
+                yield piece
+            status = stream.exit_code()
+            errors = stream.errors.decode(errors="replace").strip()
+        if status:
+            lines = errors.splitlines()
+            said = f": {lines[-1]}" if lines else ""
+            raise EngineFailed(
+                f"{spec.argv[0]} in {spec.image} ended with exit status {status}{said}",
+                hint="",
+                detail="\n".join(lines[-20:]) or None,
+            )
+    finally:
+        remove()
+
+
+def demultiplexed(data: bytes) -> bytes:
+    """The payload of `data`, frames of stdout and stderr, in the order they came."""
+    payload = bytearray()
+    at = 0
+    while at + _FRAME.size <= len(data):
+        _, length = _FRAME.unpack_from(data, at)
+        payload += data[at + _FRAME.size : at + _FRAME.size + length]
+        at += _FRAME.size + length
+    return bytes(payload)

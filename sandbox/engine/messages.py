@@ -1,0 +1,89 @@
+"""What engines say, turned into lines and errors. Both send the same JSON events."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NoReturn
+
+from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, NoSpace
+
+_PROXIES: Final = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+
+
+def proxies() -> dict[str, str]:
+    """The caller's proxy settings, for builds and fetch containers. Predeclared build arguments on both engines."""
+    names = [name for lower in _PROXIES for name in (lower, lower.upper())]
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def fail(what: str, said: str) -> NoReturn:
+    """Raises the engine's answer `said` to `what` as one line, the whole of it as detail."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
+    if "no space left on device" in said.lower():
+        raise NoSpace(
+            f"{what}: the engine's storage is full",
+            hint="docker system prune, podman system prune, or vmbox image prune make room",
+            detail=said,
+        )
+    raise EngineFailed(f"{what}: {lines[0]}", detail=said if len(lines) > 1 else None)
+
+
+def label_filters(labels: Mapping[str, str]) -> list[str]:
+    """`labels` in the form filters take; an empty value matches any."""
+    return [f"{key}={value}" if value else key for key, value in labels.items()]
+
+
+def carries(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether labels `found` include all of `wanted`, where an empty value matches any."""
+    return all(key in found and value in ("", found[key]) for key, value in wanted.items())
+
+
+def build_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
+    """Lines of a build's output. Failure is an event on both engines, under status 200."""
+    last: deque[str] = deque(maxlen=20)
+    rest = ""
+    for event in events:
+        if error := event.get("error"):
+            reason = _message(event, error)
+            detail = "\n".join(last)
+            if "no space left on device" in f"{detail}\n{reason}".lower():
+                fail(f"{ref} cannot be built", f"{reason}\n{detail}\nno space left on device")
+            raise ImageBuildFailed(
+                f"{ref} cannot be built: {reason}", hint="the last lines of the build are above", detail=detail
+            )
+        rest += event.get("stream") or ""
+        *lines, rest = rest.split("\n")
+        for line in lines:
+            if line := line.rstrip():
+                last.append(line)
+                yield line
+    if rest.strip():
+        yield rest.rstrip()
+
+
+def pull_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
+    """Lines of a pull's progress."""
+    for event in events:
+        if error := event.get("error"):
+            unavailable(ref, _message(event, error))
+        line = " ".join(str(event[key]) for key in ("id", "status", "progress") if event.get(key))
+        if line := line.strip() or str(event.get("stream") or "").strip():
+            yield line
+
+
+def unavailable(ref: str, said: str) -> NoReturn:
+    """Raises that image `ref` cannot be had, for the reason the engine gave."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
+    raise BaseImageUnavailable(
+        f"{ref} cannot be pulled: {lines[-1]}",
+        hint=f"check the network, or bring the image in yourself: docker load / podman load, tagged {ref}",
+        detail=said if len(lines) > 1 else None,
+    )
+
+
+def _message(event: Mapping[str, Any], error: object) -> str:
+    detail = event.get("errorDetail")
+    message = str(detail.get("message") if isinstance(detail, dict) and detail.get("message") else error)
+    return " ".join(message.split())

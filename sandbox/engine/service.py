@@ -1,0 +1,213 @@
+"""Processes vmbox starts to reach an engine: a private Podman service, an ssh tunnel. They end with vmbox."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from sandbox import paths
+from sandbox.errors import EngineFailed, EngineNotFound
+
+_STARTUP: Final = 30.0
+"""Seconds a service may take to answer. The first start of rootless Podman makes its storage."""
+_LONGEST_SOCKET: Final = 100
+"""Bytes; sun_path holds 108."""
+
+_LEASH: Final = """
+exec 3<&0 </dev/null
+(
+    trap '' HUP INT TERM
+    read -r _ <&3
+    [ "$(cat /proc/$$/comm 2>/dev/null)" = "$2" ] && kill "$$"
+    rm -f "$1"
+    for _ in 1 2 3 4 5; do
+        sleep 1
+        [ "$(cat /proc/$$/comm 2>/dev/null)" = "$2" ] || exit 0
+    done
+    kill -9 "$$"
+) >/dev/null 2>&1 &
+exec 3<&-
+shift 2
+exec "$@"
+"""
+"""Becomes the service. A subshell waits at a pipe whose other end is held by vmbox alone: however vmbox ends, kill -9
+included, the kernel closes it, and the service is told to go. (PR_SET_PDEATHSIG acts on the end of the thread that
+started the child, and Podman loses it when it re-executes itself in its user namespace.)"""
+
+_count = itertools.count()
+
+
+class Service:
+    """A process that serves a socket of its own."""
+
+    def __init__(self, argv: Sequence[str], socket: Path, *, env: Mapping[str, str] | None = None) -> None:
+        self.socket = socket
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the service
+        self._name = Path(argv[0]).name
+        read_end, self._leash = os.pipe()
+        try:
+            # A session of its own: Ctrl-C in the terminal is for vmbox, which still has containers to remove.
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _LEASH, "vmbox-service", str(socket), self._name, *argv],
+                stdin=read_end,
+                stdout=self._log,
+                stderr=self._log,
+                env={**os.environ, **(env or {})},
+                start_new_session=True,
+            )
+        finally:
+            os.close(read_end)
+
+    def wait_until_up(self) -> None:
+        """Returns when the socket accepts connections. Raises `EngineFailed` with what the service printed."""
+        from sandbox.engine.detection import reachable
+
+        deadline = time.monotonic() + _STARTUP
+        while not reachable(self.socket):
+            ended = self._process.poll()
+            if ended is not None or time.monotonic() > deadline:
+                said = self._said()
+                self.close()
+                state = f"ended with exit status {ended}" if ended is not None else "does not answer"
+                reason = said.splitlines()[-1] if said else "no reason given"
+                raise EngineFailed(f"{self._name} {state}: {reason}", detail=said or None)
+            time.sleep(0.02)
+
+    def _said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").strip()
+
+    def close(self) -> None:
+        if self._leash < 0:
+            return
+        os.close(self._leash)
+        self._leash = -1
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=10)
+        self._log.close()
+
+
+def private_socket(kind: str) -> Path:
+    """A path for a service's socket, in the runtime directory unless that is too deep for a socket."""
+    name = f"{kind}-{os.getpid()}-{next(_count)}.sock"
+    path = paths.runtime_dir() / name
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
+        path = Path(tempfile.mkdtemp(prefix="vmbox-", dir="/tmp")) / name
+    path.unlink(missing_ok=True)
+    return path
+
+
+def start_podman(*, own_storage: bool = False) -> Service:
+    """A private `podman system service` of the calling user. Raises `EngineNotFound` where there is no podman."""
+    podman = shutil.which("podman")
+    if not podman:
+        raise EngineNotFound("no podman command was found")
+    socket = private_socket("podman")
+    environment = _podman_environment()
+    if own_storage or _storage_conf().exists():
+        environment |= _own_storage()
+    # --time 0: idle for as long as a download takes. The leash ends it.
+    service = Service([podman, "system", "service", "--time", "0", f"unix://{socket}"], socket, env=environment)
+    service.wait_until_up()
+    return service
+
+
+def start_tunnel(target: str, port: int | None, remote_socket: str) -> Service:
+    """An ssh that forwards a local socket to `remote_socket` on `target` (user@host)."""
+    ssh = shutil.which("ssh")
+    if not ssh:
+        raise EngineNotFound("no ssh command was found", hint="apt-get install openssh-client")
+    socket = private_socket("ssh")
+    argv = [ssh, "-nNT", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none"]
+    argv += ["-p", str(port)] if port else []
+    service = Service([*argv, "-L", f"{socket}:{remote_socket}", "--", target], socket)
+    service.wait_until_up()
+    return service
+
+
+def _podman_environment() -> dict[str, str]:
+    """CONTAINERS_CONF for hosts where Podman's defaults cannot start a container; empty where they can.
+
+    The file keeps its name and is never removed: containers outlive the service, and the clean-up that Podman runs
+    when one ends reads it again.
+    """
+    if "CONTAINERS_CONF" in os.environ:
+        return {}
+    containers, engine = [], []
+    cgroup = Path("/sys/fs/cgroup")
+    hybrid = (cgroup / "unified").is_dir() and not (cgroup / "cgroup.controllers").exists()
+    if hybrid and shutil.which("runc"):
+        engine.append('runtime = "runc"')  # crun 1.8: "cgroups in hybrid mode not supported"
+    if not Path("/run/systemd/system").is_dir():
+        engine.append('cgroup_manager = "cgroupfs"')  # the default asks systemd, over D-Bus
+    if os.geteuid() == 0 and not _has_sys_resource():
+        # Rootful Podman raises these to the kernel's maximum: "setrlimit … Operation not permitted" without the right.
+        limits = {"nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1]}
+        # The service lowers its own to pid_max (Podman 4.3), and cannot give back more than that.
+        pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+        processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+        limits["nproc"] = pid_max if processes == resource.RLIM_INFINITY else min(pid_max, processes)
+        ulimits = [f"{name}={hard}:{hard}" for name, hard in limits.items()]
+        containers.append(f"default_ulimits = {json.dumps(ulimits)}")
+    if not containers and not engine:
+        return {}
+    path = paths.runtime_dir() / "containers.conf"
+    _write(path, "\n".join(["[containers]", *containers, "[engine]", *engine, ""]))
+    return {"CONTAINERS_CONF": str(path)}
+
+
+def _has_sys_resource() -> bool:
+    cap_sys_resource = 24
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> cap_sys_resource & 1)
+    return True
+
+
+def _storage_conf() -> Path:
+    return paths.state_dir() / "podman" / "storage.conf"
+
+
+def _own_storage() -> dict[str, str]:
+    """CONTAINERS_STORAGE_CONF with overlay, for users whose Podman would copy every layer in full (vfs)."""
+    path = _storage_conf()
+    lines = [
+        "[storage]",
+        'driver = "overlay"',
+        f"graphroot = {json.dumps(str(path.parent / 'storage'))}",
+        f"runroot = {json.dumps(str(paths.runtime_dir() / 'podman'))}",
+    ]
+    if not native_overlay():
+        lines += ["[storage.options.overlay]", f"mount_program = {json.dumps(shutil.which('fuse-overlayfs'))}"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, "\n".join([*lines, ""]))
+    return {"CONTAINERS_STORAGE_CONF": str(path)}
+
+
+def native_overlay() -> bool:
+    """Whether an unprivileged user namespace can mount overlay: Linux 5.11, 5.13 with SELinux."""
+    major, minor = os.uname().release.split(".")[:2]
+    return (int(major), int("".join(filter(str.isdigit, minor)) or 0)) >= (5, 13)
+
+
+def can_own_storage() -> bool:
+    """Whether storage with overlay would work where Podman chose vfs."""
+    return native_overlay() or (shutil.which("fuse-overlayfs") is not None and os.access("/dev/fuse", os.W_OK))
+
+
+def _write(path: Path, text: str) -> None:
+    if path.exists() and path.read_text() == text:
+        return
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.write_text(text)
+    new.replace(path)
