@@ -1,0 +1,53 @@
+"""What the reader of each format hands on: the facts of the header, and ways to the memory behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from sandbox.dump.notes import ByteOrder
+
+
+class PageMissingError(Exception):
+    """A page was left out by the writer's filter, or was lost. Caught inside this package."""
+
+
+class Memory(Protocol):
+    """Physical memory of the crashed machine."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly `size` bytes from physical `address`. Raises `PageMissingError`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Header:
+    """Facts of one dump's header and notes; nothing of the memory has been read yet."""
+
+    format: str
+    order: ByteOrder = "little"
+    bits: int = 64
+    arch: str | None = None
+    release: str | None = None
+    utsname_version: str | None = None
+    nr_cpus: int | None = None
+    timestamp: int | None = None
+    """Seconds since 1970."""
+    page_size: int | None = None
+    dump_level: int | None = None
+    compression: str | None = None
+    vmcoreinfo: bytes = b""
+    phys_base: int | None = None
+    panic: str | None = None
+    flag: str | None = None
+    """Why the writer itself called the dump incomplete."""
+    memory: Memory | None = None
+
+
+MACHINES: Final = frozenset(
+    {
+        *("x86_64", "i386", "i486", "i586", "i686", "aarch64", "armv5tel", "armv6l", "armv7l", "armv8l"),
+        *("ppc", "ppc64", "ppc64le", "s390", "s390x", "riscv32", "riscv64", "loongarch64"),
+        *("mips", "mips64", "ia64", "sparc64", "alpha", "parisc64"),
+    }
+)
+"""What `uname -m` prints on the machines Linux crash dumps come from."""

@@ -1,0 +1,127 @@
+"""First bytes of files: which dump format, which wrapper, or what else it is.
+
+Each entry names where the number comes from: crash (its headers), file(1)'s magic, or the format's own description.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+PEEK: Final = 512
+"""Bytes that tell every format here apart (tar's mark is at 257)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Magic:
+    kind: str
+    content: bytes
+    offset: int = 0
+
+
+_DUMPS: Final = (
+    _Magic("kdump-compressed", b"KDUMP   "),
+    _Magic("diskdump", b"DISKDUMP"),
+    _Magic("flattened", b"makedumpfile\0\0\0\0"),
+    _Magic("elf", b"\x7fELF"),
+    _Magic("qemu-migration", b"QEVM"),
+    _Magic("libvirt-save", b"LibvirtQemudSave"),
+    _Magic("libvirt-save", b"LibvirtQemudPart"),
+    _Magic("xen", b"LinuxGuestRecord"),
+    _Magic("xen", b"\xed\xeb\x0f\xf0"),
+    _Magic("xen", b"\xee\xeb\x0f\xf0"),
+    _Magic("sadump", b"sadump\0\0"),
+    _Magic("sadump", b"sadump\0\0", 4096),
+    _Magic("s390", bytes.fromhex("a8190173618f23fd")),
+    _Magic("lkcd", bytes.fromhex("a8190173618f23ed")),
+    _Magic("lkcd", bytes.fromhex("ed238f61730119a8")),
+    _Magic("lkcd", bytes.fromhex("a8190173618f23cd")),
+    _Magic("lkcd", bytes.fromhex("cd238f61730119a8")),
+    _Magic("mclx", bytes.fromhex("ddcc8b9a")),
+    *(_Magic("vmware", bytes((0xD0 | low, high, 0xD0 | low, 0xBE))) for low, high in ((0, 0xBE), (2, 0xBE), (3, 0xBE))),
+    *(_Magic("vmware", bytes((0xD0 | low, 0xBA, 0xD0 | low, 0xBA))) for low in (1, 2)),
+)
+
+_WRAPPERS: Final = (
+    _Magic("gz", b"\x1f\x8b"),
+    _Magic("bz2", b"BZh"),
+    _Magic("xz", b"\xfd7zXZ\0"),
+    _Magic("zst", b"\x28\xb5\x2f\xfd"),
+    _Magic("lz4", b"\x04\x22\x4d\x18"),
+    _Magic("lzop", b"\x89LZO\0\r\n\x1a\n"),
+    _Magic("zip", b"PK\x03\x04"),
+    _Magic("7z", b"7z\xbc\xaf\x27\x1c"),
+    _Magic("rar", b"Rar!\x1a\x07"),
+    _Magic("tar", b"ustar", 257),
+    _Magic("cpio", b"070701"),
+    _Magic("cpio", b"070702"),
+)
+
+_OTHERS: Final = (
+    _Magic("a JPEG image", b"\xff\xd8\xff"),
+    _Magic("a PNG image", b"\x89PNG\r\n\x1a\n"),
+    _Magic("a GIF image", b"GIF8"),
+    _Magic("a PDF document", b"%PDF-"),
+    _Magic("a Windows crash dump", b"PAGEDU64"),
+    _Magic("a Windows crash dump", b"PAGEDUMP"),
+    _Magic("a Windows minidump", b"MDMP"),
+    _Magic("a LiME memory image", b"EMiL"),
+    _Magic("a QEMU disk image", b"QFI\xfb"),
+    _Magic("a VMware disk image", b"KDMV"),
+    _Magic("an RPM package", b"\xed\xab\xee\xdb"),
+    _Magic("a Debian package or ar archive", b"!<arch>\n"),
+    _Magic("a compressed kernel image (bzImage)", b"HdrS", 0x202),
+    _Magic("a Windows program", b"MZ"),
+    _Magic("a script", b"#!"),
+    _Magic("an HTML page", b"<!DOCTYPE"),
+    _Magic("an HTML page", b"<html"),
+    _Magic("an SQLite database", b"SQLite format 3\0"),
+    _Magic("a GPG-encrypted file", b"-----BEGIN PGP"),
+    _Magic("an apport report", b"ProblemType:"),
+)
+
+_HINTS: Final = {
+    "a Windows crash dump": "WinDbg or volatility reads it",
+    "a Windows minidump": "WinDbg reads it",
+    "a LiME memory image": "volatility reads raw memory; crash can be tried by hand: crash vmlinux FILE@ADDRESS",
+    "a QEMU disk image": "the dump may be inside: guestmount -a FILE -i --ro /mnt, then look in /mnt/var/crash",
+    "a VMware disk image": "the dump may be inside: guestmount -a FILE -i --ro /mnt, then look in /mnt/var/crash",
+    "a GPG-encrypted file": "decrypt it first: gpg --output vmcore --decrypt FILE",
+    "an apport report": "unpack it first: apport-unpack FILE DIRECTORY, then give DIRECTORY/VmCore",
+    "an HTML page": "the download gave an error page instead of the dump; open it and fetch the dump again",
+}
+
+_LOG_LINE: Final = re.compile(
+    rb"^(?:<\d+>)?(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? |.{0,80}?kernel: |Linux version \d)", re.MULTILINE
+)
+
+
+def dump_format(head: bytes) -> str | None:
+    return _match(_DUMPS, head)
+
+
+def wrapper(head: bytes) -> str | None:
+    return _match(_WRAPPERS, head)
+
+
+def foreign(head: bytes) -> tuple[str, str | None] | None:
+    """What a file is that is no dump, in words, with what to do about it."""
+    kind = _match(_OTHERS, head)
+    return None if kind is None else (kind, _HINTS.get(kind))
+
+
+def is_text(head: bytes) -> bool:
+    """Whether it can be a log: printable, but for a few bytes that drivers print into the log."""
+    if not head:
+        return False
+    odd = sum(byte < 0x20 and byte not in b"\t\n\r\x1b\f" for byte in head)
+    return odd * 50 <= len(head)
+
+
+def is_kernel_log(text: bytes) -> bool:
+    return is_text(text[:PEEK]) and len(_LOG_LINE.findall(text[:4096])) >= 2
+
+
+def _match(table: tuple[_Magic, ...], head: bytes) -> str | None:
+    return next((magic.kind for magic in table if head.startswith(magic.content, magic.offset)), None)

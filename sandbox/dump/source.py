@@ -1,0 +1,118 @@
+"""Bytes of a dump, wherever they lie: in a file, behind a compression, scattered by the flattened format.
+
+Everything above asks for ranges and must live with less than it asked for. Files are read with `os.pread`, never
+mapped: a file that is cut by another process, or by NFS, would end a mapping process with SIGBUS.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from sandbox.errors import DumpNotFound, DumpUnreadable, NotADump
+
+READ_LIMIT: Final = 32 << 20
+"""Most bytes that one read returns. Sizes in a dump are not trusted; nothing here needs more at once."""
+
+
+class OutOfTimeError(Exception):
+    """The time one question about a dump may take is over. Caught inside this package."""
+
+
+class Source(Protocol):
+    """A range of bytes that starts at 0."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes in all; None where only unpacking would tell."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer at the end, none beyond it or before 0."""
+
+
+class FileSource:
+    """An open file. Raises `DumpNotFound`, `DumpUnreadable` or `NotADump` when it cannot be one."""
+
+    def __init__(self, path: Path, *, seconds: float | None = None) -> None:
+        self.path = path
+        self.deadline = None if seconds is None else time.monotonic() + seconds
+        try:
+            # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError as error:
+            raise _cannot_open(path, error) from error
+        try:
+            self.size = self._measure()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _measure(self) -> int:
+        status = os.fstat(self._fd)
+        if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
+            try:
+                return os.lseek(self._fd, 0, os.SEEK_END)
+            except OSError as error:
+                raise DumpUnreadable(f"{self.path}: {error.strerror}") from error
+        if stat.S_ISDIR(status.st_mode):
+            raise NotADump(f"{self.path} is a directory", hint=f"name the dump in it: vmbox info {self.path}/vmcore")
+        raise NotADump(f"{self.path} is not a regular file", hint="save it to a file first: cat SOURCE > vmcore")
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTimeError
+        if offset < 0 or size <= 0 or offset >= self.size:
+            return b""
+        size = min(size, READ_LIMIT, self.size - offset)
+        pieces = []
+        try:
+            while size > 0 and (piece := os.pread(self._fd, size, offset)):
+                pieces.append(piece)
+                offset += len(piece)
+                size -= len(piece)
+        except OSError as error:
+            raise DumpUnreadable(
+                f"{self.path}: {error.strerror} at byte {offset}",
+                hint="the disk or the network file system failed; copy the file somewhere else first",
+            ) from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class BytesSource:
+    """Bytes at hand, e.g. what unpacking the beginning of a wrapper gave."""
+
+    def __init__(self, content: bytes, *, whole: bool = False) -> None:
+        self._content = content
+        self.size = len(content) if whole else None
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        if offset < 0 or size <= 0:
+            return b""
+        return self._content[offset : offset + min(size, READ_LIMIT)]
+
+
+def _cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return DumpNotFound(f"there is no file {path}")
+        case PermissionError():
+            # kdump writes vmcores with mode 0600 for root, so this is the customary first obstacle.
+            return DumpUnreadable(
+                f"no permission to read {path}",
+                hint=f"as root: setfacl -m u:$USER:r {path}   (or chgrp and chmod g+r)",
+            )
+        case _:
+            return DumpUnreadable(f"{path}: {error.strerror}", hint="check the path and the file system it is on")
