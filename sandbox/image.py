@@ -41,18 +41,16 @@ class Recipe:
     """Generated files of the context, beside those of `Containerfile.d/files/` that the fragments copy."""
 
 
+def reference(profile: ImageProfile) -> str:
+    """What the image of a profile is called, whether or not it has been built."""
+    return _reference(profile.name, _context(_recipe(profile)))
+
+
 def ensure(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
     """The image of a profile, built if the engine does not have it. Returns its reference."""
-    recipe = Recipe(
-        name=profile.name,
-        fragments=profile.image.fragments,
-        args=profile.image.args,
-        files={"sources.list": _lines(profile.image.sources), "apt.conf": _lines(bootstrap.apt_settings())},
-    )
-    context = _context(recipe)
-    ref = _reference(recipe.name, context)
+    ref = reference(profile)
     if engine.image(ref) is None:
-        build(recipe, engine, base=ensure_base(profile, engine, reporter), reporter=reporter)
+        build(_recipe(profile), engine, base=ensure_base(profile, engine, reporter), reporter=reporter)
     return ref
 
 
@@ -139,6 +137,15 @@ class PackageOracle:
             package, url, size, sha256 = line.split("\t")
             name, _, version = package.partition("=")
             yield RemotePackage(package=name, version=version, url=url, size=int(size), sha256=sha256)
+
+
+def _recipe(profile: ImageProfile) -> Recipe:
+    return Recipe(
+        name=profile.name,
+        fragments=profile.image.fragments,
+        args=profile.image.args,
+        files={"sources.list": _lines(profile.image.sources), "apt.conf": _lines(bootstrap.apt_settings())},
+    )
 
 
 def _context(recipe: Recipe) -> bytes:

@@ -70,7 +70,9 @@ class Debuginfo:
     origin: str
     """Where it came from, e.g. a URL or a path the user gave."""
     proof: str
-    """What was compared with the dump, in words; "forced" when nothing agreed and the user insisted."""
+    """What was compared with the dump, in words; begins with "forced" when nothing agreed and the user insisted."""
+    verified: str = ""
+    """What of the package was checked against its archive, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +94,10 @@ class Case:
     opened: datetime
     directory: Path
     """The runtime directory with the FIFOs; mounted read-only into the container."""
+    token: str
+    """What the session script's own lines begin with; random."""
+    asked: str = ""
+    """What the user chose for it, e.g. "image=debian-13"; empty when nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,213 @@
+"""The command line: parse, call, render, exit status. Sole importer of typer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox import __version__, render
+from sandbox.errors import VmboxError
+from sandbox.opening import Wishes, open_dump
+
+app = typer.Typer(
+    name="vmbox",
+    no_args_is_help=True,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    help="Opens any Linux kernel crash dump: the right crash, the matching debuginfo, a sandbox around both.",
+)
+
+Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", envvar="VMBOX_ENGINE", metavar="NAME|URL", help="docker, podman, or the URL of an engine's API."
+    ),
+]
+ImageName = Annotated[
+    str | None, typer.Option("--image", metavar="PROFILE", help="Use this profile's crash, e.g. debian-13.")
+]
+GivenDebuginfo = Annotated[
+    Path | None, typer.Option("--debuginfo", metavar="FILE|DIR", help="A vmlinux, a debug package, or where they are.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Use debuginfo that does not match the dump.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"vmbox {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def info(vmcore: Dump, json: Json = False) -> None:
+    """Say what a dump is: kernel, build, time of the crash. Needs no engine and executes nothing."""
+    from sandbox.description import describe, facts
+    from sandbox.dump import identify
+
+    found = identify(vmcore)
+    if json:
+        render.as_json(describe(found))
+    else:
+        render.facts(facts(found))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def run(
+    vmcore: Dump,
+    commands: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[--] COMMAND… [-- COMMAND…]",
+            help="crash commands; - reads them from standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", "-i", metavar="FILE", help="Read commands from a file, one a line.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per command.")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop a command that takes longer.")
+    ] = None,
+    engine: EngineName = None,
+    image: ImageName = None,
+    debuginfo: GivenDebuginfo = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run crash commands on a dump. The first time opens it; afterwards crash is warm and answers at once.
+
+    vmbox run vmcore -- bt
+    vmbox run vmcore -- bt -- ps -t -- log
+    """
+    from sandbox.commands import from_arguments, from_lines, run_all
+
+    if input_file is not None:
+        wanted = from_lines(_read_lines(input_file))
+    elif commands and commands != ["-"]:
+        wanted = iter(from_arguments(commands))
+    elif commands or not sys.stdin.isatty():
+        wanted = from_lines(sys.stdin)
+    else:
+        raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
+    reporter = render.reporter(quiet=quiet)
+    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force)
+    status = run_all(vmcore, wanted, wishes=wishes, timeout=timeout, json=json, reporter=reporter)
+    raise typer.Exit(status)
+
+
+@app.command()
+def shell(
+    vmcore: Dump,
+    engine: EngineName = None,
+    image: ImageName = None,
+    debuginfo: GivenDebuginfo = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Open crash's own prompt on a dump. Does not disturb the warm crash of `vmbox run`."""
+    from sandbox.shell import interactive
+
+    reporter = render.reporter(quiet=quiet)
+    case = open_dump(vmcore, Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force), reporter)
+    raise typer.Exit(interactive(case))
+
+
+@app.command("list")
+def list_cases(json: Json = False) -> None:
+    """List the open cases."""
+    from sandbox.case import list_cases as found
+
+    cases = found()
+    if json:
+        render.as_json(cases)
+    elif cases:
+        columns = ("CASE", "RELEASE", "PROFILE", "ENGINE", "OPENED", "DUMP")
+        rows = (
+            (
+                case.id,
+                case.release,
+                case.profile,
+                case.engine,
+                f"{case.opened.astimezone():%Y-%m-%d %H:%M}",
+                str(case.dump),
+            )
+            for case in cases
+        )
+        render.table(columns, rows)
+    else:
+        render.note("no case is open")
+
+
+@app.command()
+def close(
+    what: Annotated[str | None, typer.Argument(metavar="VMCORE|CASE", show_default=False)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Close all cases.")] = False,
+) -> None:
+    """Close the case of a dump: its container is removed, nothing is left behind."""
+    from sandbox.case import close as end, list_cases as found, matching
+
+    if (what is None) != everything:
+        raise typer.BadParameter("give a dump, a case, or --all")
+    for case in found() if what is None else matching(what):
+        end(case)
+        render.note(f"closed {case.id} ({case.dump})")
+
+
+@app.command()
+def doctor(json: Json = False, engine: EngineName = None) -> None:
+    """Check engines, directories and profiles, and say what would mend what is wrong."""
+    from sandbox.doctor import examine
+
+    findings = list(examine(engine))
+    if json:
+        render.as_json(findings)
+    else:
+        for finding in findings:
+            mark = "ok" if finding.good else "MISSING" if finding.required else "note"
+            hint = f"\n             {finding.hint}" if finding.hint else ""
+            typer.echo(f"{mark:>7}  {finding.subject}: {finding.text}{hint}")
+    raise typer.Exit(0 if all(finding.good for finding in findings if finding.required) else 1)
+
+
+def main() -> None:
+    """The entry point: the one place where errors become text and exit status."""
+    with _ending():
+        app()
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    try:
+        yield
+    except VmboxError as problem:
+        render.error(problem)
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        render.note("vmbox: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _read_lines(file: Path) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            yield from lines
+    except OSError as error:
+        raise VmboxError(f"{file}: {error.strerror}") from error

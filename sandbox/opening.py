@@ -1,0 +1,84 @@
+"""From a path to an open case: identify, select, ensure and locate side by side, open."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox import case as cases
+from sandbox.engine import Engine, connect
+from sandbox.model import Case, Debuginfo, Vmcore
+from sandbox.profiles import Selection, select
+from sandbox.progress import QUIET, Reporter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user asked for beyond the dump itself."""
+
+    engine: str | None = None
+    """docker, podman or a URL."""
+    image: str | None = None
+    """A profile's name."""
+    debuginfo: Path | None = None
+    force: bool = False
+    """Use debuginfo that does not match."""
+    idle: int = cases.IDLE
+    """Seconds after which the unused case disposes of itself; 0 never."""
+
+    def of_case(self) -> str:
+        """What of it an open case has or has not; empty when any will do."""
+        asked = {"image": self.image, "debuginfo": self.debuginfo and self.debuginfo.resolve(), "force": self.force}
+        return " ".join(f"{name}={value}" for name, value in asked.items() if value)
+
+
+def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
+    """The open case of a dump: the one there is, else a new one."""
+    from sandbox.dump import identify
+
+    wishes = wishes or Wishes()
+    vmcore = identify(dump)
+    if vmcore.complete is False:
+        reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
+    selection = select(vmcore, override=wishes.image)
+    if selection.image is not selection.home or wishes.image is not None:
+        reporter.notice(selection.reason)
+    engine = connect(wishes.engine)
+    try:
+        image, debuginfo = gather(vmcore, selection, wishes, engine, reporter)
+        return cases.open_case(
+            vmcore,
+            profile=selection.image,
+            image=image,
+            debuginfo=debuginfo,
+            engine=engine,
+            asked=wishes.of_case(),
+            idle=wishes.idle,
+            reporter=reporter,
+        )
+    finally:
+        engine.close()
+
+
+def gather(
+    vmcore: Vmcore, selection: Selection, wishes: Wishes, engine: Engine, reporter: Reporter
+) -> tuple[str, Debuginfo]:
+    """Image and debuginfo, fetched at the same time: one is bound by the processor, the other by the network."""
+    from sandbox import image as images
+    from sandbox.debuginfo import locate
+
+    # Both may need the same base first; made once, before they part.
+    if engine.image(images.reference(selection.image)) is None:
+        images.ensure_base(selection.image, engine, reporter)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="image") as pool:
+        building = pool.submit(images.ensure, selection.image, engine, reporter)
+        debuginfo = locate(
+            vmcore,
+            selection.home,
+            oracle=images.PackageOracle(selection.home, engine, reporter),
+            given=wishes.debuginfo,
+            force=wishes.force,
+            reporter=reporter,
+        )
+        return building.result(), debuginfo

@@ -1,0 +1,250 @@
+"""How things look. Results go to stdout, everything else to stderr. Sole importer of rich."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import fields, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from sandbox.errors import VmboxError
+from sandbox.progress import QUIET, Reporter, Step
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def reporter(*, quiet: bool) -> Reporter:
+    """Progress on stderr: live on a terminal, plain lines elsewhere, nothing when quiet."""
+    if quiet:
+        return QUIET
+    return _Live() if sys.stderr.isatty() else _Plain()
+
+
+def error(problem: VmboxError) -> None:
+    """One line, the hint under it; what was seen in between, indented."""
+    lines = [f"vmbox: {problem.message}"]
+    if problem.detail:
+        lines += ["    " + line for line in visible(problem.detail).splitlines()]
+    if problem.hint:
+        lines.append(f"hint: {problem.hint}")
+    print(*lines, sep="\n", file=sys.stderr)  # noqa: T201 - the one place errors are shown
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201 - the one place notes are shown
+
+
+def as_json(value: object) -> None:
+    print(json.dumps(plain(value), ensure_ascii=False, indent=2))  # noqa: T201 - results go to stdout
+
+
+def json_line(value: Mapping[str, object]) -> None:
+    print(json.dumps(plain(value), ensure_ascii=False), flush=True)  # noqa: T201 - results go to stdout
+
+
+def plain(value: object) -> Any:
+    """The JSON form of our values: tables for dataclasses, ISO 8601 for times, text for paths."""
+    match value:
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case Path():
+            return str(value)
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case str() | int() | float() | bool() | None:
+            return value
+        case Iterable():
+            return [plain(item) for item in value]
+        case _ if is_dataclass(value):
+            return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+        case _:
+            return str(value)
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> None:
+    """Two columns, the first one's words aligned like crash's own `sys`."""
+    shown = [(name, visible(text)) for name, text in pairs if text]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, text in shown:
+        print(f"{name:>{width}}: {text}")  # noqa: T201 - results go to stdout
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        made.add_row(*(Text(visible(cell)) for cell in row))
+    # A table in a pipe is for grep and awk: one row, one line.
+    console = Console() if sys.stdout.isatty() else Console(width=1000, no_color=True)
+    console.print(made)
+
+
+def visible(text: str) -> str:
+    """Control characters made harmless: a dump can hold escape sequences."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def size(amount: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+class _Live:
+    """A line for each step under way, with bar and rate where an amount is known."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._steps = 0
+
+    def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
+        return _LiveStep(self, title, total, unit)
+
+    def notice(self, line: str) -> None:
+        if self._progress is None:
+            note(f"vmbox: {line}")
+        else:
+            self._progress.console.print(f"vmbox: {line}", markup=False, highlight=False)
+
+    def enter(self) -> Progress:
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[amount]}", markup=False),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[said]}", style="dim", markup=False),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._progress.start()
+        self._steps += 1
+        return self._progress
+
+    def leave(self) -> None:
+        self._steps -= 1
+        if self._steps == 0 and self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class _LiveStep:
+    def __init__(self, owner: _Live, title: str, total: int | None, unit: str) -> None:
+        self._owner = owner
+        self._title = title
+        self._total = total
+        self._unit = unit
+        self._done = 0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress = self._owner.enter()
+        self._task: TaskID = self._progress.add_task(self._title, total=self._total, amount="", said="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.remove_task(self._task)
+        self._owner.leave()
+
+    def advance(self, amount: int) -> None:
+        self._done += amount
+        self._progress.update(
+            self._task, advance=amount, amount=_amount(self._done, self._total, self._unit, self._began)
+        )
+
+    def total(self, amount: int) -> None:
+        self._total = amount
+        self._progress.update(self._task, total=amount)
+
+    def say(self, line: str) -> None:
+        self._progress.update(self._task, said=visible(line.strip())[-60:])
+
+
+class _Plain:
+    """One line when a step begins and one when it took long: what a log file can use."""
+
+    def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
+        return _PlainStep(title, total, unit)
+
+    def notice(self, line: str) -> None:
+        note(f"vmbox: {line}")
+
+
+class _PlainStep:
+    _EVERY = 10.0
+
+    def __init__(self, title: str, total: int | None, unit: str) -> None:
+        self._title = title
+        self._total = total
+        self._unit = unit
+        self._done = 0
+        self._began = self._shown = time.monotonic()
+
+    def __enter__(self) -> Self:
+        note(f"{self._title} …")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        took = time.monotonic() - self._began
+        if took >= 1 and kind is None:
+            note(f"{self._title}: {took:.1f} s{', ' + size(self._done) if self._unit == 'B' and self._done else ''}")
+
+    def advance(self, amount: int) -> None:
+        self._done += amount
+        if time.monotonic() - self._shown > self._EVERY:
+            self._shown = time.monotonic()
+            note(f"{self._title}: {_amount(self._done, self._total, self._unit, self._began)}")
+
+    def total(self, amount: int) -> None:
+        self._total = amount
+
+    def say(self, line: str) -> None:
+        if time.monotonic() - self._shown > self._EVERY:
+            self._shown = time.monotonic()
+            note(f"{self._title}: {visible(line.strip())}")
+
+
+def _amount(done: int, total: int | None, unit: str, began: float) -> str:
+    if unit != "B":
+        return f"{done}/{total}" if total else str(done)
+    rate = size(done / max(time.monotonic() - began, 0.001))
+    return f"{size(done)} of {size(total)}, {rate}/s" if total else f"{size(done)}, {rate}/s"
+
+
+class Output:
+    """Standard output for crash's bytes: exact in a pipe, harmless on a terminal."""
+
+    def __init__(self) -> None:
+        self._descriptor = sys.stdout.fileno()
+        self._terminal = os.isatty(self._descriptor)
+
+    def __call__(self, piece: bytes) -> None:
+        data = piece if not self._terminal else visible(piece.decode(errors="backslashreplace")).encode()
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._descriptor, view) :]

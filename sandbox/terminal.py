@@ -1,0 +1,83 @@
+"""A program in a container at the user's own terminal: raw mode, window size, and everything put back afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+
+from sandbox.engine import Exec
+
+
+def attach(process: Exec) -> int:
+    """Connects the terminal with `process` until it ends. Returns its exit status.
+
+    Without a terminal on standard input, what comes from there is sent as if typed.
+    """
+    stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
+    with _raw(stdin), _resizing(process, stdout) as wakeup:
+        listening = [process.fileno(), stdin, wakeup]
+        while True:
+            ready = listening[:1] if process.pending() else select.select(listening, [], [])[0]
+            if wakeup in ready:
+                os.read(wakeup, 64)
+                _resize(process, stdout)
+            if listening[0] in ready:
+                data = process.read()
+                if not data:
+                    return process.exit_code()
+                _write_all(stdout, data)
+            if stdin in ready:
+                typed = os.read(stdin, 4096)
+                if typed:
+                    process.write(typed)
+                else:
+                    # The end of piped input is what Ctrl-D is at a terminal.
+                    process.write(b"\x04")
+                    listening.remove(stdin)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+@contextlib.contextmanager
+def _raw(descriptor: int) -> Iterator[None]:
+    if not os.isatty(descriptor):
+        yield
+        return
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setraw(descriptor)
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def _resizing(process: Exec, descriptor: int) -> Iterator[int]:
+    """Yields a descriptor that becomes readable when the window changed: no work is done in the signal handler."""
+    reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.signal(signal.SIGWINCH, lambda *_: None)
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        _resize(process, descriptor)
+        yield reader
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGWINCH, before)
+        os.close(reader)
+        os.close(writer)
+
+
+def _resize(process: Exec, descriptor: int) -> None:
+    if os.isatty(descriptor):
+        size = os.get_terminal_size(descriptor)
+        process.resize(rows=size.lines, columns=size.columns)
