@@ -1,0 +1,6 @@
+"""Exactly matching debuginfo: found, verified, proven, kept."""
+
+from sandbox.debuginfo.locate import locate
+from sandbox.debuginfo.sources import PackageOracle, RemotePackage
+
+__all__ = ["PackageOracle", "RemotePackage", "locate"]

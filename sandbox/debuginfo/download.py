@@ -1,0 +1,295 @@
+"""Whole packages over HTTP: resumed, retried, hashed while they arrive, and read while they arrive.
+
+What arrived is in a `.part` file that outlives the process; the next attempt asks for the rest with a range.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+from sandbox import mirrors
+from sandbox.debuginfo.sources import RemotePackage
+from sandbox.debuginfo.store import need_space, no_space
+from sandbox.debuginfo.stream import PIECE, ArrivingFile, Damaged, Skippable
+from sandbox.errors import DownloadFailed, VerificationFailed
+from sandbox.progress import Reporter, Step
+
+if TYPE_CHECKING:
+    import httpx
+
+_T = TypeVar("_T")
+
+_ATTEMPTS_WITHOUT_PROGRESS: Final = 4
+FIRST_WAIT = 0.5
+"""Seconds before the first repetition; doubled each time."""
+_LONGEST_WAIT: Final = 15.0
+_TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class Refused(DownloadFailed):
+    """The server answered, and the answer was no."""
+
+    def __init__(self, url: str, status: int, reason: str) -> None:
+        super().__init__(f"{url}: {status} {reason}".rstrip(), hint="")
+        self.status = status
+
+
+class _StartOver(Exception):
+    """What is in the `.part` file cannot be continued."""
+
+
+def client() -> httpx.Client:
+    """Follows redirects, obeys the proxy variables of the environment, and wants bytes as they are."""
+    import httpx
+
+    from sandbox import __version__
+
+    return httpx.Client(
+        follow_redirects=True,
+        timeout=httpx.Timeout(30, connect=10),
+        headers={"User-Agent": f"vmbox/{__version__}", "Accept-Encoding": "identity"},
+    )
+
+
+def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: Callable[[], int] = lambda: 0) -> _T:
+    """What `attempt` returns, once it does. Connections, time-outs, 5xx and 429 are tried again.
+
+    An attempt that moved `position` does not count: a bad line gets there in the end. Raises `DownloadFailed`.
+    """
+    import httpx
+    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
+
+    fruitless = 0
+
+    def transient(error: BaseException) -> bool:
+        if isinstance(error, Refused):
+            return error.status in _TRANSIENT_STATUS
+        return isinstance(error, httpx.TransportError) and not isinstance(
+            error, httpx.UnsupportedProtocol | httpx.ProxyError
+        )
+
+    def say(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        reporter.notice(f"{url}: {_in_words(error)}; trying again")
+
+    def counted() -> _T:
+        nonlocal fruitless
+        before = position()
+        try:
+            return attempt()
+        except BaseException:
+            fruitless = 0 if position() > before else fruitless + 1
+            raise
+
+    retrying = Retrying(
+        retry=retry_if_exception(transient),
+        stop=lambda _: fruitless >= _ATTEMPTS_WITHOUT_PROGRESS,
+        wait=wait_exponential_jitter(initial=FIRST_WAIT, max=_LONGEST_WAIT, jitter=FIRST_WAIT),
+        before_sleep=say,
+        reraise=True,
+    )
+    try:
+        return retrying(counted)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DownloadFailed(f"{url}: {_in_words(error)}") from None
+
+
+def refuse(response: httpx.Response) -> None:
+    """Raises `Refused` unless the server gave what was asked for."""
+    if not response.is_success:
+        raise Refused(str(response.url), response.status_code, response.reason_phrase)
+
+
+def total_of(response: httpx.Response) -> int | None:
+    """Size of the whole file behind a response, if it says."""
+    if response.status_code == 206:
+        found = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        return int(found[1]) if found else None
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
+def read_package(
+    remote: RemotePackage, part: Path, consume: Callable[[Skippable], _T], *, title: str, reporter: Reporter
+) -> tuple[_T, str]:
+    """Downloads `remote` into `part` while `consume` reads it in a thread: (its result, the package's SHA-256).
+
+    Returns only after the whole package arrived and its size and hash are the index's; `consume` must not make
+    anything visible before. An error of `consume` ends the download. Raises `DownloadFailed`, `VerificationFailed`,
+    `NoSpace`, or what `consume` raised.
+    """
+    for _ in range(_ATTEMPTS_WITHOUT_PROGRESS):
+        resumed = part.exists() and part.stat().st_size > 0
+        try:
+            return _Arrival(remote, part, reporter).run(consume, title)
+        except _StartOver as why:
+            part.unlink(missing_ok=True)
+            reporter.notice(f"{remote.url}: {why}; starting over")
+        except VerificationFailed as error:
+            part.unlink(missing_ok=True)
+            if not resumed:
+                raise
+            # Power may have failed in the middle of an earlier download; a clean one decides.
+            reporter.notice(f"{error.message}; what was left of an earlier download is thrown away")
+    raise DownloadFailed(f"{remote.url}: cut off again and again, and the server cannot resume")
+
+
+class _Arrival:
+    """One package under way."""
+
+    def __init__(self, remote: RemotePackage, part: Path, reporter: Reporter) -> None:
+        self.url = mirrors.rewrite(remote.url)
+        self.remote = remote
+        self.part = part
+        self.reporter = reporter
+        self.size = remote.size
+        self.offset = 0
+        self.hash = hashlib.sha256()
+
+    def run(self, consume: Callable[[Skippable], _T], title: str) -> tuple[_T, str]:
+        try:
+            with self.part.open("ab", buffering=0) as out, self._reader() as arriving:
+                reading = _Reading(consume, arriving)
+                try:
+                    with self.reporter.step(title, total=self.size, unit="B") as step:
+                        self._rehash(arriving, step)
+                        self._download(out.write, arriving, reading, step)
+                    arriving.end()
+                except BaseException:
+                    arriving.end(failed=True)
+                    reading.join()
+                    # The reader failed first: its reason is the reason.
+                    reading.raise_own()
+                    raise
+                if reading.busy():
+                    with self.reporter.step(f"unpacking {self.remote.package}"):
+                        reading.join()
+                result = reading.result()
+        except Damaged as error:
+            raise VerificationFailed(f"{self.url}: {error}") from None
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise no_space(self.part.parent, self.remote.package) from None
+            raise
+        found = self.hash.hexdigest()
+        if self.remote.sha256 is not None and found != self.remote.sha256:
+            raise VerificationFailed(f"{self.url}: its SHA-256 is {found}, the index says {self.remote.sha256}")
+        return result, found
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[ArrivingFile]:
+        arriving = ArrivingFile(self.part)
+        try:
+            yield arriving
+        finally:
+            arriving.close()
+
+    def _rehash(self, arriving: ArrivingFile, step: Step) -> None:
+        """What an earlier attempt left counts as arrived."""
+        with self.part.open("rb", buffering=0) as old:
+            while data := old.read(PIECE):
+                self.hash.update(data)
+                self.offset += len(data)
+                arriving.arrived(self.offset)
+                step.advance(len(data))
+        if self.size is not None and self.offset > self.size:
+            raise _StartOver("more is here than there should be")
+
+    def _download(
+        self, write: Callable[[bytes], int | None], arriving: ArrivingFile, reading: _Reading[_T], step: Step
+    ) -> None:
+        if self.size is not None:
+            need_space(self.part.parent, self.size - self.offset, self.remote.package)
+        with client() as http:
+
+            def attempt() -> None:
+                if self.size is not None and self.offset == self.size:
+                    return
+                headers = {"Range": f"bytes={self.offset}-"} if self.offset else {}
+                with http.stream("GET", self.url, headers=headers) as response:
+                    if response.status_code == 416:
+                        raise _StartOver("it is not as long as what is here")
+                    refuse(response)
+                    if self.offset and response.status_code != 206:
+                        raise _StartOver("the server cannot resume")
+                    self._expect(total_of(response), step)
+                    for data in response.iter_raw(PIECE):
+                        reading.raise_own()
+                        # Never past the size that was promised: a server must not fill the disk.
+                        if self.size is not None and self.offset + len(data) > self.size:
+                            raise VerificationFailed(f"{self.url}: longer than {self.size} bytes")
+                        write(data)
+                        self.hash.update(data)
+                        self.offset += len(data)
+                        arriving.arrived(self.offset)
+                        step.advance(len(data))
+                if self.size is not None and self.offset < self.size:
+                    import httpx
+
+                    raise httpx.RemoteProtocolError("ended too early")
+
+            retried(self.url, attempt, self.reporter, lambda: self.offset)
+
+    def _expect(self, total: int | None, step: Step) -> None:
+        if total is None:
+            return
+        if self.size is None:
+            need_space(self.part.parent, total - self.offset, self.remote.package)
+            self.size = total
+            step.total(total)
+        elif total != self.size:
+            raise VerificationFailed(f"{self.url}: it is {total} bytes long, not {self.size}")
+
+
+class _Reading(Generic[_T]):
+    """`consume` in a thread of its own."""
+
+    def __init__(self, consume: Callable[[Skippable], _T], stream: Skippable) -> None:
+        self._result: list[_T] = []
+        self._error: BaseException | None = None
+
+        def run() -> None:
+            try:
+                self._result.append(consume(stream))
+            except BaseException as error:  # noqa: BLE001 - raised again where the download is waited for
+                self._error = error
+
+        self._thread = threading.Thread(target=run, name="debuginfo", daemon=True)
+        self._thread.start()
+
+    def raise_own(self) -> None:
+        """Raises what `consume` raised, if it did."""
+        if self._error is not None:
+            raise self._error
+
+    def busy(self) -> bool:
+        return self._thread.is_alive()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def result(self) -> _T:
+        self.join()
+        self.raise_own()
+        return self._result[0]
+
+
+def _in_words(error: BaseException | None) -> str:
+    import httpx
+
+    match error:
+        case Refused():
+            return error.message.partition(": ")[2] or error.message
+        case httpx.ConnectTimeout() | httpx.ReadTimeout() | httpx.WriteTimeout() | httpx.PoolTimeout():
+            return "no answer in time"
+        case httpx.ConnectError():
+            return f"no connection ({error})"
+        case _:
+            return str(error) or type(error).__name__

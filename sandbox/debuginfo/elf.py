@@ -1,0 +1,189 @@
+"""The little of ELF that tells builds of vmlinux apart: build-id, banner, sections.
+
+Reads untrusted files: every count and size is bounded before it is used, and nothing is mapped or executed.
+Structures as in elf(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_NT_GNU_BUILD_ID: Final = 3
+_PT_NOTE: Final = 4
+_SHT_NOTE: Final = 7
+_SHT_NOBITS: Final = 8
+_SHF_COMPRESSED: Final = 0x800
+_NOTES_LIMIT: Final = 1 << 20
+_BANNER: Final = re.compile(rb"Linux version [\x20-\x7e]{8,1000}")
+
+
+class NotElf(ValueError):
+    """The file is not an ELF file, or not one that could be a vmlinux."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    name: str
+    type: int
+    flags: int
+    offset: int
+    size: int
+
+    @property
+    def compressed(self) -> bool:
+        return bool(self.flags & _SHF_COMPRESSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elf:
+    """What a vmlinux or module says about its build."""
+
+    build_id: str | None
+    """Lower-case hexadecimal."""
+    sections: tuple[Section, ...]
+
+    def section(self, name: str) -> Section | None:
+        return next((section for section in self.sections if section.name == name), None)
+
+    @property
+    def has_dwarf(self) -> bool:
+        """Whether there is anything in it for crash; a vmlinux as shipped for booting has none."""
+        return any(section.name in {".debug_info", ".zdebug_info"} for section in self.sections)
+
+
+def read(path: Path) -> Elf:
+    """Headers and notes of `path`. Raises `NotElf`, or OSError."""
+    with path.open("rb", buffering=0) as file:
+        return _read(file.fileno())
+
+
+def banners(path: Path, elf: Elf) -> tuple[str, ...]:
+    """The "Linux version …" lines inside, each once. A kernel may hold two: one is finished only by the last link."""
+    found: dict[str, None] = {}
+    with path.open("rb", buffering=0) as file:
+        for section in elf.sections:
+            if section.type == _SHT_NOBITS or not section.name.startswith((".rodata", ".init.rodata", ".init.data")):
+                continue
+            for piece in _pieces(file.fileno(), section):
+                for match in _BANNER.finditer(piece):
+                    found.setdefault(match[0].decode("ascii").rstrip(), None)
+    # The format string of /proc/version looks alike, and names no release.
+    return tuple(banner for banner in found if "%s" not in banner)
+
+
+def _pieces(fd: int, section: Section, step: int = 4 << 20, overlap: int = 1024) -> Iterator[bytes]:
+    at = section.offset
+    end = section.offset + section.size
+    while at < end:
+        yield _pread(fd, min(step + overlap, end - at), at)
+        at += step
+
+
+def _read(fd: int) -> Elf:
+    head = _pread(fd, 64, 0)
+    if len(head) < 52 or head[:4] != b"\x7fELF" or head[4] not in {1, 2} or head[5] not in {1, 2}:
+        raise NotElf("not an ELF file")
+    wide = head[4] == 2
+    order = "<" if head[5] == 1 else ">"
+    if wide and len(head) < 64:
+        raise NotElf("cut off in its header")
+    if wide:
+        phoff, shoff = struct.unpack_from(order + "QQ", head, 32)
+        phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(order + "5H", head, 54)
+    else:
+        phoff, shoff = struct.unpack_from(order + "II", head, 28)
+        phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(order + "5H", head, 42)
+    layout = _Layout(order=order, wide=wide)
+    sections = _sections(fd, layout, _Table(offset=shoff, entry=shentsize, count=shnum), shstrndx)
+    # Sections first: in a .debug file the program headers still describe the stripped twin's offsets.
+    notes = [(section.offset, section.size) for section in sections if section.type == _SHT_NOTE]
+    notes += _note_segments(fd, layout, _Table(offset=phoff, entry=phentsize, count=phnum))
+    for offset, size in notes:
+        if (build_id := _build_id(order, _pread(fd, min(size, _NOTES_LIMIT), offset))) is not None:
+            return Elf(build_id=build_id, sections=sections)
+    return Elf(build_id=None, sections=sections)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    order: str
+    """Of bytes, as struct writes it."""
+    wide: bool
+    """64 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    offset: int
+    entry: int
+    """Bytes of one entry."""
+    count: int
+
+
+def _sections(fd: int, layout: _Layout, table: _Table, names_index: int) -> tuple[Section, ...]:
+    smallest = 64 if layout.wide else 40
+    if not table.offset or table.entry < smallest:
+        return ()
+    data = _pread(fd, table.entry * table.count, table.offset)
+    raw: list[tuple[int, int, int, int, int]] = []
+    for at in range(0, len(data) - smallest + 1, table.entry):
+        name, kind = struct.unpack_from(layout.order + "II", data, at)
+        flags, _, offset, size = struct.unpack_from(layout.order + ("4Q" if layout.wide else "4I"), data, at + 8)
+        raw.append((name, kind, flags, offset, size))
+    names = b""
+    if names_index < len(raw):
+        names = _pread(fd, min(raw[names_index][4], _NOTES_LIMIT), raw[names_index][3])
+    return tuple(
+        Section(
+            name=names[name : names.find(b"\0", name)].decode("ascii", "replace") if name < len(names) else "",
+            type=kind,
+            flags=flags,
+            offset=offset,
+            size=size,
+        )
+        for name, kind, flags, offset, size in raw
+    )
+
+
+def _note_segments(fd: int, layout: _Layout, table: _Table) -> list[tuple[int, int]]:
+    smallest = 56 if layout.wide else 32
+    if not table.offset or table.entry < smallest:
+        return []
+    data = _pread(fd, table.entry * table.count, table.offset)
+    found: list[tuple[int, int]] = []
+    for at in range(0, len(data) - smallest + 1, table.entry):
+        (kind,) = struct.unpack_from(layout.order + "I", data, at)
+        if kind == _PT_NOTE:
+            fields = ("4Q", at + 8) if layout.wide else ("4I", at + 4)
+            offset, _, _, size = struct.unpack_from(layout.order + fields[0], data, fields[1])
+            found.append((offset, size))
+    return found
+
+
+def _build_id(order: str, notes: bytes) -> str | None:
+    at = 0
+    while at + 12 <= len(notes):
+        name_size, size, kind = struct.unpack_from(order + "3I", notes, at)
+        name_at = at + 12
+        at = name_at + (name_size + 3 & ~3)
+        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0" and 0 < size <= 64:
+            build_id = notes[at : at + size]
+            return build_id.hex() if len(build_id) == size else None
+        at += size + 3 & ~3
+    return None
+
+
+def _pread(fd: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes: a file that was cut off gives fewer."""
+    if offset >= 1 << 62:
+        return b""
+    data = b""
+    while len(data) < size and (piece := os.pread(fd, size - len(data), offset + len(data))):
+        data += piece
+    return data

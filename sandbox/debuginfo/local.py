@@ -1,0 +1,81 @@
+"""Debuginfo that is on this host already: what the user names, what lies beside the dump."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sandbox.debuginfo import elf
+from sandbox.errors import DebuginfoNotFound
+
+_VMLINUX: Final = re.compile(r"vmlinux(-.*)?(\.debug)?")
+_PACKAGE: Final = re.compile(r".*(-dbg|-dbgsym|-debuginfo)[-_].*\.(deb|ddeb|rpm)")
+_DEPTH: Final = 12
+_MANY_FILES: Final = 200_000
+
+
+def kind(path: Path) -> str:
+    """vmlinux, deb, rpm or directory. Raises `DebuginfoNotFound` for anything else."""
+    if path.is_dir():
+        return "directory"
+    try:
+        with path.open("rb") as file:
+            head = file.read(8)
+    except FileNotFoundError:
+        raise DebuginfoNotFound(f"{path}: no such file", hint="check the path given with --debuginfo") from None
+    except OSError as error:
+        raise DebuginfoNotFound(f"{path}: {error.strerror}", hint="check the path given with --debuginfo") from None
+    if head[:4] == b"\x7fELF":
+        return "vmlinux"
+    if head == b"!<arch>\n":
+        return "deb"
+    if head[:4] == b"\xed\xab\xee\xdb":
+        return "rpm"
+    raise DebuginfoNotFound(
+        f"{path}: neither a vmlinux nor a package",
+        hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",
+    )
+
+
+def candidates(directory: Path, release: str | None) -> Iterator[Path]:
+    """Files under `directory` that may be or hold vmlinux: plain ones first, those named after the release first."""
+    found: list[tuple[bool, bool, str]] = []
+    seen = 0
+    for parent, directories, files in os.walk(directory):
+        directories.sort()
+        if len(Path(parent).relative_to(directory).parts) >= _DEPTH or seen > _MANY_FILES:
+            directories.clear()
+        seen += len(files)
+        for name in files:
+            plain = _VMLINUX.fullmatch(name) is not None
+            if plain or _PACKAGE.fullmatch(name):
+                path = str(Path(parent) / name)
+                found.append((not plain, release is None or release not in path, path))
+    for _, _, path in sorted(found):
+        yield Path(path)
+
+
+def beside(dump: Path, release: str | None) -> Iterator[Path]:
+    """What lies in the dump's own directory and looks like its debuginfo."""
+    try:
+        names = sorted(path.name for path in dump.parent.iterdir())
+    except OSError:
+        return
+    wanted = {"vmlinux", f"vmlinux-{release}", f"vmlinux-{release}.debug"}
+    for name in names:
+        path = dump.parent / name
+        if path.is_file() and (
+            name in wanted or (release is not None and release in name and _PACKAGE.fullmatch(name))
+        ):
+            yield path
+
+
+def readable_vmlinux(path: Path) -> bool:
+    """Whether it is an ELF file with DWARF: a vmlinux as shipped for booting is no use to crash."""
+    try:
+        return elf.read(path).has_dwarf
+    except (elf.NotElf, OSError):
+        return False

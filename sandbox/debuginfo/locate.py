@@ -1,0 +1,290 @@
+"""From a dump to the vmlinux of exactly its kernel: sources in order, each failure remembered."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from sandbox import paths
+from sandbox.debuginfo import elf, local
+from sandbox.debuginfo.download import read_package
+from sandbox.debuginfo.package import extract_deb
+from sandbox.debuginfo.proof import Identity, identity, prove
+from sandbox.debuginfo.sources import PackageOracle, RemotePackage, Wanted, wanted
+from sandbox.debuginfo.store import About, Entry, Store, key_of, need_space
+from sandbox.debuginfo.stream import Damaged, FileStream, Skippable
+from sandbox.errors import (
+    DebuginfoError,
+    DebuginfoMismatch,
+    DebuginfoNotFound,
+    DownloadFailed,
+    ImageError,
+    VerificationFailed,
+    VmboxError,
+)
+from sandbox.model import Debuginfo, Vmcore
+from sandbox.profiles import ImageProfile
+from sandbox.progress import QUIET, Reporter
+
+_ANY_VMLINUX: Final = (re.compile(r"(.*/)?vmlinux(-[^/]*)?(\.debug)?$"),)
+"""For a package the user gave of a kernel no profile knows."""
+
+
+def locate(
+    vmcore: Vmcore,
+    home: ImageProfile,
+    *,
+    oracle: PackageOracle,
+    given: Path | None = None,
+    force: bool = False,
+    reporter: Reporter = QUIET,
+    cache: Path | None = None,
+) -> Debuginfo:
+    """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
+
+    Sources in order: `given` (vmlinux, package or directory; nothing else is tried then), the cache, what lies beside
+    the dump, the package manager (`oracle`). With `force`, a given file that does not match is used all the same, and
+    the proof says so.
+
+    Raises `DebuginfoNotFound` (its `detail` has one line for each source), `DebuginfoMismatch`, `DownloadFailed`,
+    `VerificationFailed`, `NoSpace`.
+    """
+    search = _Search(
+        vmcore=vmcore,
+        home=home,
+        oracle=oracle,
+        force=force,
+        reporter=reporter,
+        store=Store(cache or paths.cache_dir()),
+        wanted=wanted(vmcore, home),
+    )
+    return search.run(given)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    vmcore: Vmcore
+    home: ImageProfile
+    oracle: PackageOracle
+    force: bool
+    reporter: Reporter
+    store: Store
+    wanted: Wanted | None
+    failures: list[tuple[str, VmboxError]] = field(default_factory=list)
+
+    def run(self, given: Path | None) -> Debuginfo:
+        if given is not None:
+            return self._given(given.absolute())
+        if (found := self._cached()) is not None:
+            return found
+        with self.store.locked(self._key(), self.reporter):
+            # The cache again: another vmbox may just have fetched it.
+            for source in (self._cached, self._beside, self._asked):
+                if (found := source()) is not None:
+                    return found
+        raise self._nothing()
+
+    def _key(self) -> str:
+        """Of the lock: what two dumps of one build have in common."""
+        return self.vmcore.build_id or key_of(
+            None, (self.vmcore.release or "", self.vmcore.utsname_version or "", self.vmcore.banner or "")
+        )
+
+    def _cached(self) -> Debuginfo | None:
+        if self.vmcore.build_id is not None and (entry := self.store.find(self.vmcore.build_id)) is not None:
+            return self._use(entry)
+        if self.vmcore.build_id is not None and not self._banner_decides():
+            return None
+        for entry in self.store.entries():
+            try:
+                return self._use(entry)
+            except DebuginfoMismatch:
+                continue
+        return None
+
+    def _use(self, entry: Entry) -> Debuginfo:
+        about = entry.about
+        proof = self._prove(Identity(build_id=about.build_id, banners=about.banners, dwarf=True), entry.vmlinux)
+        return self._entry(entry, proof)
+
+    def _banner_decides(self) -> bool:
+        rules = self.home.debuginfo
+        release = self.vmcore.release
+        return rules is not None and release is not None and any(re.match(it, release) for it in rules.banner_decides)
+
+    def _prove(self, found: Identity, name: object, *, force: bool = False) -> str:
+        return prove(self.vmcore, found, name=str(name), banner_decides=self._banner_decides(), force=force)
+
+    # The sources. Each returns None when it has nothing, and notes why.
+
+    def _given(self, path: Path) -> Debuginfo:
+        if local.kind(path) != "directory":
+            return self._from_file(path, force=self.force)
+        candidates = list(local.candidates(path, self.vmcore.release))
+        for force in (False, True) if self.force else (False,):
+            for candidate in candidates:
+                try:
+                    return self._from_file(candidate, force=force)
+                except DebuginfoError as error:
+                    self.failures.append((str(candidate), error))
+        raise self._nothing(f"{path}: no debuginfo of this kernel in it")
+
+    def _beside(self) -> Debuginfo | None:
+        for path in local.beside(self.vmcore.path, self.vmcore.release):
+            try:
+                return self._from_file(path)
+            except DebuginfoError as error:
+                self.failures.append((str(path), error))
+        return None
+
+    def _asked(self) -> Debuginfo | None:
+        rules = self.home.debuginfo
+        if self.wanted is None or rules is None:
+            self.failures.append(
+                (self.home.title, DebuginfoNotFound("vmbox does not know its debug packages", hint=""))
+            )
+            return None
+        names = " ".join(self.wanted.packages)
+        if not names:
+            self.failures.append(
+                (
+                    self.home.title,
+                    DebuginfoNotFound("the dump does not say which package its kernel came from", hint=""),
+                )
+            )
+            return None
+        try:
+            remotes = list(self.oracle(self.wanted.packages))
+        except (DebuginfoError, ImageError) as error:
+            self.failures.append((f"package manager of {self.home.title}", error))
+            return None
+        if not remotes:
+            self.failures.append(
+                (f"package manager of {self.home.title}", DebuginfoNotFound(f"it has no {names}", hint=""))
+            )
+        for remote in remotes:
+            try:
+                return self._fetch(remote)
+            except DebuginfoError as error:
+                self.failures.append((remote.url, error))
+        return None
+
+    def _from_file(self, path: Path, *, force: bool = False) -> Debuginfo:
+        """A vmlinux or package of this host. It is copied: what the user does to the original later must not matter."""
+        kind = local.kind(path)
+        if kind == "vmlinux":
+            found = _identity(path)
+            proof = self._prove(found, path, force=force)
+            if (entry := self.store.find(key_of(found.build_id, found.banners))) is None:
+                with self.store.new(key_of(found.build_id, found.banners)) as directory:
+                    need_space(directory, path.stat().st_size, "vmlinux")
+                    shutil.copyfile(path, directory / "vmlinux")
+                    entry = self.store.keep(directory, _about(found, origin=str(path), verified="given as it is"))
+        else:
+            with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory, FileStream(path) as package:
+                with self.reporter.step(f"unpacking vmlinux of {path.name}"):
+                    try:
+                        self._extract(kind, package, directory)
+                    except Damaged as error:
+                        raise DebuginfoNotFound(f"{path}: {error}") from None
+                found = _identity(directory / "vmlinux")
+                proof = self._prove(found, path, force=force)
+                entry = self.store.keep(directory, _about(found, origin=str(path), verified="given as it is"))
+        return dataclasses.replace(self._entry(entry, proof), origin=str(path))
+
+    def _fetch(self, remote: RemotePackage) -> Debuginfo:
+        rules = self.home.debuginfo
+        kind = rules.format if rules is not None else "deb"
+        part = self.store.part(remote.sha256 or remote.url)
+        with self.store.new(self._key()) as directory:
+
+            def consume(package: Skippable) -> tuple[Identity, str]:
+                # While the rest still arrives: a package that does not match need not be fetched to its end.
+                self._extract(kind, package, directory)
+                found = _identity(directory / "vmlinux")
+                return found, self._prove(found, remote.package, force=self.force)
+
+            try:
+                (found, proof), sha256 = read_package(
+                    remote, part, consume, title=f"downloading {remote.package}", reporter=self.reporter
+                )
+            except (DebuginfoMismatch, DebuginfoNotFound):
+                part.unlink(missing_ok=True)
+                raise
+            verified = "SHA-256 of the whole package" if remote.sha256 else "nothing but its size: no hash is known"
+            about = _about(
+                found,
+                origin=remote.url,
+                verified=verified,
+                package=remote.package,
+                sha256=sha256,
+            )
+            entry = self.store.keep(directory, about)
+        part.unlink(missing_ok=True)
+        return self._entry(entry, proof)
+
+    def _extract(self, kind: str, package: Skippable, directory: Path) -> None:
+        patterns = self.wanted.vmlinux if self.wanted is not None else ()
+        if kind == "rpm":
+            raise Damaged("RPM packages are not read yet")
+        extract_deb(package, patterns or _ANY_VMLINUX, directory / "vmlinux")
+
+    def _entry(self, entry: Entry, proof: str) -> Debuginfo:
+        self.store.used(entry)
+        return Debuginfo(
+            directory=entry.directory,
+            vmlinux=entry.vmlinux,
+            build_id=entry.about.build_id,
+            origin=entry.about.origin,
+            proof=proof,
+            verified=entry.about.verified,
+        )
+
+    def _nothing(self, message: str | None = None) -> DebuginfoError:
+        """What to raise when no source had it: the failure that says most, with all of them as detail."""
+        detail = "\n".join(f"{source}: {_line(source, error)}" for source, error in self.failures)
+        for telling in (DebuginfoMismatch, VerificationFailed, DownloadFailed):
+            for _, error in self.failures:
+                if isinstance(error, telling):
+                    return telling(error.message, detail=detail)
+        return DebuginfoNotFound(message or f"no debuginfo of kernel {self.vmcore.release} was found", detail=detail)
+
+
+def _identity(vmlinux: Path) -> Identity:
+    try:
+        found = identity(vmlinux)
+    except elf.NotElf as error:
+        raise DebuginfoNotFound(f"{vmlinux}: {error}") from None
+    if not found.dwarf:
+        raise DebuginfoNotFound(
+            f"{vmlinux}: has no debug information",
+            hint="the vmlinux of the debug package is needed, not the one in /boot",
+        )
+    return found
+
+
+def _about(
+    found: Identity,
+    *,
+    origin: str,
+    verified: str,
+    package: str | None = None,
+    sha256: str | None = None,
+) -> About:
+    return About(
+        build_id=found.build_id,
+        banners=found.banners,
+        origin=origin,
+        verified=verified,
+        package=package,
+        sha256=sha256,
+    )
+
+
+def _line(source: str, error: VmboxError) -> str:
+    return error.message.removeprefix(f"{source}: ")

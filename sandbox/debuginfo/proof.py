@@ -1,0 +1,77 @@
+"""Whether a vmlinux is of exactly the build that crashed.
+
+crash itself compares the banners, and only after minutes of loading; a build-id says it at once, and also tells apart
+builds of one source on one host. Kernels have it in VMCOREINFO since 5.9 (0935288c6e00 "kdump: append kernel
+build-id string to VMCOREINFO").
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.debuginfo import elf
+from sandbox.errors import DebuginfoMismatch
+from sandbox.model import Vmcore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What one vmlinux is."""
+
+    build_id: str | None
+    banners: tuple[str, ...]
+    dwarf: bool
+
+
+def identity(vmlinux: Path) -> Identity:
+    """Raises `elf.NotElf`."""
+    read = elf.read(vmlinux)
+    return Identity(build_id=read.build_id, banners=elf.banners(vmlinux, read), dwarf=read.has_dwarf)
+
+
+def prove(vmcore: Vmcore, found: Identity, *, name: str, banner_decides: bool = False, force: bool = False) -> str:
+    """What agreed, in words. Raises `DebuginfoMismatch` when something did not, unless `force`.
+
+    `banner_decides` is for kernels whose shipped vmlinux has another build-id than the running one (Oracle's UEK
+    before 5.4.17-2136.332.2).
+    """
+    problem, agreed = _compare(vmcore, found, banner_decides=banner_decides)
+    if agreed:
+        return agreed
+    if force:
+        return f"forced: {problem}"
+    raise DebuginfoMismatch(f"{name} does not match the dump: {problem}")
+
+
+def _compare(vmcore: Vmcore, found: Identity, *, banner_decides: bool) -> tuple[str, str]:
+    """(what differs, what agrees); one of them is empty."""
+    if vmcore.build_id and found.build_id:
+        if vmcore.build_id == found.build_id:
+            return "", f"build-id {found.build_id}"
+        if not banner_decides:
+            return f"its build-id is {found.build_id}, the dump's {vmcore.build_id}", ""
+    if vmcore.banner and found.banners:
+        # init/version.c is compiled before the number of the build is known: its copy ends in "# SMP …".
+        if any(_words(banner) == _words(vmcore.banner) for banner in found.banners):
+            return "", "banner"
+        if all(" # " in banner for banner in found.banners) and any(
+            _before_number(banner) == _before_number(vmcore.banner) for banner in found.banners
+        ):
+            return "", "banner up to the build number"
+        return f'its banner is "{found.banners[0]}", the dump\'s "{vmcore.banner}"', ""
+    if vmcore.release and vmcore.utsname_version and found.banners:
+        for banner in found.banners:
+            if banner.startswith(f"Linux version {vmcore.release} ") and banner.endswith(vmcore.utsname_version):
+                return "", "release and version"
+        return f'its banner is "{found.banners[0]}", the dump is of {vmcore.release} {vmcore.utsname_version}', ""
+    return "neither build-id nor banner can be compared", ""
+
+
+def _words(banner: str) -> list[str]:
+    return banner.split()
+
+
+def _before_number(banner: str) -> str:
+    return re.split(r" #\d* ", banner, maxsplit=1)[0]

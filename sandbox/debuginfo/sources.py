@@ -1,0 +1,68 @@
+"""What to ask for, and whom: package names from a profile, and the seam to a distribution's package manager."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sandbox.model import Vmcore
+from sandbox.profiles import ImageProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemotePackage:
+    """One package as its archive's index describes it."""
+
+    package: str
+    """As it was asked for, e.g. "linux-image-6.1.0-50-cloud-amd64-dbg=6.1.176-1"."""
+    version: str | None
+    url: str
+    size: int | None
+    """Bytes; None where the source does not say."""
+    sha256: str | None
+    """Of the whole package, lower-case hexadecimal; None where the source does not say."""
+
+
+class PackageOracle(Protocol):
+    """A package manager that says where packages are, without installing any."""
+
+    def __call__(self, packages: Sequence[str]) -> Iterable[RemotePackage]:
+        """Those of `packages` that it knows, best first. Names may carry a version: "NAME=VERSION"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The names that a dump's debuginfo can go by."""
+
+    packages: tuple[str, ...]
+    names: Mapping[str, str]
+    """What the profile's templates may use: release, arch, and the named groups of its `version`."""
+    vmlinux: tuple[re.Pattern[str], ...]
+    """Over member paths without a leading "./" or "/"."""
+
+
+def wanted(vmcore: Vmcore, profile: ImageProfile) -> Wanted | None:
+    """The packages to ask for; None when the profile has no rules or the dump does not name its kernel."""
+    rules = profile.debuginfo
+    if rules is None or vmcore.release is None:
+        return None
+    names = {"release": vmcore.release}
+    if vmcore.arch is not None:
+        names["arch"] = profile.arch.get(vmcore.arch, vmcore.arch)
+    if rules.version is not None and (found := re.search(rules.version, vmcore.utsname_version or "")):
+        names |= {key: value for key, value in found.groupdict().items() if value is not None}
+    return Wanted(
+        # A template that needs what this dump does not say is left out; another one may do.
+        packages=tuple(name for template in rules.packages if (name := _fill(template, names)) is not None),
+        names=names,
+        vmlinux=tuple(re.compile(pattern.replace("{release}", re.escape(vmcore.release))) for pattern in rules.vmlinux),
+    )
+
+
+def _fill(template: str, names: Mapping[str, str]) -> str | None:
+    try:
+        return template.format_map(names)
+    except KeyError:
+        return None

@@ -1,0 +1,239 @@
+"""The cache: one directory per kernel build, complete or absent.
+
+debuginfo/<build-id>/vmlinux, about.json, modules/…
+debuginfo/.new-<build-id>-…     being filled; of a process that died, when its lock is free
+downloads/<hash>.part           what arrived of a package; resumed, also after kill -9
+locks/<key>                     one fetch of one build at a time, on this host or on a shared file system
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from sandbox.errors import NoSpace
+from sandbox.progress import Reporter
+
+_ABOUT: Final = "about.json"
+_MARGIN: Final = 64 << 20
+"""Left free: a full disk hurts more than a refusal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What is known of one cached build; about.json."""
+
+    build_id: str | None
+    banners: tuple[str, ...]
+    origin: str
+    verified: str
+    """What of the package was checked, in words."""
+    package: str | None = None
+    url: str | None = None
+    """Where modules of the same package can be read."""
+    sha256: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One cached build."""
+
+    directory: Path
+    about: About
+
+    @property
+    def vmlinux(self) -> Path:
+        return self.directory / "vmlinux"
+
+
+def key_of(build_id: str | None, banners: tuple[str, ...]) -> str:
+    """The directory's name: the build-id, or a hash of the banner where the kernel has none."""
+    if build_id:
+        return build_id
+    return "banner-" + hashlib.sha256("\n".join(sorted(banners)).encode()).hexdigest()[:40]
+
+
+class Store:
+    """Debuginfo kept under `root`. Reading needs no lock: what is there is whole."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.entries_dir = root / "debuginfo"
+
+    def find(self, key: str) -> Entry | None:
+        """The cached build of that key; None when it is not there or not readable."""
+        directory = self.entries_dir / key
+        try:
+            about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
+            about["banners"] = tuple(about["banners"])
+            entry = Entry(directory=directory, about=About(**about))
+            if not entry.vmlinux.is_file():
+                return None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return entry
+
+    def entries(self) -> Iterator[Entry]:
+        """All cached builds."""
+        try:
+            names = sorted(path.name for path in self.entries_dir.iterdir())
+        except FileNotFoundError:
+            return
+        for name in names:
+            if not name.startswith(".") and (entry := self.find(name)) is not None:
+                yield entry
+
+    def used(self, entry: Entry) -> None:
+        """Notes that it is wanted, for `prune`."""
+        # Another user's cache may be read-only here; then its owner prunes without this hint.
+        with contextlib.suppress(OSError):
+            os.utime(entry.directory)
+
+    @contextlib.contextmanager
+    def locked(self, key: str, reporter: Reporter) -> Iterator[None]:
+        """One fetch of `key` at a time; the others wait here."""
+        directory = self.root / "locks"
+        _make(directory)
+        with (directory / key).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in {errno.EAGAIN, errno.EACCES}:
+                    raise
+                reporter.notice("another vmbox fetches this debuginfo; waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextlib.contextmanager
+    def new(self, key: str) -> Iterator[Path]:
+        """An empty directory to fill, beside the entries; removed at the end unless `keep` took it.
+
+        Call it with the lock of `key` held: what an earlier holder left behind is removed.
+        """
+        _make(self.entries_dir)
+        for stale in self.entries_dir.glob(f".new-{key}-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        directory = Path(tempfile.mkdtemp(prefix=f".new-{key}-", dir=self.entries_dir))
+        try:
+            # mkdtemp makes it private; a cache may be shared, and the container's user must read it.
+            directory.chmod(0o755)
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def keep(self, filled: Path, about: About) -> Entry:
+        """Makes a filled directory an entry, at once and durably."""
+        (filled / _ABOUT).write_text(json.dumps(asdict(about), indent=1) + "\n", encoding="utf-8")
+        for file in filled.iterdir():
+            if file.is_file():
+                _sync(file)
+        _sync(filled)
+        directory = self.entries_dir / key_of(about.build_id, about.banners)
+        try:
+            filled.rename(directory)
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            # The same build, fetched under another key or left damaged: the new one is as good or better.
+            old = Path(tempfile.mkdtemp(prefix=".old-", dir=self.entries_dir))
+            directory.rename(old / "entry")
+            filled.rename(directory)
+            shutil.rmtree(old, ignore_errors=True)
+        _sync(self.entries_dir)
+        return Entry(directory=directory, about=about)
+
+    def part(self, identity: str) -> Path:
+        """Where a download is put until it is complete; `identity` is the package's hash or URL."""
+        directory = self.root / "downloads"
+        _make(directory)
+        name = identity if identity.isalnum() else hashlib.sha256(identity.encode()).hexdigest()
+        return directory / f"{name}.part"
+
+    def need(self, size: int, what: str) -> None:
+        """Raises `NoSpace` unless `size` bytes fit."""
+        need_space(self.root, size, what)
+
+    def prune(self, limit: int, *, keep: frozenset[str] = frozenset()) -> tuple[Entry, ...]:
+        """Removes what was not used for longest until at most `limit` bytes are left; returns what went.
+
+        `keep` names build-ids that are open. Downloads nobody continued for a week go first.
+        """
+        week_ago = time.time() - 7 * 86400
+        for part in (self.root / "downloads").glob("*.part"):
+            with contextlib.suppress(OSError):
+                if part.stat().st_mtime < week_ago:
+                    part.unlink()
+        oldest_first = sorted(self.entries(), key=lambda entry: entry.directory.stat().st_mtime)
+        total = sum(size_on_disk(entry.directory) for entry in oldest_first)
+        gone: list[Entry] = []
+        for entry in oldest_first:
+            if total <= limit:
+                break
+            if entry.directory.name in keep:
+                continue
+            total -= size_on_disk(entry.directory)
+            self.remove(entry)
+            gone.append(entry)
+        return tuple(gone)
+
+    def remove(self, entry: Entry) -> None:
+        """Takes one build out of the cache: first out of sight, then off the disk."""
+        hidden = Path(tempfile.mkdtemp(prefix=".old-", dir=self.entries_dir))
+        entry.directory.rename(hidden / "entry")
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+def size_on_disk(directory: Path) -> int:
+    """Bytes that removing it would free, about."""
+    total = 0
+    for parent, _, files in os.walk(directory):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += (Path(parent) / name).lstat().st_blocks * 512
+    return total
+
+
+def need_space(directory: Path, size: int, what: str) -> None:
+    """Raises `NoSpace` unless `size` bytes fit where `directory` is, or will be."""
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    if free < size + _MARGIN:
+        raise no_space(directory, what, size + _MARGIN - free)
+
+
+def no_space(directory: Path, what: str, missing: int | None = None) -> NoSpace:
+    lacking = f", {missing / 1e6:,.0f} MB are missing" if missing else ""
+    return NoSpace(
+        f"no space for {what} in {directory}{lacking}",
+        hint="free some there, or put the cache on another disk: export VMBOX_CACHE_DIR=DIRECTORY",
+    )
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise no_space(directory, "the cache") from None
+        raise
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
