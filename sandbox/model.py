@@ -60,6 +60,23 @@ class Vmcore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRelease:
+    """What a release string says about who built the kernel. Made by `sandbox.dump.release.classify`."""
+
+    release: str
+    klass: str
+    """Distribution and version, e.g. debian:12, rhel:8.8, oracle-uek:9, sle:15.SP4; vanilla; unknown."""
+    minor: str | None = None
+    """What stands behind the first dot of the version: "8" of rhel:8.8, "SP4" of sle:15.SP4."""
+    variant: str | None = None
+    """How this build differs from the main one, in words: rt, debug, 64k, "64k debug", PAE, plus …"""
+    arch: str | None = None
+    """As the release spells it, e.g. x86_64 or amd64; None where it does not."""
+    flavour: str | None = None
+    """The distribution's own word for the build: generic, aws, cloud, default, esx, uek …"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Debuginfo:
     """Debug information of exactly one kernel build, in the cache."""
 
