@@ -13,7 +13,6 @@ import typer
 
 from sandbox import __version__, render
 from sandbox.errors import VmboxError
-from sandbox.opening import Wishes, open_dump
 
 app = typer.Typer(
     name="vmbox",
@@ -94,6 +93,7 @@ def run(
     vmbox run vmcore -- bt -- ps -t -- log
     """
     from sandbox.commands import from_arguments, from_lines, run_all
+    from sandbox.opening import Wishes
 
     if input_file is not None:
         wanted = from_lines(_read_lines(input_file))
@@ -119,6 +119,7 @@ def shell(
     quiet: Quiet = False,
 ) -> None:
     """Open crash's own prompt on a dump. Does not disturb the warm crash of `vmbox run`."""
+    from sandbox.opening import Wishes, open_dump
     from sandbox.shell import interactive
 
     reporter = render.reporter(quiet=quiet)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
 from sandbox import case as cases
 from sandbox.engine import Engine, connect
 from sandbox.model import Case, Debuginfo, Vmcore
-from sandbox.profiles import Selection, select
+from sandbox.profiles import Selection
 from sandbox.progress import QUIET, Reporter
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +41,7 @@ class Wishes:
 def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
     """The open case of a dump: the one there is, else a new one."""
     from sandbox.dump import identify
+    from sandbox.profiles import select
 
     wishes = wishes or Wishes()
     vmcore = identify(dump)
@@ -71,14 +77,27 @@ def gather(
     # Both may need the same base first; made once, before they part.
     if engine.image(images.reference(selection.image)) is None:
         images.ensure_base(selection.image, engine, reporter)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="image") as pool:
-        building = pool.submit(images.ensure, selection.image, engine, reporter)
-        debuginfo = locate(
-            vmcore,
-            selection.home,
-            oracle=images.PackageOracle(selection.home, engine, reporter),
-            given=wishes.debuginfo,
-            force=wishes.force,
-            reporter=reporter,
-        )
-        return building.result(), debuginfo
+    building = _beside(lambda: images.ensure(selection.image, engine, reporter))
+    debuginfo = locate(
+        vmcore,
+        selection.home,
+        oracle=images.PackageOracle(selection.home, engine, reporter),
+        given=wishes.debuginfo,
+        force=wishes.force,
+        reporter=reporter,
+    )
+    return building.result(), debuginfo
+
+
+def _beside(work: Callable[[], T]) -> Future[T]:
+    """Starts `work` in a thread that does not keep the process: Ctrl-C, or an error here, ends it at once."""
+    future: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to whoever asks for the result
+            future.set_exception(error)
+
+    Thread(target=call, name="image", daemon=True).start()
+    return future

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 from pathlib import Path
+
+from sandbox.errors import ConfigurationError
 
 
 def data_dir() -> Path:
@@ -25,9 +28,20 @@ def cache_dir() -> Path:
 
 
 def runtime_dir() -> Path:
-    """FIFOs and descriptions of open cases; mode 0700, gone after a reboot. `$VMBOX_RUNTIME_DIR` overrides."""
+    """FIFOs and descriptions of open cases; mode 0700, gone after a reboot. `$VMBOX_RUNTIME_DIR` overrides.
+
+    Raises `ConfigurationError` when it cannot be made, or is not the caller's own: whoever owns it could read a case.
+    """
     path = _directory("runtime")
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", hint="choose another with $VMBOX_RUNTIME_DIR") from error
+    if owner != os.getuid():
+        raise ConfigurationError(
+            f"{path} belongs to user {owner}", hint="choose a directory of your own with $VMBOX_RUNTIME_DIR"
+        )
     return path
 
 
@@ -50,6 +64,11 @@ def _directory(kind: str) -> Path:
         case "cache":
             return dirs.user_cache_path
         case "runtime":
-            return dirs.user_runtime_path
+            # Without a login session there is no XDG_RUNTIME_DIR, and platformdirs warns about its substitute.
+            if os.getuid() == 0 and "XDG_RUNTIME_DIR" not in os.environ:
+                return Path("/run/vmbox")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return dirs.user_runtime_path
         case _:
             return dirs.user_state_path

@@ -325,7 +325,8 @@ class _Verdict:
         names = words | {_ALIASES[word] for word in words if word in _ALIASES} | {b"crash"}
         alternatives = b"|".join(re.escape(name) for name in sorted(names))
         first = re.escape(command.split(maxsplit=1)[0].encode()) if command.strip() else b"crash"
-        self._wrong = re.compile(rb"(?m)^(?:(?:%s): (?!WARNING|NOTE)\S|Usage:\s*\n\s+%s\b)" % (alternatives, first))
+        complaint = rb"(?:%s|symbol not found): (?!WARNING|NOTE)\S" % alternatives
+        self._wrong = re.compile(rb"(?m)^(?:%s|Usage:\s*\n\s+%s\b)" % (complaint, first))
         self._tail = b"\n"
         self._found = False
 
