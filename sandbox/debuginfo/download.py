@@ -11,6 +11,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -45,8 +46,12 @@ class _StartOver(Exception):
     """What is in the `.part` file cannot be continued."""
 
 
+@cache
 def client() -> httpx.Client:
-    """Follows redirects, obeys the proxy variables of the environment, and wants bytes as they are."""
+    """Follows redirects, obeys the proxy variables of the environment, and wants bytes as they are.
+
+    One for the process: it keeps connections, may be used by several threads, and takes a while to read certificates.
+    """
     import httpx
 
     from sandbox import __version__
@@ -64,7 +69,7 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
     An attempt that moved `position` does not count: a bad line gets there in the end. Raises `DownloadFailed`.
     """
     import httpx
-    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
+    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
     fruitless = 0
 
@@ -91,7 +96,7 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
     retrying = Retrying(
         retry=retry_if_exception(transient),
         stop=lambda _: fruitless >= _ATTEMPTS_WITHOUT_PROGRESS,
-        wait=wait_exponential_jitter(initial=FIRST_WAIT, max=_LONGEST_WAIT, jitter=FIRST_WAIT),
+        wait=wait_exponential(multiplier=FIRST_WAIT, max=_LONGEST_WAIT) + wait_random(0, FIRST_WAIT),
         before_sleep=say,
         reraise=True,
     )
@@ -165,8 +170,6 @@ class _Arrival:
                 except BaseException:
                     arriving.end(failed=True)
                     reading.join()
-                    # The reader failed first: its reason is the reason.
-                    reading.raise_own()
                     raise
                 if reading.busy():
                     with self.reporter.step(f"unpacking {self.remote.package}"):
@@ -207,35 +210,35 @@ class _Arrival:
     ) -> None:
         if self.size is not None:
             need_space(self.part.parent, self.size - self.offset, self.remote.package)
-        with client() as http:
 
-            def attempt() -> None:
-                if self.size is not None and self.offset == self.size:
-                    return
-                headers = {"Range": f"bytes={self.offset}-"} if self.offset else {}
-                with http.stream("GET", self.url, headers=headers) as response:
-                    if response.status_code == 416:
-                        raise _StartOver("it is not as long as what is here")
-                    refuse(response)
-                    if self.offset and response.status_code != 206:
-                        raise _StartOver("the server cannot resume")
-                    self._expect(total_of(response), step)
-                    for data in response.iter_raw(PIECE):
-                        reading.raise_own()
-                        # Never past the size that was promised: a server must not fill the disk.
-                        if self.size is not None and self.offset + len(data) > self.size:
-                            raise VerificationFailed(f"{self.url}: longer than {self.size} bytes")
-                        write(data)
-                        self.hash.update(data)
-                        self.offset += len(data)
-                        arriving.arrived(self.offset)
-                        step.advance(len(data))
-                if self.size is not None and self.offset < self.size:
-                    import httpx
+        def attempt() -> None:
+            if self.size is not None and self.offset == self.size:
+                return
+            headers = {"Range": f"bytes={self.offset}-"} if self.offset else {}
+            with client().stream("GET", self.url, headers=headers) as response:
+                if response.status_code == 416:
+                    raise _StartOver("it is not as long as what is here")
+                refuse(response)
+                if self.offset and response.status_code != 206:
+                    raise _StartOver("the server cannot resume")
+                self._expect(total_of(response), step)
+                # As they come: gathered into pieces of one size, the last ones of a cut connection would be lost.
+                for data in response.iter_raw():
+                    reading.raise_own()
+                    # Never past the size that was promised: a server must not fill the disk.
+                    if self.size is not None and self.offset + len(data) > self.size:
+                        raise VerificationFailed(f"{self.url}: longer than {self.size} bytes")
+                    write(data)
+                    self.hash.update(data)
+                    self.offset += len(data)
+                    arriving.arrived(self.offset)
+                    step.advance(len(data))
+            if self.size is not None and self.offset < self.size:
+                import httpx
 
-                    raise httpx.RemoteProtocolError("ended too early")
+                raise httpx.RemoteProtocolError("ended too early")
 
-            retried(self.url, attempt, self.reporter, lambda: self.offset)
+        retried(self.url, attempt, self.reporter, lambda: self.offset)
 
     def _expect(self, total: int | None, step: Step) -> None:
         if total is None:

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import archives
+from archives import Archive
+from debuginfo_bench import Bench
+from sandbox.debuginfo import download
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
+    monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
+    with archives.serve(Archive(files={})) as archive:
+        bench = Bench(directory=tmp_path, archive=archive, package=b"")
+        bench.put(archives.deb({archives.PATH: archives.vmlinux()}))
+        yield bench
+
+
+@pytest.fixture
+def make_vmlinux(tmp_path: Path) -> Callable[..., Path]:
+    def make(name: str = "vmlinux", **how: object) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(archives.vmlinux(**how))  # type: ignore[arg-type]
+        return path
+
+    return make

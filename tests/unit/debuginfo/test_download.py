@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+
+import archives
+from debuginfo_bench import Bench
+from sandbox.errors import DownloadFailed, VerificationFailed
+
+
+@pytest.fixture(autouse=True)
+def large(bench: Bench) -> None:
+    """Incompressible enough that a cut falls into the middle."""
+    import random
+
+    noise = random.Random(1).randbytes(300_000)
+    bench.put(archives.deb({archives.PATH: archives.vmlinux(dwarf=noise), "./more": noise}, ""))
+
+
+def test_cut_connections_are_continued(bench: Bench) -> None:
+    bench.archive.cut_after = [100_000, 1, 50_000, 200_000]
+    assert bench.locate().proof
+    assert [wanted for _, wanted in bench.archive.requests] == [
+        None,
+        "bytes=100000-",
+        "bytes=100001-",
+        "bytes=150001-",
+        "bytes=350001-",
+    ]
+    assert bench.archive.sent == len(bench.package)
+
+
+def test_cut_without_ranges_starts_over(bench: Bench) -> None:
+    bench.archive.ranges = False
+    bench.archive.cut_after = [100_000]
+    assert bench.locate().proof
+    bench.heard.notices = [notice for notice in bench.heard.notices if "cannot resume" in notice]
+    assert len(bench.heard.notices) == 1
+
+
+def test_busy_server(bench: Bench) -> None:
+    bench.archive.statuses = [503, 429, 502]
+    assert bench.locate().proof
+    assert "503 Service Unavailable; trying again" in bench.heard.notices[0]
+
+
+def test_busy_for_good(bench: Bench) -> None:
+    bench.archive.statuses = [503] * 100
+    with pytest.raises(DownloadFailed, match="503 Service Unavailable"):
+        bench.locate()
+    assert len(bench.archive.requests) == 4
+
+
+def test_no_is_final(bench: Bench) -> None:
+    bench.archive.statuses = [404] * 10
+    with pytest.raises(DownloadFailed, match="404 Not Found"):
+        bench.locate()
+    assert len(bench.archive.requests) == 1
+
+
+def test_resumes_after_a_killed_process(bench: Bench) -> None:
+    part = bench.cache / "downloads" / f"{archives.sha256(bench.package)}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bench.package[:400_000])
+    (bench.cache / "debuginfo" / f".new-{archives.BUILD_ID}-killed").mkdir(parents=True)
+    assert bench.locate().proof
+    assert bench.archive.requests == [("/vmlinux-dbg.deb", "bytes=400000-")]
+    assert bench.left_over() == []
+
+
+@pytest.mark.parametrize("length", [400_000, 10_000_000])
+def test_a_damaged_part_is_thrown_away(bench: Bench, length: int) -> None:
+    part = bench.cache / "downloads" / f"{archives.sha256(bench.package)}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bytes(length))
+    assert bench.locate().proof
+    assert bench.archive.requests[-1] == ("/vmlinux-dbg.deb", None)
+
+
+def test_a_complete_part_needs_no_network(bench: Bench) -> None:
+    part = bench.cache / "downloads" / f"{archives.sha256(bench.package)}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(bench.package)
+    assert bench.locate().proof
+    assert bench.archive.requests == []
+
+
+@pytest.mark.parametrize("wrong", [-1000, 1000])
+def test_length_that_is_not_the_index_s(bench: Bench, wrong: int) -> None:
+    bench.archive.wrong_total = wrong
+    with pytest.raises(VerificationFailed, match="bytes long, not"):
+        bench.locate()
+    assert bench.left_over() == []
+
+
+def test_length_that_is_wrong_by_itself(bench: Bench) -> None:
+    bench.size = None
+    bench.archive.wrong_total = 1000
+    with pytest.raises((DownloadFailed, VerificationFailed)):
+        bench.locate()
+
+
+def test_without_size_or_hash(bench: Bench) -> None:
+    bench.size = bench.sha256 = None
+    assert "no hash is known" in bench.locate().verified

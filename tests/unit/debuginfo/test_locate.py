@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import archives
+from debuginfo_bench import Bench
+from sandbox.debuginfo import store
+from sandbox.errors import (
+    DebuginfoMismatch,
+    DebuginfoNotFound,
+    DownloadFailed,
+    NoSpace,
+    VerificationFailed,
+    VmboxError,
+)
+
+
+def test_downloads_proves_and_keeps(bench: Bench) -> None:
+    found = bench.locate()
+    assert found.vmlinux.read_bytes() == archives.vmlinux()
+    assert found.vmlinux == bench.cache / "debuginfo" / archives.BUILD_ID / "vmlinux"
+    assert found.proof == f"build-id {archives.BUILD_ID}"
+    assert found.verified == "SHA-256 of the whole package"
+    assert bench.asked == [(f"linux-image-{archives.RELEASE}-dbg={archives.VERSION}",)]
+    assert bench.left_over() == []
+    assert bench.heard.done == len(bench.package)
+
+
+def test_the_second_time_nobody_is_asked(bench: Bench) -> None:
+    first = bench.locate()
+    assert bench.locate() == first
+    assert len(bench.asked) == 1
+    assert len(bench.archive.requests) == 1
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "xz", "blocks", "zst"])
+def test_payloads(bench: Bench, kind: str) -> None:
+    files = {"./usr/share/doc/" + "long/" * 30 + "copyright": b"x" * 70_000, archives.PATH: archives.vmlinux()}
+    bench.put(archives.deb(files, kind))
+    assert bench.locate().vmlinux.read_bytes() == archives.vmlinux()
+
+
+def test_eight_at_once_download_once(bench: Bench) -> None:
+    bench.archive.delay = 0.05
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: bench.locate(), range(8)))
+    assert len(set(map(str, found))) == 1
+    assert len(bench.archive.requests) == 1
+    assert any("another vmbox" in notice for notice in bench.heard.notices)
+
+
+def test_another_build_is_refused(bench: Bench) -> None:
+    with pytest.raises(DebuginfoMismatch, match=r"build-id is bb603a91.* the dump's 00ff") as caught:
+        bench.locate(vmcore=bench.vmcore(build_id="00ff"))
+    assert bench.archive.url in (caught.value.detail or "")
+    assert list((bench.cache / "debuginfo").iterdir()) == []
+
+
+def test_force_uses_it_and_says_so(bench: Bench) -> None:
+    assert bench.locate(vmcore=bench.vmcore(build_id="00ff"), force=True).proof.startswith("forced: ")
+    # It is kept as what it is, not as what the dump wanted.
+    with pytest.raises(DebuginfoMismatch):
+        bench.locate(vmcore=bench.vmcore(build_id="00ff"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "proof"),
+    [
+        ({}, "banner"),
+        ({"banner": None}, "release and version"),
+        ({"banner": archives.BANNER.replace(" (gcc", "  (gcc")}, "banner"),
+    ],
+)
+def test_without_build_id_the_banner_decides(bench: Bench, changes: dict[str, object], proof: str) -> None:
+    vmcore = bench.vmcore(build_id=None, **changes)
+    assert bench.locate(vmcore=vmcore).proof == proof
+    assert bench.locate(vmcore=vmcore).proof == proof
+    assert len(bench.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"banner": archives.BANNER.replace("(debian", "(mock")},
+        {"banner": None, "utsname_version": "#2 SMP Debian 6.1.176-1"},
+    ],
+)
+def test_another_banner_is_refused(bench: Bench, changes: dict[str, object]) -> None:
+    with pytest.raises(DebuginfoMismatch, match="banner"):
+        bench.locate(vmcore=bench.vmcore(build_id=None, **changes))
+
+
+def test_banner_of_init_version_lacks_the_number(bench: Bench) -> None:
+    bench.put(archives.deb({archives.PATH: archives.vmlinux(None, archives.BANNER.replace(" #1 ", " # "))}))
+    assert bench.locate().proof == "banner up to the build number"
+
+
+def test_flipped_byte(bench: Bench) -> None:
+    bench.put(archives.deb({archives.PATH: archives.vmlinux(dwarf=b"d" * 5000)}, ""))
+    bench.archive.flip = len(bench.package) - 3000
+    with pytest.raises(VerificationFailed):
+        bench.locate()
+    assert bench.left_over() == []
+    assert list((bench.cache / "debuginfo").iterdir()) == []
+    bench.archive.flip = None
+    assert bench.locate().proof
+
+
+def test_the_next_source_is_tried(bench: Bench) -> None:
+    bench.archive.files["/other"] = b"!<arch>\nnonsense"
+    bench.urls = ("/gone", "/other", "/vmlinux-dbg.deb")
+    assert bench.locate().origin.endswith("/vmlinux-dbg.deb")
+
+
+def test_nothing_anywhere(bench: Bench) -> None:
+    bench.urls = ()
+    with pytest.raises(DebuginfoNotFound, match=archives.RELEASE) as caught:
+        bench.locate()
+    assert caught.value.detail == (
+        f"package manager of Debian 12 (bookworm): it has no linux-image-{archives.RELEASE}-dbg={archives.VERSION}"
+    )
+    with pytest.raises(DebuginfoNotFound) as caught:
+        bench.locate(vmcore=bench.vmcore(utsname_version=None))
+    assert "does not say which package" in (caught.value.detail or "")
+
+
+def test_package_without_vmlinux(bench: Bench) -> None:
+    bench.put(archives.deb({"./usr/share/doc/x": b""}))
+    with pytest.raises(VmboxError, match="no vmlinux"):
+        bench.locate()
+    bench.put(archives.deb({archives.PATH: archives.vmlinux().replace(b".debug_info", b".nothing_in")}))
+    with pytest.raises(DebuginfoNotFound) as caught:
+        bench.locate()
+    assert "has no debug information" in (caught.value.detail or "")
+
+
+def test_no_network(bench: Bench) -> None:
+    url = bench.archive.url
+    bench.archive.url = "http://127.0.0.1:9"
+    with pytest.raises(DownloadFailed, match="no connection") as caught:
+        bench.locate()
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+    bench.archive.url = url
+
+
+def test_no_space(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_MARGIN", 1 << 60)
+    with pytest.raises(NoSpace, match="MB are missing") as caught:
+        bench.locate()
+    assert "VMBOX_CACHE_DIR" in caught.value.hint
+
+
+def test_mirrors(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_MIRRORS", f"http://deb.example={bench.archive.url}")
+    bench.archive.url = "http://deb.example"
+    assert bench.locate().origin == "http://deb.example/vmlinux-dbg.deb"
+
+
+# What is on this host already.
+
+
+def test_given_vmlinux(bench: Bench, make_vmlinux: Callable[..., Path]) -> None:
+    path = make_vmlinux()
+    found = bench.locate(given=path)
+    assert found.origin == str(path)
+    path.write_bytes(b"changed later")
+    assert found.vmlinux.read_bytes() == archives.vmlinux()
+    assert bench.locate().vmlinux == found.vmlinux
+    assert bench.asked == []
+
+
+def test_given_package(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "x.deb"
+    path.write_bytes(bench.package)
+    assert bench.locate(given=path).vmlinux.read_bytes() == archives.vmlinux()
+
+
+def test_given_directory(bench: Bench, make_vmlinux: Callable[..., Path], tmp_path: Path) -> None:
+    make_vmlinux("tree/boot/vmlinux-6.1.0-1", build_id="0123")
+    make_vmlinux(f"tree/usr/lib/debug/boot/vmlinux-{archives.RELEASE}")
+    assert bench.locate(given=tmp_path / "tree").proof == f"build-id {archives.BUILD_ID}"
+    with pytest.raises(DebuginfoMismatch) as caught:
+        bench.locate(given=tmp_path / "tree", vmcore=bench.vmcore(build_id="00ff"))
+    assert len((caught.value.detail or "").splitlines()) == 2
+    forced = bench.locate(given=tmp_path / "tree", vmcore=bench.vmcore(build_id="00ff"), force=True)
+    assert forced.proof.startswith("forced")
+
+
+def test_given_something_else(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\xff\xd8 a picture")
+    (tmp_path / "empty").mkdir()
+    for path in (tmp_path / "x", tmp_path / "absent", tmp_path / "empty"):
+        with pytest.raises(DebuginfoNotFound, match=str(path)):
+            bench.locate(given=path)
+
+
+def test_beside_the_dump(bench: Bench) -> None:
+    beside = bench.dump.with_name(f"vmlinux-{archives.RELEASE}")
+    beside.write_bytes(archives.vmlinux(build_id="0123"))
+    assert bench.locate().origin.startswith("http")
+    (bench.cache / "debuginfo" / archives.BUILD_ID / "about.json").unlink()
+    beside.write_bytes(archives.vmlinux())
+    assert bench.locate().origin == str(beside)
