@@ -11,6 +11,7 @@ import io
 import re
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -191,12 +192,21 @@ def _bootstrap_tag(profile: ImageProfile) -> str:
     return profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
 
 
+_FRESH: Final = 24 * 3600
+"""Seconds for which a bootstrapped root file system serves the next engine; older ones lack security updates."""
+
+
 def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: ImageProfile, reporter: Reporter) -> None:
-    with reporter.step(f"Bootstrapping {profile.title} from packages") as step, scratch_directory() as directory:
-        tar = directory / "rootfs.tar"
-        bootstrap.make_rootfs(how, tar, step)
+    kept = paths.cache_dir() / "rootfs" / f"{profile.name}.tar"
+    with reporter.step(f"Bootstrapping {profile.title} from packages") as step:
+        if not (kept.is_file() and abs(time.time() - kept.stat().st_mtime) < _FRESH):
+            with scratch_directory() as directory:
+                tar = directory / "rootfs.tar"
+                bootstrap.make_rootfs(how, tar, step)
+                kept.parent.mkdir(exist_ok=True)
+                tar.replace(kept)
         step.say("importing")
-        engine.import_rootfs(tar, ref, {LABEL: f"base-{profile.name}"})
+        engine.import_rootfs(kept, ref, {LABEL: f"base-{profile.name}"})
 
 
 @contextmanager

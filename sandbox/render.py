@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -86,8 +87,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         made.add_row(*(Text(visible(cell)) for cell in row))
     # A table in a pipe is for grep and awk: one row, one line.
-    console = Console() if sys.stdout.isatty() else Console(width=1000, no_color=True)
-    console.print(made)
+    if sys.stdout.isatty():
+        Console().print(made)
+        return
+    console = Console(width=1000, no_color=True)
+    with console.capture() as captured:
+        console.print(made)
+    print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")  # noqa: T201 - results go to stdout
 
 
 def visible(text: str) -> str:
@@ -113,6 +119,8 @@ class _Live:
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._steps = 0
+        # Image and debuginfo are fetched by two threads.
+        self._lock = threading.Lock()
 
     def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
         return _LiveStep(self, title, total, unit)
@@ -124,29 +132,31 @@ class _Live:
             self._progress.console.print(f"vmbox: {line}", markup=False, highlight=False)
 
     def enter(self) -> Progress:
-        if self._progress is None:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        with self._lock:
+            if self._progress is None:
+                from rich.console import Console
+                from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-            self._progress = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[amount]}", markup=False),
-                TimeElapsedColumn(),
-                TextColumn("{task.fields[said]}", style="dim", markup=False),
-                console=Console(stderr=True),
-                transient=True,
-            )
-            self._progress.start()
-        self._steps += 1
-        return self._progress
+                self._progress = Progress(
+                    SpinnerColumn(),
+                    TextColumn("{task.description}", markup=False),
+                    BarColumn(bar_width=20),
+                    TextColumn("{task.fields[amount]}", markup=False),
+                    TimeElapsedColumn(),
+                    TextColumn("{task.fields[said]}", style="dim", markup=False),
+                    console=Console(stderr=True),
+                    transient=True,
+                )
+                self._progress.start()
+            self._steps += 1
+            return self._progress
 
     def leave(self) -> None:
-        self._steps -= 1
-        if self._steps == 0 and self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        with self._lock:
+            self._steps -= 1
+            if self._steps == 0 and self._progress is not None:
+                self._progress.stop()
+                self._progress = None
 
 
 class _LiveStep:

@@ -327,17 +327,20 @@ class _Verdict:
         first = re.escape(command.split(maxsplit=1)[0].encode()) if command.strip() else b"crash"
         complaint = rb"(?:%s|symbol not found): (?!WARNING|NOTE)\S" % alternatives
         self._wrong = re.compile(rb"(?m)^(?:%s|Usage:\s*\n\s+%s\b)" % (complaint, first))
-        self._tail = b"\n"
+        self._tail = b""
         self._found = False
 
     def look(self, piece: bytes) -> None:
-        if not self._found:
-            text = self._tail + piece
-            self._found = self._wrong.search(text) is not None
-            self._tail = text[-256:] if len(text) > 256 else text
+        if self._found:
+            return
+        text = self._tail + piece
+        whole = text.rfind(b"\n") + 1
+        self._found = self._wrong.search(text, 0, whole) is not None
+        # A usage text needs two lines to be seen, so the last whole one stays; what is longer is not crash's error.
+        self._tail = text[max(text.rfind(b"\n", 0, max(whole - 1, 0)) + 1, len(text) - 4096) :]
 
     def status(self) -> str:
-        return "error" if self._found else "ok"
+        return "error" if self._found or self._wrong.search(self._tail) else "ok"
 
 
 _ALIASES: Final = {

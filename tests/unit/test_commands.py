@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from sandbox import render
+from sandbox.commands import from_arguments, from_lines
+from sandbox.errors import VmboxError
+from sandbox.session import MAX_COMMAND, _one_line, _Verdict
+
+
+@pytest.mark.parametrize(
+    ("arguments", "commands"),
+    [
+        (["bt"], ["bt"]),
+        (["bt", "-a", "--", "ps", "-t"], ["bt -a", "ps -t"]),
+        (["--", "bt", "--", "--", "log | tail -5", "--"], ["bt", "log | tail -5"]),
+    ],
+)
+def test_arguments(arguments: list[str], commands: list[str]) -> None:
+    assert from_arguments(arguments) == commands
+
+
+def test_lines() -> None:
+    assert list(from_lines(["bt\n", "\n", "# a comment\n", "  ps -t  \n"])) == ["bt", "ps -t"]
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "status"),
+    [
+        ("bt", b"PID: 1  TASK: ffff\n #0 [ff] machine_kexec at ff\n", "ok"),
+        ("foo", b"crash: command not found: foo\n", "error"),
+        ("bt 99999", b"bt: invalid task or pid value: 99999\n", "error"),
+        ("bt -Z", b"Usage:\n  bt [-a|-c cpu(s)]\n", "error"),
+        ("dmesg -x", b"log: invalid option\n", "error"),
+        ("px nosuch", b"p: gdb request failed: p nosuch\n", "error"),
+        ("sym nosuch", b"symbol not found: nosuch\n", "error"),
+        ("foreach bt", b"PID: 1\nbt: WARNING: stale\n", "ok"),
+        ("mod", b"mod: NOTE: modules have changed\n", "ok"),
+        ("log", b"[    1.0] systemd: hello\nblog: no\n", "ok"),
+        ("help bt", b"NAME\n  bt - backtrace\n", "ok"),
+    ],
+)
+def test_verdict(command: str, output: bytes, status: str) -> None:
+    verdict = _Verdict(command)
+    for at in range(len(output)):
+        verdict.look(output[at : at + 1])
+    assert verdict.status() == status
+
+
+def test_a_command_is_one_line_that_crash_can_read() -> None:
+    assert _one_line(" bt ") == b"bt"
+    assert len(_one_line("x" * MAX_COMMAND)) == MAX_COMMAND
+    with pytest.raises(VmboxError, match="crash reads"):
+        _one_line("x" * (MAX_COMMAND + 1))
+    with pytest.raises(VmboxError, match="one line"):
+        _one_line("bt\nquit")
+
+
+def test_control_characters_are_made_harmless() -> None:
+    assert render.visible("a\x1b[31mred\x07\tb\n") == "a\\x1b[31mred\\x07\tb\n"
+    assert render.visible("Grüße ✓") == "Grüße ✓"
+
+
+def test_sizes() -> None:
+    assert [render.size(n) for n in (0, 999, 1000, 281755500, 5 * 10**12)] == [
+        "0 B",
+        "999 B",
+        "1.0 KB",
+        "281.8 MB",
+        "5.0 TB",
+    ]

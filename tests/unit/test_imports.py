@@ -1,0 +1,91 @@
+"""The import graph: data flows one way, heavy libraries have one importer each, a warm run loads none of them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "sandbox"
+
+LEVELS = [
+    {"cli"},
+    {"commands", "shell", "doctor", "description", "demo"},
+    {"render"},
+    {"opening"},
+    {"session", "terminal"},
+    {"case"},
+    {"image", "bootstrap"},
+    {"debuginfo"},
+    {"profiles"},
+    {"dump", "engine"},
+    {"mirrors", "locks", "progress", "model", "paths", "errors"},
+]
+"""docs/architecture.md in short: a module imports from its own level and from those below."""
+
+SOLE_IMPORTERS = {
+    "typer": {"cli"},
+    "rich": {"render"},
+    "platformdirs": {"paths"},
+    "docker": {"engine.docker"},
+    "podman": {"engine.podman"},
+}
+
+
+def _modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in PACKAGE.rglob("*.py")
+        if path.parent != PACKAGE or path.stem != "__init__"
+    }
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "sandbox":
+                found |= {f"sandbox.{alias.name}" for alias in node.names}
+            else:
+                found.add(node.module)
+    return found
+
+
+def _level(name: str) -> int:
+    return next(number for number, level in enumerate(LEVELS) if name.split(".", maxsplit=1)[0] in level)
+
+
+@pytest.mark.parametrize("name", sorted(_modules()))
+def test_imports_point_down(name: str) -> None:
+    own = _level(name)
+    for imported in _imports(_modules()[name]):
+        if imported.startswith("sandbox.") and imported != "sandbox.__version__":
+            target = imported.removeprefix("sandbox.")
+            assert _level(target) >= own, f"{name} imports {target}, which stands above it"
+
+
+@pytest.mark.parametrize("library", sorted(SOLE_IMPORTERS))
+def test_heavy_libraries_have_one_importer(library: str) -> None:
+    importers = {
+        name
+        for name, path in _modules().items()
+        if any(imported.split(".")[0] == library for imported in _imports(path))
+    }
+    assert importers <= SOLE_IMPORTERS[library]
+
+
+@pytest.mark.parametrize("module", ["sandbox.commands", "sandbox.dump", "sandbox.engine", "sandbox.opening"])
+def test_warm_path_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*(set(sys.modules) & {{'docker', 'podman', 'rich', 'httpx', 'requests'}}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
+
+
+def test_no_module_is_a_drawer() -> None:
+    names = {part for name in _modules() for part in name.split(".")}
+    assert not names & {"utils", "helpers", "common", "manager", "core"}
