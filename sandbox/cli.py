@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +42,21 @@ GivenDebuginfo = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Use debuginfo that does not match the dump.")]
 
 
+def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command; whatever it raises becomes text and exit status here, before typer sees it."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            with _ending():
+                function(*args, **kwargs)
+
+        app.command(name, **settings)(guarded)
+        return function
+
+    return register
+
+
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
@@ -50,7 +66,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command()
+@command()
 def info(vmcore: Dump, json: Json = False) -> None:
     """Say what a dump is: kernel, build, time of the crash. Needs no engine and executes nothing."""
     from sandbox.description import describe, facts
@@ -63,7 +79,7 @@ def info(vmcore: Dump, json: Json = False) -> None:
         render.facts(facts(found))
 
 
-@app.command(context_settings={"ignore_unknown_options": True})
+@command(context_settings={"ignore_unknown_options": True})
 def run(
     vmcore: Dump,
     commands: Annotated[
@@ -109,7 +125,7 @@ def run(
     raise typer.Exit(status)
 
 
-@app.command()
+@command()
 def shell(
     vmcore: Dump,
     engine: EngineName = None,
@@ -127,7 +143,7 @@ def shell(
     raise typer.Exit(interactive(case))
 
 
-@app.command("list")
+@command("list")
 def list_cases(json: Json = False) -> None:
     """List the open cases."""
     from sandbox.case import list_cases as found
@@ -153,7 +169,7 @@ def list_cases(json: Json = False) -> None:
         render.note("no case is open")
 
 
-@app.command()
+@command()
 def close(
     what: Annotated[str | None, typer.Argument(metavar="VMCORE|CASE", show_default=False)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Close all cases.")] = False,
@@ -168,7 +184,7 @@ def close(
         render.note(f"closed {case.id} ({case.dump})")
 
 
-@app.command()
+@command()
 def doctor(json: Json = False, engine: EngineName = None) -> None:
     """Check engines, directories and profiles, and say what would mend what is wrong."""
     from sandbox.doctor import examine
@@ -185,9 +201,8 @@ def doctor(json: Json = False, engine: EngineName = None) -> None:
 
 
 def main() -> None:
-    """The entry point: the one place where errors become text and exit status."""
-    with _ending():
-        app()
+    """The entry point."""
+    app()
 
 
 @contextmanager
@@ -203,6 +218,7 @@ def _ending() -> Iterator[None]:
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # What a shell reports of a program that SIGPIPE ended.
         sys.exit(141)
 
 

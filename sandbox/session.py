@@ -87,11 +87,11 @@ class Session:
     def start(self, options: Sequence[str] = ()) -> bytes:
         """Waits until crash is at its prompt, starting it if it is not running.
 
-        Returns what crash said on the way: the warnings of its start, or nothing when it was warm. Raises
+        Returns what crash said on the way: the warnings of its start, or nothing when it was already up. Raises
         `SessionFailed` with crash's own words when it does not come up.
         """
         up = self._case.directory / "up"
-        warm = up.exists()
+        warm = answered = up.exists()
         ident, marker = self._ask_to_start(options)
         earlier = marker
         flood = False
@@ -104,7 +104,7 @@ class Session:
                     said = bytes(self._buffer[:at])
                     del self._buffer[: at + len(marker) + 1]
                     up.touch()
-                    return b"" if warm else said.replace(earlier + b"\n", b"")
+                    return b"" if answered else said.replace(earlier + b"\n", b"")
                 if died is not None:
                     said = bytes(self._buffer[: died.begin])
                     del self._buffer[: died.end]
@@ -116,7 +116,7 @@ class Session:
                             detail=said.decode(errors="replace").strip() or f"exit status {died.status}",
                         )
                     # Another crash than the one we asked for: it died before we came, or somebody else's start failed.
-                    warm = False
+                    warm = answered = False
                     earlier = marker
                     ident, marker = self._ask_to_start(options)
                     continue
@@ -130,7 +130,6 @@ class Session:
                     self._reporter.notice("stopping a command that an earlier vmbox left behind")
                     self._control("int")
                     warm = flood = False
-                    earlier = marker
                     ident, marker = self._ask_to_start(options)
                 elif quiet:
                     waiting.begin()
