@@ -47,8 +47,10 @@ def symbol(info: Mapping[str, str], *names: str) -> int | None:
 
 
 def number(info: Mapping[str, str], name: str) -> int | None:
-    """A signed NUMBER. 64-bit addresses come as they were printed: see the caller for the modulus."""
-    return _integer(info.get(f"NUMBER({name})"), 0)
+    """A signed NUMBER. A few arm64 kernels print addresses in hexadecimal without 0x."""
+    text = info.get(f"NUMBER({name})")
+    value = _integer(text, 0)
+    return _integer(text, 16) if value is None else value
 
 
 def size(info: Mapping[str, str], name: str) -> int | None:

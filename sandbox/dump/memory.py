@@ -1,0 +1,210 @@
+"""Physical memory of the crashed machine, read page by page out of a dump."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final
+
+from sandbox.dump import elf, kdump, lzo, snappy, zstandard
+from sandbox.dump.header import Memory, PageMissingError
+from sandbox.dump.source import Source
+
+_BLOCK: Final = 4096
+"""Bytes of the bitmap that one counter covers."""
+
+_CHUNK: Final = 1 << 20
+_CACHE_BYTES: Final = 8 << 20
+_MOST_BITMAP: Final = 1 << 30
+_DESCRIPTORS: Final = 128
+"""Page descriptors read at once."""
+
+
+class PageIndex:
+    """Which page frames a kdump-compressed file holds, and the how-many-eth each is.
+
+    Bits are counted in blocks, as far as was asked for: the bitmap of a 2 TiB machine is 64 MiB, and stays in the file.
+    """
+
+    def __init__(self, source: Source, layout: kdump.Layout) -> None:
+        self._source = source
+        self._offset = layout.page_bitmap_offset
+        self._size = min(layout.bitmap_size, (layout.max_mapnr + 7) // 8, _MOST_BITMAP)
+        self._before = array("Q", [0])
+        self._blocks: dict[int, int] = {}
+        # The bitmap of a part of a split dump covers everything, its descriptors only the part.
+        self._first = self.rank(layout.start_pfn) if layout.split else 0
+
+    def total(self, end_pfn: int) -> int:
+        """Pages with a descriptor in this file."""
+        return self.rank(min(end_pfn, self._size * 8)) - self._first
+
+    def position(self, pfn: int) -> int | None:
+        """Index of the page's descriptor; None when the page is not in the dump."""
+        block, bit = divmod(pfn, _BLOCK * 8)
+        if pfn < 0 or pfn // 8 >= self._size or not self._bits(block) >> bit & 1:
+            return None
+        return self.rank(pfn) - self._first
+
+    def rank(self, pfn: int) -> int:
+        """Pages below `pfn` that the dump holds."""
+        block, bit = divmod(min(pfn, self._size * 8), _BLOCK * 8)
+        self._count_to(block)
+        block = min(block, len(self._before) - 1)
+        if bit == 0:
+            return self._before[block]
+        return self._before[block] + (self._bits(block) & ((1 << bit) - 1)).bit_count()
+
+    def _count_to(self, block: int) -> None:
+        before = self._before
+        while len(before) <= block:
+            done = (len(before) - 1) * _BLOCK
+            piece = self._source.read_at(self._offset + done, min(_CHUNK, self._size - done))
+            if not piece:
+                # Cut here: what is missing counts as no pages.
+                piece = bytes(min(_CHUNK, max(self._size - done, _BLOCK)))
+            total = before[-1]
+            if not piece.strip(b"\0"):
+                before.extend([total] * -(-len(piece) // _BLOCK))
+                continue
+            for at in range(0, len(piece), _BLOCK):
+                total += int.from_bytes(piece[at : at + _BLOCK], "little").bit_count()
+                before.append(total)
+
+    def _bits(self, block: int) -> int:
+        found = self._blocks.get(block)
+        if found is None:
+            if len(self._blocks) >= 64:
+                self._blocks.clear()
+            at = block * _BLOCK
+            piece = self._source.read_at(self._offset + at, min(_BLOCK, self._size - at))
+            found = self._blocks[block] = int.from_bytes(piece, "little")
+        return found
+
+
+class KdumpMemory:
+    """Pages of a kdump-compressed or diskdump file."""
+
+    def __init__(self, source: Source, layout: kdump.Layout, index: PageIndex | None = None) -> None:
+        self._source = source
+        self._layout = layout
+        self._index = index or PageIndex(source, layout)
+        self._descriptor = struct.Struct(("<" if layout.order == "little" else ">") + "qIIQ")
+        self._descriptors: dict[int, bytes] = {}
+        self._pages: dict[int, bytes] = {}
+
+    def covers(self, address: int) -> bool:
+        pfn = address // self._layout.block_size
+        return not self._layout.split or self._layout.start_pfn <= pfn < self._layout.end_pfn
+
+    def read(self, address: int, size: int) -> bytes:
+        block_size = self._layout.block_size
+        pfn, start = divmod(address, block_size)
+        if start + size <= block_size:
+            return self._page(pfn)[start : start + size]
+        pieces = []
+        while size > 0:
+            piece = self._page(pfn)[start : start + size]
+            pieces.append(piece)
+            size -= len(piece)
+            pfn += 1
+            start = 0
+        return b"".join(pieces)
+
+    def _page(self, pfn: int) -> bytes:
+        page = self._pages.get(pfn)
+        if page is None:
+            page = self._load(pfn)
+            if len(self._pages) * self._layout.block_size >= _CACHE_BYTES:
+                self._pages.clear()
+            self._pages[pfn] = page
+        return page
+
+    def _load(self, pfn: int) -> bytes:
+        position = self._index.position(pfn)
+        if position is None:
+            raise PageMissingError
+        block_size = self._layout.block_size
+        offset, size, flags = self._describe(position)
+        # A descriptor of zeros was never written: the writer ran out of space, or was killed.
+        if offset <= 0 or not 0 < size <= 2 * block_size:
+            raise PageMissingError
+        data = self._source.read_at(offset, size)
+        if len(data) < size:
+            raise PageMissingError
+        page = _unpack(data, flags, block_size)
+        if len(page) != block_size:
+            raise PageMissingError
+        return page
+
+    def _describe(self, position: int) -> tuple[int, int, int]:
+        group, rest = divmod(position, _DESCRIPTORS)
+        raw = self._descriptors.get(group)
+        if raw is None:
+            if len(self._descriptors) >= 256:
+                self._descriptors.clear()
+            size = _DESCRIPTORS * kdump.DESCRIPTOR_SIZE
+            raw = self._source.read_at(self._layout.descriptors_offset + group * size, size)
+            self._descriptors[group] = raw
+        at = rest * kdump.DESCRIPTOR_SIZE
+        if at + kdump.DESCRIPTOR_SIZE > len(raw):
+            raise PageMissingError
+        offset, size, flags, _ = self._descriptor.unpack_from(raw, at)
+        return offset, size, flags
+
+
+class SplitMemory:
+    """The parts of a split dump, together."""
+
+    def __init__(self, parts: Sequence[KdumpMemory]) -> None:
+        self._parts = parts
+
+    def read(self, address: int, size: int) -> bytes:
+        for part in self._parts:
+            if part.covers(address):
+                return part.read(address, size)
+        raise PageMissingError
+
+
+class ElfMemory:
+    """The PT_LOAD segments of an ELF core."""
+
+    def __init__(self, source: Source, layout: elf.Layout) -> None:
+        self._source = source
+        self._segments = [one for one in layout.segments if one.filesz]
+        self._starts = [one.paddr for one in self._segments]
+
+    def read(self, address: int, size: int) -> bytes:
+        at = bisect_right(self._starts, address)
+        # The kernel's own segment may overlap one of the machine's memory, so that the nearest is not always the one.
+        for segment in reversed(self._segments[max(0, at - 4) : at]):
+            within = address - segment.paddr
+            if within + size <= segment.filesz:
+                data = self._source.read_at(segment.offset + within, size)
+                if len(data) == size:
+                    return data
+        raise PageMissingError
+
+
+def of(source: Source, layout: kdump.Layout | elf.Layout, index: PageIndex | None = None) -> Memory:
+    if isinstance(layout, elf.Layout):
+        return ElfMemory(source, layout)
+    return KdumpMemory(source, layout, index)
+
+
+def _unpack(data: bytes, flags: int, size: int) -> bytes:
+    try:
+        if flags & 0x1:
+            return zlib.decompressobj().decompress(data, size)
+        if flags & 0x2:
+            return lzo.decompress(data, size)
+        if flags & 0x4:
+            return snappy.decompress(data, size)
+        if flags & 0x20:
+            return zstandard.decompress(data, size)
+    except (zlib.error, ValueError) as error:
+        raise PageMissingError from error
+    return data

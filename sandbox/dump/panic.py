@@ -1,0 +1,189 @@
+"""What a kernel log says about the end: cause, panic line, taint, hardware, uptime."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from sandbox.dump.printk import Record
+
+_KEPT: Final = 4000
+"""Lines before the end that are looked at; an oops with all CPUs' stacks is some hundreds."""
+
+_PANIC: Final = re.compile(r"Kernel panic - .*")
+_OOPS: Final = re.compile(
+    r"BUG: (?:kernel NULL pointer dereference|unable to handle).*|Unable to handle kernel.*"
+    r"|[Kk]ernel BUG at.*|Oops: .*|general protection fault.*|Internal error: .*|divide error: .*"
+    r"|Oops - .*|stack segment: .*|double fault: .*|BUG: KASAN: .*|watchdog: BUG: .*|Unhandled fault.*"
+)
+_GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oops|Oops")
+
+# What each message means. The first that is found wins; the first group is looked for in the panic line, then in the
+# last oops before it. Messages are those of Linux 2.6.32 to 6.x: kernel/panic.c, arch/*/kernel/traps.c, mm/oom_kill.c …
+_CAUSES: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE), cause)
+    for pattern, cause in (
+        (r"sysrq ?: Trigger a crash|sysrq triggered crash", "sysrq"),
+        (r"hung_task: blocked tasks", "hung-task"),
+        (r"out of memory|panic_on_oom|no killable processes", "oom"),
+        (r"soft ?lockup", "soft-lockup"),
+        (r"hard lockup", "hard-lockup"),
+        (r"RCU Stall", "rcu-stall"),
+        (r"machine check|\bMCE\b", "mce"),
+        (r"NMI: Not continuing|NMI IOCK|An NMI occurred|nmi_panic|Non maskable interrupt|NMI: IOCK", "nmi"),
+        (r"SError Interrupt", "serror"),
+        (r"Attempted to kill init", "init-killed"),
+        (r"Unable to mount root fs|No working init found|Requested init .* failed", "no-root"),
+        (r"KASAN", "kasan"),
+        (r"KFENCE", "kfence"),
+        (r"UBSAN", "ubsan"),
+        (r"panic_on_warn", "warning"),
+        (r"stack-protector|stack is corrupted|stack overflow|stack guard page", "stack-overflow"),
+        (r"NULL pointer dereference", "null-pointer"),
+        (r"list_(?:add|del) corruption", "list-corruption"),
+        (r"kernel BUG at", "bug"),
+        (r"unable to handle (?:kernel )?(?:paging request|page fault)|unable to handle kernel", "page-fault"),
+        (r"general protection", "general-protection"),
+        (r"double fault", "double-fault"),
+        (r"divide error", "divide-error"),
+        (r"invalid opcode|undefined instruction", "invalid-opcode"),
+        (r"panic forced after error|\b(?:ext4|xfs|btrfs|dm-verity)\b.*panic", "filesystem"),
+        (r"IPMI", "ipmi"),
+        (r"Fatal hardware error", "hardware-error"),
+        (r"Oops", "oops"),
+    )
+)
+
+# Letters of "Tainted:", Linux kernel/panic.c taint_flags and Documentation/admin-guide/tainted-kernels.rst. "G" stands
+# in the first column when no proprietary module is loaded and means nothing by itself.
+TAINT: Final = {
+    "P": "proprietary module was loaded",
+    "F": "module was force loaded",
+    "S": "kernel running on an out of specification system",
+    "R": "module was force unloaded",
+    "M": "processor reported a machine check exception",
+    "B": "bad page referenced or unexpected page flags",
+    "U": "taint requested by a user-space application",
+    "D": "kernel died recently, i.e. there was an oops or BUG",
+    "A": "ACPI table overridden by user",
+    "W": "kernel issued a warning",
+    "C": "staging driver was loaded",
+    "I": "workaround for a bug in platform firmware applied",
+    "O": "externally built (out-of-tree) module was loaded",
+    "E": "unsigned module was loaded",
+    "L": "soft lockup occurred",
+    "K": "kernel has been live patched",
+    "X": "auxiliary taint, defined by the distribution",
+    "T": "kernel was built with the struct randomization plugin",
+    "N": "an in-kernel test has been run",
+    "J": "userspace used a mutating debug operation in fwctl",
+}
+
+# Since 6.12 a line of its own gives the reasons, "Tainted: [W]=WARN"; the letters are in both.
+_TAINTED: Final = re.compile(r"Tainted: ([GPA-Z][A-Z ]*?)(?: +\S*\d|$)")
+_NOT_TAINTED: Final = re.compile(r"\bNot tainted\b")
+_HARDWARE: Final = re.compile(r"Hardware name: (.+)")
+_DMI: Final = re.compile(r"\bDMI: (.+)")
+_BANNER: Final = re.compile(r"^Linux version \d.*")
+_VERSION: Final = re.compile(r"(#\d+\S* .*)$")
+_RELEASE: Final = re.compile(r"^Linux version (\S+)")
+_TRIGGER: Final = re.compile(r"sysrq ?: Trigger a crash", re.IGNORECASE)
+
+
+@dataclass(slots=True, kw_only=True)
+class Findings:
+    """Of one log. Unknown is None."""
+
+    banner: str | None = None
+    release: str | None = None
+    utsname_version: str | None = None
+    cause: str | None = None
+    panic: str | None = None
+    taint: tuple[str, ...] = ()
+    hardware: str | None = None
+    uptime_seconds: float | None = None
+    lines: int = field(default=0)
+
+
+def examine(records: Iterable[Record]) -> Findings:
+    """Reads the whole log once and keeps its end."""
+    found = Findings()
+    tail: deque[str] = deque(maxlen=_KEPT)
+    last: int | None = None
+    dmi: str | None = None
+    for record in records:
+        if record.nanoseconds is not None:
+            last = max(last or 0, record.nanoseconds)
+        for raw in record.text.split(b"\n"):
+            line = _printable(raw)
+            found.lines += 1
+            tail.append(line)
+            if found.banner is None and line.startswith("Linux version "):
+                _take_banner(found, line)
+            if dmi is None and "DMI: " in line and (match := _DMI.search(line)):
+                dmi = match[1].strip()
+    found.uptime_seconds = None if last is None else round(last / 1e9, 6)
+    _conclude(found, list(tail))
+    found.hardware = found.hardware or dmi
+    return found
+
+
+def _take_banner(found: Findings, line: str) -> None:
+    match = _BANNER.search(line)
+    if match is None:
+        return
+    found.banner = match[0].rstrip()
+    release = _RELEASE.match(found.banner)
+    found.release = release[1] if release else None
+    version = _VERSION.search(found.banner)
+    found.utsname_version = version[1] if version else None
+
+
+def _conclude(found: Findings, lines: list[str]) -> None:
+    panic_at = _last(lines, _PANIC)
+    oops_at = _last(lines[:panic_at], _OOPS)
+    panic = _PANIC.search(lines[panic_at]) if panic_at is not None else None
+    oops = _OOPS.search(lines[oops_at]) if oops_at is not None else None
+    if oops_at is not None and oops is not None and oops[0].startswith("Oops"):
+        # "Oops: 0002 [#1] SMP" numbers what the line before it said.
+        before = _last(lines[max(0, oops_at - 6) : oops_at], _OOPS)
+        oops = _OOPS.search(lines[max(0, oops_at - 6) + before]) if before is not None else oops
+    trigger = _last(lines, _TRIGGER)
+    found.panic = panic[0].strip() if panic else oops[0].strip() if oops else None
+    if trigger is not None:
+        # Before 5.10 the crash that sysrq asks for was a null pointer dereference like any other.
+        found.cause = "sysrq"
+        found.panic = found.panic or lines[trigger].strip()
+    else:
+        candidates = [match[0] for match in (panic, oops) if match]
+        if panic and _GENERIC.search(panic[0]):
+            candidates.reverse()
+        found.cause = next(filter(None, map(_cause, candidates)), "other" if panic else None)
+    for line in reversed(lines):
+        if not found.taint and (tainted := _TAINTED.search(line)):
+            found.taint = tuple(TAINT.get(letter, letter) for letter in tainted[1] if letter not in "G ")
+        elif _NOT_TAINTED.search(line):
+            break
+        if found.taint:
+            break
+    for line in reversed(lines):
+        if hardware := _HARDWARE.search(line):
+            found.hardware = hardware[1].strip()
+            break
+
+
+def _cause(line: str) -> str | None:
+    return next((cause for pattern, cause in _CAUSES if pattern.search(line)), None)
+
+
+def _last(lines: list[str], pattern: re.Pattern[str]) -> int | None:
+    return next((at for at in range(len(lines) - 1, -1, -1) if pattern.search(lines[at])), None)
+
+
+def _printable(raw: bytes) -> str:
+    """One line without what could steer a terminal; the longest the kernel prints is 1 KiB."""
+    text = raw[:2048].decode("utf-8", "replace")
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)

@@ -1,0 +1,197 @@
+"""The kernel log, walked in the dump's memory. Three generations, each described by VMCOREINFO.
+
+* printk_ringbuffer, from 5.10: descriptors, infos and text in three rings (kernel/printk/printk_ringbuffer.h).
+* printk_log, 3.5 to 5.9, called `log` before 3.11 and in RHEL 7: records one behind the other (kernel/printk/printk.c).
+* before 3.5: plain text in one ring of bytes, with `<level>` before each line (kernel/printk.c).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.dump import vmcoreinfo
+from sandbox.dump.header import PageMissingError
+from sandbox.dump.translation import KernelMemory
+
+_MOST_TEXT: Final = 32 << 20
+"""Largest ring that is read; log_buf_len= goes up to 2 GiB, but nobody's does."""
+
+_MOST_RECORDS: Final = 1 << 20
+_LONGEST_RECORD: Final = 1 << 16
+
+_STATE_BITS: Final = 2
+_COMMITTED: Final = 1
+_FINALIZED: Final = 2
+
+_LEVEL: Final = re.compile(rb"^<\d{1,3}>", re.MULTILINE)
+_TIME: Final = re.compile(rb"^\[ *(\d+)\.(\d{6})\] ?")
+
+
+class LogMissingError(Exception):
+    """The log's pages are not in the dump, or VMCOREINFO does not describe it. Caught inside this package."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One message of the kernel log."""
+
+    nanoseconds: int | None
+    """Since boot; None where the kernel logged without times."""
+    text: bytes
+    """May hold several lines, and anything a driver printed; not made harmless."""
+
+    def lines(self) -> list[bytes]:
+        """As dmesg prints it: every line with the time in front."""
+        if self.nanoseconds is None:
+            return self.text.split(b"\n")
+        micros = self.nanoseconds // 1000
+        prefix = b"[%5d.%06d] " % (micros // 1_000_000, micros % 1_000_000)
+        return [prefix + line for line in self.text.split(b"\n")]
+
+
+def records(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
+    """The log, oldest message first. Raises `LogMissingError` before the first record when there is none to be had.
+
+    Records whose pages are missing are left out.
+    """
+    try:
+        if vmcoreinfo.symbol(info, "prb") is not None:
+            yield from _ringbuffer(kernel, info)
+        elif vmcoreinfo.symbol(info, "log_first_idx") is not None:
+            yield from _printk_log(kernel, info)
+        elif vmcoreinfo.symbol(info, "log_end") is not None:
+            yield from _bytes_ring(kernel, info)
+        else:
+            raise LogMissingError("VMCOREINFO does not say where the log is")
+    except PageMissingError as error:
+        raise LogMissingError("the log's pages are not in the dump") from error
+
+
+def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
+    def at(name: str) -> int:
+        return _needed(vmcoreinfo.offset(info, name), name)
+
+    ring = kernel.pointer(_needed(vmcoreinfo.symbol(info, "prb"), "prb"))
+    descriptors = ring + at("printk_ringbuffer.desc_ring")
+    texts = ring + at("printk_ringbuffer.text_data_ring")
+    counter = at("atomic_long_t.counter")
+    count_bits = kernel.integer(descriptors + at("prb_desc_ring.count_bits"), 4)
+    size_bits = kernel.integer(texts + at("prb_data_ring.size_bits"), 4)
+    if not 0 < count_bits <= 24 or not 0 < size_bits <= 31:
+        raise LogMissingError("the log's ring buffer is damaged")
+    count, size = 1 << count_bits, 1 << size_bits
+    descs = kernel.pointer(descriptors + at("prb_desc_ring.descs"))
+    infos = kernel.pointer(descriptors + at("prb_desc_ring.infos"))
+    data = kernel.pointer(texts + at("prb_data_ring.data"))
+    head = kernel.pointer(descriptors + at("prb_desc_ring.head_id") + counter)
+    tail = kernel.pointer(descriptors + at("prb_desc_ring.tail_id") + counter)
+
+    desc_size = _needed(vmcoreinfo.size(info, "prb_desc"), "prb_desc")
+    info_size = _needed(vmcoreinfo.size(info, "printk_info"), "printk_info")
+    state = at("prb_desc.state_var") + counter
+    block = at("prb_desc.text_blk_lpos")
+    begin_at, next_at = block + at("prb_data_blk_lpos.begin"), block + at("prb_data_blk_lpos.next")
+    time_at, length_at = at("printk_info.ts_nsec"), at("printk_info.text_len")
+    if max(desc_size, info_size) > 4096 or max(state, begin_at, next_at) + 8 > desc_size or time_at + 8 > info_size:
+        raise LogMissingError("VMCOREINFO contradicts itself about the log")
+
+    ids = (1 << (64 - _STATE_BITS)) - 1
+    for step in range(min(((head - tail) & ids) + 1, count, _MOST_RECORDS)):
+        number = (tail + step) & ids
+        index = number % count
+        try:
+            desc = kernel.read(descs + index * desc_size, desc_size)
+            found = int.from_bytes(desc[state : state + 8], "little")
+            if found & ids != number or found >> 62 not in {_COMMITTED, _FINALIZED}:
+                continue
+            begin = int.from_bytes(desc[begin_at : begin_at + 8], "little") % size
+            end = int.from_bytes(desc[next_at : next_at + 8], "little") % size
+            about = kernel.read(infos + index * info_size, info_size)
+            length = int.from_bytes(about[length_at : length_at + 2], "little")
+            text = b""
+            if begin != end and length:
+                # A block that did not fit before the end of the ring starts at its beginning instead. Blocks without
+                # data have begin == end, both odd. Each block starts with its descriptor's id, 8 bytes.
+                begin = 8 if begin > end else begin + 8
+                text = kernel.read(data + begin, max(0, min(length, end - begin)))
+        except PageMissingError:
+            continue
+        yield Record(nanoseconds=int.from_bytes(about[time_at : time_at + 8], "little"), text=text)
+
+
+def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
+    name = "printk_log" if vmcoreinfo.size(info, "printk_log") is not None else "log"
+    header = _needed(vmcoreinfo.size(info, name), name)
+    time_at, length_at, text_at = (
+        _needed(vmcoreinfo.offset(info, f"{name}.{field}"), field) for field in ("ts_nsec", "len", "text_len")
+    )
+    if not 16 <= header <= 256 or max(time_at + 8, length_at + 2, text_at + 2) > header:
+        raise LogMissingError("VMCOREINFO contradicts itself about the log")
+    buffer, size = _log_buf(kernel, info)
+    at = _variable(kernel, info, "log_first_idx", 4)
+    end = _variable(kernel, info, "log_next_idx", 4)
+    walked = 0
+    # `walked` ends the walk of a corrupted ring that never meets `end`.
+    while at != end and walked <= size and at + header <= size:
+        try:
+            record = kernel.read(buffer + at, header)
+            length = int.from_bytes(record[length_at : length_at + 2], "little")
+            if length == 0:
+                # Not enough room was left before the end of the ring.
+                if at == 0:
+                    return
+                at = 0
+                walked += header
+                continue
+            text_length = int.from_bytes(record[text_at : text_at + 2], "little")
+            text = kernel.read(buffer + at + header, min(text_length, max(0, length - header)))
+        except PageMissingError:
+            return
+        yield Record(nanoseconds=int.from_bytes(record[time_at : time_at + 8], "little"), text=text)
+        at += length
+        walked += length
+
+
+def _bytes_ring(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
+    buffer, size = _log_buf(kernel, info)
+    # log_end became 32 bits wide with 2.6.25; VMCOREINFO came with 2.6.24, whose upper half is 0 for 4 GiB of log.
+    end = _variable(kernel, info, "log_end", 4)
+    if end > size:
+        start = end & (size - 1)
+        text = kernel.read(buffer + start, size - start) + kernel.read(buffer, start)
+    else:
+        text = kernel.read(buffer, end)
+    yield from from_text(text)
+
+
+def from_text(text: bytes) -> Iterator[Record]:
+    """Records of a log that was kept, or saved, as text."""
+    for line in _LEVEL.sub(b"", text.strip(b"\0")).splitlines():
+        found = _TIME.match(line)
+        if found:
+            yield Record(
+                nanoseconds=int(found[1][:12]) * 1_000_000_000 + int(found[2]) * 1000, text=line[found.end() :]
+            )
+        else:
+            yield Record(nanoseconds=None, text=line)
+
+
+def _log_buf(kernel: KernelMemory, info: Mapping[str, str]) -> tuple[int, int]:
+    buffer = kernel.pointer(_needed(vmcoreinfo.symbol(info, "log_buf"), "log_buf"))
+    size = _variable(kernel, info, "log_buf_len", 4)
+    if not 0 < size <= _MOST_TEXT:
+        raise LogMissingError("the log's size makes no sense")
+    return buffer, size
+
+
+def _variable(kernel: KernelMemory, info: Mapping[str, str], name: str, size: int) -> int:
+    return kernel.integer(_needed(vmcoreinfo.symbol(info, name), name), size)
+
+
+def _needed(value: int | None, name: str) -> int:
+    if value is None or value < 0:
+        raise LogMissingError(f"VMCOREINFO lacks {name}")
+    return value
