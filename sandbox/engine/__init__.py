@@ -165,7 +165,8 @@ class Engine(Protocol):
     ) -> Iterator[str]:
         """Builds the tar `context`, Containerfile at its root, with the host's network, and yields lines of output.
 
-        Raises `ImageBuildFailed` with the last 20 lines; a failed or abandoned build leaves no container behind.
+        Raises `ImageBuildFailed` with the last 20 lines. A failed build leaves nothing behind. An abandoned one is
+        stopped; on Podman (4.3) only when the command it is at has ended, or when the private service ends.
         """
 
     def remove_image(self, ref: str) -> None:

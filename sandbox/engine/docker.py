@@ -296,8 +296,11 @@ class DockerEngine:
             except docker.errors.NotFound:
                 return
             except docker.errors.APIError as error:
-                if error.status_code != requests.codes.conflict:  # its own auto-remove is at it
+                if error.status_code != requests.codes.conflict:
                     raise
+                # Its auto-remove, or another caller, is at it: wait for that.
+                with contextlib.suppress(docker.errors.NotFound):
+                    self._api.wait(ident, condition="removed")
 
     def close(self) -> None:
         self._client.close()

@@ -161,8 +161,23 @@ class PodmanEngine:
             messages.fail(f"{ref} cannot be built", str(error))
 
     def remove_image(self, ref: str) -> None:
+        path = f"/images/{urllib.parse.quote(ref, safe='')}"
         with self._asking(f"remove {ref}"), contextlib.suppress(podman.errors.NotFound, podman.errors.ImageNotFound):
-            self._call("delete", f"/images/{urllib.parse.quote(ref, safe='')}")
+            try:
+                self._call("delete", path)
+            except podman.errors.APIError as error:
+                if error.status_code != requests.codes.conflict or not self._remove_working_containers(ref):
+                    raise
+                self._call("delete", path)
+
+    def _remove_working_containers(self, ref: str) -> bool:
+        """Removes what abandoned builds left on image `ref`: Podman 4.3 forgets them, and they keep it in use."""
+        image = self.image(ref)
+        known = self._call("get", "/containers/json", params={"all": True, "external": True}).json()
+        left = [one["Id"] for one in known if one["State"] == "storage" and image and one["ImageID"] == image.id]
+        for ident in left:
+            self._call("delete", f"/containers/{ident}", params={"force": True, "timeout": 0})
+        return bool(left)
 
     # Containers
 
@@ -262,8 +277,11 @@ class PodmanEngine:
         with self._asking("look at a container"):
             try:
                 found = self._call("get", f"/containers/{urllib.parse.quote(ident, safe='')}/json").json()
-            except podman.errors.NotFound:
-                return None
+            except podman.errors.APIError as error:
+                # Podman 4.3 answers 500 for one that goes while it is looked at.
+                if isinstance(error, podman.errors.NotFound) or "no such container" in str(error.explanation):
+                    return None
+                raise
         state = found["State"]
         return Container(
             id=found["Id"],
@@ -358,8 +376,12 @@ class PodmanEngine:
             return int(self._call("post", f"/containers/{ident}/wait").text)
 
     def remove(self, ident: str) -> None:
-        with self._asking("remove a container"), contextlib.suppress(podman.errors.NotFound):
-            self._call("delete", f"/containers/{ident}", params={"force": True, "v": True, "timeout": 0})
+        with self._asking("remove a container"):
+            try:
+                self._call("delete", f"/containers/{ident}", params={"force": True, "volumes": True, "timeout": 0})
+            except podman.errors.APIError as error:
+                if not isinstance(error, podman.errors.NotFound) and "no such container" not in str(error.explanation):
+                    raise
 
     def close(self) -> None:
         self._client.close()

@@ -30,7 +30,7 @@ exec 3<&0 </dev/null
     read -r _ <&3
     [ "$(cat /proc/$$/comm 2>/dev/null)" = "$2" ] && kill "$$"
     rm -f "$1"
-    for _ in 1 2 3 4 5; do
+    for _ in $(seq 20); do
         sleep 1
         [ "$(cat /proc/$$/comm 2>/dev/null)" = "$2" ] || exit 0
     done
@@ -50,7 +50,10 @@ _count = itertools.count()
 class Service:
     """A process that serves a socket of its own."""
 
-    def __init__(self, argv: Sequence[str], socket: Path, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], socket: Path, *, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> None:
+        """`prefix` is a command that runs all of it as another user, e.g. sudo: only they may end the service."""
         self.socket = socket
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the service
         self._name = Path(argv[0]).name
@@ -58,7 +61,7 @@ class Service:
         try:
             # A session of its own: Ctrl-C in the terminal is for vmbox, which still has containers to remove.
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _LEASH, "vmbox-service", str(socket), self._name, *argv],
+                [*prefix, "/bin/sh", "-c", _LEASH, "vmbox-service", str(socket), self._name, *argv],
                 stdin=read_end,
                 stdout=self._log,
                 stderr=self._log,
@@ -93,7 +96,7 @@ class Service:
         os.close(self._leash)
         self._leash = -1
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=25)
         self._log.close()
 
 
@@ -113,11 +116,10 @@ def start_podman(*, own_storage: bool = False) -> Service:
     if not podman:
         raise EngineNotFound("no podman command was found")
     socket = private_socket("podman")
-    environment = _podman_environment()
-    if own_storage or _storage_conf().exists():
-        environment |= _own_storage()
+    storage = _own_storage() if own_storage or _own_storage_root().exists() else []
     # --time 0: idle for as long as a download takes. The leash ends it.
-    service = Service([podman, "system", "service", "--time", "0", f"unix://{socket}"], socket, env=environment)
+    argv = [podman, *storage, "system", "service", "--time", "0", f"unix://{socket}"]
+    service = Service(argv, socket, env=_podman_environment())
     service.wait_until_up()
     return service
 
@@ -136,34 +138,40 @@ def start_tunnel(target: str, port: int | None, remote_socket: str) -> Service:
 
 
 def _podman_environment() -> dict[str, str]:
-    """CONTAINERS_CONF for hosts where Podman's defaults cannot start a container; empty where they can.
+    """CONTAINERS_CONF where Podman's defaults cannot start a container; empty where they can, or the user set one.
 
     The file keeps its name and is never removed: containers outlive the service, and the clean-up that Podman runs
     when one ends reads it again.
     """
-    if "CONTAINERS_CONF" in os.environ:
+    text = containers_conf(rootless=os.geteuid() != 0)
+    if not text or "CONTAINERS_CONF" in os.environ:
         return {}
+    path = paths.runtime_dir() / "containers.conf"
+    _write(path, text)
+    return {"CONTAINERS_CONF": str(path)}
+
+
+def containers_conf(*, rootless: bool) -> str:
+    """The settings Podman needs on a host it does not expect; empty on one it does."""
     containers, engine = [], []
     cgroup = Path("/sys/fs/cgroup")
     hybrid = (cgroup / "unified").is_dir() and not (cgroup / "cgroup.controllers").exists()
-    if hybrid and shutil.which("runc"):
+    if hybrid and shutil.which("runc", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
         engine.append('runtime = "runc"')  # crun 1.8: "cgroups in hybrid mode not supported"
     if not Path("/run/systemd/system").is_dir():
         engine.append('cgroup_manager = "cgroupfs"')  # the default asks systemd, over D-Bus
-    if os.geteuid() == 0 and not _has_sys_resource():
+    if not rootless and not _has_sys_resource():
         # Rootful Podman raises these to the kernel's maximum: "setrlimit … Operation not permitted" without the right.
         limits = {"nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1]}
         # The service lowers its own to pid_max (Podman 4.3), and cannot give back more than that.
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
         processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
         limits["nproc"] = pid_max if processes == resource.RLIM_INFINITY else min(pid_max, processes)
-        ulimits = [f"{name}={hard}:{hard}" for name, hard in limits.items()]
-        containers.append(f"default_ulimits = {json.dumps(ulimits)}")
+        containers.append(f"default_ulimits = {json.dumps([f'{name}={hard}:{hard}' for name, hard in limits.items()])}")
     if not containers and not engine:
-        return {}
-    path = paths.runtime_dir() / "containers.conf"
-    _write(path, "\n".join(["[containers]", *containers, "[engine]", *engine, ""]))
-    return {"CONTAINERS_CONF": str(path)}
+        return ""
+    engine.append("exit_command_delay = 10")  # seconds; each exec leaves two conmon processes for so long, else 300
+    return "\n".join(["[containers]", *containers, "[engine]", *engine, ""])
 
 
 def _has_sys_resource() -> bool:
@@ -174,27 +182,28 @@ def _has_sys_resource() -> bool:
     return True
 
 
-def _storage_conf() -> Path:
-    return paths.state_dir() / "podman" / "storage.conf"
+def _own_storage_root() -> Path:
+    return paths.state_dir() / "podman"
 
 
-def _own_storage() -> dict[str, str]:
-    """CONTAINERS_STORAGE_CONF with overlay, for users whose Podman would copy every layer in full (vfs)."""
-    path = _storage_conf()
-    lines = [
-        "[storage]",
-        'driver = "overlay"',
-        f"graphroot = {json.dumps(str(path.parent / 'storage'))}",
-        f"runroot = {json.dumps(str(paths.runtime_dir() / 'podman'))}",
-    ]
-    if not native_overlay():
-        lines += ["[storage.options.overlay]", f"mount_program = {json.dumps(shutil.which('fuse-overlayfs'))}"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, "\n".join([*lines, ""]))
-    return {"CONTAINERS_STORAGE_CONF": str(path)}
+def _own_storage() -> list[str]:
+    """Options for storage with overlay, for users whose Podman would copy every layer in full (vfs).
+
+    Options, not storage.conf: Podman's database, once made, overrides the file and keeps a user at vfs for good.
+    """
+    root = _own_storage_root()
+    root.mkdir(parents=True, exist_ok=True)
+    # Podman keeps to the run root its database was made with, so the first one is remembered.
+    remembered = root / "runroot"
+    if not remembered.exists():
+        _write(remembered, str(paths.runtime_dir() / "podman"))
+    options = ["--root", str(root / "storage"), "--runroot", remembered.read_text(), "--storage-driver", "overlay"]
+    if not _native_overlay():
+        options += ["--storage-opt", f"overlay.mount_program={shutil.which('fuse-overlayfs')}"]
+    return options
 
 
-def native_overlay() -> bool:
+def _native_overlay() -> bool:
     """Whether an unprivileged user namespace can mount overlay: Linux 5.11, 5.13 with SELinux."""
     major, minor = os.uname().release.split(".")[:2]
     return (int(major), int("".join(filter(str.isdigit, minor)) or 0)) >= (5, 13)
@@ -202,7 +211,7 @@ def native_overlay() -> bool:
 
 def can_own_storage() -> bool:
     """Whether storage with overlay would work where Podman chose vfs."""
-    return native_overlay() or (shutil.which("fuse-overlayfs") is not None and os.access("/dev/fuse", os.W_OK))
+    return _native_overlay() or (shutil.which("fuse-overlayfs") is not None and os.access("/dev/fuse", os.W_OK))
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,0 +1,73 @@
+"""Fixtures of all tests: real engines, shared by the whole run.
+
+`docker_engine`, `podman_rootful` and `podman_rootless` are one `EngineUnderTest` each; `engine` runs a test on all
+three. A test that takes one of them is marked `engine` by itself. With CI=true an engine that cannot be had, and any
+other reason to skip such a test, is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import engines
+from engines import EngineUnderTest
+
+CI = os.environ.get("CI") == "true"
+_FIXTURES = {"docker_engine", "podman_rootful", "podman_rootless", "engine"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.engine)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    needs_engine = item.get_closest_marker("engine") or item.get_closest_marker("e2e")
+    if CI and report.skipped and needs_engine and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not allow a test that needs an engine: {report.longrepr}"
+    return report
+
+
+@contextmanager
+def _started(name: str) -> Iterator[EngineUnderTest]:
+    engine = engines.ENGINES[name]()
+    try:
+        under_test = next(engine)
+    except Exception as error:  # noqa: BLE001 - whatever the reason, the engine is not there
+        (pytest.fail if CI else pytest.skip)(f"{name}: {error}")
+    try:
+        yield under_test
+    finally:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[EngineUnderTest]:
+    with _started("docker") as under_test:
+        yield under_test
+
+
+@pytest.fixture(scope="session")
+def podman_rootful() -> Iterator[EngineUnderTest]:
+    with _started("podman-rootful") as under_test:
+        yield under_test
+
+
+@pytest.fixture(scope="session")
+def podman_rootless() -> Iterator[EngineUnderTest]:
+    with _started("podman-rootless") as under_test:
+        yield under_test
+
+
+@pytest.fixture(scope="session", params=["docker_engine", "podman_rootful", "podman_rootless"])
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    """Each of the three engines."""
+    return request.getfixturevalue(request.param)

@@ -1,0 +1,285 @@
+"""Real engines for the tests: Docker, rootful Podman, rootless Podman, each started here unless a dockerd answers.
+
+Storage lies below `cache_root()` and is kept between runs; sockets and run-time state do not outlive the run. The
+services are on the leash of `sandbox.engine.service`: they end with pytest however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sandbox.engine import Engine, connect
+from sandbox.engine.detection import reachable
+from sandbox.engine.service import Service, containers_conf
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+USER = "vmbox-test"
+"""Runs rootless Podman when the tests themselves run as root."""
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineUnderTest:
+    name: str
+    """docker, podman-rootful or podman-rootless."""
+    url: str
+    engine: Engine
+    env: Mapping[str, str]
+    """All of the environment that a vmbox subprocess needs; VMBOX_ENGINE and the VMBOX_*_DIR among it."""
+    vmbox: Sequence[str]
+    """The vmbox command as the engine's user: append arguments."""
+    uid: int
+    gid: int
+    """Who "the caller" is to this engine."""
+    base: Path
+    _fresh: list[int] = field(default_factory=list)
+
+    def directory(self) -> Path:
+        """A new directory that belongs to the engine's user, below parents they can pass. Gone after the run."""
+        self._fresh.append(0)
+        path = self.base / f"d{len(self._fresh)}"
+        path.mkdir(mode=0o755)
+        os.chown(path, self.uid, self.gid)
+        return path
+
+    def run(self, *args: str, **kwargs: object) -> subprocess.CompletedProcess[bytes]:
+        """`vmbox ARGS`, output captured."""
+        options = {"capture_output": True, "timeout": 600, "stdin": subprocess.DEVNULL, **kwargs}
+        return subprocess.run([*self.vmbox, *args], env=dict(self.env), check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def cache_root() -> Path:
+    """$VMBOX_TEST_CACHE, else `.cache/` in the checkout when the test user can reach it, else a place in /var/tmp."""
+    if given := os.environ.get("VMBOX_TEST_CACHE"):
+        root = Path(given).absolute()
+    elif all(parent.stat().st_mode & 0o001 for parent in (CHECKOUT, *CHECKOUT.parents)):
+        root = CHECKOUT / ".cache" / "test"
+    else:
+        root = Path(f"/var/tmp/vmbox-test-{os.getuid()}")
+    root.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return root
+
+
+def docker() -> Iterator[EngineUnderTest]:
+    for url in (os.environ.get("DOCKER_HOST", ""), "unix:///run/docker.sock"):
+        if url.startswith("unix://") and reachable(Path(url.removeprefix("unix://"))):
+            with _base("docker") as base:
+                yield from _engine("docker", url, base)
+            return
+    daemon = shutil.which("dockerd", path=PATH)
+    if not daemon:
+        raise FileNotFoundError("dockerd is not installed")
+    with _base("docker") as base:
+        data, run = cache_root() / "docker", base / "exec"
+        socket = base / "docker.sock"
+        argv = [daemon, "--host", f"unix://{socket}", "--data-root", str(data), "--exec-root", str(run)]
+        argv += ["--pidfile", str(base / "dockerd.pid"), "--group", str(os.getgid())]
+        # No bridge and no packet filter of its own: vmbox uses the host's network or none.
+        argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        with _cleaned(base, data), _served(Service(argv, socket, env={"PATH": PATH}, prefix=_sudo())):
+            try:
+                yield from _engine("docker", f"unix://{socket}", base)
+            finally:
+                _remove_containers(f"unix://{socket}")
+
+
+def podman_rootful() -> Iterator[EngineUnderTest]:
+    with _base("podman-rootful") as base:
+        storage = cache_root() / "podman"
+        yield from _podman(
+            "podman-rootful", base, storage, prefix=_sudo(), uid=os.getuid(), gid=os.getgid(), rootless=False
+        )
+
+
+def podman_rootless() -> Iterator[EngineUnderTest]:
+    with _base("podman-rootless") as base:
+        if os.getuid() != 0:
+            prefix: Sequence[str] = ()
+            uid, gid = os.getuid(), os.getgid()
+        else:
+            user = _test_user()
+            uid, gid = user.pw_uid, user.pw_gid
+            prefix = _as_user(uid, gid)
+        storage = cache_root() / "podman-rootless"
+        storage.mkdir(mode=0o755, exist_ok=True)
+        os.chown(storage, uid, gid)
+        yield from _podman("podman-rootless", base, storage, prefix=prefix, uid=uid, gid=gid, rootless=True)
+
+
+def _podman(
+    name: str, base: Path, storage: Path, *, prefix: Sequence[str], uid: int, gid: int, rootless: bool
+) -> Iterator[EngineUnderTest]:
+    podman = shutil.which("podman", path=PATH)
+    if not podman:
+        raise FileNotFoundError("podman is not installed")
+    run = base / "run"
+    run.mkdir(mode=0o700)
+    os.chown(run, uid, gid)
+    env = {"PATH": PATH, "HOME": str(run), "XDG_RUNTIME_DIR": str(run), "TMPDIR": str(run)}
+    if text := containers_conf(rootless=rootless):
+        (base / "containers.conf").write_text(text)
+        env["CONTAINERS_CONF"] = str(base / "containers.conf")
+    socket = run / "podman.sock"
+    argv = [podman, "--root", str(storage), "--runroot", str(run / "c"), "--tmpdir", str(run / "t")]
+    argv += ["--storage-driver", "overlay", "system", "service", "--time", "0", f"unix://{socket}"]
+    if prefix and not rootless:
+        prefix = [*prefix, "env", *(f"{key}={value}" for key, value in env.items())]
+    # Podman keeps the run root it first saw in its database, and this one is new in every run.
+    for stale in ("libpod/bolt_state.db", "db.sql"):
+        (storage / stale).unlink(missing_ok=True)
+    with _cleaned(base, storage), _served(Service(argv, socket, env=env, prefix=prefix)):
+        if prefix and not rootless:
+            subprocess.run(["sudo", "-n", "chown", f"{uid}:{gid}", str(socket)], check=True)
+        try:
+            yield from _engine(name, f"unix://{socket}", base, prefix=prefix if rootless else (), uid=uid, gid=gid)
+        finally:
+            _remove_containers(f"unix://{socket}")
+
+
+def _engine(
+    name: str, url: str, base: Path, *, prefix: Sequence[str] = (), uid: int | None = None, gid: int | None = None
+) -> Iterator[EngineUnderTest]:
+    uid, gid = os.getuid() if uid is None else uid, os.getgid() if gid is None else gid
+    env = {"PATH": PATH, "HOME": str(base / "home"), "LC_ALL": "C.UTF-8", "TERM": "xterm", "VMBOX_ENGINE": url}
+    for key in (
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "CI",
+    ):
+        if key in os.environ:
+            env[key] = os.environ[key]
+    kept = cache_root() / ("user" if prefix else "caller")
+    for key, path in {
+        "HOME": base / "home",
+        "XDG_RUNTIME_DIR": base / "xdg",
+        "VMBOX_RUNTIME_DIR": base / "runtime",
+        "VMBOX_STATE_DIR": base / "state",
+        "VMBOX_CONFIG_DIR": base / "config",
+        "VMBOX_CACHE_DIR": kept,
+    }.items():
+        path.mkdir(mode=0o700, exist_ok=True)
+        os.chown(path, uid, gid)
+        env[key] = str(path)
+    with contextlib.ExitStack() as stack:
+        command, more = _command(stack, base, prefix)
+        engine = stack.enter_context(contextlib.closing(connect(url)))
+        yield EngineUnderTest(
+            name=name, url=url, engine=engine, env={**env, **more}, vmbox=command, uid=uid, gid=gid, base=base
+        )
+
+
+_ENTRY = "import sys; from sandbox.cli import main; sys.exit(main())"
+
+
+def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The vmbox of this checkout for `prefix`'s user, who may not be able to reach checkout or interpreter."""
+    if not prefix:
+        return [sys.executable, "-c", _ENTRY], {}
+    packages = Path(next(path for path in sys.path if path.endswith("site-packages")))
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    roots = [CHECKOUT, packages]
+    for interpreter in (sys.executable, f"/usr/bin/python{version}"):
+        probe = [*prefix, interpreter, "-c", "import sys; print(open(sys.argv[1]))", str(CHECKOUT / "pyproject.toml")]
+        if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+            return [*prefix, interpreter, "-c", _ENTRY], {"PYTHONPATH": ":".join(map(str, roots))}
+    mounted = []
+    for number, root in enumerate(roots):
+        target = base / f"python{number}"
+        target.mkdir()
+        subprocess.run(["mount", "--bind", "-o", "ro", str(root), str(target)], check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", str(target)], check=False)
+        mounted.append(str(target))
+    return [*prefix, f"/usr/bin/python{version}", "-c", _ENTRY], {"PYTHONPATH": ":".join(mounted)}
+
+
+@contextlib.contextmanager
+def _base(name: str) -> Iterator[Path]:
+    """A directory with a short path, for sockets, that every user can pass."""
+    base = Path(tempfile.mkdtemp(prefix=f"vmbox-{name}-", dir="/var/tmp"))
+    base.chmod(0o755)
+    try:
+        yield base
+    finally:
+        subprocess.run([*_sudo(), "rm", "-rf", "--one-file-system", str(base)], check=False)
+
+
+@contextlib.contextmanager
+def _served(service: Service) -> Iterator[None]:
+    try:
+        service.wait_until_up()
+        yield
+    finally:
+        service.close()
+
+
+@contextlib.contextmanager
+def _cleaned(base: Path, storage: Path) -> Iterator[None]:
+    """Whatever happened, no process and no mount of the engine stays."""
+    try:
+        yield
+    finally:
+        _end_monitors(base)
+        _unmount_below(base, storage)
+
+
+def _remove_containers(url: str) -> None:
+    with contextlib.closing(connect(url)) as engine:
+        for container in engine.containers({}):
+            engine.remove(container.id)
+
+
+def _unmount_below(*roots: Path) -> None:
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in sorted(mounts, reverse=True):
+        if any(Path(point) == root or root in Path(point).parents for root in roots):
+            subprocess.run([*_sudo(), "umount", "--lazy", point], check=False)
+
+
+def _end_monitors(base: Path) -> None:
+    """Ends what Podman leaves for minutes: a conmon pair for each exec, to tell its exit code to who may ask."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"{base}/run/".encode() in (entry / "cmdline").read_bytes():
+                subprocess.run([*_sudo(), "kill", "-KILL", entry.name], check=False)
+
+
+def _sudo() -> list[str]:
+    return [] if os.getuid() == 0 else ["sudo", "-n"]
+
+
+def _as_user(uid: int, gid: int) -> list[str]:
+    return ["setpriv", "--reuid", str(uid), "--regid", str(gid), "--init-groups", "--"]
+
+
+def _test_user() -> pwd.struct_passwd:
+    try:
+        user = pwd.getpwnam(USER)
+    except KeyError:
+        subprocess.run(["useradd", "--no-create-home", "--shell", "/usr/sbin/nologin", USER], check=True)
+        user = pwd.getpwnam(USER)
+    for kind in ("uid", "gid"):
+        ranges = Path(f"/etc/sub{kind}")
+        if not ranges.exists() or f"{USER}:" not in ranges.read_text():
+            subprocess.run(["usermod", f"--add-sub{kind}s", "2000000-2065535", USER], check=True)
+    return user
+
+
+ENGINES: Mapping[str, Callable[[], Iterator[EngineUnderTest]]] = {
+    "docker": docker,
+    "podman-rootful": podman_rootful,
+    "podman-rootless": podman_rootless,
+}
