@@ -135,11 +135,11 @@ def shell(
     quiet: Quiet = False,
 ) -> None:
     """Open crash's own prompt on a dump. Does not disturb the warm crash of `vmbox run`."""
-    from sandbox.opening import Wishes, open_dump
+    from sandbox.opening import Wishes, case_of
     from sandbox.shell import interactive
 
     reporter = render.reporter(quiet=quiet)
-    case = open_dump(vmcore, Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force), reporter)
+    case = case_of(vmcore, Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force), reporter)
     raise typer.Exit(interactive(case))
 
 
@@ -209,6 +209,8 @@ def main() -> None:
 def _ending() -> Iterator[None]:
     try:
         yield
+    except typer.Exit:
+        raise
     except VmboxError as problem:
         render.error(problem)
         sys.exit(problem.exit_code)
@@ -220,6 +222,16 @@ def _ending() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         # What a shell reports of a program that SIGPIPE ended.
         sys.exit(141)
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, NameError) as problem:
+        if os.environ.get("VMBOX_DEBUG"):
+            raise
+        render.error(
+            VmboxError(
+                f"internal error: {type(problem).__name__}: {problem}",
+                hint="set VMBOX_DEBUG=1 for the traceback, and report it together with the output of vmbox doctor",
+            )
+        )
+        sys.exit(VmboxError.exit_code)
 
 
 def _read_lines(file: Path) -> Iterator[str]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sandbox import case as cases, render
+from sandbox import render
 from sandbox.errors import SessionDied
-from sandbox.model import Case
-from sandbox.opening import Wishes, open_dump
+from sandbox.opening import Wishes, case_of
 from sandbox.progress import Reporter
 from sandbox.session import Session
 
@@ -65,10 +64,10 @@ def run_all(
 def _session(dump: Path, wishes: Wishes, reporter: Reporter) -> Session:
     """A session with crash at its prompt."""
     try:
-        session = Session(_find(dump, wishes) or open_dump(dump, wishes, reporter), reporter)
+        session = Session(case_of(dump, wishes, reporter), reporter)
     except SessionDied:
         # It ended between being found and being used, e.g. by its idle timer.
-        session = Session(open_dump(dump, wishes, reporter), reporter)
+        session = Session(case_of(dump, wishes, reporter), reporter)
     try:
         said = session.start()
     except BaseException:
@@ -77,16 +76,3 @@ def _session(dump: Path, wishes: Wishes, reporter: Reporter) -> Session:
     if said.strip():
         render.note(render.visible(said.decode(errors="replace")).strip("\n"))
     return session
-
-
-def _find(dump: Path, wishes: Wishes) -> Case | None:
-    """The open case, unless the user wants something of it that it is not."""
-    try:
-        found = cases.find(dump, engine=wishes.engine)
-    except OSError:
-        # No such file, no permission: identifying it says so properly.
-        return None
-    if found is not None and wishes.of_case() not in {"", found.asked}:
-        cases.close(found)
-        return None
-    return found

@@ -38,8 +38,23 @@ class Wishes:
         return " ".join(f"{name}={value}" for name, value in asked.items() if value)
 
 
+def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
+    """The case of a dump as the user wants it: the open one if it is like that, else a new one."""
+    try:
+        found = cases.find(dump, engine=wishes.engine)
+    except OSError:
+        # No such file, no permission: identifying it says so properly.
+        found = None
+    if found is not None and wishes.of_case() in {"", found.asked}:
+        return found
+    if found is not None:
+        reporter.notice(f"closing the open case, which is not {wishes.of_case()}")
+        cases.close(found)
+    return open_dump(dump, wishes, reporter)
+
+
 def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
-    """The open case of a dump: the one there is, else a new one."""
+    """Opens a case of a dump, with what has to be fetched and built for it."""
     from sandbox.dump import identify
     from sandbox.profiles import select
 
