@@ -25,6 +25,7 @@ _INCOMPLETE: Final = 0x1
 
 _MOST_SEGMENTS: Final = 100_000
 _NOTES_LIMIT: Final = 16 << 20
+_MOST_NOTE_SEGMENTS: Final = 4
 _NO_OFFSET: Final = 1 << 63
 """QEMU writes -1 as the offset of a segment that its filter left out."""
 
@@ -106,8 +107,7 @@ def parse(source: Source, name: str) -> tuple[Header, Layout]:
     )
     loads: list[Segment] = []
     need = phoff + phnum * entry
-    user_notes: set[int] = set()
-    cpus = 0
+    sections: list[tuple[int, int]] = []
     for fields in struct.iter_unpack(
         code + ("IIQQQQQQ" if bits == 64 else "IIIIIIII"), table[: len(table) - len(table) % entry]
     ):
@@ -121,26 +121,34 @@ def parse(source: Source, name: str) -> tuple[Header, Layout]:
             need = max(need, offset + filesz)
         if segment == _PT_LOAD:
             loads.append(Segment(paddr=paddr, vaddr=vaddr, offset=offset, filesz=filesz, memsz=memsz))
-            continue
-        for note in notes.iterate(source.read_at(offset, min(filesz, _NOTES_LIMIT)), order):
-            if note.name == "CORE" and note.type == notes.NT_PRSTATUS:
-                cpus += 1
-            elif note.name == "CORE" and note.type in {notes.NT_PRPSINFO, notes.NT_AUXV, notes.NT_FILE}:
-                user_notes.add(note.type)
-            elif note.name == "VMCOREINFO" and not header.vmcoreinfo:
-                header.vmcoreinfo = note.desc[: 1 << 16]
-    if user_notes and not header.vmcoreinfo:
-        raise NotADump(
-            f"{name} is the core of a user-space process, not a kernel dump",
-            hint=f"gdb reads it: gdb -c {name}",
-        )
-    header.nr_cpus = cpus or None
+        elif len(sections) < _MOST_NOTE_SEGMENTS:
+            sections.append((offset, min(filesz, _NOTES_LIMIT // _MOST_NOTE_SEGMENTS)))
+    # Behind the program headers is where writers put the notes, should those headers have been lost.
+    _read_notes(source, header, sections or [(phoff + phnum * entry, 1 << 16)], name)
     if header.arch == "x86_64":
         header.phys_base = next(
             (one.paddr - (one.vaddr - _X86_64_KERNEL) for one in loads if one.vaddr >= _X86_64_KERNEL), None
         )
     loads.sort(key=lambda one: one.paddr)
     return header, Layout(segments=tuple(loads), need=need)
+
+
+def _read_notes(source: Source, header: Header, sections: list[tuple[int, int]], name: str) -> None:
+    cpus, of_process = 0, False
+    for offset, size in sections:
+        for note in notes.iterate(source.read_at(offset, size), header.order):
+            if note.name == "CORE" and note.type == notes.NT_PRSTATUS:
+                cpus += 1
+            elif note.name == "CORE" and note.type in {notes.NT_PRPSINFO, notes.NT_AUXV, notes.NT_FILE}:
+                of_process = True
+            elif note.name == "VMCOREINFO" and not header.vmcoreinfo:
+                header.vmcoreinfo = note.desc[: 1 << 16]
+    if of_process and not header.vmcoreinfo:
+        raise NotADump(
+            f"{name} is the core of a user-space process, not a kernel dump",
+            hint=f"gdb reads it: gdb -c {name}",
+        )
+    header.nr_cpus = cpus or None
 
 
 def _refuse_other_kinds(name: str, kind: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from sandbox.dump import completeness, elf, flattened, kdump, memory, printk, signatures, translation, vmcoreinfo
 from sandbox.dump.header import Header, Memory
-from sandbox.dump.source import FileSource, Source
+from sandbox.dump.source import FileSource, OutOfTimeError, Source
 from sandbox.errors import DumpDamaged
 
 _MOST_PARTS: Final = 64
@@ -42,9 +43,6 @@ class OpenedDump:
         if self._memory is None:
             if self.flat is not None:
                 self.flat.complete_index()
-                if isinstance(self.layout, elf.Layout):
-                    # makedumpfile -E -F writes the program headers last.
-                    self.layout = elf.parse(self.source, "the dump")[1]
             self._memory = memory.of(self.source, self.layout, self.pages())
         return self._memory
 
@@ -84,6 +82,10 @@ def open_dump(source: Source, name: str) -> OpenedDump:
         head = flat.read_at(0, signatures.PEEK)
     layout: kdump.Layout | elf.Layout
     if head.startswith(elf.MAGIC):
+        if flat is not None:
+            # makedumpfile -E -F writes the program headers last; without them there is still the note section.
+            with suppress(OutOfTimeError):
+                flat.complete_index()
         header, layout = elf.parse(source, name)
     else:
         found = kdump.parse(source)

@@ -44,12 +44,13 @@ class Record:
     """May hold several lines, and anything a driver printed; not made harmless."""
 
     def lines(self) -> list[bytes]:
-        """As dmesg prints it: every line with the time in front."""
+        """As dmesg prints it: the time in front of the first line, the others indented by as much."""
+        first, *more = self.text.split(b"\n")
         if self.nanoseconds is None:
-            return self.text.split(b"\n")
+            return [first, *more]
         micros = self.nanoseconds // 1000
         prefix = b"[%5d.%06d] " % (micros // 1_000_000, micros % 1_000_000)
-        return [prefix + line for line in self.text.split(b"\n")]
+        return [prefix + first, *(b" " * len(prefix) + line for line in more)]
 
 
 def records(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
