@@ -7,6 +7,7 @@ services are on the leash of `sandbox.engine.service`: they end with pytest howe
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -69,6 +70,22 @@ def cache_root() -> Path:
     return root
 
 
+@contextlib.contextmanager
+def _storage(name: str) -> Iterator[Path]:
+    """The first directory `name`, `name`-2, … that no other run of the tests is using."""
+    for number in range(1, 10):
+        path = cache_root() / (name if number == 1 else f"{name}-{number}")
+        with path.with_suffix(".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            path.mkdir(mode=0o755, exist_ok=True)
+            yield path
+            return
+    raise FileExistsError(f"{cache_root() / name} is in use many times over")
+
+
 def docker() -> Iterator[EngineUnderTest]:
     for url in (os.environ.get("DOCKER_HOST", ""), "unix:///run/docker.sock"):
         if url.startswith("unix://") and reachable(Path(url.removeprefix("unix://"))):
@@ -78,8 +95,8 @@ def docker() -> Iterator[EngineUnderTest]:
     daemon = shutil.which("dockerd", path=PATH)
     if not daemon:
         raise FileNotFoundError("dockerd is not installed")
-    with _base("docker") as base:
-        data, run = cache_root() / "docker", base / "exec"
+    with _base("docker") as base, _storage("docker") as data:
+        run = base / "exec"
         socket = base / "docker.sock"
         argv = [daemon, "--host", f"unix://{socket}", "--data-root", str(data), "--exec-root", str(run)]
         argv += ["--pidfile", str(base / "dockerd.pid"), "--group", str(os.getgid())]
@@ -93,15 +110,14 @@ def docker() -> Iterator[EngineUnderTest]:
 
 
 def podman_rootful() -> Iterator[EngineUnderTest]:
-    with _base("podman-rootful") as base:
-        storage = cache_root() / "podman"
+    with _base("podman-rootful") as base, _storage("podman") as storage:
         yield from _podman(
             "podman-rootful", base, storage, prefix=_sudo(), uid=os.getuid(), gid=os.getgid(), rootless=False
         )
 
 
 def podman_rootless() -> Iterator[EngineUnderTest]:
-    with _base("podman-rootless") as base:
+    with _base("podman-rootless") as base, _storage("podman-rootless") as storage:
         if os.getuid() != 0:
             prefix: Sequence[str] = ()
             uid, gid = os.getuid(), os.getgid()
@@ -109,8 +125,6 @@ def podman_rootless() -> Iterator[EngineUnderTest]:
             user = _test_user()
             uid, gid = user.pw_uid, user.pw_gid
             prefix = _as_user(uid, gid)
-        storage = cache_root() / "podman-rootless"
-        storage.mkdir(mode=0o755, exist_ok=True)
         os.chown(storage, uid, gid)
         yield from _podman("podman-rootless", base, storage, prefix=prefix, uid=uid, gid=gid, rootless=True)
 
@@ -209,7 +223,8 @@ def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> 
 @contextlib.contextmanager
 def _base(name: str) -> Iterator[Path]:
     """A directory with a short path, for sockets, that every user can pass."""
-    base = Path(tempfile.mkdtemp(prefix=f"vmbox-{name}-", dir="/var/tmp"))
+    # Short: Podman allows its run root, which vmbox may put in here, no more than 50 characters.
+    base = Path(tempfile.mkdtemp(prefix=f"vmbox-{name.removeprefix('podman-')}-", dir="/var/tmp"))
     base.chmod(0o755)
     try:
         yield base
@@ -255,6 +270,9 @@ def _end_monitors(base: Path) -> None:
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and f"{base}/run/".encode() in (entry / "cmdline").read_bytes():
                 subprocess.run([*_sudo(), "kill", "-KILL", entry.name], check=False)
+    # Rootless Podman also keeps a process that holds its user namespace open.
+    for path in base.glob("**/pause.pid"):
+        subprocess.run([*_sudo(), "kill", "-KILL", path.read_text().strip()], check=False)
 
 
 def _sudo() -> list[str]:

@@ -22,6 +22,8 @@ _STARTUP: Final = 30.0
 """Seconds a service may take to answer. The first start of rootless Podman makes its storage."""
 _LONGEST_SOCKET: Final = 100
 """Bytes; sun_path holds 108."""
+_LONGEST_RUNROOT: Final = 50
+"""Characters Podman allows."""
 
 _LEASH: Final = """
 exec 3<&0 </dev/null
@@ -196,7 +198,8 @@ def _own_storage() -> list[str]:
     # Podman keeps to the run root its database was made with, so the first one is remembered.
     remembered = root / "runroot"
     if not remembered.exists():
-        _write(remembered, str(paths.runtime_dir() / "podman"))
+        runroot = str(paths.runtime_dir() / "podman")
+        _write(remembered, runroot if len(runroot) <= _LONGEST_RUNROOT else tempfile.mkdtemp(prefix="vmbox-"))
     options = ["--root", str(root / "storage"), "--runroot", remembered.read_text(), "--storage-driver", "overlay"]
     if not _native_overlay():
         options += ["--storage-opt", f"overlay.mount_program={shutil.which('fuse-overlayfs')}"]

@@ -1,0 +1,55 @@
+# make demo   makes a genuine vmcore and prints its backtrace
+# make test   runs every check and every test
+# Both set up all they need on a Debian host: packages (as root or with sudo), and a virtual environment in .venv.
+
+.DELETE_ON_ERROR:
+.PHONY: setup host lint types unit integration e2e test demo bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+SHELL_FILES := $(wildcard tools/* .ci/run Containerfile.d/files/*)
+PYTEST := $(BIN)/pytest --timeout=900
+DEMO := .cache/demo
+
+setup: host $(READY)
+
+host:
+	@tools/setup-host
+
+# pip of Debian 12 is too old for --group.
+$(READY): pyproject.toml | host
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	shellcheck $(SHELL_FILES)
+
+unit: setup
+	$(PYTEST) tests/unit
+
+integration: setup
+	$(PYTEST) tests/integration
+
+e2e: setup
+	$(PYTEST) tests/e2e
+
+# One run of pytest, so that engines and images are made once. Quick tests first.
+test: lint
+	$(PYTEST) tests/unit tests/integration tests/e2e
+
+demo: setup
+	$(BIN)/vmbox demo $(DEMO)
+	$(BIN)/vmbox run $(DEMO)/vmcore -- bt
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	tools/clean-cache
