@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.debuginfo.stream import Damaged, Limited, Skippable, Stream, exactly
+from sandbox.debuginfo.stream import Damaged, Skippable, exactly
 
 _BLOCK: Final = 512
 _LONGEST_NAME: Final = 64 << 10
@@ -100,11 +100,11 @@ def tar_members(stream: Skippable) -> Iterator[Member]:
             stream.skip(padding)
 
 
-def deb_data(stream: Skippable) -> tuple[str, Stream, int]:
-    """(compression, the compressed tar, its size) of a .deb read from its start."""
+def deb_data(stream: Skippable) -> tuple[str, ArMember]:
+    """(compression, place) of the compressed tar in a .deb read from its start; the stream stands there."""
     for member in ar_members(stream):
         if (kind := deb_compression(member.name)) is not None:
-            return kind, Limited(stream, member.size), member.size
+            return kind, member
         stream.skip(member.size)
     raise Damaged("it is not a .deb: no data.tar in it")
 

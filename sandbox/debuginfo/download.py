@@ -12,13 +12,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from sandbox import mirrors
 from sandbox.debuginfo.sources import RemotePackage
 from sandbox.debuginfo.store import need_space, no_space
-from sandbox.debuginfo.stream import PIECE, ArrivingFile, Damaged, Skippable
+from sandbox.debuginfo.stream import PIECE, ArrivingFile, Damaged, Skippable, write_all
 from sandbox.errors import DownloadFailed, VerificationFailed
 from sandbox.progress import Reporter, Step
 
@@ -165,14 +166,14 @@ class _Arrival:
                 try:
                     with self.reporter.step(title, total=self.size, unit="B") as step:
                         self._rehash(arriving, step)
-                        self._download(out.write, arriving, reading, step)
+                        self._download(out, arriving, reading, step)
                     arriving.end()
                 except BaseException:
                     arriving.end(failed=True)
                     reading.join()
                     raise
                 if reading.busy():
-                    with self.reporter.step(f"unpacking {self.remote.package}"):
+                    with self.reporter.step(f"Unpacking {self.remote.package}"):
                         reading.join()
                 result = reading.result()
         except Damaged as error:
@@ -205,9 +206,7 @@ class _Arrival:
         if self.size is not None and self.offset > self.size:
             raise _StartOver("more is here than there should be")
 
-    def _download(
-        self, write: Callable[[bytes], int | None], arriving: ArrivingFile, reading: _Reading[_T], step: Step
-    ) -> None:
+    def _download(self, out: FileIO, arriving: ArrivingFile, reading: _Reading[_T], step: Step) -> None:
         if self.size is not None:
             need_space(self.part.parent, self.size - self.offset, self.remote.package)
 
@@ -228,7 +227,7 @@ class _Arrival:
                     # Never past the size that was promised: a server must not fill the disk.
                     if self.size is not None and self.offset + len(data) > self.size:
                         raise VerificationFailed(f"{self.url}: longer than {self.size} bytes")
-                    write(data)
+                    write_all(out, data)
                     self.hash.update(data)
                     self.offset += len(data)
                     arriving.arrived(self.offset)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,10 +35,27 @@ class Section:
     flags: int
     offset: int
     size: int
+    align: int
 
     @property
     def compressed(self) -> bool:
         return bool(self.flags & _SHF_COMPRESSED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    type: int
+    offset: int
+    size: int
+    """Bytes in the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    order: str
+    """Of bytes, as struct writes it."""
+    wide: bool
+    """64 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +64,13 @@ class Elf:
 
     build_id: str | None
     """Lower-case hexadecimal."""
+    type: int
+    """2 a linked program, 3 a position-independent one, 1 a module."""
+    layout: Layout
     sections: tuple[Section, ...]
+    """In the order of the section header table."""
+    section_table: bytes
+    segments: tuple[Segment, ...]
 
     def section(self, name: str) -> Section | None:
         return next((section for section in self.sections if section.name == name), None)
@@ -57,10 +81,14 @@ class Elf:
         return any(section.name in {".debug_info", ".zdebug_info"} for section in self.sections)
 
 
+ReadAt = Callable[[int, int], bytes]
+"""Up to so many bytes (second) at an offset (first): a file that was cut off gives fewer."""
+
+
 def read(path: Path) -> Elf:
     """Headers and notes of `path`. Raises `NotElf`, or OSError."""
     with path.open("rb", buffering=0) as file:
-        return _read(file.fileno())
+        return parse(partial(_pread, file.fileno()))
 
 
 def banners(path: Path, elf: Elf) -> tuple[str, ...]:
@@ -70,23 +98,16 @@ def banners(path: Path, elf: Elf) -> tuple[str, ...]:
         for section in elf.sections:
             if section.type == _SHT_NOBITS or not section.name.startswith((".rodata", ".init.rodata", ".init.data")):
                 continue
-            for piece in _pieces(file.fileno(), section):
+            for piece in _pieces(partial(_pread, file.fileno()), section):
                 for match in _BANNER.finditer(piece):
                     found.setdefault(match[0].decode("ascii").rstrip(), None)
     # The format string of /proc/version looks alike, and names no release.
     return tuple(banner for banner in found if "%s" not in banner)
 
 
-def _pieces(fd: int, section: Section, step: int = 4 << 20, overlap: int = 1024) -> Iterator[bytes]:
-    at = section.offset
-    end = section.offset + section.size
-    while at < end:
-        yield _pread(fd, min(step + overlap, end - at), at)
-        at += step
-
-
-def _read(fd: int) -> Elf:
-    head = _pread(fd, 64, 0)
+def parse(read_at: ReadAt) -> Elf:
+    """The same of a file that may lie elsewhere."""
+    head = read_at(0, 64)
     if len(head) < 52 or head[:4] != b"\x7fELF" or head[4] not in {1, 2} or head[5] not in {1, 2}:
         raise NotElf("not an ELF file")
     wide = head[4] == 2
@@ -99,46 +120,40 @@ def _read(fd: int) -> Elf:
     else:
         phoff, shoff = struct.unpack_from(order + "II", head, 28)
         phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(order + "5H", head, 42)
-    layout = _Layout(order=order, wide=wide)
-    sections = _sections(fd, layout, _Table(offset=shoff, entry=shentsize, count=shnum), shstrndx)
+    layout = Layout(order=order, wide=wide)
+    table = _table(read_at, shoff, shentsize, shnum, smallest=64 if wide else 40)
+    sections = _sections(read_at, layout, table, shentsize, shstrndx)
+    segments = _segments(layout, _table(read_at, phoff, phentsize, phnum, smallest=56 if wide else 32), phentsize)
     # Sections first: in a .debug file the program headers still describe the stripped twin's offsets.
     notes = [(section.offset, section.size) for section in sections if section.type == _SHT_NOTE]
-    notes += _note_segments(fd, layout, _Table(offset=phoff, entry=phentsize, count=phnum))
-    for offset, size in notes:
-        if (build_id := _build_id(order, _pread(fd, min(size, _NOTES_LIMIT), offset))) is not None:
-            return Elf(build_id=build_id, sections=sections)
-    return Elf(build_id=None, sections=sections)
+    notes += [(segment.offset, segment.size) for segment in segments if segment.type == _PT_NOTE]
+    build_ids = (_build_id(order, read_at(offset, min(size, _NOTES_LIMIT))) for offset, size in notes)
+    return Elf(
+        build_id=next((build_id for build_id in build_ids if build_id is not None), None),
+        type=struct.unpack_from(order + "H", head, 16)[0],
+        layout=layout,
+        sections=sections,
+        section_table=table,
+        segments=segments,
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    order: str
-    """Of bytes, as struct writes it."""
-    wide: bool
-    """64 bits."""
+def _table(read_at: ReadAt, offset: int, entry: int, count: int, *, smallest: int) -> bytes:
+    return read_at(offset, entry * count) if offset and entry >= smallest else b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Table:
-    offset: int
-    entry: int
-    """Bytes of one entry."""
-    count: int
-
-
-def _sections(fd: int, layout: _Layout, table: _Table, names_index: int) -> tuple[Section, ...]:
+def _sections(read_at: ReadAt, layout: Layout, table: bytes, entry: int, names_index: int) -> tuple[Section, ...]:
+    raw: list[tuple[int, int, int, int, int, int]] = []
     smallest = 64 if layout.wide else 40
-    if not table.offset or table.entry < smallest:
-        return ()
-    data = _pread(fd, table.entry * table.count, table.offset)
-    raw: list[tuple[int, int, int, int, int]] = []
-    for at in range(0, len(data) - smallest + 1, table.entry):
-        name, kind = struct.unpack_from(layout.order + "II", data, at)
-        flags, _, offset, size = struct.unpack_from(layout.order + ("4Q" if layout.wide else "4I"), data, at + 8)
-        raw.append((name, kind, flags, offset, size))
+    for at in range(0, len(table) - smallest + 1, entry):
+        name, kind = struct.unpack_from(layout.order + "II", table, at)
+        flags, _, offset, size, _, _, align = struct.unpack_from(
+            layout.order + ("4Q2IQ" if layout.wide else "7I"), table, at + 8
+        )
+        raw.append((name, kind, flags, offset, size, align))
     names = b""
     if names_index < len(raw):
-        names = _pread(fd, min(raw[names_index][4], _NOTES_LIMIT), raw[names_index][3])
+        names = read_at(raw[names_index][3], min(raw[names_index][4], _NOTES_LIMIT))
     return tuple(
         Section(
             name=names[name : names.find(b"\0", name)].decode("ascii", "replace") if name < len(names) else "",
@@ -146,24 +161,30 @@ def _sections(fd: int, layout: _Layout, table: _Table, names_index: int) -> tupl
             flags=flags,
             offset=offset,
             size=size,
+            align=align,
         )
-        for name, kind, flags, offset, size in raw
+        for name, kind, flags, offset, size, align in raw
     )
 
 
-def _note_segments(fd: int, layout: _Layout, table: _Table) -> list[tuple[int, int]]:
-    smallest = 56 if layout.wide else 32
-    if not table.offset or table.entry < smallest:
-        return []
-    data = _pread(fd, table.entry * table.count, table.offset)
-    found: list[tuple[int, int]] = []
-    for at in range(0, len(data) - smallest + 1, table.entry):
-        (kind,) = struct.unpack_from(layout.order + "I", data, at)
-        if kind == _PT_NOTE:
-            fields = ("4Q", at + 8) if layout.wide else ("4I", at + 4)
-            offset, _, _, size = struct.unpack_from(layout.order + fields[0], data, fields[1])
-            found.append((offset, size))
-    return found
+def _segments(layout: Layout, table: bytes, entry: int) -> tuple[Segment, ...]:
+    found: list[Segment] = []
+    for at in range(0, len(table) - (56 if layout.wide else 32) + 1, entry):
+        (kind,) = struct.unpack_from(layout.order + "I", table, at)
+        fields = ("4Q", at + 8) if layout.wide else ("4I", at + 4)
+        offset, _, _, size = struct.unpack_from(layout.order + fields[0], table, fields[1])
+        found.append(Segment(type=kind, offset=offset, size=size))
+    return tuple(found)
+
+
+def _pieces(read_at: ReadAt, section: Section, step: int = 4 << 20, overlap: int = 1024) -> Iterator[bytes]:
+    at = section.offset
+    end = section.offset + section.size
+    while at < end:
+        yield (piece := read_at(at, min(step + overlap, end - at)))
+        if not piece:
+            break
+        at += step
 
 
 def _build_id(order: str, notes: bytes) -> str | None:
@@ -179,7 +200,7 @@ def _build_id(order: str, notes: bytes) -> str | None:
     return None
 
 
-def _pread(fd: int, size: int, offset: int) -> bytes:
+def _pread(fd: int, offset: int, size: int) -> bytes:
     """Up to `size` bytes: a file that was cut off gives fewer."""
     if offset >= 1 << 62:
         return b""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from sandbox import paths
-from sandbox.debuginfo import elf, local
-from sandbox.debuginfo.download import read_package
-from sandbox.debuginfo.package import extract_deb
-from sandbox.debuginfo.proof import Identity, identity, prove
+from sandbox.debuginfo import local, slim
+from sandbox.debuginfo.fetch import Order, fetch, identify
+from sandbox.debuginfo.package import extract
+from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.sources import PackageOracle, RemotePackage, Wanted, wanted
-from sandbox.debuginfo.store import About, Entry, Store, key_of, need_space
-from sandbox.debuginfo.stream import Damaged, FileStream, Skippable
+from sandbox.debuginfo.store import About, Entry, Store, key_of
+from sandbox.debuginfo.stream import Damaged, FileStream
 from sandbox.errors import (
     DebuginfoError,
     DebuginfoMismatch,
@@ -178,61 +178,53 @@ class _Search:
         """A vmlinux or package of this host. It is copied: what the user does to the original later must not matter."""
         kind = local.kind(path)
         if kind == "vmlinux":
-            found = _identity(path)
+            found = identify(path)
             proof = self._prove(found, path, force=force)
             if (entry := self.store.find(key_of(found.build_id, found.banners))) is None:
                 with self.store.new(key_of(found.build_id, found.banners)) as directory:
-                    need_space(directory, path.stat().st_size, "vmlinux")
-                    shutil.copyfile(path, directory / "vmlinux")
-                    entry = self.store.keep(directory, _about(found, origin=str(path), verified="given as it is"))
+                    file = slim.LocalFile(path)
+                    slim.copy(file, directory / "vmlinux", slim.plan(file))
+                    entry = self.store.keep(directory, _given_about(found, path))
         else:
             with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory, FileStream(path) as package:
-                with self.reporter.step(f"unpacking vmlinux of {path.name}"):
+                with self.reporter.step(f"Unpacking vmlinux of {path.name}"):
                     try:
-                        self._extract(kind, package, directory)
+                        extract(kind, package, self._patterns(), directory)
                     except Damaged as error:
                         raise DebuginfoNotFound(f"{path}: {error}") from None
-                found = _identity(directory / "vmlinux")
+                found = identify(directory / "vmlinux")
                 proof = self._prove(found, path, force=force)
-                entry = self.store.keep(directory, _about(found, origin=str(path), verified="given as it is"))
+                entry = self.store.keep(directory, _given_about(found, path))
         return dataclasses.replace(self._entry(entry, proof), origin=str(path))
 
     def _fetch(self, remote: RemotePackage) -> Debuginfo:
-        rules = self.home.debuginfo
-        kind = rules.format if rules is not None else "deb"
         part = self.store.part(remote.sha256 or remote.url)
+        rules = self.home.debuginfo
+        order = Order(
+            vmcore=self.vmcore,
+            kind=rules.format if rules is not None else "deb",
+            patterns=self._patterns(),
+            prove=lambda found: self._prove(found, remote.package, force=self.force),
+            build_id_decides=self.vmcore.build_id is not None and not self._banner_decides() and not self.force,
+        )
         with self.store.new(self._key()) as directory:
-
-            def consume(package: Skippable) -> tuple[Identity, str]:
-                # While the rest still arrives: a package that does not match need not be fetched to its end.
-                self._extract(kind, package, directory)
-                found = _identity(directory / "vmlinux")
-                return found, self._prove(found, remote.package, force=self.force)
-
-            try:
-                (found, proof), sha256 = read_package(
-                    remote, part, consume, title=f"downloading {remote.package}", reporter=self.reporter
-                )
-            except (DebuginfoMismatch, DebuginfoNotFound):
-                part.unlink(missing_ok=True)
-                raise
-            verified = "SHA-256 of the whole package" if remote.sha256 else "nothing but its size: no hash is known"
-            about = _about(
-                found,
+            fetched = fetch(order, remote, directory, part, self.reporter)
+            about = About(
+                build_id=fetched.identity.build_id,
+                banners=fetched.identity.banners,
                 origin=remote.url,
-                verified=verified,
+                verified=fetched.verified,
                 package=remote.package,
-                sha256=sha256,
+                url=remote.url,
+                size=remote.size,
+                sha256=fetched.sha256 or remote.sha256,
             )
             entry = self.store.keep(directory, about)
         part.unlink(missing_ok=True)
-        return self._entry(entry, proof)
+        return self._entry(entry, fetched.proof)
 
-    def _extract(self, kind: str, package: Skippable, directory: Path) -> None:
-        patterns = self.wanted.vmlinux if self.wanted is not None else ()
-        if kind == "rpm":
-            raise Damaged("RPM packages are not read yet")
-        extract_deb(package, patterns or _ANY_VMLINUX, directory / "vmlinux")
+    def _patterns(self) -> Sequence[re.Pattern[str]]:
+        return (self.wanted.vmlinux if self.wanted is not None else ()) or _ANY_VMLINUX
 
     def _entry(self, entry: Entry, proof: str) -> Debuginfo:
         self.store.used(entry)
@@ -255,35 +247,8 @@ class _Search:
         return DebuginfoNotFound(message or f"no debuginfo of kernel {self.vmcore.release} was found", detail=detail)
 
 
-def _identity(vmlinux: Path) -> Identity:
-    try:
-        found = identity(vmlinux)
-    except elf.NotElf as error:
-        raise DebuginfoNotFound(f"{vmlinux}: {error}") from None
-    if not found.dwarf:
-        raise DebuginfoNotFound(
-            f"{vmlinux}: has no debug information",
-            hint="the vmlinux of the debug package is needed, not the one in /boot",
-        )
-    return found
-
-
-def _about(
-    found: Identity,
-    *,
-    origin: str,
-    verified: str,
-    package: str | None = None,
-    sha256: str | None = None,
-) -> About:
-    return About(
-        build_id=found.build_id,
-        banners=found.banners,
-        origin=origin,
-        verified=verified,
-        package=package,
-        sha256=sha256,
-    )
+def _given_about(found: Identity, path: Path) -> About:
+    return About(build_id=found.build_id, banners=found.banners, origin=str(path), verified="given as it is")
 
 
 def _line(source: str, error: VmboxError) -> str:

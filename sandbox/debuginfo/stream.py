@@ -11,6 +11,7 @@ import os
 import threading
 import zlib
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Protocol, Self, cast
@@ -51,6 +52,13 @@ def discard(stream: Stream, amount: int) -> None:
         if not piece:
             raise Damaged("it ends too early")
         amount -= len(piece)
+
+
+def write_all(out: FileIO, data: bytes) -> None:
+    """A plain write may take less than it is given, just before a disk is full."""
+    view = memoryview(data)
+    while view:
+        view = view[out.write(view) :]
 
 
 class FileStream:

@@ -8,10 +8,11 @@ from sandbox.errors import DownloadFailed, VerificationFailed
 
 
 @pytest.fixture(autouse=True)
-def large(bench: Bench) -> None:
+def large(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Incompressible enough that a cut falls into the middle."""
     import random
 
+    monkeypatch.setenv("VMBOX_VERIFY", "strict")
     noise = random.Random(1).randbytes(300_000)
     bench.put(archives.deb({archives.PATH: archives.vmlinux(dwarf=noise), "./more": noise}, ""))
 

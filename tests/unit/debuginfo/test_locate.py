@@ -19,6 +19,12 @@ from sandbox.errors import (
 )
 
 
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_VERIFY", "strict")
+
+
+@pytest.mark.usefixtures("strict")
 def test_downloads_proves_and_keeps(bench: Bench) -> None:
     found = bench.locate()
     assert found.vmlinux.read_bytes() == archives.vmlinux()
@@ -30,6 +36,7 @@ def test_downloads_proves_and_keeps(bench: Bench) -> None:
     assert bench.heard.done == len(bench.package)
 
 
+@pytest.mark.usefixtures("strict")
 def test_the_second_time_nobody_is_asked(bench: Bench) -> None:
     first = bench.locate()
     assert bench.locate() == first
@@ -44,6 +51,7 @@ def test_payloads(bench: Bench, kind: str) -> None:
     assert bench.locate().vmlinux.read_bytes() == archives.vmlinux()
 
 
+@pytest.mark.usefixtures("strict")
 def test_eight_at_once_download_once(bench: Bench) -> None:
     bench.archive.delay = 0.05
     with ThreadPoolExecutor(8) as pool:

@@ -1,0 +1,136 @@
+"""One package of an archive to one filled directory: by ranges where that is enough, else whole."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sandbox.debuginfo import elf
+from sandbox.debuginfo.download import read_package
+from sandbox.debuginfo.package import extract, extract_ranged
+from sandbox.debuginfo.proof import Identity, identity
+from sandbox.debuginfo.ranged import NoRanges, RemoteFile
+from sandbox.debuginfo.sources import RemotePackage
+from sandbox.debuginfo.stream import Damaged, Skippable
+from sandbox.debuginfo.xz import NotSeekable
+from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
+from sandbox.model import Vmcore
+from sandbox.progress import Reporter
+
+_LEVELS: Final = ("auto", "strict")
+
+
+def strict() -> bool:
+    """Whether $VMBOX_VERIFY asks for the hash of every package: "strict". The default is "auto".
+
+    A .deb is signed through the hash of all its bytes, so reading a tenth of it proves less. With "auto" it is read by
+    ranges when the dump has a build-id: what is read is checked block by block, must be as long as the archive's signed
+    index says, and must carry the dump's build-id. That keeps out every mistake; it does not keep out somebody who
+    changes what travels over plain HTTP, and such a one can make crash print wrong answers, inside the sandbox.
+    """
+    level = os.environ.get("VMBOX_VERIFY") or "auto"
+    if level not in _LEVELS:
+        raise ConfigurationError(f"VMBOX_VERIFY is {level}", hint="it may be " + " or ".join(_LEVELS))
+    return level == "strict"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to take out of a package, and how to judge it."""
+
+    vmcore: Vmcore
+    kind: str
+    """deb or rpm."""
+    patterns: Sequence[re.Pattern[str]]
+    prove: Callable[[Identity], str]
+    build_id_decides: bool
+    """The dump has a build-id, and nothing else will be accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    identity: Identity
+    proof: str
+    verified: str
+    sha256: str | None = None
+    """Of the whole package, where all of it was read."""
+
+
+def fetch(order: Order, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> Fetched:
+    """Puts vmlinux of `remote` into `directory`.
+
+    Raises `DebuginfoMismatch`, `DebuginfoNotFound`, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
+    """
+    # What an interrupted download left is worth more than what ranges save.
+    begun = part.exists() and part.stat().st_size > 0
+    if order.build_id_decides and not strict() and not begun:
+        try:
+            return _by_ranges(order, remote, directory, reporter)
+        except (NoRanges, NotSeekable) as why:
+            reporter.notice(f"{remote.package}: {why}, so all of it is downloaded")
+    return _whole(order, remote, directory, part, reporter)
+
+
+def judged(order: Order, vmlinux: Path) -> tuple[Identity, str]:
+    """(identity, proof) of an unpacked vmlinux. Raises `DebuginfoMismatch`, `DebuginfoNotFound`."""
+    found = identify(vmlinux)
+    return found, order.prove(found)
+
+
+def identify(vmlinux: Path) -> Identity:
+    """What a vmlinux is. Raises `DebuginfoNotFound` when it is none, or has nothing for crash."""
+    try:
+        found = identity(vmlinux)
+    except elf.NotElf as error:
+        raise DebuginfoNotFound(f"{vmlinux}: {error}") from None
+    if not found.dwarf:
+        raise DebuginfoNotFound(
+            f"{vmlinux}: has no debug information",
+            hint="the vmlinux of the debug package is needed, not the one in /boot",
+        )
+    return found
+
+
+def _by_ranges(order: Order, remote: RemotePackage, directory: Path, reporter: Reporter) -> Fetched:
+    def check(build_id: str | None) -> None:
+        order.prove(Identity(build_id=build_id, banners=(), dwarf=True))
+
+    with reporter.step(f"Downloading {_title(remote)}", unit="B") as step:
+        file = RemoteFile(remote.url, remote.size, reporter, step)
+        try:
+            extract_ranged(file, order.patterns, directory, check=check, step=step)
+        except Damaged as error:
+            raise VerificationFailed(f"{remote.url}: {error}") from None
+        size = file.size
+    found, proof = judged(order, directory / "vmlinux")
+    return Fetched(
+        identity=found,
+        proof=proof,
+        verified=f"build-id, size and block checks; {file.fetched / 1e6:.0f} of {size / 1e6:.0f} MB were read, "
+        "so the package's hash was not compared (VMBOX_VERIFY=strict does)",
+    )
+
+
+def _whole(order: Order, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> Fetched:
+    def consume(package: Skippable) -> tuple[Identity, str]:
+        # While the rest still arrives: a package that does not match need not be fetched to its end.
+        extract(order.kind, package, order.patterns, directory)
+        return judged(order, directory / "vmlinux")
+
+    try:
+        (found, proof), sha256 = read_package(
+            remote, part, consume, title=f"Downloading {_title(remote)}", reporter=reporter
+        )
+    except (DebuginfoMismatch, DebuginfoNotFound):
+        part.unlink(missing_ok=True)
+        raise
+    verified = "SHA-256 of the whole package" if remote.sha256 else "nothing but its size: no hash is known"
+    return Fetched(identity=found, proof=proof, verified=verified, sha256=sha256)
+
+
+def _title(remote: RemotePackage) -> str:
+    return remote.package if remote.version is None else f"{remote.package} {remote.version}"

@@ -1,0 +1,128 @@
+"""The index of an xz stream: which of its blocks hold which bytes, so that one can be unpacked without the others.
+
+Format: "The .xz File Format" 1.2.1 of the XZ Utils. xz -T, dpkg-deb and rpm's threaded payloads write streams of many
+blocks; a block is unpacked by liblzma as a stream of its own, with header, index and footer made around it, so that
+its check (CRC32, CRC64 or SHA-256) is compared as well.
+"""
+
+from __future__ import annotations
+
+import lzma
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.debuginfo.stream import Damaged
+
+_HEADER: Final = 12
+_FOOTER: Final = 12
+_LARGEST_INDEX: Final = 16 << 20
+_LARGEST_BLOCK: Final = 96 << 20
+"""A block is unpacked in memory, several at a time. xz -6 makes 24 MiB, -9 192 MiB."""
+
+
+class NotSeekable(Exception):
+    """One block, several streams, or blocks too large: it has to be read from its start. One line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    offset: int
+    """From the start of the xz stream."""
+    unpadded: int
+    """Bytes, as the index counts them; padded to four in the stream."""
+    at: int
+    """Where its first byte lies in what the stream unpacks to."""
+    length: int
+    """Bytes it unpacks to."""
+
+    @property
+    def size(self) -> int:
+        return self.unpadded + (-self.unpadded % 4)
+
+
+def blocks(read_at: Callable[[int, int], bytes], size: int) -> tuple[bytes, tuple[Block, ...]]:
+    """(stream header, blocks) of an xz stream of `size` bytes. Raises `NotSeekable`, `Damaged`."""
+    if size < _HEADER + _FOOTER:
+        raise Damaged("it is not an xz stream")
+    header = read_at(0, _HEADER)
+    # The index of a package of gigabytes is a few hundred bytes: one request brings it with the footer.
+    tail = read_at(max(size - (16 << 10), 0), min(size, 16 << 10))
+    footer = tail[-_FOOTER:]
+    if header[:6] != b"\xfd7zXZ\0" or footer[10:] != b"YZ" or footer[8:10] != header[6:8]:
+        raise NotSeekable("it is not one xz stream")
+    if zlib.crc32(footer[4:10]) != int.from_bytes(footer[:4], "little"):
+        raise Damaged("the end of its xz stream is damaged")
+    index_size = (int.from_bytes(footer[4:8], "little") + 1) * 4
+    if index_size > min(_LARGEST_INDEX, size - _HEADER - _FOOTER):
+        raise Damaged("the index of its xz stream is damaged")
+    if index_size + _FOOTER > len(tail):
+        tail = read_at(size - _FOOTER - index_size, index_size + _FOOTER)
+    found = _index(tail[-_FOOTER - index_size : -_FOOTER])
+    if sum(block.size for block in found) + _HEADER + _FOOTER + index_size != size:
+        raise NotSeekable("it is several xz streams")
+    if len(found) < 2:
+        raise NotSeekable("it is one xz block")
+    if max(block.length for block in found) > _LARGEST_BLOCK:
+        raise NotSeekable("its xz blocks are too large")
+    return header, found
+
+
+def unpack(header: bytes, data: bytes, block: Block) -> bytes:
+    """What one block unpacks to; its check was compared. Raises `Damaged`."""
+    index = b"\0\x01" + _number(block.unpadded) + _number(block.length)
+    index += bytes(-len(index) % 4)
+    index += zlib.crc32(index).to_bytes(4, "little")
+    fields = struct.pack("<I", len(index) // 4 - 1) + header[6:8]
+    footer = zlib.crc32(fields).to_bytes(4, "little") + fields + b"YZ"
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20)
+    try:
+        unpacked = decompressor.decompress(b"".join((header, data, index, footer)), block.length + 1)
+        if not decompressor.eof and len(unpacked) == block.length:
+            # All bytes are out, the check and what follows it are not looked at yet.
+            unpacked += decompressor.decompress(b"", 1)
+    except (lzma.LZMAError, EOFError) as error:
+        raise Damaged(f"it cannot be unpacked: {error}") from None
+    if not decompressor.eof or len(unpacked) != block.length:
+        raise Damaged("it cannot be unpacked: a block is not as long as the index says")
+    return unpacked
+
+
+def _index(data: bytes) -> tuple[Block, ...]:
+    if len(data) < 8 or data[0] != 0 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        raise Damaged("the index of its xz stream is damaged")
+    count, at = _varint(data, 1)
+    found: list[Block] = []
+    offset, unpacked = _HEADER, 0
+    for _ in range(count):
+        unpadded, at = _varint(data, at)
+        length, at = _varint(data, at)
+        block = Block(offset=offset, unpadded=unpadded, at=unpacked, length=length)
+        found.append(block)
+        offset += block.size
+        unpacked += length
+    return tuple(found)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 63, 7):
+        if at >= len(data) - 4:
+            break
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if not byte & 0x80:
+            return value, at
+    raise Damaged("the index of its xz stream is damaged")
+
+
+def _number(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
