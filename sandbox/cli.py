@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sandbox import __version__, render
+from sandbox.ending import ending
 from sandbox.errors import VmboxError
 
 app = typer.Typer(
@@ -48,7 +47,7 @@ def command(name: str | None = None, **settings: Any) -> Callable[[Callable[...,
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> None:
-            with _ending():
+            with ending():
                 function(*args, **kwargs)
 
         app.command(name, **settings)(guarded)
@@ -69,14 +68,9 @@ def _root(
 @command()
 def info(vmcore: Dump, json: Json = False) -> None:
     """Say what a dump is: kernel, build, time of the crash. Needs no engine and executes nothing."""
-    from sandbox.description import describe, facts
-    from sandbox.dump import identify
+    from sandbox.description import show
 
-    found = identify(vmcore)
-    if json:
-        render.as_json(describe(found))
-    else:
-        render.facts(facts(found))
+    show(vmcore, json=json)
 
 
 @command(context_settings={"ignore_unknown_options": True})
@@ -146,7 +140,7 @@ def shell(
 @command("list")
 def list_cases(json: Json = False) -> None:
     """List the open cases."""
-    from sandbox.case import list_cases as found
+    from sandbox.ledger import open_cases as found
 
     cases = found()
     if json:
@@ -175,7 +169,8 @@ def close(
     everything: Annotated[bool, typer.Option("--all", help="Close all cases.")] = False,
 ) -> None:
     """Close the case of a dump: its container is removed, nothing is left behind."""
-    from sandbox.case import close as end, list_cases as found, matching
+    from sandbox.case import close as end
+    from sandbox.ledger import matching, open_cases as found
 
     if (what is None) != everything:
         raise typer.BadParameter("give a dump, a case, or --all")
@@ -198,40 +193,6 @@ def doctor(json: Json = False, engine: EngineName = None) -> None:
             hint = f"\n             {finding.hint}" if finding.hint else ""
             typer.echo(f"{mark:>7}  {finding.subject}: {finding.text}{hint}")
     raise typer.Exit(0 if all(finding.good for finding in findings if finding.required) else 1)
-
-
-def main() -> None:
-    """The entry point."""
-    app()
-
-
-@contextmanager
-def _ending() -> Iterator[None]:
-    try:
-        yield
-    except typer.Exit:
-        raise
-    except VmboxError as problem:
-        render.error(problem)
-        sys.exit(problem.exit_code)
-    except KeyboardInterrupt:
-        render.note("vmbox: interrupted")
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # What a shell reports of a program that SIGPIPE ended.
-        sys.exit(141)
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, NameError) as problem:
-        if os.environ.get("VMBOX_DEBUG"):
-            raise
-        render.error(
-            VmboxError(
-                f"internal error: {type(problem).__name__}: {problem}",
-                hint="set VMBOX_DEBUG=1 for the traceback, and report it together with the output of vmbox doctor",
-            )
-        )
-        sys.exit(VmboxError.exit_code)
 
 
 def _read_lines(file: Path) -> Iterator[str]:

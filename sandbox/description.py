@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
+from sandbox import render
 from sandbox.dump.release import classify
 from sandbox.errors import UnknownKernel
 from sandbox.model import Vmcore
 from sandbox.profiles import select
-from sandbox.render import size
 
 _WORDS = {
     "format": "FORMAT",
@@ -24,6 +25,17 @@ _WORDS = {
     "panic": "PANIC",
 }
 """crash's own words for what its `sys` prints, in that order."""
+
+
+def show(path: Path, *, json: bool) -> None:
+    """`vmbox info`: identifies a dump and prints what is known of it."""
+    from sandbox.dump import identify
+
+    vmcore = identify(path)
+    if json:
+        render.as_json(describe(vmcore))
+    else:
+        render.facts(facts(vmcore))
 
 
 def describe(vmcore: Vmcore) -> dict[str, object]:
@@ -54,7 +66,7 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
         yield "UPTIME", f"{hours // 24} days, {hours % 24:02}:{rest // 60:02}:{rest % 60:02}"
     if vmcore.taint:
         yield "TAINT", "; ".join(vmcore.taint)
-    yield "SIZE", size(vmcore.size)
+    yield "SIZE", render.size(vmcore.size)
     if vmcore.dump_level is not None:
         yield "DUMP LEVEL", str(vmcore.dump_level)
     yield "COMPRESSION", vmcore.compression or ""

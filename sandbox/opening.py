@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from sandbox import case as cases
-from sandbox.engine import Engine, connect
-from sandbox.model import Case, Debuginfo, Vmcore
-from sandbox.profiles import Selection
+from sandbox import ledger
+from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
+
+if TYPE_CHECKING:
+    # A warm run finds its case and needs none of these.
+    from concurrent.futures import Future
+
+    from sandbox.engine import Engine
+    from sandbox.model import Debuginfo, Vmcore
+    from sandbox.profiles import Selection
 
 T = TypeVar("T")
 
@@ -29,7 +33,7 @@ class Wishes:
     debuginfo: Path | None = None
     force: bool = False
     """Use debuginfo that does not match."""
-    idle: int = cases.IDLE
+    idle: int = 30 * 60
     """Seconds after which the unused case disposes of itself; 0 never."""
 
     def of_case(self) -> str:
@@ -41,21 +45,25 @@ class Wishes:
 def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
     """The case of a dump as the user wants it: the open one if it is like that, else a new one."""
     try:
-        found = cases.find(dump, engine=wishes.engine)
+        found = ledger.find(dump, engine=wishes.engine)
     except OSError:
         # No such file, no permission: identifying it says so properly.
         found = None
     if found is not None and wishes.of_case() in {"", found.asked}:
         return found
     if found is not None:
+        from sandbox.case import close
+
         reporter.notice(f"closing the open case, which is not {wishes.of_case()}")
-        cases.close(found)
+        close(found)
     return open_dump(dump, wishes, reporter)
 
 
 def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
     """Opens a case of a dump, with what has to be fetched and built for it."""
+    from sandbox import case as cases
     from sandbox.dump import identify
+    from sandbox.engine import connect
     from sandbox.profiles import select
 
     wishes = wishes or Wishes()
@@ -106,6 +114,9 @@ def gather(
 
 def _beside(work: Callable[[], T]) -> Future[T]:
     """Starts `work` in a thread that does not keep the process: Ctrl-C, or an error here, ends it at once."""
+    from concurrent.futures import Future
+    from threading import Thread
+
     future: Future[T] = Future()
 
     def call() -> None:

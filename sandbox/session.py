@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import select
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -258,11 +257,11 @@ class Session:
 
     @staticmethod
     def _marker() -> bytes:
-        return b"vmbox-" + secrets.token_hex(16).encode()
+        return b"vmbox-" + os.urandom(16).hex().encode()
 
     def _ask_to_start(self, options: Sequence[str]) -> tuple[bytes, bytes]:
         """Returns the id that the exit line carries if this start fails, and the marker crash prints when it is up."""
-        ident = secrets.token_hex(8)
+        ident = os.urandom(8).hex()
         marker = self._marker()
         self._control(" ".join(("start", ident, *options)))
         self._send(b"!echo " + marker)

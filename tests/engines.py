@@ -196,7 +196,7 @@ def _engine(
         )
 
 
-_ENTRY = "import sys; from sandbox.cli import main; sys.exit(main())"
+_ENTRY = "import sys; from sandbox.entry import main; sys.exit(main())"
 
 
 def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -12,12 +12,14 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "sandbox"
 
 LEVELS = [
+    {"entry"},
     {"cli"},
-    {"commands", "shell", "doctor", "description", "demo"},
+    {"commands", "shell", "doctor", "description", "demo", "ending"},
     {"render"},
     {"opening"},
     {"session", "terminal"},
     {"case"},
+    {"ledger"},
     {"image", "bootstrap"},
     {"debuginfo"},
     {"profiles"},
@@ -79,9 +81,12 @@ def test_heavy_libraries_have_one_importer(library: str) -> None:
     assert importers <= SOLE_IMPORTERS[library]
 
 
-@pytest.mark.parametrize("module", ["sandbox.commands", "sandbox.dump", "sandbox.engine", "sandbox.opening"])
+@pytest.mark.parametrize(
+    "module",
+    ["sandbox.entry", "sandbox.commands", "sandbox.description", "sandbox.dump", "sandbox.engine", "sandbox.opening"],
+)
 def test_warm_path_loads_nothing_heavy(module: str) -> None:
-    code = f"import sys, {module}; print(*(set(sys.modules) & {{'docker', 'podman', 'rich', 'httpx', 'requests'}}))"
+    code = f"import sys, {module}; print(*(set(sys.modules) & {{'docker', 'podman', 'rich', 'httpx', 'typer'}}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.split() == []
 
