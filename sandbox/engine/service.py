@@ -68,6 +68,7 @@ class Service:
                 stdout=self._log,
                 stderr=self._log,
                 env={**os.environ, **(env or {})},
+                cwd="/",  # `prefix`'s user may not be able to enter this one
                 start_new_session=True,
             )
         finally:
