@@ -54,6 +54,10 @@ class Vmcore:
     taint: tuple[str, ...] = ()
     """Taint letters' meanings, in words."""
     hardware: str | None = None
+    member: str | None = None
+    """Name of the dump in the archive that holds it."""
+    wanted: str | None = None
+    """Where the dump lies on the crashed machine, when only a report or log of it is here."""
     vmcoreinfo: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     """For each field above that is set: vmcoreinfo, header, notes, memory, log or file name."""
