@@ -1,8 +1,8 @@
 """vmlinux's build-id, found in the kernel image in memory.
 
 For kernels before 5.9 and those whose VMCOREINFO line is garbage. The image holds several GNU build-id notes: vmlinux's
-own, those of the vDSO images, and stale ones of modules. vmlinux's stands among other notes of the kernel (on x86 "Xen"
-before it, "Linux" after it) or right before the BTF section.
+own, those of the vDSO images, and stale ones of modules. vmlinux's stands behind Xen's notes on x86, or right before
+the BTF section or the LTO note.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ _STEP: Final = 1 << 20
 _PAGE: Final = 4096
 _AROUND: Final = 256
 _BTF: Final = b"\x9f\xeb\x01\x00"
+_LTO_INFO: Final = b"\x06\0\0\0\x04\0\0\0\x01\x01\0\0Linux\0"
+"""LINUX_ELFNOTE_LTO_INFO, which since 5.12 stands behind the build-id of vmlinux and of modules, not of vDSOs."""
 
 
 def find(kernel: KernelMemory, start: int) -> str | None:
     """Lower-case hexadecimal; None when no note is certain. `start` is the address of _stext."""
     begin = start & ~(_ALIGNMENT - 1)
-    candidates: list[str] = []
+    candidates: list[tuple[bool, str]] = []
     before = b""
     for at in range(begin, begin + _IMAGE_SIZE, _STEP):
         piece = _read(kernel, at)
@@ -36,17 +38,21 @@ def find(kernel: KernelMemory, start: int) -> str | None:
             if len(value) < size or found.end() + size + _AROUND > len(window):
                 continue  # seen again at the beginning of the next window
             where = at - len(before) + found.start()
-            near = window[max(0, found.start() - _AROUND) : found.start()]
-            after = window[found.end() + size : found.end() + size + _AROUND]
-            if b"Xen\0" in near or _BTF in after[:64] or after[12:18] == b"Linux\0":
-                return value.hex()
             # vDSO images start with an ELF header at most two pages before; modules' notes are at page boundaries.
             page = found.start() - where % _PAGE
             heads = (window[max(0, page - back * _PAGE) :][:4] for back in range(3))
-            if where % _PAGE and b"\x7fELF" not in heads and value.hex() not in candidates:
-                candidates.append(value.hex())
+            if where % _PAGE == 0 or b"\x7fELF" in heads:
+                continue
+            near = window[max(0, found.start() - _AROUND) : found.start()]
+            after = window[found.end() + size : found.end() + size + _AROUND]
+            if b"Xen\0" in near or after.startswith(_BTF):
+                return value.hex()
+            candidates.append((after.startswith(_LTO_INFO) and b"GNU\0" not in near, value.hex()))
         before = window[-4 * _PAGE :]
-    return candidates[0] if len(candidates) == 1 else None
+    certain = [value for of_kernel, value in candidates if of_kernel]
+    if certain:
+        return certain[0]
+    return candidates[0][1] if len(candidates) == 1 else None
 
 
 def _read(kernel: KernelMemory, address: int) -> bytes:

@@ -55,6 +55,14 @@ def of_name(path: Path) -> str | None:
     return None
 
 
+def of_xz(source: Source) -> str | None:
+    """An xz file ends with a mark of its own, so that a cut one is known without unpacking it."""
+    size = source.size
+    if size is None or source.read_at(size - 512, 512).rstrip(b"\0").endswith(b"YZ"):
+        return None
+    return f"cut off: the xz file ends after {size} bytes without its end mark"
+
+
 def _end_of_pages(source: Source, layout: kdump.Layout, start: int, end: int) -> tuple[int, int]:
     """Where the last page's data ends, and how many descriptors at the end were never written.
 

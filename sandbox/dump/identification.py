@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.dump import build_notes, completeness, kdump, memory, opening, panic, printk, signatures, vmcoreinfo
-from sandbox.dump.header import Header, PageMissingError
+from sandbox.dump import (
+    build_notes,
+    completeness,
+    directories,
+    elf,
+    kdump,
+    memory,
+    opening,
+    panic,
+    printk,
+    signatures,
+    vmcoreinfo,
+)
+from sandbox.dump.header import MACHINES, Header, PageMissingError
 from sandbox.dump.source import FileSource, OutOfTimeError, Source
-from sandbox.errors import DumpDamaged, DumpError, NotADump
+from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
 from sandbox.model import Vmcore
 
 _SECONDS: Final = 1.5
 """Time that one file may take. Whole dumps take a hundredth of it; crafted ones take no more."""
+
+_LOG_BYTES: Final = 8 << 20
 
 _LARGE_BITMAP: Final = 8 << 20
 """Of a machine with 256 GiB. Counting larger ones takes longer than a header-only answer may."""
@@ -48,9 +62,13 @@ class Draft:
 def identify(path: Path, *, log: bool = True) -> Vmcore:
     """What the dump at `path` says about itself; nothing is executed, unpacked or written.
 
-    `log=False` reads headers and notes only. Raises `DumpNotFound`, `DumpUnreadable`, `NotADump` or `DumpDamaged`;
+    `path` may also be a compressed dump or an archive with one, a directory of kdump's, a sosreport, or a kernel log as
+    text. `log=False` reads headers and notes only. Raises `DumpNotFound`, `DumpUnreadable`, `NotADump` or
+    `DumpDamaged`;
     a dump that is cut or flagged incomplete is no error as long as its header can be read.
     """
+    if path.is_dir():
+        return _identify_directory(path, log=log)
     with FileSource(path, seconds=_SECONDS) as source:
         draft = Draft(path, source.size)
         if source.size == 0:
@@ -60,49 +78,170 @@ def identify(path: Path, *, log: bool = True) -> Vmcore:
         try:
             _examine(draft, source, path, log=log)
         except OutOfTimeError as error:
-            raise DumpDamaged(f"{path}: its header is damaged: reading what it names takes too long") from error
+            raise DumpDamaged(
+                f"{path}: no dump was found in it in {_SECONDS} s", hint="unpack it, if it is an archive, and try again"
+            ) from error
+    return draft.finish()
+
+
+def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
+    dump = directories.choose(directory)
+    if dump is not None:
+        return identify(dump, log=log)
+    contents = directories.look(directory)
+    if not contents.logs and contents.uname is None:
+        raise NotADump(
+            f"{directory} holds no kernel crash dump", hint="kdump writes to /var/crash/<host>-<time>/vmcore"
+        )
+    draft = Draft(directory, 0)
+    draft.plain(format="sosreport" if contents.uname else "log", wrappers=("directory",))
+    if contents.logs:
+        saved = contents.logs[-1]
+        with FileSource(saved, seconds=_SECONDS) as source:
+            draft.plain(member=str(saved.relative_to(directory)))
+            _take_text(draft, source, "log")
+    if contents.uname is not None:
+        with FileSource(contents.uname) as source:
+            _take_uname(draft, source.read_at(0, 512).decode("utf-8", "replace"))
+    _take_wanted(draft, str(contents.logs[-1].relative_to(directory)) if contents.logs else None)
     return draft.finish()
 
 
 def _examine(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
     head = source.read_at(0, signatures.PEEK)
-    match signatures.dump_format(head):
-        case "kdump-compressed" | "diskdump" | "elf" | "flattened":
-            take_dump(draft, source, path, log=log)
-        case _:
-            raise not_a_dump(str(path), head)
+    kind = signatures.dump_format(head) or signatures.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
+    if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
+        take_dump(draft, source, path, log=log)
+    elif kind is not None:
+        _take_named(draft, kind, source, path)
+    elif signatures.wrapper(head) is not None:
+        _take_wrapped(draft, source, path, log=log)
+    elif signatures.is_kernel_log(source.read_at(0, 4096)):
+        draft.plain(format="log")
+        _take_text(draft, source, "log")
+        _take_wanted(draft, path.name if path.name.startswith("vmcore-dmesg") else None)
+    else:
+        raise not_a_dump(str(path), head)
 
 
 def take_dump(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
     """A dump whose memory can be read: header, completeness, log, build-id."""
     opened = opening.open_dump(source, str(path))
     draft.plain(flattened=opened.flat is not None)
-    take_header(draft, opened.header, opened.info)
     with ExitStack() as parts:
         _take_split_set(draft, opened, path, parts)
         if source.size is not None:
             _take_completeness(draft, opened, path, log=log)
+        if not opened.info and isinstance(opened.layout, elf.Layout):
+            from sandbox.dump import named
+
+            with suppress(OutOfTimeError):
+                opened.use_vmcoreinfo(named.find_vmcoreinfo(source))
+        take_header(draft, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
         if log:
-            try:
+            # Where time runs out or a page is missing, the rest of the answer stands.
+            with suppress(OutOfTimeError, PageMissingError):
                 _take_log(draft, opened)
                 _take_build_id(draft, opened)
-            except (OutOfTimeError, PageMissingError):
-                # The rest of the answer stands; what could not be read stays unknown.
-                pass
 
 
-def take_header(draft: Draft, header: Header, info: Mapping[str, str]) -> None:
+def _take_named(draft: Draft, kind: str, source: Source, path: Path) -> None:
+    from sandbox.dump import named
+
+    header = named.parse(kind, source)
+    text = b""
+    with suppress(OutOfTimeError, VmboxError):
+        text = named.find_vmcoreinfo(source)
+        memory_file = named.find_sibling_memory(path.name)
+        if memory_file is not None and (path.parent / memory_file).is_file():
+            draft.plain(files=(path, path.parent / memory_file))
+            with FileSource(path.parent / memory_file, seconds=_SECONDS / 2) as beside:
+                text = text or named.find_vmcoreinfo(beside)
+    take_header(draft, header, vmcoreinfo.parse(text), "memory")
+    if header.flag is not None:
+        draft.offer("header", complete=False, incomplete_reason=header.flag)
+
+
+def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log: bool) -> None:
+    from sandbox.dump import named, wrappers  # with every decompressor there is: most dumps need none
+
+    found = wrappers.unwrap(source, str(path))
+    draft.plain(wrappers=found.layers)
+    if found.member is not None:
+        draft.plain(member=found.member)
+    if found.sosreport or found.is_log:
+        draft.plain(format="sosreport" if found.sosreport and found.source is None else "log")
+        if found.source is not None:
+            _take_text(draft, found.source, "log")
+        if found.uname is not None:
+            _take_uname(draft, found.uname)
+        _take_wanted(draft, found.member)
+        return
+    inner = found.source
+    if inner is None:
+        raise NotADump(f"{path} holds no kernel crash dump")
+    head = inner.read_at(0, signatures.PEEK)
+    kind = signatures.dump_format(head)
+    if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
+        inner.exhaust()
+        take_dump(draft, inner, path, log=log)
+    elif kind is not None:
+        header = named.parse(kind, inner)
+        take_header(draft, header, vmcoreinfo.parse(named.find_vmcoreinfo(inner)), "memory")
+    else:
+        layers = " in ".join(reversed(found.layers))
+        raise not_a_dump(f"what is in {path} ({layers})", head)
+    if inner.damage is not None:
+        draft.plain(complete=False, incomplete_reason=f"the archive is cut off or damaged: {inner.damage}")
+        draft.origins["complete"] = draft.origins["incomplete_reason"] = "size"
+    elif "xz" in found.layers[:1] and (reason := completeness.of_xz(source)):
+        draft.offer("size", complete=False, incomplete_reason=reason)
+
+
+def _take_text(draft: Draft, source: Source, origin: str) -> None:
+    text = source.read_at(0, _LOG_BYTES)
+    size = source.size
+    if size is not None and size > _LOG_BYTES:
+        # The beginning has the banner, the end the panic.
+        text = text[: 1 << 20] + source.read_at(size - _LOG_BYTES, _LOG_BYTES)
+    take_findings(draft, panic.examine(printk.from_text(text)), origin)
+
+
+def _take_uname(draft: Draft, uname: str) -> None:
+    """`uname -a` of the machine after its reboot, usually with the same kernel."""
+    words = uname.split()
+    if len(words) > 3 and words[0] == "Linux":
+        draft.offer("sosreport", release=words[2])
+        draft.offer("sosreport", arch=next((word for word in reversed(words) if word in MACHINES), None))
+
+
+def _take_wanted(draft: Draft, saved_log: str | None) -> None:
+    """Where the dump itself is, as far as the name of the log beside it tells."""
+    if saved_log is None:
+        draft.plain(wanted="/var/crash/<address>-<time>/vmcore")
+        return
+    before, found, name = saved_log.rpartition("/")
+    at = before.find("var/crash")
+    directory = "/" + before[at:] if at >= 0 else "/var/crash/<address>-<time>"
+    stamp = name.removeprefix("dmesg.")
+    dump = f"dump.{stamp}" if found and stamp.isdigit() else "vmcore"
+    draft.plain(wanted=f"{directory}/{dump}")
+
+
+def take_header(draft: Draft, header: Header, info: Mapping[str, str], origin: str) -> None:
+    """`origin` is "notes", or "memory" when the VMCOREINFO note was lost and its text found by looking for it."""
     draft.plain(format=header.format, vmcoreinfo=info)
-    draft.offer("vmcoreinfo", release=_release(info))
+    found = "vmcoreinfo" if origin == "notes" else "vmcoreinfo in memory"
+    draft.offer(found, release=_release(info))
     draft.offer("header", release=header.release, utsname_version=header.utsname_version)
     draft.offer("header", arch=header.arch)
-    draft.offer("vmcoreinfo", arch=vmcoreinfo.architecture(info))
-    draft.offer("vmcoreinfo", build_id=vmcoreinfo.build_id(info, draft.get("utsname_version")))
+    draft.offer(found, arch=vmcoreinfo.architecture(info))
+    draft.offer(found, build_id=vmcoreinfo.build_id(info, draft.get("utsname_version")))
     page_size = vmcoreinfo.decimal(info, "PAGESIZE")
-    draft.offer("vmcoreinfo", page_size=page_size if page_size and 4096 <= page_size <= 1 << 20 else None)
+    draft.offer(found, page_size=page_size if page_size and 4096 <= page_size <= 1 << 20 else None)
     draft.offer("header", page_size=header.page_size)
     draft.offer("notes" if header.format == "elf" else "header", nr_cpus=header.nr_cpus)
-    draft.offer("vmcoreinfo", crash_time=utc(vmcoreinfo.decimal(info, "CRASHTIME")))
+    draft.offer(found, crash_time=utc(vmcoreinfo.decimal(info, "CRASHTIME")))
     draft.offer("header", crash_time=utc(header.timestamp))
     draft.offer("header", dump_level=header.dump_level, compression=header.compression, panic=header.panic)
 
@@ -173,15 +312,19 @@ def _take_completeness(draft: Draft, opened: opening.OpenedDump, path: Path, *, 
         draft.offer("size", complete=False, incomplete_reason=reason)
     if by_name := completeness.of_name(path):
         draft.offer("file name", complete=False, incomplete_reason=by_name)
+    if directories.unfinished_beside(path):
+        draft.offer("README.txt", complete=False, incomplete_reason="kdump's README.txt beside it says so")
     draft.offer("size", complete=True)
 
 
 def _take_log(draft: Draft, opened: opening.OpenedDump) -> None:
     try:
-        found = panic.examine(opened.log())
+        take_findings(draft, panic.examine(opened.log()), "log")
     except printk.LogMissingError:
-        return
-    take_findings(draft, found, "log")
+        saved = directories.log_beside(draft.values["path"])
+        if saved is not None:
+            with suppress(VmboxError), FileSource(saved, seconds=_SECONDS / 2) as source:
+                _take_text(draft, source, saved.name)
 
 
 def _take_build_id(draft: Draft, opened: opening.OpenedDump) -> None:

@@ -49,6 +49,10 @@ class OpenedDump:
     def use_memory(self, all_parts: Memory) -> None:
         self._memory = all_parts
 
+    def use_vmcoreinfo(self, text: bytes) -> None:
+        """VMCOREINFO that was found elsewhere than in its note."""
+        self.info = vmcoreinfo.parse(text)
+
     def kernel(self) -> translation.KernelMemory | None:
         return translation.kernel_memory(self.memory(), self.header, self.info, self.arch)
 

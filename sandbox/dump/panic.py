@@ -13,7 +13,7 @@ from sandbox.dump.printk import Record
 _KEPT: Final = 4000
 """Lines before the end that are looked at; an oops with all CPUs' stacks is some hundreds."""
 
-_PANIC: Final = re.compile(r"Kernel panic - .*")
+_PANIC: Final = re.compile(r"(?<!end )Kernel panic - .*")
 _OOPS: Final = re.compile(
     r"BUG: (?:kernel NULL pointer dereference|unable to handle).*|Unable to handle kernel.*"
     r"|[Kk]ernel BUG at.*|Oops: .*|general protection fault.*|Internal error: .*|divide error: .*"
@@ -112,6 +112,7 @@ def examine(records: Iterable[Record]) -> Findings:
     """Reads the whole log once and keeps its end."""
     found = Findings()
     tail: deque[str] = deque(maxlen=_KEPT)
+    panicked = False
     last: int | None = None
     dmi: str | None = None
     for record in records:
@@ -121,8 +122,10 @@ def examine(records: Iterable[Record]) -> Findings:
             line = _printable(raw)
             found.lines += 1
             tail.append(line)
-            if found.banner is None and line.startswith("Linux version "):
+            # A console's log goes on with the capture kernel, whose banner is another one's.
+            if not panicked and line.startswith("Linux version "):
                 _take_banner(found, line)
+            panicked = panicked or line.startswith("Kernel panic - ")
             if dmi is None and "DMI: " in line and (match := _DMI.search(line)):
                 dmi = match[1].strip()
     found.uptime_seconds = None if last is None else round(last / 1e9, 6)

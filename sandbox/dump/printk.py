@@ -27,6 +27,9 @@ _COMMITTED: Final = 1
 _FINALIZED: Final = 2
 
 _LEVEL: Final = re.compile(rb"^<\d{1,3}>", re.MULTILINE)
+_SYSLOG: Final = re.compile(rb"^[A-Z0-9].{0,80}? kernel: ")
+"""Date and host, where the log went through syslog or journalctl."""
+
 _TIME: Final = re.compile(rb"^\[ *(\d+)\.(\d{6})\] ?")
 
 
@@ -170,7 +173,8 @@ def _bytes_ring(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
 
 def from_text(text: bytes) -> Iterator[Record]:
     """Records of a log that was kept, or saved, as text."""
-    for line in _LEVEL.sub(b"", text.strip(b"\0")).splitlines():
+    for raw in _LEVEL.sub(b"", text.strip(b"\0")).splitlines():
+        line = _SYSLOG.sub(b"", raw, count=1)
         found = _TIME.match(line)
         if found:
             yield Record(

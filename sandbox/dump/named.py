@@ -1,0 +1,157 @@
+"""Formats that are named, with what their headers give, but whose memory is not read here.
+
+Offsets from crash's lkcd_*.h, s390_dump.c, sadump.h, vmware_vmss.h, qemu-load.c and xendump.h. None was tried on a dump
+of its kind; each field is checked for sense before it is believed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+from sandbox.dump.header import MACHINES, Header
+from sandbox.dump.source import Source
+
+FORMATS: Final = frozenset(
+    {"lkcd", "s390", "sadump", "vmware", "qemu-migration", "libvirt-save", "xen", "mclx"},
+)
+
+# Microseconds between 1900, where the TOD clock of s390 starts, and 1970, in its units of 1/4096 microsecond.
+_TOD_1970: Final = 0x7D91048BCA000000
+
+_SCAN_STEP: Final = 4 << 20
+_SCAN_LIMIT: Final = 512 << 20
+_TEXT: Final = 8192
+_KEY: Final = b"OSRELEASE="
+
+
+def parse(kind: str, source: Source) -> Header:
+    """What the header says; unknown stays None."""
+    header = Header(format=kind)
+    head = source.read_at(0, 1024)
+    match kind:
+        case "lkcd":
+            _lkcd(header, head)
+        case "s390":
+            _s390(header, head, source)
+        case "sadump":
+            _sadump(header, source)
+        case "vmware":
+            _vmware(header, head, source)
+        case _:
+            pass
+    return header
+
+
+def find_vmcoreinfo(source: Source, start: int = 0) -> bytes:
+    """The kernel's own copy of its VMCOREINFO, looked for in uncompressed memory. Empty when it is not found.
+
+    For dumps without the note: hypervisors write them when the guest did not say where its note is. May raise
+    `OutOfTimeError`.
+    """
+    before = b""
+    for at in range(start, start + _SCAN_LIMIT, _SCAN_STEP):
+        piece = source.read_at(at, _SCAN_STEP)
+        if not piece:
+            break
+        window = before + piece
+        for where in _occurrences(window):
+            text = source.read_at(at - len(before) + where, _TEXT).split(b"\0", 1)[0]
+            line = text.split(b"\n", 1)[0]
+            # The text of programs that look for the key has a format instead of a value, and no other keys around it.
+            if b"%" not in line and line[len(_KEY) :].strip() and b"\nPAGESIZE=" in text:
+                return text
+        before = window[-len(_KEY) :]
+    return b""
+
+
+def find_sibling_memory(name: str) -> str | None:
+    """VMware keeps the memory of NAME.vmss or NAME.vmsn in NAME.vmem."""
+    stem, dot, suffix = name.rpartition(".")
+    return f"{stem}.vmem" if dot and suffix in {"vmss", "vmsn"} else None
+
+
+def _occurrences(window: bytes) -> Iterator[int]:
+    at = window.find(_KEY)
+    while at >= 0:
+        # Lines start behind a newline, or the text itself behind a note header or at the start of a page.
+        if at == 0 or window[at - 1] in b"\n\0":
+            yield at
+        at = window.find(_KEY, at + 1)
+
+
+def _lkcd(header: Header, head: bytes) -> None:
+    header.order = "big" if head[0] == 0xA8 else "little"
+    code = "<" if header.order == "little" else ">"
+    if len(head) < 1024:
+        return
+    (version,) = struct.unpack_from(code + "I", head, 8)
+    (page_size,) = struct.unpack_from(code + "I", head, 20)
+    header.page_size = page_size if page_size in {4096, 8192, 16384, 65536} else None
+    header.panic = _text(head[52:308])
+    # The time moved with the alignment of struct timeval: 64-bit before version 8, 64-bit since, 32-bit.
+    for seconds_at, seconds, utsname in ((312, "q", 328), (308, "q", 324), (308, "i", 316)):
+        if _text(head[utsname : utsname + 65]) == "Linux":
+            header.release = _text(head[utsname + 130 : utsname + 195])
+            header.utsname_version = _text(head[utsname + 195 : utsname + 260])
+            machine = _text(head[utsname + 260 : utsname + 325])
+            header.arch = machine if machine in MACHINES else None
+            (header.timestamp,) = struct.unpack_from(code + seconds, head, seconds_at)
+            break
+    header.dump_level = None if version & 0xFFFF == 0 else header.dump_level
+
+
+def _s390(header: Header, head: bytes, source: Source) -> None:
+    header.order = "big"
+    if len(head) < 128:
+        return
+    (header_size,) = struct.unpack_from(">I", head, 12)
+    page_size, memory_size = struct.unpack_from(">IQ", head, 20)
+    header.page_size = page_size if page_size == 4096 else None
+    tod, arch = struct.unpack_from(">QI", head, 56)[0], struct.unpack_from(">I", head, 72)[0]
+    header.timestamp = max(0, (tod - _TOD_1970) >> 12) // 1_000_000 or None
+    header.arch = {1: "s390", 2: "s390x"}.get(arch)
+    cpus = int.from_bytes(head[95:97], "big")
+    header.nr_cpus = cpus if 0 < cpus <= 4096 else None
+    end = header_size + memory_size
+    if memory_size < 1 << 52 and source.size is not None and source.read_at(end, 8) != b"DUMP_END":
+        header.flag = "the end mark of the dump is missing: it was cut, or never finished"
+
+
+def _sadump(header: Header, source: Source) -> None:
+    header.arch = "x86_64"
+    for start in (4096, 8192):
+        block = source.read_at(start, 128)
+        if block[:8] != b"sadump\0\0":
+            continue
+        year, month, day, hour, minute, second = struct.unpack_from("<HBBBBB", block, 16)
+        try:
+            header.timestamp = int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp())
+        except ValueError:
+            header.timestamp = None
+        cpus = int.from_bytes(block[80:84], "little")
+        header.nr_cpus = cpus if 0 < cpus <= 1 << 16 else None
+        return
+
+
+def _vmware(header: Header, head: bytes, source: Source) -> None:
+    """Groups of tags; only the CPU count is taken."""
+    (groups,) = struct.unpack_from("<I", head.ljust(12, b"\0"), 8)
+    table = source.read_at(12, min(groups, 512) * 80)
+    for at in range(0, len(table) - 79, 80):
+        if table[at : at + 64].split(b"\0", 1)[0] != b"cpu":
+            continue
+        position, size = struct.unpack_from("<QQ", table, at + 64)
+        body = source.read_at(position, min(size, 1 << 16))
+        found = body.find(b"cpu:numVCPUs")
+        if found >= 0:
+            value = int.from_bytes(body[found + 12 : found + 16], "little")
+            header.nr_cpus = value if 0 < value <= 1 << 12 else None
+        return
+
+
+def _text(raw: bytes) -> str | None:
+    text = raw.split(b"\0", 1)[0].decode("utf-8", "replace").strip()
+    return text if text and text.isprintable() else None

@@ -1,0 +1,176 @@
+"""Looking through compression and archives at the dump inside, without unpacking it.
+
+The layers are peeled as far as the first bytes of what is inside; of an archive the member that is a dump is taken, or
+else the saved kernel log that kdump puts beside one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sandbox.dump import archives, signatures
+from sandbox.dump.archives import Member
+from sandbox.dump.source import OutOfTimeError, Source
+from sandbox.dump.streams import (
+    ChunkStream,
+    PeekSource,
+    SourceStream,
+    Stream,
+    WrapperDamagedError,
+    decompressed,
+)
+from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump
+
+PEEK_LIMIT: Final = 4 << 20
+"""Bytes of the dump that are unpacked to look at it: header, notes, and the bitmap of a machine of usual size."""
+
+_DEEPEST: Final = 6
+
+_LOG_NAME: Final = re.compile(r"(?:^|/)vmcore-dmesg(?:-incomplete)?\.txt$|(?:^|/)crash/[^/]+/dmesg[\w.-]*$")
+_UNAME_NAME: Final = re.compile(r"(?:^|/)sos_commands/kernel/uname_-a$")
+_SOSREPORT: Final = re.compile(r"(?:^|/)(?:sos_commands|sos_logs|sos_reports)/")
+
+_NOT_READ_HERE: Final = {
+    "7z": "7z x {name}",
+    "rar": "unrar x {name}",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unwrapped:
+    """What lies at the bottom of the layers."""
+
+    source: PeekSource | None
+    """The dump, or a kernel log as text; None for a sosreport with neither."""
+    stream: Stream | None
+    """The same from its beginning; only one of the two can be used."""
+    layers: tuple[str, ...]
+    member: str | None = None
+    """Name in the innermost archive."""
+    is_log: bool = False
+    sosreport: bool = False
+    uname: str | None = None
+    """`uname -a` of the machine after its reboot, from a sosreport."""
+
+
+def unwrap(source: Source, name: str) -> Unwrapped:
+    """Peel all layers of `source`, whose first bytes are a wrapper's.
+
+    Raises `NotADump` when there is no dump inside, `DumpUnreadable` for a wrapper that is not read here, `DumpDamaged`
+    when the wrapper is cut before anything could be seen.
+    """
+    try:
+        return _peel(SourceStream(source), name, (), None)
+    except WrapperDamagedError as error:
+        raise DumpDamaged(f"{name}: {error}") from error
+
+
+def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None) -> Unwrapped:
+    peek = PeekSource(stream, PEEK_LIMIT)
+    head = peek.read_at(0, signatures.PEEK)
+    if peek.damage is not None and len(head) < signatures.PEEK:
+        raise WrapperDamagedError(peek.damage)
+    kind = signatures.wrapper(head)
+    whole = _Replayed(peek, stream)
+    if kind is None:
+        return Unwrapped(
+            source=peek,
+            stream=whole,
+            layers=layers,
+            member=member,
+            is_log=signatures.dump_format(head) is None and signatures.is_kernel_log(head),
+        )
+    if len(layers) >= _DEEPEST:
+        raise NotADump(f"{name} is wrapped more than {_DEEPEST} times", hint="unpack it by hand and give the dump")
+    if kind in _NOT_READ_HERE:
+        raise DumpUnreadable(
+            f"{name} is a {kind} archive", hint=f"unpack it first: {_NOT_READ_HERE[kind].format(name=name)}"
+        )
+    if kind in archives.ARCHIVES:
+        return _choose(archives.members(kind, whole), name, (*layers, kind))
+    inner = ChunkStream(decompressed(kind, whole))
+    return _peel(inner, name, (*layers, kind), member)
+
+
+def _choose(members: Iterator[Member], name: str, layers: tuple[str, ...]) -> Unwrapped:
+    log: Unwrapped | None = None
+    uname: str | None = None
+    sosreport = False
+    seen = 0
+    try:
+        for member in members:
+            seen += 1
+            sosreport = sosreport or bool(_SOSREPORT.search(member.name))
+            if _UNAME_NAME.search(member.name):
+                uname = member.content.read(512).decode("utf-8", "replace").strip()
+                continue
+            if log is None and _LOG_NAME.search(member.name):
+                log = _log(member, layers)
+                continue
+            if member.size is not None and member.size < 512:
+                continue
+            found = _dump_inside(member, name, layers)
+            if found is not None:
+                return found
+    except (OutOfTimeError, WrapperDamagedError):
+        # What was found until then is an answer all the same.
+        if log is None and not sosreport:
+            raise
+    if log is not None:
+        return replace(log, sosreport=sosreport, uname=uname)
+    if sosreport:
+        return Unwrapped(source=None, stream=None, layers=layers, sosreport=True, uname=uname)
+    raise NotADump(f"{name}: none of the {seen} files in the archive is a kernel crash dump")
+
+
+def _dump_inside(member: Member, name: str, layers: tuple[str, ...]) -> Unwrapped | None:
+    """The member, if it is a dump or wraps one."""
+    peek = PeekSource(member.content, PEEK_LIMIT)
+    head = peek.read_at(0, signatures.PEEK)
+    if head.startswith(b"\x7fELF") and head[16:18] not in {b"\x04\0", b"\0\x04"}:
+        return None  # programs and modules, e.g. in an initramfs
+    whole = _Replayed(peek, member.content)
+    if signatures.dump_format(head) is not None:
+        return Unwrapped(source=peek, stream=whole, layers=layers, member=member.name)
+    if signatures.wrapper(head) is None:
+        return None
+    try:
+        inner = _peel(whole, name, layers, member.name)
+    except (NotADump, DumpUnreadable, WrapperDamagedError):
+        return None
+    inner_head = inner.source.read_at(0, signatures.PEEK) if inner.source is not None else b""
+    return inner if signatures.dump_format(inner_head) is not None else None
+
+
+def _log(member: Member, layers: tuple[str, ...]) -> Unwrapped:
+    peek = PeekSource(member.content, PEEK_LIMIT)
+    peek.exhaust()
+    return Unwrapped(source=peek, stream=None, layers=layers, member=member.name, is_log=True)
+
+
+class _Replayed:
+    """A stream from its beginning, after some of it went into a peek."""
+
+    def __init__(self, peek: PeekSource, rest: Stream) -> None:
+        self._peek = peek
+        self._rest = rest
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        kept = self._peek.kept
+        if self._at < kept:
+            data = self._peek.read_at(self._at, min(size, kept - self._at))
+            self._at += len(data)
+            return data if len(data) == size else data + self._rest.read(size - len(data))
+        if self._peek.damage is not None:
+            raise WrapperDamagedError(self._peek.damage)
+        return self._rest.read(size)
+
+    def skip(self, size: int) -> None:
+        kept = min(size, max(0, self._peek.kept - self._at))
+        self._at += kept
+        if size > kept:
+            self._rest.skip(size - kept)
