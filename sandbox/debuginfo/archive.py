@@ -69,10 +69,9 @@ def tar_members(stream: Skippable) -> Iterator[Member]:
     """Members of a tar archive. The caller reads or skips exactly `size` bytes before it asks for the next one."""
     long_name: str | None = None
     while True:
-        try:
-            header = exactly(stream, _BLOCK)
-        except Damaged:
-            return
+        header = stream.read(_BLOCK)
+        if len(header) < _BLOCK and header:
+            header += exactly(stream, _BLOCK - len(header))
         if not any(header):
             return
         try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import bisect
-import os
+import contextlib
 import re
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from typing import Final
 
 from sandbox import mirrors
@@ -20,10 +20,18 @@ from sandbox.progress import Reporter, Step
 
 _WINDOW: Final = 128 << 10
 """Bytes fetched at once where headers are read."""
-_IN_FLIGHT: Final = 80 << 20
-"""Bytes of unpacked blocks that may wait for their turn. liblzma's output takes twice its size while it is joined."""
+_STREAMS: Final = 4
+"""Requests at once. More than processors: some wait for the network while the others unpack."""
 _KEPT: Final = 3
 """Blocks kept for small reads, which come back to the first and the last of a file."""
+
+
+Put = Callable[[bytes, int], None]
+"""Takes a piece and where it belongs."""
+
+
+class _Stopped(Exception):
+    """Another thread failed."""
 
 
 class NoRanges(Exception):
@@ -53,32 +61,43 @@ class RemoteFile:
 
     def read_at(self, offset: int, size: int) -> bytes:
         """`size` bytes. Raises `NoRanges`, `DownloadFailed`, `VerificationFailed`."""
-        if size <= 0:
-            return b""
         data = bytearray()
-        retried(self.url, lambda: self._once(offset, size, data), self._reporter, lambda: len(data))
+        self.feed(offset, size, data.extend)
         return bytes(data)
 
-    def _once(self, offset: int, size: int, data: bytearray) -> None:
-        """Adds to `data` what is missing of it."""
-        start = offset + len(data)
-        headers = {"Range": f"bytes={start}-{offset + size - 1}"}
+    def feed(self, offset: int, size: int, take: Callable[[bytes], None]) -> None:
+        """The same, given to `take` as it arrives. Continues where a cut connection stopped."""
+        done = 0
+
+        def attempt() -> None:
+            nonlocal done
+            for piece in self._range(offset + done, size - done):
+                done += len(piece)
+                take(piece)
+
+        if size > 0:
+            retried(self.url, attempt, self._reporter, lambda: done)
+
+    def _range(self, offset: int, size: int) -> Iterator[bytes]:
+        headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
         with client().stream("GET", self.url, headers=headers) as response:
             refuse(response)
             if response.status_code != 206:
                 raise NoRanges("the server sends whole files only")
             found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-            if found is None or int(found[1]) != start or int(found[2]) >= offset + size:
+            if found is None or int(found[1]) != offset or int(found[2]) >= offset + size:
                 raise NoRanges("the server does not send the range that was asked for")
             self._same_file(int(found[3]), response.headers.get("ETag"))
+            left = min(size, int(found[3]) - offset)
             for piece in response.iter_raw():
-                if len(data) + len(piece) > size:
+                left -= len(piece)
+                if left < 0:
                     raise NoRanges("the server sends more than was asked for")
-                data += piece
                 with self._lock:
                     self.fetched += len(piece)
                     self._step.advance(len(piece))
-        if offset + len(data) < min(offset + size, self._size or 0):
+                yield piece
+        if left:
             import httpx
 
             raise httpx.RemoteProtocolError("ended too early")
@@ -130,8 +149,7 @@ class Blocks:
         self._header, self._blocks = xz.blocks(lambda at, length: file.read_at(offset + at, length), size)
         self._starts = [block.at for block in self._blocks]
         self.size = self._blocks[-1].at + self._blocks[-1].length
-        # More threads than processors: some wait for the network while the others unpack.
-        self._pool = ThreadPoolExecutor(min((os.cpu_count() or 2) + 2, 8), thread_name_prefix="blocks")
+        self._pool = ThreadPoolExecutor(_STREAMS, thread_name_prefix="blocks")
         self._kept: OrderedDict[int, Future[bytes]] = OrderedDict()
 
     def close(self) -> None:
@@ -146,22 +164,73 @@ class Blocks:
             self._kept[number] = future
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
-            data += self._cut(number, future.result(), offset, size)
+            start = self._starts[number]
+            data += future.result()[max(offset - start, 0) : offset + size - start]
         return data
 
-    def pieces(self, offset: int, size: int) -> Iterator[bytes]:
-        """`size` bytes from `offset`, in order; the blocks ahead are fetched and unpacked meanwhile, none is kept."""
-        coming = deque(self._between(offset, size))
-        ahead: deque[tuple[int, Future[bytes]]] = deque()
-        waiting = 0
-        while ahead or coming:
-            while coming and (not ahead or waiting + self._blocks[coming[0]].length <= _IN_FLIGHT):
-                number = coming.popleft()
-                ahead.append((number, self._kept.pop(number) if number in self._kept else self._submit(number)))
-                waiting += self._blocks[number].length
-            number, future = ahead.popleft()
-            yield self._cut(number, future.result(), offset, size)
-            waiting -= self._blocks[number].length
+    def copy(self, offset: int, size: int, put: Put) -> None:
+        """Gives `put` all of those bytes, piece by piece and in no order, from several threads.
+
+        Neighbouring blocks are one request: a mirror has as little work with a few streams as with one.
+        """
+        numbers = list(self._between(offset, size))
+        for number in [number for number in numbers if number in self._kept]:
+            self._put(self._kept.pop(number).result(), self._starts[number], offset, size, put)
+            numbers.remove(number)
+        stop = threading.Event()
+        running = [self._pool.submit(self._run, run, offset, size, put, stop) for run in self._runs(numbers)]
+        try:
+            for future in as_completed(running):
+                future.result()
+        finally:
+            stop.set()
+            wait(running)
+
+    def _runs(self, numbers: Sequence[int]) -> list[list[int]]:
+        """Neighbours together, and long runs divided so that all threads have their share."""
+        share = sum(self._blocks[number].size for number in numbers) / _STREAMS
+        runs: list[list[int]] = []
+        size = 0
+        for number in numbers:
+            if runs and runs[-1][-1] == number - 1 and size < share:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+                size = 0
+            size += self._blocks[number].size
+        return runs
+
+    def _run(self, numbers: Sequence[int], offset: int, size: int, put: Put, stop: threading.Event) -> None:
+        coming = deque(numbers)
+        unpacking: xz.Unpacking | None = None
+        missing = 0
+
+        def take(piece: bytes) -> None:
+            nonlocal unpacking, missing
+            view = memoryview(piece)
+            while view:
+                if stop.is_set():
+                    raise _Stopped
+                block = self._blocks[coming[0]]
+                if unpacking is None:
+                    unpacking, missing = xz.Unpacking(self._header, block), block.size
+                at = block.at + unpacking.length
+                data, view = view[:missing], view[missing:]
+                missing -= len(data)
+                self._put(unpacking.feed(bytes(data)), at, offset, size, put)
+                if not missing:
+                    unpacking = None
+                    coming.popleft()
+
+        with contextlib.suppress(_Stopped):
+            first = self._offset + self._blocks[numbers[0]].offset
+            self._file.feed(first, sum(self._blocks[number].size for number in numbers), take)
+
+    def _put(self, data: bytes, at: int, offset: int, size: int, put: Put) -> None:
+        """That part of `data` (from `at`) that was asked for."""
+        start, end = max(offset - at, 0), max(offset + size - at, 0)
+        if wanted := data if not start and end >= len(data) else data[start:end]:
+            put(wanted, max(at - offset, 0))
 
     def _between(self, offset: int, size: int) -> range:
         """Numbers of the blocks that hold those bytes."""
@@ -169,11 +238,6 @@ class Blocks:
         if offset >= end:
             return range(0)
         return range(bisect.bisect_right(self._starts, offset) - 1, bisect.bisect_left(self._starts, end))
-
-    def _cut(self, number: int, data: bytes, offset: int, size: int) -> bytes:
-        at = self._starts[number]
-        start, end = max(offset - at, 0), offset + size - at
-        return data if not start and end >= len(data) else data[start:end]
 
     def cost(self, offset: int, size: int) -> int:
         """Bytes that still have to travel for those."""

@@ -8,8 +8,9 @@ it can be read by ranges) nor kept. Like objcopy --remove-relocations='.debug_*'
 from __future__ import annotations
 
 import errno
+import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Final, Protocol
 
 from sandbox.debuginfo import elf
 from sandbox.debuginfo.store import need_space, no_space
-from sandbox.debuginfo.stream import PIECE, Damaged, write_all
+from sandbox.debuginfo.stream import PIECE, Damaged
 
 _ET_EXEC: Final = 2
 _ET_DYN: Final = 3
@@ -34,7 +35,8 @@ class RandomAccess(Protocol):
 
     def read_at(self, offset: int, size: int) -> bytes: ...
 
-    def pieces(self, offset: int, size: int) -> Iterator[bytes]: ...
+    def copy(self, offset: int, size: int, put: Callable[[bytes, int], None]) -> None:
+        """Gives all of those bytes to `put`, with where each piece belongs; in any order, from any thread."""
 
 
 class LocalFile:
@@ -49,12 +51,13 @@ class LocalFile:
             file.seek(offset)
             return file.read(size) or b""
 
-    def pieces(self, offset: int, size: int) -> Iterator[bytes]:
+    def copy(self, offset: int, size: int, put: Callable[[bytes, int], None]) -> None:
+        at = 0
         with self._path.open("rb", buffering=0) as file:
             file.seek(offset)
-            while size > 0 and (data := file.read(min(size, PIECE))):
-                size -= len(data)
-                yield data
+            while at < size and (data := file.read(min(size - at, PIECE))):
+                put(data, at)
+                at += len(data)
 
 
 class Part:
@@ -68,8 +71,8 @@ class Part:
     def read_at(self, offset: int, size: int) -> bytes:
         return self._whole.read_at(self._offset + offset, max(min(size, self.size - offset), 0))
 
-    def pieces(self, offset: int, size: int) -> Iterator[bytes]:
-        return self._whole.pieces(self._offset + offset, max(min(size, self.size - offset), 0))
+    def copy(self, offset: int, size: int, put: Callable[[bytes, int], None]) -> None:
+        self._whole.copy(self._offset + offset, max(min(size, self.size - offset), 0), put)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,28 +147,35 @@ def copy(file: RandomAccess, target: Path, what: Plan | None) -> None:
     try:
         with target.open("wb", buffering=0) as out:
             if what is None:
-                _copy(file, 0, file.size, out)
+                _copy(file, 0, file.size, out, 0)
                 return
             # The end first: its block was just read for the plan.
             for offset, length, to in what.moved:
-                out.seek(to)
-                _copy(file, offset, length, out)
-            out.seek(what.table_at)
-            out.write(what.table)
-            out.seek(0)
-            _copy(file, 0, what.cut, out)
-            out.seek(0)
-            out.write(what.header)
+                _copy(file, offset, length, out, to)
+            _copy(file, 0, what.cut, out, 0)
+            _put(out, what.table, what.table_at)
+            _put(out, what.header, 0)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise no_space(target.parent, "vmlinux") from None
         raise
 
 
-def _copy(file: RandomAccess, offset: int, size: int, out: FileIO) -> None:
-    left = size
-    for piece in file.pieces(offset, size):
-        write_all(out, piece)
-        left -= len(piece)
-    if left:
+def _copy(file: RandomAccess, offset: int, size: int, out: FileIO, to: int) -> None:
+    done: list[int] = []
+
+    def put(data: bytes, at: int) -> None:
+        _put(out, data, to + at)
+        done.append(len(data))
+
+    file.copy(offset, size, put)
+    if sum(done) != size:
         raise Damaged("it ends too early")
+
+
+def _put(out: FileIO, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(out.fileno(), view, at)
+        view = view[written:]
+        at += written

@@ -70,24 +70,52 @@ def blocks(read_at: Callable[[int, int], bytes], size: int) -> tuple[bytes, tupl
     return header, found
 
 
+class Unpacking:
+    """One block, unpacked while it arrives."""
+
+    def __init__(self, header: bytes, block: Block) -> None:
+        index = b"\0\x01" + _number(block.unpadded) + _number(block.length)
+        index += bytes(-len(index) % 4)
+        index += zlib.crc32(index).to_bytes(4, "little")
+        fields = struct.pack("<I", len(index) // 4 - 1) + header[6:8]
+        self._end = index + zlib.crc32(fields).to_bytes(4, "little") + fields + b"YZ"
+        self._block = block
+        self._decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20)
+        self._decompress(header)
+        self._missing = block.size
+        self.length = 0
+        """Bytes unpacked so far."""
+
+    def feed(self, data: bytes) -> bytes:
+        """What the next bytes of the block unpack to. The last ones also check all of it. Raises `Damaged`."""
+        self._missing -= len(data)
+        unpacked = self._decompress(data)
+        if not self._missing:
+            unpacked += self._decompress(self._end)
+        self.length += len(unpacked)
+        if self.length > self._block.length or (
+            not self._missing and (self.length != self._block.length or not self._decompressor.eof)
+        ):
+            raise Damaged("it cannot be unpacked: a block is not as long as the index says")
+        return unpacked
+
+    def _decompress(self, data: bytes) -> bytes:
+        try:
+            # One byte too many at most: a crafted block must not fill the memory.
+            unpacked = self._decompressor.decompress(data, self._block.length + 1)
+            if not self._decompressor.needs_input and not self._decompressor.eof:
+                # With all bytes out, the check and what follows it may not have been looked at yet.
+                unpacked += self._decompressor.decompress(b"", 1)
+        except (lzma.LZMAError, EOFError) as error:
+            raise Damaged(f"it cannot be unpacked: {error}") from None
+        return unpacked
+
+
 def unpack(header: bytes, data: bytes, block: Block) -> bytes:
     """What one block unpacks to; its check was compared. Raises `Damaged`."""
-    index = b"\0\x01" + _number(block.unpadded) + _number(block.length)
-    index += bytes(-len(index) % 4)
-    index += zlib.crc32(index).to_bytes(4, "little")
-    fields = struct.pack("<I", len(index) // 4 - 1) + header[6:8]
-    footer = zlib.crc32(fields).to_bytes(4, "little") + fields + b"YZ"
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=256 << 20)
-    try:
-        unpacked = decompressor.decompress(b"".join((header, data, index, footer)), block.length + 1)
-        if not decompressor.eof and len(unpacked) == block.length:
-            # All bytes are out, the check and what follows it are not looked at yet.
-            unpacked += decompressor.decompress(b"", 1)
-    except (lzma.LZMAError, EOFError) as error:
-        raise Damaged(f"it cannot be unpacked: {error}") from None
-    if not decompressor.eof or len(unpacked) != block.length:
-        raise Damaged("it cannot be unpacked: a block is not as long as the index says")
-    return unpacked
+    if len(data) != block.size:
+        raise Damaged("it ends too early")
+    return Unpacking(header, block).feed(data)
 
 
 def _index(data: bytes) -> tuple[Block, ...]:
