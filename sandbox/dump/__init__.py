@@ -1,4 +1,4 @@
-"""Reading kernel crash dumps: plain Python, nothing executed, nothing written.
+"""Reading kernel crash dumps: plain Python, nothing executed, nothing written but what `unpack` is asked to.
 
 The file comes from a machine that is not ours, so every number in it is doubted, every read may be short, and time and
 memory are bounded.
@@ -6,6 +6,30 @@ memory are bounded.
 
 from __future__ import annotations
 
-from sandbox.dump.identification import identify
+from collections.abc import Iterator
+from pathlib import Path
 
-__all__ = ["identify"]
+from sandbox.dump.identification import identify
+from sandbox.model import Vmcore
+from sandbox.progress import QUIET, Reporter
+
+__all__ = ["identify", "is_plain", "read_log", "unpack"]
+
+
+def read_log(path: Path) -> Iterator[bytes]:
+    """Lines of the kernel log as dmesg prints them. See `sandbox.dump.kernel_log`."""
+    from sandbox.dump import kernel_log
+
+    return kernel_log.read_log(path)
+
+
+def is_plain(vmcore: Vmcore) -> bool:
+    """Whether crash can open the file as it lies there: neither wrapped nor flattened."""
+    return not vmcore.wrappers and not vmcore.flattened
+
+
+def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
+    """The dump as a plain file, under `into` if it was wrapped or flattened. See `sandbox.dump.unpacking`."""
+    from sandbox.dump import unpacking
+
+    return unpacking.unpack(vmcore, into, reporter)

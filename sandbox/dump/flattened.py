@@ -27,7 +27,8 @@ END_MARK: Final = b"\xff" * 16
 
 _PIECE: Final = struct.Struct(">qq")
 _EARLY: Final = 96
-"""Pieces that hold the header, the notes and the vmcoreinfo; writers put those first."""
+_EARLY_BYTES: Final = 1 << 20
+"""The first pieces hold the header, the notes and the vmcoreinfo; that many are looked at to identify a dump."""
 
 _MOST_PIECES: Final = 1 << 22
 
@@ -126,6 +127,8 @@ class FlattenedSource:
             self._places.append(place)
             self._sizes.append(size if known is None else max(0, min(size, known - place)))
             self._next = place + size
+            if limit == _EARLY and self._next > _EARLY_BYTES:
+                return
         if limit >= _MOST_PIECES:
             self.damage = "it has more pieces than can be indexed"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
@@ -30,6 +31,9 @@ _SECONDS: Final = 1.5
 """Time that one file may take. Whole dumps take a hundredth of it; crafted ones take no more."""
 
 _LOG_BYTES: Final = 8 << 20
+
+_CASE_NAME: Final = re.compile(r".+-\d{4}-\d\d-\d\d-\d\d:\d\d(?::\d\d)?|\d{12,14}")
+"""What kdump calls the directory of one dump: address and time, on Debian the time alone."""
 
 _LARGE_BITMAP: Final = 8 << 20
 """Of a machine with 256 GiB. Counting larger ones takes longer than a header-only answer may."""
@@ -103,7 +107,7 @@ def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
     if contents.uname is not None:
         with FileSource(contents.uname) as source:
             _take_uname(draft, source.read_at(0, 512).decode("utf-8", "replace"))
-    _take_wanted(draft, str(contents.logs[-1].relative_to(directory)) if contents.logs else None)
+    _take_wanted(draft, str(contents.logs[-1].absolute()) if contents.logs else None)
     return draft.finish()
 
 
@@ -119,7 +123,7 @@ def _examine(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
     elif signatures.is_kernel_log(source.read_at(0, 4096)):
         draft.plain(format="log")
         _take_text(draft, source, "log")
-        _take_wanted(draft, path.name if path.name.startswith("vmcore-dmesg") else None)
+        _take_wanted(draft, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None)
     else:
         raise not_a_dump(str(path), head)
 
@@ -163,7 +167,9 @@ def _take_named(draft: Draft, kind: str, source: Source, path: Path) -> None:
 
 
 def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log: bool) -> None:
-    from sandbox.dump import named, wrappers  # with every decompressor there is: most dumps need none
+    # With every decompressor there is; most dumps need none.
+    from sandbox.dump import named, wrappers
+    from sandbox.dump.streams import PeekSource
 
     found = wrappers.unwrap(source, str(path))
     draft.plain(wrappers=found.layers)
@@ -183,8 +189,10 @@ def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log:
     head = inner.read_at(0, signatures.PEEK)
     kind = signatures.dump_format(head)
     if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
-        inner.exhaust()
-        take_dump(draft, inner, path, log=log)
+        # Only of a small dump the whole can be looked at; of others the header has to do.
+        if isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.PEEK_LIMIT // 4:
+            inner.exhaust()
+        take_dump(draft, inner, path, log=log and inner.size is not None)
     elif kind is not None:
         header = named.parse(kind, inner)
         take_header(draft, header, vmcoreinfo.parse(named.find_vmcoreinfo(inner)), "memory")
@@ -222,7 +230,11 @@ def _take_wanted(draft: Draft, saved_log: str | None) -> None:
         return
     before, found, name = saved_log.rpartition("/")
     at = before.find("var/crash")
-    directory = "/" + before[at:] if at >= 0 else "/var/crash/<address>-<time>"
+    own = before.rpartition("/")[2]
+    if at >= 0:
+        directory = "/" + before[at:]
+    else:
+        directory = f"/var/crash/{own if _CASE_NAME.fullmatch(own) else '<address>-<time>'}"
     stamp = name.removeprefix("dmesg.")
     dump = f"dump.{stamp}" if found and stamp.isdigit() else "vmcore"
     draft.plain(wanted=f"{directory}/{dump}")

@@ -87,7 +87,7 @@ _TAINTED: Final = re.compile(r"Tainted: ([GPA-Z][A-Z ]*?)(?: +\S*\d|$)")
 _NOT_TAINTED: Final = re.compile(r"\bNot tainted\b")
 _HARDWARE: Final = re.compile(r"Hardware name: (.+)")
 _DMI: Final = re.compile(r"\bDMI: (.+)")
-_BANNER: Final = re.compile(r"^Linux version \d.*")
+_BANNER: Final = re.compile(r"(?:^|[\s\]])(Linux version \d\S* \(.*)")
 _VERSION: Final = re.compile(r"(#\d+\S* .*)$")
 _RELEASE: Final = re.compile(r"^Linux version (\S+)")
 _TRIGGER: Final = re.compile(r"sysrq ?: Trigger a crash", re.IGNORECASE)
@@ -123,7 +123,7 @@ def examine(records: Iterable[Record]) -> Findings:
             found.lines += 1
             tail.append(line)
             # A console's log goes on with the capture kernel, whose banner is another one's.
-            if not panicked and line.startswith("Linux version "):
+            if not panicked and "Linux version " in line:
                 _take_banner(found, line)
             panicked = panicked or line.startswith("Kernel panic - ")
             if dmi is None and "DMI: " in line and (match := _DMI.search(line)):
@@ -138,7 +138,7 @@ def _take_banner(found: Findings, line: str) -> None:
     match = _BANNER.search(line)
     if match is None:
         return
-    found.banner = match[0].rstrip()
+    found.banner = match[1].rstrip()
     release = _RELEASE.match(found.banner)
     found.release = release[1] if release else None
     version = _VERSION.search(found.banner)

@@ -104,6 +104,22 @@ class BytesSource:
         return self._content[offset : offset + min(size, READ_LIMIT)]
 
 
+class SliceSource:
+    """A part of another source: a member of an archive that is stored as it is."""
+
+    damage: str | None = None
+
+    def __init__(self, source: Source, offset: int, size: int) -> None:
+        self._source = source
+        self._offset = offset
+        self.size = size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        if offset < 0 or offset >= self.size:
+            return b""
+        return self._source.read_at(self._offset + offset, min(size, self.size - offset))
+
+
 def _cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
     match error:
         case FileNotFoundError() | NotADirectoryError():

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
 from sandbox.dump import lzo, zstandard
-from sandbox.dump.source import Source
+from sandbox.dump.source import SliceSource, Source
 from sandbox.errors import DumpUnreadable
 
 _STEP: Final = 1 << 18
@@ -38,14 +38,14 @@ class SourceStream:
     """A source from one place on; what is skipped is not read."""
 
     def __init__(self, source: Source, offset: int = 0, size: int | None = None) -> None:
-        self._source = source
+        self.source = source
         self.offset = offset
         self._left = size
 
     def read(self, size: int) -> bytes:
         if self._left is not None:
             size = min(size, self._left)
-        data = self._source.read_at(self.offset, size)
+        data = self.source.read_at(self.offset, size)
         self.skip(len(data))
         return data
 
@@ -89,6 +89,12 @@ class LimitedStream:
         if not data and size and self.left:
             raise WrapperDamagedError("the archive ends inside a file")
         return data
+
+    def slice(self) -> SliceSource | None:
+        """What is left of the member, if it lies in a source as it is."""
+        if isinstance(self._stream, SourceStream):
+            return SliceSource(self._stream.source, self._stream.offset, self.left)
+        return None
 
     def skip(self, size: int) -> None:
         size = min(size, self.left)

@@ -13,9 +13,10 @@ from typing import Final
 
 from sandbox.dump import archives, signatures
 from sandbox.dump.archives import Member
-from sandbox.dump.source import OutOfTimeError, Source
+from sandbox.dump.source import OutOfTimeError, SliceSource, Source
 from sandbox.dump.streams import (
     ChunkStream,
+    LimitedStream,
     PeekSource,
     SourceStream,
     Stream,
@@ -43,7 +44,7 @@ _NOT_READ_HERE: Final = {
 class Unwrapped:
     """What lies at the bottom of the layers."""
 
-    source: PeekSource | None
+    source: PeekSource | SliceSource | None
     """The dump, or a kernel log as text; None for a sosreport with neither."""
     stream: Stream | None
     """The same from its beginning; only one of the two can be used."""
@@ -62,8 +63,13 @@ def unwrap(source: Source, name: str) -> Unwrapped:
     Raises `NotADump` when there is no dump inside, `DumpUnreadable` for a wrapper that is not read here, `DumpDamaged`
     when the wrapper is cut before anything could be seen.
     """
+    return unwrap_stream(SourceStream(source), name)
+
+
+def unwrap_stream(stream: Stream, name: str) -> Unwrapped:
+    """The same for bytes in order."""
     try:
-        return _peel(SourceStream(source), name, (), None)
+        return _peel(stream, name, (), None)
     except WrapperDamagedError as error:
         raise DumpDamaged(f"{name}: {error}") from error
 
@@ -90,7 +96,9 @@ def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None
             f"{name} is a {kind} archive", hint=f"unpack it first: {_NOT_READ_HERE[kind].format(name=name)}"
         )
     if kind in archives.ARCHIVES:
-        return _choose(archives.members(kind, whole), name, (*layers, kind))
+        # A fresh stream where that is possible, so that members can be reached without reading what is before them.
+        fresh = SourceStream(stream.source) if isinstance(stream, SourceStream) else whole
+        return _choose(archives.members(kind, fresh), name, (*layers, kind))
     inner = ChunkStream(decompressed(kind, whole))
     return _peel(inner, name, (*layers, kind), member)
 
@@ -128,13 +136,14 @@ def _choose(members: Iterator[Member], name: str, layers: tuple[str, ...]) -> Un
 
 def _dump_inside(member: Member, name: str, layers: tuple[str, ...]) -> Unwrapped | None:
     """The member, if it is a dump or wraps one."""
+    stored = member.content.slice() if isinstance(member.content, LimitedStream) else None
     peek = PeekSource(member.content, PEEK_LIMIT)
     head = peek.read_at(0, signatures.PEEK)
     if head.startswith(b"\x7fELF") and head[16:18] not in {b"\x04\0", b"\0\x04"}:
         return None  # programs and modules, e.g. in an initramfs
     whole = _Replayed(peek, member.content)
     if signatures.dump_format(head) is not None:
-        return Unwrapped(source=peek, stream=whole, layers=layers, member=member.name)
+        return Unwrapped(source=stored or peek, stream=whole, layers=layers, member=member.name)
     if signatures.wrapper(head) is None:
         return None
     try:

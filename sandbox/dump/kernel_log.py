@@ -1,0 +1,106 @@
+"""read_log(path): the kernel log of a dump, line by line, as dmesg prints it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sandbox.dump import directories, kdump, memory, opening, printk, signatures
+from sandbox.dump.source import FileSource, OutOfTimeError
+from sandbox.errors import DumpDamaged, DumpUnreadable
+
+_SECONDS: Final = 60.0
+"""A flattened file of 100 GB needs a read for each of its millions of pieces."""
+
+
+def read_log(path: Path) -> Iterator[bytes]:
+    """Lines without newline, `[    1.234567] text`; control characters are the caller's business.
+
+    Where the log cannot be walked in the dump, the one that kdump saved beside it is given instead. Raises
+    `DumpUnreadable` when there is neither, and what `identify` raises.
+    """
+    if path.is_dir():
+        dump = directories.choose(path)
+        if dump is None:
+            logs = directories.look(path).logs
+            if not logs:
+                raise DumpUnreadable(f"{path} holds neither a dump nor a kernel log")
+            dump = logs[-1]
+        path = dump
+    with FileSource(path, seconds=_SECONDS) as source:
+        head = source.read_at(0, signatures.PEEK)
+        if signatures.dump_format(head) is None and signatures.wrapper(head) is not None:
+            yield from _wrapped(source, path)
+            return
+        if signatures.dump_format(head) is None and signatures.is_kernel_log(source.read_at(0, 4096)):
+            yield from _saved(path)
+            return
+        opened = opening.open_dump(source, str(path))
+        try:
+            yield from _walk(opened, path)
+        except printk.LogMissingError as error:
+            saved = directories.log_beside(path)
+            if saved is None:
+                raise DumpUnreadable(
+                    f"{path}: {error}", hint=f"in a case container: vmbox run {path} -- log"
+                ) from error
+            yield from _saved(saved)
+        except OutOfTimeError as error:
+            raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
+
+
+def _walk(opened: opening.OpenedDump, path: Path) -> Iterator[bytes]:
+    if not opened.info:
+        from sandbox.dump import named
+
+        opened.use_vmcoreinfo(named.find_vmcoreinfo(opened.source))
+    files = opening.split_set(path, opened)
+    if len(files) == 1:
+        for record in opened.log():
+            yield from record.lines()
+        return
+    sources: list[FileSource] = []
+    try:
+        parts = []
+        for file in files:
+            sources.append(FileSource(file, seconds=_SECONDS))
+            if (found := kdump.parse(sources[-1])) is not None:
+                parts.append(memory.KdumpMemory(sources[-1], found[1]))
+        opened.use_memory(memory.SplitMemory(parts))
+        for record in opened.log():
+            yield from record.lines()
+    finally:
+        for source in sources:
+            source.close()
+
+
+def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
+    from sandbox.dump import wrappers
+
+    found = wrappers.unwrap(source, str(path))
+    if found.source is not None and found.is_log:
+        for record in printk.from_text(found.source.read_at(0, wrappers.PEEK_LIMIT)):
+            yield from record.lines()
+        return
+    inside = found.source
+    if inside is not None and inside.read_at(0, 1):
+        try:
+            opened = opening.open_dump(inside, str(path))
+            for record in opened.log():
+                yield from record.lines()
+        except printk.LogMissingError:
+            pass
+        else:
+            return
+    layers = ", ".join(found.layers)
+    raise DumpUnreadable(
+        f"{path}: the log lies too deep in the archive ({layers}) to be read without unpacking",
+        hint=f"unpack it first, or open a case, which does: vmbox run {path} -- log",
+    )
+
+
+def _saved(path: Path) -> Iterator[bytes]:
+    with FileSource(path) as source:
+        for record in printk.from_text(source.read_at(0, source.size)):
+            yield from record.lines()

@@ -1,0 +1,210 @@
+"""One plain, sparse, rearranged dump in the cache, from whatever it came wrapped in. The original is only read.
+
+crash reads neither archives nor, quickly, flattened files: it sorts those anew at every start. What is written is the
+dump as makedumpfile would have written it to a local disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from sandbox.dump import directories, flattened, wrappers
+from sandbox.dump.source import FileSource
+from sandbox.dump.streams import SourceStream, Stream, WrapperDamagedError
+from sandbox.errors import DumpDamaged, NoSpace, NotADump
+from sandbox.model import Vmcore
+from sandbox.progress import QUIET, Reporter, Step
+
+_STEP: Final = 1 << 20
+_HOLE: Final = 64 << 10
+"""Runs of zeros from this size on are left out of the file."""
+
+_RESERVE: Final = 512 << 20
+"""Free space that is never used up: a full cache disk breaks other things than this."""
+
+_LARGEST: Final = 64 << 40
+_MOST_RATIO: Final = 20_000
+"""Bytes out for each byte in. xz packs zeros 7000 to 1; bombs are nested and go far beyond."""
+
+_PIECE: Final = struct.Struct(">qq")
+
+
+def unpacked_path(vmcore: Vmcore, into: Path) -> Path:
+    """Where `unpack` puts this dump; the name depends on the file's identity, not on its content."""
+    status = vmcore.path.stat()
+    identity = f"{vmcore.path.resolve()}\0{status.st_dev}\0{status.st_ino}\0{status.st_size}\0{status.st_mtime_ns}"
+    return into / hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16] / "vmcore"
+
+
+def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
+    """The dump as a plain file: `vmcore.path` itself if it is one, else a copy under `into`, made only once.
+
+    A dump that is cut is unpacked as far as it goes, with a notice. Raises `NotADump` when there is none inside,
+    `NoSpace` before the disk is full, `DumpDamaged` when nothing could be unpacked or the archive is a bomb.
+    """
+    if not vmcore.wrappers and not vmcore.flattened:
+        return vmcore.path
+    if vmcore.path.is_dir():
+        dump = directories.choose(vmcore.path)
+        if dump is None:
+            raise _no_dump(vmcore)
+        return dump
+    target = unpacked_path(vmcore, into)
+    if target.exists():
+        return target
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_space(target.parent, vmcore.path.stat().st_size)
+    part = target.with_suffix(f".part{os.getpid()}")
+    try:
+        _write(vmcore, part, reporter)
+        part.rename(target)
+    finally:
+        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            target.parent.rmdir()
+    return target
+
+
+def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
+    with (
+        FileSource(vmcore.path) as source,
+        reporter.step(f"unpacking {vmcore.path.name}", total=source.size, unit="B") as step,
+        part.open("xb") as out,
+    ):
+        counted = _Counted(SourceStream(source), step)
+        stream: Stream = counted
+        if vmcore.wrappers:
+            found = wrappers.unwrap_stream(counted, str(vmcore.path))
+            if found.stream is None or found.is_log:
+                raise _no_dump(vmcore)
+            stream = found.stream
+        sink = _Sink(out.fileno(), part, counted)
+        try:
+            _copy(stream, sink)
+        except WrapperDamagedError as error:
+            if sink.end == 0:
+                raise DumpDamaged(f"{vmcore.path}: {error}") from error
+            reporter.notice(f"{vmcore.path}: {error}; the dump is unpacked as far as it goes")
+        os.ftruncate(out.fileno(), sink.end)
+
+
+def _copy(stream: Stream, sink: _Sink) -> None:
+    head = stream.read(flattened.HEADER_SIZE)
+    if not head.startswith(flattened.MAGIC):
+        sink.write(0, head)
+        at = len(head)
+        while data := stream.read(_STEP):
+            sink.write(at, data)
+            at += len(data)
+        return
+    for target, data in _pieces(stream):
+        sink.write(target, data)
+
+
+def _pieces(stream: Stream) -> Iterator[tuple[int, bytes]]:
+    while True:
+        raw = stream.read(_PIECE.size)
+        if raw == flattened.END_MARK:
+            return
+        if len(raw) < _PIECE.size:
+            raise WrapperDamagedError("the flattened dump ends without its end mark")
+        target, size = _PIECE.unpack(raw)
+        if target < 0 or size <= 0 or target + size > _LARGEST:
+            raise WrapperDamagedError("the flattened dump is damaged")
+        while size > 0:
+            data = stream.read(min(size, _STEP))
+            if not data:
+                raise WrapperDamagedError("the flattened dump ends inside a piece")
+            yield target, data
+            target += len(data)
+            size -= len(data)
+
+
+class _Counted:
+    """The file's bytes as they are used, for progress."""
+
+    def __init__(self, stream: SourceStream, step: Step) -> None:
+        self._stream = stream
+        self._step = step
+        self.used = 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self.used += len(data)
+        self._step.advance(len(data))
+        return data
+
+    def skip(self, size: int) -> None:
+        self._stream.skip(size)
+        self.used += size
+        self._step.advance(size)
+
+
+class _Sink:
+    """A sparse file that ends before the disk is full, and before a bomb is."""
+
+    def __init__(self, fd: int, path: Path, counted: _Counted) -> None:
+        self._fd = fd
+        self._path = path
+        self._counted = counted
+        self._unchecked = 0
+        self.end = 0
+        self._written = 0
+
+    def write(self, offset: int, data: bytes) -> None:
+        self._guard(offset + len(data), len(data))
+        for at in range(0, len(data), _HOLE):
+            piece = data[at : at + _HOLE]
+            # Flattened dumps overwrite: zeros over what is there already must be written.
+            if piece.strip(b"\0") or offset + at < self.end:
+                self._put(offset + at, piece)
+        self.end = max(self.end, offset + len(data))
+
+    def _put(self, offset: int, piece: bytes) -> None:
+        view = memoryview(piece)
+        try:
+            while view:
+                done = os.pwrite(self._fd, view, offset)
+                view, offset = view[done:], offset + done
+        except OSError as error:
+            raise NoSpace(f"{self._path}: {error.strerror}", hint=_space_hint(self._path)) from error
+        self._unchecked += len(piece)
+
+    def _guard(self, end: int, size: int) -> None:
+        self._written += size
+        if end > _LARGEST or self._written > _MOST_RATIO * (self._counted.used + _STEP):
+            raise DumpDamaged(
+                f"the archive unpacks to more than {self._written >> 30} GiB: it is no dump",
+                hint="unpack it by hand where there is room, and give the dump in it",
+            )
+        if self._unchecked >= 64 << 20:
+            self._unchecked = 0
+            _check_space(self._path.parent, 0)
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed + _RESERVE:
+        raise NoSpace(
+            f"{directory} has {free >> 20} MiB free, and unpacking needs {(needed + _RESERVE) >> 20} MiB or more",
+            hint=_space_hint(directory),
+        )
+
+
+def _space_hint(directory: Path) -> str:
+    return f"make room in {directory}, or choose another cache: export VMBOX_CACHE_DIR=DIRECTORY"
+
+
+def _no_dump(vmcore: Vmcore) -> NotADump:
+    where = vmcore.wanted or "/var/crash"
+    return NotADump(
+        f"{vmcore.path} has the kernel's log but not the dump itself",
+        hint=f"ask for {where}; until then vmbox info shows the panic, and vmbox prepare makes everything ready",
+    )
