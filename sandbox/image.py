@@ -12,7 +12,7 @@ import re
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,22 +49,22 @@ def reference(profile: ImageProfile) -> str:
 
 def ensure(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
     """The image of a profile, built if the engine does not have it. Returns its reference."""
-    ref = reference(profile)
-    if engine.image(ref) is None:
-        build(_recipe(profile), engine, base=ensure_base(profile, engine, reporter), reporter=reporter)
-    return ref
+    return build(_recipe(profile), engine, base=lambda: ensure_base(profile, engine, reporter), reporter=reporter)
 
 
-def build(recipe: Recipe, engine: Engine, *, base: str, reporter: Reporter = QUIET) -> str:
-    """Builds `recipe` on `base` unless the engine has it already, and returns its reference."""
+def build(recipe: Recipe, engine: Engine, *, base: Callable[[], str], reporter: Reporter = QUIET) -> str:
+    """Builds `recipe` on what `base` returns, unless the engine has it already, and returns its reference."""
     context = _context(recipe)
     ref = _reference(recipe.name, context)
+    if engine.image(ref) is not None:
+        return ref
+    below = base()
     # Two builds of one tag at once make one: the second finds the first one's image.
     with locked(paths.cache_dir() / "locks" / f"image-{ref.rpartition(':')[2]}", reporter, f"building {recipe.name}"):
         if engine.image(ref) is not None:
             return ref
         with reporter.step(f"Building image {recipe.name}") as step:
-            args = {"BASE": base, **recipe.args}
+            args = {"BASE": below, **recipe.args}
             for line in engine.build(io.BytesIO(context), ref, labels={LABEL: recipe.name}, args=args):
                 step.say(line)
     if engine.image(ref) is None:
@@ -74,7 +74,8 @@ def build(recipe: Recipe, engine: Engine, *, base: str, reporter: Reporter = QUI
 
 def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
     """The base image of a profile: the engine's own copy, else the registry's, else bootstrapped from packages."""
-    bootstrapped = f"localhost/vmbox/base-{profile.name}:{_bootstrap_tag(profile)}"
+    suite = profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
+    bootstrapped = f"localhost/vmbox/base-{profile.name}:{suite}"
     candidates = [mirrors.rewrite(ref) for ref in profile.base.images]
     for ref in (bootstrapped, *candidates):
         if engine.image(ref) is not None:
@@ -125,8 +126,8 @@ class PackageOracle:
             image=ensure_base(self._profile, self._engine, self._reporter),
             argv=["sh", "-c", script, rules.ask, *packages],
             env={
-                "SOURCES": _lines((*self._profile.image.sources, *rules.sources)).decode().rstrip("\n"),
-                "APT_CONF": _lines(bootstrap.apt_settings()).decode().rstrip("\n"),
+                "SOURCES": source_lines((*self._profile.image.sources, *rules.sources)),
+                "APT_CONF": source_lines(bootstrap.apt_settings()),
             },
             network="host",
             hardened=False,
@@ -145,8 +146,16 @@ def _recipe(profile: ImageProfile) -> Recipe:
         name=profile.name,
         fragments=profile.image.fragments,
         args=profile.image.args,
-        files={"sources.list": _lines(profile.image.sources), "apt.conf": _lines(bootstrap.apt_settings())},
+        files=package_sources(profile),
     )
+
+
+def package_sources(profile: ImageProfile) -> Mapping[str, bytes]:
+    """The context's files that tell an image's package manager where its packages are."""
+    return {
+        "sources.list": source_lines(profile.image.sources).encode(),
+        "apt.conf": source_lines(bootstrap.apt_settings()).encode(),
+    }
 
 
 def _context(recipe: Recipe) -> bytes:
@@ -184,12 +193,9 @@ def _fragments() -> Path:
     return paths.data_dir() / "Containerfile.d"
 
 
-def _lines(lines: Iterable[str]) -> bytes:
-    return "".join(mirrors.rewrite(line) + "\n" for line in lines).encode()
-
-
-def _bootstrap_tag(profile: ImageProfile) -> str:
-    return profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
+def source_lines(lines: Iterable[str]) -> str:
+    """Lines of a package manager's configuration with the site's mirrors put in."""
+    return "".join(mirrors.rewrite(line) + "\n" for line in lines)
 
 
 _FRESH: Final = 24 * 3600
