@@ -121,9 +121,9 @@ def parse(read_at: ReadAt) -> Elf:
         phoff, shoff = struct.unpack_from(order + "II", head, 28)
         phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(order + "5H", head, 42)
     layout = Layout(order=order, wide=wide)
-    table = _table(read_at, shoff, shentsize, shnum, smallest=64 if wide else 40)
+    table = _table(read_at, shoff, shentsize, shnum, size=64 if wide else 40)
     sections = _sections(read_at, layout, table, shentsize, shstrndx)
-    segments = _segments(layout, _table(read_at, phoff, phentsize, phnum, smallest=56 if wide else 32), phentsize)
+    segments = _segments(layout, _table(read_at, phoff, phentsize, phnum, size=56 if wide else 32), phentsize)
     # Sections first: in a .debug file the program headers still describe the stripped twin's offsets.
     notes = [(section.offset, section.size) for section in sections if section.type == _SHT_NOTE]
     notes += [(segment.offset, segment.size) for segment in segments if segment.type == _PT_NOTE]
@@ -138,8 +138,9 @@ def parse(read_at: ReadAt) -> Elf:
     )
 
 
-def _table(read_at: ReadAt, offset: int, entry: int, count: int, *, smallest: int) -> bytes:
-    return read_at(offset, entry * count) if offset and entry >= smallest else b""
+def _table(read_at: ReadAt, offset: int, entry: int, count: int, *, size: int) -> bytes:
+    # Entries have been of one size since 1995; anything else is damage.
+    return read_at(offset, entry * count) if offset and entry == size else b""
 
 
 def _sections(read_at: ReadAt, layout: Layout, table: bytes, entry: int, names_index: int) -> tuple[Section, ...]:

@@ -14,6 +14,7 @@ from sandbox import paths
 from sandbox.debuginfo import local, slim
 from sandbox.debuginfo.fetch import Order, fetch, identify
 from sandbox.debuginfo.package import extract
+from sandbox.debuginfo.prepare import Preparer, prepare
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.sources import PackageOracle, RemotePackage, Wanted, wanted
 from sandbox.debuginfo.store import About, Entry, Store, key_of
@@ -44,12 +45,13 @@ def locate(
     force: bool = False,
     reporter: Reporter = QUIET,
     cache: Path | None = None,
+    preparer: Preparer | None = None,
 ) -> Debuginfo:
     """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
 
     Sources in order: `given` (vmlinux, package or directory; nothing else is tried then), the cache, what lies beside
     the dump, the package manager (`oracle`). With `force`, a given file that does not match is used all the same, and
-    the proof says so.
+    the proof says so. What enters the cache is prepared for a fast start first, where a `preparer` is given.
 
     Raises `DebuginfoNotFound` (its `detail` has one line for each source), `DebuginfoMismatch`, `DownloadFailed`,
     `VerificationFailed`, `NoSpace`.
@@ -61,6 +63,7 @@ def locate(
         force=force,
         reporter=reporter,
         store=Store(cache or paths.cache_dir()),
+        preparer=preparer,
         wanted=wanted(vmcore, home),
     )
     return search.run(given)
@@ -74,6 +77,7 @@ class _Search:
     force: bool
     reporter: Reporter
     store: Store
+    preparer: Preparer | None
     wanted: Wanted | None
     failures: list[tuple[str, VmboxError]] = field(default_factory=list)
 
@@ -184,7 +188,7 @@ class _Search:
                 with self.store.new(key_of(found.build_id, found.banners)) as directory:
                     file = slim.LocalFile(path)
                     slim.copy(file, directory / "vmlinux", slim.plan(file))
-                    entry = self.store.keep(directory, _given_about(found, path))
+                    entry = self._keep(directory, _given_about(found, path))
         else:
             with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory, FileStream(path) as package:
                 with self.reporter.step(f"Unpacking vmlinux of {path.name}"):
@@ -194,7 +198,7 @@ class _Search:
                         raise DebuginfoNotFound(f"{path}: {error}") from None
                 found = identify(directory / "vmlinux")
                 proof = self._prove(found, path, force=force)
-                entry = self.store.keep(directory, _given_about(found, path))
+                entry = self._keep(directory, _given_about(found, path))
         return dataclasses.replace(self._entry(entry, proof), origin=str(path))
 
     def _fetch(self, remote: RemotePackage) -> Debuginfo:
@@ -219,9 +223,14 @@ class _Search:
                 size=remote.size,
                 sha256=fetched.sha256 or remote.sha256,
             )
-            entry = self.store.keep(directory, about)
+            entry = self._keep(directory, about)
         part.unlink(missing_ok=True)
         return self._entry(entry, fetched.proof)
+
+    def _keep(self, directory: Path, about: About) -> Entry:
+        if self.preparer is not None:
+            prepare(directory, self.preparer, self.reporter)
+        return self.store.keep(directory, about)
 
     def _patterns(self) -> Sequence[re.Pattern[str]]:
         return (self.wanted.vmlinux if self.wanted is not None else ()) or _ANY_VMLINUX

@@ -47,6 +47,8 @@ class LocalFile:
         self.size = path.stat().st_size
 
     def read_at(self, offset: int, size: int) -> bytes:
+        if offset >= self.size:
+            return b""
         with self._path.open("rb", buffering=0) as file:
             file.seek(offset)
             return file.read(size) or b""
