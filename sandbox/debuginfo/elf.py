@@ -122,8 +122,8 @@ def parse(read_at: ReadAt) -> Elf:
         phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(order + "5H", head, 42)
     layout = Layout(order=order, wide=wide)
     table = _table(read_at, shoff, shentsize, shnum, size=64 if wide else 40)
-    sections = _sections(read_at, layout, table, shentsize, shstrndx)
-    segments = _segments(layout, _table(read_at, phoff, phentsize, phnum, size=56 if wide else 32), phentsize)
+    sections = _sections(read_at, layout, table, shstrndx)
+    segments = _segments(layout, _table(read_at, phoff, phentsize, phnum, size=56 if wide else 32))
     # Sections first: in a .debug file the program headers still describe the stripped twin's offsets.
     notes = [(section.offset, section.size) for section in sections if section.type == _SHT_NOTE]
     notes += [(segment.offset, segment.size) for segment in segments if segment.type == _PT_NOTE]
@@ -143,10 +143,10 @@ def _table(read_at: ReadAt, offset: int, entry: int, count: int, *, size: int) -
     return read_at(offset, entry * count) if offset and entry == size else b""
 
 
-def _sections(read_at: ReadAt, layout: Layout, table: bytes, entry: int, names_index: int) -> tuple[Section, ...]:
+def _sections(read_at: ReadAt, layout: Layout, table: bytes, names_index: int) -> tuple[Section, ...]:
     raw: list[tuple[int, int, int, int, int, int]] = []
-    smallest = 64 if layout.wide else 40
-    for at in range(0, len(table) - smallest + 1, entry):
+    entry = 64 if layout.wide else 40
+    for at in range(0, len(table) - entry + 1, entry):
         name, kind = struct.unpack_from(layout.order + "II", table, at)
         flags, _, offset, size, _, _, align = struct.unpack_from(
             layout.order + ("4Q2IQ" if layout.wide else "7I"), table, at + 8
@@ -168,9 +168,10 @@ def _sections(read_at: ReadAt, layout: Layout, table: bytes, entry: int, names_i
     )
 
 
-def _segments(layout: Layout, table: bytes, entry: int) -> tuple[Segment, ...]:
+def _segments(layout: Layout, table: bytes) -> tuple[Segment, ...]:
     found: list[Segment] = []
-    for at in range(0, len(table) - (56 if layout.wide else 32) + 1, entry):
+    entry = 56 if layout.wide else 32
+    for at in range(0, len(table) - entry + 1, entry):
         (kind,) = struct.unpack_from(layout.order + "I", table, at)
         fields = ("4Q", at + 8) if layout.wide else ("4I", at + 4)
         offset, _, _, size = struct.unpack_from(layout.order + fields[0], table, fields[1])
