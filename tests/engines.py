@@ -102,7 +102,7 @@ def docker() -> Iterator[EngineUnderTest]:
         argv += ["--pidfile", str(base / "dockerd.pid"), "--group", str(os.getgid())]
         # No bridge and no packet filter of its own: vmbox uses the host's network or none.
         argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
-        with _cleaned(base, data), _served(Service(argv, socket, env={"PATH": PATH}, prefix=_sudo())):
+        with _cleaned(base, data), _served(Service(argv, socket, env={"PATH": PATH}, prefix=_as_root())):
             try:
                 yield from _engine("docker", f"unix://{socket}", base)
             finally:
@@ -112,7 +112,7 @@ def docker() -> Iterator[EngineUnderTest]:
 def podman_rootful() -> Iterator[EngineUnderTest]:
     with _base("podman-rootful") as base, _storage("podman") as storage:
         yield from _podman(
-            "podman-rootful", base, storage, prefix=_sudo(), uid=os.getuid(), gid=os.getgid(), rootless=False
+            "podman-rootful", base, storage, prefix=_as_root(), uid=os.getuid(), gid=os.getgid(), rootless=False
         )
 
 
@@ -277,6 +277,11 @@ def _end_monitors(base: Path) -> None:
 
 def _sudo() -> list[str]:
     return [] if os.getuid() == 0 else ["sudo", "-n"]
+
+
+def _as_root() -> list[str]:
+    """For a service, which must lead a process group of its own."""
+    return [] if os.getuid() == 0 else ["sudo", "-n", "setsid"]
 
 
 def _as_user(uid: int, gid: int) -> list[str]:

@@ -30,21 +30,23 @@ exec 3<&0 </dev/null
 (
     trap '' HUP INT TERM
     read -r _ <&3
-    [ "$(cat /proc/$$/comm 2>/dev/null)" = "$2" ] && kill "$$"
+    kill -s TERM -- "-$$"
     rm -f "$1"
     for _ in $(seq 20); do
         sleep 1
-        [ "$(cat /proc/$$/comm 2>/dev/null)" = "$2" ] || exit 0
+        pgrep -g "$$" -x "$2" || exit 0
     done
-    kill -9 "$$"
+    kill -s KILL -- "-$$"
 ) >/dev/null 2>&1 &
 exec 3<&-
 shift 2
 exec "$@"
 """
 """Becomes the service. A subshell waits at a pipe whose other end is held by vmbox alone: however vmbox ends, kill -9
-included, the kernel closes it, and the service is told to go. (PR_SET_PDEATHSIG acts on the end of the thread that
-started the child, and Podman loses it when it re-executes itself in its user namespace.)"""
+included, the kernel closes it, and the service's process group is told to go. The subshell belongs to the group, so
+that its number cannot be given to another before that. (PR_SET_PDEATHSIG acts on the end of the thread that started the
+child. And the group it must be: rootless Podman runs itself again in its user namespace, and Podman 4.3 does not always
+pass a signal on to that process.)"""
 
 _count = itertools.count()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -103,14 +104,30 @@ def test_containers_outlive_the_service(env: dict[str, str], rootfs: Path, lifet
 
 def test_rootless_service_of_its_own(podman_rootless: EngineUnderTest) -> None:
     """As a user whose Podman has no socket and would copy layers: overlay is used, and no service stays."""
-    at = podman_rootless.vmbox.index("-c")
     script = "from sandbox.engine import connect; e = connect('podman'); "
     script += "print(e.info().rootless, e.copies_layers()); e.close()"
-    env = {key: value for key, value in podman_rootless.env.items() if key != "VMBOX_ENGINE"}
-    ran = subprocess.run(
-        [*podman_rootless.vmbox[:at], "-c", script], env=env, capture_output=True, text=True, check=False, cwd="/"
-    )
+    ran = as_engine_user(podman_rootless, script)
     assert ran.stdout.split() == ["True", "False"], ran.stderr
+    deadline = time.monotonic() + 20
+    while left := services_below(podman_rootless.base / "runtime"):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def as_engine_user(under_test: EngineUnderTest, script: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python as the engine's user, without the address of its engine."""
+    command = [*under_test.vmbox[: under_test.vmbox.index("-c")], "-c", script, *args]
+    env = {key: value for key, value in under_test.env.items() if key != "VMBOX_ENGINE"}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd="/")
+
+
+def services_below(directory: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"unix://{directory}/".encode() in entry.read_bytes():
+                found.append(entry.parent.name)
+    return found
 
 
 def test_nothing_listens(tmp_path: Path) -> None:
@@ -162,15 +179,11 @@ def test_no_permission(docker_engine: EngineUnderTest, podman_rootless: EngineUn
     """Docker's socket belongs to root here; rootless Podman's user may not use it."""
     if docker_engine.uid == podman_rootless.uid:
         pytest.fail("needs two users") if os.getuid() == 0 else pytest.skip("both engines belong to one user")
-    at = podman_rootless.vmbox.index("-c")
     script = (
         "import sys\nfrom sandbox.engine import connect\nfrom sandbox.errors import EnginePermission\n"
         "try:\n connect(sys.argv[1])\nexcept EnginePermission as e:\n print(e.message); print(e.hint)"
     )
-    ran = subprocess.run(
-        [*podman_rootless.vmbox[:at], "-c", script, docker_engine.url],
-        env=dict(podman_rootless.env), capture_output=True, text=True, check=False, cwd="/",
-    )  # fmt: skip
+    ran = as_engine_user(podman_rootless, script, docker_engine.url)
     assert "no permission" in ran.stdout
     assert "usermod -aG docker" in ran.stdout
     assert EnginePermission.exit_code == 21
