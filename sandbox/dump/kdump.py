@@ -134,7 +134,7 @@ def parse(source: Source) -> tuple[Header, Layout] | None:
     """Header and layout; None when no byte order and word size makes sense of the file."""
     head = source.read_at(0, HEADER_SIZE)
     kind = SIGNATURES.get(head[:8])
-    if kind is None:
+    if kind is None or len(head) < HEADER_SIZE:
         return None
     for bits, order in ((64, "little"), (64, "big"), (32, "little"), (32, "big")):
         layout = _layout(head, kind, bits, "big" if order == "big" else "little")
@@ -145,8 +145,6 @@ def parse(source: Source) -> tuple[Header, Layout] | None:
 
 def _layout(head: bytes, kind: str, bits: int, order: ByteOrder) -> Layout | None:
     at = 424 if bits == 64 else 412
-    if len(head) < at + 20:
-        return None
     status, block_size, sub_blocks, bitmap_blocks, max_mapnr = struct.unpack_from(_code(order) + "IiiII", head, at)
     if not 4096 <= block_size <= 65536 or block_size & (block_size - 1):
         return None

@@ -124,7 +124,7 @@ def _sadump(header: Header, source: Source) -> None:
     header.arch = "x86_64"
     for start in (4096, 8192):
         block = source.read_at(start, 128)
-        if block[:8] != b"sadump\0\0":
+        if len(block) < 128 or block[:8] != b"sadump\0\0":
             continue
         year, month, day, hour, minute, second = struct.unpack_from("<HBBBBB", block, 16)
         try:

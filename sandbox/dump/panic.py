@@ -83,7 +83,7 @@ TAINT: Final = {
 }
 
 # Since 6.12 a line of its own gives the reasons, "Tainted: [W]=WARN"; the letters are in both.
-_TAINTED: Final = re.compile(r"Tainted: ([GPA-Z][A-Z ]*?)(?: +\S*\d|$)")
+_TAINTED: Final = re.compile(r"Tainted: ([A-Z][A-Z ]*?)(?: [ -]*\S*\d|$)")
 _NOT_TAINTED: Final = re.compile(r"\bNot tainted\b")
 _HARDWARE: Final = re.compile(r"Hardware name: (.+)")
 _DMI: Final = re.compile(r"\bDMI: (.+)")

@@ -1,0 +1,333 @@
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dump_writer
+import pytest
+
+from sandbox.dump import identify
+from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
+INFO = b"OSRELEASE=6.1.0-test\nBUILD-ID=" + b"ab" * 20 + b"\nPAGESIZE=4096\nCRASHTIME=1700000000\n"
+PAGES = {pfn: bytes([pfn % 256]) * 4096 for pfn in (0, 3, 4, 70, 999)}
+
+X86 = "QEMU Standard PC (i440FX + PIIX, 1996), BIOS 1.16.2-debian-1.16.2-1 04/01/2014"
+
+
+@pytest.mark.parametrize("compression", ["zlib", "lzo"])
+def test_real_x86_64(compression):
+    found = identify(FIXTURES / f"x86_64-6.1-{compression}")
+    assert found.format == "kdump-compressed"
+    assert found.release == "6.1.0-50-cloud-amd64"
+    assert found.utsname_version == "#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)"
+    assert found.arch == "x86_64"
+    assert found.build_id == "bb603a9147d3efe4744bf83c83eee397c591cc20"
+    assert found.nr_cpus == 2
+    assert found.page_size == 4096
+    assert found.crash_time == datetime(2026, 11, 23, 8, 48, 9, tzinfo=UTC)
+    assert found.dump_level == 31
+    assert found.compression == compression
+    assert found.complete is True
+    assert found.cause == "sysrq"
+    assert found.panic == "Kernel panic - not syncing: sysrq triggered crash"
+    assert found.hardware == X86
+    assert found.uptime_seconds == pytest.approx(7.621783)
+    assert found.banner is not None
+    assert found.banner.startswith("Linux version 6.1.0-50-cloud-amd64 (debian-kernel@lists.debian.org)")
+    assert found.taint == ()
+    assert {"release": "vmcoreinfo", "nr_cpus": "header", "panic": "log", "complete": "size"}.items() <= (
+        found.origins.items()
+    )
+
+
+def test_real_aarch64():
+    found = identify(FIXTURES / "aarch64-6.1-zlib")
+    assert (found.release, found.arch, found.cause) == ("6.1.0-50-cloud-arm64", "aarch64", "sysrq")
+    assert found.hardware == "linux,dummy-virt (DT)"
+    assert found.crash_time is None  # QEMU's dump: the kernel did not write its CRASHTIME
+
+
+@pytest.mark.parametrize("name", ["x86_64-6.1-zlib", "x86_64-6.1-lzo", "aarch64-6.1-zlib"])
+def test_build_id_from_memory(tmp_path, name):
+    dump = (FIXTURES / name).read_bytes()
+    expected = identify(FIXTURES / name).build_id
+    (tmp_path / "vmcore").write_bytes(dump.replace(b"BUILD-ID=", b"BUILD-XX="))
+    found = identify(tmp_path / "vmcore")
+    assert found.build_id == expected
+    assert found.origins["build_id"] == "memory"
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"order": "big"},
+        {"bits": 32},
+        {"bits": 32, "padded": True},
+        {"bits": 32, "order": "big"},
+        {"block": 65536},
+        {"codec": dump_writer.stored, "status": 0},
+        {"shift_utsname": True},
+    ],
+)
+def test_header_shapes(tmp_path, shape):
+    pages = {pfn: page * (shape.get("block", 4096) // 4096) for pfn, page in PAGES.items()}
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.kdump(pages, INFO, seconds=5, level=17, **shape))
+    found = identify(path)
+    assert found.release == "6.1.0-test"
+    assert found.utsname_version == "#1 SMP Debian 6.1.170-3"
+    assert found.arch == "x86_64"
+    assert found.nr_cpus == 2
+    assert found.dump_level == 17
+    assert found.crash_time == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    assert found.build_id == "ab" * 20
+    assert found.complete is True
+
+
+def test_header_release_without_vmcoreinfo(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.kdump(PAGES, b"", seconds=5))
+    found = identify(path)
+    assert (found.release, found.origins["release"]) == ("6.1.0-test", "header")
+    assert found.crash_time == datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
+
+
+def test_qemu_writes_no_names(tmp_path):
+    path = tmp_path / "vmcore"
+    names = ("", "", "", "", "Unknown", "")
+    path.write_bytes(dump_writer.kdump(PAGES, INFO + b"NUMBER(kimage_voffset)=0xffffa90b7ce00000\n", utsname=names))
+    found = identify(path)
+    assert (found.arch, found.origins["arch"]) == ("aarch64", "vmcoreinfo")
+
+
+def test_time_zero_is_unknown(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.kdump(PAGES, b"OSRELEASE=6.1.0\n"))
+    assert identify(path).crash_time is None
+
+
+def test_diskdump(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.kdump(PAGES, b"", signature=b"DISKDUMP", status=8))
+    found = identify(path)
+    assert (found.format, found.compression, found.release) == ("diskdump", "zlib", "6.1.0-test")
+
+
+def test_every_cut_is_noticed_to_the_byte(tmp_path):
+    dump = dump_writer.kdump(PAGES, INFO)
+    path = tmp_path / "vmcore"
+    for size in {*range(500, len(dump), 997), 4095, 4096, 4200, 5000, 8192, 12288, len(dump) - 25, len(dump) - 1}:
+        path.write_bytes(dump[:size])
+        found = identify(path)
+        assert found.complete is False, size
+        assert found.incomplete_reason is not None
+    path.write_bytes(dump + b"x")
+    assert identify(path).complete is True
+    for size in (8, 100, 463):
+        path.write_bytes(dump[:size])
+        with pytest.raises(DumpDamaged, match=f"only {size} bytes"):
+            identify(path)
+
+
+def test_cut_says_how_much_is_missing(tmp_path):
+    dump = dump_writer.kdump(PAGES, INFO)
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump[:-7])
+    assert identify(path).incomplete_reason == (
+        f"cut off in the page data: {len(dump) - 7} of at least {len(dump)} bytes are there, 7 are missing"
+    )
+
+
+def test_writer_says_incomplete(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.kdump(PAGES, INFO, status=9))
+    found = identify(path)
+    assert (found.complete, found.compression) == (False, "zlib")
+    assert "marked it as incomplete" in str(found.incomplete_reason)
+
+
+def test_pages_never_written(tmp_path):
+    raw = {pfn: (page[:50], 0) for pfn, page in PAGES.items()}
+    dump = bytearray(dump_writer.kdump({}, INFO, raw=raw))
+    last = dump.rfind(PAGES[999][:50]) - 50 * 4 - 24
+    dump[last : last + 24] = bytes(24)
+    (tmp_path / "vmcore").write_bytes(dump)
+    assert "never written" in str(identify(tmp_path / "vmcore").incomplete_reason)
+
+
+def test_name_says_incomplete(tmp_path):
+    path = tmp_path / "vmcore-incomplete"
+    path.write_bytes(dump_writer.kdump(PAGES, INFO))
+    found = identify(path)
+    assert (found.complete, found.origins["complete"]) == (False, "file name")
+
+
+@pytest.mark.parametrize("shape", [{}, {"order": "big", "machine": 22}, {"bits": 32, "machine": 3}, {"many": True}])
+def test_elf_shapes(tmp_path, shape):
+    path = tmp_path / "vmcore"
+    dump = dump_writer.elf(PAGES, INFO, **shape)
+    path.write_bytes(dump)
+    found = identify(path)
+    assert (found.format, found.release, found.nr_cpus, found.complete) == ("elf", "6.1.0-test", 2, True)
+    assert found.arch == {62: "x86_64", 22: "s390x", 3: "i686"}[shape.get("machine", 62)]
+    path.write_bytes(dump[:-1])
+    assert "1 are missing" in str(identify(path).incomplete_reason)
+
+
+def test_elf_flag(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.elf(PAGES, INFO, flags=1))
+    assert identify(path).complete is False
+
+
+def test_elf_vmcoreinfo_without_note(tmp_path):
+    pages = dict(PAGES) | {5: (b"\0" * 24 + INFO).ljust(4096, b"\0")}
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.elf(pages, b""))
+    found = identify(path)
+    assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
+
+
+def test_what_is_no_dump(tmp_path):
+    cases = {
+        "vmlinux": (dump_writer.elf({}, INFO, kind=2), "kernel image"),
+        "module.ko": (dump_writer.elf({}, INFO, kind=1), "kernel module"),
+        "core": (
+            dump_writer.elf({}, b"", extra_notes=b"\5\0\0\0\4\0\0\0\6\0\0\0CORE\0\0\0\0abcd"),
+            "user-space process",
+        ),
+        "photo": (b"\xff\xd8\xff\xe0" + bytes(900), "JPEG"),
+        "MEMORY.DMP": (b"PAGEDU64" + bytes(900), "Windows crash dump"),
+        "ram.lime": (b"EMiL" + bytes(900), "LiME"),
+        "zeros": (bytes(9000), "zeros"),
+        "notes.txt": (b"nothing of interest\n" * 50, "no kernel log"),
+        "noise": (bytes(range(256)) * 8, "first bytes"),
+    }
+    for name, (content, message) in cases.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(NotADump, match=message) as error:
+            identify(path)
+        assert "\n" not in error.value.message
+        assert error.value.hint
+
+
+def test_what_cannot_be_opened(tmp_path):
+    with pytest.raises(DumpNotFound):
+        identify(tmp_path / "nothing")
+    (tmp_path / "empty").touch()
+    with pytest.raises(NotADump, match="is empty"):
+        identify(tmp_path / "empty")
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(NotADump, match="not a regular file"):
+        identify(tmp_path / "fifo")
+    (tmp_path / "holds nothing").mkdir()
+    with pytest.raises(NotADump, match="holds no kernel crash dump"):
+        identify(tmp_path / "holds nothing")
+
+
+def test_no_permission(tmp_path, monkeypatch):
+    path = tmp_path / "vmcore"
+    path.write_bytes(b"KDUMP   ")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)  # root, who runs CI, may read everything
+    with pytest.raises(DumpUnreadable, match="no permission"):
+        identify(path)
+
+
+@pytest.mark.parametrize("piece", [100, 4096, 1 << 20])
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_flattened(tmp_path, piece, rewrite):
+    path = tmp_path / "vmcore"
+    dump = (FIXTURES / "x86_64-6.1-zlib").read_bytes()
+    path.write_bytes(dump_writer.flatten(dump, piece=piece, rewrite_header=rewrite))
+    found = identify(path)
+    assert found.flattened
+    assert (found.release, found.complete, found.cause) == ("6.1.0-50-cloud-amd64", True, "sysrq")
+
+
+def test_flattened_cut(tmp_path):
+    path = tmp_path / "vmcore.flat"
+    flat = dump_writer.flatten((FIXTURES / "x86_64-6.1-zlib").read_bytes())
+    path.write_bytes(flat[:-1])
+    assert "end mark" in str(identify(path).incomplete_reason)
+    path.write_bytes(flat + bytes(512))
+    assert identify(path).complete is True  # something behind the end mark, as on a raw device
+    path.write_bytes(flat[:-20000])
+    assert identify(path).complete is False
+
+
+def test_flattened_elf(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.flatten(dump_writer.elf(PAGES, INFO)))
+    found = identify(path)
+    assert (found.format, found.flattened, found.release, found.complete) == ("elf", True, "6.1.0-test", True)
+
+
+def test_split_set(tmp_path):
+    parts = [(0, 50), (50, 1000)]
+    for index, part in enumerate(parts):
+        (tmp_path / f"part{index}").write_bytes(dump_writer.kdump(PAGES, INFO, split=part))
+    (tmp_path / "other").write_bytes(b"something else")
+    found = identify(tmp_path / "part1")
+    assert [file.name for file in found.files] == ["part0", "part1"]
+    assert found.complete is True
+    (tmp_path / "part0").unlink()
+    found = identify(tmp_path / "part1")
+    assert (found.complete, found.files) == (False, (tmp_path / "part1",))
+    assert "pages 0 to 50" in str(found.incomplete_reason)
+
+
+def test_named_formats(tmp_path):
+    lkcd = bytearray(4096)
+    lkcd[:8] = bytes.fromhex("ed238f61730119a8")
+    lkcd[20:22] = (4096).to_bytes(2, "little")
+    lkcd[52:70] = b"Oops in interrupt\0"
+    lkcd[324:330] = b"Linux\0"
+    lkcd[454:465] = b"2.6.16.60-x"
+    lkcd[584:590] = b"x86_64"
+    vmss = (0xBED2BED2).to_bytes(4, "little") + bytes(4) + (1).to_bytes(4, "little")
+    vmss += b"cpu".ljust(64, b"\0") + (92).to_bytes(8, "little") + (64).to_bytes(8, "little")
+    vmss += b"\x44\x0ccpu:numVCPUs"[2:] + (4).to_bytes(4, "little") + bytes(64)
+    cases = {
+        "lkcd": bytes(lkcd),
+        "vmware": vmss,
+        "qemu-migration": b"QEVM" + bytes(5000) + b"\n" + INFO + bytes(600),
+        "libvirt-save": b"LibvirtQemudSave" + bytes(5000),
+        "xen": b"\xed\xeb\x0f\xf0" + bytes(600),
+        "s390": bytes.fromhex("a8190173618f23fd") + bytes(600),
+        "sadump": bytes(4096) + b"sadump\0\0" + bytes(4096),
+    }
+    for kind, content in cases.items():
+        path = tmp_path / kind
+        path.write_bytes(content)
+        assert identify(path).format == kind
+    assert identify(tmp_path / "lkcd").release == "2.6.16.60-x"
+    assert identify(tmp_path / "lkcd").panic == "Oops in interrupt"
+    assert identify(tmp_path / "vmware").nr_cpus == 4
+    assert identify(tmp_path / "qemu-migration").release == "6.1.0-test"
+
+
+def test_log_beside_the_dump(tmp_path):
+    (tmp_path / "vmcore").write_bytes(dump_writer.kdump(PAGES, INFO))
+    (tmp_path / "vmcore-dmesg.txt").write_text(
+        "[    0.000000] Linux version 6.1.0-test (a@b) #1\n[  9.5] x\n"
+        "[    9.500000] Kernel panic - not syncing: hung_task: blocked tasks\n"
+    )
+    found = identify(tmp_path / "vmcore")
+    assert (found.cause, found.origins["cause"]) == ("hung-task", "vmcore-dmesg.txt")
+
+
+def test_garbage_build_id_is_not_believed(tmp_path):
+    path = tmp_path / "vmcore"
+    names = ("Linux", "h", "6.1.115", "#1 SMP", "x86_64", "")
+    path.write_bytes(dump_writer.kdump(PAGES, INFO.replace(b"6.1.0-test", b"6.1.115"), utsname=names))
+    assert identify(path).build_id is None
+    names = ("Linux", "h", "6.1.0-27-amd64", "#1 SMP Debian 6.1.115-1 (2024-11-01)", "x86_64", "")
+    path.write_bytes(dump_writer.kdump(PAGES, INFO.replace(b"6.1.0-test", b"6.1.0-27-amd64"), utsname=names))
+    assert identify(path).build_id is None

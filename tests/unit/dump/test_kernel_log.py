@@ -1,0 +1,237 @@
+import gzip
+import struct
+from pathlib import Path
+
+import dump_writer
+import pytest
+
+from sandbox.dump import identify, read_log
+from sandbox.errors import DumpUnreadable, VmboxError
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
+IMAGE = 0xFFFFFFFF80000000
+DIRECT = 0xFFFF888000000000
+PHYS_BASE = 0x200000
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("x86_64-6.1-zlib", "x86_64-6.1"),
+        ("x86_64-6.1-lzo", "x86_64-6.1"),
+        ("x86_64-6.12-snappy", "x86_64-6.12"),
+    ],
+)
+def test_same_as_makedumpfile(name, reference):
+    """The reference is `makedumpfile --dump-dmesg` of the dump that the fixture was made of."""
+    expected = gzip.decompress((FIXTURES / f"{reference}.dmesg.gz").read_bytes()).rstrip(b"\n").split(b"\n")
+    assert [line.rstrip() for line in read_log(FIXTURES / name)] == [line.rstrip() for line in expected]
+
+
+def test_zstd_pages():
+    pytest.importorskip("compression.zstd" if __import__("sys").version_info >= (3, 14) else "backports.zstd")
+    expected = gzip.decompress((FIXTURES / "x86_64-6.12.dmesg.gz").read_bytes()).rstrip(b"\n").split(b"\n")
+    assert [line.rstrip() for line in read_log(FIXTURES / "x86_64-6.12-zstd")] == [line.rstrip() for line in expected]
+
+
+class Machine:
+    """Physical memory with a kernel image at PHYS_BASE and page tables for a direct map."""
+
+    def __init__(self, levels=4):
+        self.pages: dict[int, bytearray] = {}
+        self.levels = levels
+        self.info = [
+            "OSRELEASE=5.4.0",
+            "PAGESIZE=4096",
+            f"NUMBER(phys_base)={PHYS_BASE}",
+            f"SYMBOL(init_top_pgt)={IMAGE + 0x10000:x}",
+        ]
+        if levels == 5:
+            self.info.append("NUMBER(pgtable_l5_enabled)=1")
+        self.next_table = PHYS_BASE + 0x20000
+
+    def put(self, address, data):
+        for at, byte in enumerate(data, address):
+            self.pages.setdefault(at // 4096, bytearray(4096))[at % 4096] = byte
+
+    def entry(self, table, index):
+        page = self.pages.setdefault(table // 4096, bytearray(4096))
+        return struct.unpack_from("<Q", page, index * 8)[0]
+
+    def map(self, virtual, physical, huge=False):
+        table = PHYS_BASE + 0x10000
+        last = 1 if huge else 0
+        for level in range(self.levels - 1, last, -1):
+            index = virtual >> (12 + 9 * level) & 511
+            entry = self.entry(table, index)
+            if not entry & 1:
+                entry = self.next_table | 0x63
+                self.next_table += 4096
+                self.put(table + 8 * index, struct.pack("<Q", entry))
+            table = entry & 0x000FFFFFFFFFF000
+        flags = 1 << 63 | 0xE3 if huge else 1 << 63 | 0x63
+        self.put(table + 8 * (virtual >> (12 + 9 * last) & 511), struct.pack("<Q", physical | flags))
+
+    def symbol(self, name, offset, value=b""):
+        self.info.append(f"SYMBOL({name})={IMAGE + offset:x}")
+        self.put(PHYS_BASE + offset, value)
+
+    def dump(self, path):
+        pages = {pfn: bytes(page) for pfn, page in self.pages.items()}
+        path.write_bytes(dump_writer.kdump(pages, "\n".join([*self.info, ""]).encode(), phys_base=1))
+        return path
+
+
+def record(nanoseconds, text, name_size=0):
+    size = -(-(16 + len(text)) // 8) * 8
+    return (struct.pack("<QHHHBB", nanoseconds, size, len(text), 0, 0, 6) + text).ljust(size, b"\0")
+
+
+@pytest.mark.parametrize("name", ["printk_log", "log"])
+@pytest.mark.parametrize("levels", [4, 5])
+@pytest.mark.parametrize("huge", [False, True])
+def test_printk_log(tmp_path, name, levels, huge):
+    """The records of 3.5 to 5.9, with a wrap around the end of the ring; the ring in the direct map."""
+    machine = Machine(levels)
+    buffer = (0xFF11000000000000 if levels == 5 else DIRECT) + 0x600000
+    for page in range(1 if huge else 2):
+        machine.map(buffer + page * 4096, 0x600000 + page * 4096, huge)
+    first = [record(1_000_000_000 + index, b"line %d" % index) for index in range(3)]
+    last = [record(2_000_000_000, b"after the wrap\nsecond line")]
+    end = b"".join(last)
+    start = 8192 - len(b"".join(first)) - 16
+    machine.put(0x600000, end)
+    machine.put(0x600000 + start, b"".join(first) + bytes(16))
+    machine.symbol("log_buf", 0x1000, struct.pack("<Q", buffer))
+    machine.symbol("log_buf_len", 0x1010, struct.pack("<I", 8192))
+    machine.symbol("log_first_idx", 0x1020, struct.pack("<I", start))
+    machine.symbol("log_next_idx", 0x1030, struct.pack("<I", len(end)))
+    machine.info += [f"SIZE({name})=16", f"OFFSET({name}.ts_nsec)=0", f"OFFSET({name}.len)=8"]
+    machine.info += [f"OFFSET({name}.text_len)=10", f"OFFSET({name}.dict_len)=12"]
+    assert list(read_log(machine.dump(tmp_path / "vmcore"))) == [
+        b"[    1.000000] line 0",
+        b"[    1.000000] line 1",
+        b"[    1.000000] line 2",
+        b"[    2.000000] after the wrap",
+        b"               second line",
+    ]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ring_of_bytes(tmp_path, wrapped):
+    """Before 3.5."""
+    machine = Machine()
+    text = b"<6>[    0.000000] Linux version 2.6.32-754.el6.x86_64 (mockbuild@x86.redhat.com) (gcc) #1 SMP\n" * 60
+    text += b"<0>[   77.000001] Kernel panic - not syncing: hung_task: blocked tasks\n<4>no time\n"
+    size = 4096 if wrapped else 8192
+    ring = bytearray(size)
+    for at, byte in enumerate(text):
+        ring[at % size] = byte
+    machine.put(PHYS_BASE + 0x4000, ring)
+    machine.symbol("log_buf", 0x1000, struct.pack("<Q", IMAGE + 0x4000))
+    machine.symbol("log_buf_len", 0x1010, struct.pack("<I", size))
+    machine.symbol("log_end", 0x1020, struct.pack("<I", len(text)))
+    path = machine.dump(tmp_path / "vmcore")
+    assert list(read_log(path))[-2:] == [
+        b"[   77.000001] Kernel panic - not syncing: hung_task: blocked tasks",
+        b"no time",
+    ]
+    found = identify(path)
+    assert (found.cause, found.uptime_seconds, found.vendor) == ("hung-task", pytest.approx(77.000001), "rhel")
+
+
+def test_corrupt_rings_end(tmp_path):
+    machine = Machine()
+    machine.symbol("log_buf", 0x1000, struct.pack("<Q", IMAGE + 0x4000))
+    machine.symbol("log_buf_len", 0x1010, struct.pack("<I", 4096))
+    machine.symbol("log_first_idx", 0x1020, struct.pack("<I", 0))
+    machine.symbol("log_next_idx", 0x1030, struct.pack("<I", 13))  # never met
+    machine.put(PHYS_BASE + 0x4000, record(1, b"x") * 170 + bytes(16))
+    machine.info += ["SIZE(printk_log)=16", "OFFSET(printk_log.ts_nsec)=0", "OFFSET(printk_log.len)=8"]
+    machine.info += ["OFFSET(printk_log.text_len)=10"]
+    assert len(list(read_log(machine.dump(tmp_path / "vmcore")))) <= 400
+
+
+def test_no_log_says_what_to_do(tmp_path):
+    machine = Machine()
+    with pytest.raises(DumpUnreadable) as error:
+        list(read_log(machine.dump(tmp_path / "vmcore")))
+    assert "vmbox run" in error.value.hint
+
+
+def test_split_dump_log(tmp_path):
+    """Each part holds some of the pages."""
+    source = FIXTURES / "x86_64-6.1-zlib"
+    from sandbox.dump import kdump, memory
+    from sandbox.dump.source import FileSource
+
+    with FileSource(source) as opened:
+        header, layout = kdump.parse(opened) or pytest.fail("no dump")
+        index = memory.PageIndex(opened, layout)
+        reader = memory.KdumpMemory(opened, layout, index)
+        pages = {
+            pfn: reader.read(pfn * 4096, 4096) for pfn in range(layout.max_mapnr) if index.position(pfn) is not None
+        }
+    middle = sorted(pages)[len(pages) // 2]
+    top = max(pages) + 1
+    for name, part in (("a", (0, middle)), ("b", (middle, top))):
+        (tmp_path / name).write_bytes(
+            dump_writer.kdump(pages, header.vmcoreinfo, phys_base=header.phys_base, split=part)
+        )
+    assert list(read_log(tmp_path / "a")) == list(read_log(source))
+    assert identify(tmp_path / "b").cause == "sysrq"
+    (tmp_path / "b").unlink()
+    assert identify(tmp_path / "a").complete is False
+
+
+@pytest.mark.parametrize(
+    ("shift", "va_bits", "physical_high"), [(12, 48, 0), (14, 48, 0), (16, 48, 0), (16, 52, 1 << 48)]
+)
+def test_aarch64_granules(shift, va_bits, physical_high):
+    """Page tables of all three granules, with the 52-bit addresses of 64 KiB pages."""
+    from sandbox.dump.translation import Arm64Memory
+
+    page = 1 << shift
+    width = shift - 3
+    levels = -(-(va_bits - shift) // width)
+    tables: dict[int, dict[int, int]] = {}
+    virtual = ((1 << 64) - (1 << va_bits)) + 0x1234567 * page + 0x321
+    address = virtual & ((1 << va_bits) - 1)
+    target = physical_high | 0x40 * page
+    for number, level in enumerate(range(levels - 1, -1, -1)):
+        index = address >> (shift + width * level) & ((1 << width) - 1)
+        following = target if level == 0 else (number + 2) * page
+        low = following & ((1 << 48) - 1)
+        tables[(number + 1) * page] = {index: low | (following >> 48 & 15) << 12 * (shift == 16) | 3}
+
+    class Tables:
+        def read(self, address, size):
+            table, offset = address & ~(page - 1), address & (page - 1)
+            return tables[table].get(offset // 8, 0).to_bytes(8, "little")
+
+    info = {"NUMBER(VA_BITS)": str(va_bits)}
+    assert Arm64Memory(Tables(), info, page, shift).physical(virtual) == target | 0x321
+
+
+def test_saved_log_and_directory(tmp_path):
+    log = b"[    0.000000] Linux version 5.14.0-70.el9.x86_64 (a@b) (c) #1 SMP\n[    1.500000] second\n"
+    case = tmp_path / "127.0.0.1-2026-01-02-03:04:05"
+    case.mkdir()
+    (case / "vmcore-dmesg.txt").write_bytes(log)
+    for path in (case, case / "vmcore-dmesg.txt"):
+        assert list(read_log(path))[-1] == b"[    1.500000] second"
+    found = identify(case)
+    assert found.release == "5.14.0-70.el9.x86_64"
+    assert found.wanted == "/var/crash/127.0.0.1-2026-01-02-03:04:05/vmcore"
+
+
+def test_journal_lines():
+    from sandbox.dump import printk
+
+    lines = b"Nov 23 08:48:09 web01 kernel: Linux version 6.1.0 (a@b) (c) #1 SMP\nNov 23 08:48:10 web01 kernel: ok\n"
+    assert [record.text for record in printk.from_text(lines)][1] == b"ok"
+
+
+def test_missing_dump():
+    with pytest.raises(VmboxError):
+        list(read_log(Path("/nonexistent")))

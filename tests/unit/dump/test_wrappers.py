@@ -1,0 +1,244 @@
+import bz2
+import gzip
+import io
+import lzma
+import struct
+import tarfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import dump_writer
+import pytest
+
+from sandbox.dump import identify, is_plain, read_log, unpack
+from sandbox.errors import DumpDamaged, DumpUnreadable, NoSpace, NotADump
+
+FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+DUMP = FIXTURE.read_bytes()
+LOG = b"[    0.000000] Linux version 5.14.0-70.el9.x86_64 (mockbuild@x.redhat.com) (gcc) #1 SMP\n" + (
+    b"[   42.000000] Kernel panic - not syncing: softlockup: hung tasks\n" * 9
+)
+CASE = "sosreport-web01/var/crash/127.0.0.1-2026-01-02-03:04:05"
+
+
+def tar(members):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+def zipped(members, method=zipfile.ZIP_DEFLATED):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
+
+
+def cpio(members):
+    out = b""
+    for name, content in [*members.items(), ("TRAILER!!!", b"")]:
+        fields = [0, 0o100644, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
+        head = b"070701" + b"".join(b"%08X" % field for field in fields) + name.encode() + b"\0"
+        out += head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4)
+    return out
+
+
+def lz4_stored(content):
+    """A frame of blocks that are not compressed; compressed ones are tried with vectors below."""
+    out = b"\x04\x22\x4d\x18" + bytes((0x60, 0x70, 0))
+    for at in range(0, len(content), 4 << 20):
+        block = content[at : at + (4 << 20)]
+        out += struct.pack("<I", len(block) | 1 << 31) + block
+    return out + bytes(4)
+
+
+def lzop_stored(content):
+    out = (
+        b"\x89LZO\0\r\n\x1a\n" + struct.pack(">HHHBBI", 0x1030, 0x20A0, 0x0940, 1, 5, 0) + bytes(12) + b"\0" + bytes(4)
+    )
+    for at in range(0, len(content), 262144):
+        block = content[at : at + 262144]
+        out += struct.pack(">II", len(block), len(block)) + block
+    return out + bytes(4)
+
+
+WRAPPED = {
+    "gz": (gzip.compress(DUMP, 1), ("gz",)),
+    "gz of two members": (gzip.compress(DUMP[:30000], 1) + gzip.compress(DUMP[30000:], 1), ("gz",)),
+    "bz2": (bz2.compress(DUMP), ("bz2",)),
+    "xz": (lzma.compress(DUMP, preset=0), ("xz",)),
+    "lz4": (lz4_stored(DUMP), ("lz4",)),
+    "lzop": (lzop_stored(DUMP), ("lzop",)),
+    "tar": (tar({"notes": b"x" * 900, "crash/vmcore": DUMP}), ("tar",)),
+    "tar.gz": (gzip.compress(tar({"crash/vmcore": DUMP}), 1), ("gz", "tar")),
+    "gz in tar in xz": (lzma.compress(tar({"c/vmcore.gz": gzip.compress(DUMP, 1)}), preset=0), ("xz", "tar", "gz")),
+    "zip": (zipped({"notes": b"x" * 900, "vmcore": DUMP}), ("zip",)),
+    "zip, stored": (zipped({"vmcore": DUMP}, zipfile.ZIP_STORED), ("zip",)),
+    "cpio": (cpio({"notes": b"x" * 901, "vmcore": DUMP}), ("cpio",)),
+    "long name": (tar({"d/" * 60 + "vmcore": DUMP}), ("tar",)),
+    "flattened in gz": (gzip.compress(dump_writer.flatten(DUMP), 1), ("gz",)),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_seen_through_and_unpacked(tmp_path, name):
+    content, layers = WRAPPED[name]
+    path = tmp_path / "upload"
+    path.write_bytes(content)
+    found = identify(path)
+    assert found.wrappers == layers
+    assert (found.release, found.cause, found.complete) == ("6.1.0-50-cloud-amd64", "sysrq", True)
+    assert not is_plain(found)
+    assert next(iter(read_log(path))).startswith(b"[    0.000000] Linux version")
+    once = unpack(found, tmp_path / "cache")
+    assert once.read_bytes() == DUMP
+    assert path.read_bytes() == content
+    before = once.stat().st_mtime_ns
+    assert unpack(found, tmp_path / "cache") == once
+    assert once.stat().st_mtime_ns == before
+    assert [file.name for file in once.parent.iterdir()] == ["vmcore"]
+
+
+def test_plain_dump_is_left_where_it_is(tmp_path):
+    assert unpack(identify(FIXTURE), tmp_path) == FIXTURE
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_zstd(tmp_path):
+    zstd = pytest.importorskip("backports.zstd")
+    path = tmp_path / "vmcore.zst"
+    path.write_bytes(zstd.compress(DUMP))
+    assert identify(path).cause == "sysrq"
+    assert unpack(identify(path), tmp_path / "cache").read_bytes() == DUMP
+
+
+def test_compressed_lz4_block():
+    from sandbox.dump.source import BytesSource
+    from sandbox.dump.streams import SourceStream, decompressed
+
+    # Literals "abcd", a match of 20 four bytes back, literals "xy": token, literals, distance, more of the length.
+    block = b"\x4fabcd\x04\x00\x01" + b"\x20xy"
+    frame = b"\x04\x22\x4d\x18\x60\x40\x00" + struct.pack("<I", len(block)) + block + bytes(4)
+    assert b"".join(decompressed("lz4", SourceStream(BytesSource(frame, whole=True)))) == b"abcd" * 6 + b"xy"
+
+
+def test_cut_archives(tmp_path):
+    path = tmp_path / "vmcore.gz"
+    whole = gzip.compress(DUMP, 1)
+    path.write_bytes(whole[:20000])
+    found = identify(path)
+    assert (found.release, found.complete) == ("6.1.0-50-cloud-amd64", False)
+    assert "archive is cut off" in str(found.incomplete_reason)
+    assert unpack(found, tmp_path / "cache").read_bytes() == DUMP[: unpack(found, tmp_path / "cache").stat().st_size]
+    path.write_bytes(whole[:30])
+    with pytest.raises(DumpDamaged, match="ends too early"):
+        identify(path)
+    big = tmp_path / "big.xz"
+    big.write_bytes(lzma.compress(DUMP + b"".join(bytes([n % 251]) * 3 for n in range(600_000)), preset=0)[:-1])
+    assert "end mark" in str(identify(big).incomplete_reason) or identify(big).complete is False
+
+
+def test_sosreport_without_the_dump(tmp_path):
+    path = tmp_path / "sosreport-web01.tar.xz"
+    members = {
+        "sosreport-web01/sos_commands/kernel/uname_-a": b"Linux web01 5.14.0-70.el9.x86_64 #1 SMP x86_64 GNU/Linux\n",
+        f"{CASE}/vmcore-dmesg.txt": LOG,
+        "sosreport-web01/sos_commands/kernel/dmesg": b"[    0.000000] Linux version 9.9.9\n" * 50,
+    }
+    path.write_bytes(lzma.compress(tar(members), preset=0))
+    found = identify(path)
+    assert (found.format, found.release, found.cause) == ("log", "5.14.0-70.el9.x86_64", "soft-lockup")
+    assert (found.arch, found.vendor) == ("x86_64", "rhel")
+    assert found.wanted == "/var/crash/127.0.0.1-2026-01-02-03:04:05/vmcore"
+    with pytest.raises(NotADump, match="not the dump itself") as error:
+        unpack(found, tmp_path / "cache")
+    assert "/var/crash/127.0.0.1-2026-01-02-03:04:05/vmcore" in error.value.hint
+
+
+def test_sosreport_with_the_dump(tmp_path):
+    path = tmp_path / "sosreport.tar"
+    path.write_bytes(
+        tar({f"{CASE}/vmcore-dmesg.txt": LOG, f"{CASE}/vmcore": DUMP, "sosreport-web01/sos_commands/a": LOG})
+    )
+    found = identify(path)
+    assert (found.member, found.release) == (f"{CASE}/vmcore", "6.1.0-50-cloud-amd64")
+
+
+def test_sosreport_with_neither(tmp_path):
+    path = tmp_path / "sosreport.tar"
+    path.write_bytes(tar({"s/sos_commands/kernel/uname_-a": b"Linux h 6.1.0-50-amd64 #1 SMP x86_64 GNU/Linux"}))
+    found = identify(path)
+    assert (found.format, found.release, found.origins["release"]) == ("sosreport", "6.1.0-50-amd64", "sosreport")
+
+
+def test_unpacked_sosreport(tmp_path):
+    case = tmp_path / CASE
+    case.mkdir(parents=True)
+    (case / "vmcore-dmesg.txt").write_bytes(LOG)
+    assert identify(tmp_path).cause == "soft-lockup"
+    (case / "vmcore").write_bytes(DUMP)
+    assert identify(tmp_path).path == case / "vmcore"
+    (tmp_path / "vmcore2").write_bytes(DUMP[:5000] + b"x" + DUMP[5001:])
+    with pytest.raises(NotADump, match="holds 2 dumps"):
+        identify(tmp_path)
+
+
+def test_debian_and_suse_directories(tmp_path):
+    (tmp_path / "dump.202601020304").write_bytes(dump_writer.kdump({1: bytes(4096)}, b"OSRELEASE=6.1.0\n"))
+    (tmp_path / "dmesg.202601020304").write_bytes(LOG)
+    (tmp_path / "README.txt").write_text("If you see this text the crash dump is likely incomplete\n")
+    found = identify(tmp_path)
+    assert (found.cause, found.origins["cause"]) == ("soft-lockup", "dmesg.202601020304")
+    assert (found.complete, found.origins["complete"]) == (False, "README.txt")
+
+
+def test_not_read_here(tmp_path):
+    for name, content in {"a.7z": b"7z\xbc\xaf\x27\x1c", "b.rar": b"Rar!\x1a\x07\0"}.items():
+        (tmp_path / name).write_bytes(content + bytes(600))
+        with pytest.raises(DumpUnreadable, match="archive") as error:
+            identify(tmp_path / name)
+        assert name in error.value.hint
+
+
+def test_archive_without_dump(tmp_path):
+    (tmp_path / "a.tar").write_bytes(tar({"x": b"hello" * 300, "y": b"world" * 300}))
+    with pytest.raises(NotADump, match="none of the 2 files"):
+        identify(tmp_path / "a.tar")
+
+
+def test_bombs_end(tmp_path):
+    content = bytes(50 << 20)
+    for _ in range(3):
+        content = zlib.compress(content, 9) if False else gzip.compress(content, 9)
+    path = tmp_path / "bomb.gz"
+    path.write_bytes(content)
+    with pytest.raises(NotADump):
+        identify(path)
+
+
+def test_no_space(tmp_path, monkeypatch):
+    import shutil
+
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress(DUMP, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(NoSpace) as error:
+        unpack(identify(path), tmp_path / "cache")
+    assert "VMBOX_CACHE_DIR" in error.value.hint
+    assert list((tmp_path / "cache").rglob("vmcore*")) == []
+
+
+def test_rearranged_file_is_sparse(tmp_path):
+    pages = {pfn: bytes(4096) for pfn in range(2000)}
+    dump = dump_writer.kdump(pages, b"OSRELEASE=6.1.0\n", codec=dump_writer.stored, status=0)
+    path = tmp_path / "vmcore.flat"
+    path.write_bytes(dump_writer.flatten(dump, piece=1 << 20))
+    out = unpack(identify(path), tmp_path / "cache")
+    assert out.read_bytes() == dump
+    assert out.stat().st_blocks * 512 < len(dump) / 4
