@@ -126,12 +126,16 @@ def _open(candidate: _Candidate) -> Engine:
             kind = _kind(_unix_version(path, candidate))
         case "ssh":
             target = f"{parts.username}@{parts.hostname}" if parts.username else parts.hostname or ""
-            tunnel = service.start_tunnel(target, parts.port, parts.path.rstrip("/") or "/var/run/docker.sock")
+            remote = parts.path.rstrip("/") or "/var/run/docker.sock"
+            tunnel = service.start_tunnel(target, parts.port, remote)
             try:
                 kind = _kind(_unix_version(tunnel.socket, candidate))
             except EngineError:
                 tunnel.close()
-                raise
+                raise EngineNotFound(
+                    f"no engine answers at {remote} on {parts.hostname} ({candidate.why})",
+                    hint=f"give the socket's path: ssh://{target}/run/user/1000/podman/podman.sock",
+                ) from None
             return _adapter(kind, f"unix://{tunnel.socket}", endpoint=url, tunnel=tunnel)
         case "tcp" | "http":
             kind = "docker" if os.environ.get("DOCKER_TLS_VERIFY") else _kind(_tcp_version(parts, candidate))

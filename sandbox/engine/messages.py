@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
 from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, NoSpace
 
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+"""Docker's classic builder paints stderr red."""
 _PROXIES: Final = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 
@@ -53,7 +56,7 @@ def build_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
             raise ImageBuildFailed(
                 f"{ref} cannot be built: {reason}", hint="the last lines of the build are above", detail=detail
             )
-        rest += event.get("stream") or ""
+        rest += _COLOUR.sub("", event.get("stream") or "")
         *lines, rest = rest.split("\n")
         for line in lines:
             if line := line.rstrip():
