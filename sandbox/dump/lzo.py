@@ -22,63 +22,73 @@ def decompress(data: bytes, limit: int) -> bytes:
 def _decompress(data: bytes, limit: int) -> bytearray:
     out = bytearray()
     at = 0
-    first = data[0]
     # `state` is how many literals the last instruction brought along: 0 to 3, or 4 for a run of its own. It decides
     # what the instructions below 16 mean.
     state = 0
-    if first > 17:
-        at = 1
-        run = first - 17
-        out += data[at : at + run]
-        at += run
+    if data[0] > 17:
+        run = data[0] - 17
+        at = 1 + run
+        out += data[1:at]
         state = min(run, 4)
     while True:
+        # One loop without calls: a page is some hundred instructions, and a log some dozen pages.
         code = data[at]
-        at += 1
-        if code < 16:
-            if state == 0:
-                run = code + 3
-                if code == 0:
-                    extra, at = _length(data, at)
-                    run = 18 + extra
-                if at + run > len(data) or len(out) + run > limit:
-                    raise LzoError("a literal run is longer than the page")
-                out += data[at : at + run]
-                at += run
-                state = 4
-                continue
-            trailing = code & 3
-            distance = (code >> 2) + (data[at] << 2) + 1
-            at += 1
-            count = 2
-            if state == 4:
-                distance += 0x800
-                count = 3
-        elif code >= 64:
-            trailing = code & 3
-            distance = ((code >> 2) & 7) + (data[at] << 3) + 1
-            at += 1
+        if code >= 64:
+            distance = (code >> 2 & 7) + (data[at + 1] << 3) + 1
             count = (code >> 5) + 1
-        else:
+            state = code & 3
+            at += 2
+        elif code >= 16:
             wide = code >= 32
             mask = 31 if wide else 7
-            count = (code & mask) + 2
-            if code & mask == 0:
-                extra, at = _length(data, at)
-                count = mask + 2 + extra
+            count = code & mask
+            at += 1
+            if count == 0:
+                count, at = _length(data, at)
+                count += mask
+            count += 2
             low = data[at] | data[at + 1] << 8
             at += 2
-            trailing = low & 3
+            state = low & 3
             distance = (low >> 2) + 1
             if not wide:
                 distance += 0x3FFF + ((code & 8) << 11)
                 if distance == 0x4000:
                     return out
-        _copy(out, distance, count, limit)
-        state = trailing
-        if trailing:
-            out += data[at : at + trailing]
-            at += trailing
+        elif state == 0:
+            at += 1
+            run = code + 3
+            if code == 0:
+                run, at = _length(data, at)
+                run += 18
+            end = at + run
+            if end > len(data) or len(out) + run > limit:
+                raise LzoError("a literal run is longer than the page")
+            out += data[at:end]
+            at = end
+            state = 4
+            continue
+        else:
+            distance = (code >> 2) + (data[at + 1] << 2) + 1
+            count = 2
+            if state == 4:
+                distance += 0x800
+                count = 3
+            state = code & 3
+            at += 2
+        have = len(out)
+        start = have - distance
+        if start < 0 or have + count > limit:
+            raise LzoError("a match reaches outside the page")
+        if distance >= count:
+            out += out[start : start + count]
+        else:
+            # The match overlaps what it writes: its first `distance` bytes repeat.
+            out += (out[start:] * (count // distance + 1))[:count]
+        if state:
+            end = at + state
+            out += data[at:end]
+            at = end
 
 
 def _length(data: bytes, at: int) -> tuple[int, int]:
@@ -88,14 +98,3 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
         extra += 255
         at += 1
     return extra + data[at], at + 1
-
-
-def _copy(out: bytearray, distance: int, count: int, limit: int) -> None:
-    start = len(out) - distance
-    if start < 0 or len(out) + count > limit:
-        raise LzoError("a match reaches outside the page")
-    if distance >= count:
-        out += out[start : start + count]
-    else:
-        # The match overlaps what it writes: its first `distance` bytes repeat.
-        out += (out[start:] * (count // distance + 1))[:count]
