@@ -73,6 +73,8 @@ class DebuginfoRules:
     """Package sources that only debuginfo is taken from, beside the image's."""
     urls: tuple[str, ...] = ()
     """URL templates, current tree first, then vault or archive."""
+    keys: tuple[str, ...] = ()
+    """Files of `images/keys/` with public keys, one of which must have signed an RPM."""
     banner_decides: tuple[str, ...] = ()
     """Regular expressions over uname -r: kernels whose shipped vmlinux has another build-id than the running one."""
 

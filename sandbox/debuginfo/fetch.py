@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sandbox.debuginfo import elf
 from sandbox.debuginfo.download import read_package
-from sandbox.debuginfo.package import extract, extract_ranged
+from sandbox.debuginfo.package import Contents, extract, extract_ranged
 from sandbox.debuginfo.proof import Identity, identity
 from sandbox.debuginfo.ranged import NoRanges, RemoteFile
 from sandbox.debuginfo.sources import RemotePackage
 from sandbox.debuginfo.stream import Damaged, Skippable
 from sandbox.debuginfo.xz import NotSeekable
 from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
-from sandbox.model import Vmcore
 from sandbox.progress import Reporter
 
 _LEVELS: Final = ("auto", "strict")
@@ -42,10 +40,7 @@ def strict() -> bool:
 class Order:
     """What to take out of a package, and how to judge it."""
 
-    vmcore: Vmcore
-    kind: str
-    """deb or rpm."""
-    patterns: Sequence[re.Pattern[str]]
+    contents: Contents
     prove: Callable[[Identity], str]
     build_id_decides: bool
     """The dump has a build-id, and nothing else will be accepted."""
@@ -67,7 +62,9 @@ def fetch(order: Order, remote: RemotePackage, directory: Path, part: Path, repo
     """
     # What an interrupted download left is worth more than what ranges save.
     begun = part.exists() and part.stat().st_size > 0
-    if order.build_id_decides and not strict() and not begun:
+    # A signed header with digests proves as much of one file as the hash of the package would.
+    signed = order.contents.kind == "rpm" and bool(order.contents.keys)
+    if (signed or (order.build_id_decides and not strict())) and not begun:
         try:
             return _by_ranges(order, remote, directory, reporter)
         except (NoRanges, NotSeekable) as why:
@@ -97,38 +94,40 @@ def identify(vmlinux: Path) -> Identity:
 
 def _by_ranges(order: Order, remote: RemotePackage, directory: Path, reporter: Reporter) -> Fetched:
     def check(build_id: str | None) -> None:
-        order.prove(Identity(build_id=build_id, banners=(), dwarf=True))
+        if order.build_id_decides:
+            order.prove(Identity(build_id=build_id, banners=(), dwarf=True))
 
     with reporter.step(f"Downloading {_title(remote)}", unit="B") as step:
         file = RemoteFile(remote.url, remote.size, reporter, step)
         try:
-            extract_ranged(file, order.patterns, directory, check=check, step=step)
+            proven = extract_ranged(order.contents, file, directory, check=check, step=step)
         except Damaged as error:
             raise VerificationFailed(f"{remote.url}: {error}") from None
         size = file.size
     found, proof = judged(order, directory / "vmlinux")
-    return Fetched(
-        identity=found,
-        proof=proof,
-        verified=f"build-id, size and block checks; {file.fetched / 1e6:.0f} of {size / 1e6:.0f} MB were read, "
-        "so the package's hash was not compared (VMBOX_VERIFY=strict does)",
-    )
+    read = f"{file.fetched / 1e6:.0f} of {size / 1e6:.0f} MB were read"
+    if not proven:
+        proven = "build-id, size and block checks, not the package's hash (VMBOX_VERIFY=strict compares it)"
+    return Fetched(identity=found, proof=proof, verified=f"{proven}; {read}")
 
 
 def _whole(order: Order, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> Fetched:
-    def consume(package: Skippable) -> tuple[Identity, str]:
+    def consume(package: Skippable) -> tuple[Identity, str, str]:
         # While the rest still arrives: a package that does not match need not be fetched to its end.
-        extract(order.kind, package, order.patterns, directory)
-        return judged(order, directory / "vmlinux")
+        proven = extract(order.contents, package, directory)
+        return (*judged(order, directory / "vmlinux"), proven)
 
     try:
-        (found, proof), sha256 = read_package(
+        (found, proof, proven), sha256 = read_package(
             remote, part, consume, title=f"Downloading {_title(remote)}", reporter=reporter
         )
     except (DebuginfoMismatch, DebuginfoNotFound):
         part.unlink(missing_ok=True)
         raise
-    verified = "SHA-256 of the whole package" if remote.sha256 else "nothing but its size: no hash is known"
+    checked = [proven] if proven else []
+    if remote.sha256:
+        checked.insert(0, "SHA-256 of the whole package")
+    verified = "; ".join(checked) or "nothing but its size: no hash is known"
     return Fetched(identity=found, proof=proof, verified=verified, sha256=sha256)
 
 

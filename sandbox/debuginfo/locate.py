@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,9 +12,10 @@ from typing import Final
 from sandbox import paths
 from sandbox.debuginfo import local, slim
 from sandbox.debuginfo.fetch import Order, fetch, identify
-from sandbox.debuginfo.package import extract
+from sandbox.debuginfo.package import Contents, extract
 from sandbox.debuginfo.prepare import Preparer, prepare
 from sandbox.debuginfo.proof import Identity, prove
+from sandbox.debuginfo.signature import key_files
 from sandbox.debuginfo.sources import PackageOracle, RemotePackage, Wanted, wanted
 from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.debuginfo.stream import Damaged, FileStream
@@ -193,21 +193,19 @@ class _Search:
             with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory, FileStream(path) as package:
                 with self.reporter.step(f"Unpacking vmlinux of {path.name}"):
                     try:
-                        extract(kind, package, self._patterns(), directory)
+                        proven = extract(self._contents(kind, given=True), package, directory)
                     except Damaged as error:
                         raise DebuginfoNotFound(f"{path}: {error}") from None
                 found = identify(directory / "vmlinux")
                 proof = self._prove(found, path, force=force)
-                entry = self._keep(directory, _given_about(found, path))
+                entry = self._keep(directory, _given_about(found, path, proven))
         return dataclasses.replace(self._entry(entry, proof), origin=str(path))
 
     def _fetch(self, remote: RemotePackage) -> Debuginfo:
         part = self.store.part(remote.sha256 or remote.url)
         rules = self.home.debuginfo
         order = Order(
-            vmcore=self.vmcore,
-            kind=rules.format if rules is not None else "deb",
-            patterns=self._patterns(),
+            contents=self._contents(rules.format if rules is not None else "deb"),
             prove=lambda found: self._prove(found, remote.package, force=self.force),
             build_id_decides=self.vmcore.build_id is not None and not self._banner_decides() and not self.force,
         )
@@ -232,8 +230,14 @@ class _Search:
             prepare(directory, self.preparer, self.reporter)
         return self.store.keep(directory, about)
 
-    def _patterns(self) -> Sequence[re.Pattern[str]]:
-        return (self.wanted.vmlinux if self.wanted is not None else ()) or _ANY_VMLINUX
+    def _contents(self, kind: str, *, given: bool = False) -> Contents:
+        rules = self.home.debuginfo
+        return Contents(
+            kind=kind,
+            patterns=(self.wanted.vmlinux if self.wanted is not None else ()) or _ANY_VMLINUX,
+            # Who built a package the user trusts is the user's business.
+            keys=key_files(rules.keys) if rules is not None and not given else (),
+        )
 
     def _entry(self, entry: Entry, proof: str) -> Debuginfo:
         self.store.used(entry)
@@ -256,8 +260,8 @@ class _Search:
         return DebuginfoNotFound(message or f"no debuginfo of kernel {self.vmcore.release} was found", detail=detail)
 
 
-def _given_about(found: Identity, path: Path) -> About:
-    return About(build_id=found.build_id, banners=found.banners, origin=str(path), verified="given as it is")
+def _given_about(found: Identity, path: Path, proven: str = "") -> About:
+    return About(build_id=found.build_id, banners=found.banners, origin=str(path), verified=proven or "given as it is")
 
 
 def _line(source: str, error: VmboxError) -> str:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.debuginfo import elf, slim
+from sandbox.debuginfo import elf, rpm, slim
 from sandbox.debuginfo.archive import deb_data, tar_members
 from sandbox.debuginfo.ranged import Blocks, BlockStream, RemoteFile, RemoteStream
+from sandbox.debuginfo.signature import signer
 from sandbox.debuginfo.store import need_space, no_space
 from sandbox.debuginfo.stream import PIECE, Damaged, Limited, Skippable, Stream, decompressed, write_all
 from sandbox.debuginfo.xz import NotSeekable
+from sandbox.errors import VerificationFailed
 from sandbox.progress import Step
 
 
@@ -21,80 +25,162 @@ class NoVmlinux(Damaged):
     """The package is whole, and holds no vmlinux."""
 
 
-def extract(kind: str, package: Skippable, patterns: Sequence[re.Pattern[str]], directory: Path) -> None:
-    """Makes `directory`/vmlinux of a package (`kind`: deb) read from its start; reads no further than it must.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """How to take vmlinux out of a package."""
 
-    Raises `Damaged`, `NoVmlinux`, `NoSpace`.
+    kind: str
+    """deb or rpm."""
+    patterns: Sequence[re.Pattern[str]]
+    """Over member paths; the first regular file that matches is vmlinux."""
+    keys: Sequence[Path] = ()
+    """Public keys, one of which must have signed an RPM; none means that nobody need have."""
+
+
+def extract(what: Contents, package: Skippable, directory: Path) -> str:
+    """Makes `directory`/vmlinux of a package read from its start; reads no further than it must.
+
+    Returns what the package itself proves about vmlinux, in words. Raises `Damaged`, `NoVmlinux`, `NoSpace`,
+    `VerificationFailed`.
     """
     whole = directory / "whole"
-    if kind == "deb":
-        _extract_deb(package, patterns, whole)
+    proven = ""
+    if what.kind == "rpm":
+        proven = _extract_rpm(what, package, whole)
     else:
-        raise Damaged(f"{kind} packages are not known here")
+        _extract_deb(what, package, whole)
     keep(whole, directory / "vmlinux")
+    return proven
 
 
 def keep(whole: Path, target: Path) -> None:
     """`whole` becomes `target`, without what crash does not need."""
     file = slim.LocalFile(whole)
-    if (what := slim.plan(file)) is None:
+    if (plan := slim.plan(file)) is None:
         whole.rename(target)
     else:
-        slim.copy(file, target, what)
+        slim.copy(file, target, plan)
         whole.unlink()
 
 
 def extract_ranged(
-    file: RemoteFile,
-    patterns: Sequence[re.Pattern[str]],
-    directory: Path,
-    *,
-    check: Callable[[str | None], None],
-    step: Step,
-) -> None:
-    """The same of a .deb that is read where it lies: only blocks that hold what is kept of vmlinux.
+    what: Contents, file: RemoteFile, directory: Path, *, check: Callable[[str | None], None], step: Step
+) -> str:
+    """The same of a package that is read where it lies: only blocks that hold what is needed of vmlinux.
 
     `check` gets the build-id before the bulk is fetched, and may raise. Raises `NoRanges`, `NotSeekable`, `Damaged`,
     `NoVmlinux`, `NoSpace`, `DownloadFailed`, `VerificationFailed`.
     """
+    if what.kind == "rpm":
+        return _rpm_by_ranges(what, file, directory, check, step)
     kind, data = deb_data(RemoteStream(file))
     if kind != "xz":
         raise NotSeekable(f"it is compressed with {kind}")
     with contextlib.closing(Blocks(file, data.offset, data.size)) as blocks:
         stream = BlockStream(blocks)
         for member in tar_members(stream):
-            if is_vmlinux(member.path, patterns) and member.regular:
+            if _is_vmlinux(member.path, what.patterns) and member.regular:
                 vmlinux = slim.Part(blocks, stream.at, member.size)
-                try:
-                    check(elf.parse(vmlinux.read_at).build_id)
-                except elf.NotElf as error:
-                    raise Damaged(f"its vmlinux is {error}") from None
-                what = slim.plan(vmlinux)
-                step.total(file.fetched + blocks.cost(stream.at, member.size if what is None else what.cut))
-                slim.copy(vmlinux, directory / "vmlinux", what)
-                return
+                check(_build_id(vmlinux))
+                plan = slim.plan(vmlinux)
+                step.total(file.fetched + blocks.cost(stream.at, member.size if plan is None else plan.cut))
+                slim.copy(vmlinux, directory / "vmlinux", plan)
+                return ""
             stream.skip(member.size)
     raise NoVmlinux("there is no vmlinux in it")
 
 
-def _extract_deb(package: Skippable, patterns: Sequence[re.Pattern[str]], target: Path) -> None:
+def _rpm_by_ranges(
+    what: Contents, file: RemoteFile, directory: Path, check: Callable[[str | None], None], step: Step
+) -> str:
+    header = rpm.read(RemoteStream(file))
+    signed = _signed(what, header)
+    wanted = _wanted(what, header)
+    if header.compression != "xz":
+        raise NotSeekable(f"it is compressed with {header.compression}")
+    at = rpm.offset_in_payload(header, wanted)
+    if at is None:
+        raise NotSeekable("its files cannot be found without reading all of them")
+    with contextlib.closing(Blocks(file, header.payload_at, file.size - header.payload_at)) as blocks:
+        stream = BlockStream(blocks)
+        stream.skip(at)
+        if rpm.payload_member(stream, header) != (wanted.path, wanted.size):
+            raise NotSeekable("its files are not where its header says")
+        # All of it, and not only what is kept: the digest is of all of it.
+        vmlinux = slim.Part(blocks, stream.at, wanted.size)
+        check(_build_id(vmlinux))
+        step.total(file.fetched + blocks.cost(stream.at, wanted.size))
+        slim.copy(vmlinux, directory / "whole", None)
+    with (directory / "whole").open("rb") as whole:
+        _compare(header, wanted, hashlib.file_digest(whole, header.hash).hexdigest())
+    keep(directory / "whole", directory / "vmlinux")
+    return _proven(header, signed)
+
+
+def _extract_rpm(what: Contents, package: Skippable, target: Path) -> str:
+    header = rpm.read(package)
+    signed = _signed(what, header)
+    wanted = _wanted(what, header)
+    stream = decompressed(package, header.compression)
+    for path, size in rpm.payload_members(stream, header):
+        if path == wanted.path and size == wanted.size:
+            _compare(header, wanted, _write(stream, size, target, header.hash))
+            return _proven(header, signed)
+        stream.skip(size)
+    raise Damaged("its payload has no vmlinux, though its header has")
+
+
+def _signed(what: Contents, header: rpm.Rpm) -> str:
+    return signer(header.header, header.signatures, what.keys, what=header.nevra) if what.keys else ""
+
+
+def _wanted(what: Contents, header: rpm.Rpm) -> rpm.RpmFile:
+    wanted = rpm.find(header, what.patterns)
+    if wanted is None:
+        raise NoVmlinux(f"there is no vmlinux in {header.nevra}")
+    if not header.hash:
+        raise Damaged("its digests are of a kind that is not known here")
+    return wanted
+
+
+def _compare(header: rpm.Rpm, wanted: rpm.RpmFile, digest: str) -> None:
+    if digest != wanted.digest:
+        raise VerificationFailed(
+            f"{header.nevra}: the {header.hash.upper()} of vmlinux is {digest}, its header says {wanted.digest}"
+        )
+
+
+def _proven(header: rpm.Rpm, signed: str) -> str:
+    digest = f"{header.hash.upper().replace('SHA', 'SHA-')} of vmlinux from the package's header"
+    return f"{digest}, which {signed} signed" if signed else f"{digest}, which nobody was asked to have signed"
+
+
+def _build_id(vmlinux: slim.Part) -> str | None:
+    try:
+        return elf.parse(vmlinux.read_at).build_id
+    except elf.NotElf as error:
+        raise Damaged(f"its vmlinux is {error}") from None
+
+
+def _extract_deb(what: Contents, package: Skippable, target: Path) -> None:
     kind, member = deb_data(package)
     stream = decompressed(Limited(package, member.size), kind)
     for file in tar_members(stream):
-        if is_vmlinux(file.path, patterns) and file.regular:
+        if _is_vmlinux(file.path, what.patterns) and file.regular:
             _write(stream, file.size, target)
             return
         stream.skip(file.size)
     raise NoVmlinux("there is no vmlinux in it")
 
 
-def is_vmlinux(path: str, patterns: Sequence[re.Pattern[str]]) -> bool:
+def _is_vmlinux(path: str, patterns: Sequence[re.Pattern[str]]) -> bool:
     return any(pattern.match(path) for pattern in patterns)
 
 
-def _write(stream: Stream, size: int, target: Path) -> None:
-    """The next `size` bytes of `stream`, as a file of its own."""
+def _write(stream: Stream, size: int, target: Path, algorithm: str = "sha256") -> str:
+    """The next `size` bytes of `stream`, as a file of its own; their digest."""
     need_space(target.parent, size, "vmlinux")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     left = size
     try:
         with target.open("wb", buffering=0) as out:
@@ -103,8 +189,10 @@ def _write(stream: Stream, size: int, target: Path) -> None:
                 if not data:
                     raise Damaged("it ends too early")
                 write_all(out, data)
+                digest.update(data)
                 left -= len(data)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise no_space(target.parent, "vmlinux") from None
         raise
+    return digest.hexdigest()

@@ -1,0 +1,271 @@
+"""RPM packages: header, file list, digests, and the cpio payload.
+
+The signature covers the header, and the header has a digest for each file: one file can be read and verified without
+the rest. Layout as in "RPM Package format" of rpm's own manual (V4); payloads with files above 4 GiB use the short cpio
+headers rpm 4.12 introduced, with a file's number in place of its description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.debuginfo.stream import Damaged, Skippable, exactly
+
+_LEAD: Final = 96
+_MAGIC: Final = b"\x8e\xad\xe8\x01"
+_MOST_ENTRIES: Final = 1 << 16
+_MOST_DATA: Final = 64 << 20
+"""The header of a kernel's debug package, with thousands of files, is 1 to 2 MB."""
+_GHOST: Final = 1 << 6
+_HASHES: Final = {
+    1: "md5",
+    2: "sha1",
+    8: "sha256",
+    9: "sha384",
+    10: "sha512",
+    11: "sha224",
+    12: "sha3_256",
+    14: "sha3_512",
+}
+"""By OpenPGP number, as FILEDIGESTALGO has it."""
+_SHORT_HEADER: Final = 16
+_LARGEST_PLAIN: Final = 0xFFFFFFFF
+
+_STRING, _STRING_ARRAY, _I18N, _BINARY = 6, 8, 9, 7
+_NUMBERS: Final = {2: "B", 3: "H", 4: "I", 5: "Q"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpmFile:
+    path: str
+    """Without a leading "/"."""
+    size: int
+    mode: int
+    digest: str
+    inode: int
+    ghost: bool
+
+    @property
+    def regular(self) -> bool:
+        return stat.S_ISREG(self.mode) and not self.ghost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rpm:
+    """What stands before the payload."""
+
+    name: str
+    version: str
+    release: str
+    arch: str
+    header: bytes
+    """As it was signed."""
+    signatures: tuple[bytes, ...]
+    """OpenPGP signatures over the header."""
+    header_digest: str | None
+    """SHA-256 of the header, from the signature header; says that it arrived whole, not who made it."""
+    payload_at: int
+    compression: str
+    hash: str
+    files: tuple[RpmFile, ...]
+
+    @property
+    def nevra(self) -> str:
+        return f"{self.name}-{self.version}-{self.release}.{self.arch}"
+
+
+def read(stream: Skippable) -> Rpm:
+    """Everything before the payload, where the stream then stands. Raises `Damaged`."""
+    lead = exactly(stream, _LEAD)
+    if lead[:4] != b"\xed\xab\xee\xdb":
+        raise Damaged("it is not an RPM package")
+    _, signature, size = _header(stream)
+    stream.skip(-size % 8)
+    header, tags, length = _header(stream)
+    digest = signature.get(273)
+    if isinstance(digest, str) and hashlib.sha256(header).hexdigest() != digest:
+        raise Damaged("its header is damaged")
+    return Rpm(
+        name=_text(tags, 1000),
+        version=_text(tags, 1001),
+        release=_text(tags, 1002),
+        arch=_text(tags, 1022),
+        header=header,
+        signatures=_signatures(signature),
+        header_digest=digest if isinstance(digest, str) else None,
+        payload_at=_LEAD + size + (-size % 8) + length,
+        compression=_text(tags, 1125) or "gzip",
+        hash=_HASHES.get(_numbers(tags, 5011)[0] if 5011 in tags else 1, ""),
+        files=_files(tags),
+    )
+
+
+def find(rpm: Rpm, patterns: Sequence[re.Pattern[str]]) -> RpmFile | None:
+    """The first regular file any pattern matches, in the patterns' order."""
+    for pattern in patterns:
+        for file in rpm.files:
+            if file.regular and pattern.match(file.path):
+                return file
+    return None
+
+
+def offset_in_payload(rpm: Rpm, wanted: RpmFile) -> int | None:
+    """Where `wanted`'s cpio header begins in the unpacked payload; None where that cannot be computed.
+
+    Files stand in the payload in the header's order. Hard links share their bytes, which stand with one of them only.
+    """
+    large = any(file.size > _LARGEST_PLAIN for file in rpm.files)
+    inodes: set[int] = set()
+    at = 0
+    for file in rpm.files:
+        if file is wanted:
+            return at
+        if file.ghost:
+            continue
+        if file.regular and file.inode in inodes:
+            return None
+        inodes.add(file.inode)
+        at += _SHORT_HEADER if large else _padded(110 + len(f"./{file.path}".encode()) + 1)
+        if stat.S_ISREG(file.mode) or stat.S_ISLNK(file.mode):
+            at += _padded(file.size)
+    return None
+
+
+def payload_member(stream: Skippable, rpm: Rpm) -> tuple[str, int] | None:
+    """(path, size) of the next cpio entry, the stream at its first byte; None at the end. Raises `Damaged`.
+
+    The caller reads or skips the entry's bytes, padded to four.
+    """
+    magic = exactly(stream, 6)
+    if magic == b"07070X":
+        number = _hexadecimal(exactly(stream, 8))
+        stream.skip(_SHORT_HEADER - 14)
+        if number >= len(rpm.files):
+            raise Damaged("its payload names a file the header does not have")
+        file = rpm.files[number]
+        return file.path, file.size if stat.S_ISREG(file.mode) or stat.S_ISLNK(file.mode) else 0
+    if magic not in {b"070701", b"070702"}:
+        raise Damaged("its payload is not a cpio archive")
+    fields = exactly(stream, 104)
+    size, name_size = _hexadecimal(fields[48:56]), _hexadecimal(fields[88:96])
+    if name_size > 1 << 16:
+        raise Damaged("a name in its payload is too long")
+    name = exactly(stream, name_size).rstrip(b"\0").decode("utf-8", "surrogateescape")
+    stream.skip(-(110 + name_size) % 4)
+    return None if name == "TRAILER!!!" else (name.removeprefix(".").lstrip("/"), size)
+
+
+def payload_members(stream: Skippable, rpm: Rpm) -> Iterator[tuple[str, int]]:
+    """All entries. The caller reads or skips exactly `size` bytes before it asks for the next one."""
+    while (entry := payload_member(stream, rpm)) is not None:
+        yield entry
+        stream.skip(-entry[1] % 4)
+
+
+_Value = str | bytes | tuple[int, ...] | tuple[str, ...]
+
+
+def _header(stream: Skippable) -> tuple[bytes, Mapping[int, _Value], int]:
+    """(its bytes, tags, length) of a header structure."""
+    intro = exactly(stream, 16)
+    count, size = struct.unpack(">II", intro[8:])
+    if intro[:4] != _MAGIC or count > _MOST_ENTRIES or size > _MOST_DATA:
+        raise Damaged("it is not an RPM package: a header is wrong")
+    index = exactly(stream, 16 * count)
+    data = exactly(stream, size)
+    tags: dict[int, _Value] = {}
+    for at in range(0, len(index), 16):
+        tag, kind, offset, items = struct.unpack_from(">4I", index, at)
+        value = _value(data, kind, offset, items)
+        if value is not None:
+            tags[tag] = value
+    return intro + index + data, tags, 16 + len(index) + size
+
+
+def _value(data: bytes, kind: int, offset: int, count: int) -> _Value | None:
+    if offset > len(data):
+        raise Damaged("it is not an RPM package: a header is wrong")
+    if (code := _NUMBERS.get(kind)) is not None:
+        if offset + count * struct.calcsize(">" + code) > len(data):
+            raise Damaged("it is not an RPM package: a header is wrong")
+        return struct.unpack_from(f">{count}{code}", data, offset)
+    if kind == _BINARY:
+        return data[offset : offset + count]
+    if kind in {_STRING, _I18N}:
+        return _decoded(data[offset : data.find(b"\0", offset)])
+    if kind == _STRING_ARRAY:
+        # split's limit keeps what follows the array in one piece; the last part is that.
+        return tuple(map(_decoded, data[offset:].split(b"\0", count)[:count]))
+    return None
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
+def _text(tags: Mapping[int, _Value], tag: int) -> str:
+    value = tags.get(tag, "")
+    return value if isinstance(value, str) else ""
+
+
+def _numbers(tags: Mapping[int, _Value], tag: int) -> tuple[int, ...]:
+    value = tags.get(tag, ())
+    return tuple(item for item in value if isinstance(item, int)) if isinstance(value, tuple) else ()
+
+
+def _texts(tags: Mapping[int, _Value], tag: int) -> tuple[str, ...]:
+    value = tags.get(tag, ())
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, tuple) else ()
+
+
+def _signatures(tags: Mapping[int, _Value]) -> tuple[bytes, ...]:
+    """RSA, DSA and (rpm 6) any OpenPGP signatures over the header; those over header and payload need all of it."""
+    import base64
+    import binascii
+
+    found = [value for tag in (268, 267) if isinstance(value := tags.get(tag), bytes)]
+    for text in _texts(tags, 278):
+        try:
+            found.append(base64.b64decode(text))
+        except binascii.Error:
+            continue
+    return tuple(found)
+
+
+def _files(tags: Mapping[int, _Value]) -> tuple[RpmFile, ...]:
+    names, directories, numbers = _texts(tags, 1117), _texts(tags, 1118), _numbers(tags, 1116)
+    sizes = _numbers(tags, 5008) or _numbers(tags, 1028)
+    modes, digests, inodes, flags = _numbers(tags, 1030), _texts(tags, 1035), _numbers(tags, 1096), _numbers(tags, 1037)
+    count = len(names)
+    if any(len(column) != count for column in (numbers, sizes, modes, digests, inodes, flags)) or any(
+        number >= len(directories) for number in numbers
+    ):
+        raise Damaged("its file list is damaged")
+    return tuple(
+        RpmFile(
+            path=(directories[numbers[at]] + names[at]).lstrip("/"),
+            size=sizes[at],
+            mode=modes[at],
+            digest=digests[at],
+            inode=inodes[at],
+            ghost=bool(flags[at] & _GHOST),
+        )
+        for at in range(count)
+    )
+
+
+def _hexadecimal(text: bytes) -> int:
+    try:
+        return int(text, 16)
+    except ValueError:
+        raise Damaged("its payload is damaged") from None
+
+
+def _padded(size: int) -> int:
+    return size + -size % 4

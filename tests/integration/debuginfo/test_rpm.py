@@ -1,0 +1,124 @@
+"""Packages that rpmbuild made, signed by rpmsign with a key of GnuPG, read from a server on loopback."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import archives
+from archives import Archive
+from rpms import BANNER, PAYLOADS, RELEASE, Packages
+from sandbox import paths, profiles
+from sandbox.debuginfo import RemotePackage, elf, locate
+from sandbox.errors import VerificationFailed
+from sandbox.model import Debuginfo, Vmcore
+from sandbox.profiles import ImageProfile
+
+pytestmark = pytest.mark.skipif(
+    not all(map(shutil.which, ("rpmbuild", "rpmsign", "gpg"))), reason="needs Debian's packages rpm and gpg"
+)
+
+PROFILE = """\
+title = "An EL 8"
+[base]
+images = ["example"]
+[image]
+fragments = []
+[crash]
+version = "7.3"
+[debuginfo]
+format = "rpm"
+packages = ["kernel-debuginfo-{release}"]
+vmlinux = ['usr/lib/debug/(usr/)?lib/modules/{release}/vmlinux$']
+keys = ["key.asc"]
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, packages: Packages, monkeypatch: pytest.MonkeyPatch) -> ImageProfile:
+    keys = tmp_path / "config" / "images" / "keys"
+    keys.mkdir(parents=True)
+    shutil.copy(packages.key, keys / "key.asc")
+    monkeypatch.setattr(paths, "config_dir", lambda: tmp_path / "config")
+    (tmp_path / "el8.toml").write_text(PROFILE)
+    return profiles.read(tmp_path / "el8.toml")
+
+
+def find(home: ImageProfile, archive: Archive, cache: Path, **changes: object) -> Debuginfo:
+    def oracle(names: object) -> list[RemotePackage]:
+        size = len(archive.files["/x.rpm"])
+        return [
+            RemotePackage(package="kernel-debuginfo", version=None, url=f"{archive.url}/x.rpm", size=size, sha256=None)
+        ]
+
+    fields: dict[str, object] = {
+        "path": cache / "vmcore",
+        "format": "elf",
+        "size": 1,
+        "release": RELEASE,
+        "arch": "x86_64",
+        "banner": BANNER,
+        "build_id": archives.BUILD_ID,
+    }
+    return locate(Vmcore(**(fields | changes)), home, oracle=oracle, cache=cache)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize("build_id", [archives.BUILD_ID, None])
+def test_signed_package(
+    packages: Packages, home: ImageProfile, archive: Archive, tmp_path: Path, *, payload: str, build_id: str | None
+) -> None:
+    archive.files["/x.rpm"] = packages.files[payload].read_bytes()
+    found = find(home, archive, tmp_path / "cache", build_id=build_id)
+    assert "which Kernel Builders <k@example.org>" in found.verified
+    assert "SHA-256 of vmlinux" in found.verified
+    assert elf.read(found.vmlinux).build_id == archives.BUILD_ID
+    assert found.vmlinux.stat().st_size < 0.7 * len(packages.vmlinux)
+    if payload == "xz blocks":
+        assert archive.sent < 0.5 * len(archive.files["/x.rpm"])
+    assert found.proof == (f"build-id {build_id}" if build_id else "banner")
+
+
+@pytest.mark.parametrize("payload", ["one xz block", "xz blocks", "zstd"])
+def test_flipped_bytes(packages: Packages, home: ImageProfile, archive: Archive, tmp_path: Path, payload: str) -> None:
+    data = archive.files["/x.rpm"] = packages.files[payload].read_bytes()
+    for flip in (0, 120, 3000, 12_000, len(data) - 1_000_000, len(data) - 30):
+        archive.flip = flip
+        try:
+            find(home, archive, tmp_path / "cache")
+        except VerificationFailed:
+            assert list((tmp_path / "cache" / "debuginfo").iterdir()) == []
+        else:
+            # Not every byte is used: name in the lead, a module's block, the signature over header and payload.
+            shutil.rmtree(tmp_path / "cache" / "debuginfo")
+    archive.flip = None
+    assert find(home, archive, tmp_path / "cache").proof
+
+
+def test_unsigned_and_otherwise_signed(
+    packages: Packages, home: ImageProfile, archive: Archive, tmp_path: Path
+) -> None:
+    copy = tmp_path / "unsigned.rpm"
+    shutil.copy(packages.files["gzip"], copy)
+    subprocess.run(["rpmsign", "--delsign", str(copy)], check=True, capture_output=True)
+    archive.files["/x.rpm"] = copy.read_bytes()
+    with pytest.raises(VerificationFailed, match="it is not signed"):
+        find(home, archive, tmp_path / "cache")
+    import pysequoia
+
+    other = pysequoia.Tsk.generate(user_id="Somebody else <e@example.org>").cert
+    (paths.config_dir() / "images" / "keys" / "key.asc").write_text(str(other))
+    archive.files["/x.rpm"] = packages.files["gzip"].read_bytes()
+    with pytest.raises(VerificationFailed, match="not one of the vendor's"):
+        find(home, archive, tmp_path / "cache")
+
+
+def test_given_rpm(packages: Packages, home: ImageProfile, tmp_path: Path) -> None:
+    vmcore = Vmcore(path=tmp_path / "v", format="elf", size=1, release=RELEASE, build_id=archives.BUILD_ID)
+    for package in packages.files.values():
+        found = locate(vmcore, home, oracle=lambda _: [], given=package, cache=tmp_path / "cache")
+        assert found.proof
+        shutil.rmtree(tmp_path / "cache")

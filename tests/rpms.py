@@ -1,0 +1,94 @@
+"""kernel-debuginfo packages as rpmbuild and rpmsign make them."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import archives
+
+RELEASE = "4.18.0-80.el8.x86_64"
+DIRECTORY = f"/usr/lib/debug/lib/modules/{RELEASE}"
+BANNER = f"Linux version {RELEASE} (mockbuild@build.example.org) (gcc 8) #1 SMP Mon May 6 2019"
+
+PAYLOADS = {
+    "one xz block": "w2.xzdio",
+    "xz blocks": "w0T2.xzdio",
+    "gzip": "w6.gzdio",
+    "zstd": "w3.zstdio",
+    "bzip2": "w5.bzdio",
+}
+
+SPEC = """\
+Name: kernel-debuginfo
+Version: 4.18.0
+Release: 80.el8
+Summary: Debug information
+License: GPLv2
+%define _build_id_links none
+%define __strip /bin/true
+%define debug_package %{{nil}}
+%description
+%install
+mkdir -p %{{buildroot}}{directory}/kernel %{{buildroot}}/usr/lib/debug/.build-id/bb
+cp {source}/vmlinux %{{buildroot}}{directory}/
+cp {source}/x.ko.debug %{{buildroot}}{directory}/kernel/
+ln -s ../../lib/modules %{{buildroot}}/usr/lib/debug/.build-id/bb/603a
+%files
+/usr/lib/debug
+"""
+
+
+@dataclass(frozen=True)
+class Packages:
+    """RPMs of one small vmlinux, by kind of payload; signed, with the public key."""
+
+    vmlinux: bytes
+    files: dict[str, Path]
+    key: Path
+
+
+def build(top: Path) -> Packages:
+    """All of `PAYLOADS`, in `top`. Takes some seconds."""
+    noise = random.Random(1).randbytes
+    vmlinux = archives.vmlinux(banner=BANNER, dwarf=noise(2_000_000), relocations=bytes(2_000_000))
+    (top / "vmlinux").write_bytes(vmlinux)
+    (top / "x.ko.debug").write_bytes(noise(4_000_000))
+    spec = top / "kernel.spec"
+    spec.write_text(SPEC.format(directory=DIRECTORY, source=top))
+    home = top / "gnupg"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--passphrase", ""]
+    run([*gpg, "--quick-generate-key", "Kernel Builders <k@example.org>", "rsa3072", "sign", "never"])
+    key = top / "key.asc"
+    key.write_bytes(run([*gpg, "--armor", "--export"]))
+    files: dict[str, Path] = {}
+    for name, payload in PAYLOADS.items():
+        out = top / payload
+        run(
+            [
+                *["rpmbuild", "-bb", "--quiet", "--nodeps", "--target", "x86_64"],
+                *["--define", f"_topdir {out}", "--define", f"_binary_payload {payload}"],
+                *["--define", "_binary_filedigest_algorithm 8", str(spec)],
+            ]
+        )
+        (files[name],) = out.rglob("*.rpm")
+        sign = [
+            "--define",
+            f"__gpg {shutil.which('gpg')}",
+            "--define",
+            f"_gpg_path {home}",
+            "--define",
+            "_gpg_name k@example.org",
+        ]
+        run(["rpmsign", *sign, "--addsign", str(files[name])])
+    return Packages(vmlinux=vmlinux, files=files, key=key)
+
+
+def run(command: list[str]) -> bytes:
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout
