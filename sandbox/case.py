@@ -89,6 +89,7 @@ def open_case(
             directory=directory,
             token=token,
             asked=asked,
+            incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
         )
         ledger.write(case)
         return case

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sandbox import render
-from sandbox.errors import SessionDied
+from sandbox.errors import DumpDamaged, SessionDied, SessionFailed
 from sandbox.opening import Wishes, case_of
 from sandbox.progress import Reporter
 from sandbox.session import Session
@@ -64,12 +64,21 @@ def run_all(
 def _session(dump: Path, wishes: Wishes, reporter: Reporter) -> Session:
     """A session with crash at its prompt."""
     try:
-        session = Session(case_of(dump, wishes, reporter), reporter)
+        case = case_of(dump, wishes, reporter)
+        session = Session(case, reporter)
     except SessionDied:
         # It ended between being found and being used, e.g. by its idle timer.
-        session = Session(case_of(dump, wishes, reporter), reporter)
+        case = case_of(dump, wishes, reporter)
+        session = Session(case, reporter)
     try:
         said = session.start()
+    except SessionFailed as error:
+        session.close()
+        if case.incomplete is not None:
+            raise DumpDamaged(
+                f"{dump} is incomplete, and crash cannot open it: {case.incomplete}", detail=error.detail
+            ) from error
+        raise
     except BaseException:
         session.close()
         raise

@@ -21,7 +21,7 @@ from typing import Final
 from sandbox import bootstrap, mirrors, paths
 from sandbox.debuginfo import RemotePackage
 from sandbox.engine import ContainerSpec, Engine
-from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, NoSpace
+from sandbox.errors import BaseImageUnavailable, DownloadFailed, EngineFailed, ImageBuildFailed, NoSpace
 from sandbox.locks import locked
 from sandbox.profiles import Bootstrap, ImageProfile
 from sandbox.progress import QUIET, Reporter
@@ -134,7 +134,14 @@ class PackageOracle:
             as_caller=False,
         )
         with self._reporter.step(f"Asking {self._profile.title} for {', '.join(packages)}"):
-            answer = b"".join(self._engine.run(spec))
+            try:
+                answer = b"".join(self._engine.run(spec))
+            except EngineFailed as error:
+                raise DownloadFailed(
+                    f"the package sources of {self._profile.title} cannot be read",
+                    hint="check the network and proxy settings, or name a mirror in $VMBOX_MIRRORS",
+                    detail=error.detail or error.message,
+                ) from error
         for line in answer.decode(errors="replace").splitlines():
             package, url, size, sha256 = line.split("\t")
             name, _, version = package.partition("=")

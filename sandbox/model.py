@@ -119,6 +119,8 @@ class Case:
     """What the session script's own lines begin with; random."""
     asked: str = ""
     """What the user chose for it, e.g. "image=debian-13"; empty when nothing."""
+    incomplete: str | None = None
+    """What is missing of the dump, if something is known to be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

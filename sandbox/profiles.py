@@ -57,6 +57,18 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DebuginfoArchive:
+    """One vendor's own, for releases that several vendors build under one name."""
+
+    vendor: str
+    """As `Vmcore.vendor` has it."""
+    urls: tuple[str, ...]
+    """URL templates, current tree first, then vault or archive."""
+    keys: tuple[str, ...] = ()
+    """Files of `images/keys/` with the vendor's public keys, one of which must have signed an RPM."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DebuginfoRules:
     format: str
     """deb or rpm."""
@@ -67,14 +79,22 @@ class DebuginfoRules:
     """Regular expressions over member paths, `{release}` put in; the first regular file that matches is vmlinux."""
     version: str | None = None
     """Regular expression over uname -v, for families whose release does not name the package."""
+    names: str | None = None
+    """Regular expression over uname -r, whose named groups the templates may use."""
+    bases: Mapping[str, str] = field(default_factory=dict)
+    """`{base}` of the templates by regular expression over uname -r; the first that is found in it counts."""
     ask: str | None = None
     """Script of `Containerfile.d/files/` that asks the distribution's package manager for URL, size and hash."""
     sources: tuple[str, ...] = ()
     """Package sources that only debuginfo is taken from, beside the image's."""
     urls: tuple[str, ...] = ()
-    """URL templates, current tree first, then vault or archive."""
+    """URL templates, current tree first, then vault or archive; `{package}` is a filled one of `packages`."""
     keys: tuple[str, ...] = ()
     """Files of `images/keys/` with public keys, one of which must have signed an RPM."""
+    archives: tuple[DebuginfoArchive, ...] = ()
+    """The same by vendor; tried first."""
+    debuginfod: tuple[str, ...] = ()
+    """Servers that have vmlinux by build-id; tried last, for they send it uncompressed and cannot resume."""
     banner_decides: tuple[str, ...] = ()
     """Regular expressions over uname -r: kernels whose shipped vmlinux has another build-id than the running one."""
 
@@ -141,6 +161,7 @@ def read(file: Path) -> ImageProfile:
     base = build.table(table, "base")
     bootstrap = base.pop("bootstrap", None)
     debuginfo = table.pop("debuginfo", None)
+    archives = debuginfo.pop("archives", []) if isinstance(debuginfo, dict) else []
     return build.make(
         ImageProfile,
         table,
@@ -154,7 +175,14 @@ def read(file: Path) -> ImageProfile:
         ),
         image=build.make(ImageRecipe, build.table(table, "image"), "image"),
         crash=build.make(Crash, build.table(table, "crash"), "crash"),
-        debuginfo=build.make(DebuginfoRules, debuginfo, "debuginfo") if debuginfo is not None else None,
+        debuginfo=build.make(
+            DebuginfoRules,
+            debuginfo,
+            "debuginfo",
+            archives=tuple(build.make(DebuginfoArchive, archive, "debuginfo.archives") for archive in archives),
+        )
+        if debuginfo is not None
+        else None,
     )
 
 

@@ -45,6 +45,24 @@ _EXIT_LINE: Final = 64
 """Bytes that an exit line has at most, after its token."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One way to start crash on a dump that it does not open as it is."""
+
+    option: str
+    lacks: str
+    """What no longer works, in words."""
+
+
+LADDER: Final = (
+    Rung("", ""),
+    Rung("--zero_excluded", "pages that are missing read as zeros, so what is shown may be wrong"),
+    Rung("--no_modules", "modules are not known: addresses in them have no names"),
+    Rung("--minimal", "only log, dis, rd, sym, eval, set and exit work"),
+)
+"""The salvage ladder. Each rung is tried when the one above it failed, and said."""
+
+
 class Session:
     """Exclusive use of a case's warm crash, for as long as the context lasts."""
 
@@ -83,12 +101,32 @@ class Session:
     ) -> None:
         self.close()
 
-    def start(self, options: Sequence[str] = ()) -> bytes:
-        """Waits until crash is at its prompt, starting it if it is not running.
+    def start(self, ladder: Sequence[Rung] = LADDER) -> bytes:
+        """Waits until crash is at its prompt, starting it if it is not running; as it is, or with less if it must.
 
         Returns what crash said on the way: the warnings of its start, or nothing when it was already up. Raises
-        `SessionFailed` with crash's own words when it does not come up.
+        `SessionFailed` with crash's own words when it does not come up on any rung.
         """
+        mode = self._case.directory / "mode"
+        known = mode.read_text() if mode.exists() else ""
+        # What opened the dump before will open it again.
+        first = next((number for number, rung in enumerate(ladder) if rung.option == known), 0)
+        for number, rung in enumerate(ladder[first:], first):
+            try:
+                said = self._start((rung.option,) if rung.option else ())
+            except SessionFailed as error:
+                if rung is ladder[-1]:
+                    raise
+                below = ladder[number + 1].option
+                self._reporter.notice(f"crash cannot open the dump: {_reason(error)}; trying {below}")
+            else:
+                if rung.option and (said or rung.option != known):
+                    self._reporter.notice(f"opened with {rung.option}: {rung.lacks}")
+                mode.write_text(rung.option)
+                return said
+        raise SessionFailed("there is no way to start crash")
+
+    def _start(self, options: Sequence[str]) -> bytes:
         up = self._case.directory / "up"
         warm = answered = up.exists()
         ident, marker = self._ask_to_start(options)
@@ -364,6 +402,12 @@ def _one_line(command: str) -> bytes:
             f"the command has {len(line)} bytes, crash reads {MAX_COMMAND}", hint="split it, or use crash's < FILE"
         )
     return line
+
+
+def _reason(error: SessionFailed) -> str:
+    """The line of crash's words that says most: its own error, else the last one."""
+    lines = [line.strip() for line in (error.detail or "").splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("crash: ")), lines[-1] if lines else error.message)
 
 
 def _died(status: int) -> SessionDied:

@@ -64,7 +64,8 @@ def fetch(order: Order, remote: RemotePackage, directory: Path, part: Path, repo
     begun = part.exists() and part.stat().st_size > 0
     # A signed header with digests proves as much of one file as the hash of the package would.
     signed = order.contents.kind == "rpm" and bool(order.contents.keys)
-    if (signed or (order.build_id_decides and not strict())) and not begun:
+    packaged = order.contents.kind != "vmlinux"
+    if packaged and not begun and (signed or (order.build_id_decides and not strict())):
         try:
             return _by_ranges(order, remote, directory, reporter)
         except (NoRanges, NotSeekable) as why:

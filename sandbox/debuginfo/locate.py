@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,8 +17,9 @@ from sandbox.debuginfo.fetch import Order, fetch, identify
 from sandbox.debuginfo.package import Contents, extract
 from sandbox.debuginfo.prepare import Preparer, prepare
 from sandbox.debuginfo.proof import Identity, prove
+from sandbox.debuginfo.repositories import Candidate, candidates, debuginfods
 from sandbox.debuginfo.signature import key_files
-from sandbox.debuginfo.sources import PackageOracle, RemotePackage, Wanted, wanted
+from sandbox.debuginfo.sources import PackageOracle, Wanted, wanted
 from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.debuginfo.stream import Damaged, FileStream
 from sandbox.errors import (
@@ -88,7 +91,7 @@ class _Search:
             return found
         with self.store.locked(self._key(), self.reporter):
             # The cache again: another vmbox may just have fetched it.
-            for source in (self._cached, self._beside, self._asked):
+            for source in (self._cached, self._beside, self._asked, self._elsewhere):
                 if (found := source()) is not None:
                     return found
         raise self._nothing()
@@ -153,14 +156,15 @@ class _Search:
                 (self.home.title, DebuginfoNotFound("vmbox does not know its debug packages", hint=""))
             )
             return None
-        names = " ".join(self.wanted.packages)
-        if not names:
+        if not self.wanted.packages:
             self.failures.append(
                 (
                     self.home.title,
                     DebuginfoNotFound("the dump does not say which package its kernel came from", hint=""),
                 )
             )
+            return None
+        if rules.ask is None:
             return None
         try:
             remotes = list(self.oracle(self.wanted.packages))
@@ -169,14 +173,30 @@ class _Search:
             return None
         if not remotes:
             self.failures.append(
-                (f"package manager of {self.home.title}", DebuginfoNotFound(f"it has no {names}", hint=""))
+                (
+                    f"package manager of {self.home.title}",
+                    DebuginfoNotFound(f"it has no {' '.join(self.wanted.packages)}", hint=""),
+                )
             )
         for remote in remotes:
-            try:
-                return self._fetch(remote)
-            except DebuginfoError as error:
-                self.failures.append((remote.url, error))
+            if (found := self._try(Candidate(remote=remote, keys=rules.keys, kind=rules.format))) is not None:
+                return found
         return None
+
+    def _elsewhere(self) -> Debuginfo | None:
+        rules = self.home.debuginfo
+        known = candidates(rules, self.vmcore, self.wanted) if rules is not None and self.wanted is not None else ()
+        for candidate in itertools.chain(known, debuginfods(rules, self.vmcore)):
+            if (found := self._try(candidate)) is not None:
+                return found
+        return None
+
+    def _try(self, candidate: Candidate) -> Debuginfo | None:
+        try:
+            return self._fetch(candidate)
+        except DebuginfoError as error:
+            self.failures.append((candidate.remote.url, error))
+            return None
 
     def _from_file(self, path: Path, *, force: bool = False) -> Debuginfo:
         """A vmlinux or package of this host. It is copied: what the user does to the original later must not matter."""
@@ -193,7 +213,7 @@ class _Search:
             with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory, FileStream(path) as package:
                 with self.reporter.step(f"Unpacking vmlinux of {path.name}"):
                     try:
-                        proven = extract(self._contents(kind, given=True), package, directory)
+                        proven = extract(self._contents(kind), package, directory)
                     except Damaged as error:
                         raise DebuginfoNotFound(f"{path}: {error}") from None
                 found = identify(directory / "vmlinux")
@@ -201,11 +221,11 @@ class _Search:
                 entry = self._keep(directory, _given_about(found, path, proven))
         return dataclasses.replace(self._entry(entry, proof), origin=str(path))
 
-    def _fetch(self, remote: RemotePackage) -> Debuginfo:
+    def _fetch(self, candidate: Candidate) -> Debuginfo:
+        remote = candidate.remote
         part = self.store.part(remote.sha256 or remote.url)
-        rules = self.home.debuginfo
         order = Order(
-            contents=self._contents(rules.format if rules is not None else "deb"),
+            contents=self._contents(candidate.kind, candidate.keys),
             prove=lambda found: self._prove(found, remote.package, force=self.force),
             build_id_decides=self.vmcore.build_id is not None and not self._banner_decides() and not self.force,
         )
@@ -230,13 +250,11 @@ class _Search:
             prepare(directory, self.preparer, self.reporter)
         return self.store.keep(directory, about)
 
-    def _contents(self, kind: str, *, given: bool = False) -> Contents:
-        rules = self.home.debuginfo
+    def _contents(self, kind: str, keys: Sequence[str] = ()) -> Contents:
         return Contents(
             kind=kind,
             patterns=(self.wanted.vmlinux if self.wanted is not None else ()) or _ANY_VMLINUX,
-            # Who built a package the user trusts is the user's business.
-            keys=key_files(rules.keys) if rules is not None and not given else (),
+            keys=key_files(keys),
         )
 
     def _entry(self, entry: Entry, proof: str) -> Debuginfo:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ class Contents:
     """How to take vmlinux out of a package."""
 
     kind: str
-    """deb or rpm."""
+    """deb, rpm, or vmlinux for one that is in no package."""
     patterns: Sequence[re.Pattern[str]]
     """Over member paths; the first regular file that matches is vmlinux."""
     keys: Sequence[Path] = ()
@@ -47,6 +48,8 @@ def extract(what: Contents, package: Skippable, directory: Path) -> str:
     proven = ""
     if what.kind == "rpm":
         proven = _extract_rpm(what, package, whole)
+    elif what.kind == "vmlinux":
+        _write(package, None, whole)
     else:
         _extract_deb(what, package, whole)
     keep(whole, directory / "vmlinux")
@@ -177,16 +180,18 @@ def _is_vmlinux(path: str, patterns: Sequence[re.Pattern[str]]) -> bool:
     return any(pattern.match(path) for pattern in patterns)
 
 
-def _write(stream: Stream, size: int, target: Path, algorithm: str = "sha256") -> str:
-    """The next `size` bytes of `stream`, as a file of its own; their digest."""
-    need_space(target.parent, size, "vmlinux")
+def _write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha256") -> str:
+    """The next `size` bytes of `stream`, or all of it, as a file of its own; their digest."""
+    need_space(target.parent, size or 0, "vmlinux")
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    left = size
+    left = sys.maxsize if size is None else size
     try:
         with target.open("wb", buffering=0) as out:
             while left:
                 data = stream.read(min(left, PIECE))
                 if not data:
+                    if size is None:
+                        break
                     raise Damaged("it ends too early")
                 write_all(out, data)
                 digest.update(data)

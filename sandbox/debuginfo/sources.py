@@ -51,17 +51,24 @@ def wanted(vmcore: Vmcore, profile: ImageProfile) -> Wanted | None:
     names = {"release": vmcore.release}
     if vmcore.arch is not None:
         names["arch"] = profile.arch.get(vmcore.arch, vmcore.arch)
+    if rules.names is not None and (found := re.match(rules.names, vmcore.release)):
+        names |= {key: value for key, value in found.groupdict().items() if value is not None}
+    for pattern, base in rules.bases.items():
+        if re.search(pattern, vmcore.release):
+            names["base"] = base
+            break
     if rules.version is not None and (found := re.search(rules.version, vmcore.utsname_version or "")):
         names |= {key: value for key, value in found.groupdict().items() if value is not None}
     return Wanted(
         # A template that needs what this dump does not say is left out; another one may do.
-        packages=tuple(name for template in rules.packages if (name := _fill(template, names)) is not None),
+        packages=tuple(name for template in rules.packages if (name := fill(template, names)) is not None),
         names=names,
         vmlinux=tuple(re.compile(pattern.replace("{release}", re.escape(vmcore.release))) for pattern in rules.vmlinux),
     )
 
 
-def _fill(template: str, names: Mapping[str, str]) -> str | None:
+def fill(template: str, names: Mapping[str, str]) -> str | None:
+    """The template with names put in; None when it uses one that is not there."""
     try:
         return template.format_map(names)
     except KeyError:

@@ -30,7 +30,7 @@ from sandbox.model import Vmcore
 _SECONDS: Final = 1.5
 """Time that one file may take. Whole dumps take a hundredth of it; crafted ones take no more."""
 
-_LOG_BYTES: Final = 8 << 20
+_LOG_BYTES: Final = 4 << 20
 
 _CASE_NAME: Final = re.compile(r".+-\d{4}-\d\d-\d\d-\d\d:\d\d(?::\d\d)?|\d{12,14}")
 """What kdump calls the directory of one dump: address and time, on Debian the time alone."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from sandbox.dump.printk import Record
+from sandbox.dump.source import OutOfTimeError
 
 _KEPT: Final = 4000
 """Lines before the end that are looked at; an oops with all CPUs' stacks is some hundreds."""
@@ -83,7 +85,7 @@ TAINT: Final = {
 }
 
 # Since 6.12 a line of its own gives the reasons, "Tainted: [W]=WARN"; the letters are in both.
-_TAINTED: Final = re.compile(r"Tainted: ([A-Z][A-Z ]*?)(?: [ -]*\S*\d|$)")
+_TAINTED: Final = re.compile(r"Tainted: ([A-Z ]{1,48})")
 _NOT_TAINTED: Final = re.compile(r"\bNot tainted\b")
 _HARDWARE: Final = re.compile(r"Hardware name: (.+)")
 _DMI: Final = re.compile(r"\bDMI: (.+)")
@@ -105,22 +107,23 @@ class Findings:
     taint: tuple[str, ...] = ()
     hardware: str | None = None
     uptime_seconds: float | None = None
-    lines: int = field(default=0)
 
 
-def examine(records: Iterable[Record]) -> Findings:
-    """Reads the whole log once and keeps its end."""
+def examine(records: Iterable[Record], *, seconds: float = 1.5) -> Findings:
+    """Reads the whole log once and keeps its end. Raises `OutOfTimeError` for one that is made to take long."""
     found = Findings()
+    deadline = time.monotonic() + seconds
     tail: deque[str] = deque(maxlen=_KEPT)
     panicked = False
     last: int | None = None
     dmi: str | None = None
-    for record in records:
+    for number, record in enumerate(records):
+        if number % 1024 == 0 and time.monotonic() > deadline:
+            raise OutOfTimeError
         if record.nanoseconds is not None:
             last = max(last or 0, record.nanoseconds)
         for raw in record.text.split(b"\n"):
             line = _printable(raw)
-            found.lines += 1
             tail.append(line)
             # A console's log goes on with the capture kernel, whose banner is another one's.
             if not panicked and "Linux version " in line:

@@ -10,23 +10,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 
 from sandbox.dump import vmcoreinfo
 from sandbox.dump.header import PageMissingError
 from sandbox.dump.translation import KernelMemory
 
-_MOST_TEXT: Final = 32 << 20
+_MOST_TEXT: Final = 16 << 20
 """Largest ring that is read; log_buf_len= goes up to 2 GiB, but nobody's does."""
 
 _MOST_RECORDS: Final = 1 << 20
-_LONGEST_RECORD: Final = 1 << 16
+_MOST_MISSING: Final = 1 << 16
 
 _STATE_BITS: Final = 2
 _COMMITTED: Final = 1
 _FINALIZED: Final = 2
 
-_LEVEL: Final = re.compile(rb"^<\d{1,3}>", re.MULTILINE)
+_LEVEL: Final = re.compile(rb"^<\d{1,3}>")
 _SYSLOG: Final = re.compile(rb"^[A-Z0-9].{0,80}? kernel: ")
 """Date and host, where the log went through syslog or journalctl."""
 
@@ -102,6 +103,7 @@ def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
     if max(desc_size, info_size) > 4096 or max(state, begin_at, next_at) + 8 > desc_size or time_at + 8 > info_size:
         raise LogMissingError("VMCOREINFO contradicts itself about the log")
 
+    missing = 0
     ids = (1 << (64 - _STATE_BITS)) - 1
     for step in range(min(((head - tail) & ids) + 1, count, _MOST_RECORDS)):
         number = (tail + step) & ids
@@ -122,6 +124,9 @@ def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
                 begin = 8 if begin > end else begin + 8
                 text = kernel.read(data + begin, max(0, min(length, end - begin)))
         except PageMissingError:
+            missing += 1
+            if missing > _MOST_MISSING:
+                return
             continue
         yield Record(nanoseconds=int.from_bytes(about[time_at : time_at + 8], "little"), text=text)
 
@@ -173,8 +178,8 @@ def _bytes_ring(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
 
 def from_text(text: bytes) -> Iterator[Record]:
     """Records of a log that was kept, or saved, as text."""
-    for raw in _LEVEL.sub(b"", text.strip(b"\0")).splitlines():
-        line = _SYSLOG.sub(b"", raw, count=1)
+    for raw in BytesIO(text.strip(b"\0")):
+        line = _SYSLOG.sub(b"", _LEVEL.sub(b"", raw.rstrip(b"\r\n"), count=1), count=1)
         found = _TIME.match(line)
         if found:
             yield Record(

@@ -1,0 +1,213 @@
+"""From a vmcore to its backtrace, on each engine, with nothing at hand but the engine and a package mirror."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from engines import EngineUnderTest
+from sandbox.case import DUMP, LABEL, VMLINUX
+
+
+def _directly(engine: EngineUnderTest, dump: Path, commands: str) -> bytes:
+    """What crash itself prints, started by hand in the same container."""
+    case = json.loads(engine.run("list", "--json").stdout)[0]
+    assert case["dump"] == str(dump)
+    with engine.engine.exec(case["container"], ["crash", "-s", "--no_crashrc", VMLINUX, DUMP], stdin=True) as process:
+        process.write(commands.encode())
+        process.close_stdin()
+        return b"".join(iter(process.read, b""))
+
+
+def test_backtrace(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    first = vmbox("run", own_dump, "--", "bt")
+    assert b"sysrq_handle_crash" in first.stdout
+    assert b"PID: 1 " in first.stdout
+    # Progress belongs to standard error, and is said.
+    assert b"Starting crash" in first.stderr
+    # Warm: nothing is said, and the answer is what crash itself prints.
+    again = vmbox("run", own_dump, "--", "bt", "--", "sys", "--", "ps -t", "--", "mod")
+    assert again.stderr == b""
+    directly = _directly(engine, own_dump, "bt\nsys\nps -t\nmod\n")
+    # What comes before are the warnings of crash's start: vmbox shows them once, on standard error.
+    assert directly.endswith(again.stdout)
+    assert directly.removesuffix(again.stdout).strip() in first.stderr
+
+
+def test_several_commands_and_json(vmbox, own_dump: Path) -> None:
+    done = vmbox("run", own_dump, "--json", "--", "p", "jiffies", "--", "nosuch", "--", "log | tail -1", status=1)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["status"] for answer in answers] == ["ok", "error", "ok"]
+    assert [answer["command"] for answer in answers] == ["p jiffies", "nosuch", "log | tail -1"]
+    assert answers[0]["output"].startswith("jiffies = $")
+    assert "command not found" in answers[1]["output"]
+    assert answers[2]["output"].count("\n") == 1
+
+
+def test_commands_from_standard_input_and_from_a_file(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    script = engine.directory() / "commands"
+    script.write_text("# what runs\nps 1\n\nsym schedule\n")
+    from_file = vmbox("run", own_dump, "-i", script)
+    piped = vmbox("run", own_dump, "-", stdin=None, input=script.read_bytes())
+    assert from_file.stdout == piped.stdout
+    assert b"init" in piped.stdout
+    assert b"schedule" in piped.stdout
+
+
+def test_a_closed_pipe_ends_the_command_and_not_the_session(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    with subprocess.Popen(
+        [*engine.vmbox, "run", str(own_dump), "--", "!yes"], env=dict(engine.env), stdout=subprocess.PIPE
+    ) as flood:
+        assert flood.stdout is not None
+        assert flood.stdout.read(4) == b"y\ny\n"
+        flood.stdout.close()
+        assert flood.wait(30) == 141
+    assert vmbox("run", own_dump, "--", "p 1+1").stdout.endswith(b"= 2\n")
+
+
+def test_ctrl_c_and_timeout_stop_the_command_and_not_the_session(
+    vmbox, engine: EngineUnderTest, own_dump: Path
+) -> None:
+    late = vmbox("run", own_dump, "--timeout", "1", "--", "!sleep 60", status=62)
+    assert b"was stopped after 1 seconds" in late.stderr
+    with _busy(engine, own_dump, "!echo begun; sleep 60") as command:
+        command.send_signal(signal.SIGINT)
+        assert command.wait(20) == 130
+    answer = vmbox("run", own_dump, "--", "p 1+1")
+    assert answer.stdout.endswith(b"= 2\n")
+    assert b"Starting crash" not in answer.stderr
+
+
+def test_a_killed_client_leaves_nothing_to_its_successor(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    with _busy(engine, own_dump, "!echo begun; yes") as command:
+        command.kill()
+        command.wait(20)
+    answer = vmbox("run", own_dump, "--", "p 1+1")
+    assert re.fullmatch(rb"\$\d+ = 2\n", answer.stdout)
+
+
+def test_a_crash_that_ends_is_said_and_started_again(vmbox, own_dump: Path) -> None:
+    gone = vmbox("run", own_dump, "--", "p 1+1", "--", "quit", "--", "p 2+2", status=61)
+    assert gone.stdout.endswith(b"= 2\n")
+    assert b"crash ended" in gone.stderr
+    killed = vmbox("run", own_dump, "--", "!kill -SEGV $PPID; sleep 1; kill -KILL $PPID; sleep 5", status=61)
+    assert b"killed" in killed.stderr
+    assert vmbox("run", own_dump, "--", "p 1+1").stdout.endswith(b"= 2\n")
+
+
+def test_callers_take_turns(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    callers = [
+        subprocess.Popen(
+            [*engine.vmbox, "run", str(own_dump), "--", *" -- ".join([f"p {number}000+1"] * 20).split()],
+            env=dict(engine.env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(1, 5)
+    ]
+    for number, caller in enumerate(callers, 1):
+        output = caller.communicate(timeout=120)[0]
+        answers = output.splitlines()
+        assert len(answers) == 20
+        assert all(re.fullmatch(rb"\$\d+ = %d001" % number, answer) for answer in answers), output
+
+
+def test_list_and_close(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    (case,) = json.loads(vmbox("list", "--json").stdout)
+    assert case["dump"] == str(own_dump)
+    assert case["engine"] == engine.engine.info().name
+    assert case["id"].encode() in vmbox("list").stdout
+    vmbox("close", own_dump)
+    assert json.loads(vmbox("list", "--json").stdout) == []
+    _wait(lambda: engine.engine.containers({LABEL: ""}) == [])
+    assert [
+        path for path in Path(engine.env["VMBOX_RUNTIME_DIR"]).rglob("*") if path.name in {"in", "out", "ctl"}
+    ] == []
+    assert b"no open case" in vmbox("close", own_dump, status=63).stderr
+
+
+def test_a_case_whose_container_was_killed_is_opened_again(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    (case,) = json.loads(vmbox("list", "--json").stdout)
+    engine.engine.remove(case["container"])
+    assert vmbox("run", own_dump, "--", "p 1+1").stdout.endswith(b"= 2\n")
+
+
+def test_the_dump_is_not_touched(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    before, content = own_dump.stat(), own_dump.read_bytes()
+    vmbox("run", own_dump, "--", "bt", "--", f"!echo x > {DUMP}; touch {DUMP}; rm -f {DUMP}; echo y > /case/new")
+    after = own_dump.stat()
+    fields = ("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
+    assert [getattr(before, name) for name in fields] == [getattr(after, name) for name in fields]
+    assert own_dump.read_bytes() == content
+
+
+def test_inside_the_sandbox(vmbox, own_dump: Path) -> None:
+    def inside(command: str) -> str:
+        return vmbox("run", own_dump, "--", f"!{command}").stdout.decode().strip()
+
+    status = dict(line.split(":\t", 1) for line in inside("cat /proc/self/status").splitlines() if ":\t" in line)
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+    assert status["NoNewPrivs"].strip() == "1"
+    assert status["Seccomp"].strip() == "2"
+    assert inside("ls /sys/class/net") == "lo"
+    mounts = {fields[1]: fields[3].split(",") for fields in map(str.split, inside("cat /proc/mounts").splitlines())}
+    for place in ("/", "/case/vmcore", "/case/debuginfo", "/run/vmbox"):
+        assert "ro" in mounts[place], place
+    for place in ("/tmp", "/scratch"):
+        assert {"rw", "nosuid", "nodev", "noexec"} <= set(mounts[place]), place
+    assert inside("ls -d /run/docker.sock /var/run/docker.sock /run/podman 2>/dev/null") == ""
+    assert inside("env").find(os.environ.get("PATH", "nothing")) == -1
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.12"])
+def test_other_kernels_with_their_own_crash(docker_engine: EngineUnderTest, dumps, kernel: str) -> None:
+    dump = dumps(kernel)
+    done = docker_engine.run("run", str(dump), "--", "bt", "--", "sys", "--", "ps")
+    assert done.returncode == 0, done.stderr
+    assert b"sysrq_handle_crash" in done.stdout
+    assert f"RELEASE: {kernel}".encode() in done.stdout
+    docker_engine.run("close", "--all")
+
+
+@pytest.mark.parametrize("form", ["elf", "flattened"])
+def test_other_forms(docker_engine: EngineUnderTest, dumps, form: str) -> None:
+    dump = dumps(form=form)
+    info = json.loads(docker_engine.run("info", str(dump), "--json").stdout)
+    assert info["profile"] == "debian-12"
+    assert info["flattened"] == (form == "flattened")
+    done = docker_engine.run("run", str(dump), "--", "bt")
+    assert done.returncode == 0, done.stderr
+    assert b"sysrq_handle_crash" in done.stdout
+    docker_engine.run("close", "--all")
+
+
+def _busy(engine: EngineUnderTest, dump: Path, command: str) -> subprocess.Popen[bytes]:
+    """A vmbox whose command has printed "begun" and goes on."""
+    # A new process group: the signal is for vmbox and not for whoever tests it.
+    process = subprocess.Popen(
+        [*engine.vmbox, "run", str(dump), "--", command],
+        env=dict(engine.env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    return process
+
+
+def _wait(condition, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
