@@ -23,7 +23,7 @@ SEEDS = [
 
 
 def survive(path):
-    start = time.monotonic()
+    start = time.process_time()  # the machine may be busy
     try:
         identify(path)
         for _ in read_log(path):
@@ -31,7 +31,7 @@ def survive(path):
     except VmboxError as error:
         message = error.message
         assert "\n" not in message
-    assert time.monotonic() - start < 2 + 2  # the limit is 2 s each, and the machine may be busy
+    assert time.process_time() - start < 2 + 2
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ _MAGICS = [
 
 
 @given(kind=st.integers(0, len(_MAGICS) - 1), rest=st.binary(max_size=600), repeat=st.integers(1, 40))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 def test_noise_behind_magics(path, kind, rest, repeat):
     path.write_bytes(_MAGICS[kind] + rest * repeat)
     survive(path)
@@ -98,3 +98,16 @@ def test_noise_behind_magics(path, kind, rest, repeat):
 @settings(max_examples=100, deadline=None)
 def test_any_release_has_a_class(release):
     assert classify(release, release).klass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[    0.000000] Linux version 1\n[    0.100000] x\n" + b"\n" * 600_000,
+        b"[    0.000000] Linux version 1 (\n[    0.1] x\n" + b"[    1.000000] Tainted: A" + b" " * 1_000_000,
+        b"[    0.000000] a\n[    0.000000] Kernel panic - " + b"- " * 100_000 + b"#1" * 1_000_000,
+    ],
+)
+def test_logs_made_to_take_long(path, text):
+    path.write_bytes(text)
+    survive(path)
