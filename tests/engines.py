@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,11 +149,12 @@ def _podman(
     if prefix and not rootless:
         prefix = [*prefix, "env", *(f"{key}={value}" for key, value in env.items())]
     # Podman keeps the run root it first saw in its database, and this one is new in every run.
-    for stale in ("libpod/bolt_state.db", "db.sql"):
-        (storage / stale).unlink(missing_ok=True)
-    with _cleaned(base, storage), _served(Service(argv, socket, env=env, prefix=prefix)):
-        if prefix and not rootless:
-            subprocess.run(["sudo", "-n", "chown", f"{uid}:{gid}", str(socket)], check=True)
+    stale = [str(storage / name) for name in ("libpod/bolt_state.db", "db.sql")]
+    subprocess.run([*([] if rootless else _sudo()), "rm", "-f", *stale], check=True)
+    service = Service(argv, socket, env=env, prefix=prefix)
+    if prefix and not rootless:
+        _give(socket, uid, gid)
+    with _cleaned(base, storage), _served(service):
         try:
             yield from _engine(name, f"unix://{socket}", base, prefix=prefix if rootless else (), uid=uid, gid=gid)
         finally:
@@ -239,6 +241,14 @@ def _served(service: Service) -> Iterator[None]:
         yield
     finally:
         service.close()
+
+
+def _give(socket: Path, uid: int, gid: int) -> None:
+    """Root's socket, once it is there, to a caller who is not root."""
+    deadline = time.monotonic() + 20
+    while not socket.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    subprocess.run([*_sudo(), "chown", f"{uid}:{gid}", str(socket)], check=True)
 
 
 @contextlib.contextmanager
