@@ -64,6 +64,8 @@ def choose(directory: Path) -> Path | None:
 
 def log_beside(dump: Path) -> Path | None:
     """The log that kdump saved for a dump: vmcore-dmesg.txt (RHEL), dmesg.STAMP (Debian), dmesg.txt (SUSE)."""
+    if not dump.name.startswith(("vmcore", "dump")):
+        return None
     stamp = re.search(r"\.(\d{8,})", dump.name)
     names = (
         (f"dmesg.{stamp[1]}",) if stamp else ("vmcore-dmesg.txt", "dmesg.txt", "dmesg", "vmcore-dmesg-incomplete.txt")

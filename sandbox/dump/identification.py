@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.dump import (
-    build_notes,
     completeness,
     directories,
     elf,
     kdump,
+    kernel_image,
     memory,
     opening,
     panic,
@@ -51,6 +51,10 @@ class Draft:
             if value is not None and value != () and name not in self.values:
                 self.values[name] = value
                 self.origins[name] = origin
+
+    def take_over(self, other: Draft) -> None:
+        for name, origin in other.origins.items():
+            self.offer(origin, **{name: other.values[name]})
 
     def plain(self, **fields: object) -> None:
         """Fields that need no origin."""
@@ -146,7 +150,7 @@ def take_dump(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
             # Where time runs out or a page is missing, the rest of the answer stands.
             with suppress(OutOfTimeError, PageMissingError):
                 _take_log(draft, opened)
-                _take_build_id(draft, opened)
+                _take_image(draft, opened)
 
 
 def _take_named(draft: Draft, kind: str, source: Source, path: Path) -> None:
@@ -274,7 +278,10 @@ def take_findings(draft: Draft, found: panic.Findings, origin: str) -> None:
         # The rules are only read when there is something to ask them.
         from sandbox.dump.release import vendor
 
-        draft.offer("log", vendor=vendor(found.banner))
+        draft.offer("banner", vendor=vendor(found.banner))
+    if found.release is not None and found.release != draft.get("release"):
+        # Some tools that convert hypervisors' snapshots put VMCOREINFO of another kernel in (drgn issue 350).
+        draft.origins["release"] += f"; the {origin} says {found.release}"
 
 
 def _take_split_set(draft: Draft, opened: opening.OpenedDump, path: Path, parts: ExitStack) -> None:
@@ -336,17 +343,31 @@ def _take_log(draft: Draft, opened: opening.OpenedDump) -> None:
         saved = directories.log_beside(draft.values["path"])
         if saved is not None:
             with suppress(VmboxError), FileSource(saved, seconds=_SECONDS / 2) as source:
-                _take_text(draft, source, saved.name)
+                beside = Draft(saved, source.size)
+                _take_text(beside, source, saved.name)
+                # Of another kernel it is another crash's.
+                if draft.get("release") in {None, beside.get("release")}:
+                    draft.take_over(beside)
 
 
-def _take_build_id(draft: Draft, opened: opening.OpenedDump) -> None:
-    """From the kernel image in memory, where VMCOREINFO has none or a wrong one."""
-    if draft.get("build_id") is not None:
-        return
+def _take_image(draft: Draft, opened: opening.OpenedDump) -> None:
+    """From the kernel image in memory, what neither VMCOREINFO nor the log gave."""
     kernel = opened.kernel()
     start = vmcoreinfo.symbol(opened.info, "_stext")
-    if kernel is not None and start is not None:
-        draft.offer("memory", build_id=build_notes.find(kernel, start))
+    if kernel is None:
+        return
+    if draft.get("utsname_version") is None:
+        with suppress(PageMissingError):
+            draft.offer("memory", utsname_version=kernel_image.utsname_version(kernel, opened.info))
+    if start is None:
+        return
+    if draft.get("build_id") is None:
+        draft.offer("memory", build_id=kernel_image.find_build_id(kernel, start))
+    release = draft.get("release")
+    if draft.get("banner") is None and draft.get("uptime_seconds") is not None and release is not None:
+        # The log was read, and its beginning is gone.
+        banner = kernel_image.find_banner(kernel, start, release)
+        take_findings(draft, panic.Findings(banner=banner), "memory")
 
 
 def _release(info: Mapping[str, str]) -> str | None:

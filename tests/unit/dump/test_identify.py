@@ -331,3 +331,11 @@ def test_garbage_build_id_is_not_believed(tmp_path):
     names = ("Linux", "h", "6.1.0-27-amd64", "#1 SMP Debian 6.1.115-1 (2024-11-01)", "x86_64", "")
     path.write_bytes(dump_writer.kdump(PAGES, INFO.replace(b"6.1.0-test", b"6.1.0-27-amd64"), utsname=names))
     assert identify(path).build_id is None
+
+
+def test_log_of_another_kernel_beside_the_dump_is_not_taken(tmp_path):
+    (tmp_path / "vmcore").write_bytes(dump_writer.kdump(PAGES, INFO))
+    (tmp_path / "vmcore-dmesg.txt").write_text(
+        "[    0.000000] Linux version 9.9.9 (a@b) #1\n[    9.500000] Kernel panic - not syncing: RCU Stall\n"
+    )
+    assert identify(tmp_path / "vmcore").cause is None

@@ -235,3 +235,23 @@ def test_journal_lines():
 def test_missing_dump():
     with pytest.raises(VmboxError):
         list(read_log(Path("/nonexistent")))
+
+
+def test_image_says_what_the_log_lost(tmp_path):
+    """The beginning of the log was overwritten, and an ELF core has no utsname: both are in the kernel image."""
+    machine = Machine()
+    banner = b"Linux version 5.4.0 (mockbuild@x64-builder02.almalinux.org) (gcc) #1 SMP Thu Jan 1\n"
+    machine.put(PHYS_BASE + 0x30000, b"Linux version 5.4.0 (%s@%s) (%s) %s\n".ljust(200, b"\0") + banner)
+    names = b"".join(name.ljust(65, b"\0") for name in (b"Linux", b"h", b"5.4.0", b"#1 SMP Thu Jan 1", b"x86_64"))
+    machine.symbol("init_uts_ns", 0x40000, bytes(4) + names)
+    machine.symbol("log_buf", 0x1000, struct.pack("<Q", IMAGE + 0x4000))
+    machine.symbol("log_buf_len", 0x1010, struct.pack("<I", 4096))
+    machine.symbol("log_end", 0x1020, struct.pack("<I", 30))
+    machine.put(PHYS_BASE + 0x4000, b"<6>[    7.000000] the last bit")
+    machine.info.append(f"SYMBOL(_stext)={IMAGE:x}")
+    pages = {pfn: bytes(page) for pfn, page in machine.pages.items()}
+    (tmp_path / "vmcore").write_bytes(dump_writer.elf(pages, "\n".join([*machine.info, ""]).encode()))
+    found = identify(tmp_path / "vmcore")
+    assert (found.utsname_version, found.origins["utsname_version"]) == ("#1 SMP Thu Jan 1", "memory")
+    assert found.banner == banner.decode().rstrip()
+    assert found.vendor == "alma"

@@ -190,7 +190,9 @@ def test_unpacked_sosreport(tmp_path):
 
 
 def test_debian_and_suse_directories(tmp_path):
-    (tmp_path / "dump.202601020304").write_bytes(dump_writer.kdump({1: bytes(4096)}, b"OSRELEASE=6.1.0\n"))
+    (tmp_path / "dump.202601020304").write_bytes(
+        dump_writer.kdump({1: bytes(4096)}, b"OSRELEASE=5.14.0-70.el9.x86_64\n")
+    )
     (tmp_path / "dmesg.202601020304").write_bytes(LOG)
     (tmp_path / "README.txt").write_text("If you see this text the crash dump is likely incomplete\n")
     found = identify(tmp_path)

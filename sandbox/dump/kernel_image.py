@@ -1,30 +1,34 @@
-"""vmlinux's build-id, found in the kernel image in memory.
+"""What the kernel image in memory says about itself: build-id, banner, uname.
 
-For kernels before 5.9 and those whose VMCOREINFO line is garbage. The image holds several GNU build-id notes: vmlinux's
-own, those of the vDSO images, and stale ones of modules. vmlinux's stands behind Xen's notes on x86, or right before
-the BTF section or the LTO note.
+The build-id is looked for in kernels before 5.9, and in those whose VMCOREINFO line is garbage. The image holds several
+GNU build-id notes: vmlinux's own, those of the vDSO images, and stale ones of modules. vmlinux's stands behind Xen's
+notes on x86, or right before the BTF section or the LTO note.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
+from sandbox.dump import vmcoreinfo
 from sandbox.dump.header import PageMissingError
 from sandbox.dump.translation import KernelMemory
 
 _NOTE: Final = re.compile(rb"\x04\0\0\0[\x10\x14]\0\0\0\x03\0\0\0GNU\0")
+_BUILD_NUMBER: Final = re.compile(rb"\) #\d")
 _ALIGNMENT: Final = 2 << 20
 _IMAGE_SIZE: Final = 64 << 20
 _STEP: Final = 1 << 20
 _PAGE: Final = 4096
+_UTSNAME_FIELD: Final = 65
 _AROUND: Final = 256
 _BTF: Final = b"\x9f\xeb\x01\x00"
 _LTO_INFO: Final = b"\x06\0\0\0\x04\0\0\0\x01\x01\0\0Linux\0"
 """LINUX_ELFNOTE_LTO_INFO, which since 5.12 stands behind the build-id of vmlinux and of modules, not of vDSOs."""
 
 
-def find(kernel: KernelMemory, start: int) -> str | None:
+def find_build_id(kernel: KernelMemory, start: int) -> str | None:
     """Lower-case hexadecimal; None when no note is certain. `start` is the address of _stext."""
     begin = start & ~(_ALIGNMENT - 1)
     candidates: list[tuple[bool, str]] = []
@@ -53,6 +57,36 @@ def find(kernel: KernelMemory, start: int) -> str | None:
     if certain:
         return certain[0]
     return candidates[0][1] if len(candidates) == 1 else None
+
+
+def find_banner(kernel: KernelMemory, start: int, release: str) -> str | None:
+    """linux_banner, for logs whose beginning was overwritten. `start` is the address of _stext."""
+    begin = start & ~(_ALIGNMENT - 1)
+    wanted = b"Linux version " + release.encode("utf-8", "replace") + b" ("
+    before = b""
+    for at in range(begin, begin + _IMAGE_SIZE, _STEP):
+        window = before + _read(kernel, at)
+        found = window.find(wanted)
+        while 0 <= found < len(window) - 1024:
+            line = window[found : found + 1024].split(b"\n", 1)[0].split(b"\0", 1)[0]
+            # linux_proc_banner has formats in place of the rest; a placeholder of the build lacks the number.
+            if _BUILD_NUMBER.search(line):
+                return line.decode("utf-8", "replace")
+            found = window.find(wanted, found + 1)
+        before = window[-1024:]
+    return None
+
+
+def utsname_version(kernel: KernelMemory, info: Mapping[str, str]) -> str | None:
+    """init_uts_ns.name.version, as `uname -v` printed it."""
+    space = vmcoreinfo.symbol(info, "init_uts_ns")
+    if space is None:
+        return None
+    # Before 5.11 the name came behind a reference count, and VMCOREINFO did not say where.
+    offset = vmcoreinfo.offset(info, "uts_namespace.name")
+    raw = kernel.read(space + (4 if offset is None else offset) + 3 * _UTSNAME_FIELD, _UTSNAME_FIELD)
+    text = raw.split(b"\0", 1)[0].decode("utf-8", "replace")
+    return text if text.startswith("#") and text.isprintable() else None
 
 
 def _read(kernel: KernelMemory, address: int) -> bytes:
