@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -55,7 +56,7 @@ def open_case(
         spec = container_spec(
             ident=ident,
             image=image,
-            dump=vmcore.path,
+            files=vmcore.files or (vmcore.path,),
             debuginfo=debuginfo.directory,
             runtime=directory,
             labels={
@@ -88,6 +89,7 @@ def open_case(
             opened=datetime.now(UTC),
             directory=directory,
             token=token,
+            files=len(vmcore.files) or 1,
             asked=asked,
             incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
         )
@@ -99,22 +101,23 @@ def container_spec(
     *,
     ident: str,
     image: str,
-    dump: Path,
+    files: Sequence[Path],
     debuginfo: Path,
     runtime: Path,
     labels: dict[str, str],
     env: dict[str, str],
 ) -> ContainerSpec:
-    """The one hardened container a dump is ever given to."""
+    """The one hardened container a dump is ever given to. A split dump has several `files`."""
+    dumps = dump_paths(len(files))
     return ContainerSpec(
         image=image,
         name=f"vmbox-{ident}",
-        argv=["/usr/libexec/vmbox/session", VMLINUX, DUMP],
+        argv=["/usr/libexec/vmbox/session", VMLINUX, *dumps],
         labels=labels,
         # HOME and TMPDIR point at scratch memory: the root file system is read-only.
         env={"HOME": "/scratch", "TMPDIR": "/tmp", "LC_ALL": "C.UTF-8", "LESSSECURE": "1", **env},  # noqa: S108 - in the container
         binds=[
-            Bind(source=dump.resolve(), target=DUMP),
+            *(Bind(source=file.resolve(), target=target) for file, target in zip(files, dumps, strict=True)),
             Bind(source=debuginfo.resolve(), target="/case/debuginfo"),
             Bind(source=runtime, target="/run/vmbox"),
         ],
@@ -125,6 +128,11 @@ def container_spec(
         memory=_memory(),
         pids=512,
     )
+
+
+def dump_paths(files: int) -> list[str]:
+    """Where a case container has the file of a dump, or the files of a split one."""
+    return [DUMP, *(f"{DUMP}-{number}" for number in range(2, files + 1))]
 
 
 def close(case: Case) -> None:

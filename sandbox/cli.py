@@ -74,6 +74,16 @@ def info(vmcore: Dump, json: Json = False) -> None:
     show(vmcore, json=json)
 
 
+@command()
+def dmesg(vmcore: Dump) -> None:
+    """Print the kernel's log, as dmesg does. Needs no engine, no crash and no debuginfo."""
+    from sandbox.dump import read_log
+
+    output = render.Output()
+    for line in read_log(vmcore):
+        output(line + b"\n")
+
+
 @command(context_settings={"ignore_unknown_options": True})
 def run(
     vmcore: Dump,

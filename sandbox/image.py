@@ -20,10 +20,18 @@ from typing import Final
 
 from sandbox import bootstrap, mirrors, paths
 from sandbox.debuginfo import RemotePackage
-from sandbox.engine import ContainerSpec, Engine
-from sandbox.errors import BaseImageUnavailable, DownloadFailed, EngineFailed, ImageBuildFailed, NoSpace
+from sandbox.debuginfo.prepare import Preparer
+from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
+from sandbox.errors import (
+    BaseImageUnavailable,
+    ConfigurationError,
+    DownloadFailed,
+    EngineFailed,
+    ImageBuildFailed,
+    NoSpace,
+)
 from sandbox.locks import locked
-from sandbox.profiles import Bootstrap, ImageProfile
+from sandbox.profiles import Bootstrap, ImageProfile, load
 from sandbox.progress import QUIET, Reporter
 
 LABEL: Final = "vmbox.image"
@@ -146,6 +154,35 @@ class PackageOracle:
             package, url, size, sha256 = line.split("\t")
             name, _, version = package.partition("=")
             yield RemotePackage(package=name, version=version, url=url, size=int(size), sha256=sha256)
+
+
+def indexer(engine: Engine, reporter: Reporter = QUIET) -> Preparer:
+    """Makes the index of a vmlinux in a container that has no network and never sees a dump."""
+
+    def make_index(vmlinux: Path, directory: Path) -> None:
+        profile = next((profile for profile in load().values() if profile.indexer), None)
+        if profile is None:
+            raise ConfigurationError("no profile has a gdb whose index every crash reads")
+        recipe = Recipe(
+            name=f"prepare-{profile.name}",
+            fragments=("base", "apt", "prepare-apt"),
+            args={},
+            files=package_sources(profile),
+        )
+        spec = ContainerSpec(
+            image=build(recipe, engine, base=lambda: ensure_base(profile, engine, reporter), reporter=reporter),
+            argv=["/usr/libexec/vmbox/prepare", "/in/vmlinux", "/out"],
+            env={"HOME": "/out", "TMPDIR": "/out"},
+            binds=[
+                Bind(source=vmlinux.parent.resolve(), target="/in"),
+                Bind(source=directory.resolve(), target="/out", read_only=False),
+            ],
+            tmpfs=[Tmpfs(target="/tmp", size=64 << 20)],  # noqa: S108 - in the container
+        )
+        for _ in engine.run(spec):
+            pass
+
+    return make_index
 
 
 def _recipe(profile: ImageProfile) -> Recipe:

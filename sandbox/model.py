@@ -115,6 +115,8 @@ class Case:
     opened: datetime
     directory: Path
     """The runtime directory with the FIFOs; mounted read-only into the container."""
+    files: int
+    """How many files the dump has in the container: more than one for a split one."""
     token: str
     """What the session script's own lines begin with; random."""
     asked: str = ""

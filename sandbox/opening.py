@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sandbox import ledger
+from sandbox import ledger, paths
+from sandbox.errors import DumpNotFound
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
 
@@ -62,15 +63,22 @@ def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
 def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
     """Opens a case of a dump, with what has to be fetched and built for it."""
     from sandbox import case as cases
-    from sandbox.dump import identify
+    from sandbox.dump import identify, is_plain, unpack
     from sandbox.engine import connect
     from sandbox.profiles import select
 
     wishes = wishes or Wishes()
     vmcore = identify(dump)
+    if vmcore.wanted is not None or vmcore.format == "log":
+        where = f": ask for {vmcore.wanted}" if vmcore.wanted else ""
+        raise DumpNotFound(
+            f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {dump}"
+        )
     if vmcore.complete is False:
         reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
     selection = select(vmcore, override=wishes.image)
+    if not is_plain(vmcore):
+        vmcore = replace(vmcore, files=(unpack(vmcore, paths.cache_dir() / "dumps", reporter),))
     if selection.image is not selection.home or wishes.image is not None:
         reporter.notice(selection.reason)
     engine = connect(wishes.engine)
@@ -108,6 +116,7 @@ def gather(
         given=wishes.debuginfo,
         force=wishes.force,
         reporter=reporter,
+        preparer=images.indexer(engine, reporter),
     )
     return building.result(), debuginfo
 

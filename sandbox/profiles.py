@@ -117,6 +117,8 @@ class ImageProfile:
     debuginfo: DebuginfoRules | None = None
     latest: bool = False
     """Its crash is the newest there is: it takes over above another profile's ceiling."""
+    indexer: bool = False
+    """Its gdb writes the .gdb_index version that every crash reads (8: up to gdb 13)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

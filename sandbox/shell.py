@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sandbox import terminal
-from sandbox.case import DUMP, VMLINUX
+from sandbox.case import VMLINUX, dump_paths
 from sandbox.engine import connect
 from sandbox.errors import VmboxError
 from sandbox.model import Case
@@ -28,7 +28,7 @@ def interactive(case: Case) -> int:
             _presence(case) as ident,
             engine.exec(
                 case.container,
-                ["/usr/libexec/vmbox/shell", ident, "crash", "--no_crashrc", VMLINUX, DUMP],
+                ["/usr/libexec/vmbox/shell", ident, "crash", "--no_crashrc", VMLINUX, *dump_paths(case.files)],
                 tty=True,
                 stdin=True,
                 env={"TERM": os.environ.get("TERM", "xterm")},
