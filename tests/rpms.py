@@ -48,6 +48,8 @@ class Packages:
 
     vmlinux: bytes
     files: dict[str, Path]
+    other: Path
+    """The same release, built by somebody else and signed with the same key."""
     key: Path
 
 
@@ -65,9 +67,10 @@ def build(top: Path) -> Packages:
     run([*gpg, "--quick-generate-key", "Kernel Builders <k@example.org>", "rsa3072", "sign", "never"])
     key = top / "key.asc"
     key.write_bytes(run([*gpg, "--armor", "--export"]))
-    files: dict[str, Path] = {}
-    for name, payload in PAYLOADS.items():
-        out = top / payload
+    sign = ["rpmsign", "--define", f"__gpg {shutil.which('gpg')}", "--define", f"_gpg_path {home}"]
+    sign += ["--define", "_gpg_name k@example.org", "--addsign"]
+
+    def package(out: Path, payload: str) -> Path:
         run(
             [
                 *["rpmbuild", "-bb", "--quiet", "--nodeps", "--target", "x86_64"],
@@ -75,17 +78,14 @@ def build(top: Path) -> Packages:
                 *["--define", "_binary_filedigest_algorithm 8", str(spec)],
             ]
         )
-        (files[name],) = out.rglob("*.rpm")
-        sign = [
-            "--define",
-            f"__gpg {shutil.which('gpg')}",
-            "--define",
-            f"_gpg_path {home}",
-            "--define",
-            "_gpg_name k@example.org",
-        ]
-        run(["rpmsign", *sign, "--addsign", str(files[name])])
-    return Packages(vmlinux=vmlinux, files=files, key=key)
+        (file,) = out.rglob("*.rpm")
+        run([*sign, str(file)])
+        return file
+
+    files = {name: package(top / payload, payload) for name, payload in PAYLOADS.items()}
+    elsewhere = archives.vmlinux("0123456789", BANNER.replace("build.example", "elsewhere.example"))
+    (top / "vmlinux").write_bytes(elsewhere)
+    return Packages(vmlinux=vmlinux, files=files, other=package(top / "other", "w2.xzdio"), key=key)
 
 
 def run(command: list[str]) -> bytes:

@@ -185,10 +185,15 @@ class _Search:
 
     def _elsewhere(self) -> Debuginfo | None:
         rules = self.home.debuginfo
+        tried = False
         known = candidates(rules, self.vmcore, self.wanted) if rules is not None and self.wanted is not None else ()
         for candidate in itertools.chain(known, debuginfods(rules, self.vmcore)):
+            tried = True
             if (found := self._try(candidate)) is not None:
                 return found
+        if not tried:
+            whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""
+            self.failures.append(("archives", DebuginfoNotFound(f"none{whose} is known to have it", hint="")))
         return None
 
     def _try(self, candidate: Candidate) -> Debuginfo | None:

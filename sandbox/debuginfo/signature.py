@@ -1,4 +1,4 @@
-"""OpenPGP signatures of vendors, by Sequoia: it knows version 6 and post-quantum ones, which GnuPG does not."""
+"""OpenPGP signatures of vendors. Sequoia knows version 6 and post-quantum ones, which GnuPG does not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox import paths
+from sandbox.debuginfo import openpgp
 from sandbox.errors import ConfigurationError, VerificationFailed
 
 
@@ -31,28 +32,38 @@ def key_files(names: Sequence[str]) -> tuple[Path, ...]:
 def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, what: str) -> str:
     """Who signed `data`, in words: user ID and fingerprint of the key.
 
-    One valid signature by one of `keys` is enough: newer packages carry a second, post-quantum one. Raises
-    `VerificationFailed`.
+    One valid signature by one of `keys` is enough: newer packages carry a second, post-quantum one. RSA is checked
+    here; for all else Sequoia is asked. Raises `VerificationFailed`.
     """
+    if not signatures:
+        raise VerificationFailed(f"{what}: it is not signed")
+    certificates = [path.read_bytes() for path in keys]
+    try:
+        known = [key for certificate in certificates for key in openpgp.rsa_keys(certificate)]
+        for signature in signatures:
+            if (key := openpgp.rsa_signer(data, signature, known)) is not None:
+                return f"{key.name} ({key.fingerprint})"
+    except openpgp.Malformed as error:
+        raise VerificationFailed(f"{what}: its signature cannot be read: {error}") from None
+    return _by_sequoia(data, signatures, certificates, what=what)
+
+
+def _by_sequoia(data: bytes, signatures: Sequence[bytes], keys: Sequence[bytes], *, what: str) -> str:
+    refused = VerificationFailed(f"{what}: its signature is not one of the vendor's")
     try:
         import pysequoia
     except ImportError:
-        raise VerificationFailed(
-            f"{what}: its signature cannot be checked without pysequoia", hint="pip install pysequoia"
-        ) from None
-    if not signatures:
-        raise VerificationFailed(f"{what}: it is not signed")
-    certificates = [certificate for path in keys for certificate in pysequoia.Cert.split_bytes(path.read_bytes())]
-    reasons: list[str] = []
+        refused.hint = "if the vendor signs with something newer than RSA: pip install pysequoia"
+        raise refused from None
+    certificates = [certificate for key in keys for certificate in pysequoia.Cert.split_bytes(key)]
     for packet in signatures:
         try:
             signature = pysequoia.Sig.from_bytes(packet)
             checked = pysequoia.verify(data, lambda _: certificates, signature=signature)
-        except Exception as error:  # noqa: BLE001 - pysequoia raises plain exceptions of Rust's anyhow
-            reasons.append(str(error).partition("\n")[0])
+        except Exception:  # noqa: BLE001, S112 - Rust's errors arrive as plain exceptions; another signature may do
             continue
         for valid in checked.valid_sigs:
             for certificate in certificates:
                 if certificate.fingerprint == valid.certificate:
                     return f"{certificate.user_ids[0] if certificate.user_ids else 'key'} ({certificate.fingerprint})"
-    raise VerificationFailed(f"{what}: its signature is not one of the vendor's", detail="\n".join(reasons) or None)
+    raise refused

@@ -31,6 +31,7 @@ fragments = []
 version = "7.3"
 [debuginfo]
 format = "rpm"
+ask = "ask-dnf"
 packages = ["kernel-debuginfo-{release}"]
 vmlinux = ['usr/lib/debug/(usr/)?lib/modules/{release}/vmlinux$']
 keys = ["key.asc"]
@@ -109,7 +110,7 @@ def test_unsigned_and_otherwise_signed(
         find(home, archive, tmp_path / "cache")
     import pysequoia
 
-    other = pysequoia.Tsk.generate(user_id="Somebody else <e@example.org>").cert
+    other = pysequoia.Tsk.generate(user_id="Somebody else <e@example.org>").extract_certificate()
     (paths.config_dir() / "images" / "keys" / "key.asc").write_text(str(other))
     archive.files["/x.rpm"] = packages.files["gzip"].read_bytes()
     with pytest.raises(VerificationFailed, match="not one of the vendor's"):
