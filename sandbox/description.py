@@ -38,14 +38,61 @@ def show(path: Path, *, json: bool) -> None:
         render.facts(facts(vmcore))
 
 
+def show_release(release: str, utsname_version: str | None, *, json: bool) -> None:
+    """`vmbox info --release`: the same for a bare string, before any dump has arrived."""
+    from sandbox.debuginfo.sources import wanted
+
+    kernel = of_release(release, utsname_version)
+    values: dict[str, object] = {"release": release, "utsname_version": utsname_version, **_class_of(kernel)}
+    try:
+        selection = select(kernel)
+    except UnknownKernel:
+        values |= {"profile": None, "crash": None, "debuginfo": []}
+    else:
+        found = wanted(kernel, selection.home)
+        values |= {
+            "profile": selection.image.name,
+            "crash": selection.image.crash.version,
+            "debuginfo": list(found.packages) if found else [],
+        }
+    if json:
+        render.as_json(values)
+        return
+    words = {"release": "RELEASE", "class": "CLASS", "variant": "VARIANT", "profile": "PROFILE", "crash": "CRASH"}
+    shown = [(word, str(values[name])) for name, word in words.items() if values[name] is not None]
+    packages = values["debuginfo"]
+    if isinstance(packages, list):
+        shown += [("DEBUGINFO", str(name)) for name in packages]
+    render.facts(shown)
+
+
+def of_release(release: str, utsname_version: str | None) -> Vmcore:
+    """A dump of which nothing is known yet but its kernel."""
+    return Vmcore(
+        path=Path(release),
+        format="release",
+        size=0,
+        release=release,
+        utsname_version=utsname_version,
+        arch=_MACHINES.get(arch, arch) if (arch := classify(release, utsname_version).arch) else None,
+    )
+
+
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "x86_64_v2": "x86_64"}
+"""uname -m of what releases call it otherwise."""
+
+
+def _class_of(vmcore: Vmcore) -> dict[str, object]:
+    kernel = classify(vmcore.release, vmcore.utsname_version) if vmcore.release else None
+    return {"class": kernel.klass if kernel else None, "variant": (kernel.variant or None) if kernel else None}
+
+
 def describe(vmcore: Vmcore) -> dict[str, object]:
     """Everything `vmbox info --json` prints. Unknown is None."""
     values: dict[str, object] = {
         item.name: getattr(vmcore, item.name) for item in fields(vmcore) if item.name != "vmcoreinfo"
     }
-    kernel = classify(vmcore.release, vmcore.utsname_version) if vmcore.release else None
-    values["class"] = kernel.klass if kernel else None
-    values["variant"] = (kernel.variant or None) if kernel else None
+    values |= _class_of(vmcore)
     values["profile"] = _profile(vmcore)
     return values
 

@@ -98,6 +98,18 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
         engine.close()
 
 
+def make_ready(vmcore: Vmcore, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
+    """Image and debuginfo for a dump that may not be here yet."""
+    from sandbox.engine import connect
+    from sandbox.profiles import select
+
+    engine = connect(wishes.engine)
+    try:
+        return gather(vmcore, select(vmcore, override=wishes.image), wishes, engine, reporter)
+    finally:
+        engine.close()
+
+
 def gather(
     vmcore: Vmcore, selection: Selection, wishes: Wishes, engine: Engine, reporter: Reporter
 ) -> tuple[str, Debuginfo]:

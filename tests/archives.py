@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from sandbox.dump import zstandard
+
 RELEASE = "6.1.0-50-cloud-amd64"
 VERSION = "6.1.176-1"
 UTSNAME_VERSION = f"#1 SMP PREEMPT_DYNAMIC Debian {VERSION} (2026-07-02)"
@@ -116,9 +118,7 @@ def compress(data: bytes, kind: str, block: int = 1 << 16) -> bytes:
         case "gz":
             return gzip.compress(data)
         case "zst":
-            import zstandard
-
-            return zstandard.ZstdCompressor().compress(data)
+            return zstandard.module().compress(data)
         case _:
             return data
 

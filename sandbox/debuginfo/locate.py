@@ -191,7 +191,7 @@ class _Search:
             tried = True
             if (found := self._try(candidate)) is not None:
                 return found
-        if not tried:
+        if not tried and rules is not None and rules.archives:
             whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""
             self.failures.append(("archives", DebuginfoNotFound(f"none{whose} is known to have it", hint="")))
         return None

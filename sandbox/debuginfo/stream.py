@@ -14,7 +14,9 @@ from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Protocol, Self, cast
+from typing import Final, Protocol, Self, cast
+
+from sandbox.dump import zstandard
 
 PIECE: Final = 1 << 20
 
@@ -137,7 +139,7 @@ class Limited:
 
 
 class _Decompressor(Protocol):
-    """What lzma and bz2 have in common."""
+    """What lzma, bz2 and zstd have in common."""
 
     @property
     def eof(self) -> bool: ...
@@ -170,6 +172,9 @@ class _Gzip:
         return self._zlib.decompress(self._zlib.unconsumed_tail + data, max(max_length, 0))
 
 
+_DAMAGE: Final[tuple[type[Exception], ...]] = (lzma.LZMAError, OSError, zlib.error, EOFError)
+
+
 class Decompressed:
     """What a compressed stream unpacks to; several compressed streams in a row are one."""
 
@@ -195,7 +200,7 @@ class Decompressed:
             self._left_over = b""
             try:
                 data = current.decompress(start, amount)
-            except (lzma.LZMAError, OSError, zlib.error, EOFError) as error:
+            except _DAMAGE + zstandard.errors() as error:
                 raise Damaged(f"it cannot be unpacked: {error}") from None
             if current.eof:
                 self._left_over = current.unused_data
@@ -207,27 +212,10 @@ class Decompressed:
         discard(self, amount)
 
 
-class _Zstandard:
-    """zstd through its library's own reader, whose output is bounded: a few bytes can unpack to gigabytes."""
-
-    def __init__(self, stream: Stream) -> None:
-        try:
-            import zstandard
-        except ImportError:
-            raise Damaged("it is compressed with zstd; pip install zstandard lets vmbox read it") from None
-        self._error = zstandard.ZstdError
-        self._reader = zstandard.ZstdDecompressor(max_window_size=256 << 20).stream_reader(
-            cast("IO[bytes]", stream), read_size=PIECE, read_across_frames=True
-        )
-
-    def read(self, amount: int) -> bytes:
-        try:
-            return self._reader.read(amount)
-        except self._error as error:
-            raise Damaged(f"it cannot be unpacked: {error}") from None
-
-    def skip(self, amount: int) -> None:
-        discard(self, amount)
+def _zstd() -> _Decompressor:
+    # The window a package may ask for is bounded: a few bytes can ask for gigabytes.
+    zstd = zstandard.module()
+    return cast("_Decompressor", zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 28}))
 
 
 class _Plain:
@@ -252,7 +240,7 @@ def decompressed(stream: Stream, kind: str) -> Skippable:
         case "bzip2":
             return Decompressed(stream, bz2.BZ2Decompressor)
         case "zstd":
-            return _Zstandard(stream)
+            return Decompressed(stream, _zstd)
         case "none":
             return _Plain(stream)
         case _:

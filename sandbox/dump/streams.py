@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol
 
 from sandbox.dump import lzo, zstandard
 from sandbox.dump.source import SliceSource, Source
-from sandbox.errors import DumpUnreadable
 
 _STEP: Final = 1 << 18
 """Bytes that one step of decompression gives at most, and reads at most."""
@@ -146,7 +145,7 @@ class PeekSource:
 def decompressed(kind: str, stream: Stream) -> Iterator[bytes]:
     """What a gz, bz2, xz, zst, lz4 or lzop file holds, all its members one after the other.
 
-    Raises `WrapperDamagedError` where it is cut or damaged, `DumpUnreadable` when no module for it is installed.
+    Raises `WrapperDamagedError` where it is cut or damaged.
     """
     match kind:
         case "gz":
@@ -156,12 +155,7 @@ def decompressed(kind: str, stream: Stream) -> Iterator[bytes]:
         case "xz":
             return _members(lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), lzma.LZMAError, stream)
         case "zst":
-            try:
-                zstd = zstandard.module()
-            except zstandard.ZstdMissingError as error:
-                raise DumpUnreadable(
-                    "this Python cannot read zstd", hint="pip install backports.zstd, or unpack it first: zstd -d FILE"
-                ) from error
+            zstd = zstandard.module()
             return _members(zstd.ZstdDecompressor, zstd.ZstdError, stream)
         case "lz4":
             return _lz4(stream)

@@ -11,7 +11,7 @@ from pathlib import Path
 import dump_writer
 import pytest
 
-from sandbox.dump import identify, is_plain, read_log, unpack
+from sandbox.dump import identify, is_plain, read_log, unpack, zstandard
 from sandbox.errors import DumpDamaged, DumpUnreadable, NoSpace, NotADump
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -111,9 +111,8 @@ def test_plain_dump_is_left_where_it_is(tmp_path):
 
 
 def test_zstd(tmp_path):
-    zstd = pytest.importorskip("backports.zstd")
     path = tmp_path / "vmcore.zst"
-    path.write_bytes(zstd.compress(DUMP))
+    path.write_bytes(zstandard.module().compress(DUMP))
     assert identify(path).cause == "sysrq"
     assert unpack(identify(path), tmp_path / "cache").read_bytes() == DUMP
 

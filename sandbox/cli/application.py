@@ -1,0 +1,45 @@
+"""The command line's root: the typer application, and how a command is put on it. Only `cli` imports typer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from sandbox import __version__
+from sandbox.ending import ending
+
+app = typer.Typer(
+    name="vmbox",
+    no_args_is_help=True,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    help="Opens any Linux kernel crash dump: the right crash, the matching debuginfo, a sandbox around both.",
+)
+
+
+def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command; whatever it raises becomes text and exit status here, before typer sees it."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            with ending():
+                function(*args, **kwargs)
+
+        app.command(name, **settings)(guarded)
+        return function
+
+    return register
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"vmbox {__version__}")
+        raise typer.Exit

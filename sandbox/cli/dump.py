@@ -1,0 +1,76 @@
+"""Commands that read a dump, or only its kernel's name: info, dmesg, prepare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from sandbox import render
+from sandbox.cli.application import command
+from sandbox.cli.options import (
+    Dump,
+    EngineName,
+    GivenDebuginfo,
+    ImageName,
+    Json,
+    OptionalDump,
+    Quiet,
+    Release,
+    UtsnameVersion,
+)
+
+
+@command()
+def info(
+    vmcore: OptionalDump = None, json: Json = False, release: Release = None, utsname_version: UtsnameVersion = None
+) -> None:
+    """Say what a dump is: kernel, build, time and cause of the crash. Needs no engine and executes nothing."""
+    from sandbox.description import show, show_release
+
+    match vmcore, release:
+        case Path(), None:
+            show(vmcore, json=json)
+        case None, str():
+            show_release(release, utsname_version, json=json)
+        case _:
+            raise typer.BadParameter("give a dump, or --release")
+
+
+@command()
+def prepare(
+    vmcore: OptionalDump = None,
+    release: Release = None,
+    utsname_version: UtsnameVersion = None,
+    engine: EngineName = None,
+    image: ImageName = None,
+    debuginfo: GivenDebuginfo = None,
+    quiet: Quiet = False,
+) -> None:
+    """Get image and debuginfo ready before the dump has arrived: from a sosreport, a log, or a release."""
+    from sandbox.description import of_release
+    from sandbox.dump import identify
+    from sandbox.opening import Wishes, make_ready
+
+    match vmcore, release:
+        case Path(), None:
+            wanted = identify(vmcore)
+        case None, str():
+            wanted = of_release(release, utsname_version)
+        case _:
+            raise typer.BadParameter("give a sosreport, a log or a dump, or --release")
+    # Without a dump there is no build-id to compare; the proof comes when the dump does.
+    unproven = wanted.build_id is None and wanted.banner is None
+    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=unproven)
+    ready = make_ready(wanted, wishes, render.reporter(quiet=quiet))
+    render.facts([("IMAGE", ready[0]), ("DEBUGINFO", str(ready[1].vmlinux)), ("PROOF", ready[1].proof)])
+
+
+@command()
+def dmesg(vmcore: Dump) -> None:
+    """Print the kernel's log, as dmesg does. Needs no engine, no crash and no debuginfo."""
+    from sandbox.dump import read_log
+
+    output = render.Output()
+    for line in read_log(vmcore):
+        output(line + b"\n")

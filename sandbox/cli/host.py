@@ -1,0 +1,59 @@
+"""Commands about this host: doctor, demo."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox import render
+from sandbox.cli.application import command
+from sandbox.cli.options import EngineName, Json, Quiet
+
+
+@command()
+def doctor(json: Json = False, engine: EngineName = None) -> None:
+    """Check engines, directories and profiles, and say what would mend what is wrong."""
+    from sandbox.doctor import examine
+
+    findings = list(examine(engine))
+    if json:
+        render.as_json(findings)
+    else:
+        for finding in findings:
+            mark = "ok" if finding.good else "MISSING" if finding.required else "note"
+            hint = f"\n             {finding.hint}" if finding.hint else ""
+            typer.echo(f"{mark:>7}  {finding.subject}: {finding.text}{hint}")
+    raise typer.Exit(0 if all(finding.good for finding in findings if finding.required) else 1)
+
+
+@command()
+def demo(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the vmcore goes.")] = Path(),
+    profile: Annotated[str, typer.Option(metavar="PROFILE", help="Whose kernel dies.")] = "debian-12",
+    kernel: Annotated[
+        str, typer.Option(metavar="PACKAGE[=VERSION]", help="A kernel package of that distribution.")
+    ] = "linux-image-cloud-amd64",
+    trigger: Annotated[str, typer.Option(help="sysrq, oom or hung-task.")] = "sysrq",
+    dump_format: Annotated[
+        str,
+        typer.Option("--format", help="kdump, kdump-lzo, flattened, elf, proc-vmcore, split, qemu-elf …"),
+    ] = "kdump",
+    level: Annotated[int, typer.Option(min=0, max=31, help="Pages left out, as of makedumpfile -d.")] = 31,
+    memory: Annotated[int, typer.Option(metavar="MIB", min=512, help="Memory of the machine that dies.")] = 768,
+    cpus: Annotated[int, typer.Option(min=1, max=16)] = 2,
+    engine: EngineName = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a genuine vmcore: boot a throw-away kernel in a container, make it panic, capture its memory."""
+    from sandbox.demo import DemoSpec, make_vmcore
+    from sandbox.engine import connect
+
+    spec = DemoSpec(
+        profile=profile, kernel=kernel, trigger=trigger, format=dump_format, level=level, memory=memory, cpus=cpus
+    )
+    with closing(connect(engine)) as connected:
+        made = make_vmcore(spec, directory, engine=connected, reporter=render.reporter(quiet=quiet))
+    typer.echo(made)

@@ -1,0 +1,35 @@
+"""Arguments and options that several commands share, under the names users know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+EngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", envvar="VMBOX_ENGINE", metavar="NAME|URL", help="docker, podman, or the URL of an engine's API."
+    ),
+]
+ImageName = Annotated[
+    str | None, typer.Option("--image", metavar="PROFILE", help="Use this profile's crash, e.g. debian-13.")
+]
+GivenDebuginfo = Annotated[
+    Path | None, typer.Option("--debuginfo", metavar="FILE|DIR", help="A vmlinux, a debug package, or where they are.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Use debuginfo that does not match the dump.")]
+
+
+Release = Annotated[
+    str | None, typer.Option("--release", metavar="UNAME-R", help="A kernel release instead of a dump.")
+]
+UtsnameVersion = Annotated[
+    str | None,
+    typer.Option("--utsname-version", metavar="UNAME-V", help="With --release: Debian and Ubuntu name packages there."),
+]
+OptionalDump = Annotated[Path | None, typer.Argument(metavar="[VMCORE]", help="The crash dump.", show_default=False)]
