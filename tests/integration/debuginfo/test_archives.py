@@ -16,10 +16,6 @@ from sandbox.debuginfo import locate
 from sandbox.errors import DebuginfoMismatch, DebuginfoNotFound
 from sandbox.model import Debuginfo, Vmcore
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("rpmbuild", "rpmsign", "gpg"))), reason="needs Debian's packages rpm and gpg"
-)
-
 NAME = "kernel-debuginfo-4.18.0-80.el8.x86_64.rpm"
 PLACES = {
     "rocky": f"/dl.rockylinux.org/pub/rocky/8/BaseOS/x86_64/debug/tree/Packages/k/{NAME}",

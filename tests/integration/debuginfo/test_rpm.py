@@ -17,10 +17,6 @@ from sandbox.errors import VerificationFailed
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import ImageProfile
 
-pytestmark = pytest.mark.skipif(
-    not all(map(shutil.which, ("rpmbuild", "rpmsign", "gpg"))), reason="needs Debian's packages rpm and gpg"
-)
-
 PROFILE = """\
 title = "An EL 8"
 [base]
