@@ -6,7 +6,6 @@ case and `vmbox info` are recognised here in their plain forms; whatever looks o
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not (_info(arguments) or _warm_run(arguments)):
         from sandbox.cli import app
+        from sandbox.ending import ending
 
-        app()
+        with ending():
+            app()
 
 
 def _info(arguments: Sequence[str]) -> bool:
@@ -46,12 +47,13 @@ def _warm_run(arguments: Sequence[str]) -> bool:
     path, flags, commands = arguments[1:2], set(arguments[2:cut]), arguments[cut + 1 :]
     if cut < 2 or path[0].startswith("-") or not flags <= _FLAGS or not commands or commands == ["-"]:
         return False
-    from sandbox import ledger
+    from sandbox import config, ledger
     from sandbox.ending import ending
 
     with ending():
         try:
-            if ledger.find(Path(path[0]), engine=os.environ.get("VMBOX_ENGINE")) is None:
+            engine = config.current().engine
+            if ledger.find(Path(path[0]), engine=engine) is None:
                 return False
         except OSError:
             return False
@@ -62,7 +64,7 @@ def _warm_run(arguments: Sequence[str]) -> bool:
         status = run_all(
             Path(path[0]),
             from_arguments(commands),
-            wishes=Wishes(engine=os.environ.get("VMBOX_ENGINE")),
+            wishes=Wishes(engine=engine),
             timeout=None,
             json="--json" in flags,
             reporter=render.reporter(quiet=bool(flags & {"-q", "--quiet"})),

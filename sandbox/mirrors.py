@@ -1,15 +1,13 @@
 """A site's own mirrors: the one place where a URL becomes another one.
 
-`$VMBOX_MIRRORS` holds prefixes, separated by white space: "http://deb.debian.org=http://mirror.example:8080 …".
+The setting `mirrors` holds prefixes; in the environment "http://deb.debian.org=http://mirror.example:8080 …".
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
 
-from sandbox.errors import ConfigurationError
+from sandbox import config
 
 
 def rewrite(text: str) -> str:
@@ -19,22 +17,9 @@ def rewrite(text: str) -> str:
     where host name and path component begin and end, the longest one wins, and what was put in is not looked at again.
     Raises `ConfigurationError` for an entry that is not FROM=TO.
     """
-    mirrors = _mirrors(os.environ.get("VMBOX_MIRRORS", ""))
+    mirrors = config.current().mirrors
     if not mirrors:
         return text
     longest_first = sorted(mirrors, key=len, reverse=True)
     pattern = "|".join(re.escape(prefix) for prefix in longest_first)
     return re.sub(rf"(?<![\w.-])({pattern})(?=[/\s?\]'\"]|$)", lambda found: mirrors[found[1]], text)
-
-
-def _mirrors(setting: str) -> Mapping[str, str]:
-    mirrors: dict[str, str] = {}
-    for entry in setting.split():
-        before, _, after = entry.partition("=")
-        if not before or not after:
-            raise ConfigurationError(
-                f"VMBOX_MIRRORS: {entry} is not FROM=TO",
-                hint='for example VMBOX_MIRRORS="http://deb.debian.org=http://mirror.example:8080"',
-            )
-        mirrors[before.rstrip("/")] = after.rstrip("/")
-    return mirrors

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sandbox import ledger, paths
+from sandbox import config, ledger, paths
 from sandbox.errors import DumpNotFound
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
@@ -34,7 +34,7 @@ class Wishes:
     debuginfo: Path | None = None
     force: bool = False
     """Use debuginfo that does not match."""
-    idle: int = 30 * 60
+    idle: int = field(default_factory=lambda: config.current().idle)
     """Seconds after which the unused case disposes of itself; 0 never."""
 
     def of_case(self) -> str:

@@ -1,4 +1,4 @@
-"""Where things are kept. Sole importer of platformdirs."""
+"""Where things are kept: as the settings say, else where platformdirs puts them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+from sandbox import config
 from sandbox.errors import ConfigurationError
 
 
@@ -19,12 +20,12 @@ def data_dir() -> Path:
 
 def config_dir() -> Path:
     """The user's own profiles (`images/*.toml`) and configuration. `$VMBOX_CONFIG_DIR` overrides."""
-    return _directory("config")
+    return config.directory()
 
 
 def cache_dir() -> Path:
     """Debuginfo, downloads under way, unpacked dumps. `$VMBOX_CACHE_DIR` overrides."""
-    return _directory("cache")
+    return config.current().cache_dir or _usual("cache")
 
 
 def runtime_dir() -> Path:
@@ -32,7 +33,7 @@ def runtime_dir() -> Path:
 
     Raises `ConfigurationError` when it cannot be made, or is not the caller's own: whoever owns it could read a case.
     """
-    path = _directory("runtime")
+    path = config.current().runtime_dir or _usual("runtime")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = path.stat().st_uid
@@ -47,20 +48,16 @@ def runtime_dir() -> Path:
 
 def state_dir() -> Path:
     """Histories and transcripts. `$VMBOX_STATE_DIR` overrides."""
-    return _directory("state")
+    return config.current().state_dir or _usual("state")
 
 
 @cache
-def _directory(kind: str) -> Path:
-    # The cheap answer first: a warm `vmbox run` should not pay for importing platformdirs.
-    if override := os.environ.get(f"VMBOX_{kind.upper()}_DIR"):
-        return Path(override).absolute()
+def _usual(kind: str) -> Path:
+    # Imported only where no setting answers: it takes as long as a warm crash does.
     import platformdirs
 
     dirs = platformdirs.PlatformDirs("vmbox", appauthor=False)
     match kind:
-        case "config":
-            return dirs.user_config_path
         case "cache":
             return dirs.user_cache_path
         case "runtime":

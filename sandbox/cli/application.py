@@ -21,7 +21,9 @@ app = typer.Typer(
 )
 
 
-def command(name: str | None = None, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(
+    name: str | None = None, *, group: typer.Typer = app, **settings: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a command; whatever it raises becomes text and exit status here, before typer sees it."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -30,7 +32,7 @@ def command(name: str | None = None, **settings: Any) -> Callable[[Callable[...,
             with ending():
                 function(*args, **kwargs)
 
-        app.command(name, **settings)(guarded)
+        group.command(name, **settings)(guarded)
         return function
 
     return register

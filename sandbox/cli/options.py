@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
+from sandbox import config
+
+
+def _configured(value: str | None) -> str | None:
+    """What the command line does not say, the settings may."""
+    return value or config.current().engine
+
+
 Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 EngineName = Annotated[
     str | None,
     typer.Option(
-        "--engine", envvar="VMBOX_ENGINE", metavar="NAME|URL", help="docker, podman, or the URL of an engine's API."
+        "--engine",
+        envvar=config.variable("engine"),
+        metavar="NAME|URL",
+        help="docker, podman, or the URL of an engine's API.",
+        callback=_configured,
     ),
 ]
 ImageName = Annotated[

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
+from sandbox import config
 from sandbox.debuginfo import elf
 from sandbox.debuginfo.download import read_package
 from sandbox.debuginfo.package import Contents, extract, extract_ranged
@@ -16,24 +15,19 @@ from sandbox.debuginfo.ranged import NoRanges, RemoteFile
 from sandbox.debuginfo.sources import RemotePackage
 from sandbox.debuginfo.stream import Damaged, Skippable
 from sandbox.debuginfo.xz import NotSeekable
-from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
+from sandbox.errors import DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
 from sandbox.progress import Reporter
-
-_LEVELS: Final = ("auto", "strict")
 
 
 def strict() -> bool:
-    """Whether $VMBOX_VERIFY asks for the hash of every package: "strict". The default is "auto".
+    """Whether the setting `verify` asks for the hash of every package: "strict". The default is "auto".
 
     A .deb is signed through the hash of all its bytes, so reading a tenth of it proves less. With "auto" it is read by
     ranges when the dump has a build-id: what is read is checked block by block, must be as long as the archive's signed
     index says, and must carry the dump's build-id. That keeps out every mistake; it does not keep out somebody who
     changes what travels over plain HTTP, and such a one can make crash print wrong answers, inside the sandbox.
     """
-    level = os.environ.get("VMBOX_VERIFY") or "auto"
-    if level not in _LEVELS:
-        raise ConfigurationError(f"VMBOX_VERIFY is {level}", hint="it may be " + " or ".join(_LEVELS))
-    return level == "strict"
+    return config.current().verify == "strict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -213,7 +213,7 @@ class Engine(Protocol):
 
 def connect(name_or_url: str | None = None) -> Engine:
     """The engine called `name_or_url`: docker, podman, or a unix://, tcp:// or ssh:// URL; else the one that
-    $VMBOX_ENGINE names the same way; else whichever answers, rootless Podman before Docker unless the caller is root.
+    the setting `engine` names the same way; else whichever answers, rootless Podman first unless the caller is root.
 
     Raises `EngineNotFound`, `EnginePermission` or `EngineFailed`.
     """

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+from sandbox import config
 from sandbox.engine import Engine, service
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
 
@@ -35,7 +36,7 @@ def detect(name_or_url: str | None) -> Engine:
     """See `sandbox.engine.connect`."""
     wanted, why = name_or_url, "--engine"
     if not wanted:
-        wanted, why = os.environ.get("VMBOX_ENGINE"), "$VMBOX_ENGINE"
+        wanted, why = config.current().engine, config.origin("engine")
     match wanted:
         case None | "" | "auto":
             return _first_that_answers(_any_candidates(), podman_binary=True, wanted="Docker or Podman")

@@ -26,10 +26,8 @@ def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A configuration directory of the test's own."""
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
     (tmp_path / "images").mkdir()
-    paths._directory.cache_clear()
     profiles.load.cache_clear()
     yield tmp_path / "images"
-    paths._directory.cache_clear()
     profiles.load.cache_clear()
 
 

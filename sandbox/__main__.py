@@ -1,0 +1,5 @@
+"""`python -m sandbox` is `vmbox`."""
+
+from sandbox.entry import main
+
+main()

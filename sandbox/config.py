@@ -1,0 +1,301 @@
+"""The user's settings: one table of keys, each from the environment, from one file, or as it comes.
+
+A key `idle` is `idle = "2h"` in `config.toml`, and `$VMBOX_IDLE` in the environment, which goes before the file; an
+option of the command line goes before both. A setting is one field of `Settings`, and nothing else: name, reader,
+default and meaning stand there, and documentation and `vmbox config` are made from them.
+
+What cannot be in the file, because it says where the file is or must work without it: `$VMBOX_CONFIG_DIR` and
+`$VMBOX_DEBUG`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from sandbox.errors import ConfigurationError
+
+PREFIX: Final = "VMBOX_"
+ONLY_ENVIRONMENT: Final = frozenset({"VMBOX_CONFIG_DIR", "VMBOX_DEBUG"})
+"""Variables that are no settings."""
+
+_Reader = Callable[[object], object]
+"""Makes a value of what stands in the file or, as text, in the environment. Raises ValueError: what it must be."""
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("text")  # noqa: TRY004 - a reader says what was wanted in one way
+    return value
+
+
+def _flag(value: object) -> bool:
+    match value.lower() if isinstance(value, str) else value:
+        case True | "1" | "true" | "yes" | "on":
+            return True
+        case False | "0" | "false" | "no" | "off":
+            return False
+        case _:
+            raise ValueError("true or false")
+
+
+def _number(value: object) -> float:
+    try:
+        if isinstance(value, str | int | float) and not isinstance(value, bool) and (number := float(value)) >= 0:
+            return number
+    except ValueError:
+        pass
+    raise ValueError("a number, 0 or more")
+
+
+_SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_BYTES: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20}
+_BYTES_MORE: Final = {"GIB": 1 << 30, "TIB": 1 << 40, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def seconds(value: object) -> int:
+    """1800, "1800", "30m", "2h", "1d" -> seconds."""
+    return _with_unit(value, _SECONDS, "seconds, or 90s, 30m, 2h, 1d", str.lower)
+
+
+def amount(value: object) -> int:
+    """20000000000, "20GB" (powers of 1000), "20GiB", "20G" (of 1024, as container engines read it) -> bytes."""
+    return _with_unit(value, _BYTES | _BYTES_MORE, "bytes, or 500MB, 20GB, 20GiB", str.upper)
+
+
+def _with_unit(value: object, units: Mapping[str, int], wanted: str, spelled: Callable[[str], str]) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
+    if found is None or spelled(found[2]) not in units:
+        raise ValueError(wanted)
+    return int(float(found[1]) * units[spelled(found[2])])
+
+
+def _directory(value: object) -> Path:
+    path = Path(_text(value)).expanduser()
+    # What a relative path in the file is relative to nobody can tell.
+    return path.absolute()
+
+
+def _one_of(*choices: str) -> _Reader:
+    def read(value: object) -> str:
+        if value not in choices:
+            raise ValueError(" or ".join(choices))
+        return str(value)
+
+    return read
+
+
+def _prefixes(value: object) -> Mapping[str, str]:
+    """A table, or FROM=TO words in one text."""
+    wanted = 'FROM=TO, e.g. "http://deb.debian.org=http://mirror.example:8080 docker.io=registry.example:5000"'
+    if isinstance(value, str):
+        pairs = [entry.partition("=")[::2] for entry in value.split()]
+    elif isinstance(value, dict):
+        pairs = [(str(before), after if isinstance(after, str) else "") for before, after in value.items()]
+    else:
+        raise ValueError(wanted)  # noqa: TRY004 - see _text
+    if not all(before and after for before, after in pairs):
+        raise ValueError(wanted)
+    return {before.rstrip("/"): after.rstrip("/") for before, after in pairs}
+
+
+def _about(reader: _Reader, meaning: str, *, example: str, option: str = "") -> Mapping[str, Any]:
+    """What is known of a setting. `example` is what config.toml would say; `option` is the command line's."""
+    return {"reader": reader, "meaning": meaning, "example": example, "option": option}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All settings, as they hold now. Each field is one key of config.toml."""
+
+    engine: str | None = field(
+        default=None,
+        metadata=_about(
+            _text,
+            "docker, podman, or the URL of an engine's API (unix://, tcp://, ssh://); without it whichever answers",
+            example='"podman"',
+            option="--engine",
+        ),
+    )
+    idle: int = field(
+        default=30 * 60,
+        metadata=_about(
+            seconds,
+            "how long an open case waits for the next command before it disposes of itself; 0 is for ever",
+            example='"2h"',
+        ),
+    )
+    mirrors: Mapping[str, str] | None = field(
+        default=None,
+        metadata=_about(
+            _prefixes,
+            "a site's own mirrors of package archives and registries, by prefix; in the environment FROM=TO FROM=TO",
+            example='{ "http://deb.debian.org" = "http://mirror.example:8080", "docker.io" = "registry.example:5000" }',
+        ),
+    )
+    verify: str = field(
+        default="auto",
+        metadata=_about(
+            _one_of("auto", "strict"),
+            "auto reads a tenth of a .deb and proves it by build-id; strict reads all and compares its signed hash",
+            example='"strict"',
+        ),
+    )
+    cache_dir: Path | None = field(
+        default=None,
+        metadata=_about(
+            _directory,
+            "where debuginfo, downloads and unpacked dumps are kept",
+            example='"/srv/vmbox"',
+        ),
+    )
+    runtime_dir: Path | None = field(
+        default=None,
+        metadata=_about(
+            _directory,
+            "where the FIFOs of open cases are; the user's own, on a local file system",
+            example='"/run/user/1000/vmbox"',
+        ),
+    )
+    state_dir: Path | None = field(
+        default=None,
+        metadata=_about(_directory, "where histories and transcripts are kept", example='"~/.local/state/vmbox"'),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One setting and where its value comes from."""
+
+    key: str
+    value: object
+    origin: str
+    """"default", "$VMBOX_…", or the file's path."""
+    meaning: str
+
+
+def directory() -> Path:
+    """The user's own profiles (`images/*.toml`) and `config.toml`. `$VMBOX_CONFIG_DIR` overrides."""
+    # The cheap answer first: a warm `vmbox run` should not pay for importing platformdirs.
+    if override := os.environ.get("VMBOX_CONFIG_DIR"):
+        return Path(override).absolute()
+    return _usual_directory()
+
+
+@lru_cache(maxsize=1)
+def _usual_directory() -> Path:
+    import platformdirs
+
+    return platformdirs.PlatformDirs("vmbox", appauthor=False).user_config_path
+
+
+def file() -> Path:
+    return directory() / "config.toml"
+
+
+def variable(key: str) -> str:
+    """The environment variable of a key: "cache_dir" -> "VMBOX_CACHE_DIR"."""
+    return PREFIX + key.upper()
+
+
+def current() -> Settings:
+    """The settings that hold now. Raises `ConfigurationError` naming the key, where it stands and what it must be."""
+    values: dict[str, Any] = {name: value for name, (value, _) in _given().items()}
+    return Settings(**values)
+
+
+def show() -> list[Found]:
+    """Every setting with its value and where that comes from."""
+    given = _given()
+    shown = []
+    for item in fields(Settings):
+        value, origin = given.get(item.name, (item.default, "default"))
+        shown.append(Found(key=item.name, value=value, origin=origin, meaning=item.metadata["meaning"]))
+    return shown
+
+
+def origin(key: str) -> str:
+    """Where a setting's value comes from, for messages: "$VMBOX_ENGINE", a file's path, or "default"."""
+    return _given().get(key, (None, "default"))[1]
+
+
+def strangers() -> dict[str, str]:
+    """Variables that look like ours and are not, with the nearest one that is; other programs may own them."""
+    known = {*map(variable, _readers()), *ONLY_ENVIRONMENT}
+    return {
+        name: _nearest(name, known)
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in known and _nearest(name, known)
+    }
+
+
+def template() -> str:
+    """A config.toml in which every key stands as a comment with its meaning."""
+    lines = [f"# Settings of vmbox. This file is {file()}.", "# An environment variable goes before a line here.", ""]
+    for item in fields(Settings):
+        lines += [f"# {item.metadata['meaning']}", f"# (${variable(item.name)})"]
+        lines += [f"# {item.name} = {item.metadata['example']}", ""]
+    return "\n".join(lines)
+
+
+def _given() -> dict[str, tuple[object, str]]:
+    """key -> (value, origin) of those that are not as they come."""
+    path = file()
+    found: dict[str, tuple[object, str]] = {}
+    for name, value in _table(path).items():
+        found[name] = (value, str(path))
+    for name, reader in _readers().items():
+        if text := os.environ.get(variable(name)):
+            found[name] = (_read(reader, text, f"${variable(name)}"), f"${variable(name)}")
+    return found
+
+
+@lru_cache(maxsize=1)
+def _readers() -> Mapping[str, _Reader]:
+    return {item.name: item.metadata["reader"] for item in fields(Settings)}
+
+
+def _table(path: Path) -> Mapping[str, object]:
+    try:
+        state = path.stat()
+    except OSError:
+        return {}
+    return _parse(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=2)
+def _parse(path: Path, _changed: int, _size: int) -> Mapping[str, object]:
+    # Only who has a file pays for the parser.
+    import tomllib
+
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}", hint="mend the file or move it away") from error
+    readers = _readers()
+    for name in table:
+        if name not in readers:
+            near = _nearest(name, readers)
+            hint = f"did you mean {near}?" if near else "keys: " + ", ".join(sorted(readers))
+            raise ConfigurationError(f"{path}: unknown key {name}", hint=hint)
+    return {name: _read(readers[name], value, f"{path}: {name}") for name, value in table.items()}
+
+
+def _read(reader: _Reader, value: object, where: str) -> object:
+    try:
+        return reader(value)
+    except ValueError as error:
+        raise ConfigurationError(f"{where} must be {error}", hint=f"it is {value!r}; vmbox config show") from None
+
+
+def _nearest(name: str, known: Mapping[str, object] | set[str]) -> str:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(name, known, n=1)), "")

@@ -1,0 +1,135 @@
+"""Settings: where each value comes from, and what is said about one that makes no sense."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from sandbox import config
+from sandbox.errors import ConfigurationError
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty configuration directory, and nothing in the environment."""
+    for name in list(os.environ):
+        if name.startswith(config.PREFIX):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
+    return tmp_path
+
+
+def _write(home: Path, text: str) -> None:
+    (home / "config.toml").write_text(text)
+
+
+def test_nothing_said(home: Path) -> None:
+    assert config.current() == config.Settings()
+    assert {item.origin for item in config.show()} == {"default"}
+
+
+def test_the_environment_goes_before_the_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(home, 'engine = "docker"\nidle = "2h"\n')
+    monkeypatch.setenv("VMBOX_ENGINE", "podman")
+    assert config.current().engine == "podman"
+    assert config.current().idle == 7200
+    origins = {item.key: item.origin for item in config.show()}
+    assert origins["engine"] == "$VMBOX_ENGINE"
+    assert origins["idle"] == str(home / "config.toml")
+    assert origins["verify"] == config.origin("verify") == "default"
+
+
+def test_a_changed_file_is_read_again(home: Path) -> None:
+    _write(home, 'idle = "2h"\n')
+    assert config.current().idle == 7200
+    _write(home, 'idle = "30min"\n')
+    assert config.current().idle == 1800
+    (home / "config.toml").unlink()
+    assert config.current().idle == config.Settings().idle
+
+
+def test_mirrors_are_a_table_or_words(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(home, '[mirrors]\n"docker.io" = "registry.example:5000/"\n')
+    assert config.current().mirrors == {"docker.io": "registry.example:5000"}
+    monkeypatch.setenv("VMBOX_MIRRORS", "http://a=http://b http://c=http://d/")
+    assert config.current().mirrors == {"http://a": "http://b", "http://c": "http://d"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ('engin = "docker"', "unknown key engin", "did you mean engine?"),
+        ("xyzzy = 1", "unknown key xyzzy", "keys: cache_dir"),
+        ("idle = true", "idle must be seconds", "True"),
+        ('idle = "soon"', "idle must be seconds", "soon"),
+        ("idle = -5", "idle must be seconds", "-5"),
+        ('verify = "never"', "verify must be auto or strict", "never"),
+        ("mirrors = 3", "mirrors must be FROM=TO", "3"),
+        ("engine = 3", "engine must be text", "3"),
+        ("engine = ", "config.toml: ", "mend the file"),
+    ],
+)
+def test_nonsense_in_the_file(home: Path, text: str, message: str, hint: str) -> None:
+    _write(home, text)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        config.current()
+    assert str(home) in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_nonsense_in_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_IDLE", "a while")
+    with pytest.raises(ConfigurationError, match=r"\$VMBOX_IDLE must be seconds"):
+        config.current()
+
+
+def test_a_misspelt_variable_is_noticed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_ENGIN", "docker")
+    monkeypatch.setenv("VMBOX_SOMETHING_OF_ANOTHER_PROGRAM", "1")
+    assert config.strangers() == {"VMBOX_ENGIN": "VMBOX_ENGINE"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("20GB", 20 * 10**9), ("1.5 GiB", 3 << 29), ("2g", 2 << 30), ("7", 7), ("500MB", 5 * 10**8)]
+)
+def test_amounts(text: str, value: int) -> None:
+    assert config.amount(text) == value
+
+
+def test_every_example_of_the_template_is_valid(home: Path) -> None:
+    """The template with its comment signs taken off is a file that says something about every key."""
+    lines = [line.removeprefix("# ") for line in config.template().splitlines()]
+    keys = [item.name for item in fields(config.Settings)]
+    _write(home, "\n".join(line for line in lines if line.partition(" = ")[0] in keys))
+    config.current()
+    assert {item.origin for item in config.show()} == {str(home / "config.toml")}
+
+
+def test_show(home: Path) -> None:
+    _write(home, 'idle = "1h"\n')
+    env = {**os.environ, "VMBOX_ENGINE": "docker", "VMBOX_ENGIN": "podman"}
+    command = [sys.executable, "-m", "sandbox", "config", "show"]
+    shown = subprocess.run([*command, "--json"], capture_output=True, env=env, check=True)
+    values = {item["key"]: (item["value"], item["origin"]) for item in json.loads(shown.stdout)}
+    assert values["idle"] == (3600, str(home / "config.toml"))
+    assert values["engine"] == ("docker", "$VMBOX_ENGINE")
+    assert b"did you mean $VMBOX_ENGINE?" in shown.stderr
+    _write(home, "idel = 1\n")
+    wrong = subprocess.run(command, capture_output=True, env=env, check=False)
+    assert wrong.returncode == ConfigurationError.exit_code
+    assert wrong.stderr.decode().splitlines() == [
+        f"vmbox: {home / 'config.toml'}: unknown key idel",
+        "hint: did you mean idle?",
+    ]
+
+
+def test_only_who_has_a_file_pays_for_the_parser(home: Path) -> None:
+    code = "import sys; from sandbox import config; config.current(); print(*{'tomllib', 'difflib'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
