@@ -1,3 +1,53 @@
-"""vmbox: open any Linux kernel crash dump with the right crash, matching debuginfo, sandboxed."""
+"""vmbox: open any Linux kernel crash dump with the right crash, matching debuginfo, sandboxed.
+
+    import sandbox
+
+    print(sandbox.identify("vmcore").panic)
+    with sandbox.open("vmcore") as case:
+        print(case.run("bt"))
+
+Importing this loads nothing else: each name is imported when it is used first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sandbox.api import Answer, OpenCase, cases, dmesg, identify, open, prepare  # noqa: A004 - as sandbox.open
+    from sandbox.errors import VmboxError
+    from sandbox.model import Case, Debuginfo, Transcript, Vmcore
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Answer",
+    "Case",
+    "Debuginfo",
+    "OpenCase",
+    "Transcript",
+    "VmboxError",
+    "Vmcore",
+    "__version__",
+    "cases",
+    "dmesg",
+    "identify",
+    "open",
+    "prepare",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, from where they are defined."""
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = {"VmboxError": "errors"} | dict.fromkeys(("Case", "Debuginfo", "Transcript", "Vmcore"), "model")
+    value = getattr(import_module(f"{__name__}.{home.get(name, 'api')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

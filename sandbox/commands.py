@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sandbox import render
-from sandbox.errors import DumpDamaged, SessionDied, SessionFailed
-from sandbox.opening import Wishes, case_of
+from sandbox.opening import Wishes, warm
 from sandbox.progress import Reporter
 from sandbox.session import Session
 
@@ -62,26 +61,8 @@ def run_all(
 
 
 def _session(dump: Path, wishes: Wishes, reporter: Reporter) -> Session:
-    """A session with crash at its prompt."""
-    try:
-        case = case_of(dump, wishes, reporter)
-        session = Session(case, reporter)
-    except SessionDied:
-        # It ended between being found and being used, e.g. by its idle timer.
-        case = case_of(dump, wishes, reporter)
-        session = Session(case, reporter)
-    try:
-        said = session.start()
-    except SessionFailed as error:
-        session.close()
-        if case.incomplete is not None:
-            raise DumpDamaged(
-                f"{dump} is incomplete, and crash cannot open it: {case.incomplete}", detail=error.detail
-            ) from error
-        raise
-    except BaseException:
-        session.close()
-        raise
-    if said.strip():
+    """A session with crash at its prompt; the warnings of its start are shown."""
+    session, said = warm(dump, wishes, reporter)
+    if said:
         render.note(render.visible(said.decode(errors="replace")).strip("\n"))
     return session

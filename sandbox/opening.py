@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sandbox import config, ledger, paths
-from sandbox.errors import DumpNotFound
+from sandbox.errors import DumpDamaged, DumpNotFound, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
+from sandbox.session import Session
 
 if TYPE_CHECKING:
     # A warm run finds its case and needs none of these.
@@ -58,6 +59,33 @@ def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
         reporter.notice(f"closing the open case, which is not {wishes.of_case()}")
         close(found)
     return open_dump(dump, wishes, reporter)
+
+
+def warm(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[Session, bytes]:
+    """A session of the dump's case with crash at its prompt, and what crash said when it started: b"" if it was up.
+
+    Raises `SessionFailed` when crash does not open the dump in any way, `DumpDamaged` when that is for want of a part.
+    """
+    try:
+        case = case_of(dump, wishes, reporter)
+        session = Session(case, reporter)
+    except SessionDied:
+        # It ended between being found and being used, e.g. by its idle timer.
+        case = case_of(dump, wishes, reporter)
+        session = Session(case, reporter)
+    try:
+        said = session.start()
+    except SessionFailed as error:
+        session.close()
+        if case.incomplete is not None:
+            raise DumpDamaged(
+                f"{dump} is incomplete, and crash cannot open it: {case.incomplete}", detail=error.detail
+            ) from error
+        raise
+    except BaseException:
+        session.close()
+        raise
+    return session, said if said.strip() else b""
 
 
 def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:

@@ -15,6 +15,7 @@ LEVELS = [
     {"entry", "__main__"},
     {"cli"},
     {"commands", "shell", "doctor", "description", "demo", "ending"},
+    {"api"},
     {"render"},
     {"opening"},
     {"session", "terminal"},

@@ -1,0 +1,14 @@
+"""Says of each dump what it is and why it died, and prints the panicking task's backtrace.
+
+python examples/backtrace.py VMCORE...
+"""
+
+import sys
+
+import sandbox
+
+for path in sys.argv[1:]:
+    vmcore = sandbox.identify(path)
+    print(f"{path}: {vmcore.release}, {vmcore.panic or 'no panic was found'}")
+    with sandbox.open(path) as case:
+        print(case.run("bt"))

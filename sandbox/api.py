@@ -1,0 +1,152 @@
+"""What `import sandbox` offers: dumps identified, and opened as cases that answer crash commands.
+
+The command line is built on the same functions: `vmbox info` prints what `identify` returns, `vmbox run` and a script
+share one warm crash, and the settings (`sandbox.config`) hold for both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sandbox import config, ledger
+from sandbox.model import Case, Debuginfo, Transcript, Vmcore
+from sandbox.opening import Wishes, case_of, make_ready, warm
+from sandbox.progress import QUIET, Reporter
+from sandbox.session import Session, Sink
+
+AnyPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One crash command, and what crash printed for it."""
+
+    command: str
+    status: str
+    """"ok", or "error" when crash reported one; `output` then holds its words."""
+    seconds: float
+    output: bytes
+    """Byte for byte what crash prints."""
+
+    @property
+    def text(self) -> str:
+        """`output` decoded; bytes that are no UTF-8 (a dump can hold anything) stand there as escapes."""
+        return self.output.decode(errors="backslashreplace")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class OpenCase:
+    """A dump with a warm crash. Made by `open`.
+
+    Nothing but the running of a command keeps others from using the same crash: a `vmbox run` in a terminal and a
+    script take turns. Leaving the `with` block leaves the case open, as `vmbox run` does: it disposes of itself when
+    it was idle for as long as the setting `idle` says. `close` ends it at once.
+    """
+
+    def __init__(self, dump: Path, wishes: Wishes, reporter: Reporter) -> None:
+        self._dump = dump
+        self._wishes = wishes
+        self._reporter = reporter
+        session, said = warm(dump, wishes, reporter)
+        session.close()
+        self.warnings = said.decode(errors="replace").strip("\n")
+        """What crash said when it started; empty when it was already up."""
+
+    @property
+    def case(self) -> Case:
+        """How it is open: release, profile, image, proof of the debuginfo, engine, container."""
+        return case_of(self._dump, self._wishes, self._reporter)
+
+    def run(self, command: str, *, timeout: float | None = None) -> Answer:
+        """Runs one crash command, e.g. "bt -a", and holds its output in memory; `stream` does not.
+
+        A case that has ended meanwhile is opened again. Raises `CommandTimeout` after `timeout` seconds, the session
+        staying usable, and `SessionDied` with crash's last words when the command was its end.
+        """
+        pieces: list[bytes] = []
+        done = self.stream(command, pieces.append, timeout=timeout)
+        return Answer(command=done.command, status=done.status, seconds=done.seconds, output=b"".join(pieces))
+
+    def stream(self, command: str, sink: Sink, *, timeout: float | None = None) -> Transcript:
+        """Runs one crash command and gives its output to `sink` in pieces, as it comes. Raises as `run` does."""
+        with self.session() as session:
+            return session.run(command, sink, timeout=timeout)
+
+    def session(self) -> Session:
+        """Exclusive use of the warm crash until its `with` block is left: for many commands in one go."""
+        return warm(self._dump, self._wishes, self._reporter)[0]
+
+    def close(self) -> None:
+        """Ends the case: the container is removed, nothing is left behind."""
+        from sandbox.case import close
+
+        found = ledger.find(self._dump, engine=self._wishes.engine)
+        if found is not None:
+            close(found)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the case open and warm."""
+
+
+def identify(path: AnyPath) -> Vmcore:
+    """What a dump says about itself: kernel, build-id, time and cause of the crash. Executes nothing, needs no engine.
+
+    Takes whatever `vmbox info` takes: a vmcore in any format, compressed or in an archive, a directory, a sosreport.
+    Raises `DumpNotFound`, `DumpUnreadable`, `NotADump`, `DumpDamaged`.
+    """
+    from sandbox.dump import identify as read
+
+    return read(Path(path))
+
+
+def dmesg(path: AnyPath) -> Iterator[bytes]:
+    """The kernel's log, line by line, as dmesg prints it. Needs no engine, no crash and no debuginfo."""
+    from sandbox.dump import read_log
+
+    return read_log(Path(path))
+
+
+def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
+    path: AnyPath,
+    *,
+    engine: str | None = None,
+    image: str | None = None,
+    debuginfo: AnyPath | None = None,
+    force: bool = False,
+    reporter: Reporter = QUIET,
+) -> OpenCase:
+    """Opens a dump, or finds its open case, and waits until crash is at its prompt.
+
+    `engine` is docker, podman or a URL, and the setting of that name otherwise; `image` a profile's name; `debuginfo` a
+    vmlinux, a debug package or a directory with one; `force` uses debuginfo that does not match. Progress goes to
+    `reporter`. The first time fetches and builds what is missing, which takes minutes. Raises any `VmboxError`.
+    """
+    wishes = Wishes(
+        engine=engine or config.current().engine,
+        image=image,
+        debuginfo=None if debuginfo is None else Path(debuginfo),
+        force=force,
+    )
+    return OpenCase(Path(path), wishes, reporter)
+
+
+def prepare(vmcore: Vmcore, *, engine: str | None = None, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
+    """Gets (image, debuginfo) of an identified dump ready without opening it, e.g. before it has arrived."""
+    return make_ready(vmcore, Wishes(engine=engine or config.current().engine), reporter)
+
+
+def cases() -> list[Case]:
+    """The open cases of this user, oldest first."""
+    return ledger.open_cases()
