@@ -5,7 +5,8 @@ import pytest
 from sandbox import render
 from sandbox.commands import from_arguments, from_lines
 from sandbox.errors import VmboxError
-from sandbox.session import MAX_COMMAND, _one_line, _Verdict
+from sandbox.session import MAX_COMMAND, one_line
+from sandbox.verdict import Verdict, crash_part
 
 
 @pytest.mark.parametrize(
@@ -37,23 +38,44 @@ def test_lines() -> None:
         ("foreach bt", b"PID: 1\nbt: WARNING: stale\n", "ok"),
         ("mod", b"mod: NOTE: modules have changed\n", "ok"),
         ("log", b"[    1.0] systemd: hello\nblog: no\n", "ok"),
+        ("bt 1 | touch x", b"touch: cannot touch 'x': Read-only file system\n", "ok"),
+        ("!rm x", b"rm: cannot remove 'x': No such file or directory\n", "ok"),
+        ("foreach bt", b"   <segmentation violation in gdb>\n", "error"),
         ("help bt", b"NAME\n  bt - backtrace\n", "ok"),
     ],
 )
 def test_verdict(command: str, output: bytes, status: str) -> None:
-    verdict = _Verdict(command)
+    verdict = Verdict(command)
     for at in range(len(output)):
         verdict.look(output[at : at + 1])
     assert verdict.status() == status
 
 
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        ("bt", "bt"),
+        ("log | tail -5", "log "),
+        ("bt > file", "bt "),
+        ("p init_task->comm", "p init_task->comm"),
+        ("p (1 > 2) | cat", "p (1 > 2) "),
+        ("log -T 'a|b'", "log -T 'a|b'"),
+        ("!ls", ""),
+    ],
+)
+def test_where_crash_ends_and_another_program_begins(command: str, part: str) -> None:
+    assert crash_part(command) == part
+
+
 def test_a_command_is_one_line_that_crash_can_read() -> None:
-    assert _one_line(" bt ") == b"bt"
-    assert len(_one_line("x" * MAX_COMMAND)) == MAX_COMMAND
+    assert one_line(" bt ") == b"bt"
+    assert len(one_line("x" * MAX_COMMAND)) == MAX_COMMAND
     with pytest.raises(VmboxError, match="crash reads"):
-        _one_line("x" * (MAX_COMMAND + 1))
+        one_line("x" * (MAX_COMMAND + 1))
     with pytest.raises(VmboxError, match="one line"):
-        _one_line("bt\nquit")
+        one_line("bt\nquit")
+    with pytest.raises(VmboxError, match="is a shell"):
+        one_line(" ! ")
 
 
 def test_control_characters_are_made_harmless() -> None:

@@ -19,6 +19,7 @@ LEVELS = [
     {"render"},
     {"opening"},
     {"session", "terminal"},
+    {"channel", "salvage", "turns", "verdict"},
     {"case"},
     {"ledger"},
     {"image", "bootstrap"},

@@ -1,0 +1,60 @@
+"""The salvage ladder: what crash can do with a dump that it does not open as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from sandbox.errors import SessionFailed
+from sandbox.progress import Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One way to start crash."""
+
+    option: str
+    lacks: str
+    """What no longer works, in words."""
+
+
+LADDER: Final = (
+    Rung("", ""),
+    Rung("--zero_excluded", "pages that are missing read as zeros, so what is shown may be wrong"),
+    Rung("--no_modules", "modules are not known: addresses in them have no names"),
+    Rung("--minimal", "only log, dis, rd, sym, eval, set and exit work"),
+)
+"""Each rung is tried when the one above it failed, and said."""
+
+
+def climb_down(
+    start: Callable[[Sequence[str]], bytes], mode: Path, reporter: Reporter, ladder: Sequence[Rung] = LADDER
+) -> bytes:
+    """Starts crash on the first rung that holds. `mode` remembers it: what opened the dump once will do so again.
+
+    `start` takes crash's options, returns what crash said and raises `SessionFailed` when it does not come up; the
+    last rung's error is passed on.
+    """
+    known = mode.read_text() if mode.exists() else ""
+    first = next((number for number, rung in enumerate(ladder) if rung.option == known), 0)
+    for number, rung in enumerate(ladder[first:], first):
+        try:
+            said = start((rung.option,) if rung.option else ())
+        except SessionFailed as error:
+            if rung is ladder[-1]:
+                raise
+            reporter.notice(f"crash cannot open the dump: {reason(error)}; trying {ladder[number + 1].option}")
+        else:
+            if rung.option and (said or rung.option != known):
+                reporter.notice(f"opened with {rung.option}: {rung.lacks}")
+            mode.write_text(rung.option)
+            return said
+    raise SessionFailed("there is no way to start crash")
+
+
+def reason(error: SessionFailed) -> str:
+    """The line of crash's words that says most: its own error, else the last one."""
+    lines = [line.strip() for line in (error.detail or "").splitlines() if line.strip()]
+    return next((line for line in lines if line.startswith("crash: ")), lines[-1] if lines else error.message)

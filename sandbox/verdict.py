@@ -1,0 +1,64 @@
+"""Whether crash complained about a command: it has no exit codes, its errors are text."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_ALIASES: Final = {
+    b"dmesg": b"log",
+    b"man": b"help",
+    b"g": b"gdb",
+    b"px": b"p",
+    b"pd": b"p",
+    b"for": b"foreach",
+    b"size": b"struct",
+    b"lsmod": b"mod",
+    b"h": b"help",
+}
+"""crash's built-in aliases (alias.c) whose error messages begin with another word than the user typed."""
+
+
+class Verdict:
+    """Watches a command's output for crash's own error messages.
+
+    Errors are lines "<command>: …" (`error()` in tools.c, with the command's own name or "crash"), a usage text, or
+    the word of a segmentation violation that crash survived.
+    """
+
+    def __init__(self, command: str) -> None:
+        # What stands behind a pipe is another program, and crash says nothing of its errors.
+        own = crash_part(command)
+        words = {word.encode() for word in re.findall(r"[a-z]+", own)}
+        names = words | {_ALIASES[word] for word in words if word in _ALIASES} | {b"crash"}
+        alternatives = b"|".join(re.escape(name) for name in sorted(names))
+        first = re.escape(own.split(maxsplit=1)[0].encode()) if own.strip() else b"crash"
+        complaint = rb"(?:%s|symbol not found): (?!WARNING|NOTE)\S" % alternatives
+        self._wrong = re.compile(rb"(?m)^(?:%s|Usage:\s*\n\s+%s\b| *<segmentation violation)" % (complaint, first))
+        self._tail = b""
+        self._found = False
+
+    def look(self, piece: bytes) -> None:
+        if self._found:
+            return
+        text = self._tail + piece
+        whole = text.rfind(b"\n") + 1
+        self._found = self._wrong.search(text, 0, whole) is not None
+        # A usage text needs two lines to be seen, so the last whole one stays; what is longer is not crash's error.
+        self._tail = text[max(text.rfind(b"\n", 0, max(whole - 1, 0)) + 1, len(text) - 4096) :]
+
+    def status(self) -> str:
+        return "error" if self._found or self._wrong.search(self._tail) else "ok"
+
+
+def crash_part(command: str) -> str:
+    """A command up to its pipe or redirection, found as crash finds it (`setup_redirect` in cmdline.c)."""
+    depth, quote = 0, ""
+    for at, char in enumerate(command):
+        if char in "\"'" and quote in {"", char}:
+            quote = "" if quote else char
+        elif char in "()":
+            depth += 1 if char == "(" else -1
+        elif not depth and not quote and (char in "|!" or (char == ">" and command[at - 1 : at] != "-")):
+            return command[:at]
+    return command
