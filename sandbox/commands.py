@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from sandbox import render
+from sandbox import loading, render
 from sandbox.opening import Wishes, warm
 from sandbox.progress import Reporter
 from sandbox.session import Session
@@ -44,6 +44,7 @@ def run_all(
     status = 0
     with _session(dump, wishes, reporter) as session:
         for command in commands:
+            loading.fetch_for(command, session, reporter)
             pieces: list[bytes] = []
             transcript = session.run(command, pieces.append if json else output, timeout=timeout)
             if transcript.status != "ok":

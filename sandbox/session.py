@@ -73,6 +73,10 @@ class Session:
         """Lets others have their turn while there is nothing to do. Between commands only."""
         self.close()
 
+    @property
+    def case(self) -> Case:
+        return self._case
+
     def close(self) -> None:
         if self._channel is not None:
             self._channel.close()

@@ -124,9 +124,11 @@ def compress(data: bytes, kind: str, block: int = 1 << 16) -> bytes:
 
 
 def deb(files: dict[str, bytes], kind: str = "xz", *, block: int = 1 << 16) -> bytes:
+    sums = {path.removeprefix("./"): hashlib.md5(data).hexdigest() for path, data in files.items()}
+    md5sums = "".join(f"{digest}  {path}\n" for path, digest in sums.items()).encode()
     members = {
         "debian-binary": b"2.0\n",
-        "control.tar.xz": lzma.compress(tar({"./control": b"Package: x\n"})),
+        "control.tar.xz": lzma.compress(tar({"./control": b"Package: x\n", "./md5sums": md5sums})),
         "data.tar" + {"blocks": ".xz", "": ""}.get(kind, f".{kind}"): compress(tar(files), kind, block),
     }
     out = b"!<arch>\n"

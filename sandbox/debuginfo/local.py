@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sandbox.debuginfo import elf
 from sandbox.errors import DebuginfoNotFound
 
 _VMLINUX: Final = re.compile(r"vmlinux(-.*)?(\.debug)?")
@@ -73,9 +72,14 @@ def beside(dump: Path, release: str | None) -> Iterator[Path]:
             yield path
 
 
-def readable_vmlinux(path: Path) -> bool:
-    """Whether it is an ELF file with DWARF: a vmlinux as shipped for booting is no use to crash."""
-    try:
-        return elf.read(path).has_dwarf
-    except (elf.NotElf, OSError):
-        return False
+def modules(directory: Path) -> Iterator[Path]:
+    """Module files under `directory`."""
+    seen = 0
+    for parent, directories, files in os.walk(directory):
+        directories.sort()
+        seen += len(files)
+        if len(Path(parent).relative_to(directory).parts) >= _DEPTH or seen > _MANY_FILES:
+            directories.clear()
+        for name in sorted(files):
+            if name.endswith((".ko", ".ko.debug")):
+                yield Path(parent) / name

@@ -245,6 +245,8 @@ class _Search:
                 url=remote.url,
                 size=remote.size,
                 sha256=fetched.sha256 or remote.sha256,
+                kind=candidate.kind,
+                keys=tuple(candidate.keys),
             )
             entry = self._keep(directory, about)
         part.unlink(missing_ok=True)

@@ -49,7 +49,7 @@ def extract(what: Contents, package: Skippable, directory: Path) -> str:
     if what.kind == "rpm":
         proven = _extract_rpm(what, package, whole)
     elif what.kind == "vmlinux":
-        _write(package, None, whole)
+        write(package, None, whole)
     else:
         _extract_deb(what, package, whole)
     keep(whole, directory / "vmlinux")
@@ -97,7 +97,7 @@ def _rpm_by_ranges(
     what: Contents, file: RemoteFile, directory: Path, check: Callable[[str | None], None], step: Step
 ) -> str:
     header = rpm.read(RemoteStream(file))
-    signed = _signed(what, header)
+    by = signed(what, header)
     wanted = _wanted(what, header)
     if header.compression != "xz":
         raise NotSeekable(f"it is compressed with {header.compression}")
@@ -115,25 +115,26 @@ def _rpm_by_ranges(
         step.total(file.fetched + blocks.cost(stream.at, wanted.size))
         slim.copy(vmlinux, directory / "whole", None)
     with (directory / "whole").open("rb") as whole:
-        _compare(header, wanted, hashlib.file_digest(whole, header.hash).hexdigest())
+        compare(header, wanted, hashlib.file_digest(whole, header.hash).hexdigest())
     keep(directory / "whole", directory / "vmlinux")
-    return _proven(header, signed)
+    return _proven(header, by)
 
 
 def _extract_rpm(what: Contents, package: Skippable, target: Path) -> str:
     header = rpm.read(package)
-    signed = _signed(what, header)
+    by = signed(what, header)
     wanted = _wanted(what, header)
     stream = decompressed(package, header.compression)
     for path, size in rpm.payload_members(stream, header):
         if path == wanted.path and size == wanted.size:
-            _compare(header, wanted, _write(stream, size, target, header.hash))
-            return _proven(header, signed)
+            compare(header, wanted, write(stream, size, target, header.hash))
+            return _proven(header, by)
         stream.skip(size)
     raise Damaged("its payload has no vmlinux, though its header has")
 
 
-def _signed(what: Contents, header: rpm.Rpm) -> str:
+def signed(what: Contents, header: rpm.Rpm) -> str:
+    """Who signed the package's header, in words; empty when nobody need have. Raises `VerificationFailed`."""
     return signer(header.header, header.signatures, what.keys, what=header.nevra) if what.keys else ""
 
 
@@ -146,10 +147,12 @@ def _wanted(what: Contents, header: rpm.Rpm) -> rpm.RpmFile:
     return wanted
 
 
-def _compare(header: rpm.Rpm, wanted: rpm.RpmFile, digest: str) -> None:
+def compare(header: rpm.Rpm, wanted: rpm.RpmFile, digest: str) -> None:
+    """Raises `VerificationFailed` unless `digest` is what the header says of that file."""
     if digest != wanted.digest:
         raise VerificationFailed(
-            f"{header.nevra}: the {header.hash.upper()} of vmlinux is {digest}, its header says {wanted.digest}"
+            f"{header.nevra}: the {header.hash.upper()} of {Path(wanted.path).name} is {digest}, "
+            f"its header says {wanted.digest}"
         )
 
 
@@ -170,7 +173,7 @@ def _extract_deb(what: Contents, package: Skippable, target: Path) -> None:
     stream = decompressed(Limited(package, member.size), kind)
     for file in tar_members(stream):
         if _is_vmlinux(file.path, what.patterns) and file.regular:
-            _write(stream, file.size, target)
+            write(stream, file.size, target)
             return
         stream.skip(file.size)
     raise NoVmlinux("there is no vmlinux in it")
@@ -180,7 +183,7 @@ def _is_vmlinux(path: str, patterns: Sequence[re.Pattern[str]]) -> bool:
     return any(pattern.match(path) for pattern in patterns)
 
 
-def _write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha256") -> str:
+def write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha256") -> str:
     """The next `size` bytes of `stream`, or all of it, as a file of its own; their digest."""
     need_space(target.parent, size or 0, "vmlinux")
     digest = hashlib.new(algorithm, usedforsecurity=False)

@@ -239,6 +239,11 @@ class Blocks:
             return range(0)
         return range(bisect.bisect_right(self._starts, offset) - 1, bisect.bisect_left(self._starts, end))
 
+    def bounds(self, offset: int) -> tuple[int, int]:
+        """(first byte, end) of the block that holds the byte at `offset`."""
+        number = max(bisect.bisect_right(self._starts, min(offset, self.size - 1)) - 1, 0)
+        return self._starts[number], self._starts[number] + self._blocks[number].length
+
     def cost(self, offset: int, size: int) -> int:
         """Bytes that still have to travel for those."""
         return sum(self._blocks[number].size for number in self._between(offset, size) if number not in self._kept)

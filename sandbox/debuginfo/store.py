@@ -44,6 +44,10 @@ class About:
     """Where modules of the same package can be read."""
     sha256: str | None = None
     size: int | None = None
+    kind: str = ""
+    """deb, rpm, or vmlinux for one that came alone; empty in entries of early versions."""
+    keys: tuple[str, ...] = ()
+    """Names of the keys, one of which signed the package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +81,7 @@ class Store:
         directory = self.entries_dir / key
         try:
             about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
-            about["banners"] = tuple(about["banners"])
+            about |= {name: tuple(about.get(name, ())) for name in ("banners", "keys")}
             entry = Entry(directory=directory, about=About(**about))
             if not entry.vmlinux.is_file():
                 return None

@@ -18,6 +18,7 @@ LEVELS = [
     {"api"},
     {"render"},
     {"opening"},
+    {"loading"},
     {"session", "terminal"},
     {"channel", "salvage", "turns", "verdict"},
     {"case"},

@@ -1,0 +1,236 @@
+"""Debug files of modules, fetched when a command needs them: from the package that vmlinux came from.
+
+They are put into `modules/` beside vmlinux, where crash looks for NAME.ko and NAME.ko.debug. A running case has that
+directory mounted, so they appear in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from sandbox.debuginfo import local, package as packages, rpm
+from sandbox.debuginfo.archive import deb_data, tar_members
+from sandbox.debuginfo.debindex import DebIndex, data_blocks, md5sums
+from sandbox.debuginfo.download import read_package
+from sandbox.debuginfo.fetch import strict
+from sandbox.debuginfo.package import Contents
+from sandbox.debuginfo.ranged import Blocks, BlockStream, NoRanges, RemoteFile, RemoteStream
+from sandbox.debuginfo.signature import key_files
+from sandbox.debuginfo.sources import RemotePackage
+from sandbox.debuginfo.store import Entry, Store
+from sandbox.debuginfo.stream import Damaged, FileStream, Limited, Skippable, Stream, decompressed
+from sandbox.debuginfo.xz import NotSeekable
+from sandbox.errors import DebuginfoNotFound, NoSpace, VerificationFailed
+from sandbox.progress import QUIET, Reporter
+
+_MODULE: Final = re.compile(r"(?:.*/)?([^/]+?)\.ko(\.debug)?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Modules:
+    """What came of a wish for modules."""
+
+    fetched: tuple[str, ...]
+    missing: tuple[str, ...]
+    """Those the package does not have: a third party's, or built into the kernel."""
+
+
+def module_name(path: str) -> str | None:
+    """The kernel's name of the module in a file: "virtio_blk" of "…/virtio-blk.ko.debug"; None for another file."""
+    found = _MODULE.match(path)
+    return None if found is None else found[1].replace("-", "_")
+
+
+def present(entry: Entry) -> frozenset[str]:
+    """Names of the modules whose debug files are here."""
+    try:
+        names = [module_name(path.name) for path in (entry.directory / "modules").iterdir()]
+    except OSError:
+        return frozenset()
+    return frozenset(name for name in names if name is not None)
+
+
+def fetch_modules(vmlinux: Path, names: Iterable[str], reporter: Reporter = QUIET) -> Modules:
+    """Puts the debug files of the modules `names` beside a cached `vmlinux`.
+
+    By ranges where the package allows it, and as well verified as vmlinux was. Raises `DebuginfoNotFound` where vmlinux
+    came from something that has no modules, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
+    """
+    store = Store(vmlinux.parents[2])
+    entry = store.find(vmlinux.parent.name)
+    if entry is None:
+        raise DebuginfoNotFound(f"{vmlinux} is not in the cache any more", hint="close the case and open it again")
+    wanted = {name.replace("-", "_") for name in names}
+    if wanted <= present(entry):
+        return Modules(fetched=(), missing=())
+    with store.locked(f"{vmlinux.parent.name}-modules", reporter):
+        wanted -= present(entry)
+        if wanted:
+            with _Room(entry.directory, wanted) as room:
+                _fill(room, entry, store, reporter)
+            return Modules(fetched=tuple(sorted(room.taken)), missing=tuple(sorted(room.missing)))
+    return Modules(fetched=(), missing=())
+
+
+class _Room:
+    """Where files are put until all of them are there and verified."""
+
+    def __init__(self, directory: Path, wanted: set[str]) -> None:
+        self.wanted = frozenset(wanted)
+        self.taken: set[str] = set()
+        self._target = directory / "modules"
+        try:
+            self._scratch = tempfile.TemporaryDirectory(prefix=".modules-", dir=directory)
+        except PermissionError:
+            raise NoSpace(
+                f"{directory} is another user's: modules cannot be put there",
+                hint="choose a cache of your own: export VMBOX_CACHE_DIR=DIRECTORY",
+            ) from None
+        self.directory = Path(self._scratch.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            self._target.mkdir(exist_ok=True)
+            for file in self.directory.iterdir():
+                file.chmod(0o644)
+                file.replace(self._target / file.name)
+        self._scratch.cleanup()
+
+    @property
+    def missing(self) -> frozenset[str]:
+        return self.wanted - self.taken
+
+    def wants(self, path: str) -> bool:
+        return module_name(path) in self.missing
+
+    def take(self, stream: Stream, path: str, size: int, algorithm: str = "md5") -> str:
+        """Writes the next `size` bytes of `stream`; returns their digest."""
+        digest = packages.write(stream, size, self.directory / Path(path).name, algorithm)
+        self.taken.add(module_name(path) or "")
+        return digest
+
+
+def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
+    about = entry.about
+    kind = about.kind or _kind_of(about.url or about.origin)
+    if about.url is None:
+        _from_host(room, Path(about.origin), kind)
+        return
+    if kind not in {"deb", "rpm"}:
+        raise DebuginfoNotFound(
+            f"{about.url} has vmlinux and no modules", hint="give a package: vmbox debuginfo add PACKAGE"
+        )
+    contents = Contents(kind=kind, patterns=(), keys=key_files(about.keys))
+    remote = RemotePackage(
+        package=about.package or "the package", version=None, url=about.url, size=about.size, sha256=about.sha256
+    )
+    title = f"Downloading {len(room.wanted)} modules of {remote.package}"
+    # The hash of a .deb is of all of it; an RPM's signed header has one for each file.
+    if kind == "rpm" or not strict():
+        try:
+            with reporter.step(title, unit="B") as step:
+                file = RemoteFile(remote.url, remote.size, reporter, step)
+                _by_ranges(room, file, contents)
+                return
+        except (NoRanges, NotSeekable) as why:
+            reporter.notice(f"{remote.package}: {why}, so all of it is downloaded")
+        except Damaged as error:
+            raise VerificationFailed(f"{remote.url}: {error}") from None
+    part = store.part(remote.sha256 or remote.url)
+    read_package(remote, part, lambda package: _from_start(room, package, contents), title=title, reporter=reporter)
+    part.unlink(missing_ok=True)
+
+
+def _by_ranges(room: _Room, file: RemoteFile, what: Contents) -> None:
+    if what.kind == "rpm":
+        header = rpm.read(RemoteStream(file))
+        packages.signed(what, header)
+        if header.compression != "xz":
+            raise NotSeekable(f"it is compressed with {header.compression}")
+        places = [(rpm.offset_in_payload(header, found), found) for found in header.files if _is(room, found)]
+        with contextlib.closing(Blocks(file, header.payload_at, file.size - header.payload_at)) as blocks:
+            for at, found in places:
+                if at is None:
+                    raise NotSeekable("its files cannot be found without reading all of them")
+                stream = BlockStream(blocks)
+                stream.skip(at)
+                if rpm.payload_member(stream, header) != (found.path, found.size):
+                    raise NotSeekable("its files are not where its header says")
+                packages.compare(header, found, room.take(stream, found.path, found.size, header.hash))
+        return
+    sums = md5sums(file)
+    with contextlib.closing(data_blocks(file)) as blocks:
+        index = DebIndex(blocks, sums)
+        for path in sorted(filter(room.wants, sums), key=lambda path: path.split("/")):
+            place = index.find(path)
+            stream = BlockStream(blocks)
+            stream.skip(place.at)
+            if room.take(stream, path, place.size) != sums[path]:
+                raise Damaged(f"{path} has another MD5 than the package says")
+
+
+def _is(room: _Room, file: rpm.RpmFile) -> bool:
+    return file.regular and room.wants(file.path)
+
+
+def _from_start(room: _Room, package: Skippable, what: Contents) -> None:
+    if what.kind == "rpm":
+        header = rpm.read(package)
+        packages.signed(what, header)
+        files: Mapping[str, rpm.RpmFile] = {file.path: file for file in header.files if _is(room, file)}
+        stream = decompressed(package, header.compression)
+        for path, size in rpm.payload_members(stream, header):
+            file = files.get(path)
+            if file is not None and size == file.size and room.wants(path):
+                packages.compare(header, file, room.take(stream, path, size, header.hash))
+            else:
+                stream.skip(size)
+            if not room.missing:
+                return
+        return
+    kind, member = deb_data(package)
+    stream = decompressed(Limited(package, member.size), kind)
+    for entry in tar_members(stream):
+        if entry.regular and room.wants(entry.path):
+            room.take(stream, entry.path, entry.size)
+        else:
+            stream.skip(entry.size)
+        if not room.missing:
+            return
+
+
+def _from_host(room: _Room, origin: Path, kind: str) -> None:
+    """From the package or the tree that the user gave; what is not there any more is missing."""
+    with contextlib.suppress(OSError):
+        if kind in {"deb", "rpm"}:
+            with FileStream(origin) as package:
+                _from_start(room, package, Contents(kind=kind, patterns=()))
+            return
+        for path in _near(origin):
+            if room.wants(str(path)):
+                with FileStream(path) as file:
+                    room.take(file, str(path), path.stat().st_size)
+
+
+def _near(vmlinux: Path) -> Iterator[Path]:
+    """Module files of the tree a vmlinux stands in: beside it, or where packages put them."""
+    release = re.sub(r"^vmlinux-?|\.debug$", "", vmlinux.name)
+    places = [vmlinux.parent]
+    if release:
+        # /usr/lib/debug/boot/vmlinux-RELEASE has its modules in /usr/lib/debug/lib/modules/RELEASE.
+        places += [vmlinux.parent.parent / "lib" / "modules" / release]
+    for place in places:
+        yield from local.modules(place)
+
+
+def _kind_of(name: str) -> str:
+    return {".deb": "deb", ".ddeb": "deb", ".rpm": "rpm"}.get(Path(name).suffix, "vmlinux")
