@@ -125,13 +125,15 @@ def _load() -> _Rules:
     path = paths.data_dir() / "images" / "releases.toml"
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        rules = tuple(_rule(table) for table in content["rule"])
+        machines = str(content["machines"])
+        rules = tuple(_rule(table, machines) for table in content["rule"])
         vendors = tuple((str(table["banner"]), str(table["vendor"])) for table in content["vendor"])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise ConfigurationError(f"{path}: {error}", hint="install vmbox again, or mend the file") from error
     return _Rules(rules=rules, vendors=vendors, tables=content.get("tables", {}))
 
 
-def _rule(table: dict[str, Any]) -> _Rule:
+def _rule(table: dict[str, Any], machines: str) -> _Rule:
+    table["release"] = table["release"].replace("ARCH", machines)
     # `class` is a word of Python's; everything else is named alike, and an unknown key is a TypeError.
     return _Rule(klass=table.pop("class"), **table)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ SOLE_IMPORTERS = {
 }
 
 
+@cache
 def _modules() -> dict[str, Path]:
     return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -50,7 +52,8 @@ def _modules() -> dict[str, Path]:
     }
 
 
-def _imports(path: Path) -> set[str]:
+@cache
+def _imports(path: Path) -> frozenset[str]:
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -60,20 +63,23 @@ def _imports(path: Path) -> set[str]:
                 found |= {f"sandbox.{alias.name}" for alias in node.names}
             else:
                 found.add(node.module)
-    return found
+    return frozenset(found)
 
 
 def _level(name: str) -> int:
     return next(number for number, level in enumerate(LEVELS) if name.split(".", maxsplit=1)[0] in level)
 
 
-@pytest.mark.parametrize("name", sorted(_modules()))
-def test_imports_point_down(name: str) -> None:
-    own = _level(name)
-    for imported in _imports(_modules()[name]):
-        if imported.startswith("sandbox.") and imported != "sandbox.__version__":
-            target = imported.removeprefix("sandbox.")
-            assert _level(target) >= own, f"{name} imports {target}, which stands above it"
+def test_imports_point_down() -> None:
+    upwards = [
+        f"{name} imports {target}, which stands above it"
+        for name, path in _modules().items()
+        for target in (
+            imported.removeprefix("sandbox.") for imported in _imports(path) if imported.startswith("sandbox.")
+        )
+        if target != "__version__" and _level(target) < _level(name)
+    ]
+    assert upwards == []
 
 
 @pytest.mark.parametrize("library", sorted(SOLE_IMPORTERS))
