@@ -38,6 +38,14 @@ def show(path: Path, *, json: bool) -> None:
         render.facts(facts(vmcore))
 
 
+def show_schema() -> None:
+    """`vmbox info --schema`: the JSON schema of what `vmbox info --json` prints."""
+    from importlib.resources import files
+    from json import loads
+
+    render.as_json(loads(files("sandbox.dump").joinpath("vmcore.schema.json").read_text(encoding="utf-8")))
+
+
 def show_release(release: str, utsname_version: str | None, *, json: bool) -> None:
     """`vmbox info --release`: the same for a bare string, before any dump has arrived."""
     from sandbox.debuginfo.sources import wanted
@@ -92,8 +100,11 @@ def describe(vmcore: Vmcore) -> dict[str, object]:
     values: dict[str, object] = {
         item.name: getattr(vmcore, item.name) for item in fields(vmcore) if item.name != "vmcoreinfo"
     }
+    origins = dict(vmcore.origins)
     values |= _class_of(vmcore)
+    origins |= {name: "release" for name in ("class", "variant") if values[name] is not None}
     values["profile"] = _profile(vmcore)
+    values["origins"] = origins
     return values
 
 

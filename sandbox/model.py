@@ -51,8 +51,8 @@ class Vmcore:
     """Class of the panic: sysrq, null-pointer, oom, hung-task, soft-lockup, hard-lockup, mce, bug …"""
     panic: str | None = None
     """The line the kernel printed."""
-    taint: tuple[str, ...] = ()
-    """Taint letters' meanings, in words."""
+    taint: tuple[str, ...] | None = None
+    """Taint letters' meanings, in words; empty when the kernel said that it was not tainted."""
     hardware: str | None = None
     member: str | None = None
     """Name of the dump in the archive that holds it."""

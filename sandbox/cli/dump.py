@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -23,12 +24,18 @@ from sandbox.cli.options import (
 
 @command()
 def info(
-    vmcore: OptionalDump = None, json: Json = False, release: Release = None, utsname_version: UtsnameVersion = None
+    vmcore: OptionalDump = None,
+    json: Json = False,
+    release: Release = None,
+    utsname_version: UtsnameVersion = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of --json.")] = False,
 ) -> None:
     """Say what a dump is: kernel, build, time and cause of the crash. Needs no engine and executes nothing."""
-    from sandbox.description import show, show_release
+    from sandbox.description import show, show_release, show_schema
 
     match vmcore, release:
+        case None, None if schema:
+            show_schema()
         case Path(), None:
             show(vmcore, json=json)
         case None, str():

@@ -48,7 +48,7 @@ class Draft:
 
     def offer(self, origin: str, **fields: object) -> None:
         for name, value in fields.items():
-            if value is not None and value != () and name not in self.values:
+            if value is not None and name not in self.values:
                 self.values[name] = value
                 self.origins[name] = origin
 

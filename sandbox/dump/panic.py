@@ -25,38 +25,35 @@ _GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oop
 
 # What each message means. The first that is found wins; the first group is looked for in the panic line, then in the
 # last oops before it. Messages are those of Linux 2.6.32 to 6.x: kernel/panic.c, arch/*/kernel/traps.c, mm/oom_kill.c …
-_CAUSES: Final = tuple(
-    (re.compile(pattern, re.IGNORECASE), cause)
-    for pattern, cause in (
-        (r"sysrq ?: Trigger a crash|sysrq triggered crash", "sysrq"),
-        (r"hung_task: blocked tasks", "hung-task"),
-        (r"out of memory|panic_on_oom|no killable processes", "oom"),
-        (r"soft ?lockup", "soft-lockup"),
-        (r"hard lockup", "hard-lockup"),
-        (r"RCU Stall", "rcu-stall"),
-        (r"machine check|\bMCE\b", "mce"),
-        (r"NMI: Not continuing|NMI IOCK|An NMI occurred|nmi_panic|Non maskable interrupt|NMI: IOCK", "nmi"),
-        (r"SError Interrupt", "serror"),
-        (r"Attempted to kill init", "init-killed"),
-        (r"Unable to mount root fs|No working init found|Requested init .* failed", "no-root"),
-        (r"KASAN", "kasan"),
-        (r"KFENCE", "kfence"),
-        (r"UBSAN", "ubsan"),
-        (r"panic_on_warn", "warning"),
-        (r"stack-protector|stack is corrupted|stack overflow|stack guard page", "stack-overflow"),
-        (r"NULL pointer dereference", "null-pointer"),
-        (r"list_(?:add|del) corruption", "list-corruption"),
-        (r"kernel BUG at", "bug"),
-        (r"unable to handle (?:kernel )?(?:paging request|page fault)|unable to handle kernel", "page-fault"),
-        (r"general protection", "general-protection"),
-        (r"double fault", "double-fault"),
-        (r"divide error", "divide-error"),
-        (r"invalid opcode|undefined instruction", "invalid-opcode"),
-        (r"panic forced after error|\b(?:ext4|xfs|btrfs|dm-verity)\b.*panic", "filesystem"),
-        (r"IPMI", "ipmi"),
-        (r"Fatal hardware error", "hardware-error"),
-        (r"Oops", "oops"),
-    )
+_CAUSES: Final = (
+    (r"sysrq ?: Trigger a crash|sysrq triggered crash", "sysrq"),
+    (r"hung_task: blocked tasks", "hung-task"),
+    (r"out of memory|panic_on_oom|no killable processes", "oom"),
+    (r"soft ?lockup", "soft-lockup"),
+    (r"hard lockup", "hard-lockup"),
+    (r"RCU Stall", "rcu-stall"),
+    (r"machine check|\bMCE\b", "mce"),
+    (r"NMI: Not continuing|NMI IOCK|An NMI occurred|nmi_panic|Non maskable interrupt|NMI: IOCK", "nmi"),
+    (r"SError Interrupt", "serror"),
+    (r"Attempted to kill init", "init-killed"),
+    (r"Unable to mount root fs|No working init found|Requested init .* failed", "no-root"),
+    (r"KASAN", "kasan"),
+    (r"KFENCE", "kfence"),
+    (r"UBSAN", "ubsan"),
+    (r"panic_on_warn", "warning"),
+    (r"stack-protector|stack is corrupted|stack overflow|stack guard page", "stack-overflow"),
+    (r"NULL pointer dereference", "null-pointer"),
+    (r"list_(?:add|del) corruption", "list-corruption"),
+    (r"kernel BUG at", "bug"),
+    (r"unable to handle (?:kernel )?(?:paging request|page fault)|unable to handle kernel", "page-fault"),
+    (r"general protection", "general-protection"),
+    (r"double fault", "double-fault"),
+    (r"divide error", "divide-error"),
+    (r"invalid opcode|undefined instruction", "invalid-opcode"),
+    (r"panic forced after error|\b(?:ext4|xfs|btrfs|dm-verity)\b.*panic", "filesystem"),
+    (r"IPMI", "ipmi"),
+    (r"Fatal hardware error", "hardware-error"),
+    (r"Oops", "oops"),
 )
 
 # Letters of "Tainted:", Linux kernel/panic.c taint_flags and Documentation/admin-guide/tainted-kernels.rst. "G" stands
@@ -104,7 +101,8 @@ class Findings:
     utsname_version: str | None = None
     cause: str | None = None
     panic: str | None = None
-    taint: tuple[str, ...] = ()
+    taint: tuple[str, ...] | None = None
+    """Empty when the log says "Not tainted"; None when it says neither."""
     hardware: str | None = None
     uptime_seconds: float | None = None
 
@@ -169,11 +167,11 @@ def _conclude(found: Findings, lines: list[str]) -> None:
             candidates.reverse()
         found.cause = next(filter(None, map(_cause, candidates)), "other" if panic else None)
     for line in reversed(lines):
-        if not found.taint and (tainted := _TAINTED.search(line)):
+        if tainted := _TAINTED.search(line):
             found.taint = tuple(TAINT.get(letter, letter) for letter in tainted[1] if letter not in "G ")
         elif _NOT_TAINTED.search(line):
-            break
-        if found.taint:
+            found.taint = ()
+        if found.taint is not None:
             break
     for line in reversed(lines):
         if hardware := _HARDWARE.search(line):
@@ -182,7 +180,8 @@ def _conclude(found: Findings, lines: list[str]) -> None:
 
 
 def _cause(line: str) -> str | None:
-    return next((cause for pattern, cause in _CAUSES if pattern.search(line)), None)
+    # Compiled one by one: mostly one of the first fits, and all of them would take longer than the whole log.
+    return next((cause for pattern, cause in _CAUSES if re.search(pattern, line, re.IGNORECASE)), None)
 
 
 def _last(lines: list[str], pattern: re.Pattern[str]) -> int | None:
