@@ -11,7 +11,7 @@ from typing import Final
 
 from sandbox import mirrors
 from sandbox.errors import BaseImageUnavailable, NoSpace
-from sandbox.profiles import Bootstrap
+from sandbox.profiles import Bootstrap, ImageRecipe
 from sandbox.progress import Step
 
 
@@ -62,6 +62,23 @@ _INHERITED: Final = re.compile(
 )
 
 
+def repositories(image: ImageRecipe, keys: str = "/etc/vmbox/vmbox.asc") -> str:
+    """The sources of an RPM distribution as a .repo file, which dnf, yum, tdnf and zypper read alike.
+
+    `keys` is the file, where the package manager runs, of the keys that have to have signed the packages.
+    """
+    check = f"gpgcheck=1\ngpgkey=file://{keys}" if image.keys else "gpgcheck=0"
+    sections = []
+    for source in image.sources:
+        name, *urls = source.split()
+        if not name.startswith("deb"):
+            # Several URLs are tried in turn; each stands on a line of its own.
+            where = "\n    ".join(mirrors.rewrite(url) for url in urls)
+            # repo_gpgcheck stays off: not all vendors sign their metadata, and every package is checked.
+            sections.append(f"[{name}]\nname={name}\nbaseurl={where}\nenabled=1\n{check}\nrepo_gpgcheck=0\n")
+    return "\n".join(sections)
+
+
 def _mmdebstrap(how: Bootstrap, tar: Path) -> list[str]:
     # What a slim image leaves out: nobody reads manuals in a case.
     left_out = ("doc", "man", "info", "locale", "lintian")
@@ -71,6 +88,7 @@ def _mmdebstrap(how: Bootstrap, tar: Path) -> list[str]:
         "--format=tar",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
         *(f"--aptopt={setting.removesuffix(';')}" for setting in apt_settings()),
+        *([f"--keyring={how.keyring}"] if how.keyring else ()),
         how.suite,
         str(tar),
         mirrors.rewrite(how.mirror),

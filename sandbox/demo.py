@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from sandbox import image, paths
+from sandbox import containerfile, image, paths
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
 from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed, NoSpace
 from sandbox.locks import locked
@@ -70,11 +70,11 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
         if value not in known:
             raise ConfigurationError(f"{value} is not one of {', '.join(known)}")
     profile = by_name(spec.profile)
-    recipe = image.Recipe(
+    recipe = containerfile.Recipe(
         name=f"demo-{profile.name}",
         fragments=("base", "apt", "demo-apt"),
         args={},
-        files=image.package_sources(profile),
+        files=containerfile.package_sources(profile),
     )
     ref = image.build(recipe, engine, base=lambda: image.ensure_base(profile, engine, reporter), reporter=reporter)
     kernels = paths.cache_dir() / "demo" / profile.name
@@ -110,7 +110,7 @@ def _fetch(
     container = ContainerSpec(
         image=ref,
         argv=["/usr/libexec/vmbox/demo-fetch", spec.kernel],
-        env={"SOURCES": image.source_lines((*profile.image.sources, *(rules.sources if rules else ())))},
+        env={"SOURCES": containerfile.source_lines((*profile.image.sources, *(rules.sources if rules else ())))},
         binds=[Bind(source=kernels.resolve(), target="/kernel", read_only=False)],
         network="host",
         hardened=False,

@@ -6,19 +6,16 @@ gives the same tag, a changed fragment another one.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sandbox import bootstrap, mirrors, paths
+from sandbox import bootstrap, containerfile, mirrors, paths
+from sandbox.containerfile import Recipe
 from sandbox.debuginfo import RemotePackage
 from sandbox.debuginfo.prepare import Preparer
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
@@ -38,32 +35,25 @@ LABEL: Final = "vmbox.image"
 """Carried by every image vmbox makes; the value is the profile's name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What an image is built from: a name for people, and everything that goes into the hash."""
-
-    name: str
-    fragments: Sequence[str]
-    """Files of `Containerfile.d/`, joined in this order."""
-    args: Mapping[str, str]
-    files: Mapping[str, bytes]
-    """Generated files of the context, beside those of `Containerfile.d/files/` that the fragments copy."""
-
-
 def reference(profile: ImageProfile) -> str:
     """What the image of a profile is called, whether or not it has been built."""
-    return _reference(profile.name, _context(_recipe(profile)))
+    return containerfile.reference(profile.name, containerfile.context(containerfile.of_profile(profile)))
 
 
 def ensure(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
     """The image of a profile, built if the engine does not have it. Returns its reference."""
-    return build(_recipe(profile), engine, base=lambda: ensure_base(profile, engine, reporter), reporter=reporter)
+    return build(
+        containerfile.of_profile(profile),
+        engine,
+        base=lambda: ensure_base(profile, engine, reporter),
+        reporter=reporter,
+    )
 
 
 def build(recipe: Recipe, engine: Engine, *, base: Callable[[], str], reporter: Reporter = QUIET) -> str:
     """Builds `recipe` on what `base` returns, unless the engine has it already, and returns its reference."""
-    context = _context(recipe)
-    ref = _reference(recipe.name, context)
+    context = containerfile.context(recipe)
+    ref = containerfile.reference(recipe.name, context)
     if engine.image(ref) is not None:
         return ref
     below = base()
@@ -129,13 +119,13 @@ class PackageOracle:
         rules = self._profile.debuginfo
         if rules is None or rules.ask is None:
             return
-        script = (_fragments() / "files" / rules.ask).read_text(encoding="utf-8")
+        script = (paths.data_dir() / "Containerfile.d" / "files" / rules.ask).read_text(encoding="utf-8")
         spec = ContainerSpec(
             image=ensure_base(self._profile, self._engine, self._reporter),
             argv=["sh", "-c", script, rules.ask, *packages],
             env={
-                "SOURCES": source_lines((*self._profile.image.sources, *rules.sources)),
-                "APT_CONF": source_lines(bootstrap.apt_settings()),
+                "SOURCES": containerfile.source_lines((*self._profile.image.sources, *rules.sources)),
+                "APT_CONF": containerfile.source_lines(bootstrap.apt_settings()),
             },
             network="host",
             hardened=False,
@@ -167,7 +157,7 @@ def indexer(engine: Engine, reporter: Reporter = QUIET) -> Preparer:
             name=f"prepare-{profile.name}",
             fragments=("base", "apt", "prepare-apt"),
             args={},
-            files=package_sources(profile),
+            files=containerfile.package_sources(profile),
         )
         spec = ContainerSpec(
             image=build(recipe, engine, base=lambda: ensure_base(profile, engine, reporter), reporter=reporter),
@@ -183,63 +173,6 @@ def indexer(engine: Engine, reporter: Reporter = QUIET) -> Preparer:
             pass
 
     return make_index
-
-
-def _recipe(profile: ImageProfile) -> Recipe:
-    return Recipe(
-        name=profile.name,
-        fragments=profile.image.fragments,
-        args=profile.image.args,
-        files=package_sources(profile),
-    )
-
-
-def package_sources(profile: ImageProfile) -> Mapping[str, bytes]:
-    """The context's files that tell an image's package manager where its packages are."""
-    return {
-        "sources.list": source_lines(profile.image.sources).encode(),
-        "apt.conf": source_lines(bootstrap.apt_settings()).encode(),
-    }
-
-
-def _context(recipe: Recipe) -> bytes:
-    """The build context as a tar, the same bytes for the same recipe."""
-    directory = _fragments()
-    parts = [(directory / name).read_bytes() for name in recipe.fragments]
-    # The arguments are part of what is built, so they have to be part of the hash.
-    header = "".join(f"# {key}={value}\n" for key, value in sorted(recipe.args.items())).encode()
-    containerfile = header + b"\n".join(parts)
-    files = {"Containerfile": containerfile}
-    for name in _copied(containerfile.decode()):
-        file = directory / "files" / name
-        files[name] = recipe.files[name] if name in recipe.files else file.read_bytes()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in sorted(files.items()):
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            member.mode = 0o755 if content.startswith(b"#!") else 0o644
-            tar.addfile(member, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _copied(containerfile: str) -> Iterator[str]:
-    for line in re.findall(r"(?m)^COPY\s+(.*)$", containerfile):
-        yield from line.split()[:-1]
-
-
-def _reference(name: str, context: bytes) -> str:
-    # localhost/ keeps both engines from prefixing a registry of their own.
-    return f"localhost/vmbox/{name}:{hashlib.sha256(context).hexdigest()[:16]}"
-
-
-def _fragments() -> Path:
-    return paths.data_dir() / "Containerfile.d"
-
-
-def source_lines(lines: Iterable[str]) -> str:
-    """Lines of a package manager's configuration with the site's mirrors put in."""
-    return "".join(mirrors.rewrite(line) + "\n" for line in lines)
 
 
 _FRESH: Final = 24 * 3600

@@ -29,8 +29,15 @@ class Bootstrap:
     """How a base image is made from packages where no registry can be reached."""
 
     tool: str
+    """mmdebstrap, or dnf for families of RPM packages."""
     suite: str
-    mirror: str
+    """mmdebstrap's word for the release; dnf's $releasever."""
+    mirror: str = ""
+    """For mmdebstrap. dnf takes the image's `sources` and `keys`."""
+    keyring: str | None = None
+    """For mmdebstrap: the file of keys that the suite is signed with, where the host's apt does not trust them."""
+    packages: tuple[str, ...] = ()
+    """For dnf: what the root file system is made of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +52,13 @@ class ImageRecipe:
     fragments: tuple[str, ...]
     """Files of `Containerfile.d/`, joined in this order."""
     sources: tuple[str, ...] = ()
-    """Package sources, in the package manager's own notation."""
+    """Package sources: lines of sources.list, or "NAME URL [URL …]" for a repository of RPM packages, best URL first.
+    None: the base image's own are used."""
+    keys: tuple[str, ...] = ()
+    """Files of `images/keys/` with public keys, one of which must have signed each RPM package."""
     args: Mapping[str, str] = field(default_factory=dict)
+    not_run: str | None = None
+    """Why programs of this distribution cannot be run today; the `latest` profile's crash is used then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +121,14 @@ class ImageProfile:
     image: ImageRecipe
     crash: Crash
     classes: tuple[str, ...] = ()
-    """Release classes it opens, e.g. "debian:12"; "rhel:8" takes "rhel:8.10" in as well."""
+    """Release classes it opens, e.g. "debian:12"; "rhel:8" takes in "rhel:8.10", and "fedora" takes in "fedora:40"."""
     releases: tuple[str, ...] = ()
     """Regular expressions over uname -r, for kernels that no class names."""
     arch: Mapping[str, str] = field(default_factory=dict)
     """The distribution's word for each `uname -m` it was built for."""
     debuginfo: DebuginfoRules | None = None
     latest: bool = False
-    """Its crash is the newest there is: it takes over above another profile's ceiling."""
+    """Its crash is the newest there is: it takes over above another profile's ceiling, and opens unknown kernels."""
     indexer: bool = False
     """Its gdb writes the .gdb_index version that every crash reads (8: up to gdb 13)."""
 
@@ -189,27 +201,42 @@ def read(file: Path) -> ImageProfile:
 
 
 def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
-    """The profile for a dump. Raises `UnknownKernel` when no profile knows it and none was chosen."""
+    """The profile for a dump. Raises `UnknownKernel` when the dump does not name its kernel and none was chosen."""
     profiles = load()
+    newest = next((profile for profile in profiles.values() if profile.latest), None)
     if vmcore.release is None:
         raise UnknownKernel(f"{vmcore.path}: the dump does not say which kernel wrote it")
-    home = _home(profiles, vmcore.release, vmcore.utsname_version)
+    home = _home(profiles, vmcore.release, vmcore.utsname_version) or newest
     if override is not None:
         chosen = by_name(override)
         return Selection(home=home or chosen, image=chosen, reason="chosen with --image")
     if home is None:
         raise UnknownKernel(f"no profile knows kernel {vmcore.release}")
+    if home.latest:
+        reason = f"no profile is of kernel {vmcore.release}, so {home.name} with crash {home.crash.version} is used"
+        return Selection(home=home, image=home, reason=reason)
+    if newest is None:
+        return Selection(home=home, image=home, reason=f"kernel {vmcore.release} is of {home.title}")
+    instead = f"{newest.name} with crash {newest.crash.version} is used"
+    if home.image.not_run is not None:
+        return Selection(home=home, image=newest, reason=f"{home.image.not_run}, so {instead}")
     ceiling = home.crash.newest_kernel
     if ceiling is not None and kernel_version(vmcore.release) > kernel_version(ceiling):
-        newest = next((profile for profile in profiles.values() if profile.latest), None)
-        if newest is not None and newest.name != home.name:
-            return Selection(
-                home=home,
-                image=newest,
-                reason=f"crash {home.crash.version} of {home.name} knows kernels up to {ceiling}, "
-                f"so {newest.name} with crash {newest.crash.version} is used",
-            )
+        reason = f"crash {home.crash.version} of {home.name} knows kernels up to {ceiling}, so {instead}"
+        return Selection(home=home, image=newest, reason=reason)
     return Selection(home=home, image=home, reason=f"kernel {vmcore.release} is of {home.title}")
+
+
+def in_its_place(selection: Selection) -> Selection | None:
+    """What is left when the selected image cannot be had, or its crash does not open the dump: the newest crash.
+
+    None when that is what was selected.
+    """
+    newest = next((profile for profile in load().values() if profile.latest), None)
+    if newest is None or newest.name == selection.image.name:
+        return None
+    reason = f"{newest.name} with crash {newest.crash.version} is used in place of {selection.image.name}"
+    return Selection(home=selection.home, image=newest, reason=reason)
 
 
 def by_name(name: str) -> ImageProfile:
@@ -224,7 +251,7 @@ def _home(profiles: Mapping[str, ImageProfile], release: str, utsname_version: s
 
     klass = classify(release, utsname_version).klass
     for profile in profiles.values():
-        if any(klass == known or klass.startswith(known + ".") for known in profile.classes):
+        if any(klass == known or klass.startswith((f"{known}.", f"{known}:")) for known in profile.classes):
             return profile
     for profile in profiles.values():
         if any(re.search(pattern, release) for pattern in profile.releases):

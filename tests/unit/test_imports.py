@@ -24,7 +24,7 @@ LEVELS = [
     {"channel", "salvage", "turns", "verdict"},
     {"case"},
     {"ledger"},
-    {"image", "bootstrap"},
+    {"image", "containerfile", "bootstrap"},
     {"debuginfo"},
     {"profiles"},
     {"dump", "engine"},

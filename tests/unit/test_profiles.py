@@ -6,7 +6,7 @@ import pytest
 
 from sandbox import paths, profiles
 from sandbox.errors import ConfigurationError, UnknownKernel
-from sandbox.model import Vmcore
+from sandbox.model import Vmcore, kernel_version
 
 NEW = """
 title = "Debian 99"
@@ -41,9 +41,9 @@ def _dump(release: str | None, version: str | None = None) -> Vmcore:
         ("5.10.0-32-amd64", "debian-11", "debian-11"),
         ("6.1.0-50-cloud-amd64", "debian-12", "debian-12"),
         ("6.12.94+deb13-cloud-amd64", "debian-13", "debian-13"),
-        ("6.12.95+deb12-cloud-amd64", "debian-12", "debian-14"),
-        ("6.1.0-0.deb11.21-amd64", "debian-11", "debian-14"),
-        ("7.2.11+deb13-cloud-amd64", "debian-13", "debian-14"),
+        ("6.12.95+deb12-cloud-amd64", "debian-12", "latest"),
+        ("6.1.0-0.deb11.21-amd64", "debian-11", "latest"),
+        ("7.2.11+deb13-cloud-amd64", "debian-13", "latest"),
         ("7.2.13+deb14-cloud-amd64", "debian-14", "debian-14"),
     ],
 )
@@ -55,10 +55,68 @@ def test_debian_kernels_find_their_profile(release: str, home: str, image: str) 
 
 
 def test_unknown_kernel() -> None:
-    with pytest.raises(UnknownKernel, match=r"no profile knows kernel 9\.9\.9-nobody"):
-        profiles.select(_dump("9.9.9-nobody"))
+    selection = profiles.select(_dump("9.9.9-nobody"))
+    assert (selection.home.name, selection.image.name) == ("latest", "latest")
+    assert "no profile is of kernel 9.9.9-nobody" in selection.reason
     with pytest.raises(UnknownKernel, match="does not say which kernel"):
         profiles.select(_dump(None))
+
+
+def _releases() -> list[tuple[str, str | None, str]]:
+    lines = (Path(__file__).parents[1] / "fixtures" / "releases.tsv").read_text().splitlines()[1:]
+    return [(release, version or None, klass) for release, version, klass, *_ in (line.split("\t") for line in lines)]
+
+
+HOMES = {
+    **{f"rhel:{major}": f"el{major}" for major in (6, 7, 8, 9, 10)},
+    **{f"oracle-uek:{major}": f"el{major}" for major in (7, 8, 9, 10)},
+    **{f"debian:{major}": f"debian-{major}" for major in range(9, 14)},
+    **{f"ubuntu:{series}": f"ubuntu-{series}" for series in ("20.04", "22.04")},
+    "ubuntu:14.04": "ubuntu-16.04",
+    "ubuntu:23.10": "ubuntu-24.04",
+    "sle:12": "sles-12",
+    "sle:15": "sles-15",
+    "sle:16": "sles-16",
+    "opensuse-leap:15": "sles-15",
+    "opensuse-tumbleweed/kotd": "tumbleweed",
+    "amazon:2": "amazon-2",
+    "amazon:2023": "amazon-2023",
+    "azurelinux:3": "azurelinux",
+    "mariner:2": "azurelinux",
+    "anolis:8": "anolis",
+    "openeuler:22.03": "openeuler",
+    "fedora": "fedora",
+    "photon": "photon",
+    "elrepo": "elrepo",
+    "alibaba": "anolis",
+}
+"""Whose profile a class of releases belongs to; minor versions go with their major. All others are for `latest`."""
+
+
+@pytest.mark.parametrize(("release", "version", "klass"), _releases())
+def test_every_known_release_finds_its_profile(release: str, version: str | None, klass: str) -> None:
+    expected = HOMES.get(klass) or HOMES.get(klass.partition(".")[0]) or HOMES.get(klass.partition(":")[0], "latest")
+    selection = profiles.select(_dump(release, version))
+    assert selection.home.name == expected
+    ceiling = selection.home.crash.newest_kernel
+    too_new = ceiling is not None and kernel_version(release) > kernel_version(ceiling)
+    assert selection.image.name == ("latest" if too_new or selection.home.image.not_run else expected)
+
+
+def test_programs_of_el6_are_not_run_and_the_reason_is_said() -> None:
+    selection = profiles.select(_dump("2.6.32-754.35.1.el6.x86_64"))
+    assert (selection.home.name, selection.image.name) == ("el6", "latest")
+    assert "vsyscall" in selection.reason
+    assert profiles.select(_dump("2.6.32-754.35.1.el6.x86_64"), override="el6").image.name == "el6"
+
+
+def test_the_newest_crash_is_one_and_takes_the_place_of_others() -> None:
+    assert [profile.name for profile in profiles.load().values() if profile.latest] == ["latest"]
+    selection = profiles.select(_dump("4.18.0-553.el8_10.x86_64"))
+    instead = profiles.in_its_place(selection)
+    assert instead is not None
+    assert (instead.home.name, instead.image.name) == ("el8", "latest")
+    assert profiles.in_its_place(instead) is None
 
 
 def test_override_chooses_the_image_and_leaves_the_home() -> None:
