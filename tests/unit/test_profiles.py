@@ -84,7 +84,7 @@ HOMES = {
     "azurelinux:3": "azurelinux",
     "mariner:2": "azurelinux",
     "anolis:8": "anolis",
-    "openeuler:22.03": "openeuler",
+    "openeuler": "openeuler",
     "fedora": "fedora",
     "photon": "photon",
     "elrepo": "elrepo",
