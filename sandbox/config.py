@@ -148,11 +148,19 @@ class Settings:
             example='"strict"',
         ),
     )
+    debuginfo_limit: int = field(
+        default=20 * 10**9,
+        metadata=_about(
+            amount,
+            "how much debuginfo is kept; what was not used for longest goes first, what is open stays",
+            example='"50GB"',
+        ),
+    )
     cache_dir: Path | None = field(
         default=None,
         metadata=_about(
             _directory,
-            "where debuginfo, downloads and unpacked dumps are kept",
+            "where debuginfo, downloads and unpacked dumps are kept; chmod 1777 makes it all users' of the host",
             example='"/srv/vmbox"',
         ),
     )

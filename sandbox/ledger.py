@@ -61,6 +61,11 @@ def open_cases() -> list[Case]:
     return sorted(found, key=lambda case: case.opened)
 
 
+def debuginfo_in_use() -> frozenset[str]:
+    """Names of the cached builds that open cases have mounted."""
+    return frozenset(case.vmlinux.parent.name for case in open_cases())
+
+
 def matching(what: str) -> list[Case]:
     """The open cases that `what` names: an id, the beginning of one, or a dump file."""
     cases = open_cases()

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sandbox import paths
 from sandbox.progress import QUIET, Reporter
 
 
 @contextmanager
 def locked(path: Path, reporter: Reporter = QUIET, doing: str = "") -> Iterator[None]:
     """Holds the lock file `path`; waits for it, and says that it waits for another process `doing` something."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    paths.make(path.parent)
+    descriptor = _open(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -25,3 +26,23 @@ def locked(path: Path, reporter: Reporter = QUIET, doing: str = "") -> Iterator[
         yield
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """Opens the file without making it where it is there: another user's, in a directory that users share, is too."""
+    for flags in (os.O_RDWR, os.O_RDONLY):
+        try:
+            # To read is enough for flock, except on NFS.
+            return os.open(path, flags | os.O_CLOEXEC)
+        except FileNotFoundError:
+            break
+        except PermissionError:
+            continue
+    shared = path.parent.stat().st_mode & 0o022
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if shared:
+        os.fchmod(descriptor, 0o666)
+    return descriptor

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sandbox import config, ledger, paths
-from sandbox.errors import DumpDamaged, DumpNotFound, SessionDied, SessionFailed
+from sandbox.errors import DumpDamaged, DumpNotFound, EngineError, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import Session
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
     # A warm run finds its case and needs none of these.
     from concurrent.futures import Future
 
+    from sandbox.debuginfo import Preparer, RemotePackage
     from sandbox.engine import Engine
     from sandbox.model import Debuginfo, Vmcore
-    from sandbox.profiles import Selection
+    from sandbox.profiles import ImageProfile, Selection
+
+    _Asking = Callable[[ImageProfile, Sequence[str]], Iterable[RemotePackage]]
 
 T = TypeVar("T")
 
@@ -157,8 +161,51 @@ def gather(
         force=wishes.force,
         reporter=reporter,
         preparer=images.indexer(engine, reporter),
+        in_use=ledger.debuginfo_in_use,
     )
     return building.result(), debuginfo
+
+
+def find_debuginfo(vmcore: Vmcore, wishes: Wishes, reporter: Reporter = QUIET) -> Debuginfo:
+    """Debuginfo alone, without an image; and without an engine where none answers and none is needed."""
+    from sandbox.debuginfo import locate
+    from sandbox.profiles import select
+
+    with preparing(wishes, reporter) as (oracle, preparer):
+        home = select(vmcore, override=wishes.image).home
+        return locate(
+            vmcore,
+            home,
+            oracle=lambda packages: oracle(home, packages),
+            given=wishes.debuginfo,
+            force=wishes.force,
+            reporter=reporter,
+            preparer=preparer,
+            in_use=ledger.debuginfo_in_use,
+        )
+
+
+@contextmanager
+def preparing(wishes: Wishes, reporter: Reporter = QUIET) -> Iterator[tuple[_Asking, Preparer | None]]:
+    """What an engine does for debuginfo: asking package managers, indexing vmlinux. Without one, neither is done."""
+    from sandbox import image as images
+    from sandbox.engine import connect
+
+    try:
+        engine = connect(wishes.engine)
+    except EngineError as error:
+        if wishes.engine is not None:
+            raise
+        reporter.notice(f"{error.message}; so no package manager is asked, and vmlinux is not indexed")
+        yield (lambda _profile, _packages: ()), None
+        return
+    try:
+        yield (
+            lambda profile, packages: images.PackageOracle(profile, engine, reporter)(packages),
+            images.indexer(engine, reporter),
+        )
+    finally:
+        engine.close()
 
 
 def _beside(work: Callable[[], T]) -> Future[T]:

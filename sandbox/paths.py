@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from functools import cache
@@ -26,6 +27,24 @@ def config_dir() -> Path:
 def cache_dir() -> Path:
     """Debuginfo, downloads under way, unpacked dumps. `$VMBOX_CACHE_DIR` overrides."""
     return config.current().cache_dir or _usual("cache")
+
+
+def make(directory: Path, cache: Path | None = None) -> None:
+    """mkdir -p, private; but what lies below the cache is as open to others as the cache itself.
+
+    So all users of a host can share one: chmod 1777, or a group's 2775, on its top is all it takes.
+    """
+    top = cache or cache_dir()
+    if top not in directory.parents:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return
+    top.mkdir(parents=True, exist_ok=True)
+    mode = top.stat().st_mode & 0o7777
+    for place in (*(parent for parent in reversed(directory.parents) if top in parent.parents), directory):
+        with contextlib.suppress(FileExistsError):
+            place.mkdir()
+            # mkdir obeys the umask, which knows nothing of the cache.
+            place.chmod(mode)
 
 
 def runtime_dir() -> Path:

@@ -6,12 +6,12 @@ import dataclasses
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sandbox import paths
+from sandbox import config, paths
 from sandbox.debuginfo import local, slim
 from sandbox.debuginfo.fetch import Order, fetch, identify
 from sandbox.debuginfo.package import Contents, extract
@@ -49,12 +49,14 @@ def locate(
     reporter: Reporter = QUIET,
     cache: Path | None = None,
     preparer: Preparer | None = None,
+    in_use: Callable[[], frozenset[str]] = frozenset,
 ) -> Debuginfo:
     """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
 
     Sources in order: `given` (vmlinux, package or directory; nothing else is tried then), the cache, what lies beside
     the dump, the package manager (`oracle`). With `force`, a given file that does not match is used all the same, and
-    the proof says so. What enters the cache is prepared for a fast start first, where a `preparer` is given.
+    the proof says so. What enters the cache is prepared for a fast start first, where a `preparer` is given; then,
+    above the setting debuginfo_limit, what was not used for longest goes, except the builds `in_use`.
 
     Raises `DebuginfoNotFound` (its `detail` has one line for each source), `DebuginfoMismatch`, `DownloadFailed`,
     `VerificationFailed`, `NoSpace`.
@@ -67,9 +69,58 @@ def locate(
         reporter=reporter,
         store=Store(cache or paths.cache_dir()),
         preparer=preparer,
+        in_use=in_use,
         wanted=wanted(vmcore, home),
     )
     return search.run(given)
+
+
+def add(
+    path: Path, *, preparer: Preparer | None = None, reporter: Reporter = QUIET, cache: Path | None = None
+) -> tuple[Entry, ...]:
+    """Puts a vmlinux, a package, or all that is in a directory into the cache, for dumps that are still to come.
+
+    Raises `DebuginfoNotFound` when there is nothing for crash in it, `NoSpace`.
+    """
+    store = Store(cache or paths.cache_dir())
+    files = [path] if local.kind(path) != "directory" else list(local.candidates(path, None))
+    added: list[Entry] = []
+    failures: list[str] = []
+    for file in files:
+        try:
+            added.append(_added(file, store, preparer, reporter))
+        except DebuginfoError as error:
+            failures.append(error.message)
+    if not added:
+        raise DebuginfoNotFound(f"{path}: no vmlinux with debug information in it", detail="\n".join(failures) or None)
+    return tuple(added)
+
+
+def _added(file: Path, store: Store, preparer: Preparer | None, reporter: Reporter) -> Entry:
+    file = file.absolute()
+    with store.new(hashlib.sha256(bytes(file)).hexdigest()) as directory:
+        found, proven = unpacked(file, Contents(kind=local.kind(file), patterns=_ANY_VMLINUX), directory, reporter)
+        if (there := store.find(key_of(found.build_id, found.banners))) is not None:
+            return there
+        if preparer is not None:
+            prepare(directory, preparer, reporter)
+        return store.keep(directory, _given_about(found, file, proven))
+
+
+def unpacked(file: Path, contents: Contents, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
+    """Makes `directory`/vmlinux of a vmlinux or package of this host: (what it is, what its package proves of it)."""
+    proven = ""
+    if contents.kind == "vmlinux":
+        identify(file)
+        whole = slim.LocalFile(file)
+        slim.copy(whole, directory / "vmlinux", slim.plan(whole))
+    else:
+        with FileStream(file) as package, reporter.step(f"Unpacking vmlinux of {file.name}"):
+            try:
+                proven = extract(contents, package, directory)
+            except Damaged as error:
+                raise DebuginfoNotFound(f"{file}: {error}") from None
+    return identify(directory / "vmlinux"), proven
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,6 +132,7 @@ class _Search:
     reporter: Reporter
     store: Store
     preparer: Preparer | None
+    in_use: Callable[[], frozenset[str]]
     wanted: Wanted | None
     failures: list[tuple[str, VmboxError]] = field(default_factory=list)
 
@@ -211,17 +263,11 @@ class _Search:
             proof = self._prove(found, path, force=force)
             if (entry := self.store.find(key_of(found.build_id, found.banners))) is None:
                 with self.store.new(key_of(found.build_id, found.banners)) as directory:
-                    file = slim.LocalFile(path)
-                    slim.copy(file, directory / "vmlinux", slim.plan(file))
+                    unpacked(path, self._contents(kind), directory, self.reporter)
                     entry = self._keep(directory, _given_about(found, path))
         else:
-            with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory, FileStream(path) as package:
-                with self.reporter.step(f"Unpacking vmlinux of {path.name}"):
-                    try:
-                        proven = extract(self._contents(kind), package, directory)
-                    except Damaged as error:
-                        raise DebuginfoNotFound(f"{path}: {error}") from None
-                found = identify(directory / "vmlinux")
+            with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory:
+                found, proven = unpacked(path, self._contents(kind), directory, self.reporter)
                 proof = self._prove(found, path, force=force)
                 entry = self._keep(directory, _given_about(found, path, proven))
         return dataclasses.replace(self._entry(entry, proof), origin=str(path))
@@ -255,7 +301,13 @@ class _Search:
     def _keep(self, directory: Path, about: About) -> Entry:
         if self.preparer is not None:
             prepare(directory, self.preparer, self.reporter)
-        return self.store.keep(directory, about)
+        entry = self.store.keep(directory, about)
+        gone = self.store.prune(config.current().debuginfo_limit, keep=self.in_use() | {entry.directory.name})
+        if gone:
+            self.reporter.notice(
+                f"the cache is full: debuginfo of {len(gone)} kernels that was not used for long is gone"
+            )
+        return entry
 
     def _contents(self, kind: str, keys: Sequence[str] = ()) -> Contents:
         return Contents(
@@ -286,7 +338,13 @@ class _Search:
 
 
 def _given_about(found: Identity, path: Path, proven: str = "") -> About:
-    return About(build_id=found.build_id, banners=found.banners, origin=str(path), verified=proven or "given as it is")
+    return About(
+        build_id=found.build_id,
+        banners=found.banners,
+        origin=str(path),
+        verified=proven or "given as it is",
+        kind=local.kind(path),
+    )
 
 
 def _line(source: str, error: VmboxError) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,11 +17,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from sandbox.errors import NoSpace
+from sandbox import paths
+from sandbox.errors import ConfigurationError, NoSpace
+from sandbox.locks import locked
 from sandbox.progress import Reporter
 
 _ABOUT: Final = "about.json"
@@ -105,20 +107,10 @@ class Store:
         with contextlib.suppress(OSError):
             os.utime(entry.directory)
 
-    @contextlib.contextmanager
-    def locked(self, key: str, reporter: Reporter) -> Iterator[None]:
+    def locked(self, key: str, reporter: Reporter) -> AbstractContextManager[None]:
         """One fetch of `key` at a time; the others wait here."""
-        directory = self.root / "locks"
-        _make(directory)
-        with (directory / key).open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in {errno.EAGAIN, errno.EACCES}:
-                    raise
-                reporter.notice("another vmbox fetches this debuginfo; waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        self._make(self.root / "locks")
+        return locked(self.root / "locks" / key, reporter, "fetching this debuginfo")
 
     @contextlib.contextmanager
     def new(self, key: str) -> Iterator[Path]:
@@ -126,7 +118,7 @@ class Store:
 
         Call it with the lock of `key` held: what an earlier holder left behind is removed.
         """
-        _make(self.entries_dir)
+        self._make(self.entries_dir)
         for stale in self.entries_dir.glob(f".new-{key}-*"):
             shutil.rmtree(stale, ignore_errors=True)
         directory = Path(tempfile.mkdtemp(prefix=f".new-{key}-", dir=self.entries_dir))
@@ -142,6 +134,8 @@ class Store:
         (filled / _ABOUT).write_text(json.dumps(asdict(about), indent=1) + "\n", encoding="utf-8")
         for file in filled.iterdir():
             if file.is_file():
+                # The container's user, and whoever shares the cache, reads it too; the umask may say otherwise.
+                file.chmod(0o644)
                 _sync(file)
         _sync(filled)
         directory = self.entries_dir / key_of(about.build_id, about.banners)
@@ -150,6 +144,9 @@ class Store:
         except OSError as error:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
+            if (there := self.find(directory.name)) is not None and directory.stat().st_uid != os.getuid():
+                # Another user's, in a cache that is shared: just as good, and not ours to replace.
+                return there
             # The same build, fetched under another key or left damaged: the new one is as good or better.
             old = Path(tempfile.mkdtemp(prefix=".old-", dir=self.entries_dir))
             directory.rename(old / "entry")
@@ -161,9 +158,19 @@ class Store:
     def part(self, identity: str) -> Path:
         """Where a download is put until it is complete; `identity` is the package's hash or URL."""
         directory = self.root / "downloads"
-        _make(directory)
+        self._make(directory)
         name = identity if identity.isalnum() else hashlib.sha256(identity.encode()).hexdigest()
         return directory / f"{name}.part"
+
+    def _make(self, directory: Path) -> None:
+        try:
+            paths.make(directory, self.root)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise no_space(directory, "the cache") from None
+            raise ConfigurationError(
+                f"{directory}: {error.strerror}", hint="choose another cache: export VMBOX_CACHE_DIR=DIRECTORY"
+            ) from None
 
     def need(self, size: int, what: str) -> None:
         """Raises `NoSpace` unless `size` bytes fit."""
@@ -172,13 +179,10 @@ class Store:
     def prune(self, limit: int, *, keep: frozenset[str] = frozenset()) -> tuple[Entry, ...]:
         """Removes what was not used for longest until at most `limit` bytes are left; returns what went.
 
-        `keep` names build-ids that are open. Downloads nobody continued for a week go first.
+        `keep` names build-ids that are open. Downloads nobody continued for a week go first, and what a process that
+        died was filling. What other users have in a cache that is shared stays where it is not ours to remove.
         """
-        week_ago = time.time() - 7 * 86400
-        for part in (self.root / "downloads").glob("*.part"):
-            with contextlib.suppress(OSError):
-                if part.stat().st_mtime < week_ago:
-                    part.unlink()
+        self._sweep()
         oldest_first = sorted(self.entries(), key=lambda entry: entry.directory.stat().st_mtime)
         total = sum(size_on_disk(entry.directory) for entry in oldest_first)
         gone: list[Entry] = []
@@ -187,10 +191,26 @@ class Store:
                 break
             if entry.directory.name in keep:
                 continue
-            total -= size_on_disk(entry.directory)
-            self.remove(entry)
+            size = size_on_disk(entry.directory)
+            try:
+                self.remove(entry)
+            except PermissionError:
+                continue
+            total -= size
             gone.append(entry)
         return tuple(gone)
+
+    def _sweep(self) -> None:
+        week_ago = time.time() - 7 * 86400
+        for part in (self.root / "downloads").glob("*.part"):
+            with contextlib.suppress(OSError):
+                if part.stat().st_mtime < week_ago:
+                    part.unlink()
+        for stale in (*self.entries_dir.glob(".new-*"), *self.entries_dir.glob(".old-*")):
+            with contextlib.suppress(OSError):
+                # A fetch writes all the time, and takes minutes.
+                if max(path.stat().st_mtime for path in (stale, *stale.iterdir())) < time.time() - 86400:
+                    shutil.rmtree(stale, ignore_errors=True)
 
     def remove(self, entry: Entry) -> None:
         """Takes one build out of the cache: first out of sight, then off the disk."""
@@ -224,15 +244,6 @@ def no_space(directory: Path, what: str, missing: int | None = None) -> NoSpace:
         f"no space for {what} in {directory}{lacking}",
         hint="free some there, or put the cache on another disk: export VMBOX_CACHE_DIR=DIRECTORY",
     )
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise no_space(directory, "the cache") from None
-        raise
 
 
 def _sync(path: Path) -> None:

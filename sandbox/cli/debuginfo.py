@@ -1,0 +1,138 @@
+"""Commands about the debuginfo that is kept: debuginfo fetch, list, add, prune."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox import config, ledger, paths, render
+from sandbox.cli.application import app, command
+from sandbox.cli.options import EngineName, GivenDebuginfo, Json, OptionalDump, Quiet, Release, UtsnameVersion
+from sandbox.debuginfo.kept import Kept, kept, remove
+
+group = typer.Typer(no_args_is_help=True, help="Fetch debuginfo ahead of time, see what is kept, make room.")
+app.add_typer(group, name="debuginfo")
+
+
+@command(group=group)
+def fetch(
+    vmcore: OptionalDump = None,
+    release: Release = None,
+    utsname_version: UtsnameVersion = None,
+    module: Annotated[
+        list[str] | None, typer.Option("--module", metavar="NAME", help="This module's debug file, too; repeatable.")
+    ] = None,
+    modules: Annotated[bool, typer.Option("--modules", help="Those of all modules the dead kernel had.")] = False,
+    engine: EngineName = None,
+    debuginfo: GivenDebuginfo = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Get the debuginfo of a dump's kernel, or of a release, and say where it is.
+
+    vmbox debuginfo fetch vmcore --modules
+    vmbox debuginfo fetch --release 5.14.0-427.13.1.el9_4.x86_64
+    """
+    from sandbox.debuginfo.modules import fetch_modules
+    from sandbox.description import of_release
+    from sandbox.dump import identify
+    from sandbox.loading import loaded
+    from sandbox.opening import Wishes, find_debuginfo, warm
+
+    match vmcore, release:
+        case Path(), None:
+            wanted = identify(vmcore)
+        case None, str():
+            wanted = of_release(release, utsname_version)
+        case _:
+            raise typer.BadParameter("give a dump, or --release")
+    if modules and vmcore is None:
+        raise typer.BadParameter("--modules asks the dump which modules there were; without one, give --module NAME")
+    reporter = render.reporter(quiet=quiet)
+    wishes = Wishes(engine=engine, debuginfo=debuginfo, force=wanted.build_id is None and wanted.banner is None)
+    found = find_debuginfo(wanted, wishes, reporter)
+    names = set(module or ())
+    if modules and vmcore is not None:
+        with warm(vmcore, Wishes(engine=engine, debuginfo=debuginfo), reporter)[0] as session:
+            names |= loaded(session)
+    got = fetch_modules(found.vmlinux, names, reporter) if names else None
+    if json:
+        render.as_json({"debuginfo": found, "modules": got})
+        return
+    facts = [("DEBUGINFO", str(found.vmlinux)), ("ORIGIN", found.origin), ("PROOF", found.proof)]
+    facts.append(("VERIFIED", found.verified))
+    if got is not None:
+        facts += [("MODULES", " ".join(got.fetched)), ("NOT THERE", " ".join(got.missing))]
+    render.facts(facts)
+
+
+@command("list", group=group)
+def list_kept(json: Json = False) -> None:
+    """List what is kept, what was used last first."""
+    found = kept(paths.cache_dir())
+    if json:
+        render.as_json(found)
+    elif found:
+        columns = ("BUILD", "RELEASE", "SIZE", "MODULES", "USED", "ORIGIN")
+        render.table(columns, (_row(one) for one in found))
+        limit = config.current().debuginfo_limit
+        render.note(f"{render.size(sum(one.size for one in found))} of at most {render.size(limit)}")
+    else:
+        render.note("no debuginfo is kept")
+
+
+@command(group=group)
+def add(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE|DIR…", help="A vmlinux, a debug package, or a directory of them.")
+    ],
+    engine: EngineName = None,
+    quiet: Quiet = False,
+) -> None:
+    """Keep debuginfo that you have: for a host without a network, or a kernel of your own."""
+    from sandbox.debuginfo import add as put
+    from sandbox.opening import Wishes, preparing
+
+    reporter = render.reporter(quiet=quiet)
+    with preparing(Wishes(engine=engine), reporter) as (_, preparer):
+        for file in files:
+            for entry in put(file, preparer=preparer, reporter=reporter):
+                render.facts([("DEBUGINFO", str(entry.vmlinux)), ("BUILD-ID", entry.about.build_id or "none")])
+
+
+@command(group=group)
+def prune(
+    builds: Annotated[
+        list[str] | None, typer.Argument(metavar="[BUILD…]", help="Beginnings of build-ids.", show_default=False)
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option("--limit", metavar="SIZE", help="How much may stay, e.g. 5GB; 0 removes everything.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Remove what was not used for longest, down to --limit or the setting debuginfo_limit; or certain builds.
+
+    What open cases use stays.
+    """
+    if builds and limit is not None:
+        raise typer.BadParameter("give builds, or --limit")
+    try:
+        most = config.current().debuginfo_limit if limit is None else config.amount(limit)
+    except ValueError as error:
+        raise typer.BadParameter(f"--limit must be {error}") from None
+    gone = remove(paths.cache_dir(), builds or (), limit=most, in_use=ledger.debuginfo_in_use())
+    if json:
+        render.as_json(gone)
+        return
+    for one in gone:
+        render.note(f"removed {one.build} ({one.release}), {render.size(one.size)}")
+    if not gone:
+        render.note("nothing to remove")
+
+
+def _row(one: Kept) -> tuple[str, ...]:
+    used = f"{datetime.fromtimestamp(one.used, UTC).astimezone():%Y-%m-%d %H:%M}"
+    return (one.build[:16], one.release, render.size(one.size), str(one.modules), used, one.origin)

@@ -1,0 +1,72 @@
+"""What is in the cache, for people: builds by release, size and last use; and making room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.debuginfo.modules import present
+from sandbox.debuginfo.store import Entry, Store, size_on_disk
+from sandbox.errors import DebuginfoNotFound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """One cached build."""
+
+    build: str
+    """Build-id, or a name made of the banner where the kernel has none."""
+    release: str
+    size: int
+    """Bytes on the disk."""
+    modules: int
+    """How many modules' debug files are there."""
+    used: float
+    """When last; seconds since 1970."""
+    origin: str
+    verified: str
+    vmlinux: Path
+
+
+def kept(cache: Path) -> list[Kept]:
+    """All builds in the cache, what was used last first."""
+    return sorted(map(_kept, Store(cache).entries()), key=lambda one: -one.used)
+
+
+def remove(cache: Path, builds: Sequence[str], *, limit: int, in_use: frozenset[str]) -> list[Kept]:
+    """Removes the builds whose names begin so, or, without any, what was not used for longest down to `limit` bytes.
+
+    Returns what went. Raises `DebuginfoNotFound` for a beginning that fits none, or one that an open case uses.
+    """
+    store = Store(cache)
+    everything = {entry.directory.name: (entry, _kept(entry)) for entry in store.entries()}
+    if not builds:
+        gone = store.prune(limit, keep=in_use)
+        return [everything[entry.directory.name][1] for entry in gone]
+    chosen: dict[str, Entry] = {}
+    for beginning in builds:
+        names = [name for name in everything if name.startswith(beginning)]
+        if not names:
+            raise DebuginfoNotFound(f"no debuginfo of build {beginning} is kept", hint="vmbox debuginfo list")
+        for name in names:
+            if name in in_use:
+                raise DebuginfoNotFound(f"build {name} is open", hint="vmbox list; vmbox close CASE")
+            chosen[name] = everything[name][0]
+    for entry in chosen.values():
+        store.remove(entry)
+    return [everything[name][1] for name in chosen]
+
+
+def _kept(entry: Entry) -> Kept:
+    banner = next(iter(entry.about.banners), "")
+    return Kept(
+        build=entry.directory.name,
+        release=banner.removeprefix("Linux version ").partition(" ")[0],
+        size=size_on_disk(entry.directory),
+        modules=len(present(entry)),
+        used=entry.directory.stat().st_mtime,
+        origin=entry.about.origin,
+        verified=entry.about.verified,
+        vmlinux=entry.vmlinux,
+    )
