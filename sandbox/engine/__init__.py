@@ -67,6 +67,8 @@ class ContainerSpec:
     """Bytes. Ignored, with `EngineInfo.limits` false, where the engine cannot limit (rootless on cgroup v1)."""
     pids: int | None = None
     cpus: float | None = None
+    platform: str | None = None
+    """As engines write it, e.g. linux/arm64; None is the engine's own."""
     auto_remove: bool = True
 
 
@@ -94,6 +96,8 @@ class Image:
     labels: Mapping[str, str]
     size: int
     """Bytes."""
+    arch: str = ""
+    """As uname -m prints it. Known from `image`; not from `images`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,11 +161,31 @@ class Engine(Protocol):
     def pull(self, ref: str, *, platform: str | None = None) -> Iterator[str]:
         """Lines of progress. Raises `BaseImageUnavailable` when the image cannot be had."""
 
-    def import_rootfs(self, tar: Path | IO[bytes], ref: str, labels: Mapping[str, str]) -> None:
+    def push(self, ref: str) -> Iterator[str]:
+        """Sends image `ref` to the registry that it is named after, with the engine's own credentials; its lines."""
+
+    def tag(self, ref: str, name: str) -> None:
+        """Gives image `ref` a second name."""
+
+    def save(self, ref: str) -> Iterator[bytes]:
+        """The image as an archive (docker-archive) that every engine loads, in pieces."""
+
+    def load(self, archive: Path | IO[bytes]) -> list[str]:
+        """Takes the images of an archive in, and returns their names."""
+
+    def import_rootfs(
+        self, tar: Path | IO[bytes], ref: str, labels: Mapping[str, str], *, platform: str | None = None
+    ) -> None:
         """Makes image `ref` of a root file system's tar."""
 
     def build(
-        self, context: IO[bytes], ref: str, *, labels: Mapping[str, str], args: Mapping[str, str] | None = None
+        self,
+        context: IO[bytes],
+        ref: str,
+        *,
+        labels: Mapping[str, str],
+        args: Mapping[str, str] | None = None,
+        platform: str | None = None,
     ) -> Iterator[str]:
         """Builds the tar `context`, Containerfile at its root, with the host's network, and yields lines of output.
 

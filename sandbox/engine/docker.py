@@ -19,7 +19,6 @@ from sandbox.engine.exec_stream import ExecStream, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
 
-_ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 _LOG_LIMIT: Final = "8m"
 """What PID 1 prints is steered by the dump and must not fill the host's disk."""
 
@@ -57,7 +56,7 @@ class DockerEngine:
                 version=told["ServerVersion"],
                 endpoint=self._endpoint,
                 rootless="name=rootless" in (told.get("SecurityOptions") or ()),
-                arch=_ARCHITECTURES.get(told["Architecture"], told["Architecture"]),
+                arch=messages.MACHINES.get(told["Architecture"], told["Architecture"]),
                 limits=bool(told.get("MemoryLimit") and told.get("PidsLimit")),
                 local=self._endpoint.startswith("unix:")
                 and (told.get("Name"), told.get("KernelVersion")) == (host.nodename, host.release),
@@ -77,6 +76,7 @@ class DockerEngine:
             tags=tuple(found.get("RepoTags") or ()),
             labels=(found.get("Config") or {}).get("Labels") or {},
             size=found["Size"],
+            arch=messages.MACHINES.get(found["Architecture"], found["Architecture"]),
         )
 
     def images(self, labels: Mapping[str, str]) -> list[Image]:
@@ -102,22 +102,57 @@ class DockerEngine:
         except requests.RequestException as error:
             messages.unavailable(ref, str(error))
 
-    def import_rootfs(self, tar: Path | IO[bytes], ref: str, labels: Mapping[str, str]) -> None:
+    def push(self, ref: str) -> Iterator[str]:
+        repository, tag = docker.utils.parse_repository_tag(ref)
+        with self._asking(f"push {ref}"):
+            events = self._api.push(repository, tag=tag or "latest", stream=True, decode=True)
+            yield from messages.push_lines(events, ref)
+
+    def tag(self, ref: str, name: str) -> None:
+        repository, tag = docker.utils.parse_repository_tag(name)
+        with self._asking(f"call {ref} {name}"):
+            self._api.tag(ref, repository, tag or "latest", force=True)
+
+    def save(self, ref: str) -> Iterator[bytes]:
+        with self._asking(f"save {ref}"):
+            yield from self._api.get_image(ref)
+
+    def load(self, archive: Path | IO[bytes]) -> list[str]:
+        with contextlib.ExitStack() as stack:
+            data = stack.enter_context(archive.open("rb")) if isinstance(archive, Path) else archive
+            stack.enter_context(self._asking("load an archive of images"))
+            lines = list(messages.push_lines(self._api.load_image(data), "the archive"))
+        return [line.removeprefix("Loaded image: ") for line in lines if line.startswith("Loaded image: ")]
+
+    def import_rootfs(
+        self, tar: Path | IO[bytes], ref: str, labels: Mapping[str, str], *, platform: str | None = None
+    ) -> None:
         with contextlib.ExitStack() as stack:
             data = stack.enter_context(tar.open("rb")) if isinstance(tar, Path) else tar
             repository, tag = docker.utils.parse_repository_tag(ref)
             stack.enter_context(self._asking(f"import {ref}"))
-            answer: str = self._api.import_image_from_data(  # a file object is streamed, whatever the name says
-                data,
-                repository,
-                tag or "latest",
-                changes=[f"LABEL {key}={_quoted(value)}" for key, value in labels.items()],
-            )
-            if '"error"' in answer:
-                messages.fail(f"Docker cannot import {ref}", answer)
+            # By hand: docker-py's own call does not know a platform.
+            params = {
+                "fromSrc": "-",
+                "repo": repository,
+                "tag": tag or "latest",
+                "changes": [f"LABEL {key}={_quoted(value)}" for key, value in labels.items()],
+                **({"platform": platform} if platform else {}),
+            }
+            url = self._api._url("/images/create")  # noqa: SLF001
+            answer = self._api._post(url, data=data, params=params, headers={"Content-Type": "application/tar"})  # noqa: SLF001
+            self._api._raise_for_status(answer)  # noqa: SLF001
+            if '"error"' in answer.text:
+                messages.fail(f"Docker cannot import {ref}", answer.text)
 
     def build(
-        self, context: IO[bytes], ref: str, *, labels: Mapping[str, str], args: Mapping[str, str] | None = None
+        self,
+        context: IO[bytes],
+        ref: str,
+        *,
+        labels: Mapping[str, str],
+        args: Mapping[str, str] | None = None,
+        platform: str | None = None,
     ) -> Iterator[str]:
         # The classic builder: docker-py has no BuildKit (issue 2230, open since 2019).
         try:
@@ -129,6 +164,7 @@ class DockerEngine:
                 labels=dict(labels),
                 buildargs={**messages.proxies(), **(args or {})},
                 network_mode="host",
+                platform=platform,
                 rm=True,
                 forcerm=True,
                 decode=True,
@@ -182,6 +218,7 @@ class DockerEngine:
                 working_dir=spec.workdir,
                 user=f"{os.getuid()}:{os.getgid()}" if as_caller else "0:0",
                 host_config=host_config,
+                platform=spec.platform,
                 use_config_proxy=spec.network == "host",
             )
         ident: str = created["Id"]

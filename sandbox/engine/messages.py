@@ -76,6 +76,26 @@ def pull_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
             yield line
 
 
+def push_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
+    """Lines of a push's progress; failure is an event here, too."""
+    for event in events:
+        if error := event.get("error"):
+            fail(f"{ref} cannot be pushed", _message(event, error))
+        line = " ".join(str(event[key]) for key in ("id", "status", "progress") if event.get(key))
+        if line := line.strip() or str(event.get("stream") or "").strip():
+            yield line
+
+
+def on_loopback(ref: str) -> bool:
+    """Whether a reference is of a registry on this host, where Docker does without TLS by itself."""
+    host = ref.partition("/")[0].rpartition(":")[0]
+    return host == "localhost" or host.startswith("127.") or host == "[::1]"
+
+
+MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
+"""uname -m of the names that engines use; others are the same."""
+
+
 def unavailable(ref: str, said: str) -> NoReturn:
     """Raises that image `ref` cannot be had, for the reason the engine gave."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]

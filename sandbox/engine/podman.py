@@ -25,7 +25,6 @@ from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
 
-_ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 _LOG_LIMIT: Final = 8 << 20
 """Bytes. What PID 1 prints is steered by the dump and must not fill the host's disk."""
 _CPU_PERIOD: Final = 100_000
@@ -69,7 +68,7 @@ class PodmanEngine:
                 version=told["version"]["Version"],
                 endpoint=self._endpoint,
                 rootless=rootless,
-                arch=_ARCHITECTURES.get(host["arch"], host["arch"]),
+                arch=messages.MACHINES.get(host["arch"], host["arch"]),
                 # Rootless cgroups need v2 and delegation; on v1 limits are refused or silently dropped.
                 limits=not rootless or {"memory", "pids"} <= set(host.get("cgroupControllers") or ()),
                 local=(self._service is not None or self._endpoint.startswith("unix:"))
@@ -95,6 +94,7 @@ class PodmanEngine:
             tags=tuple(found.get("RepoTags") or ()),
             labels=found.get("Labels") or {},
             size=found["Size"],
+            arch=messages.MACHINES.get(found["Architecture"], found["Architecture"]),
         )
 
     def images(self, labels: Mapping[str, str]) -> list[Image]:
@@ -109,7 +109,8 @@ class PodmanEngine:
 
     def pull(self, ref: str, *, platform: str | None = None) -> Iterator[str]:
         try:
-            events = self._client.images.pull(ref, stream=True, decode=True, platform=platform)
+            secure = {"tls_verify": False} if messages.on_loopback(ref) else {}
+            events = self._client.images.pull(ref, stream=True, decode=True, platform=platform, **secure)
             yield from messages.pull_lines(events, ref)
         except podman.errors.APIError as error:
             messages.unavailable(ref, str(error.explanation or error))
@@ -118,20 +119,65 @@ class PodmanEngine:
         if self.image(ref) is None:  # podman-py 5.8.0 does not say when a pull fails
             messages.unavailable(ref, "the engine gives no reason")
 
-    def import_rootfs(self, tar: Path | IO[bytes], ref: str, labels: Mapping[str, str]) -> None:
+    def push(self, ref: str) -> Iterator[str]:
+        path = f"/images/{urllib.parse.quote(ref, safe='')}/push"
+        params = {"destination": ref, "tlsVerify": not messages.on_loopback(ref), "quiet": False}
+        with (
+            self._asking(f"push {ref}"),
+            contextlib.closing(self._call("post", path, params=params, stream=True)) as answer,
+        ):
+            # Podman 4.3 answers with one object when all is done, later ones with events.
+            events = (json.loads(line) for line in answer.iter_lines(chunk_size=1) if line)
+            yield from messages.push_lines(events, ref)
+
+    def tag(self, ref: str, name: str) -> None:
+        repository, _, tag = name.rpartition(":")
+        path = f"/images/{urllib.parse.quote(ref, safe='')}/tag"
+        with self._asking(f"call {ref} {name}"):
+            self._call("post", path, params={"repo": repository, "tag": tag})
+
+    def save(self, ref: str) -> Iterator[bytes]:
+        path = f"/images/{urllib.parse.quote(ref, safe='')}/get"
+        with (
+            self._asking(f"save {ref}"),
+            contextlib.closing(self._call("get", path, params={"format": "docker-archive"}, stream=True)) as answer,
+        ):
+            yield from answer.iter_content(chunk_size=1 << 20)
+
+    def load(self, archive: Path | IO[bytes]) -> list[str]:
+        with contextlib.ExitStack() as stack:
+            data = stack.enter_context(archive.open("rb")) if isinstance(archive, Path) else archive
+            stack.enter_context(self._asking("load an archive of images"))
+            headers = {"Content-Type": "application/x-tar"}
+            names: list[str] = self._call("post", "/images/load", data=data, headers=headers).json()["Names"]
+        return names
+
+    def import_rootfs(
+        self, tar: Path | IO[bytes], ref: str, labels: Mapping[str, str], *, platform: str | None = None
+    ) -> None:
         with contextlib.ExitStack() as stack:
             data = stack.enter_context(tar.open("rb")) if isinstance(tar, Path) else tar
             stack.enter_context(self._asking(f"import {ref}"))
             self._call(
                 "post",
                 "/images/import",
-                params={"reference": ref, "changes": [f"LABEL {key}={value}" for key, value in labels.items()]},
+                params={
+                    "reference": ref,
+                    "changes": [f"LABEL {key}={value}" for key, value in labels.items()],
+                    **({"architecture": platform.rpartition("/")[2]} if platform else {}),
+                },
                 data=data,
                 headers={"Content-Type": "application/x-tar"},
             )
 
     def build(
-        self, context: IO[bytes], ref: str, *, labels: Mapping[str, str], args: Mapping[str, str] | None = None
+        self,
+        context: IO[bytes],
+        ref: str,
+        *,
+        labels: Mapping[str, str],
+        args: Mapping[str, str] | None = None,
+        platform: str | None = None,
     ) -> Iterator[str]:
         try:
             with contextlib.closing(
@@ -144,6 +190,7 @@ class PodmanEngine:
                         "labels": json.dumps(dict(labels)),
                         "buildargs": json.dumps({**messages.proxies(), **(args or {})}),
                         "networkmode": "host",
+                        **({"platform": platform} if platform else {}),
                         "rm": True,
                         "forcerm": True,
                         "layers": True,
