@@ -38,11 +38,15 @@ def open_case(
     engine: Engine,
     asked: str = "",
     idle: int,
+    once: bool = False,
     reporter: Reporter = QUIET,
 ) -> Case:
-    """Starts the case container of a dump, or returns the case that another process has opened meanwhile."""
+    """Starts the case container of a dump, or returns the case that another process has opened meanwhile.
+
+    One that is opened `once` is its caller's alone: nobody finds it by its dump.
+    """
     info = engine.info()
-    ident = f"{ledger.key(vmcore.path)}-{info.name}"
+    ident = f"once{secrets.token_hex(3)}-{info.name}" if once else f"{ledger.key(vmcore.path)}-{info.name}"
     directory = ledger.directory() / ident
     with ledger.lock(ident, reporter, f"opening {vmcore.path.name}"):
         present = ledger.read(directory)

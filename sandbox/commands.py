@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import select
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sandbox import loading, render
+from sandbox.errors import CommandTimeout, VmboxError
 from sandbox.opening import Wishes, warm
 from sandbox.progress import Reporter
 from sandbox.session import Session
+from sandbox.transcripts import Recorder
+
+_QUIT: Final = frozenset({"q", "quit", "exit"})
+
+_PATIENCE: Final = 0.1
+"""Seconds without a line on standard input after which others get their turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How commands are run and shown."""
+
+    timeout: float | None = None
+    """Seconds for each command."""
+    json: bool = False
+    transcript: bool = True
+    output: Path | None = None
+    """Directory that gets the files which the commands write into the case's scratch memory."""
 
 
 def from_arguments(arguments: Sequence[str]) -> list[str]:
@@ -24,10 +48,67 @@ def from_arguments(arguments: Sequence[str]) -> list[str]:
 
 def from_lines(lines: Iterable[str]) -> Iterator[str]:
     """One command a line, as in a crash input file: empty lines and comments do nothing."""
-    for line in lines:
-        command = line.strip()
-        if command and not command.startswith("#"):
-            yield command
+    return (line.strip() for line in lines if _is_command(line))
+
+
+def _is_command(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def wanted(words: Sequence[str], file: Path | None = None) -> Iterable[str]:
+    """The commands of `file`, or of the command line's `words`, or of standard input when there are none, or just -."""
+    if file is not None:
+        return from_lines(from_file(file))
+    return from_arguments(words) if words and list(words) != ["-"] else StandardInput()
+
+
+def from_file(file: Path) -> Iterator[str]:
+    """The lines of a crash input file. Raises `VmboxError` when it cannot be read."""
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            yield from lines
+    except OSError as error:
+        raise VmboxError(f"{file}: {error.strerror}", hint="-i takes a file of crash commands, one a line") from error
+
+
+class StandardInput:
+    """Commands from standard input, and whether the next is there: whoever waits for one should not keep others."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        self._descriptor = descriptor
+        self._buffer = b""
+        self._ended = False
+
+    def ready(self) -> bool:
+        """Whether a command, or the end, comes within a moment."""
+        while not self._ended:
+            line, newline, rest = self._buffer.partition(b"\n")
+            if newline and _is_command(line.decode(errors="surrogateescape")):
+                return True
+            if newline:
+                self._buffer = rest
+            elif select.select([self._descriptor], [], [], _PATIENCE)[0]:
+                self._fill()
+            else:
+                return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return from_lines(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        while True:
+            while b"\n" not in self._buffer and not self._ended:
+                self._fill()
+            line, _, self._buffer = self._buffer.partition(b"\n")
+            if not line and not self._buffer and self._ended:
+                return
+            yield line.decode(errors="surrogateescape")
+
+    def _fill(self) -> None:
+        data = os.read(self._descriptor, 65536)
+        self._buffer += data
+        self._ended = not data
 
 
 def run_all(
@@ -35,30 +116,82 @@ def run_all(
     commands: Iterable[str],
     *,
     wishes: Wishes,
-    timeout: float | None,
-    json: bool,
+    reporter: Reporter,
+    manner: Manner | None = None,
+) -> int:
+    """Runs `commands` on the dump's case, opening it if need be; `quit` ends them and leaves the session warm.
+
+    Returns 0, 1 if crash reported an error for one of them, or 62 if one took too long.
+    """
+    manner = manner or Manner()
+    session = _session(dump, wishes, reporter)
+    try:
+        with session, _brought_out(session, manner.output, reporter):
+            return _run(session, commands, manner, reporter)
+    finally:
+        if wishes.once:
+            from sandbox.case import close
+
+            close(session.case)
+
+
+def _brought_out(session: Session, directory: Path | None, reporter: Reporter) -> AbstractContextManager[object]:
+    if directory is None:
+        return nullcontext()
+    from sandbox.scratch import Writes
+
+    return Writes(session, directory, reporter)
+
+
+def _run(
+    session: Session,
+    commands: Iterable[str],
+    manner: Manner,
     reporter: Reporter,
 ) -> int:
-    """Runs `commands` on the dump's case, opening it if need be. Returns 0, or 1 if crash reported an error."""
     output = render.Output()
-    status = 0
-    with _session(dump, wishes, reporter) as session:
-        for command in commands:
-            loading.fetch_for(command, session, reporter)
-            pieces: list[bytes] = []
-            transcript = session.run(command, pieces.append if json else output, timeout=timeout)
-            if transcript.status != "ok":
-                status = 1
-            if json:
-                render.json_line(
-                    {
-                        "command": transcript.command,
-                        "status": transcript.status,
-                        "seconds": round(transcript.seconds, 6),
-                        "output": b"".join(pieces).decode(errors="backslashreplace"),
-                    }
-                )
-    return status
+    record = Recorder(session.case, reporter, wanted=manner.transcript)
+    exit_status = 0
+    lines = iter(commands)
+    while True:
+        paused = isinstance(commands, StandardInput) and not commands.ready()
+        if paused:
+            session.pause()
+        command = next(lines, None)
+        if command is None or command in _QUIT:
+            return exit_status
+        if paused:
+            session.resume()
+            session.start()
+        loading.fetch_for(command, session, reporter)
+        answer = render.JsonAnswer(command) if manner.json else None
+        show = answer or output
+
+        def give(piece: bytes, show: render.Output | render.JsonAnswer = show) -> None:
+            record(piece)
+            show(piece)
+
+        record.begin()
+        status = "died"
+        try:
+            status = session.run(command, give, timeout=manner.timeout).status
+            exit_status = exit_status or (1 if status != "ok" else 0)
+        except CommandTimeout as late:
+            # The others still have their answers to give.
+            status = "timeout"
+            exit_status = late.exit_code
+            render.error(late)
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        except BrokenPipeError:
+            status, answer = "interrupted", None
+            raise
+        finally:
+            seconds = record.end(command, status)
+            if answer is not None:
+                with suppress(BrokenPipeError):
+                    answer.end(status, seconds)
 
 
 def _session(dump: Path, wishes: Wishes, reporter: Reporter) -> Session:

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_FLAGS = frozenset({"-q", "--quiet", "--json"})
-
 
 def main() -> None:
     """The entry point."""
@@ -40,33 +38,60 @@ def _info(arguments: Sequence[str]) -> bool:
 
 
 def _warm_run(arguments: Sequence[str]) -> bool:
-    """vmbox run VMCORE [-q] [--json] -- COMMAND…, when the case is open."""
-    if arguments[:1] != ["run"] or "--" not in arguments:
+    """vmbox run VMCORE [options] -- COMMAND…, when the case is open; also with -i FILE, or - for standard input."""
+    asked = _plain_run(arguments)
+    if asked is None:
         return False
-    cut = arguments.index("--")
-    path, flags, commands = arguments[1:2], set(arguments[2:cut]), arguments[cut + 1 :]
-    if cut < 2 or path[0].startswith("-") or not flags <= _FLAGS or not commands or commands == ["-"]:
-        return False
+    dump, options, words = asked
     from sandbox import config, ledger
     from sandbox.ending import ending
 
     with ending():
         try:
             engine = config.current().engine
-            if ledger.find(Path(path[0]), engine=engine) is None:
+            if ledger.find(dump, engine=engine) is None:
                 return False
         except OSError:
             return False
         from sandbox import render
-        from sandbox.commands import from_arguments, run_all
+        from sandbox.commands import Manner, run_all, wanted
         from sandbox.opening import Wishes
 
         status = run_all(
-            Path(path[0]),
-            from_arguments(commands),
+            dump,
+            wanted(words, Path(options["-i"]) if "-i" in options else None),
             wishes=Wishes(engine=engine),
-            timeout=None,
-            json="--json" in flags,
-            reporter=render.reporter(quiet=bool(flags & {"-q", "--quiet"})),
+            manner=Manner(
+                timeout=float(options["--timeout"]) if "--timeout" in options else None,
+                json="--json" in options,
+                transcript="--no-transcript" not in options,
+            ),
+            reporter=render.reporter(quiet="-q" in options),
         )
         sys.exit(status)
+
+
+_FLAGS = {"-q": "-q", "--quiet": "-q", "--json": "--json", "--no-transcript": "--no-transcript"}
+_VALUES = {"-i": "-i", "--input": "-i", "--timeout": "--timeout"}
+
+
+def _plain_run(arguments: Sequence[str]) -> tuple[Path, dict[str, str], Sequence[str]] | None:
+    """Dump, options and words of a plain `run`; None for any other, and for one with a mistake in it."""
+    if len(arguments) < 2 or arguments[0] != "run" or arguments[1].startswith("-"):
+        return None
+    options: dict[str, str] = {}
+    rest = list(arguments[2:])
+    while rest and rest[0] not in {"--", "-"}:
+        word = rest.pop(0)
+        if word in _FLAGS:
+            options[_FLAGS[word]] = ""
+        elif word in _VALUES and rest:
+            options[_VALUES[word]] = rest.pop(0)
+        else:
+            return None
+    if "--timeout" in options and not options["--timeout"].replace(".", "", 1).isdecimal():
+        return None
+    words = rest if rest == ["-"] else [*rest[1:]]
+    if rest[:1] == ["-"] and len(rest) > 1:
+        return None
+    return (Path(arguments[1]), options, words) if bool(words) != ("-i" in options) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,8 +39,11 @@ class Wishes:
     debuginfo: Path | None = None
     force: bool = False
     """Use debuginfo that does not match."""
-    idle: int = field(default_factory=lambda: config.current().idle)
-    """Seconds after which the unused case disposes of itself; 0 never."""
+    idle: int | None = None
+    """Seconds after which the unused case disposes of itself; 0 never. None: as the settings say, and for a case that
+    is open as whoever opened it said."""
+    once: bool = False
+    """A case of its own, which nobody else finds and which the caller closes."""
 
     def of_case(self) -> str:
         """What of it an open case has or has not; empty when any will do."""
@@ -50,6 +53,8 @@ class Wishes:
 
 def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
     """The case of a dump as the user wants it: the open one if it is like that, else a new one."""
+    if wishes.once:
+        return open_dump(dump, wishes, reporter)
     try:
         found = ledger.find(dump, engine=wishes.engine)
     except OSError:
@@ -79,6 +84,8 @@ def warm(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[Sessio
         session = Session(case, reporter)
     try:
         said = session.start()
+        if wishes.idle is not None:
+            session.set_idle(wishes.idle)
     except SessionFailed as error:
         session.close()
         if case.incomplete is not None:
@@ -123,7 +130,8 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
             debuginfo=debuginfo,
             engine=engine,
             asked=wishes.of_case(),
-            idle=wishes.idle,
+            idle=config.current().idle if wishes.idle is None else wishes.idle,
+            once=wishes.once,
             reporter=reporter,
         )
     finally:

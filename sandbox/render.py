@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
@@ -251,10 +252,42 @@ class Output:
 
     def __init__(self) -> None:
         self._descriptor = sys.stdout.fileno()
-        self._terminal = os.isatty(self._descriptor)
+        # A character may come in two pieces.
+        self._decode = _decoder() if os.isatty(self._descriptor) else None
 
     def __call__(self, piece: bytes) -> None:
-        data = piece if not self._terminal else visible(piece.decode(errors="backslashreplace")).encode()
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._descriptor, view) :]
+        _write(self._descriptor, piece if self._decode is None else visible(self._decode.decode(piece)).encode())
+
+
+class JsonAnswer:
+    """One command's answer as one line of JSON on standard output, written while the answer comes: it may be huge."""
+
+    def __init__(self, command: str) -> None:
+        self._descriptor = sys.stdout.fileno()
+        self._decode = _decoder()
+        self._head = f'{{"command": {_quoted(command)}, "output": "'
+
+    def __call__(self, piece: bytes) -> None:
+        head, self._head = self._head, ""
+        _write(self._descriptor, (head + _quoted(self._decode.decode(piece))[1:-1]).encode(errors="backslashreplace"))
+
+    def end(self, status: str, seconds: float) -> None:
+        rest = self._head + _quoted(self._decode.decode(b"", final=True))[1:-1]
+        _write(
+            self._descriptor,
+            f'{rest}", "status": {_quoted(status)}, "seconds": {seconds:.6f}}}\n'.encode(errors="backslashreplace"),
+        )
+
+
+def _decoder() -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

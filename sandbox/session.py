@@ -268,7 +268,7 @@ class Session:
 
     @contextmanager
     def _waiting(self) -> Iterator[_Waiting]:
-        waiting = _Waiting(self._reporter, f"Starting crash on {self._case.dump.name} ({self._case.release})")
+        waiting = _Waiting(self._reporter, f"Starting crash on {self._case.dump.name} ({self.case.release})")
         try:
             yield waiting
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +10,7 @@ import typer
 
 from sandbox import render
 from sandbox.cli.application import command
-from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, Quiet
-from sandbox.errors import VmboxError
+from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet
 
 
 @command(context_settings={"ignore_unknown_options": True})
@@ -30,9 +28,18 @@ def run(
         Path | None, typer.Option("--input", "-i", metavar="FILE", help="Read commands from a file, one a line.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per command.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Bring out the files that the commands write ('bt > file')."
+        ),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop a command that takes longer.")
     ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="The case stays open until it is closed.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="A case for this run only; nothing stays warm.")] = False,
+    no_transcript: NoTranscript = False,
     engine: EngineName = None,
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
@@ -44,20 +51,22 @@ def run(
     vmbox run vmcore -- bt
     vmbox run vmcore -- bt -- ps -t -- log
     """
-    from sandbox.commands import from_arguments, from_lines, run_all
+    from sandbox.commands import Manner, run_all, wanted
     from sandbox.opening import Wishes
 
-    if input_file is not None:
-        wanted = from_lines(_read_lines(input_file))
-    elif commands and commands != ["-"]:
-        wanted = iter(from_arguments(commands))
-    elif commands or not sys.stdin.isatty():
-        wanted = from_lines(sys.stdin)
-    else:
+    if not commands and input_file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
-    reporter = render.reporter(quiet=quiet)
-    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force)
-    status = run_all(vmcore, wanted, wishes=wishes, timeout=timeout, json=json, reporter=reporter)
+    if keep and once:
+        raise typer.BadParameter("--keep or --once")
+    status = run_all(
+        vmcore,
+        wanted(commands or [], input_file),
+        wishes=Wishes(
+            engine=engine, image=image, debuginfo=debuginfo, force=force, idle=0 if keep else None, once=once
+        ),
+        manner=Manner(timeout=timeout, json=json, transcript=not no_transcript, output=output),
+        reporter=render.reporter(quiet=quiet),
+    )
     raise typer.Exit(status)
 
 
@@ -119,11 +128,3 @@ def close(
     for case in found() if what is None else matching(what):
         end(case)
         render.note(f"closed {case.id} ({case.dump})")
-
-
-def _read_lines(file: Path) -> Iterator[str]:
-    try:
-        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-            yield from lines
-    except OSError as error:
-        raise VmboxError(f"{file}: {error.strerror}") from error

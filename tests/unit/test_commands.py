@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 
 from sandbox import render
-from sandbox.commands import from_arguments, from_lines
+from sandbox.commands import StandardInput, from_arguments, from_lines
+from sandbox.entry import _plain_run
 from sandbox.errors import VmboxError
 from sandbox.session import MAX_COMMAND, one_line
 from sandbox.verdict import Verdict, crash_part
@@ -91,3 +96,50 @@ def test_sizes() -> None:
         "281.8 MB",
         "5.0 TB",
     ]
+
+
+def test_standard_input_says_whether_a_line_is_there() -> None:
+    reader, writer = os.pipe()
+    source = StandardInput(reader)
+    assert not source.ready()
+    os.write(writer, b"# comment\nbt\n\nps")
+    assert source.ready()
+    commands = iter(source)
+    assert next(commands) == "bt"
+    assert not source.ready()
+    os.close(writer)
+    assert source.ready()
+    assert list(commands) == ["ps"]
+    os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "words"),
+    [
+        ("run v -- bt", {}, ["bt"]),
+        ("run v -q --json -- bt -- ps", {"-q": "", "--json": ""}, ["bt", "--", "ps"]),
+        ("run v --timeout 1.5 -i f", {"--timeout": "1.5", "-i": "f"}, []),
+        ("run v -", {}, ["-"]),
+    ],
+)
+def test_plain_runs_need_no_command_line_library(arguments: str, options: dict[str, str], words: list[str]) -> None:
+    assert _plain_run(arguments.split()) == (Path("v"), options, words)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["run v bt", "run", "run -q v -- bt", "run v --timeout x -- bt", "run v -i f -- bt", "run v --once -- bt"],
+)
+def test_other_runs_do(arguments: str) -> None:
+    assert _plain_run(arguments.split()) is None
+
+
+def test_an_answer_as_json_is_written_while_it_comes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    answer = render.JsonAnswer('p "x"')
+    for piece in (b"Gr\xc3", b"\xbc\xc3\x9fe\n", b"\xff\x1b"):
+        answer(piece)
+    answer.end("ok", 0.25)
+    render.JsonAnswer("q\udc80").end("error", 0)
+    first, second = capfdbinary.readouterr().out.splitlines()
+    assert json.loads(first) == {"command": 'p "x"', "output": "Grüße\n\\xff\x1b", "status": "ok", "seconds": 0.25}
+    assert json.loads(second)["output"] == ""

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sandbox import paths, transcripts
+from sandbox.errors import CaseNotFound
+from sandbox.model import Case
+from sandbox.progress import QUIET
+from sandbox.transcripts import Recorder
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(paths, "state_dir", lambda: tmp_path / "state")
+    return tmp_path / "state"
+
+
+def _case(tmp_path: Path, ident: str = "abc-docker") -> Case:
+    nowhere = tmp_path / "nowhere"
+    return Case(
+        id=ident,
+        dump=tmp_path / "vmcore",
+        release="6.1.0",
+        profile="debian-12",
+        image="image",
+        vmlinux=nowhere,
+        proof="",
+        engine="docker",
+        endpoint="unix:///nowhere",
+        container="c",
+        opened=datetime.now(UTC),
+        directory=nowhere,
+        files=1,
+        token="t",
+    )
+
+
+def test_what_was_asked_and_answered(tmp_path: Path, state: Path) -> None:
+    record = Recorder(_case(tmp_path))
+    record.begin()
+    record(b"PID: 1\n")
+    record(b"\xff\n")
+    assert record.end("bt", "ok") >= 0
+    record.begin()
+    record.end("nosuch", "error")
+    (path,) = transcripts.find("abc")
+    assert path.stat().st_mode & 0o077 == 0
+    first, second = transcripts.records(path)
+    assert (first["command"], first["status"], first["output"], first["bytes"]) == ("bt", "ok", "PID: 1\n\\xff\n", 9)
+    assert datetime.fromisoformat(first["time"]).tzinfo is not None
+    assert (second["command"], second["output"]) == ("nosuch", "")
+    assert transcripts.find(str(tmp_path / "vmcore")) == [path]
+    with pytest.raises(CaseNotFound):
+        transcripts.find("other")
+
+
+def test_a_flood_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transcripts, "MAX_OUTPUT", 10)
+    record = Recorder(_case(tmp_path))
+    record.begin()
+    for _ in range(100):
+        record(b"1234567\n")
+    record.end("log", "ok")
+    (kept,) = transcripts.records(transcripts.find("abc")[0])
+    assert (kept["output"], kept["bytes"], kept["truncated"]) == ("1234567\n12", 800, True)
+
+
+def test_writers_do_not_mix_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        record = Recorder(_case(tmp_path))
+        for _ in range(20):
+            record.begin()
+            record(f"{number}\n".encode() * 20000)
+            record.end(f"p {number}", "ok")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (path,) = transcripts.find("abc")
+    with path.open("a") as file:
+        file.write('{"command": "bt", "outp')
+    kept = list(transcripts.records(path))
+    assert len(kept) == 80
+    assert all(record["output"] == f"{record['command'][2:]}\n" * 20000 for record in kept)
+    assert all(json.dumps(record) for record in kept)
+
+
+def test_nothing_is_kept_when_nothing_is_wanted(tmp_path: Path) -> None:
+    record = Recorder(_case(tmp_path), wanted=False)
+    record.begin()
+    record(b"x")
+    record.end("bt", "ok")
+    assert transcripts.kept_transcripts() == []
+
+
+def test_a_transcript_that_cannot_be_written_is_said_once(tmp_path: Path, state: Path) -> None:
+    state.write_text("in the way")
+    said: list[str] = []
+
+    class Noting(type(QUIET)):  # type: ignore[misc]
+        def notice(self, line: str) -> None:
+            said.append(line)
+
+    record = Recorder(_case(tmp_path), Noting())
+    for _ in range(3):
+        record.begin()
+        record.end("bt", "ok")
+    assert len(said) == 1
+    assert "no transcript is kept" in said[0]
