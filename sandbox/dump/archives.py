@@ -1,4 +1,4 @@
-"""Members of tar, cpio and zip archives, one after the other, without unpacking what is not asked for."""
+"""Members of tar, cpio, zip and 7z archives, one after the other, without unpacking what is not asked for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.dump.streams import ChunkStream, LimitedStream, Stream, WrapperDamagedError
+from sandbox.dump.streams import (
+    ChunkStream,
+    LimitedStream,
+    SourceStream,
+    Stream,
+    WrapperDamagedError,
+    WrapperForeignError,
+)
 
-ARCHIVES: Final = frozenset({"tar", "cpio", "zip"})
+ARCHIVES: Final = frozenset({"tar", "cpio", "zip", "7z"})
 
 _MOST_MEMBERS: Final = 200_000
 _LONGEST_NAME: Final = 1 << 16
@@ -34,6 +41,8 @@ def members(kind: str, stream: Stream) -> Iterator[Member]:
             return _cpio(stream)
         case "zip":
             return _zip(stream)
+        case "7z":
+            return _sevenzip(stream)
         case _:
             raise AssertionError(kind)
 
@@ -136,10 +145,10 @@ def _zip(stream: Stream) -> Iterator[Member]:
         if 0xFFFFFFFF in {packed, size}:
             packed, size = _zip64(extra, packed, size)
         if flags & 1:
-            raise WrapperDamagedError("the zip archive is encrypted")
+            raise WrapperForeignError("the zip archive is encrypted")
         later = bool(flags & 8)
         if method not in {0, 8} or (method == 0 and later):
-            raise WrapperDamagedError(f"zip compression method {method} is not read here")
+            raise WrapperForeignError(f"zip compression method {method} is not read here")
         if method == 0:
             stored = LimitedStream(stream, packed)
             if not name.endswith("/"):
@@ -184,6 +193,15 @@ class _Deflated:
         data = self._stream.read(min(1 << 16, self._left))
         self._left -= len(data)
         return data
+
+
+def _sevenzip(stream: Stream) -> Iterator[Member]:
+    from sandbox.dump import sevenzip
+
+    if not isinstance(stream, SourceStream):
+        raise WrapperForeignError("a 7z archive inside another archive has to be unpacked by hand")
+    for name, size, content in sevenzip.members(stream.source):
+        yield Member(name=name, size=size, content=content)
 
 
 def _zip64(extra: bytes, packed: int, size: int) -> tuple[int, int]:

@@ -15,7 +15,10 @@ from sandbox.dump import vmcoreinfo
 from sandbox.dump.header import PageMissingError
 from sandbox.dump.translation import KernelMemory
 
-_NOTE: Final = re.compile(rb"\x04\0\0\0[\x10\x14]\0\0\0\x03\0\0\0GNU\0")
+_NOTE: Final = {
+    "little": re.compile(rb"\x04\0\0\0[\x10\x14]\0\0\0\x03\0\0\0GNU\0"),
+    "big": re.compile(rb"\0\0\0\x04\0\0\0[\x10\x14]\0\0\0\x03GNU\0"),
+}
 _BUILD_NUMBER: Final = re.compile(rb"\) #\d")
 _ALIGNMENT: Final = 2 << 20
 _IMAGE_SIZE: Final = 64 << 20
@@ -23,8 +26,8 @@ _STEP: Final = 1 << 20
 _PAGE: Final = 4096
 _UTSNAME_FIELD: Final = 65
 _AROUND: Final = 256
-_BTF: Final = b"\x9f\xeb\x01\x00"
-_LTO_INFO: Final = b"\x06\0\0\0\x04\0\0\0\x01\x01\0\0Linux\0"
+_BTF: Final = (b"\x9f\xeb\x01\x00", b"\xeb\x9f\x01\x00")
+_LTO_INFO: Final = (b"\x06\0\0\0\x04\0\0\0\x01\x01\0\0Linux\0", b"\0\0\0\x06\0\0\0\x04\0\0\x01\x01Linux\0")
 """LINUX_ELFNOTE_LTO_INFO, which since 5.12 stands behind the build-id of vmlinux and of modules, not of vDSOs."""
 
 
@@ -36,8 +39,8 @@ def find_build_id(kernel: KernelMemory, start: int) -> str | None:
     for at in range(begin, begin + _IMAGE_SIZE, _STEP):
         piece = _read(kernel, at)
         window = before + piece
-        for found in _NOTE.finditer(window):
-            size = window[found.start() + 4]
+        for found in _NOTE[kernel.order].finditer(window):
+            size = max(window[found.start() + 4 : found.start() + 8])
             value = window[found.end() : found.end() + size]
             if len(value) < size or found.end() + size + _AROUND > len(window):
                 continue  # seen again at the beginning of the next window

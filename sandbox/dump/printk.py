@@ -24,6 +24,8 @@ _MOST_RECORDS: Final = 1 << 20
 _MOST_MISSING: Final = 1 << 16
 
 _STATE_BITS: Final = 2
+"""Upper bits of a descriptor's state_var; the rest is its id."""
+
 _COMMITTED: Final = 1
 _FINALIZED: Final = 2
 
@@ -97,38 +99,39 @@ def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
     desc_size = _needed(vmcoreinfo.size(info, "prb_desc"), "prb_desc")
     info_size = _needed(vmcoreinfo.size(info, "printk_info"), "printk_info")
     state = at("prb_desc.state_var") + counter
-    block = at("prb_desc.text_blk_lpos")
+    block, word, order = at("prb_desc.text_blk_lpos"), kernel.word, kernel.order
     begin_at, next_at = block + at("prb_data_blk_lpos.begin"), block + at("prb_data_blk_lpos.next")
     time_at, length_at = at("printk_info.ts_nsec"), at("printk_info.text_len")
-    if max(desc_size, info_size) > 4096 or max(state, begin_at, next_at) + 8 > desc_size or time_at + 8 > info_size:
+    if max(desc_size, info_size) > 4096 or max(state, begin_at, next_at) + word > desc_size or time_at + 8 > info_size:
         raise LogMissingError("VMCOREINFO contradicts itself about the log")
 
     missing = 0
-    ids = (1 << (64 - _STATE_BITS)) - 1
+    id_bits = 8 * word - _STATE_BITS
+    ids = (1 << id_bits) - 1
     for step in range(min(((head - tail) & ids) + 1, count, _MOST_RECORDS)):
         number = (tail + step) & ids
         index = number % count
         try:
             desc = kernel.read(descs + index * desc_size, desc_size)
-            found = int.from_bytes(desc[state : state + 8], "little")
-            if found & ids != number or found >> 62 not in {_COMMITTED, _FINALIZED}:
+            found = int.from_bytes(desc[state : state + word], order)
+            if found & ids != number or found >> id_bits not in {_COMMITTED, _FINALIZED}:
                 continue
-            begin = int.from_bytes(desc[begin_at : begin_at + 8], "little") % size
-            end = int.from_bytes(desc[next_at : next_at + 8], "little") % size
+            begin = int.from_bytes(desc[begin_at : begin_at + word], order) % size
+            end = int.from_bytes(desc[next_at : next_at + word], order) % size
             about = kernel.read(infos + index * info_size, info_size)
-            length = int.from_bytes(about[length_at : length_at + 2], "little")
+            length = int.from_bytes(about[length_at : length_at + 2], order)
             text = b""
             if begin != end and length:
                 # A block that did not fit before the end of the ring starts at its beginning instead. Blocks without
-                # data have begin == end, both odd. Each block starts with its descriptor's id, 8 bytes.
-                begin = 8 if begin > end else begin + 8
+                # data have begin == end, both odd. Each block starts with its descriptor's id, a long.
+                begin = word if begin > end else begin + word
                 text = kernel.read(data + begin, max(0, min(length, end - begin)))
         except PageMissingError:
             missing += 1
             if missing > _MOST_MISSING:
                 return
             continue
-        yield Record(nanoseconds=int.from_bytes(about[time_at : time_at + 8], "little"), text=text)
+        yield Record(nanoseconds=int.from_bytes(about[time_at : time_at + 8], order), text=text)
 
 
 def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
@@ -147,7 +150,7 @@ def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
     while at != end and walked <= size and at + header <= size:
         try:
             record = kernel.read(buffer + at, header)
-            length = int.from_bytes(record[length_at : length_at + 2], "little")
+            length = int.from_bytes(record[length_at : length_at + 2], kernel.order)
             if length == 0:
                 # Not enough room was left before the end of the ring.
                 if at == 0:
@@ -155,11 +158,11 @@ def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
                 at = 0
                 walked += header
                 continue
-            text_length = int.from_bytes(record[text_at : text_at + 2], "little")
+            text_length = int.from_bytes(record[text_at : text_at + 2], kernel.order)
             text = kernel.read(buffer + at + header, min(text_length, max(0, length - header)))
         except PageMissingError:
             return
-        yield Record(nanoseconds=int.from_bytes(record[time_at : time_at + 8], "little"), text=text)
+        yield Record(nanoseconds=int.from_bytes(record[time_at : time_at + 8], kernel.order), text=text)
         at += length
         walked += length
 

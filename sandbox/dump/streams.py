@@ -26,6 +26,10 @@ class WrapperDamagedError(Exception):
     """A compressed file ends too early or contradicts itself. Caught inside this package."""
 
 
+class WrapperForeignError(WrapperDamagedError):
+    """Nothing is wrong with it, but it is encrypted, or of a method that is not read here."""
+
+
 class Stream(Protocol):
     def read(self, size: int) -> bytes:
         """Exactly `size` bytes, fewer only at the end."""
@@ -149,14 +153,14 @@ def decompressed(kind: str, stream: Stream) -> Iterator[bytes]:
     """
     match kind:
         case "gz":
-            return _members(_Gzip, zlib.error, stream)
+            return members_of(lambda: Zlib(31), zlib.error, stream)
         case "bz2":
-            return _members(bz2.BZ2Decompressor, OSError, stream)
+            return members_of(bz2.BZ2Decompressor, OSError, stream)
         case "xz":
-            return _members(lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), lzma.LZMAError, stream)
+            return members_of(lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), lzma.LZMAError, stream)
         case "zst":
             zstd = zstandard.module()
-            return _members(zstd.ZstdDecompressor, zstd.ZstdError, stream)
+            return members_of(zstd.ZstdDecompressor, zstd.ZstdError, stream)
         case "lz4":
             return _lz4(stream)
         case "lzop":
@@ -165,11 +169,11 @@ def decompressed(kind: str, stream: Stream) -> Iterator[bytes]:
             raise AssertionError(kind)
 
 
-class _Gzip:
-    """zlib's decompressor with the interface of bz2's."""
+class Zlib:
+    """zlib's decompressor with the interface of bz2's; `window` as zlib's inflateInit2 has it."""
 
-    def __init__(self) -> None:
-        self._object = zlib.decompressobj(31)
+    def __init__(self, window: int) -> None:
+        self._object = zlib.decompressobj(window)
 
     def decompress(self, data: bytes, most: int) -> bytes:
         return self._object.decompress(self._object.unconsumed_tail + data, most)
@@ -187,7 +191,8 @@ class _Gzip:
         return self._object.unused_data
 
 
-def _members(make: Callable[[], Any], failure: type[Exception], stream: Stream) -> Iterator[bytes]:
+def members_of(make: Callable[[], Any], failure: type[Exception], stream: Stream) -> Iterator[bytes]:
+    """Streams of one compression, one behind the other; `make` gives a decompressor with the interface of bz2's."""
     one = make()
     begun = False
     data = stream.read(_STEP)

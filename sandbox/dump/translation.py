@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sandbox.dump import vmcoreinfo
 from sandbox.dump.header import Header, Memory, PageMissingError
+from sandbox.dump.notes import ByteOrder
 
 _64_BITS: Final = (1 << 64) - 1
 
 _X86_IMAGE: Final = 0xFFFFFFFF80000000
 _X86_IMAGE_SIZE: Final = 1 << 30
 _X86_ADDRESS: Final = 0x000FFFFFFFFFF000
+
+_PPC64_LINEAR: Final = 0xC000000000000000
+"""PAGE_OFFSET; kernel image, static data and boot-time allocations all lie in the linear map (asm/page.h)."""
+
+_I386_LINEAR: Final = 0xC0000000
+"""PAGE_OFFSET of the 3G/1G split, which all distributions' 32-bit kernels use."""
 
 _CACHED_PAGES: Final = 4096
 _PAGE: Final = 4096
@@ -21,8 +28,11 @@ _PAGE: Final = 4096
 class KernelMemory:
     """Reads kernel virtual memory. Subclasses translate one address."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, order: ByteOrder = "little", word: int = 8) -> None:
         self.memory = memory
+        self.order: ByteOrder = order
+        self.word = word
+        """Bytes of a pointer, and of C's long."""
         self._pages: dict[int, bytes] = {}
 
     def physical(self, address: int) -> int:
@@ -44,10 +54,10 @@ class KernelMemory:
         return b"".join(pieces)
 
     def integer(self, address: int, size: int) -> int:
-        return int.from_bytes(self.read(address, size), "little")
+        return int.from_bytes(self.read(address, size), self.order)
 
     def pointer(self, address: int) -> int:
-        return self.integer(address, 8)
+        return self.integer(address, self.word)
 
     def _page(self, page: int) -> bytes:
         content = self._pages.get(page)
@@ -136,11 +146,59 @@ class Arm64Memory(KernelMemory):
         return address
 
 
+class LinearMemory(KernelMemory):
+    """Machines whose kernel image and boot-time allocations are mapped at fixed distances: all the log needs.
+
+    vmalloc and module addresses would need page tables; nothing here asks for those.
+    """
+
+    def __init__(
+        self, memory: Memory, ranges: Sequence[tuple[int, int, int]], order: ByteOrder = "little", word: int = 8
+    ) -> None:
+        """`ranges`: virtual start, virtual end, physical start; the first that holds an address counts."""
+        super().__init__(memory, order, word)
+        self._ranges = ranges
+
+    def physical(self, address: int) -> int:
+        for start, end, physical in self._ranges:
+            if start <= address < end:
+                return physical + address - start
+        raise PageMissingError
+
+
+def _s390x_ranges(info: Mapping[str, str]) -> list[tuple[int, int, int]]:
+    """Virtual was physical until 6.10; since then VMCOREINFO says where both maps begin (arch/s390 vmcore_info.c)."""
+    identity = vmcoreinfo.hexadecimal(info, "IDENTITYBASE") or 0
+    image = vmcoreinfo.hexadecimal(info, "KERNELOFFSET")
+    image_physical = vmcoreinfo.hexadecimal(info, "KERNELOFFPHYS")
+    linear = (identity, 1 << 64, 0)
+    if image is None or image_physical is None:
+        return [linear]
+    return [(image, 1 << 64, image_physical), linear]
+
+
+def _riscv64_ranges(info: Mapping[str, str]) -> list[tuple[int, int, int]] | None:
+    """arch/riscv vmcore_info.c; the image is mapped above the linear map."""
+    names = ("KERNEL_LINK_ADDR", "va_kernel_pa_offset", "PAGE_OFFSET", "phys_ram_base")
+    image, distance, linear, ram = (vmcoreinfo.number(info, name) for name in names)
+    if image is None or distance is None or linear is None or ram is None:
+        return None
+    image, linear = image & _64_BITS, linear & _64_BITS
+    return [(image, 1 << 64, (image - distance) & _64_BITS), (linear, 1 << 64, ram)]
+
+
 def kernel_memory(memory: Memory, header: Header, info: Mapping[str, str], arch: str | None) -> KernelMemory | None:
     """A way to read kernel addresses; None for architectures without a walker here, or when VMCOREINFO lacks a key."""
-    if header.order != "little":
-        return None
     match arch:
+        case "ppc64" | "ppc64le":
+            return LinearMemory(memory, [(_PPC64_LINEAR, _PPC64_LINEAR | 1 << 60, 0)], header.order)
+        case "s390x":
+            return LinearMemory(memory, _s390x_ranges(info), "big")
+        case "riscv64":
+            ranges = _riscv64_ranges(info)
+            return LinearMemory(memory, ranges) if ranges else None
+        case "i386" | "i486" | "i586" | "i686":
+            return LinearMemory(memory, [(_I386_LINEAR, 1 << 32, 0)], word=4)
         case "x86_64":
             phys_base = vmcoreinfo.number(info, "phys_base")
             if phys_base is None:

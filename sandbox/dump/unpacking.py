@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.dump import directories, flattened, wrappers
-from sandbox.dump.source import FileSource
+from sandbox.dump.source import FileSource, Source
 from sandbox.dump.streams import SourceStream, Stream, WrapperDamagedError
 from sandbox.errors import DumpDamaged, NoSpace, NotADump
 from sandbox.model import Vmcore
@@ -78,10 +78,10 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
         reporter.step(f"unpacking {vmcore.path.name}", total=source.size, unit="B") as step,
         part.open("xb") as out,
     ):
-        counted = _Counted(SourceStream(source), step)
-        stream: Stream = counted
+        counted = _Counted(source, step)
+        stream: Stream = SourceStream(counted)
         if vmcore.wrappers:
-            found = wrappers.unwrap_stream(counted, str(vmcore.path))
+            found = wrappers.unwrap_stream(stream, str(vmcore.path))
             if found.stream is None or found.is_log:
                 raise _no_dump(vmcore)
             stream = found.stream
@@ -130,21 +130,21 @@ def _pieces(stream: Stream) -> Iterator[tuple[int, bytes]]:
 class _Counted:
     """The file's bytes as they are used, for progress."""
 
-    def __init__(self, stream: SourceStream, step: Step) -> None:
-        self._stream = stream
+    def __init__(self, source: Source, step: Step) -> None:
+        self._source = source
         self._step = step
         self.used = 0
+        """Bytes read; what an archive holds beside the dump is passed over."""
 
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
+    @property
+    def size(self) -> int | None:
+        return self._source.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        data = self._source.read_at(offset, size)
         self.used += len(data)
         self._step.advance(len(data))
         return data
-
-    def skip(self, size: int) -> None:
-        self._stream.skip(size)
-        self.used += size
-        self._step.advance(size)
 
 
 class _Sink:

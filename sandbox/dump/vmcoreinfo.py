@@ -66,6 +66,11 @@ def decimal(info: Mapping[str, str], key: str) -> int | None:
     return _integer(info.get(key), 10)
 
 
+def hexadecimal(info: Mapping[str, str], key: str) -> int | None:
+    """Of a plain key that is an address, e.g. KERNELOFFSET."""
+    return _integer(info.get(key), 16)
+
+
 def build_id(info: Mapping[str, str], utsname_version: str | None) -> str | None:
     """BUILD-ID where it can be believed."""
     value = info.get("BUILD-ID", "").lower()

@@ -21,6 +21,7 @@ from sandbox.dump.streams import (
     SourceStream,
     Stream,
     WrapperDamagedError,
+    WrapperForeignError,
     decompressed,
 )
 from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump
@@ -35,9 +36,11 @@ _UNAME_NAME: Final = re.compile(r"(?:^|/)sos_commands/kernel/uname_-a$")
 _SOSREPORT: Final = re.compile(r"(?:^|/)(?:sos_commands|sos_logs|sos_reports)/")
 
 _NOT_READ_HERE: Final = {
-    "7z": "7z x {name}",
     "rar": "unrar x {name}",
 }
+
+
+_CUT_HINT: Final = "the copy is probably cut: compare its size with the original's, and copy it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +73,10 @@ def unwrap_stream(stream: Stream, name: str) -> Unwrapped:
     """The same for bytes in order."""
     try:
         return _peel(stream, name, (), None)
+    except WrapperForeignError as error:
+        raise DumpUnreadable(f"{name}: {error}", hint="unpack it by hand, and give the dump in it") from error
     except WrapperDamagedError as error:
-        raise DumpDamaged(f"{name}: {error}") from error
+        raise DumpDamaged(f"{name}: {error}", hint=_CUT_HINT) from error
 
 
 def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None) -> Unwrapped:

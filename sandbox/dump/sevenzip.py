@@ -1,0 +1,321 @@
+"""Members of 7z archives. The list of contents stands at the end, so the archive itself must be at hand.
+
+    0    signature, version, CRC; offset, size and CRC of the end header, all from byte 32
+    32   packed streams
+    end  header: where the packed streams are, by which coders each folder of files is unpacked, sizes, names
+
+Source: 7-Zip's doc/7zFormat.txt. Checksums are left to those who unpack for good.
+"""
+
+from __future__ import annotations
+
+import bz2
+import lzma
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.dump.source import Source
+from sandbox.dump.streams import (
+    ChunkStream,
+    LimitedStream,
+    SourceStream,
+    Stream,
+    WrapperDamagedError,
+    WrapperForeignError,
+    Zlib,
+    members_of,
+)
+
+_END, _HEADER, _STREAMS, _FILES = 0x00, 0x01, 0x04, 0x05
+_PACK, _UNPACK, _SUBSTREAMS, _SIZES, _DIGESTS, _FOLDERS = 0x06, 0x07, 0x08, 0x09, 0x0A, 0x0B
+_UNPACK_SIZES, _COUNTS, _EMPTY, _NAMES, _ENCODED = 0x0C, 0x0D, 0x0E, 0x11, 0x17
+
+_SIGNATURE_SIZE: Final = 32
+_MOST_HEADER: Final = 16 << 20
+_MOST: Final = 200_000
+_MOST_DICTIONARY: Final = 1 << 30
+"""7-Zip's own largest choice of level is 256 MiB; memory is only used as far as data comes."""
+
+_COPY, _DELTA, _LZMA, _LZMA2 = b"\x00", b"\x03", b"\x03\x01\x01", b"\x21"
+_BZIP2, _DEFLATE, _AES = b"\x04\x02\x02", b"\x04\x01\x08", b"\x06\xf1\x07\x01"
+_BRANCH: Final = {
+    b"\x03\x03\x01\x03": lzma.FILTER_X86,
+    b"\x03\x03\x02\x05": lzma.FILTER_POWERPC,
+    b"\x03\x03\x05\x01": lzma.FILTER_ARM,
+    b"\x03\x03\x07\x01": lzma.FILTER_ARMTHUMB,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Folder:
+    """Files that are packed as one stream."""
+
+    coders: tuple[tuple[bytes, bytes], ...]
+    """(method, properties), in the order in which they unpack."""
+    offset: int
+    packed: int
+    size: int
+
+
+def members(source: Source) -> Iterator[tuple[str, int, Stream]]:
+    """Name, size and content of each file that is not empty. Raises `WrapperDamagedError`."""
+    head = source.read_at(0, _SIGNATURE_SIZE)
+    if len(head) < _SIGNATURE_SIZE:
+        raise WrapperDamagedError("the 7z archive ends too early")
+    offset, size = int.from_bytes(head[12:20], "little"), int.from_bytes(head[20:28], "little")
+    if not 0 < size <= _MOST_HEADER:
+        raise WrapperDamagedError("the 7z archive has no list of its contents: it was not finished")
+    raw = source.read_at(_SIGNATURE_SIZE + offset, size)
+    if len(raw) < size:
+        raise WrapperDamagedError("the 7z archive is cut off: the list of its contents stood at its end")
+    try:
+        folders, sizes, names = _header(source, raw)
+    except IndexError as error:
+        raise WrapperDamagedError("the header of the 7z archive is damaged") from error
+    waiting = iter(names)
+    for folder, files in zip(folders, sizes, strict=True):
+        stream = _unpacked(source, folder)
+        for length in files:
+            content = LimitedStream(stream, length)
+            yield next(waiting, ""), length, content
+            content.skip(content.left)
+
+
+class _Reader:
+    """Bytes and numbers of a header."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self._at = 0
+
+    def byte(self) -> int:
+        self._at += 1
+        return self._raw[self._at - 1]
+
+    def take(self, size: int) -> bytes:
+        if size > len(self._raw) - self._at:
+            raise IndexError
+        self._at += size
+        return self._raw[self._at - size : self._at]
+
+    def rest(self) -> bytes:
+        return self.take(len(self._raw) - self._at)
+
+    def number(self) -> int:
+        """As many bytes follow the first one as it has leading ones; its other bits are the highest."""
+        first = self.byte()
+        more = next((count for count in range(8) if not first & 0x80 >> count), 8)
+        high = first & (0x7F >> more) if more < 8 else 0
+        return high << 8 * more | int.from_bytes(self.take(more), "little")
+
+    def count(self) -> int:
+        value = self.number()
+        if value > _MOST:
+            raise IndexError
+        return value
+
+    def bits(self, count: int) -> list[bool]:
+        raw = self.take(-(-count // 8))
+        return [bool(raw[at // 8] & 0x80 >> at % 8) for at in range(count)]
+
+    def digests(self, count: int) -> list[bool]:
+        """Which of the items have a CRC; the values are passed over."""
+        known = [True] * count if self.byte() else self.bits(count)
+        self.take(4 * sum(known))
+        return known
+
+
+def _header(source: Source, raw: bytes) -> tuple[list[_Folder], list[list[int]], list[str]]:
+    for _ in range(4):
+        reader = _Reader(raw)
+        kind = reader.byte()
+        if kind == _HEADER:
+            break
+        if kind != _ENCODED:
+            raise IndexError
+        # The header itself is packed, by default.
+        folders, _ = _streams(reader)
+        if not folders or folders[0].size > _MOST_HEADER:
+            raise IndexError
+        raw = LimitedStream(_unpacked(source, folders[0]), folders[0].size).read(folders[0].size)
+    else:
+        raise IndexError
+    sizes: list[list[int]] = []
+    names: list[str] = []
+    folders = []
+    while (kind := reader.byte()) != _END:
+        if kind == _STREAMS:
+            folders, sizes = _streams(reader)
+        elif kind == _FILES:
+            names = _files(reader)
+        elif kind == 0x02:  # archive properties
+            while reader.byte() != _END:
+                reader.take(reader.count())
+        else:
+            raise IndexError
+    return folders, sizes, names
+
+
+def _streams(reader: _Reader) -> tuple[list[_Folder], list[list[int]]]:
+    offset, packed = 0, list[int]()
+    shapes: list[tuple[tuple[tuple[bytes, bytes], ...], int]] = []
+    sizes: list[list[int]] = []
+    digests: list[bool] = []
+    while (kind := reader.byte()) != _END:
+        if kind == _PACK:
+            offset, packed = _SIGNATURE_SIZE + reader.number(), [0] * reader.count()
+            while (kind := reader.byte()) != _END:
+                if kind == _SIZES:
+                    packed = [reader.number() for _ in packed]
+                elif kind == _DIGESTS:
+                    reader.digests(len(packed))
+                else:
+                    raise IndexError
+        elif kind == _UNPACK:
+            shapes, digests = _folders(reader)
+            sizes = [[size] for _, size in shapes]
+        elif kind == _SUBSTREAMS:
+            sizes = _substreams(reader, [size for _, size in shapes], digests)
+        else:
+            raise IndexError
+    folders = []
+    # Each folder has one packed stream, since coders of several are refused.
+    for (coders, size), length in zip(shapes, packed, strict=False):
+        folders.append(_Folder(coders=coders, offset=offset, packed=length, size=size))
+        offset += length
+    if len(folders) != len(sizes):
+        raise IndexError
+    return folders, sizes
+
+
+def _folders(reader: _Reader) -> tuple[list[tuple[tuple[tuple[bytes, bytes], ...], int]], list[bool]]:
+    """For each folder its coders and size; and which have a CRC of their own."""
+    if reader.byte() != _FOLDERS:
+        raise IndexError
+    count = reader.count()
+    if reader.byte():
+        raise IndexError  # definitions elsewhere; never seen
+    shapes = [_folder(reader) for _ in range(count)]
+    if reader.byte() != _UNPACK_SIZES:
+        raise IndexError
+    found = []
+    for coders, order in shapes:
+        sizes = [reader.number() for _ in coders]
+        # The last coder in the order of unpacking gives the files.
+        found.append((tuple(coders[index] for index in order), sizes[order[-1]]))
+    digests = [False] * count
+    while (kind := reader.byte()) != _END:
+        if kind != _DIGESTS:
+            raise IndexError
+        digests = reader.digests(count)
+    return found, digests
+
+
+def _folder(reader: _Reader) -> tuple[list[tuple[bytes, bytes]], list[int]]:
+    """Coders as they are listed, and their order of unpacking."""
+    coders = []
+    count = reader.count()
+    if not 0 < count <= 4:
+        raise IndexError
+    for _ in range(count):
+        flags = reader.byte()
+        method = reader.take(flags & 15)
+        if flags & 0x10 and (reader.count(), reader.count()) != (1, 1):
+            raise WrapperForeignError("the 7z archive was packed by a coder of several streams (BCJ2), not read here")
+        coders.append((method, reader.take(reader.count()) if flags & 0x20 else b""))
+    # Pairs of an input and the coder whose output it takes.
+    takes = {reader.count(): reader.count() for _ in range(count - 1)}
+    gives = {giver: taker for taker, giver in takes.items()}
+    first = next((index for index in range(count) if index not in takes), None)
+    order: list[int] = []
+    while first is not None and first not in order and first < count:
+        order.append(first)
+        first = gives.get(first)
+    if len(order) != count:
+        raise IndexError
+    return coders, order
+
+
+def _substreams(reader: _Reader, wholes: list[int], digests: list[bool]) -> list[list[int]]:
+    counts = [1] * len(wholes)
+    kind = reader.byte()
+    if kind == _COUNTS:
+        counts = [reader.count() for _ in wholes]
+        kind = reader.byte()
+    if sum(counts) > _MOST:
+        raise IndexError
+    sizes = []
+    for whole, count in zip(wholes, counts, strict=True):
+        # The last one's size is what is left.
+        own = [reader.number() for _ in range(count - 1)] if kind == _SIZES else [0] * max(0, count - 1)
+        left = whole - sum(own)
+        if left < 0:
+            raise IndexError
+        sizes.append([*own, left] if count else [])
+    if kind == _SIZES:
+        kind = reader.byte()
+    while kind != _END:
+        if kind != _DIGESTS:
+            raise IndexError
+        # Of single files whose folder has a CRC there is no other.
+        unknown = sum(0 if count == 1 and known else count for count, known in zip(counts, digests, strict=True))
+        reader.digests(unknown)
+        kind = reader.byte()
+    return sizes
+
+
+def _files(reader: _Reader) -> list[str]:
+    """Names of the files with content, in order."""
+    count = reader.count()
+    names, empty = [""] * count, [False] * count
+    while (kind := reader.byte()) != _END:
+        body = _Reader(reader.take(reader.number()))
+        if kind == _EMPTY:
+            empty = body.bits(count)
+        elif kind == _NAMES and body.byte() == 0:
+            text = body.rest().decode("utf-16-le", "replace").split("\0")
+            names = [*text[:count], *[""] * (count - len(text))]
+    return [name for name, nothing in zip(names, empty, strict=True) if not nothing]
+
+
+def _unpacked(source: Source, folder: _Folder) -> Stream:
+    stream: Stream = SourceStream(source, folder.offset, folder.packed)
+    methods = [method for method, _ in folder.coders]
+    if _AES in methods:
+        raise WrapperForeignError("the 7z archive is encrypted")
+    if methods == [_COPY]:
+        return stream
+    if methods == [_BZIP2]:
+        return ChunkStream(members_of(bz2.BZ2Decompressor, OSError, stream))
+    if methods == [_DEFLATE]:
+        return ChunkStream(members_of(lambda: Zlib(-15), zlib.error, stream))
+    # liblzma names the filters in the order of packing.
+    filters = [_filter(method, properties) for method, properties in reversed(folder.coders)]
+    try:
+        decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
+    except (lzma.LZMAError, ValueError) as error:
+        raise WrapperDamagedError(f"7z methods {'+'.join(one.hex() for one in methods)}: {error}") from error
+    return ChunkStream(members_of(lambda: decompressor, lzma.LZMAError, stream))
+
+
+def _filter(method: bytes, properties: bytes) -> dict[str, int]:
+    if method == _LZMA:
+        # One byte for lc, lp and pb, then the size of the dictionary.
+        rest, lc = divmod(properties[0], 9)
+        pb, lp = divmod(rest, 5)
+        size = int.from_bytes(properties[1:5], "little")
+        found = {"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": max(size, 4096)}
+    elif method == _LZMA2:
+        bits = properties[0]
+        found = {"id": lzma.FILTER_LZMA2, "dict_size": (2 | bits & 1) << min(bits // 2 + 11, 40)}
+    elif method == _DELTA:
+        return {"id": lzma.FILTER_DELTA, "dist": properties[0] + 1}
+    elif method in _BRANCH:
+        return {"id": _BRANCH[method]}
+    else:
+        raise WrapperForeignError(f"7z method {method.hex()} is not read here")
+    if found["dict_size"] > _MOST_DICTIONARY:
+        raise WrapperForeignError("the 7z archive wants a dictionary of more than 1 GiB")
+    return found
