@@ -1,0 +1,111 @@
+"""Logs of machines whose kernel lies in a linear map: ppc64, s390x, riscv64 and 32-bit x86, in both byte orders.
+
+The dumps are written here; fixtures of real kernels of these machines are tried in test_kernel_log.py.
+"""
+
+import struct
+
+import dump_writer
+import pytest
+
+from sandbox.dump import identify, read_log
+
+PHYSICAL = 0x1000000
+BANNER = b"Linux version 6.1.0-test (a@b) (gcc) #1 SMP"
+TEXTS = [BANNER, b"two\nlines", b"Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b"]
+
+MACHINES = {
+    # arch: virtual start of the image, where crash dumps of it have it; byte order; bytes of a long; ELF machine; info
+    "ppc64le": (0xC000000000000000 + PHYSICAL, "little", 8, 21, []),
+    "ppc64": (0xC000000000000000 + PHYSICAL, "big", 8, 21, []),
+    "s390x": (PHYSICAL, "big", 8, 22, ["SYMBOL(lowcore_ptr)=100"]),
+    "s390x since 6.10": (
+        0x3FFE0000000,
+        "big",
+        8,
+        22,
+        ["IDENTITYBASE=10000000000", "KERNELOFFSET=3ffe0000000", f"KERNELOFFPHYS={PHYSICAL:x}"],
+    ),
+    "riscv64": (
+        0xFFFFFFFF80000000,
+        "little",
+        8,
+        243,
+        [
+            "NUMBER(KERNEL_LINK_ADDR)=0xffffffff80000000",
+            f"NUMBER(va_kernel_pa_offset)={0xFFFFFFFF80000000 - PHYSICAL:#x}",
+            "NUMBER(PAGE_OFFSET)=0xff60000000000000",
+            "NUMBER(phys_ram_base)=0x80000000",
+        ],
+    ),
+    "i686": (0xC0000000 + PHYSICAL, "little", 4, 3, []),
+}
+
+
+def ring(image, code, word):
+    """A printk_ringbuffer of 4 descriptors at `image`: memory by offset, and what VMCOREINFO says of it."""
+    long = code + ("Q" if word == 8 else "I")
+    bits = 8 * word - 2
+    first = (1 << bits) - 2  # ids wrap around
+    texts, descs, infos = b"", {}, {}
+    for number, text in enumerate(TEXTS):
+        identity = (first + number) & ((1 << bits) - 1)
+        begin = len(texts)
+        block = struct.pack(long, identity) + text
+        texts += block + bytes(-len(block) % word)
+        slot = identity % 4
+        descs[slot] = struct.pack(
+            long * 1 + "QQ" if word == 8 else long + "II", identity | 2 << bits, begin, len(texts)
+        )
+        infos[slot] = struct.pack(code + "QQH", number, number * 1_000_000_000, len(text)).ljust(32, b"\0")
+    desc_size = 3 * word
+    last = (first + len(TEXTS) - 1) & ((1 << bits) - 1)
+    prb = struct.pack(code + "II", 2, 12) + struct.pack(
+        code + ("QQQQQ" if word == 8 else "IIIII"), image + 0x2000, image + 0x3000, last, first, image + 0x4000
+    )
+    content = {
+        0: struct.pack(long, image + 0x1000),
+        0x1000: prb,
+        0x2000: b"".join(descs.get(slot, bytes(desc_size)) for slot in range(4)),
+        0x3000: b"".join(infos.get(slot, bytes(32)) for slot in range(4)),
+        0x4000: texts,
+    }
+    offsets = {
+        "printk_ringbuffer.desc_ring": 0,
+        "printk_ringbuffer.text_data_ring": 0,
+        "atomic_long_t.counter": 0,
+        "prb_desc_ring.count_bits": 0,
+        "prb_data_ring.size_bits": 4,
+        "prb_desc_ring.descs": 8,
+        "prb_desc_ring.infos": 8 + word,
+        "prb_desc_ring.head_id": 8 + 2 * word,
+        "prb_desc_ring.tail_id": 8 + 3 * word,
+        "prb_data_ring.data": 8 + 4 * word,
+        "prb_desc.state_var": 0,
+        "prb_desc.text_blk_lpos": word,
+        "prb_data_blk_lpos.begin": 0,
+        "prb_data_blk_lpos.next": word,
+        "printk_info.ts_nsec": 8,
+        "printk_info.text_len": 16,
+    }
+    info = [f"OFFSET({name})={value}" for name, value in offsets.items()]
+    return content, [*info, f"SYMBOL(prb)={image:x}", f"SIZE(prb_desc)={desc_size}", "SIZE(printk_info)=32"]
+
+
+@pytest.mark.parametrize("name", sorted(MACHINES))
+def test_ringbuffer(tmp_path, name):
+    image, order, word, machine, more = MACHINES[name]
+    content, info = ring(image, "<" if order == "little" else ">", word)
+    pages = {(PHYSICAL + offset) // 4096: data.ljust(4096, b"\0") for offset, data in content.items()}
+    text = "\n".join(["OSRELEASE=6.1.0-test", "PAGESIZE=4096", *more, *info, ""]).encode()
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.elf(pages, text, machine=machine, order=order, bits=8 * word))
+    assert list(read_log(path)) == [
+        b"[    0.000000] " + BANNER,
+        b"[    1.000000] two",
+        b"               lines",
+        b"[    2.000000] " + TEXTS[2],
+    ]
+    found = identify(path)
+    assert (found.arch, found.cause) == (name.split()[0], "init-killed")
+    assert found.panic == TEXTS[2].decode()
