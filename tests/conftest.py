@@ -8,6 +8,7 @@ other reason to skip such a test, is a failure.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,10 @@ import engines
 from engines import EngineUnderTest
 
 CI = os.environ.get("CI") == "true"
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C would
+# test nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _FIXTURES = {"docker_engine", "podman_rootful", "podman_rootless", "engine"}
 
 
