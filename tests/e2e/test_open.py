@@ -143,7 +143,7 @@ def test_a_case_whose_container_was_killed_is_opened_again(vmbox, engine: Engine
 def test_the_dump_is_not_touched(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     before, content = own_dump.stat(), own_dump.read_bytes()
     refused = vmbox(
-        "run", own_dump, "--", "bt", "--", f"!echo x > {DUMP}; touch {DUMP}; rm -f {DUMP}; echo y > /case/new", status=1
+        "run", own_dump, "--", "bt", "--", f"!echo x > {DUMP}; touch {DUMP}; rm -f {DUMP}; echo y > /case/new"
     )
     assert refused.stdout.count(b"Read-only file system") == 4
     after = own_dump.stat()
