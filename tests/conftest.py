@@ -19,7 +19,7 @@ from engines import EngineUnderTest
 
 CI = os.environ.get("CI") == "true"
 
-# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: the tests of Ctrl-C would
+# A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: tests of Ctrl-C would
 # test nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _FIXTURES = {"docker_engine", "podman_rootful", "podman_rootless", "engine"}
