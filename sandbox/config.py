@@ -229,6 +229,11 @@ def show() -> list[Found]:
     return shown
 
 
+def meanings() -> Mapping[str, str]:
+    """What each key is for, in words."""
+    return {item.name: item.metadata["meaning"] for item in fields(Settings)}
+
+
 def origin(key: str) -> str:
     """Where a setting's value comes from, for messages: "$VMBOX_ENGINE", a file's path, or "default"."""
     return _given().get(key, (None, "default"))[1]

@@ -169,3 +169,17 @@ class ConfigurationError(VmboxError):
 
 class DemoFailed(VmboxError):
     exit_code = 80
+
+
+def kinds() -> list[type[VmboxError]]:
+    """The errors that have an exit status of their own, in its order."""
+    found: dict[int, type[VmboxError]] = {}
+
+    def visit(kind: type[VmboxError]) -> None:
+        for child in kind.__subclasses__():
+            if "exit_code" in vars(child):
+                found[child.exit_code] = child
+            visit(child)
+
+    visit(VmboxError)
+    return [found[status] for status in sorted(found)]

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sandbox import render
+from sandbox.cli import completion
 from sandbox.cli.application import command
 from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet
 
@@ -22,6 +23,7 @@ def run(
             metavar="[--] COMMAND… [-- COMMAND…]",
             help="crash commands; - reads them from standard input.",
             show_default=False,
+            autocompletion=completion.crash_commands,
         ),
     ] = None,
     input_file: Annotated[
@@ -116,7 +118,9 @@ def list_cases(json: Json = False) -> None:
 
 @command()
 def close(
-    what: Annotated[str | None, typer.Argument(metavar="VMCORE|CASE", show_default=False)] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="VMCORE|CASE", show_default=False, autocompletion=completion.cases)
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Close all cases.")] = False,
 ) -> None:
     """Close the case of a dump: its container is removed, nothing is left behind."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sandbox import render
+from sandbox.cli import completion
 from sandbox.cli.application import command
 from sandbox.cli.options import EngineName, Json, Quiet
 
@@ -32,7 +33,9 @@ def doctor(json: Json = False, engine: EngineName = None) -> None:
 @command()
 def demo(
     directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the vmcore goes.")] = Path(),
-    profile: Annotated[str, typer.Option(metavar="PROFILE", help="Whose kernel dies.")] = "debian-12",
+    profile: Annotated[
+        str, typer.Option(metavar="PROFILE", help="Whose kernel dies.", autocompletion=completion.profiles)
+    ] = "debian-12",
     kernel: Annotated[
         str, typer.Option(metavar="PACKAGE[=VERSION]", help="A kernel package of that distribution.")
     ] = "linux-image-cloud-amd64",

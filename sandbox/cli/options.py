@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sandbox import config
+from sandbox.cli import completion
 
 
 def _configured(value: str | None) -> str | None:
@@ -26,10 +27,17 @@ EngineName = Annotated[
         metavar="NAME|URL",
         help="docker, podman, or the URL of an engine's API.",
         callback=_configured,
+        autocompletion=completion.engines,
     ),
 ]
 ImageName = Annotated[
-    str | None, typer.Option("--image", metavar="PROFILE", help="Use this profile's crash, e.g. debian-13.")
+    str | None,
+    typer.Option(
+        "--image",
+        metavar="PROFILE",
+        help="Use this profile's crash, e.g. debian-13.",
+        autocompletion=completion.profiles,
+    ),
 ]
 GivenDebuginfo = Annotated[
     Path | None, typer.Option("--debuginfo", metavar="FILE|DIR", help="A vmlinux, a debug package, or where they are.")

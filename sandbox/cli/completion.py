@@ -1,0 +1,42 @@
+"""What the shell offers after TAB. Never says anything and never fails: a broken setting must not break typing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+from sandbox.errors import VmboxError
+
+CRASH_COMMANDS: Final = tuple(
+    "alias ascii bpf bt btop dev dis eval exit extend files foreach fuser gdb help ipcs irq kmem list log mach mod "  # noqa: SIM905 - forty quotes are harder to read
+    "mount net p ps pte ptob ptov rd repeat runq sbitmapq search set sig struct swap sym sys task timer tree union vm "
+    "vtop waitq whatis wr".split()
+)
+"""crash's own, as its `help` lists them (7.2 to 9.0)."""
+
+
+def crash_commands(incomplete: str) -> Iterator[str]:
+    yield from (name for name in CRASH_COMMANDS if name.startswith(incomplete))
+
+
+def profiles(incomplete: str) -> Iterator[tuple[str, str]]:
+    from sandbox.profiles import load
+
+    with suppress(VmboxError, OSError):
+        yield from ((name, profile.title) for name, profile in sorted(load().items()) if name.startswith(incomplete))
+
+
+def cases(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Open cases by id, and by the path of their dump."""
+    from sandbox.ledger import open_cases
+
+    with suppress(VmboxError, OSError):
+        for case in open_cases():
+            for name in (case.id, str(case.dump)):
+                if name.startswith(incomplete):
+                    yield name, case.release
+
+
+def engines(incomplete: str) -> Iterator[str]:
+    yield from (name for name in ("docker", "podman", "ssh://", "tcp://", "unix://") if name.startswith(incomplete))
