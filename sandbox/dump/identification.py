@@ -140,11 +140,9 @@ def take_dump(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
         _take_split_set(draft, opened, path, parts)
         if source.size is not None:
             _take_completeness(draft, opened, path, log=log)
-        if not opened.info and isinstance(opened.layout, elf.Layout):
-            from sandbox.dump import named
-
+        if log or isinstance(opened.layout, elf.Layout):
             with suppress(OutOfTimeError):
-                opened.use_vmcoreinfo(named.find_vmcoreinfo(source))
+                opened.look_for_vmcoreinfo()
         take_header(draft, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
         if log:
             # Where time runs out or a page is missing, the rest of the answer stands.

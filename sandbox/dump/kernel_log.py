@@ -51,10 +51,7 @@ def read_log(path: Path) -> Iterator[bytes]:
 
 
 def _walk(opened: opening.OpenedDump, path: Path) -> Iterator[bytes]:
-    if not opened.info:
-        from sandbox.dump import named
-
-        opened.use_vmcoreinfo(named.find_vmcoreinfo(opened.source))
+    opened.look_for_vmcoreinfo()
     files = opening.split_set(path, opened)
     if len(files) == 1:
         for record in opened.log():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 from sandbox.dump import elf, kdump, lzo, snappy, zstandard
@@ -114,6 +116,31 @@ class KdumpMemory:
             start = 0
         return b"".join(pieces)
 
+    def pages_that_begin(self, start: bytes, sizes: range, *, seconds: float) -> Iterator[bytes]:
+        """Pages with certain first bytes, among those whose compressed size is in `sizes`, in order, for a while.
+
+        Only the beginning of each page is unpacked, which takes some microseconds.
+        """
+        deadline = time.monotonic() + seconds
+        at, seen = self._layout.descriptors_offset, 0
+        total = self._index.total(self._layout.end_pfn or self._layout.max_mapnr)
+        window, window_at = b"", 0
+        while seen < total and time.monotonic() < deadline:
+            raw = self._source.read_at(at, min(total - seen, 4096) * kdump.DESCRIPTOR_SIZE)
+            raw = raw[: len(raw) - len(raw) % kdump.DESCRIPTOR_SIZE]
+            if not raw:
+                return
+            at, seen = at + len(raw), seen + len(raw) // kdump.DESCRIPTOR_SIZE
+            for offset, size, flags, _ in self._descriptor.iter_unpack(raw):
+                if size not in sizes or offset <= 0:
+                    continue
+                if not window_at <= offset <= window_at + len(window) - size:
+                    window, window_at = self._source.read_at(offset, _CHUNK), offset
+                data = window[offset - window_at : offset - window_at + size]
+                with suppress(PageMissingError):
+                    if _begins(data, flags, start, self._layout.block_size):
+                        yield _unpack(data, flags, self._layout.block_size)
+
     def _page(self, pfn: int) -> bytes:
         page = self._pages.get(pfn)
         if page is None:
@@ -193,6 +220,16 @@ def of(source: Source, layout: kdump.Layout | elf.Layout, index: PageIndex | Non
     if isinstance(layout, elf.Layout):
         return ElfMemory(source, layout)
     return KdumpMemory(source, layout, index)
+
+
+def _begins(data: bytes, flags: int, start: bytes, page_size: int) -> bool:
+    if flags & 0x1:
+        try:
+            return zlib.decompressobj().decompress(data, len(start)) == start
+        except zlib.error:
+            return False
+    # The others are no streams, but text begins with literals, which stand in the compressed data as they are.
+    return start in data[:64] and _unpack(data, flags, page_size).startswith(start)
 
 
 def _unpack(data: bytes, flags: int, size: int) -> bytes:

@@ -15,6 +15,11 @@ from sandbox.errors import DumpDamaged
 
 _MOST_PARTS: Final = 64
 
+_COMPRESSED_TEXT: Final = range(64, 4097)
+"""Bytes that a page of VMCOREINFO takes: 2 to 4 KB of text, zeros, and stored as it is 4096."""
+
+_SEARCH_SECONDS: Final = 0.7
+
 
 @dataclass(slots=True, kw_only=True)
 class OpenedDump:
@@ -52,6 +57,27 @@ class OpenedDump:
     def use_vmcoreinfo(self, text: bytes) -> None:
         """VMCOREINFO that was found elsewhere than in its note."""
         self.info = vmcoreinfo.parse(text)
+
+    def look_for_vmcoreinfo(self) -> None:
+        """The kernel's own copy of its VMCOREINFO, in its memory: hypervisors that know of none leave the note out.
+
+        In an uncompressed dump by its text alone; in a compressed one at the beginning of a page, where the kernel
+        keeps it, as far as time allows: a guest of some GiB. May raise `OutOfTimeError`.
+        """
+        if self.info:
+            return
+        if isinstance(self.layout, elf.Layout):
+            from sandbox.dump import named
+
+            self.use_vmcoreinfo(named.find_vmcoreinfo(self.source))
+            return
+        memory_of_dump = self.memory()
+        if not isinstance(memory_of_dump, memory.KdumpMemory):
+            return
+        for page in memory_of_dump.pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
+            if b"\nPAGESIZE=" in page:
+                self.use_vmcoreinfo(page)
+                return
 
     def kernel(self) -> translation.KernelMemory | None:
         return translation.kernel_memory(self.memory(), self.header, self.info, self.arch)

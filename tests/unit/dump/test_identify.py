@@ -339,3 +339,19 @@ def test_log_of_another_kernel_beside_the_dump_is_not_taken(tmp_path):
         "[    0.000000] Linux version 9.9.9 (a@b) #1\n[    9.500000] Kernel panic - not syncing: RCU Stall\n"
     )
     assert identify(tmp_path / "vmcore").cause is None
+
+
+@pytest.mark.parametrize("codec", [dump_writer.zlibbed, dump_writer.stored])
+def test_compressed_dump_without_vmcoreinfo(tmp_path, codec):
+    """What QEMU writes of a guest without a vmcoreinfo device; the kernel keeps its copy at the start of a page."""
+    pages = dict(PAGES) | {
+        5: (INFO + b"NUMBER(phys_base)=0\n").ljust(4096, b"\0"),
+        6: b"OSRELEASE=%s\n".ljust(4096, b"x"),
+    }
+    path = tmp_path / "vmcore"
+    names = ("", "", "", "", "x86_64", "")
+    path.write_bytes(dump_writer.kdump(pages, b"", utsname=names, codec=codec))
+    found = identify(path)
+    assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
+    assert found.build_id == "ab" * 20
+    assert identify(path, log=False).release is None

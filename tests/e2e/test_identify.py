@@ -1,0 +1,142 @@
+"""Real dumps in every form that makedumpfile and QEMU write, of one crash each: what is identified, and the log.
+
+The log is compared line by line with what makedumpfile --dump-dmesg made of /proc/vmcore in the capture kernel. One
+boot writes all of makedumpfile's forms, one all of QEMU's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import engines
+from engines import EngineUnderTest
+from sandbox import demo, paths
+from sandbox.dump import identify, read_log, unpack
+from sandbox.model import Vmcore
+
+WRITTEN = {
+    "vmcore": "makedumpfile -c -d 31 /proc/vmcore vmcore",
+    "lzo": "makedumpfile -l -d 31 /proc/vmcore lzo",
+    "snappy": "makedumpfile -p -d 31 /proc/vmcore snappy",
+    "zstd": "makedumpfile -z -d 31 /proc/vmcore zstd",
+    "stored": "makedumpfile -d 31 /proc/vmcore stored",
+    "level-0": "makedumpfile -c -d 0 /proc/vmcore level-0",
+    "elf": "makedumpfile -E -d 31 /proc/vmcore elf",
+    "proc-vmcore": "cp /proc/vmcore proc-vmcore",
+    "flattened": "makedumpfile -F -c -d 31 /proc/vmcore > flattened",
+    "flattened-elf": "makedumpfile -F -E -d 31 /proc/vmcore > flattened-elf",
+    "part-1": "makedumpfile --split -c -d 31 /proc/vmcore part-1 part-2 part-3",
+}
+SMALL = "mkdir /tmp/small; mount -t tmpfs -o size=6m tmpfs /tmp/small"
+FULL = {
+    "full-kdump": "makedumpfile -c -d 31 /proc/vmcore /tmp/small/v; mv /tmp/small/v full-kdump",
+    "full-elf": "makedumpfile -E -d 31 /proc/vmcore /tmp/small/v; mv /tmp/small/v full-elf",
+}
+BY_QEMU = {"vmcore": "dump-guest-memory /work/out/vmcore", "kdump": "dump-guest-memory -z /work/out/kdump"}
+
+
+def _make(engine: EngineUnderTest, name: str, **spec: str) -> Path:
+    """Dumps of one crash in the cache, made by the demo container with other commands than its own."""
+    directory = engines.cache_root() / "dumps" / name
+    if not (directory / "vmcore").exists():
+        paths._directory.cache_clear()
+        with pytest.MonkeyPatch.context() as patch:
+            for key, value in engine.env.items():
+                patch.setenv(key, value)
+            for table, commands in spec.items():
+                patch.setitem(getattr(demo, table), "kdump" if table == "_MAKEDUMPFILE" else "qemu-elf", commands)
+            form = "kdump" if "_MAKEDUMPFILE" in spec else "qemu-elf"
+            demo.make_vmcore(demo.DemoSpec(format=form, timeout=400), directory, engine=engine.engine)
+        paths._directory.cache_clear()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def forms(docker_engine: EngineUnderTest) -> Path:
+    return _make(docker_engine, "forms", _MAKEDUMPFILE="; ".join([*WRITTEN.values(), SMALL, *FULL.values()]))
+
+
+@pytest.fixture(scope="module")
+def by_qemu(docker_engine: EngineUnderTest) -> Path:
+    return _make(docker_engine, "by-qemu", _QEMU="\n".join(BY_QEMU.values()))
+
+
+def _log(path: Path) -> list[bytes]:
+    return [line.rstrip() for line in read_log(path)]
+
+
+def _expected(directory: Path) -> list[bytes]:
+    return [line.rstrip() for line in (directory / "vmcore-dmesg.txt").read_bytes().rstrip(b"\n").split(b"\n")]
+
+
+@pytest.mark.parametrize("name", sorted(WRITTEN))
+def test_written_by_makedumpfile(forms: Path, name: str) -> None:
+    found = identify(forms / name)
+    reference = identify(forms / "vmcore")
+    for field in ("release", "utsname_version", "build_id", "arch", "panic", "cause", "hardware", "uptime_seconds"):
+        assert getattr(found, field) == getattr(reference, field), field
+        assert getattr(found, field) is not None, field
+    assert found.complete is True, found.incomplete_reason
+    assert found.flattened == name.startswith("flattened")
+    assert found.format == ("elf" if name.endswith("elf") or name == "proc-vmcore" else "kdump-compressed")
+    if name in {"lzo", "snappy", "zstd"}:
+        assert found.compression == name
+    assert _log(forms / name) == _expected(forms)
+
+
+def test_set_of_parts(forms: Path, tmp_path: Path) -> None:
+    assert [file.name for file in identify(forms / "part-2").files] == ["part-1", "part-2", "part-3"]
+    for name in ("part-1", "part-3"):
+        os.link(forms / name, tmp_path / name)
+    lone = identify(tmp_path / "part-3")
+    assert lone.complete is False
+    assert "is not beside it" in str(lone.incomplete_reason)
+    assert lone.release == identify(forms / "vmcore").release
+
+
+@pytest.mark.parametrize("name", sorted(FULL))
+def test_target_ran_out_of_space(forms: Path, name: str) -> None:
+    found = identify(forms / name)
+    assert found.complete is False
+    assert found.origins["complete"] == "header"
+    assert "out of space" in str(found.incomplete_reason)
+    assert found.release == identify(forms / "vmcore").release
+
+
+@pytest.mark.parametrize("name", ["lzo", "elf", "flattened"])
+def test_cut_to_the_byte(forms: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / name
+    copy.write_bytes((forms / name).read_bytes()[:-1])
+    assert identify(copy).complete is False
+
+
+def test_rearranged_as_makedumpfile_would(forms: Path, tmp_path: Path) -> None:
+    """What crash is given instead of a flattened dump is the dump makedumpfile writes to a disk."""
+    found = identify(forms / "flattened")
+    plain = unpack(found, tmp_path)
+    again = identify(plain)
+    assert (again.flattened, again.complete, again.release) == (False, True, found.release)
+    assert _log(plain) == _expected(forms)
+
+
+@pytest.mark.parametrize("name", sorted(BY_QEMU))
+def test_written_by_qemu(by_qemu: Path, name: str) -> None:
+    """Without a vmcoreinfo device QEMU writes no VMCOREINFO; the kernel's own copy is found in the memory."""
+    found: Vmcore = identify(by_qemu / name)
+    assert found.release is not None
+    assert found.origins["release"] == "vmcoreinfo in memory"
+    assert (found.arch, found.nr_cpus, found.complete) == ("x86_64", 2, True)
+    assert found.crash_time is None
+    assert found.cause == "sysrq"
+    assert b"Kernel panic - not syncing: sysrq triggered crash" in b"\n".join(_log(by_qemu / name))
+
+
+def test_json_of_the_command(docker_engine: EngineUnderTest, forms: Path) -> None:
+    done = docker_engine.run("info", str(forms / "flattened"), "--json")
+    found = json.loads(done.stdout)
+    assert (found["flattened"], found["class"], found["profile"]) == (True, "debian:12", "debian-12")
+    assert docker_engine.run("dmesg", str(forms / "flattened")).stdout.count(b"\n") == len(_expected(forms))
