@@ -143,6 +143,9 @@ def take_dump(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
         if log or isinstance(opened.layout, elf.Layout):
             with suppress(OutOfTimeError):
                 opened.look_for_vmcoreinfo()
+        if log:
+            with suppress(OutOfTimeError):
+                opened.settle_byte_order()
         take_header(draft, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
         if log:
             # Where time runs out or a page is missing, the rest of the answer stands.

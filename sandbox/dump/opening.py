@@ -39,6 +39,11 @@ class OpenedDump:
     def arch(self) -> str | None:
         return self.header.arch or vmcoreinfo.architecture(self.info)
 
+    def settle_byte_order(self) -> None:
+        """ppc64 or ppc64le: as the memory has it, whatever the header says."""
+        if self.arch in {"ppc64", "ppc64le"} and (kernel := self.kernel()) is not None:
+            self.header.arch = "ppc64le" if kernel.order == "little" else "ppc64"
+
     def pages(self) -> memory.PageIndex | None:
         if self.index is None and isinstance(self.layout, kdump.Layout):
             self.index = memory.PageIndex(self.source, self.layout)

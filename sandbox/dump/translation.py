@@ -166,6 +166,23 @@ class LinearMemory(KernelMemory):
         raise PageMissingError
 
 
+def ppc64_memory(memory: Memory, info: Mapping[str, str]) -> LinearMemory | None:
+    """In the byte order in which the log's own pointer points somewhere.
+
+    The header need not have the kernel's: QEMU's pseries machine gives big endian for a panicked ppc64le guest.
+    """
+    pointer = vmcoreinfo.symbol(info, "prb", "log_buf")
+    orders: tuple[ByteOrder, ...] = ("little", "big")
+    for order in orders if pointer is not None else ():
+        found = LinearMemory(memory, [(_PPC64_LINEAR, _PPC64_LINEAR | 1 << 60, 0)], order)
+        try:
+            if found.pointer(pointer or 0) >> 60 == _PPC64_LINEAR >> 60:
+                return found
+        except PageMissingError:
+            return None
+    return None
+
+
 def _s390x_ranges(info: Mapping[str, str]) -> list[tuple[int, int, int]]:
     """Virtual was physical until 6.10; since then VMCOREINFO says where both maps begin (arch/s390 vmcore_info.c)."""
     identity = vmcoreinfo.hexadecimal(info, "IDENTITYBASE") or 0
@@ -191,7 +208,7 @@ def kernel_memory(memory: Memory, header: Header, info: Mapping[str, str], arch:
     """A way to read kernel addresses; None for architectures without a walker here, or when VMCOREINFO lacks a key."""
     match arch:
         case "ppc64" | "ppc64le":
-            return LinearMemory(memory, [(_PPC64_LINEAR, _PPC64_LINEAR | 1 << 60, 0)], header.order)
+            return ppc64_memory(memory, info)
         case "s390x":
             return LinearMemory(memory, _s390x_ranges(info), "big")
         case "riscv64":
