@@ -15,18 +15,23 @@ from sandbox.cli.options import EngineName, Json, Quiet
 
 
 @command()
-def doctor(json: Json = False, engine: EngineName = None) -> None:
-    """Check engines, directories and profiles, and say what would mend what is wrong."""
+def doctor(
+    json: Json = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no registry and no archive.")] = False,
+    engine: EngineName = None,
+) -> None:
+    """Check engines, host, settings, directories and servers, and say which command mends what is wrong."""
     from sandbox.doctor import examine
 
-    findings = list(examine(engine))
-    if json:
-        render.as_json(findings)
-    else:
-        for finding in findings:
+    findings = []
+    for finding in examine(engine, offline=offline):
+        findings.append(finding)
+        if not json:
             mark = "ok" if finding.good else "MISSING" if finding.required else "note"
             hint = f"\n             {finding.hint}" if finding.hint else ""
             typer.echo(f"{mark:>7}  {finding.subject}: {finding.text}{hint}")
+    if json:
+        render.as_json(findings)
     raise typer.Exit(0 if all(finding.good for finding in findings if finding.required) else 1)
 
 

@@ -26,9 +26,10 @@ LEVELS = [
     {"ledger"},
     {"image", "containerfile", "bootstrap"},
     {"debuginfo"},
+    {"reach"},
     {"profiles"},
     {"dump", "engine"},
-    {"mirrors", "locks", "paths"},
+    {"host", "mirrors", "locks", "paths"},
     {"config"},
     {"progress", "model", "errors"},
 ]

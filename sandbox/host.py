@@ -1,0 +1,84 @@
+"""What the kernel and the system files of this host say about running containers here; read, never changed.
+
+Each function takes the root of the file system, so that a host of another kind can be described in a test.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path("/")
+
+MACHINES: Final = {"x86_64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "s390x": "s390x"}
+"""uname -m -> QEMU's name in binfmt_misc, for the machines whose dumps are common."""
+
+
+def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tuple[str, str]]:
+    """(what stands in the way of rootless containers, the command that mends it)."""
+    uid = os.getuid() if uid is None else uid
+    name = _user(uid)
+    for file, option in (("subuid", "--add-subuids"), ("subgid", "--add-subgids")):
+        if not _has_range(root / "etc" / file, {name, str(uid)}):
+            yield f"{name} has no range in /etc/{file}", f"sudo usermod {option} 100000-165535 {name}"
+    if shutil.which("newuidmap", path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin") is None:
+        yield "newuidmap is not installed", "sudo apt-get install uidmap   (dnf install shadow-utils)"
+    sysctl = root / "proc/sys"
+    if _read(sysctl / "user/max_user_namespaces") == "0":
+        yield "user namespaces are off", "sudo sysctl -w user.max_user_namespaces=15000"
+    if _read(sysctl / "kernel/unprivileged_userns_clone") == "0":
+        yield "user namespaces are for root only", "sudo sysctl -w kernel.unprivileged_userns_clone=1"
+    if not (root / "sys/fs/cgroup/cgroup.controllers").exists():
+        yield "cgroup v1: memory limits do not hold", "boot with systemd.unified_cgroup_hierarchy=1"
+        return
+    delegated = root / f"sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service/cgroup.controllers"
+    missing = {"memory", "pids"} - set(_read(delegated).split())
+    if delegated.exists() and missing:
+        drop_in = "/etc/systemd/system/user@.service.d/delegate.conf"
+        write = f"printf '[Service]\\nDelegate=memory pids cpu\\n' | sudo tee {drop_in}"
+        yield (
+            f"cgroup controllers {', '.join(sorted(missing))} are not delegated to {name}",
+            f"sudo mkdir -p {drop_in.rpartition('/')[0]} && {write} && sudo systemctl daemon-reload",
+        )
+
+
+def selinux(root: Path = ROOT) -> str:
+    """enforcing, permissive or off."""
+    return {"1": "enforcing", "0": "permissive"}.get(_read(root / "sys/fs/selinux/enforce"), "off")
+
+
+def emulated(root: Path = ROOT, machine: str | None = None) -> tuple[list[str], list[str]]:
+    """Machines other than this one whose programs run here by emulation, also in containers; and those that do not."""
+    machine = machine or os.uname().machine
+    can: list[str] = []
+    cannot: list[str] = []
+    for name, qemu in MACHINES.items():
+        if name == machine:
+            continue
+        entry = _read(root / f"proc/sys/fs/binfmt_misc/qemu-{qemu}").splitlines()
+        # F: the emulator is opened when it is registered, so that a container need not hold it.
+        fixed = any(line.startswith("flags:") and "F" in line for line in entry)
+        (can if "enabled" in entry and fixed else cannot).append(name)
+    return can, cannot
+
+
+def _has_range(file: Path, owners: set[str]) -> bool:
+    return any(line.partition(":")[0] in owners for line in _read(file).splitlines())
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,127 @@
+"""Doctor on hosts of several kinds: their files are written here, the servers listen on loopback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from sandbox import doctor, host, paths, profiles, reach
+
+
+def _write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+READY = {
+    "etc/subuid": "nobody:100000:65536\n",
+    "etc/subgid": "65534:100000:65536\n",
+    "proc/sys/user/max_user_namespaces": "15000\n",
+    "sys/fs/cgroup/cgroup.controllers": "cpu memory pids\n",
+    "sys/fs/cgroup/user.slice/user-65534.slice/user@65534.service/cgroup.controllers": "memory pids\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "obstacle", "mended"),
+    [
+        ({}, "", ""),
+        ({"etc/subuid": "somebody:1:1\n"}, "no range in /etc/subuid", "--add-subuids 100000-165535 nobody"),
+        ({"etc/subgid": ""}, "no range in /etc/subgid", "--add-subgids"),
+        ({"proc/sys/user/max_user_namespaces": "0"}, "namespaces are off", "user.max_user_namespaces"),
+        ({"proc/sys/kernel/unprivileged_userns_clone": "0"}, "root only", "unprivileged_userns_clone=1"),
+        (
+            {"sys/fs/cgroup/user.slice/user-65534.slice/user@65534.service/cgroup.controllers": "pids"},
+            "controllers memory are not delegated",
+            "Delegate=memory",
+        ),
+    ],
+)
+def test_rootless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], obstacle: str, mended: str
+) -> None:
+    monkeypatch.setattr(host.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
+    found = list(host.rootless_obstacles(_write(tmp_path, READY | change), uid=65534))
+    assert len(found) == bool(change)
+    for text, hint in found:
+        assert obstacle in text
+        assert mended in hint
+
+
+def test_cgroup_v1_and_no_newuidmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.shutil, "which", lambda *_, **__: None)
+    old = {name: text for name, text in READY.items() if "cgroup" not in name}
+    texts = [text for text, _ in host.rootless_obstacles(_write(tmp_path, old), uid=65534)]
+    assert texts == ["newuidmap is not installed", "cgroup v1: memory limits do not hold"]
+
+
+def test_emulation(tmp_path: Path) -> None:
+    entry = "enabled\ninterpreter /usr/libexec/qemu-binfmt/x\nflags: {}\noffset 0\n"
+    place = "proc/sys/fs/binfmt_misc/"
+    files = {f"{place}qemu-aarch64": entry.format("POCF"), f"{place}qemu-s390x": entry.format("PO")}
+    assert host.emulated(_write(tmp_path, files), machine="x86_64") == (["aarch64"], ["ppc64le", "s390x"])
+
+
+@pytest.mark.parametrize(("text", "state"), [("1", "enforcing"), ("0\n", "permissive"), (None, "off")])
+def test_selinux(tmp_path: Path, text: str | None, state: str) -> None:
+    assert host.selinux(_write(tmp_path, {} if text is None else {"sys/fs/selinux/enforce": text})) == state
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    class Refuses(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}/"
+        listening.shutdown()
+
+
+def test_a_server_that_answers_is_reached_whatever_it_says(server: str) -> None:
+    # Port 9 is discard's, where nobody listens.
+    answers = reach.probe([server, "http://127.0.0.1:9/"])
+    assert answers[server] is None
+    assert "refused" in str(answers["http://127.0.0.1:9/"])
+
+
+def test_addresses_are_those_of_the_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+    debian = [profiles.by_name("debian-12")]
+    monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
+    assert "https://registry-1.docker.io/v2/" in reach.registries(debian)
+    assert "http://deb.debian.org/" in reach.archives(debian)
+    monkeypatch.setenv("VMBOX_MIRRORS", "docker.io=127.0.0.1:5000/hub http://deb.debian.org=http://mirror.example:81/x")
+    assert reach.registries(debian) == {"http://127.0.0.1:5000/v2/"}
+    assert "http://mirror.example:81/" in reach.archives(debian)
+    assert "http://deb.debian.org/" not in reach.archives(debian)
+
+
+def test_a_place_that_cannot_be_written_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_CACHE_DIR", "/proc/vmbox")
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    finding = doctor._directory("cache", paths.cache_dir)
+    assert not finding.good
+    assert finding.required
+    assert "$VMBOX_CACHE_DIR" in finding.hint
+
+
+def test_a_mistake_in_the_settings_comes_first_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.toml").write_text("engin = 1\n")
+    monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
+    vmbox, settings = doctor.examine(offline=True)
+    assert vmbox.good
+    assert not settings.good
+    assert settings.required
+    assert settings.hint == "did you mean engine?"
