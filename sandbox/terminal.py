@@ -10,11 +10,20 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
+from typing import Protocol
 
 from sandbox.engine import Exec
 
 
-def attach(process: Exec) -> int:
+class Watcher(Protocol):
+    """Is told what goes both ways."""
+
+    def typed(self, keys: bytes) -> None: ...
+
+    def printed(self, output: bytes) -> None: ...
+
+
+def attach(process: Exec, watcher: Watcher | None = None) -> int:
     """Connects the terminal with `process` until it ends. Returns its exit status.
 
     Without a terminal on standard input, what comes from there is sent as if typed.
@@ -32,9 +41,13 @@ def attach(process: Exec) -> int:
                 if not data:
                     return process.exit_code()
                 _write_all(stdout, data)
+                if watcher is not None:
+                    watcher.printed(data)
             if stdin in ready:
                 typed = os.read(stdin, 4096)
                 if typed:
+                    if watcher is not None:
+                        watcher.typed(typed)
                     process.write(typed)
                 else:
                     # The end of piped input is what Ctrl-D is at a terminal.

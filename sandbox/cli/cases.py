@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,12 @@ from sandbox import render
 from sandbox.cli import completion
 from sandbox.cli.application import command
 from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet
+from sandbox.errors import VmboxError
+
+if TYPE_CHECKING:
+    from sandbox.commands import Manner
+    from sandbox.opening import Wishes
+    from sandbox.progress import Reporter
 
 
 @command(context_settings={"ignore_unknown_options": True})
@@ -21,7 +27,7 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="[--] COMMAND… [-- COMMAND…]",
-            help="crash commands; - reads them from standard input.",
+            help="crash commands; - reads them from standard input. With --tool drgn: a script and its arguments.",
             show_default=False,
             autocompletion=completion.crash_commands,
         ),
@@ -39,6 +45,10 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop a command that takes longer.")
     ] = None,
+    tool: Annotated[str, typer.Option("--tool", metavar="crash|drgn", help="What runs the commands.")] = "crash",
+    code: Annotated[
+        str | None, typer.Option("-e", metavar="CODE", help="With --tool drgn: Python code to run.")
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="The case stays open until it is closed.")] = False,
     once: Annotated[bool, typer.Option("--once", help="A case for this run only; nothing stays warm.")] = False,
     no_transcript: NoTranscript = False,
@@ -52,29 +62,71 @@ def run(
 
     vmbox run vmcore -- bt
     vmbox run vmcore -- bt -- ps -t -- log
+
+    vmbox run vmcore --tool drgn -- script.py ARG…
     """
     from sandbox.commands import Manner, run_all, wanted
     from sandbox.opening import Wishes
 
-    if not commands and input_file is None and sys.stdin.isatty():
-        raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
     if keep and once:
         raise typer.BadParameter("--keep or --once")
-    status = run_all(
-        vmcore,
-        wanted(commands or [], input_file),
-        wishes=Wishes(
-            engine=engine, image=image, debuginfo=debuginfo, force=force, idle=0 if keep else None, once=once
-        ),
-        manner=Manner(timeout=timeout, json=json, transcript=not no_transcript, output=output),
-        reporter=render.reporter(quiet=quiet),
-    )
+    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force, idle=0 if keep else None, once=once)
+    manner = Manner(timeout=timeout, json=json, transcript=not no_transcript, output=output)
+    reporter = render.reporter(quiet=quiet)
+    if tool == "drgn":
+        if json or output or input_file:
+            raise typer.BadParameter("--json, --output and --input are for crash commands")
+        raise typer.Exit(_script(vmcore, commands or [], code, wishes, manner, reporter))
+    if tool != "crash" or code is not None:
+        raise typer.BadParameter("--tool is crash or drgn" if code is None else "-e CODE needs --tool drgn")
+    if not commands and input_file is None and sys.stdin.isatty():
+        raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
+    status = run_all(vmcore, wanted(commands or [], input_file), wishes=wishes, manner=manner, reporter=reporter)
     raise typer.Exit(status)
+
+
+def _script(
+    vmcore: Path, words: list[str], code: str | None, wishes: Wishes, manner: Manner, reporter: Reporter
+) -> int:
+    from sandbox.case import close as end
+    from sandbox.opening import case_of
+    from sandbox.shell import run_script, script_of
+
+    if code is not None:
+        script, name, arguments = script_of(code), "-e", words
+    elif words:
+        script, name, arguments = _read(Path(words[0])), Path(words[0]).name, words[1:]
+    else:
+        raise typer.BadParameter("give a script, or -e CODE: vmbox run vmcore --tool drgn -- script.py")
+    case = case_of(vmcore, wishes, reporter)
+    try:
+        return run_script(
+            case,
+            script,
+            name,
+            arguments,
+            timeout=manner.timeout,
+            transcript=manner.transcript,
+            reporter=reporter,
+        )
+    finally:
+        if wishes.once:
+            end(case)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise VmboxError(f"{file}: {error.strerror}", hint="the script is a file of this host") from error
 
 
 @command()
 def shell(
     vmcore: Dump,
+    tool: Annotated[
+        str, typer.Option("--tool", metavar="crash|drgn|bash", help="What to open; bash is a shell in the sandbox.")
+    ] = "crash",
     engine: EngineName = None,
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
@@ -83,11 +135,13 @@ def shell(
 ) -> None:
     """Open crash's own prompt on a dump. Does not disturb the warm crash of `vmbox run`."""
     from sandbox.opening import Wishes, case_of
-    from sandbox.shell import interactive
+    from sandbox.shell import TOOLS, interactive
 
+    if tool not in TOOLS:
+        raise typer.BadParameter(f"--tool is one of {', '.join(TOOLS)}")
     reporter = render.reporter(quiet=quiet)
     case = case_of(vmcore, Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force), reporter)
-    raise typer.Exit(interactive(case))
+    raise typer.Exit(interactive(case, tool=tool, reporter=reporter))
 
 
 @command("list")

@@ -21,7 +21,7 @@ LEVELS = [
     {"opening"},
     {"loading", "scratch"},
     {"session", "terminal"},
-    {"transcripts", "channel", "salvage", "turns", "verdict"},
+    {"transcripts", "history", "channel", "salvage", "turns", "verdict"},
     {"case"},
     {"ledger"},
     {"image", "containerfile", "bootstrap"},

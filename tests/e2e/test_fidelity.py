@@ -1,0 +1,227 @@
+"""What the warm crash answers is what crash prints: the same commands, given to crash by hand in the same container."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engines import EngineUnderTest
+from sandbox.case import DUMP, VMLINUX
+
+COMMANDS = """
+set
+bt
+bt -a
+bt -l
+bt -f
+bt -e
+bt -s
+bt -t
+bt -T
+bt -p
+bt -c 0
+bt 1
+bt -v
+ps
+ps -t
+ps -p
+ps -m
+ps -l
+ps -a 1
+ps -g 1
+ps -k
+ps -u
+ps -S
+ps -r 1
+ps | grep -c UN
+files
+files 1
+files -d 0
+fuser /dev/console
+log
+log -m
+log -t
+log -T
+dmesg | tail -5
+sys
+sys -i
+sys -c
+sys config
+mod
+mach
+mach -m
+mach -c
+kmem -i
+kmem -s
+kmem -n
+kmem -v
+kmem -V
+kmem -z
+kmem -o
+kmem -h
+kmem -g
+kmem -p | head -100
+kmem -f | head -100
+kmem -S kmalloc-64 | head -60
+kmem init_task
+vm
+vm -m
+vm -p 1 | head -60
+task
+task -R pid,comm
+task -x 1 | head -50
+struct task_struct -o
+struct list_head
+struct page
+struct task_struct.pid,comm init_task
+union thread_union
+list_head
+*task_struct.comm init_task
+sym schedule
+sym -l | head -60
+sym -q sysrq_handle
+sym -n schedule
+sym jiffies_64
+dis schedule 10
+dis -l schedule 10
+dis -x schedule 5
+dis -r schedule+20
+whatis schedule
+whatis task_struct.pid
+foreach bt
+foreach comm
+foreach -R 1 task
+foreach files
+foreach vtop
+dev
+dev -i
+dev -p
+dev -d
+irq
+irq -s
+irq -a
+irq -b
+irq -d
+net
+net -a
+net -n
+timer
+timer -r
+runq
+runq -t
+runq -g
+runq -c 0
+search -s jiffies_64 deadbeef -m ffff
+search -c panic -K | head -20
+mount
+mount -f
+swap
+waitq kthreadd_done
+ipcs
+ipcs -M
+list task_struct.tasks -s task_struct.pid,comm -H init_task
+list -h init_task.tasks | head -5
+tree -t rb vmap_area_root
+tree -t xarray init_task | head -5
+rd jiffies_64 4
+rd -d jiffies_64
+rd -8 jiffies_64 16
+rd -a linux_banner
+rd -s init_task 20
+rd -p 1000 4
+p jiffies
+p -x jiffies
+px init_task.flags
+pd init_task.flags
+p init_task.comm
+p &init_task
+p (1 > 2)
+p nosuch
+eval 1 << 20
+eval -b 0xff
+ascii
+ascii 62696c2f7273752f
+btop 1000
+ptob 10
+vtop init_task
+ptov 1000
+pte 1000
+sig
+sig -l
+alias
+set -v
+set 1
+bt
+set -p
+wr jiffies_64 1
+extend
+gdb ptype struct list_head
+gdb info line schedule
+gdb print sizeof(struct page)
+help
+help -t
+help bt
+sym nosuch
+struct nosuch
+nosuch
+bt -Z
+bt 99999999
+kmem nosuch
+rd 0
+log | head -3 | wc -l
+bt > /scratch/bt.txt
+!cat /scratch/bt.txt
+!printf 'no newline at the end'
+!printf 'crash> \\r\\n\\n\\n'
+repeat -1 nosuch
+hex
+p 255
+dec
+p 255
+""".strip().splitlines()
+
+
+@pytest.fixture(scope="module", params=["docker_engine", "podman_rootless"])
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
+def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: str) -> None:
+    assert len(COMMANDS) >= 80
+    dump = dumps.copy_for(engine, dumps(kernel))
+    script = engine.directory() / "commands"
+    script.write_text("# crash's comments and empty lines\n\n" + "\n".join(COMMANDS) + "\nquit\n")
+    done = engine.run("run", str(dump), "--json", "-i", str(script))
+    assert done.returncode == 1, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["command"] for answer in answers] == COMMANDS
+    try:
+        expected = list(_directly(engine, dump))
+    finally:
+        engine.run("close", str(dump))
+    differing = {
+        command: (answer["output"], there)
+        for command, answer, there in zip(COMMANDS, answers, expected, strict=True)
+        if answer["output"] != there
+    }
+    assert differing == {}
+
+
+def _directly(engine: EngineUnderTest, dump: Path) -> Iterator[str]:
+    """What crash prints for each command, started by hand in the dump's container with the commands on its stdin."""
+    (case,) = (case for case in json.loads(engine.run("list", "--json").stdout) if case["dump"] == str(dump))
+    mark = "a line of this test and of nothing else"
+    lines = f"!echo {mark}\n" + "".join(f"{command}\n!echo {mark}\n" for command in COMMANDS)
+    argv = ["sh", "-c", f"crash -s --no_crashrc --no_scroll {VMLINUX} {DUMP} 2>&1"]
+    with engine.engine.exec(case["container"], argv, stdin=True) as process:
+        process.write(lines.encode())
+        process.close_stdin()
+        said = b"".join(iter(process.read, b"")).decode(errors="backslashreplace")
+    parts = said.split(f"{mark}\n")
+    # What comes before the first are the warnings of its start.
+    assert parts[-1] == ""
+    yield from parts[1:-1]

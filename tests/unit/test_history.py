@@ -1,0 +1,76 @@
+"""Lines read off a terminal as readline draws them; the bytes are what crash 8.0.2 prints in an xterm."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sandbox import paths
+from sandbox.history import History, TypedLines
+from sandbox.model import Case
+
+
+def _follow(*events: tuple[bytes, bytes], columns: int = 80) -> list[str]:
+    found: list[str] = []
+    lines = TypedLines(found.append, lambda: columns)
+    for keys, output in events:
+        lines.typed(keys)
+        for at in range(len(output)):
+            lines.printed(output[at : at + 1])
+    return found
+
+
+def test_plain_lines() -> None:
+    assert _follow(
+        (b"", b"\r\ncrash> "), (b"bt", b"bt"), (b"\r", b"\r\nPID: 1\r\n\x1b[?1l\x1b>crash> "), (b"\r", b"\r\n")
+    ) == [
+        "bt",
+        "",
+    ]
+
+
+def test_edited_recalled_and_wrapped_lines() -> None:
+    erased = (b"btx\x7f -a\r", b"btx\x08\x1b[K -a\r\n")
+    recalled = (b"\x1b[A\r", b"p 1\x0840+2\r\n")
+    long = b"struct task_struct.pid,comm"
+    wrapped = (long + b"\r", long[:13] + b" \r" + long[13:] + b"\r\n")
+    prompt = (b"", b"crash> ")
+    assert _follow(prompt, erased, prompt, recalled) == ["bt -a", "p 40+2"]
+    assert _follow(prompt, wrapped, columns=20) == [long.decode()]
+
+
+def test_what_is_printed_is_not_what_is_typed() -> None:
+    completions = (b"sym sysrq_\t\t", b"sym sysrq_\r\nsysrq_a  sysrq_b\r\ncrash> sym sysrq_")
+    flood = b"crash> not typed\r\n" * 50
+    assert _follow((b"", b"crash> "), completions, (b"a\r", b"a\r\n" + flood)) == ["sym sysrq_a"]
+
+
+def test_history_of_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "state_dir", lambda: tmp_path)
+    case = Case(
+        id="abc-docker",
+        dump=tmp_path,
+        release="",
+        profile="",
+        image="",
+        vmlinux=tmp_path,
+        proof="",
+        engine="docker",
+        endpoint="",
+        container="",
+        opened=datetime.now(UTC),
+        directory=tmp_path,
+        files=1,
+        token="",
+    )
+    history = History(case)
+    assert history.lines() == []
+    for line in ("bt", "bt", "", "ps"):
+        history.add(line)
+    for number in range(2000):
+        history.add(f"p {number}")
+    assert History(case).lines()[-1] == "p 1999"
+    assert len(History(case).lines()) == 1000
+    assert (tmp_path / "history" / "abc-docker").stat().st_mode & 0o077 == 0
