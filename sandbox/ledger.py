@@ -9,7 +9,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -93,6 +92,9 @@ def prepare(place: Path) -> None:
 
 
 def forget(place: Path) -> None:
+    # A warm run forgets nothing, and should not pay for what this imports.
+    import shutil
+
     shutil.rmtree(place, ignore_errors=True)
 
 

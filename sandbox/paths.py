@@ -72,19 +72,23 @@ def state_dir() -> Path:
 
 @cache
 def _usual(kind: str) -> Path:
-    # Imported only where no setting answers: it takes as long as a warm crash does.
+    """Where platformdirs puts it. What a warm run needs is asked of the environment here: the import takes longer than
+    a warm crash does, and says the same.
+    """
+    match kind:
+        case "runtime":
+            if directory := os.environ.get("XDG_RUNTIME_DIR", "").strip():
+                return Path(directory) / "vmbox"
+            # Without a login session there is none, and platformdirs warns about its substitute.
+            if os.getuid() == 0:
+                return Path("/run/vmbox")
+        case "state":
+            return Path(os.environ.get("XDG_STATE_HOME", "").strip() or Path.home() / ".local" / "state") / "vmbox"
+        case _:
+            pass
     import platformdirs
 
     dirs = platformdirs.PlatformDirs("vmbox", appauthor=False)
-    match kind:
-        case "cache":
-            return dirs.user_cache_path
-        case "runtime":
-            # Without a login session there is no XDG_RUNTIME_DIR, and platformdirs warns about its substitute.
-            if os.getuid() == 0 and "XDG_RUNTIME_DIR" not in os.environ:
-                return Path("/run/vmbox")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return dirs.user_runtime_path
-        case _:
-            return dirs.user_state_path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dirs.user_cache_path if kind == "cache" else dirs.user_runtime_path

@@ -1,0 +1,167 @@
+"""The warm session: what reaches it, who may use it when, how long it stays, and what is kept of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+import subprocess
+import time
+from pathlib import Path
+
+from engines import EngineUnderTest
+
+CALLERS, COMMANDS = 8, 50
+
+
+def test_quit_ends_the_commands_and_not_the_session(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    done = vmbox("run", own_dump, "-", input=b"p 1+1\n# as in a crash input file\n\nquit\np 2+2\n", stdin=None)
+    assert re.fullmatch(rb"\$\d+ = 2\n", done.stdout)
+    # Warm still: nothing was started for it.
+    assert vmbox("run", own_dump, "--", "p 3").stderr == b""
+
+
+def test_files_come_out_and_nothing_else(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1 > earlier")
+    out = engine.directory() / "out"
+    made = "mkdir deep; head -c 200000 /dev/urandom > deep/random; md5sum < deep/random; ln -s /etc/passwd link"
+    done = vmbox("run", own_dump, "--output", out, "--", "bt > bt.txt", "--", f"!{made}")
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == ["bt.txt", "deep", "deep/random"]
+    assert b"sysrq_handle_crash" in (out / "bt.txt").read_bytes()
+    there = subprocess.run(["md5sum"], input=(out / "deep/random").read_bytes(), capture_output=True, check=True)
+    assert there.stdout == done.stdout
+    assert b"link" in done.stderr
+
+
+def test_once_leaves_nothing_and_touches_nobody(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    before = vmbox("list", "--json").stdout
+    assert re.search(rb"\$1 = 5\n$", vmbox("run", own_dump, "--once", "--", "p 5").stdout)
+    assert vmbox("list", "--json").stdout == before
+    assert len(engine.engine.containers({"vmbox.case": ""})) == len(json.loads(before))
+
+
+def test_an_idle_case_disposes_of_itself_unless_it_is_kept(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("close", own_dump)
+    env = {**engine.env, "VMBOX_IDLE": "6"}
+    run = [*engine.vmbox, "run", str(own_dump)]
+    subprocess.run([*run, "--keep", "--", "p 1"], env=env, check=True, capture_output=True)
+    time.sleep(14)
+    assert vmbox("run", own_dump, "--", "p 1").stderr == b""
+    vmbox("close", own_dump)
+    subprocess.run([*run, "--", "p 1"], env=env, check=True, capture_output=True)
+    # Somebody at a command is not idle, however long it takes.
+    assert (
+        subprocess.run([*run, "--", "!sleep 14; echo up"], env=env, check=True, capture_output=True).stdout == b"up\n"
+    )
+    _wait(lambda: engine.engine.containers({"vmbox.case": ""}) == [], 30)
+    assert json.loads(vmbox("list", "--json").stdout) == []
+    assert re.search(rb"= 2\n$", vmbox("run", own_dump, "--", "p 1+1").stdout)
+
+
+def test_what_a_reboot_leaves_behind_is_no_obstacle(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    (case,) = json.loads(vmbox("list", "--json").stdout)
+    # FIFOs, locks and description of a container that nobody removed in order.
+    engine.engine.signal(case["container"], "KILL")
+    _wait(lambda: not any(one.running for one in engine.engine.containers({"vmbox.case": ""})))
+    assert re.search(rb"= 2\n$", vmbox("run", own_dump, "--", "p 1+1").stdout)
+
+
+def test_eight_callers_with_fifty_commands_each(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    words = [" -- ".join(f"p {caller}{number:03}" for number in range(COMMANDS)).split() for caller in range(1, 9)]
+    callers = [
+        subprocess.Popen(
+            [*engine.vmbox, "run", str(own_dump), "--", *words[caller]],
+            env=dict(engine.env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for caller in range(CALLERS)
+    ]
+    for number, caller in enumerate(callers, 1):
+        output, errors = caller.communicate(timeout=300)
+        assert re.sub(rb"\$\d+ = ", b"", output) == b"".join(b"%d%03d\n" % (number, one) for one in range(COMMANDS))
+        assert re.fullmatch(rb"(vmbox: waiting: the case is in use by \d+ others?\n)?", errors)
+
+
+def test_who_waits_says_so_and_who_has_nothing_to_ask_lets_others(
+    vmbox, engine: EngineUnderTest, own_dump: Path
+) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    run = [*engine.vmbox, "run", str(own_dump)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": dict(engine.env)}
+    with subprocess.Popen([*run, "--", "!echo begun; sleep 3"], **pipes) as first:
+        assert first.stdout.readline() == b"begun\n"
+        assert b"waiting: the case is in use by 1 other" in vmbox("run", own_dump, "--", "p 1").stderr
+    with subprocess.Popen([*run, "-"], stdin=subprocess.PIPE, **pipes) as slow:
+        slow.stdin.write(b"p 20+1\n")
+        slow.stdin.flush()
+        assert slow.stdout.readline().endswith(b"= 21\n")
+        time.sleep(0.3)
+        assert vmbox("run", own_dump, "--", "p 1").stderr == b""
+        assert slow.communicate(b"p 20+2\n", timeout=60)[0].endswith(b"= 22\n")
+
+
+def test_a_crash_that_hangs_is_ended_and_its_case_stays(vmbox, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    (before,) = json.loads(vmbox("list", "--json").stdout)
+    done = vmbox("run", own_dump, "--timeout", "1", "--", "!kill -STOP $PPID; sleep 1", status=62)
+    assert b"does not answer the interrupt" in done.stderr
+    assert re.search(rb"= 2\n$", vmbox("run", own_dump, "--", "p 1+1").stdout)
+    assert json.loads(vmbox("list", "--json").stdout) == [before]
+
+
+def test_a_timeout_is_the_commands_and_the_others_are_answered(vmbox, own_dump: Path) -> None:
+    done = vmbox("run", own_dump, "--json", "--timeout", "2", "--", "!echo a; sleep 60", "--", "p 1+1", status=62)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["status"] for answer in answers] == ["timeout", "ok"]
+    assert answers[0]["output"] == "a\n"
+
+
+def test_a_flood_is_streamed_in_little_memory(engine: EngineUnderTest, own_dump: Path) -> None:
+    size = 100 << 20
+    flood = f"!yes 0123456789abcdef0123456789abcdef | head -c {size}"
+    for options in ([], ["--json"]):
+        with subprocess.Popen(
+            [*engine.vmbox, "run", str(own_dump), *options, "--", flood],
+            env=dict(engine.env),
+            stdout=subprocess.PIPE,
+            preexec_fn=_little_memory,  # noqa: PLW1509 - no threads here
+        ) as process:
+            assert process.stdout is not None
+            received = sum(map(len, iter(lambda: process.stdout.read(1 << 20), b"")))
+            assert process.wait() == 0
+        assert received >= size
+
+
+def test_the_transcript(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--no-transcript", "--", "p 11111")
+    vmbox("run", own_dump, "--", "p 22222", "--", "nosuch", status=1)
+    kept = [json.loads(line) for line in vmbox("log", own_dump, "--json").stdout.splitlines()]
+    assert [(one["command"], one["status"]) for one in kept[-2:]] == [("p 22222", "ok"), ("nosuch", "error")]
+    assert kept[-2]["output"].endswith("= 22222\n")
+    assert not any("11111" in one["command"] for one in kept)
+    shown = vmbox("log", own_dump).stdout
+    assert b"crash> p 22222\n" in shown
+    script = engine.directory() / "again"
+    script.write_bytes(vmbox("log", own_dump, "--script").stdout)
+    assert script.read_text().endswith("p 22222\nnosuch\n")
+    (case,) = json.loads(vmbox("list", "--json").stdout)
+    vmbox("close", own_dump)
+    assert vmbox("log", case["id"]).stdout == shown
+    assert case["id"].encode() in vmbox("log").stdout
+    assert b"no transcript" in vmbox("log", "nothing", status=63).stderr
+
+
+def _little_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (160 << 20, 160 << 20))
+
+
+def _wait(condition, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -1,0 +1,143 @@
+"""vmbox shell in a real terminal, and the tools beside crash."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pexpect
+
+from engines import EngineUnderTest
+
+PROMPT = r"crash> "
+
+
+@contextmanager
+def _shell(engine: EngineUnderTest, dump: Path, *options: str) -> Iterator[pexpect.spawn]:
+    command, *arguments = [*engine.vmbox, "shell", str(dump), *options]
+    terminal = pexpect.spawn(command, arguments, env=dict(engine.env), timeout=120, dimensions=(33, 99))
+    try:
+        yield terminal
+    finally:
+        terminal.close(force=True)
+
+
+def test_crash_prompt(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    before = vmbox("run", own_dump, "--", "set 1", "--", "set").stdout
+    with _shell(engine, own_dump) as terminal:
+        terminal.expect(PROMPT)
+        terminal.sendline("p 40+2")
+        terminal.expect(r"\$1 = 42\r\n")
+        terminal.expect(PROMPT)
+        terminal.sendline("!stty size")
+        terminal.expect("33 99")
+        terminal.setwinsize(44, 88)
+        time.sleep(0.5)
+        terminal.expect(PROMPT)
+        terminal.sendline("!stty size")
+        terminal.expect("44 88")
+        terminal.expect(PROMPT)
+        # Ctrl-C ends a command, Ctrl-D is a new line to crash: quit leaves it.
+        terminal.sendline("!echo begun; sleep 60")
+        terminal.expect("begun\r\n")
+        terminal.sendintr()
+        terminal.expect(PROMPT)
+        terminal.sendeof()
+        terminal.expect(PROMPT)
+        terminal.sendline("set 2")
+        terminal.expect(PROMPT)
+        terminal.sendline("quit")
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 0
+    # Another crash than the warm one, whose context is its own.
+    assert (
+        vmbox("run", own_dump, "--", "set").stdout
+        == before.rpartition(b"    PID")[1] + before.rpartition(b"    PID")[2]
+    )
+    # What was typed is there again in the next one.
+    with _shell(engine, own_dump) as terminal:
+        terminal.expect(PROMPT)
+        terminal.send("\x1b[A\x1b[A\r")
+        terminal.expect("PID: 2")
+        terminal.expect(PROMPT)
+        terminal.sendline("h")
+        terminal.expect(r"p 40\+2")
+        terminal.expect(PROMPT)
+        # A client that is killed leaves no crash behind.
+        terminal.kill(signal.SIGKILL)
+    _wait(lambda: vmbox("run", own_dump, "--", "!ls -A /tmp/.shells").stdout == b"")
+
+
+def test_a_shell_needs_a_terminal(vmbox, own_dump: Path) -> None:
+    assert b"needs a terminal" in vmbox("shell", own_dump, status=99).stderr
+    assert b"--tool is one of" in vmbox("shell", own_dump, "--tool", "gdb", status=2).stderr
+
+
+def test_a_shell_in_the_sandbox(engine: EngineUnderTest, own_dump: Path) -> None:
+    with _shell(engine, own_dump, "--tool", "bash") as terminal:
+        terminal.sendline("echo $((6*7)); ls /case; exit 3")
+        terminal.expect("42\r\n.*vmcore")
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 3
+
+
+def test_drgn_runs_a_script_of_the_host(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    script = engine.directory() / "tasks.py"
+    script.write_text(
+        "import sys\n"
+        "from drgn.helpers.linux.pid import for_each_task\n"
+        "print(sys.argv[1:], prog['init_uts_ns'].name.release.string_().decode())\n"
+        "print(sorted(task.comm.string_().decode() for task in for_each_task(prog))[:1])\n"
+        "print('to standard error', file=sys.stderr)\n"
+    )
+    done = vmbox("run", own_dump, "--tool", "drgn", "--", script, "one", "-2")
+    assert re.match(rb"\['one', '-2'\] 6\.1\.", done.stdout)
+    assert b"to standard error" in done.stderr
+    # The same tasks as crash finds.
+    everyone = vmbox("run", own_dump, "--tool", "drgn", "-e", "print(sum(1 for _ in for_each_task(prog)))").stdout
+    assert int(everyone) == int(vmbox("run", own_dump, "--", "ps | grep -vc PPID").stdout) - 2
+    failed = vmbox("run", own_dump, "--tool", "drgn", "-e", "1/0", status=1)
+    assert b"ZeroDivisionError" in failed.stderr
+    late = vmbox("run", own_dump, "--tool", "drgn", "--timeout", "3", "-e", "import time; time.sleep(60)", status=62)
+    assert b"was stopped after 3 seconds" in late.stderr
+    assert b"no-such.py" in vmbox("run", own_dump, "--tool", "drgn", "--", "no-such.py", status=99).stderr
+    kept = [json.loads(line) for line in vmbox("log", own_dump, "--json").stdout.splitlines()]
+    assert ["tasks.py one -2", "ok"] in [[record["command"], record["status"]] for record in kept]
+
+
+def test_drgn_cannot_reach_the_live_kernel(vmbox, own_dump: Path) -> None:
+    code = "print(len(open('/proc/kcore', 'rb').read(64)))"
+    tried = vmbox("run", own_dump, "--tool", "drgn", "-e", f"try:\n    {code}\nexcept OSError: print('none')").stdout
+    assert tried in {b"0\n", b"none\n"}
+
+
+def test_drgn_prompt(engine: EngineUnderTest, own_dump: Path) -> None:
+    with _shell(engine, own_dump, "--tool", "drgn") as terminal:
+        terminal.expect(">>> ")
+        terminal.sendline("prog['init_task'].pid")
+        terminal.expect(r"\(pid_t\)0")
+        terminal.expect(">>> ")
+        terminal.sendline("exit()")
+        terminal.expect(pexpect.EOF)
+
+
+def test_an_image_without_drgn_says_so(docker_engine: EngineUnderTest, dumps) -> None:
+    done = docker_engine.run("run", str(dumps("5.10")), "--tool", "drgn", "-e", "1")
+    docker_engine.run("close", str(dumps("5.10")))
+    assert done.returncode == 99
+    assert b"image debian-11 has no drgn" in done.stderr
+    assert b"--image latest" in done.stderr
+
+
+def _wait(condition, seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+import pytest
+
+from sandbox import paths
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> Iterator[None]:
+    paths._usual.cache_clear()
+    yield
+    paths._usual.cache_clear()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_is_answered_without_platformdirs_is_what_it_says(
+    given: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    if given:
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    usual = platformdirs.PlatformDirs("vmbox", appauthor=False)
+    assert paths._usual("runtime") == usual.user_runtime_path
+    assert paths._usual("state") == usual.user_state_path
+    assert paths._usual("cache") == usual.user_cache_path
