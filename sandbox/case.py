@@ -61,7 +61,7 @@ def open_case(
             ident=ident,
             image=image,
             files=vmcore.files or (vmcore.path,),
-            debuginfo=debuginfo.directory,
+            debuginfo=None if debuginfo.in_image else debuginfo.directory,
             runtime=directory,
             labels={
                 LABEL: ident,
@@ -106,12 +106,15 @@ def container_spec(
     ident: str,
     image: str,
     files: Sequence[Path],
-    debuginfo: Path,
+    debuginfo: Path | None,
     runtime: Path,
     labels: dict[str, str],
     env: dict[str, str],
 ) -> ContainerSpec:
-    """The one hardened container a dump is ever given to. A split dump has several `files`."""
+    """The one hardened container a dump is ever given to. A split dump has several `files`.
+
+    Without `debuginfo` it is in the image.
+    """
     dumps = dump_paths(len(files))
     return ContainerSpec(
         image=image,
@@ -122,7 +125,7 @@ def container_spec(
         env={"HOME": "/scratch", "TMPDIR": "/tmp", "LC_ALL": "C.UTF-8", "LESSSECURE": "1", **env},  # noqa: S108 - in the container
         binds=[
             *(Bind(source=file.resolve(), target=target) for file, target in zip(files, dumps, strict=True)),
-            Bind(source=debuginfo.resolve(), target="/case/debuginfo"),
+            *([Bind(source=debuginfo.resolve(), target="/case/debuginfo")] if debuginfo is not None else ()),
             Bind(source=runtime, target="/run/vmbox"),
         ],
         tmpfs=[Tmpfs(target="/tmp", size=_scratch()), Tmpfs(target="/scratch", size=_scratch())],  # noqa: S108 - in the container

@@ -140,6 +140,15 @@ class Settings:
             example='{ "http://deb.debian.org" = "http://mirror.example:8080", "docker.io" = "registry.example:5000" }',
         ),
     )
+    registry: str | None = field(
+        default=None,
+        metadata=_about(
+            _text,
+            "where images are shared: vmbox image push sends them there, run looks there before it fetches",
+            example='"registry.example:5000/vmbox"',
+            option="--registry",
+        ),
+    )
     verify: str = field(
         default="auto",
         metadata=_about(

@@ -28,7 +28,7 @@ from sandbox.errors import (
     NoSpace,
 )
 from sandbox.locks import locked
-from sandbox.profiles import Bootstrap, ImageProfile, load
+from sandbox.profiles import Bootstrap, ImageProfile, digests, load
 from sandbox.progress import QUIET, Reporter
 
 LABEL: Final = "vmbox.image"
@@ -74,7 +74,7 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
     """The base image of a profile: the engine's own copy, else the registry's, else bootstrapped from packages."""
     suite = profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
     bootstrapped = f"localhost/vmbox/base-{profile.name}:{suite}"
-    candidates = [mirrors.rewrite(ref) for ref in profile.base.images]
+    candidates = base_references(profile)
     for ref in (bootstrapped, *candidates):
         if engine.image(ref) is not None:
             return ref
@@ -104,6 +104,13 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
     raise BaseImageUnavailable(
         f"no base image for {profile.title} could be had", hint=hint, detail="\n".join(failures) or None
     )
+
+
+def base_references(profile: ImageProfile) -> list[str]:
+    """Where a base image is pulled from, best first: by digest where its tag is pinned, from the site's mirrors."""
+    known = digests()
+    pinned = [f"{ref.rpartition(':')[0]}@{known[ref]}" if ref in known else ref for ref in profile.base.images]
+    return [mirrors.rewrite(ref) for ref in pinned]
 
 
 class PackageOracle:

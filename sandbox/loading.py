@@ -38,7 +38,8 @@ def loaded(session: Session) -> frozenset[str]:
 def fetch_for(command: str, session: Session, reporter: Reporter) -> None:
     """Fetches what `command` needs, if it needs anything. What cannot be had is said, and crash says the rest."""
     names = wanted(command)
-    if names is None:
+    if names is None or not session.case.vmlinux.exists():
+        # In a self-contained image they are there or not; nothing can be added to it.
         return
     from sandbox.debuginfo.modules import fetch_modules
 

@@ -94,6 +94,8 @@ class Debuginfo:
     """What was compared with the dump, in words; begins with "forced" when nothing agreed and the user insisted."""
     verified: str = ""
     """What of the package was checked against its archive, in words."""
+    in_image: bool = False
+    """It lies in the image, at these paths, and not on this host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sandbox import config, ledger, paths
-from sandbox.errors import DumpDamaged, DumpNotFound, EngineError, SessionDied, SessionFailed
+from sandbox.errors import DumpDamaged, DumpNotFound, EngineError, ImageError, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
+from sandbox.salvage import LADDER, reason
 from sandbox.session import Session
 
 if TYPE_CHECKING:
@@ -82,8 +83,19 @@ def warm(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[Sessio
         # It ended between being found and being used, e.g. by its idle timer.
         case = case_of(dump, wishes, reporter)
         session = Session(case, reporter)
+    newest = _newer_crash(case, wishes)
     try:
-        said = session.start()
+        try:
+            said = session.start(LADDER if newest is None else LADDER[:-1])
+        except SessionFailed as error:
+            if newest is None:
+                raise
+            # The rung above the last one: less than all of crash is worth less than all of a newer one.
+            if (other := _reopened(session, newest, wishes, error, reporter)) is None:
+                said = session.start(LADDER[-1:])
+            else:
+                session = other
+                said = session.start()
         if wishes.idle is not None:
             session.set_idle(wishes.idle)
     except SessionFailed as error:
@@ -97,6 +109,45 @@ def warm(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[Sessio
         session.close()
         raise
     return session, said if said.strip() else b""
+
+
+def _newer_crash(case: Case, wishes: Wishes) -> ImageProfile | None:
+    """The profile whose crash may open what the case's does not; None when there is none, or no need."""
+    if wishes.image is not None or case.incomplete is not None or (case.directory / "mode").exists():
+        # Chosen by the user; lacking what no crash can know; or opened before.
+        return None
+    if not case.vmlinux.exists():
+        return None  # a self-contained image: its debuginfo is there and nowhere else
+    from sandbox.profiles import load
+
+    newest = next((profile for profile in load().values() if profile.latest), None)
+    return newest if newest is not None and newest.name != case.profile else None
+
+
+def _reopened(
+    session: Session, newest: ImageProfile, wishes: Wishes, error: SessionFailed, reporter: Reporter
+) -> Session | None:
+    """A session of the same dump with another profile's crash; None when that cannot be had."""
+    from sandbox import image as images
+    from sandbox.case import close
+    from sandbox.engine import connect
+
+    case = session.case
+    reporter.notice(
+        f"crash of {case.profile} cannot open the dump: {reason(error)}; "
+        f"trying crash {newest.crash.version} of {newest.name}"
+    )
+    engine = connect(case.endpoint)
+    try:
+        images.ensure(newest, engine, reporter)
+    except ImageError as lacking:
+        reporter.notice(lacking.message)
+        return None
+    finally:
+        engine.close()
+    session.close()
+    close(case)
+    return Session(open_dump(case.dump, replace(wishes, image=newest.name), reporter), reporter)
 
 
 def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
@@ -118,16 +169,14 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
     selection = select(vmcore, override=wishes.image)
     if not is_plain(vmcore):
         vmcore = replace(vmcore, files=(unpack(vmcore, paths.cache_dir() / "dumps", reporter),))
-    if selection.image is not selection.home or wishes.image is not None:
-        reporter.notice(selection.reason)
     engine = connect(wishes.engine)
     try:
-        image, debuginfo = gather(vmcore, selection, wishes, engine, reporter)
+        ready = gather(vmcore, selection, wishes, engine, reporter)
         return cases.open_case(
             vmcore,
-            profile=selection.image,
-            image=image,
-            debuginfo=debuginfo,
+            profile=ready.profile,
+            image=ready.image,
+            debuginfo=ready.debuginfo,
             engine=engine,
             asked=wishes.of_case(),
             idle=config.current().idle if wishes.idle is None else wishes.idle,
@@ -145,22 +194,40 @@ def make_ready(vmcore: Vmcore, wishes: Wishes, reporter: Reporter = QUIET) -> tu
 
     engine = connect(wishes.engine)
     try:
-        return gather(vmcore, select(vmcore, override=wishes.image), wishes, engine, reporter)
+        ready = gather(vmcore, select(vmcore, override=wishes.image), wishes, engine, reporter)
+        return ready.image, ready.debuginfo
     finally:
         engine.close()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """All that a case needs beside the dump."""
+
+    image: str
+    profile: ImageProfile
+    """Whose crash is in the image."""
+    debuginfo: Debuginfo
+
+
 def gather(
-    vmcore: Vmcore, selection: Selection, wishes: Wishes, engine: Engine, reporter: Reporter
-) -> tuple[str, Debuginfo]:
-    """Image and debuginfo, fetched at the same time: one is bound by the processor, the other by the network."""
+    vmcore: Vmcore, selection: Selection, wishes: Wishes, engine: Engine, reporter: Reporter, *, anew: bool = False
+) -> Ready:
+    """Image and debuginfo: a self-contained image that has both (unless `anew`), or each from its own sources.
+
+    Those are fetched at the same time: one is bound by the processor, the other by the network.
+    """
     from sandbox import image as images
     from sandbox.debuginfo import locate
 
+    if not anew and (found := _self_contained(vmcore, selection, wishes, engine, reporter)) is not None:
+        return found
+    if wishes.image is None and (selection.image is not selection.home or selection.image.latest):
+        reporter.notice(selection.reason)
     # Both may need the same base first; made once, before they part.
     if engine.image(images.reference(selection.image)) is None:
-        images.ensure_base(selection.image, engine, reporter)
-    building = _beside(lambda: images.ensure(selection.image, engine, reporter))
+        selection = _with_base(selection, wishes, engine, reporter)
+    building = _beside(lambda: _built(selection, wishes, engine, reporter))
     debuginfo = locate(
         vmcore,
         selection.home,
@@ -171,7 +238,66 @@ def gather(
         preparer=images.indexer(engine, reporter),
         in_use=ledger.debuginfo_in_use,
     )
-    return building.result(), debuginfo
+    profile, image = building.result()
+    return Ready(image=image, profile=profile, debuginfo=debuginfo)
+
+
+def _self_contained(
+    vmcore: Vmcore, selection: Selection, wishes: Wishes, engine: Engine, reporter: Reporter
+) -> Ready | None:
+    if wishes.debuginfo is not None or wishes.force:
+        return None
+    from sandbox import selfcontained
+    from sandbox.profiles import load
+
+    found = selfcontained.find(vmcore, engine, reporter)
+    if found is None:
+        return None
+    image, debuginfo = found
+    inside = image.labels.get(selfcontained.PROFILE, "")
+    if wishes.image not in {None, inside}:
+        return None
+    # A profile of the user's that made the image may not be on this host.
+    profile = load().get(inside, selection.image)
+    # One that came from a registry goes by the registry's name as well.
+    ref = next((tag for tag in image.tags if tag.startswith("localhost/")), image.id)
+    return Ready(image=ref, profile=profile, debuginfo=debuginfo)
+
+
+def _with_base(selection: Selection, wishes: Wishes, engine: Engine, reporter: Reporter) -> Selection:
+    """The selection, with a base for its image on the engine; another one where that cannot be had."""
+    from sandbox import image as images
+
+    try:
+        images.ensure_base(selection.image, engine, reporter)
+    except ImageError as error:
+        instead = _instead(selection, wishes, error, reporter)
+        if engine.image(images.reference(instead.image)) is None:
+            images.ensure_base(instead.image, engine, reporter)
+        return instead
+    return selection
+
+
+def _built(selection: Selection, wishes: Wishes, engine: Engine, reporter: Reporter) -> tuple[ImageProfile, str]:
+    from sandbox import image as images
+
+    try:
+        return selection.image, images.ensure(selection.image, engine, reporter)
+    except ImageError as error:
+        instead = _instead(selection, wishes, error, reporter)
+        return instead.image, images.ensure(instead.image, engine, reporter)
+
+
+def _instead(selection: Selection, wishes: Wishes, error: ImageError, reporter: Reporter) -> Selection:
+    """The newest crash, when a major's image cannot be had; not when it is that one, or the user's own choice."""
+    from sandbox.profiles import in_its_place
+
+    instead = None if wishes.image is not None else in_its_place(selection)
+    if instead is None:
+        raise error
+    said = "\n".join(line for line in (error.message, error.detail or "") if line)
+    reporter.notice(f"{said}\n{instead.reason}")
+    return instead
 
 
 def find_debuginfo(vmcore: Vmcore, wishes: Wishes, reporter: Reporter = QUIET) -> Debuginfo:

@@ -20,8 +20,8 @@ from sandbox.model import Vmcore, kernel_version
 
 _T = TypeVar("_T")
 
-_NOT_PROFILES: Final = frozenset({"releases.toml"})
-"""Rules about release strings, which `dump.release` reads."""
+_NOT_PROFILES: Final = frozenset({"releases.toml", "digests.toml"})
+"""Rules about release strings, which `dump.release` reads; and what tags of base images mean, see `digests`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +129,8 @@ class ImageProfile:
     debuginfo: DebuginfoRules | None = None
     latest: bool = False
     """Its crash is the newest there is: it takes over above another profile's ceiling, and opens unknown kernels."""
+    tried: str | None = None
+    """What of it was really run, in words, for docs/support-matrix.md; None when it is written from documents only."""
     indexer: bool = False
     """Its gdb writes the .gdb_index version that every crash reads (8: up to gdb 13)."""
 
@@ -163,6 +165,28 @@ def load() -> Mapping[str, ImageProfile]:
                 )
             claimed[claim] = profile.name
     return found
+
+
+@cache
+def digests() -> Mapping[str, str]:
+    """Digests of base images by reference, where a tag is pinned: `images/digests.toml`, then the user's own."""
+    found: dict[str, str] = {}
+    for directory in (paths.data_dir() / "images", paths.config_dir() / "images"):
+        file = directory / "digests.toml"
+        if not file.is_file():
+            continue
+        try:
+            table = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigurationError(f"{file}: {error}", hint="mend the file or move it away") from error
+        for ref, digest in table.items():
+            if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+                raise ConfigurationError(f"{file}: {ref} is pinned to {digest!r}, which is no digest sha256:…")
+            found[ref] = digest
+    return found
+
+
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def read(file: Path) -> ImageProfile:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "sandbox"
 LEVELS = [
     {"entry", "__main__"},
     {"cli"},
-    {"commands", "shell", "doctor", "description", "demo", "ending"},
+    {"commands", "shell", "doctor", "description", "demo", "ending", "shipping"},
     {"api"},
     {"render"},
     {"opening"},
@@ -24,6 +24,7 @@ LEVELS = [
     {"transcripts", "history", "channel", "salvage", "turns", "verdict"},
     {"case"},
     {"ledger"},
+    {"selfcontained"},
     {"image", "containerfile", "bootstrap"},
     {"debuginfo"},
     {"reach"},

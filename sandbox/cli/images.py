@@ -1,0 +1,151 @@
+"""Commands about images: image build, list, push, pull, save, load, prune."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox import render
+from sandbox.cli.application import app, command
+from sandbox.cli.options import EngineName, GivenDebuginfo, ImageName, Json, Quiet
+
+group = typer.Typer(
+    no_args_is_help=True,
+    help="Build images and share them: of one kernel, with its debuginfo inside, or of a distribution.",
+)
+app.add_typer(group, name="image")
+
+Of = Annotated[
+    str,
+    typer.Argument(
+        metavar="VMCORE|PROFILE",
+        help="The image of a dump's kernel, with its debuginfo inside; or that of a distribution, e.g. el9.",
+        show_default=False,
+    ),
+]
+Registry = Annotated[
+    str | None,
+    typer.Option("--registry", envvar="VMBOX_REGISTRY", metavar="HOST[:PORT][/PATH]", help="Where images are shared."),
+]
+
+
+@command(group=group)
+def build(
+    of: Of,
+    modules: Annotated[
+        bool, typer.Option("--modules/--no-modules", help="Open the dump once, and add its modules' debug files.")
+    ] = True,
+    engine: EngineName = None,
+    image: ImageName = None,
+    debuginfo: GivenDebuginfo = None,
+    quiet: Quiet = False,
+) -> None:
+    """Put crash, vmlinux and the loaded modules' debug files of a dump's kernel into one image.
+
+    Where that image is, dumps of that kernel are opened with it, and nothing is fetched.
+    """
+    from sandbox.opening import Wishes
+    from sandbox.shipping import build as make, subject
+
+    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo)
+    typer.echo(make(subject(of), wishes, modules=modules, reporter=render.reporter(quiet=quiet)))
+
+
+@command("list", group=group)
+def list_images(json: Json = False, engine: EngineName = None) -> None:
+    """List vmbox's images: of kernels, of distributions, and the bases and tools they are made with."""
+    from sandbox.shipping import find_all
+
+    found = find_all(engine)
+    if json:
+        render.as_json(found)
+    elif found:
+        rows = (
+            (
+                one.kind,
+                one.profile,
+                one.release,
+                one.arch,
+                render.size(one.size),
+                one.ref + " (outdated)" * one.outdated,
+            )
+            for one in found
+        )
+        render.table(("KIND", "PROFILE", "RELEASE", "ARCH", "SIZE", "IMAGE"), rows)
+    else:
+        render.note("there are no images yet")
+
+
+@command(group=group)
+def push(
+    of: Of, registry: Registry = None, engine: EngineName = None, image: ImageName = None, quiet: Quiet = False
+) -> None:
+    """Send an image to a registry, with the engine's own credentials. It is built if it is not there."""
+    from sandbox.opening import Wishes
+    from sandbox.shipping import push as send, subject
+
+    typer.echo(send(subject(of), registry, Wishes(engine=engine, image=image), render.reporter(quiet=quiet)))
+
+
+@command(group=group)
+def pull(of: Of, registry: Registry = None, engine: EngineName = None, quiet: Quiet = False) -> None:
+    """Bring an image from a registry. vmbox run does so by itself where $VMBOX_REGISTRY is set."""
+    from sandbox.opening import Wishes
+    from sandbox.shipping import pull as bring, subject
+
+    typer.echo(bring(subject(of), registry, Wishes(engine=engine), render.reporter(quiet=quiet)))
+
+
+@command(group=group)
+def save(
+    of: Of,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The archive; - is standard output.")],
+    engine: EngineName = None,
+    image: ImageName = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write an image as an archive, for a host without any network. It is built if it is not there."""
+    from sandbox.opening import Wishes
+    from sandbox.shipping import save as write, subject
+
+    wishes = Wishes(engine=engine, image=image)
+    where = sys.stdout.buffer if str(output) == "-" else output
+    render.note(f"saved {write(subject(of), where, wishes, render.reporter(quiet=quiet))}")
+
+
+@command(group=group)
+def load(
+    archive: Annotated[Path, typer.Argument(metavar="FILE", help="What vmbox image save wrote.", show_default=False)],
+    engine: EngineName = None,
+    quiet: Quiet = False,
+) -> None:
+    """Take in an archive. Dumps of the kernels in it are opened without any network from then on."""
+    from sandbox.shipping import load_archive
+
+    for ref in load_archive(archive, engine, render.reporter(quiet=quiet)):
+        typer.echo(ref)
+
+
+@command(group=group)
+def prune(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Remove all of vmbox's images, and not only outdated ones.")
+    ] = False,
+    json: Json = False,
+    engine: EngineName = None,
+    quiet: Quiet = False,
+) -> None:
+    """Remove images that are not what their profiles say any more. Open cases keep theirs."""
+    from sandbox.shipping import prune as remove
+
+    gone = remove(engine, everything=everything, reporter=render.reporter(quiet=quiet))
+    if json:
+        render.as_json(gone)
+        return
+    for one in gone:
+        render.note(f"removed {one.ref}")
+    if not gone:
+        render.note("nothing to remove")

@@ -1,0 +1,105 @@
+"""What maintainers run: the support matrix is made of the profiles, and the probe knows what they point to."""
+
+from __future__ import annotations
+
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from sandbox import image, profiles
+from sandbox.errors import ConfigurationError
+from upkeep import probe, support_matrix
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """A registry that wants a token of everybody, and a mirror that has one index."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def do_HEAD(self) -> None:
+            if self.headers.get("Authorization") != "Bearer t":
+                realm = f"http://127.0.0.1:{self.server.server_port}/token"  # type: ignore[attr-defined]
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="x",scope="repository:a:pull"')
+            elif self.path == "/v2/library/debian/manifests/12-slim":
+                self.send_response(200)
+                self.send_header("Docker-Content-Digest", DIGEST)
+            else:
+                self.send_response(404)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            body = b'{"token": "t"}' if self.path.startswith("/token?") else b"x"
+            there = self.path.startswith("/token?") or self.path == "/debian/dists/bookworm/Release"
+            self.send_response(200 if there else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+        thread.join()
+
+
+def test_the_support_matrix_is_of_these_profiles() -> None:
+    written = support_matrix.FILE.read_text()
+    # The whole page is compared up to the debuginfo column, which changes with every archive that comes or goes.
+    for line in support_matrix.page().splitlines():
+        assert line.rpartition(" | ")[0] in written, "make it anew: python -m upkeep.support_matrix"
+
+
+def test_everything_that_profiles_point_to_is_probed() -> None:
+    asked = [one for profile in profiles.load().values() for one in probe.probes(profile)]
+    assert {one.profile for one in asked if one.kind == "base"} == set(profiles.load())
+    urls = {one.url for one in asked}
+    assert "https://vault.centos.org/7.9.2009/os/x86_64/repodata/repomd.xml" in urls
+    assert "http://archive.debian.org/debian/dists/buster/Release" in urls
+    assert "https://oss.oracle.com/ol9/debuginfo/kernel-uek-debuginfo-6.12.0-104.43.4.el9uek.x86_64.rpm" in urls
+    assert not [url for url in urls if "{" in url or "$" in url]
+
+
+def test_probe_and_pin(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_MIRRORS", f"docker.io={server} http://deb.debian.org=http://{server}")
+    digests = tmp_path / "config" / "images" / "digests.toml"
+    digests.parent.mkdir(parents=True)
+    command = [sys.executable, "-m", "upkeep.probe", "debian-12", "--pin", "--pin-to", str(digests)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=support_matrix.FILE.parents[1])
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert ["debian-12", "base", DIGEST, f"{server}/library/debian:12-slim"] in lines
+    assert ["debian-12", "base", "404", f"{server}/library/debian:12"] in lines
+    assert ["debian-12", "packages", "200, 1 bytes", f"http://{server}/debian/dists/bookworm/Release"] in lines
+    assert done.returncode == 0, done.stderr
+    # What was pinned is what is pulled, from the site's mirror.
+    monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path / "config"))
+    profiles.digests.cache_clear()
+    try:
+        assert image.base_references(profiles.by_name("debian-12")) == [
+            f"{server}/library/debian@{DIGEST}",
+            f"{server}/library/debian:12",
+        ]
+        digests.write_text('"a:1" = "latest"\n')
+        profiles.digests.cache_clear()
+        with pytest.raises(ConfigurationError, match="no digest"):
+            profiles.digests()
+    finally:
+        profiles.digests.cache_clear()
+
+
+def test_a_server_that_is_not_there_is_said() -> None:
+    with httpx.Client(timeout=5) as client:
+        seen = probe.ask(client, probe.Probe(profile="x", kind="packages", url="http://127.0.0.1:9/x"))
+    assert not seen.good
+    assert "ConnectError" in seen.said

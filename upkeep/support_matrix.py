@@ -1,0 +1,79 @@
+"""Makes docs/support-matrix.md of the profiles: `python -m upkeep.support_matrix` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from sandbox.profiles import ImageProfile, load
+
+FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "support-matrix.md"
+
+_HEAD: Final = """\
+# Support matrix
+
+Made of `images/*.toml` by `python -m upkeep.support_matrix`; do not edit. *Tried*, below, says what was really run; a
+profile that is not there was written from the distribution's documents, mirrors and packages as others describe them:
+its Containerfile is rendered and checked in the tests, and nobody has yet run it.
+
+`vmbox info --release $(uname -r)` says which profile a kernel belongs to. Above a profile's newest kernel, where its
+image cannot be had, and where its crash does not open a dump, `latest` takes over, and vmbox says so.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    profiles = sorted(load().values(), key=_order)
+    return "\n".join([_HEAD, *_table(profiles), "", "## Tried", "", *_tried(profiles), ""])
+
+
+def _order(profile: ImageProfile) -> tuple[bool, str, list[int]]:
+    family = profile.name.rstrip("0123456789.-")
+    return (
+        profile.latest,
+        family,
+        [int(number) for number in profile.name[len(family) :].strip("-").split(".") if number],
+    )
+
+
+def _table(profiles: list[ImageProfile]) -> Iterator[str]:
+    yield "| profile | kernels of | crash | newest kernel | base image | without a registry | debuginfo |"
+    yield "|---|---|---|---|---|---|---|"
+    for profile in profiles:
+        rules = profile.debuginfo
+        kernels = ", ".join(f"`{one}`" for one in profile.classes) or "all others"
+        base = f"`{profile.base.images[0]}`" if profile.base.images else ""
+        if profile.image.not_run is not None:
+            base = "not run: `latest` is used"
+        bootstrap = profile.base.bootstrap.tool if profile.base.bootstrap is not None else "no"
+        sources = []
+        if rules is not None:
+            if rules.ask is not None:
+                sources.append("package manager")
+            vendors = sorted({archive.vendor for archive in rules.archives})
+            if vendors:
+                sources.append("archives of " + ", ".join(vendors))
+            if rules.urls:
+                sources.append("archive")
+            if rules.debuginfod:
+                sources.append("debuginfod")
+        where = "; ".join(sources) or "bring your own (`--debuginfo`)"
+        newest = profile.crash.newest_kernel or "any"
+        yield (
+            f"| `{profile.name}` {profile.title} | {kernels} | {profile.crash.version} | {newest} "
+            f"| {base} | {bootstrap} | {where} |"
+        )
+
+
+def _tried(profiles: list[ImageProfile]) -> Iterator[str]:
+    for profile in profiles:
+        if profile.tried is not None:
+            yield f"* **{profile.title}**: {profile.tried}"
+    rest = ", ".join(f"`{profile.name}`" for profile in profiles if profile.tried is None)
+    if rest:
+        yield f"* Only written from documents: {rest}."
+
+
+if __name__ == "__main__":
+    FILE.write_text(page(), encoding="utf-8")
