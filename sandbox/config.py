@@ -157,6 +157,15 @@ class Settings:
             example='"strict"',
         ),
     )
+    client_certificates: Mapping[str, str] | None = field(
+        default=None,
+        metadata=_about(
+            _prefixes,
+            "archives that want a client certificate, by prefix: a file with certificate and key, or a directory of "
+            "NAME.pem and NAME-key.pem; Red Hat's CDN is known",
+            example='{ "https://satellite.example.com" = "/etc/pki/entitlement" }',
+        ),
+    )
     debuginfo_limit: int = field(
         default=20 * 10**9,
         metadata=_about(

@@ -105,6 +105,17 @@ class DebuginfoRules:
     """Files of `images/keys/` with public keys, one of which must have signed an RPM."""
     archives: tuple[DebuginfoArchive, ...] = ()
     """The same by vendor; tried first."""
+    repositories: tuple[str, ...] = ()
+    """RPM repositories whose index is asked for `packages`, where a file's name or place cannot be derived; URL
+    templates. One that ends in ".list" is a list of mirrors. A package's release may go on after a dot."""
+    kernel: tuple[str, ...] = ()
+    """Package templates like `packages`, where the debug package has no whole vmlinux but what was stripped from it."""
+    kernel_files: tuple[str, ...] = ()
+    """Regular expressions over member paths of that package: the stripped vmlinux, compressed or not."""
+    kernel_repositories: tuple[str, ...] = ()
+    """Where that package is, beside `repositories`."""
+    unsigned: tuple[str, ...] = ()
+    """URL templates of build systems, which have every build and sign none: used where the dump's build-id decides."""
     debuginfod: tuple[str, ...] = ()
     """Servers that have vmlinux by build-id; tried last, for they send it uncompressed and cannot resume."""
     banner_decides: tuple[str, ...] = ()

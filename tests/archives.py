@@ -7,6 +7,7 @@ import hashlib
 import io
 import lzma
 import socket
+import ssl
 import struct
 import tarfile
 import threading
@@ -47,7 +48,11 @@ def vmlinux(
     for name, kind, flags, data in sections:
         body += bytes(-len(body) % 8)
         at = names.index(b"\0" + name.encode() + b"\0") + 1 if name else 0
-        table += struct.pack("<2I4Q2I2Q", at, kind, flags, 0, len(body) if kind else 0, len(data), 0, 0, 8, 0)
+        # Binutils and elfutils look closer than crash: a symbol table has names and entries of a size.
+        link, info, entry = (len(sections) - 1, 1, 24) if kind == 2 else (0, 0, 0)
+        align = 4 if kind == 7 else 8
+        offset = len(body) if kind else 0
+        table += struct.pack("<2I4Q2I2Q", at, kind, flags, 0, offset, len(data), link, info, align, entry)
         body += data
     body += bytes(-len(body) % 8)
     header = b"\x7fELF\x02\x01\x01" + bytes(9)
@@ -165,7 +170,7 @@ class Archive:
 
 
 @contextmanager
-def serve(archive: Archive) -> Iterator[Archive]:
+def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Archive]:
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -227,7 +232,9 @@ def serve(archive: Archive) -> Iterator[Archive]:
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    archive.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    archive.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
     try:
         yield archive
     finally:

@@ -53,6 +53,29 @@ class Packages:
     key: Path
 
 
+@dataclass(frozen=True)
+class Signer:
+    """A vendor: a key of GnuPG's that rpmsign signs with."""
+
+    home: Path
+    key: Path
+    """The public key, armored."""
+
+    @classmethod
+    def new(cls, top: Path) -> Signer:
+        home = top / "gnupg"
+        home.mkdir(mode=0o700)
+        gpg = ["gpg", "--homedir", str(home), "--batch", "--passphrase", ""]
+        run([*gpg, "--quick-generate-key", "Kernel Builders <k@example.org>", "rsa3072", "sign", "never"])
+        key = top / "key.asc"
+        key.write_bytes(run([*gpg, "--armor", "--export"]))
+        return cls(home=home, key=key)
+
+    def sign(self, package: Path) -> None:
+        sign = ["rpmsign", "--define", f"__gpg {shutil.which('gpg')}", "--define", f"_gpg_path {self.home}"]
+        run([*sign, "--define", "_gpg_name k@example.org", "--addsign", str(package)])
+
+
 def build(top: Path) -> Packages:
     """All of `PAYLOADS`, in `top`. Takes some seconds."""
     noise = random.Random(1).randbytes
@@ -61,14 +84,7 @@ def build(top: Path) -> Packages:
     (top / "x.ko.debug").write_bytes(noise(4_000_000))
     spec = top / "kernel.spec"
     spec.write_text(SPEC.format(directory=DIRECTORY, source=top))
-    home = top / "gnupg"
-    home.mkdir(mode=0o700)
-    gpg = ["gpg", "--homedir", str(home), "--batch", "--passphrase", ""]
-    run([*gpg, "--quick-generate-key", "Kernel Builders <k@example.org>", "rsa3072", "sign", "never"])
-    key = top / "key.asc"
-    key.write_bytes(run([*gpg, "--armor", "--export"]))
-    sign = ["rpmsign", "--define", f"__gpg {shutil.which('gpg')}", "--define", f"_gpg_path {home}"]
-    sign += ["--define", "_gpg_name k@example.org", "--addsign"]
+    signer = Signer.new(top)
 
     def package(out: Path, payload: str) -> Path:
         run(
@@ -79,13 +95,13 @@ def build(top: Path) -> Packages:
             ]
         )
         (file,) = out.rglob("*.rpm")
-        run([*sign, str(file)])
+        signer.sign(file)
         return file
 
     files = {name: package(top / payload, payload) for name, payload in PAYLOADS.items()}
     elsewhere = archives.vmlinux("0123456789", BANNER.replace("build.example", "elsewhere.example"))
     (top / "vmlinux").write_bytes(elsewhere)
-    return Packages(vmlinux=vmlinux, files=files, other=package(top / "other", "w2.xzdio"), key=key)
+    return Packages(vmlinux=vmlinux, files=files, other=package(top / "other", "w2.xzdio"), key=signer.key)
 
 
 def run(command: list[str]) -> bytes:

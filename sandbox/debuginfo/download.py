@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from sandbox import mirrors
+from sandbox.debuginfo import certificates
 from sandbox.debuginfo.sources import RemotePackage
 from sandbox.debuginfo.store import need_space, no_space
 from sandbox.debuginfo.stream import PIECE, ArrivingFile, Damaged, Skippable, write_all
@@ -47,12 +48,17 @@ class _StartOver(Exception):
     """What is in the `.part` file cannot be continued."""
 
 
-@cache
-def client() -> httpx.Client:
+def client(url: str) -> httpx.Client:
     """Follows redirects, obeys the proxy variables of the environment, and wants bytes as they are.
 
     One for the process: it keeps connections, may be used by several threads, and takes a while to read certificates.
+    One more for archives that want to see a certificate of ours.
     """
+    return _client(certificates.certificate_for(url))
+
+
+@cache
+def _client(certificate: certificates.Certificate | None) -> httpx.Client:
     import httpx
 
     from sandbox import __version__
@@ -61,6 +67,7 @@ def client() -> httpx.Client:
         follow_redirects=True,
         timeout=httpx.Timeout(30, connect=10),
         headers={"User-Agent": f"vmbox/{__version__}", "Accept-Encoding": "identity"},
+        verify=True if certificate is None else certificates.context(certificate),
     )
 
 
@@ -214,7 +221,7 @@ class _Arrival:
             if self.size is not None and self.offset == self.size:
                 return
             headers = {"Range": f"bytes={self.offset}-"} if self.offset else {}
-            with client().stream("GET", self.url, headers=headers) as response:
+            with client(self.url).stream("GET", self.url, headers=headers) as response:
                 if response.status_code == 416:
                     raise _StartOver("it is not as long as what is here")
                 refuse(response)

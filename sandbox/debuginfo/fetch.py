@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 from sandbox import config
 from sandbox.debuginfo import elf
 from sandbox.debuginfo.download import read_package
-from sandbox.debuginfo.package import Contents, extract, extract_ranged
+from sandbox.debuginfo.package import Contents, extract, extract_ranged, keep, unpack
 from sandbox.debuginfo.proof import Identity, identity
 from sandbox.debuginfo.ranged import NoRanges, RemoteFile
 from sandbox.debuginfo.sources import RemotePackage
-from sandbox.debuginfo.stream import Damaged, Skippable
+from sandbox.debuginfo.stream import Damaged, FileStream, Skippable
+from sandbox.debuginfo.unstrip import merge
 from sandbox.debuginfo.xz import NotSeekable
 from sandbox.errors import DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
 from sandbox.progress import Reporter
@@ -65,6 +67,32 @@ def fetch(order: Order, remote: RemotePackage, directory: Path, part: Path, repo
         except (NoRanges, NotSeekable) as why:
             reporter.notice(f"{remote.package}: {why}, so all of it is downloaded")
     return _whole(order, remote, directory, part, reporter)
+
+
+def add_kernel(what: Contents, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> None:
+    """Joins the stripped vmlinux in the package `remote` with the debug information in `directory`/vmlinux.
+
+    Raises `DebuginfoMismatch` when they are of different builds, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
+    """
+    apart = directory / "kernel"
+    apart.mkdir()
+    try:
+        read_package(
+            remote,
+            part,
+            lambda package: extract(what, package, apart),
+            title=f"Downloading {_title(remote)}",
+            reporter=reporter,
+        )
+        with FileStream(apart / "vmlinux") as packed:
+            unpack(packed, apart / "unpacked")
+        with reporter.step("Joining kernel and debug information"):
+            merge(apart / "unpacked", directory / "vmlinux", apart / "whole")
+        keep(apart / "whole", directory / "vmlinux")
+    except Damaged as error:
+        raise DebuginfoMismatch(f"{remote.url}: {error}") from None
+    finally:
+        shutil.rmtree(apart)
 
 
 def judged(order: Order, vmlinux: Path) -> tuple[Identity, str]:

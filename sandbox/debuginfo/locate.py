@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,14 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import config, paths
-from sandbox.debuginfo import local, slim
-from sandbox.debuginfo.fetch import Order, fetch, identify
+from sandbox.debuginfo import local, repodata, slim
+from sandbox.debuginfo.fetch import Order, add_kernel, fetch, identify
 from sandbox.debuginfo.package import Contents, extract
 from sandbox.debuginfo.prepare import Preparer, prepare
 from sandbox.debuginfo.proof import Identity, prove
-from sandbox.debuginfo.repositories import Candidate, candidates, debuginfods
+from sandbox.debuginfo.repositories import Candidate, bases, candidates, debuginfods, unsigned
 from sandbox.debuginfo.signature import key_files
-from sandbox.debuginfo.sources import PackageOracle, Wanted, wanted
+from sandbox.debuginfo.sources import PackageOracle, RemotePackage, Wanted, wanted
 from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.debuginfo.stream import Damaged, FileStream
 from sandbox.errors import (
@@ -143,7 +142,8 @@ class _Search:
             return found
         with self.store.locked(self._key(), self.reporter):
             # The cache again: another vmbox may just have fetched it.
-            for source in (self._cached, self._beside, self._asked, self._elsewhere):
+            sources = (self._cached, self._beside, self._asked, self._templates, self._repositories)
+            for source in (*sources, self._unsigned, self._servers):
                 if (found := source()) is not None:
                     return found
         raise self._nothing()
@@ -235,17 +235,53 @@ class _Search:
                 return found
         return None
 
-    def _elsewhere(self) -> Debuginfo | None:
+    def _templates(self) -> Debuginfo | None:
         rules = self.home.debuginfo
+        if rules is None or self.wanted is None:
+            return None
         tried = False
-        known = candidates(rules, self.vmcore, self.wanted) if rules is not None and self.wanted is not None else ()
-        for candidate in itertools.chain(known, debuginfods(rules, self.vmcore)):
+        for candidate in candidates(rules, self.vmcore, self.wanted):
             tried = True
             if (found := self._try(candidate)) is not None:
                 return found
-        if not tried and rules is not None and rules.archives:
+        if not tried and rules.archives:
             whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""
             self.failures.append(("archives", DebuginfoNotFound(f"none{whose} is known to have it", hint="")))
+        return None
+
+    def _repositories(self) -> Debuginfo | None:
+        rules = self.home.debuginfo
+        if rules is None or self.wanted is None or not self.wanted.packages:
+            return None
+        for base in bases(rules.repositories, self.wanted):
+            for remote in self._look_up(base, self.wanted.packages):
+                if (found := self._try(Candidate(remote=remote, keys=rules.keys, kind=rules.format))) is not None:
+                    return found
+        return None
+
+    def _look_up(self, base: str, packages: Sequence[str]) -> list[RemotePackage]:
+        try:
+            remotes = repodata.find(base, packages, self.vmcore.arch, self.reporter)
+        except DebuginfoError as error:
+            self.failures.append((base, error))
+            return []
+        if not remotes:
+            self.failures.append((base, DebuginfoNotFound(f"it has no {' '.join(packages)}", hint="")))
+        return remotes
+
+    def _unsigned(self) -> Debuginfo | None:
+        rules = self.home.debuginfo
+        if rules is None or self.wanted is None or self.vmcore.build_id is None or self._banner_decides():
+            return None
+        for candidate in unsigned(rules, self.wanted):
+            if (found := self._try(candidate)) is not None:
+                return found
+        return None
+
+    def _servers(self) -> Debuginfo | None:
+        for candidate in debuginfods(self.home.debuginfo, self.vmcore):
+            if (found := self._try(candidate)) is not None:
+                return found
         return None
 
     def _try(self, candidate: Candidate) -> Debuginfo | None:
@@ -282,6 +318,8 @@ class _Search:
         )
         with self.store.new(self._key()) as directory:
             fetched = fetch(order, remote, directory, part, self.reporter)
+            if self.wanted is not None and self.wanted.kernel:
+                self._add_kernel(directory, candidate)
             about = About(
                 build_id=fetched.identity.build_id,
                 banners=fetched.identity.banners,
@@ -297,6 +335,24 @@ class _Search:
             entry = self._keep(directory, about)
         part.unlink(missing_ok=True)
         return self._entry(entry, fetched.proof)
+
+    def _add_kernel(self, directory: Path, candidate: Candidate) -> None:
+        """Makes `directory`/vmlinux whole, which has its debug information only."""
+        rules, names = self.home.debuginfo, self.wanted
+        assert rules is not None  # noqa: S101 - there are names
+        assert names is not None  # noqa: S101 - the caller looked
+        what = Contents(kind=rules.format, patterns=names.kernel_files, keys=key_files(rules.keys))
+        for base in bases((*rules.kernel_repositories, *rules.repositories), names):
+            for remote in self._look_up(base, names.kernel):
+                part = self.store.part(remote.sha256 or remote.url)
+                try:
+                    add_kernel(what, remote, directory, part, self.reporter)
+                except DebuginfoError as error:
+                    self.failures.append((remote.url, error))
+                else:
+                    part.unlink(missing_ok=True)
+                    return
+        raise DebuginfoNotFound(f"{candidate.remote.url}: the kernel it was stripped from is nowhere", hint="")
 
     def _keep(self, directory: Path, about: About) -> Entry:
         if self.preparer is not None:

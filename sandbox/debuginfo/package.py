@@ -16,7 +16,7 @@ from sandbox.debuginfo.archive import deb_data, tar_members
 from sandbox.debuginfo.ranged import Blocks, BlockStream, RemoteFile, RemoteStream
 from sandbox.debuginfo.signature import signer
 from sandbox.debuginfo.store import need_space, no_space
-from sandbox.debuginfo.stream import PIECE, Damaged, Limited, Skippable, Stream, decompressed, write_all
+from sandbox.debuginfo.stream import PIECE, Damaged, FileStream, Limited, Skippable, Stream, decompressed, write_all
 from sandbox.debuginfo.xz import NotSeekable
 from sandbox.errors import VerificationFailed
 from sandbox.progress import Step
@@ -54,6 +54,17 @@ def extract(what: Contents, package: Skippable, directory: Path) -> str:
         _extract_deb(what, package, whole)
     keep(whole, directory / "vmlinux")
     return proven
+
+
+_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
+
+
+def unpack(packed: FileStream, target: Path) -> None:
+    """A file of its own, of one that may be compressed. Raises `Damaged`, `NoSpace`."""
+    head = packed.read(6)
+    packed.skip(-len(head))
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "none")
+    write(decompressed(packed, kind), None, target)
 
 
 def keep(whole: Path, target: Path) -> None:

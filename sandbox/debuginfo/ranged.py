@@ -80,7 +80,7 @@ class RemoteFile:
 
     def _range(self, offset: int, size: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
-        with client().stream("GET", self.url, headers=headers) as response:
+        with client(self.url).stream("GET", self.url, headers=headers) as response:
             refuse(response)
             if response.status_code != 206:
                 raise NoRanges("the server sends whole files only")

@@ -44,6 +44,17 @@ def candidates(rules: DebuginfoRules, vmcore: Vmcore, wanted: Wanted) -> Iterato
             yield _candidate(rules, url, package, rules.keys)
 
 
+def unsigned(rules: DebuginfoRules, wanted: Wanted) -> Iterator[Candidate]:
+    """URLs of packages that nobody signed."""
+    for url, package in _urls(rules.unsigned, wanted):
+        yield _candidate(rules, url, package, ())
+
+
+def bases(templates: Sequence[str], wanted: Wanted) -> list[str]:
+    """Repositories to ask, each once."""
+    return list(dict.fromkeys(url for template in templates if (url := fill(template, wanted.names)) is not None))
+
+
 def debuginfods(rules: DebuginfoRules | None, vmcore: Vmcore) -> Iterator[Candidate]:
     """Servers that have vmlinux by build-id: those of $DEBUGINFOD_URLS, then the profile's."""
     if vmcore.build_id is None:

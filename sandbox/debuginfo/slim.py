@@ -149,12 +149,12 @@ def copy(file: RandomAccess, target: Path, what: Plan | None) -> None:
     try:
         with target.open("wb", buffering=0) as out:
             if what is None:
-                _copy(file, 0, file.size, out, 0)
+                put_part(file, 0, file.size, out, 0)
                 return
             # The end first: its block was just read for the plan.
             for offset, length, to in what.moved:
-                _copy(file, offset, length, out, to)
-            _copy(file, 0, what.cut, out, 0)
+                put_part(file, offset, length, out, to)
+            put_part(file, 0, what.cut, out, 0)
             _put(out, what.table, what.table_at)
             _put(out, what.header, 0)
     except OSError as error:
@@ -163,7 +163,7 @@ def copy(file: RandomAccess, target: Path, what: Plan | None) -> None:
         raise
 
 
-def _copy(file: RandomAccess, offset: int, size: int, out: FileIO, to: int) -> None:
+def put_part(file: RandomAccess, offset: int, size: int, out: FileIO, to: int) -> None:
     done: list[int] = []
 
     def put(data: bytes, at: int) -> None:

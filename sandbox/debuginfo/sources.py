@@ -41,6 +41,10 @@ class Wanted:
     """What the profile's templates may use: release, arch, and the named groups of its `version`."""
     vmlinux: tuple[re.Pattern[str], ...]
     """Over member paths without a leading "./" or "/"."""
+    kernel: tuple[str, ...] = ()
+    """Packages with the kernel itself, where vmlinux is in two parts."""
+    kernel_files: tuple[re.Pattern[str], ...] = ()
+    """Where in those."""
 
 
 def wanted(vmcore: Vmcore, profile: ImageProfile) -> Wanted | None:
@@ -59,11 +63,18 @@ def wanted(vmcore: Vmcore, profile: ImageProfile) -> Wanted | None:
             break
     if rules.version is not None and (found := re.search(rules.version, vmcore.utsname_version or "")):
         names |= {key: value for key, value in found.groupdict().items() if value is not None}
+
+    def patterns(expressions: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+        release = re.escape(vmcore.release or "")
+        return tuple(re.compile(expression.replace("{release}", release)) for expression in expressions)
+
     return Wanted(
         # A template that needs what this dump does not say is left out; another one may do.
         packages=tuple(name for template in rules.packages if (name := fill(template, names)) is not None),
         names=names,
-        vmlinux=tuple(re.compile(pattern.replace("{release}", re.escape(vmcore.release))) for pattern in rules.vmlinux),
+        vmlinux=patterns(rules.vmlinux),
+        kernel=tuple(name for template in rules.kernel if (name := fill(template, names)) is not None),
+        kernel_files=patterns(rules.kernel_files),
     )
 
 

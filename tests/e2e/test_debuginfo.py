@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+import engines
+import fidelity
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
+from sandbox import image, profiles
+from sandbox.debuginfo import elf
+
+FIDELITY = [("6.1", "debian-12")]
+if os.environ.get("VMBOX_TEST_FIDELITY") == "all":
+    # Each downloads some 150 MB more and takes minutes: for whoever changes how vmlinux is prepared.
+    FIDELITY += [("5.10", "debian-11"), ("6.12", "debian-13"), ("6.12", "debian-14")]
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +45,42 @@ def test_modules_appear_in_the_running_case(docker_engine: EngineUnderTest, dock
     # Of what was fetched, crash now knows types and lines.
     assert "/case/debuginfo/modules/" in run("mod")
     assert len(list((Path(case["vmlinux"]).parent / "modules").iterdir())) == len(names)
+
+
+@pytest.mark.parametrize(("kernel", "profile"), FIDELITY)
+def test_crash_prints_the_same_with_prepared_debuginfo(
+    docker_engine: EngineUnderTest, dumps: Dumps, kernel: str, profile: str, tmp_path: Path
+) -> None:
+    dump = dumps(kernel)
+    said = docker_engine.run("debuginfo", "fetch", str(dump), "--json")
+    assert said.returncode == 0, said.stderr.decode()
+    prepared = Path(json.loads(said.stdout)["debuginfo"]["vmlinux"])
+    about = json.loads((prepared.parent / "about.json").read_text())
+    release = json.loads(docker_engine.run("info", str(dump), "--json").stdout)["release"]
+    kept = engines.cache_root() / "shipped"
+    kept.mkdir(exist_ok=True)
+    shipped = fidelity.shipped_vmlinux(about["url"], release, kept / f"vmlinux-{release}")
+    reference = image.ensure(profiles.by_name(profile), docker_engine.engine)
+    commands = fidelity.COMMANDS.splitlines()
+    before, after = (
+        fidelity.speak(docker_engine.engine, reference, vmlinux, dump, commands=commands, scratch=tmp_path)
+        for vmlinux in (shipped, prepared)
+    )
+    quick = [
+        fidelity.speak(docker_engine.engine, reference, vmlinux, dump, commands=["sys"], scratch=tmp_path)
+        for vmlinux in (shipped, prepared)
+    ]
+    print(  # noqa: T201 - figures, for whoever asks for them with -s
+        f"{profile} on {kernel}: {len(before.answers)} commands; first answer after "
+        f"{quick[0].seconds:.1f} s as shipped, {quick[1].seconds:.1f} s prepared; "
+        f"{shipped.stat().st_size / 1e6:.0f} MB and {prepared.stat().st_size / 1e6:.0f} MB"
+    )
+    assert len(before.answers) == len(commands) >= 60
+    answered = [command for command, answer in before.answers.items() if answer and b"command not found" not in answer]
+    assert len(answered) >= 60
+    assert b"sysrq_handle_crash" in before.answers["bt"]
+    assert fidelity.differences(before, after) == {}
+    # Relocations make half of what x86 kernels are shipped with; without them only the index is added.
+    assert prepared.stat().st_size < (0.6 if elf.read(shipped).section(".rela.debug_info") else 1.15) * (
+        shipped.stat().st_size
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import archives
 import rpms
 from archives import Archive
 from sandbox import paths, profiles
-from sandbox.debuginfo import locate
-from sandbox.errors import DebuginfoMismatch, DebuginfoNotFound
+from sandbox.debuginfo import certificates as module, download, locate
+from sandbox.errors import ConfigurationError, DebuginfoError, DebuginfoMismatch, DownloadFailed
 from sandbox.model import Debuginfo, Vmcore
 
 NAME = "kernel-debuginfo-4.18.0-80.el8.x86_64.rpm"
+CDN = f"content/dist/rhel8/8/x86_64/baseos/debug/Packages/k/{NAME}"
 PLACES = {
     "rocky": f"/dl.rockylinux.org/pub/rocky/8/BaseOS/x86_64/debug/tree/Packages/k/{NAME}",
     "rocky vault": f"/dl.rockylinux.org/vault/rocky/8.0/BaseOS/x86_64/debug/tree/Packages/k/{NAME}",
@@ -56,11 +58,11 @@ class World:
 def world(tmp_path: Path, packages: rpms.Packages, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> World:
     keys = tmp_path / "config" / "images" / "keys"
     keys.mkdir(parents=True)
-    for name in ("rocky-8.asc", "alma-8.asc", "centos-official.asc", "centos-official-sha256.asc", "oracle-8.asc"):
-        shutil.copy(packages.key, keys / name)
+    for vendor in ("rocky-8", "alma-8", "centos-official", "centos-official-sha256", "oracle-8", "redhat-8"):
+        shutil.copy(packages.key, keys / f"{vendor}.asc")
     monkeypatch.setattr(paths, "config_dir", lambda: tmp_path / "config")
     hosts = ("https://dl.rockylinux.org", "https://repo.almalinux.org", "https://vault.almalinux.org")
-    hosts += ("http://debuginfo.centos.org", "https://oss.oracle.com")
+    hosts += ("http://debuginfo.centos.org", "https://oss.oracle.com", "https://cdn.redhat.com")
     mirrors = (f"{host}={archive.url}/{host.partition('//')[2]}" for host in hosts)
     monkeypatch.setenv("VMBOX_MIRRORS", " ".join(mirrors))
     monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
@@ -95,10 +97,59 @@ def test_only_the_vendor_is_asked(world: World) -> None:
     assert all("almalinux" in path for path, _ in world.archive.requests)
 
 
-def test_nobody_publishes_rhel_s(world: World) -> None:
-    with pytest.raises(DebuginfoNotFound) as caught:
+def test_rhel_s_cdn_is_for_subscribers(world: World) -> None:
+    with pytest.raises(DownloadFailed, match="404"):
         world.locate(vendor="rhel")
-    assert "none of rhel is known to have it" in (caught.value.detail or "")
+    assert {path for path, _ in world.archive.requests} == {f"/cdn.redhat.com/{CDN}"}
+
+
+def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that lets nobody in without a certificate of its authority, as Red Hat's CDN does."""
+    authority, server, client = certificates(tmp_path)
+    world.archive.files[f"/{CDN}"] = world.good
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server)
+    context.load_verify_locations(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
+    with archives.serve(Archive(files=world.archive.files), tls=context) as cdn:
+        monkeypatch.setenv("VMBOX_MIRRORS", f"https://cdn.redhat.com={cdn.url}")
+        monkeypatch.setattr(module, "_AUTHORITIES", authority.parent)
+        with pytest.raises(DebuginfoError):
+            world.locate(vendor="rhel")
+        assert cdn.requests == []
+        entitlement = tmp_path / "entitlement"
+        entitlement.mkdir()
+        (entitlement / "1234.pem").write_bytes(client.read_bytes())
+        (entitlement / "1234-key.pem").write_bytes(client.read_bytes())
+        monkeypatch.setenv("VMBOX_CLIENT_CERTIFICATES", f"{cdn.url}={entitlement}")
+        found = world.locate(vendor="rhel")
+        assert "which Kernel Builders" in found.verified
+        (entitlement / "1234-key.pem").write_text("nothing of the kind")
+        broken = module.certificate_for(f"{cdn.url}/x")
+        assert broken is not None
+        with pytest.raises(ConfigurationError, match="cannot be used"):
+            module.context(broken)
+
+
+def certificates(directory: Path) -> tuple[Path, Path, Path]:
+    """(authority, server's certificate and key, client's), made by openssl."""
+    place = directory / "ca"
+    place.mkdir()
+    days = ["-days", "2", "-nodes", "-newkey", "rsa:2048"]
+    authority, key = place / "authority.pem", place / "authority.key"
+    rpms.run(["openssl", "req", "-x509", *days, "-subj", "/CN=Authority", "-keyout", str(key), "-out", str(authority)])
+    made = []
+    for name in ("server", "client"):
+        request, out, own = place / f"{name}.csr", directory / f"{name}.pem", place / f"{name}.key"
+        rpms.run(["openssl", "req", *days[2:], "-subj", f"/CN={name}", "-keyout", str(own), "-out", str(request)])
+        extensions = place / f"{name}.ext"
+        extensions.write_text("subjectAltName=IP:127.0.0.1\n")
+        sign = ["openssl", "x509", "-req", "-in", str(request), "-CA", str(authority), "-CAkey", str(key)]
+        rpms.run([*sign, "-CAcreateserial", "-days", "2", "-extfile", str(extensions), "-out", str(out)])
+        out.write_bytes(out.read_bytes() + own.read_bytes())
+        made.append(out)
+    return authority, made[0], made[1]
 
 
 def test_debuginfod(world: World, monkeypatch: pytest.MonkeyPatch, packages: rpms.Packages) -> None:

@@ -1,0 +1,65 @@
+"""One vmlinux of two files: the kernel without debug information, and the debug information without the kernel.
+
+SUSE ships them so. crash wants all in one. What `eu-unstrip` does for any ELF file is simple for a linked kernel: the
+.debug file's section table names all sections, and those it does not hold lie in the other file, where they stay.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Final
+
+from sandbox.debuginfo import elf, slim
+from sandbox.debuginfo.store import need_space
+from sandbox.debuginfo.stream import Damaged
+
+_SHT_NOBITS: Final = 8
+_SHF_ALLOC: Final = 2
+
+
+def merge(kernel: Path, debug: Path, target: Path) -> None:
+    """Writes `target`: all of `kernel`, and what `debug` has. Raises `Damaged` when they are not of one build."""
+    of_kernel, of_debug = elf.read(kernel), elf.read(debug)
+    if of_kernel.layout != of_debug.layout or not of_debug.sections:
+        raise Damaged("kernel and debug information are not of one kind")
+    if of_kernel.build_id != of_debug.build_id:
+        raise Damaged(f"the kernel's build-id is {of_kernel.build_id}, its debug information's {of_debug.build_id}")
+    wide, order = of_debug.layout.wide, of_debug.layout.order
+    word = order + ("Q" if wide else "I")
+    entry = len(of_debug.section_table) // len(of_debug.sections)
+    offset_at = 24 if wide else 16
+    table = bytearray(of_debug.section_table)
+    whole, added = slim.LocalFile(kernel), slim.LocalFile(debug)
+    need_space(target.parent, whole.size + added.size, "vmlinux")
+    moved: list[tuple[int, int, int]] = []
+    end = whole.size
+    for number, section in enumerate(of_debug.sections):
+        if section.type == 0:
+            continue
+        theirs = of_kernel.section(section.name) if section.flags & _SHF_ALLOC else None
+        if section.flags & _SHF_ALLOC and theirs is not None:
+            if theirs.size != section.size:
+                raise Damaged(f"section {section.name} has another size in the kernel")
+            struct.pack_into(order + "I", table, number * entry + 4, theirs.type)
+            struct.pack_into(word, table, number * entry + offset_at, theirs.offset)
+        elif section.type != _SHT_NOBITS:
+            end += -end % max(section.align, 1)
+            struct.pack_into(word, table, number * entry + offset_at, end)
+            moved.append((section.offset, section.size, end))
+            end += section.size
+    end += -end % 8
+    slim.copy(whole, target, None)
+    with target.open("r+b", buffering=0) as out:
+        for offset, size, to in moved:
+            slim.put_part(added, offset, size, out, to)
+        out.seek(end)
+        out.write(table)
+        out.seek(40 if wide else 32)
+        out.write(struct.pack(word, end))
+        # e_shnum and e_shstrndx are the .debug file's.
+        with debug.open("rb") as source:
+            source.seek(60 if wide else 48)
+            numbers = source.read(4)
+        out.seek(60 if wide else 48)
+        out.write(numbers)

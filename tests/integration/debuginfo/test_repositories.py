@@ -1,0 +1,254 @@
+"""Repositories as createrepo_c makes them, where only the index says what a package is called; Debian's debuginfod."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import lzma
+import os
+import re
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+import archives
+import rpms
+import standins
+from archives import Archive
+from sandbox import paths, profiles
+from sandbox.debuginfo import elf, locate
+from sandbox.debuginfo.fetch import identify
+from sandbox.debuginfo.unstrip import merge
+from sandbox.dump import zstandard
+from sandbox.errors import DebuginfoError
+from sandbox.model import Debuginfo, Vmcore
+from sandbox.profiles import ImageProfile
+
+SUSE = "5.14.21-150400.24.18-default"
+AMAZON = "6.1.61-85.141.amzn2023.x86_64"
+
+
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> rpms.Signer:
+    return rpms.Signer.new(tmp_path_factory.mktemp("vendor"))
+
+
+@pytest.fixture
+def keys(tmp_path: Path, signer: rpms.Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "config" / "images" / "keys"
+    directory.mkdir(parents=True)
+    for key in (Path(profiles.__file__).parents[1] / "images" / "keys").iterdir():
+        shutil.copy(signer.key, directory / key.name)
+    monkeypatch.setattr(paths, "config_dir", lambda: tmp_path / "config")
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
+
+
+def banner(release: str) -> str:
+    return f"Linux version {release} (geeko@buildhost) (gcc) #1 SMP PREEMPT_DYNAMIC"
+
+
+def vmcore(release: str, cache: Path, **changes: object) -> Vmcore:
+    fields: dict[str, object] = {"path": cache / "vmcore", "format": "elf", "size": 1, "release": release}
+    fields |= {"arch": "x86_64", "banner": banner(release), "build_id": archives.BUILD_ID}
+    return Vmcore(**(fields | changes))  # type: ignore[arg-type]
+
+
+def publish(repository: Path, archive: Archive, at: str, *, compression: str = "gz") -> None:
+    """createrepo_c's index over the packages in `repository`, all of it at a URL path of the server."""
+    rpms.run(["createrepo_c", "--quiet", "--simple-md-filenames", "--no-database", str(repository)])
+    data = repository / "repodata"
+    xml = gzip.decompress((data / "primary.xml.gz").read_bytes())
+    packed = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.module().compress}[compression](xml)
+    (data / "primary.xml.gz").unlink()
+    (data / f"primary.xml.{compression}").write_bytes(packed)
+    repomd = data / "repomd.xml"
+    repomd.write_text(repomd.read_text().replace("primary.xml.gz", f"primary.xml.{compression}"))
+    for file in repository.rglob("*"):
+        if file.is_file():
+            archive.files[f"{at}/{file.relative_to(repository)}"] = file.read_bytes()
+
+
+def package(repository: Path, signer: rpms.Signer, name: str, files: dict[str, bytes], payload: str) -> None:
+    repository.mkdir(parents=True, exist_ok=True)
+    root = repository.parent / f"{name}.root"
+    for path, data in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
+    standins.rpm(root, name, payload=payload, signer=signer, out=repository / f"{name}.rpm")
+
+
+def mirrored(monkeypatch: pytest.MonkeyPatch, archive: Archive, *hosts: str) -> None:
+    words = (f"{host}={archive.url}/{host.partition('//')[2]}" for host in hosts)
+    monkeypatch.setenv("VMBOX_MIRRORS", " ".join(words))
+
+
+def find(profile: str, dump: Vmcore, cache: Path) -> Debuginfo:
+    return locate(dump, profiles.by_name(profile), oracle=lambda _: [], cache=cache)
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("compression", ["gz", "xz", "zst"])
+def test_amazon(
+    tmp_path: Path, archive: Archive, signer: rpms.Signer, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    whole = archives.vmlinux(banner=banner(AMAZON), dwarf=b"x" * 100_000)
+    member = f"usr/lib/debug/lib/modules/{AMAZON}/vmlinux"
+    repository = tmp_path / "repository"
+    package(repository, signer, f"kernel-debuginfo-{AMAZON}", {member: whole}, "w3.zstdio")
+    package(repository, signer, "kernel-debuginfo-6.1.62-1.amzn2023.x86_64", {member: b"another"}, "w3.zstdio")
+    publish(repository, archive, "/cdn.amazonlinux.com/guids/0123abcd/x86_64", compression=compression)
+    mirrored(monkeypatch, archive, "https://cdn.amazonlinux.com")
+    archive.files["/cdn.amazonlinux.com/al2023/core/mirrors/latest/debuginfo/x86_64/mirror.list"] = (
+        b"https://cdn.amazonlinux.com/guids/0123abcd/x86_64/\n"
+    )
+    found = find("amazon-2023", vmcore(AMAZON, tmp_path), tmp_path / "cache")
+    assert found.proof == f"build-id {archives.BUILD_ID}"
+    assert found.origin.endswith(f"guids/0123abcd/x86_64/kernel-debuginfo-{AMAZON}.rpm")
+    assert "which Kernel Builders" in found.verified
+
+
+@pytest.fixture
+def suse(tmp_path: Path) -> tuple[bytes, bytes]:
+    """(vmlinux, vmlinux.debug), as objcopy parts them."""
+    directory = tmp_path / "built"
+    directory.mkdir()
+    whole = directory / "vmlinux"
+    whole.write_bytes(archives.vmlinux(banner=banner(SUSE), dwarf=b"d" * 200_000))
+    rpms.run(["objcopy", "--only-keep-debug", str(whole), str(directory / "vmlinux.debug")])
+    rpms.run(["objcopy", "--strip-debug", str(whole), str(directory / "vmlinux.stripped")])
+    return (directory / "vmlinux.stripped").read_bytes(), (directory / "vmlinux.debug").read_bytes()
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("payload", ["w0.xzdio", "w0T2.xzdio"])
+def test_suse_in_two_packages(
+    tmp_path: Path,
+    archive: Archive,
+    *,
+    signer: rpms.Signer,
+    suse: tuple[bytes, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    payload: str,
+) -> None:
+    kernel, debug = suse
+    mirrored(monkeypatch, archive, "https://download.opensuse.org")
+    host = "/download.opensuse.org"
+    version = SUSE.removesuffix("-default")
+    # Two rebuilds of one release: only the second one is of the dump.
+    wrong = archives.vmlinux("00" * 20, banner(SUSE))
+    debugs, kernels = tmp_path / "debug", tmp_path / "kernel"
+    path = f"usr/lib/debug/boot/vmlinux-{SUSE}.debug"
+    package(debugs, signer, f"kernel-default-debuginfo-{version}.1.x86_64", {path: wrong}, payload)
+    package(debugs, signer, f"kernel-default-debuginfo-{version}.2.x86_64", {path: debug}, payload)
+    package(debugs, signer, f"kernel-default-debuginfo-{version}5.1.x86_64", {path: b"of another release"}, payload)
+    boot = f"boot/vmlinux-{SUSE}.gz"
+    package(kernels, signer, f"kernel-default-{version}.1.x86_64", {boot: gzip.compress(wrong)}, payload)
+    package(kernels, signer, f"kernel-default-{version}.2.x86_64", {boot: gzip.compress(kernel)}, payload)
+    publish(debugs, archive, f"{host}/debug/update/leap/15.4/sle", compression="zst")
+    publish(kernels, archive, f"{host}/update/leap/15.4/sle")
+    found = find("sles-15", vmcore(SUSE, tmp_path), tmp_path / "cache")
+    assert found.proof == f"build-id {archives.BUILD_ID}"
+    assert found.origin.endswith(".2.x86_64.rpm")
+    joined = identify(found.vmlinux)
+    assert (joined.build_id, joined.banners) == (archives.BUILD_ID, (banner(SUSE),))
+    read = elf.read(found.vmlinux)
+    dwarf = read.section(".debug_info")
+    assert dwarf is not None
+    assert found.vmlinux.read_bytes()[dwarf.offset : dwarf.offset + dwarf.size] == b"d" * 200_000
+    assert sorted(path.name for path in found.directory.iterdir()) == ["about.json", "vmlinux"]
+
+
+@pytest.mark.usefixtures("keys")
+def test_what_was_tried_is_told(tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirrored(monkeypatch, archive, "https://download.opensuse.org", "https://debuginfod.opensuse.org")
+    with pytest.raises(DebuginfoError) as caught:
+        find("sles-15", vmcore(SUSE, tmp_path), tmp_path / "cache")
+    detail = caught.value.detail or ""
+    assert len(re.findall(r"leap/15\.4/.*404", detail)) == 3
+
+
+@pytest.mark.parametrize(
+    "list_of_packages",
+    [b"<metadata", b"not XML", b'<!DOCTYPE x [<!ENTITY a "b">]><metadata>&a;</metadata>'],
+)
+@pytest.mark.usefixtures("keys")
+def test_a_damaged_index(
+    tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch, list_of_packages: bytes
+) -> None:
+    mirrored(monkeypatch, archive, "https://cdn.amazonlinux.com")
+    top = "/cdn.amazonlinux.com"
+    archive.files[f"{top}/al2023/core/mirrors/latest/debuginfo/x86_64/mirror.list"] = (
+        b"https://cdn.amazonlinux.com/guids/\n"
+    )
+    archive.files[f"{top}/guids/repodata/repomd.xml"] = (
+        b'<repomd><data type="primary"><location href="repodata/primary.xml.gz"/></data></repomd>'
+    )
+    archive.files[f"{top}/guids/repodata/primary.xml.gz"] = gzip.compress(list_of_packages)
+    with pytest.raises(DebuginfoError) as caught:
+        find("amazon-2023", vmcore(AMAZON, tmp_path), tmp_path / "cache")
+    assert "XML" in f"{caught.value.message}{caught.value.detail}"
+
+
+def test_parts_of_different_builds(tmp_path: Path, suse: tuple[bytes, bytes]) -> None:
+    (tmp_path / "k").write_bytes(archives.vmlinux("11" * 20, banner(SUSE)))
+    (tmp_path / "d").write_bytes(suse[1])
+    with pytest.raises(Exception, match="build-id"):
+        merge(tmp_path / "k", tmp_path / "d", tmp_path / "whole")
+
+
+@contextmanager
+def debuginfod(directory: Path, scratch: Path) -> Iterator[str]:
+    """Debian's debuginfod over the packages and files of a directory."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = ["debuginfod", "-F", "-d", str(scratch / "db.sqlite"), "-p", str(port), str(directory)]
+    with (scratch / "log").open("wb") as log:
+        server = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)})
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def test_debians_debuginfod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packages: rpms.Packages, archive: Archive
+) -> None:
+    served, scratch = tmp_path / "served", tmp_path / "scratch"
+    served.mkdir()
+    scratch.mkdir()
+    (served / "vmlinux").write_bytes(packages.vmlinux)
+    home: ImageProfile = profiles.by_name("fedora")
+    release = "6.14.0-63.fc42.x86_64"
+    names = ("dl", "archives", "kojipkgs", "debuginfod")
+    mirrored(monkeypatch, archive, *(f"https://{name}.fedoraproject.org" for name in names))
+    with debuginfod(served, scratch) as url:
+        monkeypatch.setenv("DEBUGINFOD_URLS", url)
+        wait_for(f"{url}/buildid/{archives.BUILD_ID}/debuginfo")
+        dump = vmcore(release, tmp_path / "crash")
+        found = locate(dump, home, oracle=lambda _: [], cache=tmp_path / "cache")
+        assert found.origin == f"{url}/buildid/{archives.BUILD_ID}/debuginfo"
+        assert found.proof == f"build-id {archives.BUILD_ID}"
+        unknown = vmcore(release, tmp_path / "crash", build_id="00" * 20)
+        with pytest.raises(DebuginfoError):
+            locate(unknown, home, oracle=lambda _: [], cache=tmp_path / "other")
+
+
+def wait_for(url: str) -> None:
+    """Until the server has found the file in what it serves."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            # It knows GET only.
+            if httpx.get(url).status_code == 200:
+                return
+        time.sleep(0.2)
+    pytest.fail(f"{url} does not come up")
