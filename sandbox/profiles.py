@@ -161,11 +161,38 @@ class Selection:
 @cache
 def load() -> Mapping[str, ImageProfile]:
     """All profiles by name. Raises `ConfigurationError` naming file and key."""
-    found: dict[str, ImageProfile] = {}
-    for directory in (paths.data_dir() / "images", paths.config_dir() / "images"):
-        for file in sorted(directory.glob("*.toml")):
-            if file.name not in _NOT_PROFILES:
-                found[file.stem] = read(file)
+    return _without_rivals({name: read(file) for name, file in _files().items()})
+
+
+def _files() -> dict[str, Path]:
+    """By the profiles' names; the user's own replace those that come with vmbox."""
+    return {
+        file.stem: file
+        for directory in (paths.data_dir() / "images", paths.config_dir() / "images")
+        for file in sorted(directory.glob("*.toml"))
+        if file.name not in _NOT_PROFILES
+    }
+
+
+def _claiming(klass: str) -> Mapping[str, ImageProfile]:
+    """The profiles that can claim a class, and the latest: all of them take longer to read than a dump does.
+
+    A class is claimed by its own name or by one that it goes on from, and that stands in the file in quotes.
+    """
+    claims = {klass, *(klass[:at] for at, char in enumerate(klass) if char in ".:")}
+    quoted = [f"{quote}{claim}{quote}".encode() for claim in claims for quote in "'\""]
+    found = {}
+    for name, file in _files().items():
+        try:
+            text = file.read_bytes()
+        except OSError:
+            text = b"latest"  # reading it properly says what is wrong
+        if b"latest" in text or any(claim in text for claim in quoted):
+            found[name] = read(file)
+    return _without_rivals(found)
+
+
+def _without_rivals(found: Mapping[str, ImageProfile]) -> Mapping[str, ImageProfile]:
     claimed: dict[str, str] = {}
     for profile in found.values():
         for claim in (*profile.classes, *profile.releases):
@@ -237,11 +264,18 @@ def read(file: Path) -> ImageProfile:
 
 def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
     """The profile for a dump. Raises `UnknownKernel` when the dump does not name its kernel and none was chosen."""
-    profiles = load()
-    newest = next((profile for profile in profiles.values() if profile.latest), None)
     if vmcore.release is None:
         raise UnknownKernel(f"{vmcore.path}: the dump does not say which kernel wrote it")
-    home = _home(profiles, vmcore.release, vmcore.utsname_version) or newest
+    from sandbox.dump.release import classify
+
+    klass = classify(vmcore.release, vmcore.utsname_version).klass
+    profiles = _claiming(klass)
+    home = _of_class(profiles, klass)
+    if home is None:
+        profiles = load()
+        home = _of_release(profiles, vmcore.release)
+    newest = next((profile for profile in profiles.values() if profile.latest), None)
+    home = home or newest
     if override is not None:
         chosen = by_name(override)
         return Selection(home=home or chosen, image=chosen, reason="chosen with --image")
@@ -281,13 +315,14 @@ def by_name(name: str) -> ImageProfile:
     return profiles[name]
 
 
-def _home(profiles: Mapping[str, ImageProfile], release: str, utsname_version: str | None) -> ImageProfile | None:
-    from sandbox.dump.release import classify
-
-    klass = classify(release, utsname_version).klass
+def _of_class(profiles: Mapping[str, ImageProfile], klass: str) -> ImageProfile | None:
     for profile in profiles.values():
         if any(klass == known or klass.startswith((f"{known}.", f"{known}:")) for known in profile.classes):
             return profile
+    return None
+
+
+def _of_release(profiles: Mapping[str, ImageProfile], release: str) -> ImageProfile | None:
     for profile in profiles.values():
         if any(re.search(pattern, release) for pattern in profile.releases):
             return profile

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import engines
 from engines import EngineUnderTest
-from sandbox import demo, paths
 from sandbox.dump import identify, read_log, unpack
 from sandbox.model import Vmcore
 
@@ -39,30 +40,35 @@ FULL = {
 BY_QEMU = {"vmcore": "dump-guest-memory /work/out/vmcore", "kdump": "dump-guest-memory -z /work/out/kdump"}
 
 
-def _make(engine: EngineUnderTest, name: str, **spec: str) -> Path:
+MAKE = """
+import sys
+from pathlib import Path
+from sandbox import demo
+from sandbox.engine import connect
+form, commands, directory = sys.argv[1:]
+(demo._QEMU if form in demo._QEMU else demo._MAKEDUMPFILE)[form] = commands
+demo.make_vmcore(demo.DemoSpec(format=form, timeout=400), Path(directory), engine=connect(None))
+"""
+
+
+def _make(engine: EngineUnderTest, name: str, form: str, commands: str) -> Path:
     """Dumps of one crash in the cache, made by the demo container with other commands than its own."""
     directory = engines.cache_root() / "dumps" / name
     if not (directory / "vmcore").exists():
-        paths._directory.cache_clear()
-        with pytest.MonkeyPatch.context() as patch:
-            for key, value in engine.env.items():
-                patch.setenv(key, value)
-            for table, commands in spec.items():
-                patch.setitem(getattr(demo, table), "kdump" if table == "_MAKEDUMPFILE" else "qemu-elf", commands)
-            form = "kdump" if "_MAKEDUMPFILE" in spec else "qemu-elf"
-            demo.make_vmcore(demo.DemoSpec(format=form, timeout=400), directory, engine=engine.engine)
-        paths._directory.cache_clear()
+        command = [sys.executable, "-c", MAKE, form, commands, str(directory)]
+        made = subprocess.run(command, env=dict(engine.env), capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
     return directory
 
 
 @pytest.fixture(scope="module")
 def forms(docker_engine: EngineUnderTest) -> Path:
-    return _make(docker_engine, "forms", _MAKEDUMPFILE="; ".join([*WRITTEN.values(), SMALL, *FULL.values()]))
+    return _make(docker_engine, "forms", "kdump", "; ".join([*WRITTEN.values(), SMALL, *FULL.values()]))
 
 
 @pytest.fixture(scope="module")
 def by_qemu(docker_engine: EngineUnderTest) -> Path:
-    return _make(docker_engine, "by-qemu", _QEMU="\n".join(BY_QEMU.values()))
+    return _make(docker_engine, "by-qemu", "qemu-elf", "\n".join(BY_QEMU.values()))
 
 
 def _log(path: Path) -> list[bytes]:
