@@ -10,7 +10,7 @@ from sandbox import render
 from sandbox.dump.release import classify
 from sandbox.errors import UnknownKernel
 from sandbox.model import Vmcore
-from sandbox.profiles import select
+from sandbox.profiles import ImageProfile, select
 
 _WORDS = {
     "format": "FORMAT",
@@ -48,30 +48,53 @@ def show_schema() -> None:
 
 def show_release(release: str, utsname_version: str | None, *, json: bool) -> None:
     """`vmbox info --release`: the same for a bare string, before any dump has arrived."""
-    from sandbox.debuginfo.sources import wanted
-
     kernel = of_release(release, utsname_version)
     values: dict[str, object] = {"release": release, "utsname_version": utsname_version, **_class_of(kernel)}
     try:
         selection = select(kernel)
     except UnknownKernel:
-        values |= {"profile": None, "crash": None, "debuginfo": []}
+        values |= {"profile": None, "crash": None, "debuginfo": [], "sources": []}
     else:
-        found = wanted(kernel, selection.home)
+        packages, sources = _debuginfo_of(kernel, selection.home)
         values |= {
             "profile": selection.image.name,
             "crash": selection.image.crash.version,
-            "debuginfo": list(found.packages) if found else [],
+            "debuginfo": packages,
+            "sources": sources,
         }
     if json:
         render.as_json(values)
         return
     words = {"release": "RELEASE", "class": "CLASS", "variant": "VARIANT", "profile": "PROFILE", "crash": "CRASH"}
     shown = [(word, str(values[name])) for name, word in words.items() if values[name] is not None]
-    packages = values["debuginfo"]
-    if isinstance(packages, list):
-        shown += [("DEBUGINFO", str(name)) for name in packages]
+    for name, word in (("debuginfo", "DEBUGINFO"), ("sources", "FROM")):
+        found = values[name]
+        if isinstance(found, list):
+            shown += [(word, str(item)) for item in found]
     render.facts(shown)
+
+
+def _debuginfo_of(kernel: Vmcore, home: ImageProfile) -> tuple[list[str], list[str]]:
+    """Packages with the kernel's debuginfo, and where they are looked for, in that order; nothing is asked of anybody.
+
+    A package whose exact version only `uname -v` tells is named without it.
+    """
+    from sandbox.debuginfo.sources import fill, wanted
+
+    found, rules = wanted(kernel, home), home.debuginfo
+    if found is None or rules is None:
+        return [], []
+    bare = (fill(template.partition("=")[0], found.names) for template in rules.packages)
+    packages = list(found.packages) or [name for name in bare if name is not None]
+    sources = []
+    for archive in (*rules.archives, None):
+        templates = rules.urls if archive is None else archive.urls
+        urls = [url for name in packages for one in templates if (url := fill(one, {**found.names, "package": name}))]
+        # The first is where the vendor keeps it now; behind it are vaults.
+        sources += urls if archive is None else [f"{archive.vendor}: {url}" for url in urls[:1]]
+    if not sources:
+        sources += [*home.image.sources, *rules.sources]
+    return packages, [*sources, *rules.debuginfod]
 
 
 def of_release(release: str, utsname_version: str | None) -> Vmcore:

@@ -275,8 +275,8 @@ def take_findings(draft: Draft, found: panic.Findings, origin: str) -> None:
         hardware=found.hardware,
         uptime_seconds=found.uptime_seconds,
     )
-    if found.banner is not None:
-        # The rules are only read when there is something to ask them.
+    if found.banner is not None and "mockbuild@" in found.banner:
+        # RPM's build system; the rules are only read when there is something to ask them.
         from sandbox.dump.release import vendor
 
         draft.offer("banner", vendor=vendor(found.banner))
