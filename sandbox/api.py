@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sandbox import config, ledger
+from sandbox import config, ledger, paths
 from sandbox.model import Case, Debuginfo, Transcript, Vmcore
 from sandbox.opening import Wishes, case_of, make_ready, warm
 from sandbox.progress import QUIET, Reporter
@@ -112,10 +112,13 @@ def identify(path: AnyPath) -> Vmcore:
 
 
 def dmesg(path: AnyPath) -> Iterator[bytes]:
-    """The kernel's log, line by line, as dmesg prints it. Needs no engine, no crash and no debuginfo."""
+    """The kernel's log, line by line, as dmesg prints it. Needs no engine, no crash and no debuginfo.
+
+    A dump deep in an archive is unpacked into the cache first, as `open` does.
+    """
     from sandbox.dump import read_log
 
-    return read_log(Path(path))
+    return read_log(Path(path), unpack_into=paths.cache_dir() / "dumps")
 
 
 def open(  # noqa: A001 - sandbox.open is what a reader expects it to be

@@ -74,10 +74,14 @@ def prepare(
 
 
 @command()
-def dmesg(vmcore: Dump) -> None:
-    """Print the kernel's log, as dmesg does. Needs no engine, no crash and no debuginfo."""
+def dmesg(vmcore: Dump, quiet: Quiet = False) -> None:
+    """Print the kernel's log, as dmesg does. Needs no engine, no crash and no debuginfo.
+
+    A dump deep in an archive is unpacked into the cache first, as `vmbox run` does.
+    """
+    from sandbox import paths
     from sandbox.dump import read_log
 
     output = render.Output()
-    for line in read_log(vmcore):
+    for line in read_log(vmcore, unpack_into=paths.cache_dir() / "dumps", reporter=render.reporter(quiet=quiet)):
         output(line + b"\n")

@@ -16,11 +16,19 @@ from sandbox.progress import QUIET, Reporter
 __all__ = ["identify", "is_plain", "read_log", "unpack"]
 
 
-def read_log(path: Path) -> Iterator[bytes]:
-    """Lines of the kernel log as dmesg prints them. See `sandbox.dump.kernel_log`."""
+def read_log(path: Path, *, unpack_into: Path | None = None, reporter: Reporter = QUIET) -> Iterator[bytes]:
+    """Lines of the kernel log as dmesg prints them. See `sandbox.dump.kernel_log`.
+
+    A dump too deep in an archive to be looked at there is unpacked under `unpack_into`, once, where that is given.
+    """
     from sandbox.dump import kernel_log
 
-    return kernel_log.read_log(path)
+    try:
+        yield from kernel_log.read_log(path)
+    except kernel_log.LogTooDeep:
+        if unpack_into is None:
+            raise
+        yield from kernel_log.read_log(unpack(identify(path, log=False), unpack_into, reporter))
 
 
 def is_plain(vmcore: Vmcore) -> bool:

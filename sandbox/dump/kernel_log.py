@@ -14,6 +14,10 @@ _SECONDS: Final = 60.0
 """A flattened file of 100 GB needs a read for each of its millions of pieces."""
 
 
+class LogTooDeep(DumpUnreadable):
+    """The dump has to be unpacked before its log can be read. Raised before the first line."""
+
+
 def read_log(path: Path) -> Iterator[bytes]:
     """Lines without newline, `[    1.234567] text`; control characters are the caller's business.
 
@@ -91,7 +95,7 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
         else:
             return
     layers = ", ".join(found.layers)
-    raise DumpUnreadable(
+    raise LogTooDeep(
         f"{path}: the log lies too deep in the archive ({layers}) to be read without unpacking",
         hint=f"unpack it first, or open a case, which does: vmbox run {path} -- log",
     )

@@ -199,6 +199,19 @@ def test_debian_and_suse_directories(tmp_path):
     assert (found.complete, found.origins["complete"]) == (False, "README.txt")
 
 
+def test_log_of_a_deep_dump_is_read_where_it_is_unpacked(tmp_path):
+    """More zeros lie before the pages than are looked at through a wrapper."""
+    pages = {pfn: bytes([pfn % 251]) * 4096 for pfn in range(1200)}
+    deep = dump_writer.kdump(pages, b"OSRELEASE=6.1.0\n", codec=dump_writer.stored, status=0)
+    (tmp_path / "vmcore.gz").write_bytes(gzip.compress(deep, 1))
+    with pytest.raises(DumpUnreadable, match="too deep"):
+        list(read_log(tmp_path / "vmcore.gz"))
+    # Unpacked it is, and then says what is the matter with the dump itself.
+    with pytest.raises(DumpUnreadable, match=r"VMCOREINFO does not say|not read here|not in the dump"):
+        list(read_log(tmp_path / "vmcore.gz", unpack_into=tmp_path / "cache"))
+    assert [path.read_bytes() for path in (tmp_path / "cache").rglob("vmcore")] == [deep]
+
+
 def test_not_read_here(tmp_path):
     for name, content in {"b.rar": b"Rar!\x1a\x07\0"}.items():
         (tmp_path / name).write_bytes(content + bytes(600))
