@@ -14,10 +14,12 @@ from types import TracebackType
 from typing import Self
 
 from sandbox import config, ledger, paths
+from sandbox.asking import ask
 from sandbox.model import Case, Debuginfo, Transcript, Vmcore
 from sandbox.opening import Wishes, case_of, make_ready, warm
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import Session, Sink
+from sandbox.transcripts import Recorder
 
 AnyPath = str | os.PathLike[str]
 
@@ -50,8 +52,9 @@ class OpenCase:
     it was idle for as long as the setting `idle` says. `close` ends it at once.
     """
 
-    def __init__(self, dump: Path, wishes: Wishes, reporter: Reporter) -> None:
+    def __init__(self, dump: Path, wishes: Wishes, reporter: Reporter, *, transcript: bool = True) -> None:
         self._dump = dump
+        self._transcript = transcript
         self._wishes = wishes
         self._reporter = reporter
         session, said = warm(dump, wishes, reporter)
@@ -77,7 +80,8 @@ class OpenCase:
     def stream(self, command: str, sink: Sink, *, timeout: float | None = None) -> Transcript:
         """Runs one crash command and gives its output to `sink` in pieces, as it comes. Raises as `run` does."""
         with self.session() as session:
-            return session.run(command, sink, timeout=timeout)
+            recorder = Recorder(session.case, self._reporter, wanted=self._transcript)
+            return ask(command, session, sink, recorder=recorder, reporter=self._reporter, timeout=timeout)
 
     def session(self) -> Session:
         """Exclusive use of the warm crash until its `with` block is left: for many commands in one go."""
@@ -128,13 +132,16 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
     image: str | None = None,
     debuginfo: AnyPath | None = None,
     force: bool = False,
+    transcript: bool = True,
     reporter: Reporter = QUIET,
 ) -> OpenCase:
     """Opens a dump, or finds its open case, and waits until crash is at its prompt.
 
     `engine` is docker, podman or a URL, and the setting of that name otherwise; `image` a profile's name; `debuginfo` a
-    vmlinux, a debug package or a directory with one; `force` uses debuginfo that does not match. Progress goes to
-    `reporter`. The first time fetches and builds what is missing, which takes minutes. Raises any `VmboxError`.
+    vmlinux, a debug package or a directory with one; `force` uses debuginfo that does not match. Commands and answers
+    are kept for `vmbox log` unless `transcript` is false. Progress goes to `reporter`.
+
+    The first time fetches and builds what is missing, which takes minutes. Raises any `VmboxError`.
     """
     wishes = Wishes(
         engine=engine or config.current().engine,
@@ -142,7 +149,7 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
         debuginfo=None if debuginfo is None else Path(debuginfo),
         force=force,
     )
-    return OpenCase(Path(path), wishes, reporter)
+    return OpenCase(Path(path), wishes, reporter, transcript=transcript)
 
 
 def prepare(vmcore: Vmcore, *, engine: str | None = None, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:

@@ -7,10 +7,12 @@ import select
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sandbox import loading, render
+from sandbox import render
+from sandbox.asking import ask
 from sandbox.errors import CommandTimeout, VmboxError
 from sandbox.opening import Wishes, warm
 from sandbox.progress import Reporter
@@ -163,35 +165,30 @@ def _run(
         if paused:
             session.resume()
             session.start()
-        loading.fetch_for(command, session, reporter)
         answer = render.JsonAnswer(command) if manner.json else None
-        show = answer or output
-
-        def give(piece: bytes, show: render.Output | render.JsonAnswer = show) -> None:
-            record(piece)
-            show(piece)
-
-        record.begin()
-        status = "died"
         try:
-            status = session.run(command, give, timeout=manner.timeout).status
-            exit_status = exit_status or (1 if status != "ok" else 0)
+            done = ask(
+                command,
+                session,
+                answer or output,
+                recorder=record,
+                reporter=reporter,
+                timeout=manner.timeout,
+                ended=partial(_end, answer),
+            )
         except CommandTimeout as late:
             # The others still have their answers to give.
-            status = "timeout"
             exit_status = late.exit_code
             render.error(late)
-        except KeyboardInterrupt:
-            status = "interrupted"
-            raise
-        except BrokenPipeError:
-            status, answer = "interrupted", None
-            raise
-        finally:
-            seconds = record.end(command, status)
-            if answer is not None:
-                with suppress(BrokenPipeError):
-                    answer.end(status, seconds)
+        else:
+            exit_status = exit_status or (1 if done.status != "ok" else 0)
+
+
+def _end(answer: render.JsonAnswer | None, status: str, seconds: float) -> None:
+    if answer is not None:
+        # Whoever read it may have left.
+        with suppress(BrokenPipeError):
+            answer.end(status, seconds)
 
 
 def _session(dump: Path, wishes: Wishes, reporter: Reporter) -> Session:

@@ -16,9 +16,11 @@ LEVELS = [
     {"entry", "__main__"},
     {"cli"},
     {"commands", "shell", "doctor", "description", "demo", "ending", "shipping"},
+    {"mcp"},
     {"api"},
     {"render"},
     {"opening"},
+    {"asking"},
     {"loading", "scratch"},
     {"session", "terminal"},
     {"transcripts", "history", "channel", "salvage", "turns", "verdict"},
@@ -38,6 +40,7 @@ LEVELS = [
 
 SOLE_IMPORTERS = {
     "typer": {"cli"},
+    "mcp": {"mcp"},
     "rich": {"render"},
     "platformdirs": {"config", "paths"},
     "docker": {"engine.docker"},
