@@ -10,12 +10,13 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox import ledger
-from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs, connect
+from sandbox import config, ledger
+from sandbox.engine import Bind, ContainerSpec, Engine, EngineInfo, Tmpfs, connect
 from sandbox.errors import EngineError, SessionFailed
 from sandbox.model import Case, Debuginfo, Vmcore
 from sandbox.profiles import ImageProfile
@@ -70,6 +71,7 @@ def open_case(
                 "vmbox.user": str(os.getuid()),
             },
             env={"TOKEN": token, "IDLE": str(idle)},
+            limits=limits(info),
         )
         try:
             with reporter.step("Starting the case container"):
@@ -101,6 +103,33 @@ def open_case(
         return case
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a case may use. None: as much as there is."""
+
+    memory: int | None
+    """Bytes."""
+    cpus: float | None
+    pids: int | None
+    scratch: int
+    """Bytes of each of the two scratch memories; they count against `memory`."""
+
+
+def limits(host: EngineInfo) -> Limits:
+    """As the settings say, else three quarters of the host: crash needs room for the page tables and lists of a large
+    machine, and the host must go on whatever a dump makes of it.
+    """
+    wanted = config.current()
+    memory = host.memory * 3 // 4 if wanted.memory is None else wanted.memory
+    cpus = max(1.0, host.cpus * 0.75) if wanted.cpus is None else min(wanted.cpus, host.cpus)
+    return Limits(
+        memory=memory or None,
+        cpus=cpus or None,
+        pids=int(wanted.pids) or None,
+        scratch=(memory or host.memory) // 8,
+    )
+
+
 def container_spec(
     *,
     ident: str,
@@ -110,6 +139,7 @@ def container_spec(
     runtime: Path,
     labels: dict[str, str],
     env: dict[str, str],
+    limits: Limits,
 ) -> ContainerSpec:
     """The one hardened container a dump is ever given to. A split dump has several `files`.
 
@@ -128,12 +158,13 @@ def container_spec(
             *([Bind(source=debuginfo.resolve(), target="/case/debuginfo")] if debuginfo is not None else ()),
             Bind(source=runtime, target="/run/vmbox"),
         ],
-        tmpfs=[Tmpfs(target="/tmp", size=_scratch()), Tmpfs(target="/scratch", size=_scratch())],  # noqa: S108 - in the container
+        tmpfs=[Tmpfs(target=target, size=limits.scratch) for target in ("/tmp", "/scratch")],  # noqa: S108 - in the container
         workdir="/scratch",
         network="none",
         hardened=True,
-        memory=_memory(),
-        pids=512,
+        memory=limits.memory,
+        pids=limits.pids,
+        cpus=limits.cpus,
     )
 
 
@@ -196,13 +227,3 @@ def _await_ready(directory: Path, token: str, engine: Engine, container: str) ->
             time.sleep(0.02)
     finally:
         os.close(descriptor)
-
-
-def _memory() -> int:
-    """Three quarters of the host's memory: crash needs room for the page tables and lists of a large machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
-
-
-def _scratch() -> int:
-    """Bytes of each scratch memory; it counts against the container's limit."""
-    return _memory() // 8

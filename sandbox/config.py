@@ -132,6 +132,26 @@ class Settings:
             example='"2h"',
         ),
     )
+    memory: int | None = field(
+        default=None,
+        metadata=_about(
+            amount,
+            "most memory of a case; 0 is no limit; without it three quarters of what the engine's host has",
+            example='"64GB"',
+        ),
+    )
+    cpus: float | None = field(
+        default=None,
+        metadata=_about(
+            _number,
+            "how many CPUs a case may keep busy; 0 is no limit; without it three quarters of the engine's host",
+            example="2",
+        ),
+    )
+    pids: float = field(
+        default=512,
+        metadata=_about(_number, "most processes and threads of a case; 0 is no limit", example="512"),
+    )
     mirrors: Mapping[str, str] | None = field(
         default=None,
         metadata=_about(

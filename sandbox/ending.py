@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sandbox import render
-from sandbox.errors import VmboxError
+from sandbox.errors import ConfigurationError, NoSpace, VmboxError
 
 
 @contextmanager
@@ -30,6 +31,9 @@ def ending() -> Iterator[None]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, NameError, AssertionError) as problem:
         if os.environ.get("VMBOX_DEBUG"):
             raise
+        if isinstance(problem, OSError) and (known := _of_the_disk(problem)) is not None:
+            render.error(known)
+            sys.exit(known.exit_code)
         render.error(
             VmboxError(
                 f"internal error: {type(problem).__name__}: {problem}",
@@ -37,3 +41,16 @@ def ending() -> Iterator[None]:
             )
         )
         sys.exit(VmboxError.exit_code)
+
+
+def _of_the_disk(problem: OSError) -> VmboxError | None:
+    """What any write may meet, wherever it happens: a disk that is full, or must not be written."""
+    where = f"{problem.filename}: " if problem.filename else ""
+    match problem.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return NoSpace(f"{where}no space left", hint="free some, or choose other places: vmbox config show")
+        case errno.EROFS:
+            hint = "choose a place that can be written: export VMBOX_CACHE_DIR=DIRECTORY; vmbox config show"
+            return ConfigurationError(f"{where}the file system is read-only", hint=hint)
+        case _:
+            return None

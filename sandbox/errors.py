@@ -8,7 +8,8 @@ Every error has a one-line message, a hint that can be pasted or followed, and a
     │   ├── DumpUnreadable         11
     │   ├── NotADump               12
     │   ├── DumpDamaged            13
-    │   └── UnknownKernel          14
+    │   ├── UnknownKernel          14
+    │   └── EvidenceChanged        15
     ├── EngineError
     │   ├── EngineNotFound         20
     │   ├── EnginePermission       21
@@ -78,6 +79,11 @@ class DumpDamaged(DumpError):
 class UnknownKernel(DumpError):
     exit_code = 14
     default_hint = "choose an image yourself with --image PROFILE (vmbox doctor lists them) and give --debuginfo"
+
+
+class EvidenceChanged(DumpError):
+    exit_code = 15
+    default_hint = "get the file again from where it came; --accept records it as it is now"
 
 
 class EngineError(VmboxError):

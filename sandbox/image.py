@@ -6,7 +6,9 @@ gives the same tag, a changed fragment another one.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +29,7 @@ from sandbox.errors import (
     ImageBuildFailed,
     NoSpace,
 )
-from sandbox.locks import locked
+from sandbox.locks import held, locked
 from sandbox.profiles import Bootstrap, ImageProfile, digests, load
 from sandbox.progress import QUIET, Reporter
 
@@ -201,12 +203,20 @@ def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: ImageProfile, 
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A directory on the cache's file system, gone afterwards."""
+    """A directory on the cache's file system, gone afterwards; those of processes that were killed go first."""
     directory = paths.cache_dir() / "tmp"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        made = tempfile.TemporaryDirectory(dir=directory)
-    except OSError as error:
-        raise NoSpace(f"{directory}: {error.strerror}", hint="choose another place with $VMBOX_CACHE_DIR") from error
-    with made as name:
-        yield Path(name)
+    with contextlib.ExitStack() as stack:
+        try:
+            paths.make(directory)
+            with locked(directory / ".lock"):
+                for left in directory.iterdir():
+                    if left.is_dir() and not held(left):
+                        shutil.rmtree(left, ignore_errors=True)
+                made = Path(tempfile.mkdtemp(dir=directory))
+                stack.callback(shutil.rmtree, made, ignore_errors=True)
+                # Held for as long as we live, whatever ends us: what can be locked is nobody's.
+                stack.enter_context(locked(made))
+        except OSError as error:
+            hint = "choose another place with $VMBOX_CACHE_DIR"
+            raise NoSpace(f"{directory}: {error.strerror}", hint=hint) from error
+        yield made

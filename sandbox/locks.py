@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from sandbox.progress import QUIET, Reporter
 
 @contextmanager
 def locked(path: Path, reporter: Reporter = QUIET, doing: str = "") -> Iterator[None]:
-    """Holds the lock file `path`; waits for it, and says that it waits for another process `doing` something."""
+    """Holds the lock file (or directory) `path`; waits, and says for another `doing` what."""
     paths.make(path.parent)
-    descriptor = _open(path)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.is_dir() else _open(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -28,6 +29,21 @@ def locked(path: Path, reporter: Reporter = QUIET, doing: str = "") -> Iterator[
         os.close(descriptor)
 
 
+def held(path: Path) -> bool:
+    """Whether a process that lives holds the lock file, or locked directory, `path`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _open(path: Path) -> int:
     """Opens the file without making it where it is there: another user's, in a directory that users share, is too."""
     for flags in (os.O_RDWR, os.O_RDONLY):
@@ -36,8 +52,9 @@ def _open(path: Path) -> int:
             return os.open(path, flags | os.O_CLOEXEC)
         except FileNotFoundError:
             break
-        except PermissionError:
-            continue
+        except OSError as error:
+            if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+                raise
     shared = path.parent.stat().st_mode & 0o022
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

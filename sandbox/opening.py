@@ -155,6 +155,7 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
     from sandbox import case as cases
     from sandbox.dump import identify, is_plain, unpack
     from sandbox.engine import connect
+    from sandbox.engine.owner import ownerless
     from sandbox.profiles import select
 
     wishes = wishes or Wishes()
@@ -171,6 +172,8 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
         vmcore = replace(vmcore, files=(unpack(vmcore, paths.cache_dir() / "dumps", reporter),))
     engine = connect(wishes.engine)
     try:
+        for left in ownerless(engine):  # of a vmbox that was killed
+            engine.remove(left.id)
         ready = gather(vmcore, selection, wishes, engine, reporter)
         return cases.open_case(
             vmcore,

@@ -19,8 +19,17 @@ def doctor(
     json: Json = False,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no registry and no archive.")] = False,
     engine: EngineName = None,
+    leaks: Annotated[
+        bool, typer.Option("--leaks", help="Look for what a killed vmbox left behind; status 1 if there is any.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="With --leaks: remove it.")] = False,
 ) -> None:
     """Check engines, host, settings, directories and servers, and say which command mends what is wrong."""
+    if remove and not leaks:
+        raise typer.BadParameter("--remove goes with --leaks")
+    if leaks:
+        _leaks(engine, json=json, remove=remove)
+        return
     from sandbox.doctor import examine
 
     findings = []
@@ -33,6 +42,26 @@ def doctor(
     if json:
         render.as_json(findings)
     raise typer.Exit(0 if all(finding.good for finding in findings if finding.required) else 1)
+
+
+def _leaks(engine: str | None, *, json: bool, remove: bool) -> None:
+    from sandbox.leaks import find
+
+    found = list(find(engine))
+    if json:
+        render.as_json([{"kind": leak.kind, "name": leak.name, "why": leak.why} for leak in found])
+    elif found:
+        render.table(("KIND", "NAME", "WHY"), ((leak.kind, leak.name, leak.why) for leak in found))
+    else:
+        render.note("nothing is left behind")
+    if remove:
+        for leak in found:
+            leak.remove()
+        if found:
+            render.note(f"{len(found)} removed")
+    elif found:
+        render.note("hint: vmbox doctor --leaks --remove")
+    raise typer.Exit(1 if found and not remove else 0)
 
 
 @command()

@@ -34,6 +34,19 @@ class Source(Protocol):
         """Up to `size` bytes from `offset`; fewer at the end, none beyond it or before 0."""
 
 
+def open_evidence(path: Path) -> int:
+    """A descriptor to read a dump by, and nothing else. Raises `OSError`.
+
+    Its access time is evidence too, and stays as it is where the kernel allows that: for its owner, and for root.
+    """
+    # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, flags)
+
+
 class FileSource:
     """An open file. Raises `DumpNotFound`, `DumpUnreadable` or `NotADump` when it cannot be one."""
 
@@ -41,10 +54,9 @@ class FileSource:
         self.path = path
         self.deadline = None if seconds is None else time.monotonic() + seconds
         try:
-            # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+            self._fd = open_evidence(path)
         except OSError as error:
-            raise _cannot_open(path, error) from error
+            raise cannot_open(path, error) from error
         try:
             self.size = self._measure()
         except BaseException:
@@ -120,7 +132,7 @@ class SliceSource:
         return self._source.read_at(self._offset + offset, min(size, self.size - offset))
 
 
-def _cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
+def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return DumpNotFound(f"there is no file {path}")

@@ -64,9 +64,11 @@ class ContainerSpec:
     """Files the caller can read can be read, files it creates belong to the caller: the caller's uid:gid on an engine
     that runs as root, the container's root (which is the caller) on a rootless one."""
     memory: int | None = None
-    """Bytes. Ignored, with `EngineInfo.limits` false, where the engine cannot limit (rootless on cgroup v1)."""
+    """Bytes, swap included. Where the engine cannot limit a container (rootless on cgroup v1, `EngineInfo.limits`
+    false) each process has this as its limit of address space, and the next two are ignored."""
     pids: int | None = None
     cpus: float | None = None
+    """How many may be kept busy, e.g. 1.5."""
     platform: str | None = None
     """As engines write it, e.g. linux/arm64; None is the engine's own."""
     auto_remove: bool = True
@@ -84,7 +86,11 @@ class EngineInfo:
     arch: str
     """As uname -m prints it."""
     limits: bool
-    """Whether memory and pids limits hold."""
+    """Whether memory, pids and CPU limits hold for a container. Where not, memory is limited for each process."""
+    memory: int
+    """Bytes the engine's host has."""
+    cpus: int
+    """Of the engine's host."""
     local: bool
     """Whether the engine sees the host's files and FIFOs (false for ssh://, tcp://, a VM)."""
 

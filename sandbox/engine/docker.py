@@ -14,7 +14,7 @@ import docker.errors
 import requests
 from docker.types import LogConfig, Mount
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages
+from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner
 from sandbox.engine.exec_stream import ExecStream, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
@@ -58,6 +58,8 @@ class DockerEngine:
                 rootless="name=rootless" in (told.get("SecurityOptions") or ()),
                 arch=messages.MACHINES.get(told["Architecture"], told["Architecture"]),
                 limits=bool(told.get("MemoryLimit") and told.get("PidsLimit")),
+                memory=told["MemTotal"],
+                cpus=told["NCPU"],
                 local=self._endpoint.startswith("unix:")
                 and (told.get("Name"), told.get("KernelVersion")) == (host.nodename, host.release),
             )
@@ -201,6 +203,8 @@ class DockerEngine:
                 ],
                 tmpfs={one.target: f"rw,nosuid,nodev,noexec,size={one.size},mode={one.mode:o}" for one in spec.tmpfs},
                 mem_limit=spec.memory,
+                # Without it, Docker allows as much swap again.
+                memswap_limit=spec.memory,
                 pids_limit=spec.pids,
                 nano_cpus=int(spec.cpus * 1e9) if spec.cpus else None,
                 group_add=[str(group) for group in os.getgroups()] if as_caller else None,
@@ -239,7 +243,7 @@ class DockerEngine:
             self._api.start(ident)
 
     def run(self, spec: ContainerSpec) -> Iterator[bytes]:
-        ident = self._create(spec, auto_remove=False)
+        ident = self._create(owner.owned(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident),

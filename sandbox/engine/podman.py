@@ -20,7 +20,7 @@ import podman
 import podman.errors
 import requests
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages
+from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
@@ -71,6 +71,8 @@ class PodmanEngine:
                 arch=messages.MACHINES.get(host["arch"], host["arch"]),
                 # Rootless cgroups need v2 and delegation; on v1 limits are refused or silently dropped.
                 limits=not rootless or {"memory", "pids"} <= set(host.get("cgroupControllers") or ()),
+                memory=host["memTotal"],
+                cpus=host["cpus"],
                 local=(self._service is not None or self._endpoint.startswith("unix:"))
                 and (host["hostname"], host["kernel"]) == (here.nodename, here.release),
             )
@@ -241,6 +243,7 @@ class PodmanEngine:
             "netns": {"nsmode": spec.network},
             "remove": auto_remove,
             "systemd": "false",
+            "httpproxy": False,  # the service's own; they can hold a password
             "selinux_opts": ["disable"],
             "log_configuration": {"driver": "k8s-file", "size": _LOG_LIMIT},
             "mounts": [
@@ -281,6 +284,8 @@ class PodmanEngine:
                 "pids": {"limit": spec.pids} if spec.pids else None,
                 "cpu": {"quota": int(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD} if spec.cpus else None,
             }
+        elif spec.memory:
+            payload["r_limits"] = [{"type": "RLIMIT_AS", "soft": spec.memory, "hard": spec.memory}]
         with self._asking(f"create a container of {spec.image}"):
             ident: str = self._call("post", "/containers/create", data=json.dumps(_without_none(payload))).json()["Id"]
         return ident
@@ -300,7 +305,7 @@ class PodmanEngine:
             self._call("post", f"/containers/{ident}/start")
 
     def run(self, spec: ContainerSpec) -> Iterator[bytes]:
-        ident = self._create(spec, auto_remove=False)
+        ident = self._create(owner.owned(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident, spec),

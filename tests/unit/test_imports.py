@@ -24,6 +24,7 @@ LEVELS = [
     {"loading", "scratch"},
     {"session", "terminal"},
     {"transcripts", "history", "channel", "salvage", "turns", "verdict"},
+    {"evidence", "leaks"},
     {"case"},
     {"ledger"},
     {"selfcontained"},
