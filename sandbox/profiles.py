@@ -269,7 +269,8 @@ def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
     from sandbox.dump.release import classify
 
     klass = classify(vmcore.release, vmcore.utsname_version).klass
-    profiles = _claiming(klass)
+    # Whoever asks about many kernels has read all profiles already.
+    profiles = load() if load.cache_info().currsize else _claiming(klass)
     home = _of_class(profiles, klass)
     if home is None:
         profiles = load()
