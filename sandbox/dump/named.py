@@ -48,23 +48,34 @@ def parse(kind: str, source: Source) -> Header:
 def find_vmcoreinfo(source: Source, start: int = 0) -> bytes:
     """The kernel's own copy of its VMCOREINFO, looked for in uncompressed memory. Empty when it is not found.
 
-    For dumps without the note: hypervisors write them when the guest did not say where its note is. May raise
+    For dumps without the note: hypervisors write them when the guest did not say where its note is. The kernel
+    allocates the text while it boots, near one end of its memory: so both are looked at first. May raise
     `OutOfTimeError`.
     """
-    before = b""
-    for at in range(start, start + _SCAN_LIMIT, _SCAN_STEP):
-        piece = source.read_at(at, _SCAN_STEP)
-        if not piece:
+    for at in _from_both_ends(start, source.size):
+        piece = source.read_at(at, _SCAN_STEP + len(_KEY))
+        if not piece and source.size is None:
             break
-        window = before + piece
-        for where in _occurrences(window):
-            text = source.read_at(at - len(before) + where, _TEXT).split(b"\0", 1)[0]
+        for where in _occurrences(piece):
+            text = source.read_at(at + where, _TEXT).split(b"\0", 1)[0]
             line = text.split(b"\n", 1)[0]
             # The text of programs that look for the key has a format instead of a value, and no other keys around it.
             if b"%" not in line and line[len(_KEY) :].strip() and b"\nPAGESIZE=" in text:
                 return text
-        before = window[-len(_KEY) :]
     return b""
+
+
+def _from_both_ends(start: int, size: int | None) -> Iterator[int]:
+    steps = _SCAN_LIMIT // _SCAN_STEP
+    if size is None:
+        yield from range(start, start + _SCAN_LIMIT, _SCAN_STEP)
+        return
+    low, high = 0, max(0, -(-(size - start) // _SCAN_STEP) - 1)
+    while low <= high and steps > 0:
+        yield start + low * _SCAN_STEP
+        if high > low:
+            yield start + high * _SCAN_STEP
+        low, high, steps = low + 1, high - 1, steps - 2
 
 
 def find_sibling_memory(name: str) -> str | None:

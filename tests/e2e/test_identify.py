@@ -1,7 +1,8 @@
 """Real dumps in every form that makedumpfile and QEMU write, of one crash each: what is identified, and the log.
 
 The log is compared line by line with what makedumpfile --dump-dmesg made of /proc/vmcore in the capture kernel. One
-boot writes all of makedumpfile's forms, one all of QEMU's.
+boot writes all of makedumpfile's forms, one all of QEMU's. Debian builds makedumpfile without snappy and zstd; fixtures
+of tests/unit have pages of both.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from sandbox.model import Vmcore
 WRITTEN = {
     "vmcore": "makedumpfile -c -d 31 /proc/vmcore vmcore",
     "lzo": "makedumpfile -l -d 31 /proc/vmcore lzo",
-    "snappy": "makedumpfile -p -d 31 /proc/vmcore snappy",
-    "zstd": "makedumpfile -z -d 31 /proc/vmcore zstd",
     "stored": "makedumpfile -d 31 /proc/vmcore stored",
     "level-0": "makedumpfile -c -d 0 /proc/vmcore level-0",
     "elf": "makedumpfile -E -d 31 /proc/vmcore elf",
@@ -89,15 +88,14 @@ def test_written_by_makedumpfile(forms: Path, name: str) -> None:
     assert found.complete is True, found.incomplete_reason
     assert found.flattened == name.startswith("flattened")
     assert found.format == ("elf" if name.endswith("elf") or name == "proc-vmcore" else "kdump-compressed")
-    if name in {"lzo", "snappy", "zstd"}:
-        assert found.compression == name
+    if name in {"lzo", "vmcore"}:
+        assert found.compression == {"vmcore": "zlib"}.get(name, name)
     assert _log(forms / name) == _expected(forms)
 
 
 def test_set_of_parts(forms: Path, tmp_path: Path) -> None:
     assert [file.name for file in identify(forms / "part-2").files] == ["part-1", "part-2", "part-3"]
-    for name in ("part-1", "part-3"):
-        os.link(forms / name, tmp_path / name)
+    os.link(forms / "part-3", tmp_path / "part-3")
     lone = identify(tmp_path / "part-3")
     assert lone.complete is False
     assert "is not beside it" in str(lone.incomplete_reason)

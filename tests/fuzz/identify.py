@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing of the dump reader with atheris (libFuzzer), by hand and for as long as there is time.
 
-    pip install atheris
+    pip install --group fuzz
     python tests/fuzz/identify.py [CORPUS] [-max_total_time=3600 and other options of libFuzzer]
 
 Starts from the fixtures, written dumps of every shape, and all of them wrapped. A finding is any exception but
