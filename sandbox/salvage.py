@@ -26,7 +26,8 @@ LADDER: Final = (
     Rung("--no_modules", "modules are not known: addresses in them have no names"),
     Rung("--minimal", "only log, dis, rd, sym, eval, set and exit work"),
 )
-"""Each rung is tried when the one above it failed, and said."""
+"""Each rung is tried when the one above it failed, and said. Before the last one a newer crash is tried, in another
+image; see `opening`."""
 
 
 def climb_down(
@@ -37,7 +38,7 @@ def climb_down(
     `start` takes crash's options, returns what crash said and raises `SessionFailed` when it does not come up; the
     last rung's error is passed on.
     """
-    known = mode.read_text() if mode.exists() else ""
+    known = remembered(mode)
     first = next((number for number, rung in enumerate(ladder) if rung.option == known), 0)
     for number, rung in enumerate(ladder[first:], first):
         try:
@@ -52,6 +53,11 @@ def climb_down(
             mode.write_text(rung.option)
             return said
     raise SessionFailed("there is no way to start crash")
+
+
+def remembered(mode: Path) -> str:
+    """The option with which crash was started last; empty when as it is, or not yet."""
+    return mode.read_text() if mode.exists() else ""
 
 
 def reason(error: SessionFailed) -> str:

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from sandbox.errors import SessionFailed
+from sandbox.progress import QUIET
+from sandbox.salvage import LADDER, climb_down, remembered
+
+
+class Noting(type(QUIET)):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def notice(self, line: str) -> None:
+        self.said.append(line)
+
+
+class Crash:
+    """Stands for a crash that comes up only with a certain option; the genuine ones are in tests/e2e."""
+
+    def __init__(self, needs: str) -> None:
+        self.needs = needs
+        self.tried: list[str] = []
+
+    def __call__(self, options: Sequence[str]) -> bytes:
+        self.tried.append(" ".join(options))
+        if self.tried[-1] != self.needs:
+            raise SessionFailed("no", detail=f"\ncrash: page excluded: {len(self.tried)}\n\n")
+        return b"WARNING: something\n"
+
+
+@pytest.mark.parametrize("needs", [rung.option for rung in LADDER])
+def test_each_rung_is_tried_said_and_remembered(needs: str, tmp_path: Path) -> None:
+    mode, noting, crash = tmp_path / "mode", Noting(), Crash(needs)
+    assert climb_down(crash, mode, noting) == b"WARNING: something\n"
+    above = [rung.option for rung in LADDER[: len(crash.tried)]]
+    assert crash.tried == above
+    assert noting.said[: len(above) - 1] == [
+        f"crash cannot open the dump: crash: page excluded: {number}; trying {option}"
+        for number, option in enumerate(above[1:], 1)
+    ]
+    assert len(noting.said) == (len(above) if needs else 0)
+    assert remembered(mode) == needs
+    # What opened it before is tried first.
+    crash.tried.clear()
+    climb_down(crash, mode, noting)
+    assert crash.tried == [needs]
+
+
+def test_the_last_rungs_reason_is_the_error(tmp_path: Path) -> None:
+    with pytest.raises(SessionFailed) as failed:
+        climb_down(Crash("nothing"), tmp_path / "mode", Noting())
+    assert failed.value.detail == "\ncrash: page excluded: 4\n\n"
+    assert remembered(tmp_path / "mode") == ""
