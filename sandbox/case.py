@@ -47,7 +47,7 @@ def open_case(
     One that is opened `once` is its caller's alone: nobody finds it by its dump.
     """
     info = engine.info()
-    ident = f"once{secrets.token_hex(3)}-{info.name}" if once else f"{ledger.key(vmcore.path)}-{info.name}"
+    ident = f"{ledger.key(vmcore.path)}-{info.name}" + (f"{ledger.ONCE}{secrets.token_hex(3)}" if once else "")
     directory = ledger.directory() / ident
     with ledger.lock(ident, reporter, f"opening {vmcore.path.name}"):
         present = ledger.read(directory)

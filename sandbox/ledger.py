@@ -22,11 +22,14 @@ from sandbox.progress import QUIET, Reporter
 
 _DESCRIPTION: Final = "case.json"
 
+ONCE: Final = ".once"
+"""In the id of a case that is its opener's alone."""
+
 
 def find(dump: Path, *, engine: str | None = None) -> Case | None:
     """The open case of a dump file, if there is one; of a certain engine if asked for. Touches no engine."""
     for place in sorted(directory().glob(f"{key(dump)}-*")):
-        case = read(place)
+        case = read(place) if ONCE not in place.name else None
         if case is not None and engine in {None, case.engine, case.endpoint} and alive(case):
             return case
     return None

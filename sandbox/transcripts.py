@@ -74,7 +74,8 @@ class Recorder:
         return seconds
 
     def _append(self, line: bytes) -> None:
-        path = _directory() / f"{self._case.id}{_SUFFIX}"
+        # What a dump was asked in cases of their own (`--once`) is the same record.
+        path = _directory() / f"{self._case.id.partition('.')[0]}{_SUFFIX}"
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
