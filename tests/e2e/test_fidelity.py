@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -206,9 +207,14 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
     differing = [
         "\n".join([command, *difflib.unified_diff(there.splitlines(), answer["output"].splitlines(), "crash", "vmbox")])
         for command, answer, there in zip(COMMANDS, answers, expected, strict=True)
-        if answer["output"] != there
+        if _without_addresses(answer["output"]) != _without_addresses(there)
     ]
     assert not differing, "\n\n".join(differing)
+
+
+def _without_addresses(output: str) -> str:
+    """Without the addresses of crash itself, which it prints where it has lost its way."""
+    return re.sub(r"error trace: .*", "error trace", output)
 
 
 def _directly(engine: EngineUnderTest, dump: Path) -> Iterator[str]:
@@ -216,7 +222,8 @@ def _directly(engine: EngineUnderTest, dump: Path) -> Iterator[str]:
     (case,) = (case for case in json.loads(engine.run("list", "--json").stdout) if case["dump"] == str(dump))
     mark = "a line of this test and of nothing else"
     lines = f"!echo {mark}\n" + "".join(f"{command}\n!echo {mark}\n" for command in COMMANDS)
-    argv = ["sh", "-c", f"crash -s --no_crashrc --no_scroll {VMLINUX} {DUMP} 2>&1"]
+    # By lines, as crash writes to a terminal: else what it says on standard error comes at another place.
+    argv = ["sh", "-c", f"stdbuf -oL crash -s --no_crashrc --no_scroll {VMLINUX} {DUMP} 2>&1"]
     with engine.engine.exec(case["container"], argv, stdin=True) as process:
         process.write(lines.encode())
         process.close_stdin()
