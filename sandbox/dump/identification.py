@@ -77,6 +77,11 @@ def identify(path: Path, *, log: bool = True) -> Vmcore:
     """
     if path.is_dir():
         return _identify_directory(path, log=log)
+    if path.suffix == ".vmem":
+        # VMware's memory without the state that says what it is; that lies beside it.
+        state = next((one for suffix in (".vmss", ".vmsn") if (one := path.with_suffix(suffix)).is_file()), None)
+        if state is not None:
+            return identify(state, log=log)
     with FileSource(path, seconds=_SECONDS) as source:
         draft = Draft(path, source.size)
         if source.size == 0:
@@ -395,4 +400,8 @@ def not_a_dump(name: str, head: bytes) -> DumpError:
         )
     if signatures.is_text(head):
         return NotADump(f"{name} is text, but no kernel log", hint="give the vmcore, or the output of dmesg")
+    if name.endswith(".vmem"):
+        return NotADump(
+            f"{name} is the memory of a VMware machine, without its state", hint="put the .vmss or .vmsn beside it"
+        )
     return NotADump(f"{name} is not a kernel crash dump, as far as its first bytes tell")

@@ -29,11 +29,17 @@ _STATE_BITS: Final = 2
 _COMMITTED: Final = 1
 _FINALIZED: Final = 2
 
-_LEVEL: Final = re.compile(rb"^<\d{1,3}>")
+_LEVEL: Final = re.compile(rb"^(?:<\d{1,3}>|[a-z0-9]{2,10} *:[a-z]{3,6} *: )")
+"""As the kernel keeps it, or as dmesg -x prints it."""
+
 _SYSLOG: Final = re.compile(rb"^[A-Z0-9].{0,80}? kernel: ")
 """Date and host, where the log went through syslog or journalctl."""
 
-_TIME: Final = re.compile(rb"^\[ *(\d+)\.(\d{6})\] ?")
+_TIME: Final = re.compile(rb"^\[ *(\d+)\.(\d{6})\](?:\[ *[TC]\d+\])? ?")
+"""With the caller behind it where CONFIG_PRINTK_CALLER is set."""
+
+_DATE: Final = re.compile(rb"^\[\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\] ?")
+"""dmesg -T, which is what people mail; the wall clock does not tell when after booting it was."""
 
 
 class LogMissingError(Exception):
@@ -189,7 +195,7 @@ def from_text(text: bytes) -> Iterator[Record]:
                 nanoseconds=int(found[1][:12]) * 1_000_000_000 + int(found[2]) * 1000, text=line[found.end() :]
             )
         else:
-            yield Record(nanoseconds=None, text=line)
+            yield Record(nanoseconds=None, text=_DATE.sub(b"", line, count=1))
 
 
 def _log_buf(kernel: KernelMemory, info: Mapping[str, str]) -> tuple[int, int]:

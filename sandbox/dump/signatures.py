@@ -93,7 +93,9 @@ _HINTS: Final = {
 }
 
 _LOG_LINE: Final = re.compile(
-    rb"^(?:<\d+>)?(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? |.{0,80}?kernel: |Linux version \d)", re.MULTILINE
+    rb"^(?:<\d+>|\w+ *:\w+ *: )?"
+    rb"(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? |\[\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\] |.{0,80}?kernel: |Linux version \d)",
+    re.MULTILINE,
 )
 
 

@@ -7,10 +7,12 @@ of tests/unit have pages of both.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import pytest
 import engines
 from engines import EngineUnderTest
 from sandbox.dump import identify, read_log, unpack
+from sandbox.errors import DumpNotFound
 from sandbox.model import Vmcore
 
 WRITTEN = {
@@ -144,3 +147,30 @@ def test_json_of_the_command(docker_engine: EngineUnderTest, forms: Path) -> Non
     found = json.loads(done.stdout)
     assert (found["flattened"], found["class"], found["profile"]) == (True, "debian:12", "debian-12")
     assert docker_engine.run("dmesg", str(forms / "flattened")).stdout.count(b"\n") == len(_expected(forms))
+
+
+def test_sosreport_before_the_dump_is_here(docker_engine: EngineUnderTest, dumps) -> None:
+    """Kernel, panic and the path to ask for; image and debuginfo are ready when the dump comes."""
+    log = (dumps().parent / "vmcore-dmesg.txt").read_bytes()
+    release = identify(dumps()).release
+    report = docker_engine.directory() / "sosreport-web01-2026.tar.xz"
+    case = "var/crash/127.0.0.1-2026-01-02-03:04:05"
+    with tarfile.open(report, "w:xz") as archive:
+        for name, content in {
+            "sos_commands/kernel/uname_-a": f"Linux web01 {release} #1 SMP x86_64 GNU/Linux\n".encode(),
+            f"{case}/vmcore-dmesg.txt": log,
+            f"{case}/kexec-dmesg.log": b"[    0.000000] Linux version 1.2.3 of the capture kernel\n",
+        }.items():
+            member = tarfile.TarInfo(f"sosreport-web01-2026/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    found = json.loads(docker_engine.run("info", "--json", str(report)).stdout)
+    assert (found["release"], found["cause"], found["wanted"]) == (release, "sysrq", f"/{case}/vmcore")
+    refused = docker_engine.run("run", str(report), "--", "bt")
+    assert refused.returncode == DumpNotFound.exit_code
+    assert f"/{case}/vmcore".encode() in refused.stderr
+    ready = docker_engine.run("prepare", str(report))
+    assert ready.returncode == 0, ready.stderr
+    prepared = dict(line.strip().split(": ", 1) for line in ready.stdout.decode().splitlines())
+    assert Path(prepared["DEBUGINFO"]).is_file()
+    assert "banner" in prepared["PROOF"]

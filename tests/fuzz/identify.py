@@ -46,6 +46,7 @@ PATH = Path(_directory.name) / "vmcore"
 
 def seeds() -> list[bytes]:
     real = [path.read_bytes() for path in sorted((TESTS / "fixtures" / "dumps").iterdir()) if path.suffix != ".py"]
+    real += [path.read_bytes() for path in sorted((TESTS / "fixtures" / "archives").iterdir())]
     info = b"OSRELEASE=6.1.0-test\nBUILD-ID=" + b"ab" * 20 + b"\nPAGESIZE=4096\nCRASHTIME=1700000000\n"
     pages = {pfn: bytes([pfn % 256]) * 4096 for pfn in (0, 3, 4, 70, 999)}
     small = [

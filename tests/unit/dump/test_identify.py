@@ -310,6 +310,13 @@ def test_named_formats(tmp_path):
     assert identify(tmp_path / "lkcd").release == "2.6.16.60-x"
     assert identify(tmp_path / "lkcd").panic == "Oops in interrupt"
     assert identify(tmp_path / "vmware").nr_cpus == 4
+    (tmp_path / "vm.vmem").write_bytes(bytes(4096) + INFO.ljust(4096, b"\0"))
+    with pytest.raises(NotADump):
+        identify(tmp_path / "vm.vmem")
+    (tmp_path / "vm.vmss").write_bytes(vmss)
+    found = identify(tmp_path / "vm.vmem")
+    assert (found.format, found.nr_cpus, found.release) == ("vmware", 4, "6.1.0-test")
+    assert [file.name for file in found.files] == ["vm.vmss", "vm.vmem"]
     assert identify(tmp_path / "qemu-migration").release == "6.1.0-test"
 
 

@@ -244,6 +244,30 @@ def test_journal_lines():
     assert [record.text for record in printk.from_text(lines)][1] == b"ok"
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        b"[Mon Nov 23 08:48:0%d 2026] %s\n",
+        b"kern  :emerg : [    %d.000000] %s\n",
+        b"[    %d.000000][    T1] %s\n",
+        b"<6>[    %d.000000] %s\n",
+        b"2026-11-23T08:48:0%d+00:00 web01 kernel: %s\n",
+    ],
+)
+def test_logs_as_people_send_them(tmp_path, form):
+    lines = [
+        b"Linux version 6.1.0-50-amd64 (a@b) (gcc) #1 SMP",
+        b"second",
+        b"Kernel panic - not syncing: hung_task: blocked",
+    ]
+    path = tmp_path / "dmesg.txt"
+    path.write_bytes(b"".join(form % (number, line) for number, line in enumerate(lines)))
+    found = identify(path)
+    assert (found.format, found.release) == ("log", "6.1.0-50-amd64")
+    assert found.panic == "Kernel panic - not syncing: hung_task: blocked"
+    assert [line.rpartition(b"] ")[2] for line in read_log(path)] == lines
+
+
 def test_missing_dump():
     with pytest.raises(VmboxError):
         list(read_log(Path("/nonexistent")))
