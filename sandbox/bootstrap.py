@@ -15,8 +15,11 @@ from sandbox.profiles import Bootstrap, ImageRecipe
 from sandbox.progress import Step
 
 
-def make_rootfs(how: Bootstrap, tar: Path, step: Step) -> None:
-    """Writes the tar of a minimal root file system. Raises `BaseImageUnavailable` or `NoSpace`."""
+def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | None = None) -> None:
+    """Writes the tar of a minimal root file system, of another architecture than the host's if asked.
+
+    Raises `BaseImageUnavailable` or `NoSpace`.
+    """
     make_command = _COMMANDS.get(how.tool)
     if make_command is None:
         raise BaseImageUnavailable(
@@ -28,7 +31,11 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step) -> None:
         )
     seen: list[str] = []
     with subprocess.Popen(
-        make_command(how, tar), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        make_command(how, tar, architecture),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
             for line in process.stderr or ():
@@ -79,7 +86,7 @@ def repositories(image: ImageRecipe, keys: str = "/etc/vmbox/vmbox.asc") -> str:
     return "\n".join(sections)
 
 
-def _mmdebstrap(how: Bootstrap, tar: Path) -> list[str]:
+def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str]:
     # What a slim image leaves out: nobody reads manuals in a case.
     left_out = ("doc", "man", "info", "locale", "lintian")
     return [
@@ -89,13 +96,14 @@ def _mmdebstrap(how: Bootstrap, tar: Path) -> list[str]:
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
         *(f"--aptopt={setting.removesuffix(';')}" for setting in apt_settings()),
         *([f"--keyring={how.keyring}"] if how.keyring else ()),
+        *([f"--architectures={architecture}"] if architecture else ()),
         how.suite,
         str(tar),
         mirrors.rewrite(how.mirror),
     ]
 
 
-_COMMANDS: Final[dict[str, Callable[[Bootstrap, Path], list[str]]]] = {"mmdebstrap": _mmdebstrap}
+_COMMANDS: Final[dict[str, Callable[[Bootstrap, Path, str | None], list[str]]]] = {"mmdebstrap": _mmdebstrap}
 
 
 def _reason(lines: Sequence[str]) -> str:

@@ -64,6 +64,7 @@ def open_case(
             files=vmcore.files or (vmcore.path,),
             debuginfo=None if debuginfo.in_image else debuginfo.directory,
             runtime=directory,
+            platform=profile.platform,
             labels={
                 LABEL: ident,
                 "vmbox.dump": str(vmcore.path.resolve()),
@@ -140,6 +141,7 @@ def container_spec(
     labels: dict[str, str],
     env: dict[str, str],
     limits: Limits,
+    platform: str | None = None,
 ) -> ContainerSpec:
     """The one hardened container a dump is ever given to. A split dump has several `files`.
 
@@ -148,6 +150,7 @@ def container_spec(
     dumps = dump_paths(len(files))
     return ContainerSpec(
         image=image,
+        platform=platform,
         name=f"vmbox-{ident}",
         argv=["/usr/libexec/vmbox/session", VMLINUX, *dumps],
         labels=labels,

@@ -13,7 +13,8 @@ Every error has a one-line message, a hint that can be pasted or followed, and a
     ├── EngineError
     │   ├── EngineNotFound         20
     │   ├── EnginePermission       21
-    │   └── EngineFailed           22
+    │   ├── EngineFailed           22
+    │   └── EmulationMissing       23
     ├── ImageError
     │   ├── BaseImageUnavailable   30
     │   └── ImageBuildFailed       31
@@ -104,6 +105,13 @@ class EnginePermission(EngineError):
 class EngineFailed(EngineError):
     exit_code = 22
     default_hint = "vmbox doctor checks the engine"
+
+
+class EmulationMissing(EngineError):
+    """The dump is of a machine whose crash this host cannot run."""
+
+    exit_code = 23
+    default_hint = "sudo apt-get install qemu-user-static binfmt-support   (dnf install qemu-user-static)"
 
 
 class ImageError(VmboxError):

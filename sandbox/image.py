@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import tempfile
 import time
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sandbox import bootstrap, containerfile, mirrors, paths
+from sandbox import bootstrap, containerfile, mirrors, paths, platforms
 from sandbox.containerfile import Recipe
 from sandbox.debuginfo import RemotePackage
 from sandbox.debuginfo.prepare import Preparer
@@ -49,10 +50,18 @@ def ensure(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) ->
         engine,
         base=lambda: ensure_base(profile, engine, reporter),
         reporter=reporter,
+        platform=profile.platform,
     )
 
 
-def build(recipe: Recipe, engine: Engine, *, base: Callable[[], str], reporter: Reporter = QUIET) -> str:
+def build(
+    recipe: Recipe,
+    engine: Engine,
+    *,
+    base: Callable[[], str],
+    reporter: Reporter = QUIET,
+    platform: str | None = None,
+) -> str:
     """Builds `recipe` on what `base` returns, unless the engine has it already, and returns its reference."""
     context = containerfile.context(recipe)
     ref = containerfile.reference(recipe.name, context)
@@ -65,7 +74,8 @@ def build(recipe: Recipe, engine: Engine, *, base: Callable[[], str], reporter: 
             return ref
         with reporter.step(f"Building image {recipe.name}") as step:
             args = {"BASE": below, **recipe.args}
-            for line in engine.build(io.BytesIO(context), ref, labels={LABEL: recipe.name}, args=args):
+            labels = {LABEL: recipe.name}
+            for line in engine.build(io.BytesIO(context), ref, labels=labels, args=args, platform=platform):
                 step.say(line)
     if engine.image(ref) is None:
         raise ImageBuildFailed(f"the engine built {recipe.name} but does not have {ref}", hint="run vmbox doctor")
@@ -77,7 +87,8 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
     suite = profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
     bootstrapped = f"localhost/vmbox/base-{profile.name}:{suite}"
     candidates = base_references(profile)
-    for ref in (bootstrapped, *candidates):
+    # The tags of a registry mean the engine's own machine; a base of another one gets a name of its own.
+    for ref in (bootstrapped, *candidates) if profile.platform is None else (bootstrapped,):
         if engine.image(ref) is not None:
             return ref
     with locked(paths.cache_dir() / "locks" / f"base-{profile.name}", reporter, f"fetching the base of {profile.name}"):
@@ -86,13 +97,14 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
         failures: list[str] = []
         for ref in candidates:
             try:
-                with reporter.step(f"Pulling {ref}") as step:
-                    for line in engine.pull(ref):
-                        step.say(line)
+                if profile.platform is None:
+                    _pull(ref, engine, reporter)
+                    return ref
+                _pull_foreign(ref, bootstrapped, profile.platform, engine, reporter)
             except (BaseImageUnavailable, EngineFailed) as error:
                 failures.append(f"{ref}: {error.message}")
             else:
-                return ref
+                return bootstrapped
         if profile.base.bootstrap is not None:
             try:
                 _bootstrap(profile.base.bootstrap, bootstrapped, engine, profile, reporter)
@@ -108,6 +120,26 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
     )
 
 
+def _pull(ref: str, engine: Engine, reporter: Reporter, platform: str | None = None) -> None:
+    with reporter.step(f"Pulling {ref}") as step:
+        for line in engine.pull(ref, platform=platform):
+            step.say(line)
+
+
+def _pull_foreign(ref: str, name: str, platform: str, engine: Engine, reporter: Reporter) -> None:
+    """Pulls the image of another machine under a name of its own: the tag goes on to mean what it meant."""
+    before = engine.image(ref)
+    _pull(ref, engine, reporter, platform)
+    pulled = engine.image(ref)
+    if pulled is None or pulled.arch != platforms.machine(platform):
+        raise BaseImageUnavailable(f"{ref} is not of {platform}")
+    engine.tag(ref, name)
+    if before is None:
+        engine.remove_image(ref)
+    elif before.id != pulled.id:
+        engine.tag(before.id, ref)
+
+
 def base_references(profile: ImageProfile) -> list[str]:
     """Where a base image is pulled from, best first: by digest where its tag is pinned, from the site's mirrors."""
     known = digests()
@@ -118,7 +150,11 @@ def base_references(profile: ImageProfile) -> list[str]:
 class PackageOracle:
     """Asks a distribution's own package manager where packages are, in a container of its base image."""
 
-    def __init__(self, profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> None:
+    def __init__(
+        self, profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET, *, machine: str | None = None
+    ) -> None:
+        """`machine` is the dump's, where that is not the engine's."""
+        self._machine = machine
         self._profile = profile
         self._engine = engine
         self._reporter = reporter
@@ -134,7 +170,7 @@ class PackageOracle:
             argv=["sh", "-c", script, rules.ask, *packages],
             env={
                 "SOURCES": containerfile.source_lines((*self._profile.image.sources, *rules.sources)),
-                "APT_CONF": containerfile.source_lines(bootstrap.apt_settings()),
+                "APT_CONF": containerfile.source_lines([*bootstrap.apt_settings(), *self._architecture()]),
             },
             network="host",
             hardened=False,
@@ -153,6 +189,13 @@ class PackageOracle:
             package, url, size, sha256 = line.split("\t")
             name, _, version = package.partition("=")
             yield RemotePackage(package=name, version=version, url=url, size=int(size), sha256=sha256)
+
+    def _architecture(self) -> list[str]:
+        """What makes apt look for packages of another machine than the one it runs on."""
+        if self._machine is None:
+            return []
+        word = self._profile.arch.get(self._machine, self._machine)
+        return [f'APT::Architecture "{word}";', f'APT::Architectures {{ "{word}"; }};']
 
 
 def indexer(engine: Engine, reporter: Reporter = QUIET) -> Preparer:
@@ -194,11 +237,59 @@ def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: ImageProfile, 
         if not (kept.is_file() and abs(time.time() - kept.stat().st_mtime) < _FRESH):
             with scratch_directory() as directory:
                 tar = directory / "rootfs.tar"
-                bootstrap.make_rootfs(how, tar, step)
+                if how.tool == "dnf":
+                    _with_dnf(how, tar, engine, profile, reporter)
+                else:
+                    bootstrap.make_rootfs(how, tar, step, architecture=_architecture(profile))
                 kept.parent.mkdir(exist_ok=True)
                 tar.replace(kept)
         step.say("importing")
-        engine.import_rootfs(kept, ref, {LABEL: f"base-{profile.name}"})
+        engine.import_rootfs(kept, ref, {LABEL: f"base-{profile.name}"}, platform=profile.platform)
+
+
+def _architecture(profile: ImageProfile) -> str | None:
+    """The distribution's word for the profile's machine; None for the host's own."""
+    if profile.platform is None:
+        return None
+    name = platforms.machine(profile.platform)
+    return profile.arch.get(name, name)
+
+
+def _with_dnf(how: Bootstrap, tar: Path, engine: Engine, profile: ImageProfile, reporter: Reporter) -> None:
+    """A root file system of RPM packages, made by dnf in a container: no host needs to have it."""
+    tools = next((one for one in load().values() if one.indexer), None)
+    if tools is None or not how.packages:
+        raise BaseImageUnavailable(f"{profile.title} does not say how it is bootstrapped", hint="connect to a registry")
+    recipe = Recipe(
+        name=f"bootstrap-dnf-{tools.name}",
+        fragments=("base", "apt", "bootstrap-dnf"),
+        args={},
+        files=containerfile.package_sources(tools),
+    )
+    sources = containerfile.package_sources(profile)
+    spec = ContainerSpec(
+        image=build(recipe, engine, base=lambda: ensure_base(tools, engine, reporter), reporter=reporter),
+        argv=[
+            "/usr/libexec/vmbox/bootstrap-dnf",
+            how.suite,
+            _architecture(profile) or os.uname().machine,
+            *how.packages,
+        ],
+        env={"REPOSITORIES": sources["vmbox.repo"].decode(), "KEYS": sources["vmbox.asc"].decode()},
+        network="host",
+        hardened=False,
+        as_caller=False,
+    )
+    try:
+        with tar.open("wb") as file:
+            for piece in engine.run(spec):
+                file.write(piece)
+    except EngineFailed as error:
+        raise BaseImageUnavailable(
+            f"dnf cannot install {' '.join(how.packages)}",
+            hint="can its repositories be reached? name mirrors of them in $VMBOX_MIRRORS",
+            detail=error.detail or error.message,
+        ) from error
 
 
 @contextmanager

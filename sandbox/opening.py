@@ -121,7 +121,8 @@ def _newer_crash(case: Case, wishes: Wishes) -> ImageProfile | None:
     from sandbox.profiles import load
 
     newest = next((profile for profile in load().values() if profile.latest), None)
-    return newest if newest is not None and newest.name != case.profile else None
+    # One that is not here is of another machine, under emulation.
+    return newest if newest is not None and case.profile in load() and newest.name != case.profile else None
 
 
 def _reopened(
@@ -220,12 +221,16 @@ def gather(
 
     Those are fetched at the same time: one is bound by the processor, the other by the network.
     """
-    from sandbox import image as images
+    from sandbox import image as images, platforms
     from sandbox.debuginfo import locate
 
+    machine = platforms.foreign(vmcore.arch, engine.info())
+    selection = replace(selection, image=platforms.on(selection.image, machine))
     if not anew and (found := _self_contained(vmcore, selection, wishes, engine, reporter)) is not None:
         return found
-    if wishes.image is None and (selection.image is not selection.home or selection.image.latest):
+    if machine is not None:
+        reporter.notice(f"the dump is of {machine}: its crash runs under emulation, which is slow")
+    if wishes.image is None and (selection.image.latest or selection.home.image.not_run is not None):
         reporter.notice(selection.reason)
     # Both may need the same base first; made once, before they part.
     if engine.image(images.reference(selection.image)) is None:
@@ -234,7 +239,7 @@ def gather(
     debuginfo = locate(
         vmcore,
         selection.home,
-        oracle=images.PackageOracle(selection.home, engine, reporter),
+        oracle=images.PackageOracle(selection.home, engine, reporter, machine=machine),
         given=wishes.debuginfo,
         force=wishes.force,
         reporter=reporter,
@@ -253,7 +258,7 @@ def _self_contained(
     from sandbox import selfcontained
     from sandbox.profiles import load
 
-    found = selfcontained.find(vmcore, engine, reporter)
+    found = selfcontained.find(vmcore, engine, reporter, platform=selection.image.platform)
     if found is None:
         return None
     image, debuginfo = found
@@ -293,6 +298,7 @@ def _built(selection: Selection, wishes: Wishes, engine: Engine, reporter: Repor
 
 def _instead(selection: Selection, wishes: Wishes, error: ImageError, reporter: Reporter) -> Selection:
     """The newest crash, when a major's image cannot be had; not when it is that one, or the user's own choice."""
+    from sandbox import platforms
     from sandbox.profiles import in_its_place
 
     instead = None if wishes.image is not None else in_its_place(selection)
@@ -300,7 +306,8 @@ def _instead(selection: Selection, wishes: Wishes, error: ImageError, reporter: 
         raise error
     said = "\n".join(line for line in (error.message, error.detail or "") if line)
     reporter.notice(f"{said}\n{instead.reason}")
-    return instead
+    machine = None if selection.image.platform is None else platforms.machine(selection.image.platform)
+    return replace(instead, image=platforms.on(instead.image, machine))
 
 
 def find_debuginfo(vmcore: Vmcore, wishes: Wishes, reporter: Reporter = QUIET) -> Debuginfo:
@@ -308,7 +315,7 @@ def find_debuginfo(vmcore: Vmcore, wishes: Wishes, reporter: Reporter = QUIET) -
     from sandbox.debuginfo import locate
     from sandbox.profiles import select
 
-    with preparing(wishes, reporter) as (oracle, preparer):
+    with preparing(wishes, reporter, machine=vmcore.arch) as (oracle, preparer):
         home = select(vmcore, override=wishes.image).home
         return locate(
             vmcore,
@@ -323,8 +330,13 @@ def find_debuginfo(vmcore: Vmcore, wishes: Wishes, reporter: Reporter = QUIET) -
 
 
 @contextmanager
-def preparing(wishes: Wishes, reporter: Reporter = QUIET) -> Iterator[tuple[_Asking, Preparer | None]]:
-    """What an engine does for debuginfo: asking package managers, indexing vmlinux. Without one, neither is done."""
+def preparing(
+    wishes: Wishes, reporter: Reporter = QUIET, *, machine: str | None = None
+) -> Iterator[tuple[_Asking, Preparer | None]]:
+    """What an engine does for debuginfo: asking package managers, indexing vmlinux. Without one, neither is done.
+
+    `machine` is the dump's.
+    """
     from sandbox import image as images
     from sandbox.engine import connect
 
@@ -336,9 +348,10 @@ def preparing(wishes: Wishes, reporter: Reporter = QUIET) -> Iterator[tuple[_Ask
         reporter.notice(f"{error.message}; so no package manager is asked, and vmlinux is not indexed")
         yield (lambda _profile, _packages: ()), None
         return
+    other = None if machine == engine.info().arch else machine
     try:
         yield (
-            lambda profile, packages: images.PackageOracle(profile, engine, reporter)(packages),
+            lambda profile, packages: images.PackageOracle(profile, engine, reporter, machine=other)(packages),
             images.indexer(engine, reporter),
         )
     finally:

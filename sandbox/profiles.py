@@ -140,6 +140,9 @@ class ImageProfile:
     debuginfo: DebuginfoRules | None = None
     latest: bool = False
     """Its crash is the newest there is: it takes over above another profile's ceiling, and opens unknown kernels."""
+    platform: str | None = None
+    """As engines call the machine that its programs are of, e.g. linux/arm64, where that is not the engine's own; see
+    `platforms.on`. Not in the file."""
     tried: str | None = None
     """What of it was really run, in words, for docs/support-matrix.md; None when it is written from documents only."""
     indexer: bool = False
@@ -243,6 +246,7 @@ def read(file: Path) -> ImageProfile:
         table,
         "",
         name=file.stem,
+        platform=None,
         base=build.make(
             Base,
             base,
@@ -303,7 +307,7 @@ def in_its_place(selection: Selection) -> Selection | None:
     None when that is what was selected.
     """
     newest = next((profile for profile in load().values() if profile.latest), None)
-    if newest is None or newest.name == selection.image.name:
+    if newest is None or selection.image.latest:
         return None
     reason = f"{newest.name} with crash {newest.crash.version} is used in place of {selection.image.name}"
     return Selection(home=selection.home, image=newest, reason=reason)

@@ -51,15 +51,20 @@ def remote(ref: str, registry: str) -> str:
     return f"{registry.rstrip('/')}/{ref.removeprefix('localhost/vmbox/')}"
 
 
-def find(vmcore: Vmcore, engine: Engine, reporter: Reporter = QUIET) -> tuple[Image, Debuginfo] | None:
-    """The image of exactly the dump's kernel, on the engine or in the configured registry; None when there is none."""
+def find(
+    vmcore: Vmcore, engine: Engine, reporter: Reporter = QUIET, *, platform: str | None = None
+) -> tuple[Image, Debuginfo] | None:
+    """The image of exactly the dump's kernel, on the engine or in the configured registry; None when there is none.
+
+    `platform` is what the engine calls the dump's machine, where that is not the engine's.
+    """
     ref = reference(vmcore)
     image = engine.image(ref)
     if image is None and vmcore.build_id is not None:
         # One made of another dump of the build, which did not tell its build-id, goes by another name.
         image = next(iter(engine.images({LABEL: KIND, BUILD_ID: vmcore.build_id})), None)
     if image is None and (registry := config.current().registry) is not None:
-        image = _pulled(ref, registry, engine, reporter)
+        image = _pulled(ref, registry, engine, reporter, platform)
     if image is None:
         return None
     found = Identity(
@@ -84,11 +89,11 @@ def find(vmcore: Vmcore, engine: Engine, reporter: Reporter = QUIET) -> tuple[Im
     return image, debuginfo
 
 
-def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter) -> Image | None:
+def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter, platform: str | None) -> Image | None:
     there = remote(ref, registry)
     try:
         with reporter.step(f"Looking for {there}") as step:
-            for line in engine.pull(there):
+            for line in engine.pull(there, platform=platform):
                 step.say(line)
             engine.tag(there, ref)
             engine.remove_image(there)
@@ -107,7 +112,6 @@ def make(
     *,
     profile: ImageProfile,
     base: str,
-    platform: str | None = None,
 ) -> str:
     """Makes the image of a dump's kernel out of the image `base` of a profile, and returns its reference.
 
@@ -132,7 +136,7 @@ def make(
         _context(debuginfo.directory) as context,
         reporter.step(f"Building {ref}") as step,
     ):
-        for line in engine.build(context, ref, labels=labels, args={"BASE": base}, platform=platform):
+        for line in engine.build(context, ref, labels=labels, args={"BASE": base}, platform=profile.platform):
             step.say(line)
     made = engine.image(ref)
     if made is None:

@@ -28,7 +28,7 @@ LEVELS = [
     {"case"},
     {"ledger"},
     {"selfcontained"},
-    {"image", "containerfile", "bootstrap"},
+    {"image", "containerfile", "bootstrap", "platforms"},
     {"debuginfo"},
     {"reach"},
     {"profiles"},

@@ -1,0 +1,40 @@
+"""Dumps of another machine than the engine's. crash reads those of the machine it was built for, so it is emulated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from sandbox import host
+from sandbox.engine import EngineInfo
+from sandbox.errors import EmulationMissing
+from sandbox.profiles import ImageProfile
+
+_NAMES: Final = {"x86_64": "linux/amd64", "aarch64": "linux/arm64", "ppc64le": "linux/ppc64le", "s390x": "linux/s390x"}
+"""uname -m -> what engines call the platform."""
+
+
+def foreign(machine: str | None, info: EngineInfo) -> str | None:
+    """The machine of a dump when it is another than the engine's; None when it is not, or not known.
+
+    Raises `EmulationMissing` when this host cannot run programs of it.
+    """
+    if machine is None or machine == info.arch or machine not in _NAMES:
+        return None
+    # What an engine on another host can run is seen when it is tried.
+    if info.local and machine not in host.emulated()[0]:
+        raise EmulationMissing(f"the dump is of {machine}, and this host ({info.arch}) cannot run its crash")
+    return machine
+
+
+def on(profile: ImageProfile, machine: str | None) -> ImageProfile:
+    """The profile with programs of `machine`: an image and a base of their own. The profile itself for None."""
+    if machine is None or profile.platform is not None:
+        return profile
+    name, title = f"{profile.name}-{machine}", f"{profile.title} for {machine}"
+    return replace(profile, name=name, title=title, platform=_NAMES[machine])
+
+
+def machine(platform: str) -> str:
+    """uname -m of what engines call a platform."""
+    return next(name for name, known in _NAMES.items() if known == platform)

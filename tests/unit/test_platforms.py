@@ -1,0 +1,52 @@
+"""Dumps of other machines: which platform their crash is of, and what is said where it cannot be run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sandbox import host, image, platforms, profiles
+from sandbox.engine import EngineInfo
+from sandbox.errors import EmulationMissing
+
+INFO = EngineInfo(
+    name="docker",
+    version="1",
+    endpoint="unix:///x",
+    rootless=False,
+    arch="x86_64",
+    limits=True,
+    local=True,
+    memory=1 << 34,
+    cpus=2,
+)
+
+
+def test_what_is_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "emulated", lambda: (["aarch64"], ["ppc64le", "s390x"]))
+    assert platforms.foreign("x86_64", INFO) is None
+    assert platforms.foreign(None, INFO) is None
+    assert platforms.foreign("aarch64", INFO) == "aarch64"
+    assert platforms.foreign("x86_64", dataclasses.replace(INFO, arch="aarch64", local=False)) == "x86_64"
+    # On another host it is seen when it is tried.
+    assert platforms.foreign("s390x", dataclasses.replace(INFO, local=False)) == "s390x"
+    with pytest.raises(EmulationMissing, match="dump is of s390x, and this host") as caught:
+        platforms.foreign("s390x", INFO)
+    assert caught.value.hint.startswith("sudo apt-get install qemu-user-static")
+    assert caught.value.exit_code == 23
+
+
+@pytest.mark.parametrize(
+    ("machine", "platform"), [("aarch64", "linux/arm64"), ("ppc64le", "linux/ppc64le"), ("s390x", "linux/s390x")]
+)
+def test_a_profile_of_another_machine_has_images_of_its_own(machine: str, platform: str) -> None:
+    own = profiles.by_name("debian-12")
+    other = platforms.on(own, machine)
+    assert other.platform == platform
+    assert platforms.machine(platform) == machine
+    assert image.reference(other).startswith(f"localhost/vmbox/debian-12-{machine}:")
+    assert image.reference(other) != image.reference(own)
+    assert platforms.on(own, None) is own
+    assert platforms.on(other, machine) is other
+    assert other.debuginfo == own.debuginfo
