@@ -3,7 +3,7 @@
 # Both set up all they need on a Debian host: packages (as root or with sudo), and a virtual environment in .venv.
 
 .DELETE_ON_ERROR:
-.PHONY: setup host lint types unit integration e2e test demo bench clean
+.PHONY: setup host lock lint types unit integration e2e test demo bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,11 +18,18 @@ host:
 	@tools/setup-host
 
 # pip of Debian 12 is too old for --group.
-$(READY): pyproject.toml | host
+$(READY): pyproject.toml dev.lock | host
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement dev.lock
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
+
+# What development installs, pinned by hash; again after pyproject.toml's dependencies changed.
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --group dev --all-extras --universal --generate-hashes \
+		--no-emit-index-url --custom-compile-command 'make lock' --output-file dev.lock
 
 lint: setup
 	$(BIN)/ruff check

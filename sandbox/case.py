@@ -70,6 +70,7 @@ def open_case(
                 "vmbox.dump": str(vmcore.path.resolve()),
                 "vmbox.release": vmcore.release or "",
                 "vmbox.user": str(os.getuid()),
+                "vmbox.directory": str(directory),
             },
             env={"TOKEN": token, "IDLE": str(idle)},
             limits=limits(info),

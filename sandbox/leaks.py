@@ -67,8 +67,13 @@ def _containers(engine: Engine, open_ones: set[str]) -> Iterator[Leak]:
         ident = container.labels.get(LABEL, "")
         if container.id in open_ones or container.labels.get("vmbox.user") not in {None, str(os.getuid())}:
             continue
-        if held(ledger.directory() / f"{ident}.lock"):
+        # Where it was opened from: a login session and a cron job have different runtime directories.
+        place = Path(container.labels.get("vmbox.directory") or ledger.directory() / ident)
+        if held(place.with_name(f"{place.name}.lock")):
             continue  # being opened, or closed
+        case = ledger.read(place)
+        if case is not None and case.container == container.id and ledger.alive(case):
+            continue
         yield Leak(
             kind="container",
             name=container.name,
