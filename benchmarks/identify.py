@@ -119,9 +119,11 @@ def header(path: Path, *, max_mapnr: int, bitmap: bytes, repeat: int) -> None:
     struct.pack_into("<i", head, 8, 6)
     struct.pack_into("<i", head, 460, 224)
     body = bytearray(4096)
-    struct.pack_into("<qiiQQqQ", body, 0, 0, 31, 0, 0, 0, 4096 + 512, len(info))
+    note = struct.pack("<III", 11, len(info), 0) + b"VMCOREINFO\0\0" + info + bytes(-len(info) % 4)
+    places = (4096 + 104 + 24, len(info), 4096 + 104, len(note))
+    struct.pack_into("<qiiQQqQqQ", body, 0, 0, 31, 0, 0, 0, *places)
     struct.pack_into("<QQQ", body, 80, 0, max_mapnr, max_mapnr)
-    body[512 : 512 + len(info)] = info
+    body[104 : 104 + len(note)] = note
     with path.open("wb") as out:
         out.write(head + body)
         for _ in range(2 * repeat):
