@@ -3,7 +3,7 @@
 # Both set up all they need on a Debian host: packages (as root or with sudo), and a virtual environment in .venv.
 
 .DELETE_ON_ERROR:
-.PHONY: setup host lock lint types unit integration e2e test demo bench clean
+.PHONY: setup host lock lint types unit integration e2e test demo bench docs clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -56,6 +56,10 @@ demo: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# The documentation, with links that lead nowhere as errors.
+docs: setup
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

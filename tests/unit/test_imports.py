@@ -111,3 +111,9 @@ def test_warm_path_loads_nothing_heavy(module: str) -> None:
 def test_no_module_is_a_drawer() -> None:
     names = {part for name in _modules() for part in name.split(".")}
     assert not names & {"utils", "helpers", "common", "manager", "core"}
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """pytest refuses to collect them in one run, which is how `make test` runs."""
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

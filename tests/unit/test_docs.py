@@ -1,0 +1,70 @@
+"""The documentation names what there is: every error has its entry, every command and option it shows exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from sandbox import config, errors
+from sandbox.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("kind", errors.kinds(), ids=lambda kind: kind.__name__)
+def test_every_error_has_an_entry_with_its_status(kind: type[errors.VmboxError]) -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    entry = re.search(rf"^## {kind.__name__}\n\nStatus (\d+):(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert entry is not None
+    assert int(entry[1]) == kind.exit_code
+    assert len(entry[2].split()) > 15
+
+
+def test_every_entry_is_of_an_error() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    assert set(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == {kind.__name__ for kind in errors.kinds()}
+
+
+def _command_lines(page: Path) -> Iterator[str]:
+    """What is shown as typed: indented lines, and code between the lines."""
+    text = page.read_text()
+    for line in re.findall(r"^    (?:\$ )?(vmbox .*)$", text, re.MULTILINE):
+        yield line.partition("#")[0].partition("   ")[0].strip()
+    yield from (found.replace("\n", " ") for found in re.findall(r"`(vmbox [^`]+)`", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_and_options_that_are_shown_exist(page: Path) -> None:
+    root = typer.main.get_command(app)
+    context = root.make_context("vmbox", [], resilient_parsing=True)
+    for line in _command_lines(page):
+        words = line.split(" -- ")[0].split()[1:]
+        if not words or not re.fullmatch(r"[a-z]+", words[0]):
+            continue
+        command = root.get_command(context, words[0])
+        assert command is not None, f"{page.name}: {line}"
+        while hasattr(command, "commands") and len(words) > 1:
+            words = words[1:]
+            for name in words[0].split("\\|"):
+                assert name in command.commands, f"{page.name}: {line}"
+            command = command.commands[words[0].split("\\|")[0]]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", " ".join(words)):
+            assert option in known | {"--help"}, f"{page.name}: {line}"
+
+
+def test_every_setting_of_the_readme_exists() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    named = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert named
+    assert named <= set(config.meanings())
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target).exists(), target
