@@ -7,12 +7,42 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from sandbox import __version__
 from sandbox.ending import ending
 
+_ORDER = [
+    "info",
+    "dmesg",
+    "run",
+    "shell",
+    "list",
+    "close",
+    "log",
+    "report",
+    "triage",
+    "prepare",
+    "debuginfo",
+    "image",
+    "verify",
+    "demo",
+    "doctor",
+    "config",
+    "mcp",
+]
+"""Commands as a reader meets them; others follow in the order in which they were registered."""
+
+
+class _InOrder(typer.core.TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+
 app = typer.Typer(
     name="vmbox",
+    cls=_InOrder,
     no_args_is_help=True,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
