@@ -34,16 +34,6 @@ def _text(value: object) -> str:
     return value
 
 
-def _flag(value: object) -> bool:
-    match value.lower() if isinstance(value, str) else value:
-        case True | "1" | "true" | "yes" | "on":
-            return True
-        case False | "0" | "false" | "no" | "off":
-            return False
-        case _:
-            raise ValueError("true or false")
-
-
 def _number(value: object) -> float:
     try:
         if isinstance(value, str | int | float) and not isinstance(value, bool) and (number := float(value)) >= 0:
@@ -106,9 +96,9 @@ def _prefixes(value: object) -> Mapping[str, str]:
     return {before.rstrip("/"): after.rstrip("/") for before, after in pairs}
 
 
-def _about(reader: _Reader, meaning: str, *, example: str, option: str = "") -> Mapping[str, Any]:
-    """What is known of a setting. `example` is what config.toml would say; `option` is the command line's."""
-    return {"reader": reader, "meaning": meaning, "example": example, "option": option}
+def _about(reader: _Reader, meaning: str, *, example: str) -> Mapping[str, Any]:
+    """What is known of a setting. `example` is what config.toml would say."""
+    return {"reader": reader, "meaning": meaning, "example": example}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +111,6 @@ class Settings:
             _text,
             "docker, podman, or the URL of an engine's API (unix://, tcp://, ssh://); without it whichever answers",
             example='"podman"',
-            option="--engine",
         ),
     )
     idle: int = field(
@@ -166,7 +155,6 @@ class Settings:
             _text,
             "where images are shared: vmbox image push sends them there, run looks there before it fetches",
             example='"registry.example:5000/vmbox"',
-            option="--registry",
         ),
     )
     verify: str = field(
