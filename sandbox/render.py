@@ -137,14 +137,21 @@ class _Live:
             if self._progress is None:
                 from rich.console import Console
                 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+                from rich.table import Column
 
                 self._progress = Progress(
                     SpinnerColumn(),
-                    TextColumn("{task.description}", markup=False),
+                    # On a narrow terminal the titles give way, not the time.
+                    TextColumn("{task.description}", markup=False, table_column=Column(max_width=44, no_wrap=True)),
                     BarColumn(bar_width=20),
                     TextColumn("{task.fields[amount]}", markup=False),
-                    TimeElapsedColumn(),
-                    TextColumn("{task.fields[said]}", style="dim", markup=False),
+                    TimeElapsedColumn(table_column=Column(min_width=7)),
+                    TextColumn(
+                        "{task.fields[said]}",
+                        style="dim",
+                        markup=False,
+                        table_column=Column(max_width=36, no_wrap=True),
+                    ),
                     console=Console(stderr=True),
                     transient=True,
                 )
