@@ -74,6 +74,7 @@ OTHERS = [
     ("5.4.241-1-tlinux4-0017.1", None, "tencentos:3"),
     ("4.14.105-19-0024", None, "tencentos:2"),
     ("6.6.58-desktop-1.mga9", None, "mageia:9"),
+    ("5.14.0-362.24.1.el9_3.0.1.x86_64", None, "rhel:9.3"),
     # SUSE for Azure counted for itself
     ("4.12.14-6.34-azure", None, "sle:12.SP4"),
     ("4.12.14-16.91-azure", None, "sle:12.SP5"),
