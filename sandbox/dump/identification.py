@@ -35,8 +35,8 @@ _LOG_BYTES: Final = 4 << 20
 _CASE_NAME: Final = re.compile(r".+-\d{4}-\d\d-\d\d-\d\d:\d\d(?::\d\d)?|\d{12,14}")
 """What kdump calls the directory of one dump: address and time, on Debian the time alone."""
 
-_LARGE_BITMAP: Final = 8 << 20
-"""Of a machine with 256 GiB. Counting larger ones takes longer than a header-only answer may."""
+_LARGE_BITMAP: Final = 1 << 20
+"""Of a machine with 32 GiB. Counting larger ones takes longer than a header-only answer may."""
 
 
 class Draft:

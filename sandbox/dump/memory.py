@@ -19,6 +19,7 @@ _BLOCK: Final = 4096
 """Bytes of the bitmap that one counter covers."""
 
 _CHUNK: Final = 1 << 20
+_ZEROS: Final = bytes(_CHUNK)
 _CACHE_BYTES: Final = 8 << 20
 _MOST_BITMAP: Final = 1 << 30
 _DESCRIPTORS: Final = 128
@@ -69,7 +70,8 @@ class PageIndex:
                 # Cut here: what is missing counts as no pages.
                 piece = bytes(min(_CHUNK, max(self._size - done, _BLOCK)))
             total = before[-1]
-            if not piece.strip(b"\0"):
+            # Compared in one go: a sparse 100 GB dump has megabytes of nothing here.
+            if piece == _ZEROS[: len(piece)]:
                 before.extend([total] * -(-len(piece) // _BLOCK))
                 continue
             for at in range(0, len(piece), _BLOCK):
