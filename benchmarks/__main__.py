@@ -35,7 +35,8 @@ printf '%s\\n' "$APT_CONF" >/etc/apt/apt.conf.d/90bench
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update >/dev/null
 apt-get -q install -y --no-install-recommends crash "$PACKAGE" >/dev/null
-echo bt | crash -s --no_crashrc "/usr/lib/debug/boot/vmlinux-$RELEASE" "$DUMP" >/dev/null
+printf 'bt\\nquit\\n' | crash -s --no_crashrc "/usr/lib/debug/boot/vmlinux-$RELEASE" "$DUMP" >/tmp/answer 2>&1 || true
+grep -q '^PID:' /tmp/answer || { cat /tmp/answer >&2; exit 1; }
 du -sk /usr/lib/debug | cut -f1
 """
 

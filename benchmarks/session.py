@@ -131,10 +131,10 @@ def flood(vmcore: Path, megabytes: int, options: tuple[str, ...]) -> None:
 def crash(engine: Engine, container: str, lines: str, *, vmlinux: str = VMLINUX) -> None:
     argv = ["crash", "-s", "--no_crashrc", "--no_scroll", vmlinux, DUMP]
     with engine.exec(container, argv, stdin=True) as process:
-        process.write(f"{lines}\n".encode())
-        process.close_stdin()
-        while process.read():
-            pass
+        # A word and not the end of its input: Docker 20.10 was seen to give no output when input ends at once.
+        process.write(f"{lines}\nquit\n".encode())
+        said = sum(len(piece) for piece in iter(process.read, b""))
+    assert said, "crash by hand did not answer"
 
 
 @contextmanager

@@ -21,8 +21,8 @@ def _directly(engine: EngineUnderTest, dump: Path, commands: str) -> bytes:
     case = json.loads(engine.run("list", "--json").stdout)[0]
     assert case["dump"] == str(dump)
     with engine.engine.exec(case["container"], ["crash", "-s", "--no_crashrc", VMLINUX, DUMP], stdin=True) as process:
-        process.write(commands.encode())
-        process.close_stdin()
+        # A word and not the end of its input: Docker 20.10 was seen to give no output when input ends at once.
+        process.write(f"{commands}quit\n".encode())
         return b"".join(iter(process.read, b""))
 
 
