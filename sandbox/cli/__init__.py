@@ -1,6 +1,18 @@
 """The command line: parse, call, render, exit status. A module for each group of commands."""
 
-from sandbox.cli import assistants, cases, debuginfo, dump, evidence, host, images, settings, transcripts
+from sandbox.cli import assistants, cases, debuginfo, dump, evidence, host, images, settings, transcripts, triage
 from sandbox.cli.application import app
 
-__all__ = ["app", "assistants", "cases", "debuginfo", "dump", "evidence", "host", "images", "settings", "transcripts"]
+__all__ = [
+    "app",
+    "assistants",
+    "cases",
+    "debuginfo",
+    "dump",
+    "evidence",
+    "host",
+    "images",
+    "settings",
+    "transcripts",
+    "triage",
+]

@@ -18,6 +18,7 @@ LEVELS = [
     {"commands", "shell", "doctor", "description", "demo", "ending", "shipping"},
     {"mcp"},
     {"api"},
+    {"triage"},
     {"render"},
     {"opening"},
     {"asking"},
@@ -46,6 +47,8 @@ SOLE_IMPORTERS = {
     "platformdirs": {"config", "paths"},
     "docker": {"engine.docker"},
     "podman": {"engine.podman"},
+    "jinja2": {"triage.page"},
+    "matplotlib": {"triage.charts"},
 }
 
 

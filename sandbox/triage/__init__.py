@@ -1,0 +1,1 @@
+"""From an open case to a report, and from a heap of dumps to a table of reports."""

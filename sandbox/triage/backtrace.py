@@ -1,0 +1,81 @@
+"""Backtraces as crash's `bt` prints them: one task or many, with or without source lines (`-l`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+# task.c print_task_header(); the command's name is printed raw and may hold anything, quotes included.
+_HEADER: Final = re.compile(r'^PID: (\d+)\s+TASK: ([0-9a-f]+)\s+CPU: (\d+)\s+COMMAND: "(.*)"\s*$')
+# x86_64.c x86_64_print_stack_entry(), arm64.c, s390.c, ppc64.c: " #3 [ADDRESS] NAME at ADDRESS [MODULE]"
+_FRAME: Final = re.compile(
+    r"^\s*#(\d+) \[([0-9a-f]+)\] (\S+)(?: \((?:via )?[^)]*\))? at ([0-9a-f]+)(?: \[([\w-]+)\])?(?: \(unreliable\))?\s*$"
+)
+_SOURCE: Final = re.compile(r"^\s{4,}(\S.*): (\d+)\s*$")
+_EXCEPTION: Final = re.compile(r"^\s*\[exception RIP: ([^\]+]+)(?:\+(?:0x)?([0-9a-f]+))?\]")
+_STACK: Final = re.compile(r"^--- <(.+)> ---\s*$")
+_COMPLAINT: Final = re.compile(r"^bt: (.+)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """One function on the stack, innermost first."""
+
+    number: int
+    function: str
+    address: str
+    """Where in it, lower-case hexadecimal without 0x."""
+    module: str | None = None
+    """The module the function belongs to; None for the kernel proper."""
+    file: str | None = None
+    line: int | None = None
+    exception: str | None = None
+    """Function in which an exception was taken that led to this frame, from "[exception RIP: …]"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backtrace:
+    """One task's stack."""
+
+    pid: int
+    task: str
+    """Address of its task_struct."""
+    cpu: int
+    command: str
+    frames: tuple[Frame, ...] = ()
+    complaint: str | None = None
+    """What crash said where it could not go on."""
+
+
+def parse(text: str) -> tuple[Backtrace, ...]:
+    """Every backtrace in `text`, in crash's order; lines that are no part of one, such as registers, passed over."""
+    return tuple(_parse(text.splitlines()))
+
+
+def _parse(lines: list[str]) -> Iterator[Backtrace]:
+    current: Backtrace | None = None
+    frames: list[Frame] = []
+    for line in lines:
+        if header := _HEADER.match(line):
+            if current is not None:
+                yield replace(current, frames=tuple(frames))
+            frames = []
+            pid, task, cpu, command = header.groups()
+            current = Backtrace(pid=int(pid), task=task, cpu=int(cpu), command=command)
+        elif current is None:
+            continue
+        elif frame := _FRAME.match(line):
+            number, _, function, address, module = frame.groups()
+            frames.append(Frame(number=int(number), function=function.lstrip("."), address=address, module=module))
+        elif (exception := _EXCEPTION.match(line)) and frames:
+            # "unknown or invalid address" is what crash prints for user space or a jump into nowhere.
+            if not exception[1].startswith("unknown"):
+                frames[-1] = replace(frames[-1], exception=exception[1])
+        elif (source := _SOURCE.match(line)) and frames and frames[-1].file is None:
+            frames[-1] = replace(frames[-1], file=source[1], line=int(source[2]))
+        elif complaint := _COMPLAINT.match(line):
+            current = replace(current, complaint=complaint[1])
+    if current is not None:
+        yield replace(current, frames=tuple(frames))

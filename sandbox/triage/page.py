@@ -1,0 +1,119 @@
+"""A report as one HTML file that needs nothing else: no script, no font, no picture from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+from sandbox.render import size, visible
+from sandbox.triage import charts
+from sandbox.triage.report import Report
+from sandbox.triage.signature import plain_name
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def html(report: Report) -> str:
+    """The page. Whatever the dump holds is text in it: templates escape, and control characters are made visible."""
+    return (
+        environment()
+        .get_template("report.html")
+        .render(report=report, charts=_charts(report), drawn=charts.available())
+    )
+
+
+@cache
+def environment() -> Environment:
+    """The templates, which escape everything and know no undefined names."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    made = Environment(
+        loader=PackageLoader("sandbox.triage"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # What a dump says passes here on its way to the page, escape sequences and half characters included.
+        finalize=lambda value: value if isinstance(value, Markup) else _clean(value),
+    )
+    made.filters |= {
+        "bytes": size,
+        "amount": lambda value: charts.amount(value, "B"),
+        "span": span,
+        "when": when,
+        "plain_name": plain_name,
+    }
+    return made
+
+
+def _clean(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return visible(value.encode(errors="backslashreplace").decode())
+    return value
+
+
+def span(seconds: float | None) -> str:
+    """A duration as people say it: 3 d 04:05:06, 00:01:02, 0.250 s."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.3f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours:02}:{minutes:02}:{rest:02}" if days else f"{hours:02}:{minutes:02}:{rest:02}"
+
+
+def when(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _charts(report: Report) -> dict[str, str]:
+    """SVG by name; only those that have something to show."""
+    from markupsafe import Markup
+
+    if not charts.available():
+        return {}
+    found: dict[str, str] = {}
+
+    def add(ident: str, svg: str) -> None:
+        found[ident] = Markup(svg)  # noqa: S704 - matplotlib's own markup, in which labels are escaped
+
+    if len(report.load) == 3:
+        averages = list(zip(("1 minute", "5 minutes", "15 minutes"), report.load, strict=True))
+        add("load", charts.bars("Load averages", averages, unit="", ident="load"))
+    if memory := report.memory:
+        rest = max(0, memory.used - memory.buffers - memory.cached - memory.slab)
+        parts = [
+            ("programs and kernel", rest),
+            ("cached", memory.cached),
+            ("buffers", memory.buffers),
+            ("slab", memory.slab),
+            ("free", memory.free),
+        ]
+        add("memory", charts.stack("Use of memory", [part for part in parts if part[1]], unit="B", ident="memory"))
+    add_bars: Sequence[tuple[str, str, list[tuple[str, float]], str]] = (
+        ("slab", "Largest slab caches", [(one.name, one.bytes) for one in report.slab if one.bytes], "B"),
+        (
+            "by_memory",
+            "Tasks with most resident memory",
+            [(f"{task.command} {task.pid}", task.resident) for task in report.by_memory],
+            "B",
+        ),
+        (
+            "by_time",
+            "Tasks with most CPU time",
+            [(f"{task.command} {task.pid}", task.ran or 0.0) for task in report.by_time],
+            "s",
+        ),
+    )
+    for ident, name, values, unit in add_bars:
+        if values:
+            add(ident, charts.bars(name, values, unit=unit, ident=ident))
+    return found

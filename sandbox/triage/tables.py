@@ -1,0 +1,212 @@
+"""What crash prints in columns: ps, mod, mount, net, irq, runq, dev -d, sys. One function a command, tolerant of noise.
+
+Column sets are those of crash 7.2 to 9.0. A line that does not fit is passed over: error messages stand between rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+_HEX: Final = r"[0-9a-f]{6,16}"
+_PS: Final = re.compile(
+    rf"^(?P<active>>?)\s*(?P<pid>\d+)\s+(?P<parent>\d+)\s+(?P<cpu>\d+)\s+(?P<task>{_HEX})\s+(?P<state>[A-Z?]{{2}})"
+    r"\s+(?P<percent>[\d.]+)\s+(?P<virtual>\d+)\s+(?P<resident>\d+)\s+(?P<command>.*?)\s*$"
+)
+_PS_M: Final = re.compile(
+    r"^\[\s*(?P<days>\d+) (?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>[\d.]+)\] \[(?P<state>[A-Z?]{2})\]"
+    rf'\s+PID: (?P<pid>\d+)\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: "(?P<command>.*)"\s*$'
+)
+_PS_T: Final = re.compile(rf'^PID: (\d+)\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: ".*"\s*$')
+_PS_T_TIME: Final = re.compile(r"^\s*(UTIME|STIME): (\d+)")
+_MODULE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)\s+(?:{_HEX}\s+)?(?P<size>\d+)\s+(?P<file>\S.*?)\s*$")
+_MODULE_TAINT: Final = re.compile(r"^(\S+)\s+([A-Z()+-]+)\s*$")
+_MOUNT: Final = re.compile(rf"^{_HEX}\s+{_HEX}\s+(?P<type>\S+)\s+(?P<device>\S+)\s+(?P<directory>\S.*?)\s*$")
+_DEVICE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)(?:\s+(?P<addresses>\S.*?))?\s*$")
+_INTERRUPT: Final = re.compile(r"^\s*(?P<number>\w+):(?P<counts>(?:\s+\d+)+)(?:\s+(?P<rest>\S.*?))?\s*$")
+_DISK: Final = re.compile(
+    rf"^\s*(?P<major>\d+)\s+{_HEX}\s+(?P<name>\S+)\s+{_HEX}\s+(?P<total>\d+)\s+(?P<reads>\d+)\s+(?P<writes>\d+)"
+)
+_RUNQ_CPU: Final = re.compile(r"^CPU (\d+) RUNQUEUE: ")
+_RUNQ_TASK: Final = re.compile(
+    rf'(?P<current>CURRENT: )?PID: (?P<pid>\d+)\s+TASK: {_HEX}\s+.*?COMMAND: "(?P<command>.*)"'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A line of `ps`, with what `ps -m` and `ps -t` add."""
+
+    pid: int
+    parent: int
+    cpu: int
+    command: str
+    state: str
+    """RU, IN, UN, ZO, ST, TR, ID …: the two letters of crash."""
+    active: bool
+    """It was on its CPU when the kernel died."""
+    virtual: int
+    """Bytes."""
+    resident: int
+    """Bytes."""
+    waited: float | None = None
+    """Seconds since it was last on a CPU."""
+    ran: float | None = None
+    """Seconds of CPU that it used, in user and kernel mode."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    name: str
+    size: int
+    """Bytes."""
+    taint: str = ""
+    """Its taint letters, e.g. OE."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    type: str
+    device: str
+    directory: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkDevice:
+    name: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupt:
+    number: str
+    counts: tuple[int, ...]
+    """How often, for each CPU."""
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    name: str
+    reads: int
+    """Requests in flight, not since boot."""
+    writes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """A task on a run queue."""
+
+    cpu: int
+    pid: int
+    command: str
+    current: bool
+
+
+def system(text: str) -> Mapping[str, str]:
+    """`sys`: names as crash prints them, e.g. "LOAD AVERAGE"."""
+    pairs = (line.partition(": ") for line in text.splitlines())
+    return MappingProxyType(
+        {name.strip(): value.strip() for name, colon, value in pairs if colon and name.strip().isupper()}
+    )
+
+
+def tasks(ps: str, waits: str = "", times: str = "", *, tick: float = 1e-9) -> tuple[Task, ...]:
+    """`ps`, completed by `ps -m` and `ps -t`. `tick` is the unit of UTIME and STIME in seconds."""
+    waited = dict(_waits(waits))
+    ran = _times(times, tick)
+    return tuple(
+        Task(
+            pid=pid,
+            parent=int(row["parent"]),
+            cpu=int(row["cpu"]),
+            command=row["command"],
+            state=row["state"],
+            active=bool(row["active"]),
+            virtual=int(row["virtual"]) * 1024,
+            resident=int(row["resident"]) * 1024,
+            waited=waited.get((pid, row["command"].strip("[]"))),
+            # All idle tasks have PID 0 and one entry each; they use no time that anybody asks for.
+            ran=ran.get(pid) if pid else None,
+        )
+        for row in map(_PS.match, ps.splitlines())
+        if row
+        for pid in [int(row["pid"])]
+    )
+
+
+def _waits(text: str) -> Iterator[tuple[tuple[int, str], float]]:
+    for row in filter(None, map(_PS_M.match, text.splitlines())):
+        hours = int(row["days"]) * 24 + int(row["hours"])
+        yield (int(row["pid"]), row["command"]), (hours * 60 + int(row["minutes"])) * 60 + float(row["seconds"])
+
+
+def _times(text: str, tick: float) -> dict[int, float]:
+    found: dict[int, float] = {}
+    pid: int | None = None
+    for line in text.splitlines():
+        if header := _PS_T.match(line):
+            pid = int(header[1])
+        elif pid is not None and (time := _PS_T_TIME.match(line)):
+            found[pid] = found.get(pid, 0.0) + int(time[2]) * tick
+    return found
+
+
+def modules(mod: str, taints: str = "") -> tuple[Module, ...]:
+    """`mod`, completed by `mod -t`."""
+    letters = {row[1]: row[2] for row in map(_MODULE_TAINT.match, taints.splitlines()) if row and row[1] != "NAME"}
+    return tuple(
+        Module(name=row["name"], size=int(row["size"]), taint=letters.get(row["name"], ""))
+        for row in map(_MODULE.match, mod.splitlines())
+        if row
+    )
+
+
+def mounts(text: str) -> tuple[Mount, ...]:
+    """`mount`."""
+    rows = filter(None, map(_MOUNT.match, text.splitlines()))
+    return tuple(Mount(type=row["type"], device=row["device"], directory=row["directory"]) for row in rows)
+
+
+def network(text: str) -> tuple[NetworkDevice, ...]:
+    """`net`."""
+    return tuple(
+        NetworkDevice(name=row["name"], addresses=tuple((row["addresses"] or "").replace(",", " ").split()))
+        for row in map(_DEVICE.match, text.splitlines())
+        if row
+    )
+
+
+def interrupts(text: str) -> tuple[Interrupt, ...]:
+    """`irq -s`: what fired, the busiest first."""
+    found = (
+        Interrupt(
+            number=row["number"],
+            counts=tuple(map(int, row["counts"].split())),
+            name=" ".join((row["rest"] or "").split()),
+        )
+        for row in map(_INTERRUPT.match, text.splitlines())
+        if row
+    )
+    return tuple(sorted((one for one in found if sum(one.counts)), key=lambda one: -sum(one.counts)))
+
+
+def disks(text: str) -> tuple[Disk, ...]:
+    """`dev -d`."""
+    rows = filter(None, map(_DISK.match, text.splitlines()))
+    return tuple(Disk(name=row["name"], reads=int(row["reads"]), writes=int(row["writes"])) for row in rows)
+
+
+def run_queues(text: str) -> tuple[Queued, ...]:
+    """`runq`: what ran and what waited to run, CPU by CPU."""
+    found: list[Queued] = []
+    cpu = 0
+    for line in text.splitlines():
+        if begin := _RUNQ_CPU.match(line):
+            cpu = int(begin[1])
+        elif row := _RUNQ_TASK.search(line):
+            found.append(Queued(cpu=cpu, pid=int(row["pid"]), command=row["command"], current=bool(row["current"])))
+    return tuple(found)
