@@ -151,9 +151,10 @@ def _may_be_in_use(entry: Path) -> bool:
         return False
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (process / "cmdline").read_bytes()
-            same_user = process.stat().st_uid == state.st_uid
-            if same_user and int(process.name) != os.getpid() and (b"sandbox.entry" in words or b"vmbox" in words):
+            if int(process.name) == os.getpid() or process.stat().st_uid != state.st_uid:
+                continue
+            words = (process / "cmdline").read_bytes().split(b"\0")[:3]
+            if any(word.endswith((b"/vmbox", b"sandbox")) or b"sandbox.entry" in word for word in words):
                 return True
     return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sandbox import config, ledger, paths
-from sandbox.errors import DumpDamaged, DumpNotFound, EngineError, ImageError, SessionDied, SessionFailed
+from sandbox.errors import DumpDamaged, DumpNotFound, EngineError, EngineFailed, ImageError, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
 from sandbox.salvage import LADDER, reason
@@ -173,6 +174,7 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
         vmcore = replace(vmcore, files=(unpack(vmcore, paths.cache_dir() / "dumps", reporter),))
     engine = connect(wishes.engine)
     try:
+        _refuse_remote(engine, dump)
         for left in ownerless(engine):  # of a vmbox that was killed
             engine.remove(left.id)
         ready = gather(vmcore, selection, wishes, engine, reporter)
@@ -189,6 +191,17 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
         )
     finally:
         engine.close()
+
+
+def _refuse_remote(engine: Engine, dump: Path) -> None:
+    """The dump and the FIFOs of its case are this host's; an engine elsewhere would look for them in vain."""
+    endpoint = engine.info().endpoint
+    host = urllib.parse.urlsplit(endpoint).hostname
+    if host is not None and not engine.info().local:
+        raise EngineFailed(
+            f"the engine {endpoint} is on another host, which does not see {dump}",
+            hint=f"run vmbox there: ssh -t {host} vmbox run VMCORE -- bt; or take an engine of this host with --engine",
+        )
 
 
 def make_ready(vmcore: Vmcore, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:

@@ -1,0 +1,125 @@
+"""What is left behind is told from what is in use by the locks that living processes hold."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from sandbox import leaks, ledger
+from sandbox.ending import ending
+from sandbox.engine import Container, ContainerSpec
+from sandbox.engine.owner import LABEL, owned, ownerless
+from sandbox.image import scratch_directory
+from sandbox.locks import held, locked
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for kind in ("cache", "runtime", "state"):
+        monkeypatch.setenv(f"VMBOX_{kind.upper()}_DIR", str(tmp_path / kind))
+    (tmp_path / "cache").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def gone() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+def names() -> set[str]:
+    return {Path(leak.name).name for leak in (*leaks._runtime(), *leaks._cache())}
+
+
+def test_runtime_directory(places: Path, gone: int) -> None:
+    ledger.prepare(ledger.directory() / "half-docker")
+    sockets = [places / "runtime" / f"podman-{gone}-0.sock", places / "runtime" / f"containers.conf.{gone}"]
+    for path in (*sockets, places / "runtime" / "containers.conf"):
+        path.touch()
+    assert names() == {"half-docker", *(path.name for path in sockets)}
+    with ledger.lock("half-docker"):  # somebody is opening it
+        assert "half-docker" not in names()
+    for leak in leaks._runtime():
+        leak.remove()
+    assert names() == set()
+
+
+def test_cache(places: Path, gone: int) -> None:
+    build = "ab" * 20
+    for name in (f"debuginfo/.new-{build}-x1", "tmp/left", f"debuginfo/{build}", "dumps/1"):
+        (places / "cache" / name).mkdir(parents=True)
+    (places / "cache" / "dumps" / "1" / f"vmcore.part{gone}").touch()
+    os.utime(places / "cache" / "debuginfo" / f".new-{build}-x1", (0, 0))  # a young one may be a running vmbox's
+    with scratch_directory() as mine:
+        # Making a new one has removed what nobody holds.
+        assert not (places / "cache" / "tmp" / "left").exists()
+        assert names() == {f".new-{build}-x1", f"vmcore.part{gone}"}
+        assert mine.is_dir()
+    with locked(places / "cache" / "locks" / build):
+        assert names() == {f"vmcore.part{gone}"}
+    for leak in leaks._cache():
+        leak.remove()
+    assert names() == set()
+    assert (places / "cache" / "debuginfo" / build).is_dir()
+
+
+def test_a_lock_ends_with_its_holder(places: Path) -> None:
+    lock = places / "lock"
+    script = "import sys; from pathlib import Path; from sandbox.locks import locked\n"
+    script += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", script, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert held(lock)
+        holder.kill()
+    assert not held(lock)
+
+
+@dataclass
+class OneContainer:
+    """A fake: an engine with one container, for what is read of its label."""
+
+    label: str
+    local: bool = True
+
+    def containers(self, _: object) -> list[Container]:
+        return [Container(id="1", name="one", running=True, labels={LABEL: self.label})]
+
+    def info(self) -> OneContainer:
+        return self
+
+
+def test_whose_a_container_is(gone: int) -> None:
+    own = owned(ContainerSpec(image="i", argv=["true"], labels={"other": "kept"})).labels
+    assert own["other"] == "kept"
+    boot, namespace, pid, started = own[LABEL].split(".")
+    for label, local, expected in (
+        (own[LABEL], True, 0),
+        (f"{boot}.{namespace}.{gone}.{started}", True, 1),
+        (f"{boot}.{namespace}.{pid}.1", True, 1),  # the number was given again
+        (f"{boot}.1.{gone}.{started}", True, 0),  # another process namespace: nothing can be known
+        (f"deadbeef.{namespace}.{pid}.{started}", True, 1),  # before this host was booted
+        (f"deadbeef.{namespace}.{pid}.{started}", False, 0),  # another host's
+        ("nonsense", True, 0),
+    ):
+        assert len(list(ownerless(OneContainer(label, local)))) == expected, label  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 50), (errno.EDQUOT, 50), (errno.EROFS, 70)])
+def test_a_disk_that_cannot_be_written(capsys: pytest.CaptureFixture[str], number: int, status: int) -> None:
+    with pytest.raises(SystemExit) as ended, ending():
+        raise OSError(number, "no", "/cache/x")
+    assert ended.value.code == status
+    said = capsys.readouterr().err
+    assert "/cache/x" in said
+    assert "hint: " in said
+    assert "internal error" not in said
