@@ -285,7 +285,7 @@ class PodmanEngine:
                 "cpu": {"quota": int(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD} if spec.cpus else None,
             }
         elif spec.memory:
-            payload["r_limits"] = [{"type": "RLIMIT_AS", "soft": spec.memory, "hard": spec.memory}]
+            payload["r_limits"] = [{"type": "AS", "soft": spec.memory, "hard": spec.memory}]
         with self._asking(f"create a container of {spec.image}"):
             ident: str = self._call("post", "/containers/create", data=json.dumps(_without_none(payload))).json()["Id"]
         return ident
