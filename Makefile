@@ -46,9 +46,9 @@ integration: setup
 e2e: setup
 	$(PYTEST) tests/e2e
 
-# One run of pytest, so that engines and images are made once. Quick tests first.
+# One run of pytest, so that engines and images are made once; Docker's tests and Podman's beside each other.
 test: lint
-	$(PYTEST) tests/unit tests/integration tests/e2e
+	$(PYTEST) --numprocesses=2 --dist=loadgroup tests/unit tests/integration tests/e2e
 
 demo: setup
 	$(BIN)/vmbox demo $(DEMO)

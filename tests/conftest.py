@@ -22,13 +22,18 @@ CI = os.environ.get("CI") == "true"
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: tests of Ctrl-C would
 # test nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-_FIXTURES = {"docker_engine", "podman_rootful", "podman_rootless", "engine"}
+_PODMAN = {"podman_rootful", "podman_rootless"}
+_FIXTURES = {"docker_engine", "engine"} | _PODMAN
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if _FIXTURES & set(getattr(item, "fixturenames", ())):
+        callspec = getattr(item, "callspec", None)
+        wanted = {*getattr(item, "fixturenames", ()), callspec.params.get("engine") if callspec else None} & _FIXTURES
+        if wanted:
             item.add_marker(pytest.mark.engine)
+            # Two processes share the tests (`make test`): each starts its own engines, once.
+            item.add_marker(pytest.mark.xdist_group("podman" if wanted & _PODMAN else "docker"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -48,9 +53,11 @@ def _started(name: str) -> Iterator[EngineUnderTest]:
         under_test = next(engine)
     except Exception as error:  # noqa: BLE001 - whatever the reason, the engine is not there
         (pytest.fail if CI else pytest.skip)(f"{name}: {error}")
+    engines.RUNNING.append(under_test)
     try:
         yield under_test
     finally:
+        engines.RUNNING.remove(under_test)
         engine.close()
 
 

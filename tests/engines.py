@@ -198,20 +198,20 @@ def _engine(
         )
 
 
-_ENTRY = "import sys; from sandbox.entry import main; sys.exit(main())"
+ENTRY = "import sys; from sandbox.entry import main; sys.exit(main())"
 
 
 def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The vmbox of this checkout for `prefix`'s user, who may not be able to reach checkout or interpreter."""
     if not prefix:
-        return [sys.executable, "-c", _ENTRY], {}
+        return [sys.executable, "-c", ENTRY], {}
     packages = Path(next(path for path in sys.path if path.endswith("site-packages")))
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     roots = [CHECKOUT, packages]
     for interpreter in (sys.executable, f"/usr/bin/python{version}"):
         probe = [*prefix, interpreter, "-c", "import sys; print(open(sys.argv[1]))", str(CHECKOUT / "pyproject.toml")]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
-            return [*prefix, interpreter, "-c", _ENTRY], {"PYTHONPATH": ":".join(map(str, roots))}
+            return [*prefix, interpreter, "-c", ENTRY], {"PYTHONPATH": ":".join(map(str, roots))}
     mounted = []
     for number, root in enumerate(roots):
         target = base / f"python{number}"
@@ -219,7 +219,7 @@ def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> 
         subprocess.run(["mount", "--bind", "-o", "ro", str(root), str(target)], check=True)
         stack.callback(subprocess.run, ["umount", "--lazy", str(target)], check=False)
         mounted.append(str(target))
-    return [*prefix, f"/usr/bin/python{version}", "-c", _ENTRY], {"PYTHONPATH": ":".join(mounted)}
+    return [*prefix, f"/usr/bin/python{version}", "-c", ENTRY], {"PYTHONPATH": ":".join(mounted)}
 
 
 @contextlib.contextmanager
@@ -316,3 +316,6 @@ ENGINES: Mapping[str, Callable[[], Iterator[EngineUnderTest]]] = {
     "podman-rootful": podman_rootful,
     "podman-rootless": podman_rootless,
 }
+
+RUNNING: list[EngineUnderTest] = []
+"""Those that this run of the tests has started."""

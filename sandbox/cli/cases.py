@@ -68,6 +68,9 @@ def run(
     from sandbox.commands import Manner, run_all, wanted
     from sandbox.opening import Wishes
 
+    if commands and commands[0] != "-" and commands[0].startswith("-"):
+        # No command of crash's begins so: it is an option that vmbox does not have.
+        raise typer.BadParameter(f"no such option: {commands[0]}")
     if keep and once:
         raise typer.BadParameter("--keep or --once")
     wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force, idle=0 if keep else None, once=once)
