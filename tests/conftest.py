@@ -26,6 +26,8 @@ _PODMAN = {"podman_rootful", "podman_rootless"}
 _FIXTURES = {"docker_engine", "engine"} | _PODMAN
 
 
+# First: xdist's own hook looks for the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         callspec = getattr(item, "callspec", None)
