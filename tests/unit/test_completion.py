@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sandbox.cli import app
 from sandbox.cli.completion import CRASH_COMMANDS
 
 
-def _offered(words: str, **env: str) -> list[str]:
-    line = words.split(" ")
-    asked = {"_VMBOX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(line) - 1)}
-    command = [sys.executable, "-c", "import sys; sys.argv[0] = 'vmbox'; from sandbox.entry import main; main()"]
-    done = subprocess.run(command, env={**os.environ, **asked, **env}, capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    return done.stdout.split()
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], list[str]]:
+    """What the command prints when the shell asks it, in this process: starting one for each case takes seconds."""
+
+    def ask(words: str) -> list[str]:
+        asked = {"_VMBOX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+        for name, value in asked.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["vmbox"])
+        with pytest.raises(SystemExit):
+            app()
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return printed.out.split()
+
+    return ask
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("words", "whole"),
     [
         ("vmbox clo", ["close"]),
         ("vmbox run vmcore -- b", ["bpf", "bt", "btop"]),
@@ -35,11 +45,11 @@ def _offered(words: str, **env: str) -> list[str]:
         ("vmbox run vm", []),
     ],
 )
-def test_words(words: str, offered: list[str]) -> None:
-    assert _offered(words) == offered
+def test_words(offered: Callable[[str], list[str]], words: str, whole: list[str]) -> None:
+    assert offered(words) == whole
 
 
-def test_open_cases(tmp_path: Path) -> None:
+def test_open_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: Callable[[str], list[str]]) -> None:
     """A case as its directory describes it; the reader of its FIFO is this test."""
     place = tmp_path / "cases" / "0123456789-docker"
     place.mkdir(parents=True)
@@ -50,17 +60,21 @@ def test_open_cases(tmp_path: Path) -> None:
     described = dict.fromkeys(names, "x") | {"id": place.name, "dump": "/var/crash/a/vmcore", "vmlinux": "/v"}
     described |= {"directory": str(place), "opened": "2026-01-01T00:00:00+00:00", "files": 1}
     (place / "case.json").write_text(json.dumps(described))
+    monkeypatch.setenv("VMBOX_RUNTIME_DIR", str(tmp_path))
     try:
         for beginning, whole in (("/var", "/var/crash/a/vmcore"), ("0", "0123456789-docker")):
-            assert _offered(f"vmbox close {beginning}", VMBOX_RUNTIME_DIR=str(tmp_path)) == [whole]
+            assert offered(f"vmbox close {beginning}") == [whole]
     finally:
         os.close(reader)
 
 
-def test_a_broken_setting_does_not_break_typing(tmp_path: Path) -> None:
+def test_a_broken_setting_does_not_break_typing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: Callable[[str], list[str]]
+) -> None:
     (tmp_path / "config.toml").write_text("nonsense = 1\n")
-    assert _offered("vmbox close ", VMBOX_CONFIG_DIR=str(tmp_path)) == []
-    assert _offered("vmbox run vmcore -- b", VMBOX_CONFIG_DIR=str(tmp_path))[0] == "bpf"
+    monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
+    assert offered("vmbox close ") == []
+    assert offered("vmbox run vmcore -- b")[0] == "bpf"
 
 
 def test_crash_commands_are_in_order_and_unique() -> None:
