@@ -29,6 +29,8 @@ _LOG_LIMIT: Final = 8 << 20
 """Bytes. What PID 1 prints is steered by the dump and must not fill the host's disk."""
 _CPU_PERIOD: Final = 100_000
 """Microseconds; the kernel's default."""
+_RUNTIME_ADDRESSES: Final = 4 << 30
+"""Bytes of address space that runc needs to start anything: with less it fails to set up seccomp."""
 _UPGRADE: Final = {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Type": "application/json"}
 
 
@@ -285,7 +287,9 @@ class PodmanEngine:
                 "cpu": {"quota": int(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD} if spec.cpus else None,
             }
         elif spec.memory:
-            payload["r_limits"] = [{"type": "AS", "soft": spec.memory, "hard": spec.memory}]
+            # The runtime itself starts under this limit, and Go reserves far more addresses than it uses.
+            addresses = max(spec.memory, _RUNTIME_ADDRESSES)
+            payload["r_limits"] = [{"type": "AS", "soft": addresses, "hard": addresses}]
         with self._asking(f"create a container of {spec.image}"):
             ident: str = self._call("post", "/containers/create", data=json.dumps(_without_none(payload))).json()["Id"]
         return ident

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,6 +85,14 @@ class Dumps:
             head = ["curl", "--head", "--silent", "--fail", "--location", package.url]
             return subprocess.run(head, capture_output=True, check=False).returncode == 0
         return False
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cases_end_with_their_module() -> Iterator[None]:
+    """So that each module's tests find only cases of their own."""
+    yield
+    for engine in engines.RUNNING:
+        engine.run("close", "--all")
 
 
 @pytest.fixture(scope="session")

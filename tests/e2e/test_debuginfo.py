@@ -37,7 +37,8 @@ def test_modules_appear_in_the_running_case(docker_engine: EngineUnderTest, dock
     before = run("mod")
     names = re.findall(r"(?m)^[0-9a-f]{16}\s+(\S+).*\(not loaded\)", before)
     assert names
-    (case,) = json.loads(docker_engine.run("list", "--json").stdout)
+    open_cases = json.loads(docker_engine.run("list", "--json").stdout)
+    (case,) = (case for case in open_cases if case["dump"] == str(docker_dump))
     shutil.rmtree(Path(case["vmlinux"]).parent / "modules", ignore_errors=True)
     loaded = run("mod", "-s", names[0])
     assert re.search(rf"{names[0]}.*/case/debuginfo/modules/{names[0].replace('_', '[_-]')}\.ko", loaded)
@@ -79,7 +80,7 @@ def test_crash_prints_the_same_with_prepared_debuginfo(
     answered = [command for command, answer in before.answers.items() if answer and b"command not found" not in answer]
     assert len(answered) >= 60
     assert b"sysrq_handle_crash" in before.answers["bt"]
-    assert fidelity.differences(before, after) == {}
+    assert fidelity.differences(before, after).keys() <= fidelity.CHANGED_BY_THE_INDEX
     # Relocations make half of what x86 kernels are shipped with; without them only the index is added.
     assert prepared.stat().st_size < (0.6 if elf.read(shipped).section(".rela.debug_info") else 1.15) * (
         shipped.stat().st_size

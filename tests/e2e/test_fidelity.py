@@ -14,7 +14,8 @@ from engines import EngineUnderTest
 from sandbox.case import DUMP, VMLINUX
 
 # Left out: what shows addresses of crash itself (help -t), and what reads memory of its own that nobody has written to
-# (files -d 0); they differ between two runs of crash, too.
+# (files -d 0): they differ between two runs of crash, too. And vm -p behind a pipe, where crash 8.0.2 complains of 6.1
+# on standard error, at a place of the output that varies.
 COMMANDS = """
 set
 bt
@@ -72,7 +73,6 @@ kmem -S kmalloc-64 | head -60
 kmem init_task
 vm
 vm -m
-vm -p 1 | head -60
 task
 task -R pid,comm
 task -x 1 | head -50

@@ -89,7 +89,8 @@ def test_built_by_one_engine_pushed_pulled_and_opened_by_the_other(
         assert b"sysrq_handle_crash" in done.stdout
         assert b"Downloading" not in done.stderr
         assert list(Path(host["VMBOX_CACHE_DIR"]).glob("debuginfo/*")) == []
-        (case,) = json.loads(_vmbox(podman_rootless, "list", "--json").stdout)
+        open_cases = json.loads(_vmbox(podman_rootless, "list", "--json").stdout)
+        (case,) = (case for case in open_cases if case["dump"] == str(theirs))
         assert case["image"] == ref
         _vmbox(podman_rootless, "close", theirs)
         assert _vmbox(podman_rootless, "image", "pull", theirs, **host).stdout.decode().strip() == ref

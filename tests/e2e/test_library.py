@@ -42,9 +42,9 @@ def test_open_run_close(environment: EngineUnderTest, dumps) -> None:
     warm = environment.run("run", str(dump), "--", "bt")
     assert warm.stdout == answer.output
     assert warm.stderr == b""
-    assert [found.dump for found in sandbox.cases()] == [dump]
+    assert dump in [found.dump for found in sandbox.cases()]
     case.close()
-    assert sandbox.cases() == []
+    assert dump not in [found.dump for found in sandbox.cases()]
 
 
 @pytest.mark.parametrize(
