@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from sandbox import api, ledger
 from sandbox.case import DUMP, VMLINUX
-from sandbox.engine import Bind, ContainerSpec, Engine, connect
+from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs, connect
 from sandbox.model import Case
 
 VMBOX = [sys.executable, "-c", "import sys; from sandbox.entry import main; sys.exit(main())"]
@@ -133,8 +134,8 @@ def crash(engine: Engine, container: str, lines: str, *, vmlinux: str = VMLINUX)
     with engine.exec(container, argv, stdin=True) as process:
         # A word and not the end of its input: Docker 20.10 was seen to give no output when input ends at once.
         process.write(f"{lines}\nquit\n".encode())
-        said = sum(len(piece) for piece in iter(process.read, b""))
-    assert said, "crash by hand did not answer"
+        said = deque(iter(process.read, b""), maxlen=1)
+        assert process.exit_code() == 0, b"".join(said).decode(errors="replace") or "crash by hand did not answer"
 
 
 @contextmanager
@@ -147,6 +148,9 @@ def shipped(engine: Engine, case: Case, directory: Path) -> Iterator[str]:
         image=case.image,
         argv=["sleep", "infinity"],
         binds=[Bind(source=case.dump, target=DUMP), Bind(source=directory, target="/shipped")],
+        env={"HOME": "/tmp", "TMPDIR": "/tmp"},
+        tmpfs=[Tmpfs(target="/tmp", size=1 << 30)],
+        workdir="/tmp",
     )
     container = engine.start(spec)
     try:
