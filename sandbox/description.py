@@ -153,7 +153,13 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     yield "COMPRESSION", vmcore.compression or ""
     if vmcore.complete is not None:
         yield "COMPLETE", "yes" if vmcore.complete else f"no: {vmcore.incomplete_reason}"
-    yield "PROFILE", _profile(vmcore) or "none knows this kernel"
+    try:
+        selection = select(vmcore)
+    except UnknownKernel:
+        yield "PROFILE", "none knows this kernel"
+    else:
+        home, image = selection.home.name, selection.image.name
+        yield "PROFILE", home if home == image else f"{image}, with the debuginfo of {home}"
 
 
 def _profile(vmcore: Vmcore) -> str | None:

@@ -72,7 +72,7 @@ FAMILIES = (
     Family(
         profile="el8",
         kernel="6.1",
-        image="debian-12",
+        image="latest",
         template="4.18.0-{}.el8.x86_64",
         vendor="rocky",
         payload="w0T2.xzdio",
@@ -83,7 +83,7 @@ FAMILIES = (
     Family(
         profile="el9",
         kernel="6.1",
-        image="debian-12",
+        image="latest",
         template="5.14.0-{}.el9.x86_64",
         vendor="alma",
         payload="w1.zstdio",

@@ -14,7 +14,7 @@ from engines import EngineUnderTest
 from sandbox.case import DUMP, VMLINUX
 
 # Left out: what shows addresses of crash itself (help -t), and what reads memory of its own that nobody has written to
-# (files -d 0): they differ between two runs of crash, too. And vm -p behind a pipe, where crash 8.0.2 complains of 6.1
+# (files -d 0): they differ between two runs of crash, too. And vm -p behind a pipe, where crash may complain
 # on standard error, at a place of the output that varies.
 COMMANDS = """
 set

@@ -184,7 +184,7 @@ def test_other_kernels_with_their_own_crash(docker_engine: EngineUnderTest, dump
 def test_other_forms(docker_engine: EngineUnderTest, dumps, form: str) -> None:
     dump = dumps(form=form)
     info = json.loads(docker_engine.run("info", str(dump), "--json").stdout)
-    assert info["profile"] == "debian-12"
+    assert info["profile"] == "latest"
     assert info["flattened"] == (form == "flattened")
     done = docker_engine.run("run", str(dump), "--", "bt")
     assert done.returncode == 0, done.stderr

@@ -91,7 +91,7 @@ def test_installed_and_used(wheel: Path, tmp_path: Path, python: str) -> None:
     env |= {f"VMBOX_{kind}_DIR": str(tmp_path / kind) for kind in ("CACHE", "CONFIG", "RUNTIME", "STATE")}
     assert _run(vmbox, "--version", env=env, cwd=tmp_path).stdout == f"vmbox {sandbox.__version__}\n"
     info = json.loads(_run(vmbox, "info", FIXTURE, "--json", env=env, cwd=tmp_path).stdout)
-    assert info["profile"] == "debian-12"
+    assert info["profile"] == "latest"
     assert "sysrq" in info["panic"]
     assert "Run crash commands" in _run(vmbox, "run", "--help", env=env, cwd=tmp_path).stdout
     doctor = subprocess.run([vmbox, "doctor", "--json"], env=env, cwd=tmp_path, capture_output=True, check=False)

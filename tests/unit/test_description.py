@@ -30,7 +30,7 @@ def test_enterprise_linux_has_several_vendors(capsys):
 )
 def test_debian_needs_uname_v_for_the_exact_package(capsys, version, package):
     found = shown(capsys, "6.1.0-56-cloud-amd64", version)
-    assert (found["class"], found["profile"], found["debuginfo"]) == ("debian:12", "debian-12", [package])
+    assert (found["class"], found["profile"], found["debuginfo"]) == ("debian:12", "latest", [package])
     assert any(source.startswith("deb ") for source in found["sources"])
 
 

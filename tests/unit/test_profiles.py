@@ -39,7 +39,7 @@ def _dump(release: str | None, version: str | None = None) -> Vmcore:
     ("release", "home", "image"),
     [
         ("5.10.0-32-amd64", "debian-11", "debian-11"),
-        ("6.1.0-50-cloud-amd64", "debian-12", "debian-12"),
+        ("6.1.0-50-cloud-amd64", "debian-12", "latest"),
         ("6.12.94+deb13-cloud-amd64", "debian-13", "debian-13"),
         ("6.12.95+deb12-cloud-amd64", "debian-12", "latest"),
         ("6.1.0-0.deb11.21-amd64", "debian-11", "latest"),
