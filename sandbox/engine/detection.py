@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 from sandbox import config
-from sandbox.engine import Engine, service
+from sandbox.engine import Engine, service, tls
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
 
 _PATIENCE: Final = 5.0
@@ -139,7 +140,7 @@ def _open(candidate: _Candidate) -> Engine:
                 ) from None
             return _adapter(kind, f"unix://{tunnel.socket}", endpoint=url, tunnel=tunnel)
         case "tcp" | "http":
-            kind = "docker" if os.environ.get("DOCKER_TLS_VERIFY") else _kind(_tcp_version(parts, candidate))
+            kind = _kind(_tcp_version(parts, candidate))
         case _:
             raise ConfigurationError(f"{candidate.why}: {url} is no engine's address", hint="unix://, tcp:// or ssh://")
     return _adapter(kind, url, endpoint=url, tunnel=tunnel)
@@ -208,13 +209,44 @@ def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:
 
 def _tcp_version(parts: urllib.parse.SplitResult, candidate: _Candidate) -> dict[str, Any]:
     address = parts.netloc
+    host, proof = parts.hostname or "", tls.certificates()
+    connection: http.client.HTTPConnection
     try:
-        return _version(http.client.HTTPConnection(parts.hostname or "", parts.port or 2375, timeout=_PATIENCE))
+        if proof is None:
+            connection = http.client.HTTPConnection(host, parts.port or 2375, timeout=_PATIENCE)
+        else:
+            port = parts.port or 2376
+            connection = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=proof.context())
+        return _version(connection)
+    except ssl.SSLError as error:
+        why = getattr(error, "verify_message", "") or error.reason or error
+        raise EnginePermission(
+            f"{address} and this host do not trust each other ({candidate.why}): {why}",
+            hint="$DOCKER_CERT_PATH names the directory with ca.pem, cert.pem and key.pem of this engine",
+        ) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if proof is None and _speaks_tls(host, parts.port or 2375):
+            raise EnginePermission(
+                f"{address} wants TLS ({candidate.why})",
+                hint="export DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=DIRECTORY   with ca.pem, cert.pem and key.pem in it",
+            ) from None
         raise EngineNotFound(
             f"no engine answers at {address} ({candidate.why}): {error}",
             hint="ssh://user@host needs no open port, and no certificates",
         ) from None
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE  # nothing is said to it, and nothing believed
+    try:
+        with (
+            socket.create_connection((host, port), timeout=_PATIENCE) as bare,
+            anybody.wrap_socket(bare, server_hostname=host),
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def _version(connection: http.client.HTTPConnection) -> dict[str, Any]:

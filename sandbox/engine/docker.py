@@ -11,10 +11,11 @@ from typing import IO, Any, Final
 
 import docker
 import docker.errors
+import docker.tls
 import requests
 from docker.types import LogConfig, Mount
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner
+from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner, tls
 from sandbox.engine.exec_stream import ExecStream, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
@@ -355,9 +356,19 @@ def _bare(sock: Any) -> Any:
 
 
 def _tls() -> Any:
-    """What DOCKER_TLS_VERIFY and DOCKER_CERT_PATH ask for, as the docker command reads them."""
-    settings = docker.utils.kwargs_from_env()
-    return settings.get("tls", False)
+    proof = tls.certificates()
+    if proof is None:
+        return False
+    return _Trust(client_cert=(str(proof.certificate), str(proof.key)), ca_cert=str(proof.authority), verify=True)
+
+
+class _Trust(docker.tls.TLSConfig):  # type: ignore[misc] # docker has no types
+    """Certificates that nothing in the environment replaces."""
+
+    def configure_client(self, client: Any) -> None:
+        super().configure_client(client)
+        # requests has $REQUESTS_CA_BUNDLE go before a session's own authority, and every host it vouches for pass.
+        client.trust_env = False
 
 
 def _quoted(value: str) -> str:

@@ -1,0 +1,135 @@
+"""Who is spoken to behind tcp://. The TLS is real; what answers GET /version behind it is a stand-in for dockerd."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.engine import connect
+from sandbox.errors import ConfigurationError, EngineFailed, EnginePermission
+
+FILES = ("ca.pem", "cert.pem", "key.pem")
+
+
+def _certificates(place: Path) -> Path:
+    """An authority, and one certificate of its that serves both sides."""
+    place.mkdir()
+    new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    (place / "usage").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    for command in (
+        f"{new} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
+        f"{new} -subj /CN=both -keyout key.pem -out request",
+        "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile usage -out cert.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=place, capture_output=True, check=True)
+    return place
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _certificates(tmp_path_factory.mktemp("tls") / "ours")
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _certificates(tmp_path_factory.mktemp("tls") / "strangers")
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        about = {"Components": [{"Name": "Engine"}], "ApiVersion": "1.41", "MinAPIVersion": "1.12", "Version": "20.10"}
+        info = {"ServerVersion": "20.10", "Architecture": "x86_64", "Name": "elsewhere", "MemTotal": 1, "NCPU": 1}
+        body = json.dumps(info if self.path.endswith("/info") else about).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *args: object) -> None:
+        """Clients that leave are what is tested."""
+
+
+@pytest.fixture(scope="module")
+def url(ours: Path) -> Iterator[str]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ours / "ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(ours / "cert.pem", ours / "key.pem")
+    with _Server(("127.0.0.1", 0), _Answers) as server:
+        # The handshake is made by each connection's thread: one that never comes would keep all others.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "REQUESTS_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("bundle", [False, True])
+def test_both_sides_are_trusted(
+    url: str, ours: Path, strangers: Path, monkeypatch: pytest.MonkeyPatch, *, bundle: bool
+) -> None:
+    """Also at a site that has another authority for everything else."""
+    if bundle:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(strangers / "ca.pem"))
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(ours))
+    engine = connect(url)
+    info = engine.info()
+    assert (info.name, info.local) == ("docker", False)
+    engine.close()
+
+
+def test_without_certificates(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(EnginePermission, match="wants TLS") as caught:
+        connect(url)
+    assert "DOCKER_CERT_PATH" in caught.value.hint
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"ca\.pem, cert\.pem, key\.pem cannot be read"):
+        connect(url)
+    for name in FILES:
+        (tmp_path / name).write_text("not a certificate")
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        connect(url)
+
+
+@pytest.mark.parametrize("verify", ["1", ""])
+@pytest.mark.parametrize("stranger", ["engine", "client"])
+def test_strangers(  # noqa: PLR0917 - fixtures are passed by name
+    url: str, ours: Path, strangers: Path, stranger: str, verify: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An engine that another authority vouches for is not spoken to, nor a client listened to; not even where the
+    environment would have docker-py not verify: $DOCKER_CERT_PATH without $DOCKER_TLS_VERIFY.
+    """
+    for name in FILES:
+        strange = (name == "ca.pem") == (stranger == "engine")
+        (tmp_path / name).write_bytes(((strangers if strange else ours) / name).read_bytes())
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", verify)
+    with pytest.raises(EnginePermission, match="do not trust each other"):
+        connect(url)
+
+
+def test_an_engine_elsewhere_is_given_no_dump(url: str, ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: before anything is built, and before anything of the dump goes anywhere."""
+    from sandbox.opening import Wishes, open_dump
+
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(ours))
+    dump = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+    with pytest.raises(EngineFailed, match="another host") as caught:
+        open_dump(dump, Wishes(engine=url))
+    assert "ssh -t 127.0.0.1 vmbox run" in caught.value.hint
