@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandbox.api import Answer, OpenCase, cases, dmesg, identify, open, prepare  # noqa: A004 - as sandbox.open
     from sandbox.errors import VmboxError
     from sandbox.model import Case, Debuginfo, Transcript, Vmcore
+    from sandbox.triage.report import Report
 
 __version__ = "0.1.0.dev0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "Case",
     "Debuginfo",
     "OpenCase",
+    "Report",
     "Transcript",
     "VmboxError",
     "Vmcore",
@@ -43,7 +45,9 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = {"VmboxError": "errors"} | dict.fromkeys(("Case", "Debuginfo", "Transcript", "Vmcore"), "model")
+    home = {"VmboxError": "errors", "Report": "triage.report"} | dict.fromkeys(
+        ("Case", "Debuginfo", "Transcript", "Vmcore"), "model"
+    )
     value = getattr(import_module(f"{__name__}.{home.get(name, 'api')}"), name)
     globals()[name] = value
     return value

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from sandbox import config, ledger, paths
 from sandbox.asking import ask
@@ -20,6 +20,9 @@ from sandbox.opening import Wishes, case_of, make_ready, warm
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import Session, Sink
 from sandbox.transcripts import Recorder
+
+if TYPE_CHECKING:
+    from sandbox.triage.report import Report
 
 AnyPath = str | os.PathLike[str]
 
@@ -82,6 +85,16 @@ class OpenCase:
         with self.session() as session:
             recorder = Recorder(session.case, self._reporter, wanted=self._transcript)
             return ask(command, session, sink, recorder=recorder, reporter=self._reporter, timeout=timeout)
+
+    def report(self, *, timeout: float = 60) -> Report:
+        """What `vmbox report` shows, as a value: the answers of crash to the first questions, read.
+
+        A command that takes longer than `timeout` seconds is left out, and `Report.missing` says so. Opens the case
+        again where it has ended. `sandbox.triage.page.html` makes the page of it, `sandbox.triage.documents` the JSON.
+        """
+        from sandbox.triage.making import make
+
+        return make(self._dump, self._wishes, self._reporter, timeout=timeout)
 
     def session(self) -> Session:
         """Exclusive use of the warm crash until its `with` block is left: for many commands in one go."""

@@ -1,8 +1,8 @@
 """The user's settings: one table of keys, each from the environment, from one file, or as it comes.
 
-A key `idle` is `idle = "2h"` in `config.toml`, and `$VMBOX_IDLE` in the environment, which goes before the file; an
-option of the command line goes before both. A setting is one field of `Settings`, and nothing else: name, reader,
-default and meaning stand there, and documentation and `vmbox config` are made from them.
+A key `idle` is `idle = "2h"` in `config.toml`, and `$VMBOX_IDLE` in the environment, which goes before the file; the
+command line goes before both: `vmbox --set idle=2h run …`. A setting is one field of `Settings`, and nothing else:
+name, reader, default and meaning stand there, and documentation and `vmbox config` are made from them.
 
 What cannot be in the file, because it says where the file is or must work without it: `$VMBOX_CONFIG_DIR` and
 `$VMBOX_DEBUG`.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -211,7 +211,7 @@ class Found:
     key: str
     value: object
     origin: str
-    """"default", "$VMBOX_…", or the file's path."""
+    """"default", "--set", "$VMBOX_…", or the file's path."""
     meaning: str
 
 
@@ -243,6 +243,25 @@ def current() -> Settings:
     """The settings that hold now. Raises `ConfigurationError` naming the key, where it stands and what it must be."""
     values: dict[str, Any] = {name: value for name, (value, _) in _given().items()}
     return Settings(**values)
+
+
+def override(assignments: Iterable[str]) -> None:
+    """KEY=VALUE words of the command line, which go before environment and file; the value as the environment has it.
+
+    Raises `ConfigurationError` for an unknown key and for a value that is none.
+    """
+    readers = _readers()
+    for assignment in assignments:
+        key, given, value = assignment.partition("=")
+        if not given:
+            raise ConfigurationError(f"--set {assignment} has no value", hint="--set KEY=VALUE, e.g. --set idle=2h")
+        if key not in readers:
+            raise _unknown(key, "--set")
+        _overridden[key] = _read(readers[key], value, f"--set {key}")
+
+
+_overridden: Final[dict[str, object]] = {}
+"""By the command line of this process."""
 
 
 def show() -> list[Found]:
@@ -293,7 +312,7 @@ def _given() -> dict[str, tuple[object, str]]:
     for name, reader in _readers().items():
         if text := os.environ.get(variable(name)):
             found[name] = (_read(reader, text, f"${variable(name)}"), f"${variable(name)}")
-    return found
+    return found | {name: (value, "--set") for name, value in _overridden.items()}
 
 
 @lru_cache(maxsize=1)
@@ -321,10 +340,14 @@ def _parse(path: Path, _changed: int, _size: int) -> Mapping[str, object]:
     readers = _readers()
     for name in table:
         if name not in readers:
-            near = _nearest(name, readers)
-            hint = f"did you mean {near}?" if near else "keys: " + ", ".join(sorted(readers))
-            raise ConfigurationError(f"{path}: unknown key {name}", hint=hint)
+            raise _unknown(name, str(path))
     return {name: _read(readers[name], value, f"{path}: {name}") for name, value in table.items()}
+
+
+def _unknown(key: str, where: str) -> ConfigurationError:
+    near = _nearest(key, _readers())
+    hint = f"did you mean {near}?" if near else "keys: " + ", ".join(sorted(_readers()))
+    return ConfigurationError(f"{where}: unknown key {key}", hint=hint)
 
 
 def _read(reader: _Reader, value: object, where: str) -> object:

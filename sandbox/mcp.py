@@ -33,9 +33,6 @@ _PATIENCE: Final = 120.0
 _REFUSED: Final = frozenset({"wr", "exit", "quit", "q", "extend", "repeat", "alias", "set", "gdb"})
 """crash commands that write, leave, never end, or change what later answers mean."""
 
-REPORT: Final = ("sys", "bt", "ps -S", "foreach UN bt", "mod -t", "log | tail -n 60")
-"""The first questions to any dump."""
-
 _INSTRUCTIONS: Final = """\
 Linux kernel crash dumps, opened by crash in a sandbox without a network. Begin with identify: it is instant and says
 which kernel died of what. Then report, or run with crash commands such as bt, bt -a, ps, foreach UN bt, kmem -i, files,
@@ -111,7 +108,7 @@ class _Answers:
         """Run one crash command on a dump and return what crash prints. Reading commands only; no shell."""
         refuse(command)
         where = self._allowed(path)
-        return self._page(("run", str(where), command), page, lambda: self._asked(where, [command]))
+        return self._page(("run", str(where), command), page, lambda: self._asked(where, command))
 
     def dmesg(self, path: Path_, page: Page = 1) -> str:
         """The dead kernel's log, as dmesg prints it. Needs no container. The panic is on the last page."""
@@ -123,9 +120,17 @@ class _Answers:
         return self._page(("dmesg", str(where)), page, text)
 
     def report(self, path: Path_, page: Page = 1) -> str:
-        """The first questions in one: system, the panicking task's backtrace, blocked tasks, modules, log."""
+        """The first questions answered, as JSON: panic, signature, backtraces, tasks, memory, log, modules."""
         where = self._allowed(path)
-        return self._page(("report", str(where)), page, lambda: self._asked(where, REPORT))
+
+        def text() -> str:
+            from sandbox.opening import Wishes
+            from sandbox.triage import documents
+            from sandbox.triage.making import make
+
+            return documents.as_json(make(where, Wishes(engine=self._engine), timeout=_PATIENCE))
+
+        return self._page(("report", str(where)), page, text)
 
     def log(self, path: Path_, page: Page = 1) -> str:
         """What this dump was asked before and by whom it does not say: the transcript of its commands, newest last."""
@@ -146,19 +151,14 @@ class _Answers:
             )
         return where
 
-    def _asked(self, path: Path, commands: Sequence[str]) -> str:
-        parts = []
+    def _asked(self, path: Path, command: str) -> str:
+        held = _Held()
         with api.open(path, engine=self._engine) as case:
-            for command in commands:
-                held = _Held()
-                try:
-                    status = case.stream(command, held, timeout=_PATIENCE).status
-                except BrokenPipeError:
-                    status = f"stopped after {_MOST >> 20} MiB; ask for less, e.g. with | grep"
-                said = held.text()
-                head = f"crash> {command}\n" if len(commands) > 1 else ""
-                parts.append(head + said + ("" if status == "ok" else f"\n[{status}]"))
-        return "\n".join(parts)
+            try:
+                status = case.stream(command, held, timeout=_PATIENCE).status
+            except BrokenPipeError:
+                status = f"stopped after {_MOST >> 20} MiB; ask for less, e.g. with | grep"
+        return held.text() + ("" if status == "ok" else f"\n[{status}]")
 
     def _page(self, key: tuple[str, ...], page: int, make: Callable[[], str]) -> str:
         if page == 1 or key not in self._held:

@@ -247,6 +247,7 @@ def gather(
         reporter.notice(selection.reason)
     # Both may need the same base first; made once, before they part.
     if engine.image(images.reference(selection.image)) is None:
+        reporter.notice(f"the image {selection.image.name} is made first, which takes minutes, once on this host")
         selection = _with_base(selection, wishes, engine, reporter)
     building = _beside(lambda: _built(selection, wishes, engine, reporter))
     debuginfo = locate(

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from sandbox import __version__
+from sandbox import __version__, config
+from sandbox.cli import completion
 from sandbox.ending import ending
 
 _ORDER = [
@@ -70,8 +71,20 @@ def command(
 
 @app.callback(invoke_without_command=True)
 def _root(
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting for this command alone, e.g. idle=2h; keys: vmbox config show.",
+            autocompletion=completion.settings,
+        ),
+    ] = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
+    if settings:
+        with ending():
+            config.override(settings)
     if version:
         typer.echo(f"vmbox {__version__}")
         raise typer.Exit

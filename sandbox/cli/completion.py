@@ -38,5 +38,11 @@ def cases(incomplete: str) -> Iterator[tuple[str, str]]:
                     yield name, case.release
 
 
+def settings(incomplete: str) -> Iterator[tuple[str, str]]:
+    from sandbox.config import meanings
+
+    yield from ((f"{key}=", meaning) for key, meaning in meanings().items() if key.startswith(incomplete))
+
+
 def engines(incomplete: str) -> Iterator[str]:
     yield from (name for name in ("docker", "podman", "ssh://", "tcp://", "unix://") if name.startswith(incomplete))

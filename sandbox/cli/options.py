@@ -23,9 +23,8 @@ EngineName = Annotated[
     str | None,
     typer.Option(
         "--engine",
-        envvar=config.variable("engine"),
         metavar="NAME|URL",
-        help="docker, podman, or the URL of an engine's API.",
+        help=f"docker, podman, or the URL of an engine's API; also ${config.variable('engine')}.",
         callback=_configured,
         autocompletion=completion.engines,
     ),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from typing import Any
 
+import jsonschema
 from mcp import Client, StdioServerParameters
 
 from engines import EngineUnderTest
+from sandbox.triage import documents
 
 
 def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> None:
@@ -15,20 +19,29 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     command, *arguments = [*docker_engine.vmbox, "mcp", str(dump.parent)]
     parameters = StdioServerParameters(command=command, args=arguments, env=dict(docker_engine.env))
 
-    async def session() -> dict[str, Any]:
+    async def session() -> dict[str, str]:
         async with Client(parameters, read_timeout_seconds=600) as client:
-            calls: dict[str, dict[str, Any]] = {
-                "run": {"path": str(dump), "command": "bt"},
-                "report": {"path": str(dump)},
-                "log": {"path": str(dump)},
-            }
-            answers = {name: await client.call_tool(name, given) for name, given in calls.items()}
-            answers["unknown"] = await client.call_tool("run", {"path": str(dump), "command": "nosuch"})
+
+            async def ask(tool: str, **given: Any) -> str:
+                answer = await client.call_tool(tool, {"path": str(dump), **given})
+                return "".join(part.text for part in answer.content)
+
+            answers = {"run": await ask("run", command="bt"), "report": "", "log": await ask("log")}
+            for page in range(1, 100):
+                text = await ask("report", page=page)
+                last = re.search(r"\n\[page (\d+) of (\d+)\]$", text)
+                answers["report"] += text[: last.start()] + "\n" if last else text
+                if last is None or last[1] == last[2]:
+                    break
+            answers["unknown"] = await ask("run", command="nosuch")
             return answers
 
-    answers = {name: "".join(part.text for part in answer.content) for name, answer in asyncio.run(session()).items()}
+    answers = asyncio.run(session())
     assert "sysrq_handle_crash" in answers["run"]
-    assert "crash> foreach UN bt" in answers["report"]
+    report = json.loads(answers["report"])
+    jsonschema.validate(report, documents.schema())
+    assert report["panic"]["cause"] == "sysrq"
+    assert "sysrq_handle_crash" in [frame["function"] for frame in report["backtrace"]["frames"]]
     assert "crash> bt\n" in answers["log"]
     assert "[error]" in answers["unknown"]
     # The same warm crash answers the command line.

@@ -38,6 +38,9 @@ def test_open_run_close(environment: EngineUnderTest, dumps) -> None:
         with case.session() as session:
             assert session.run("p 1+1", pieces.append).status == "ok"
         assert case.case.release == sandbox.identify(dump).release
+        report = case.report()
+        assert report.backtrace is not None
+        assert "sysrq_handle_crash" in [frame.function for frame in report.backtrace.frames]
     # Left open: the command line finds the same crash warm.
     warm = environment.run("run", str(dump), "--", "bt")
     assert warm.stdout == answer.output

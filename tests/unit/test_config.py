@@ -61,6 +61,23 @@ def test_mirrors_are_a_table_or_words(home: Path, monkeypatch: pytest.MonkeyPatc
     assert config.current().mirrors == {"http://a": "http://b", "http://c": "http://d"}
 
 
+def test_the_command_line_goes_before_both(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "_overridden", {})
+    _write(home, 'idle = "2h"\n')
+    monkeypatch.setenv("VMBOX_ENGINE", "podman")
+    config.override(["idle=90s", "engine=docker", "mirrors=docker.io=registry.example:5000"])
+    assert (config.current().idle, config.current().engine) == (90, "docker")
+    assert config.current().mirrors == {"docker.io": "registry.example:5000"}
+    assert config.origin("idle") == "--set"
+    with pytest.raises(ConfigurationError, match="--set: unknown key idel") as caught:
+        config.override(["idel=1"])
+    assert caught.value.hint == "did you mean idle?"
+    with pytest.raises(ConfigurationError, match="--set idle must be seconds"):
+        config.override(["idle=soon"])
+    with pytest.raises(ConfigurationError, match="--set idle has no value"):
+        config.override(["idle"])
+
+
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
