@@ -219,12 +219,11 @@ def _tcp_version(parts: urllib.parse.SplitResult, candidate: _Candidate) -> dict
             connection = http.client.HTTPSConnection(host, port, timeout=_PATIENCE, context=proof.context())
         return _version(connection)
     except ssl.SSLError as error:
-        why = getattr(error, "verify_message", "") or error.reason or error
-        raise EnginePermission(
-            f"{address} and this host do not trust each other ({candidate.why}): {why}",
-            hint="$DOCKER_CERT_PATH names the directory with ca.pem, cert.pem and key.pem of this engine",
-        ) from None
+        raise _distrust(address, candidate, getattr(error, "verify_message", "") or error.reason or error) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
+        if proof is not None and isinstance(error, BrokenPipeError | ConnectionResetError):
+            # In TLS 1.3 our side is done before the other has looked at our certificate; it may hang up while we ask.
+            raise _distrust(address, candidate, error) from None
         if proof is None and _speaks_tls(host, parts.port or 2375):
             raise EnginePermission(
                 f"{address} wants TLS ({candidate.why})",
@@ -234,6 +233,13 @@ def _tcp_version(parts: urllib.parse.SplitResult, candidate: _Candidate) -> dict
             f"no engine answers at {address} ({candidate.why}): {error}",
             hint="ssh://user@host needs no open port, and no certificates",
         ) from None
+
+
+def _distrust(address: str, candidate: _Candidate, why: object) -> EnginePermission:
+    return EnginePermission(
+        f"{address} and this host do not trust each other ({candidate.why}): {why}",
+        hint="$DOCKER_CERT_PATH names the directory with ca.pem, cert.pem and key.pem of this engine",
+    )
 
 
 def _speaks_tls(host: str, port: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import IO, Any, Final
 import docker
 import docker.errors
 import docker.tls
-import requests
+import requests.adapters
 from docker.types import LogConfig, Mount
 
 from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner, tls
@@ -359,16 +360,34 @@ def _tls() -> Any:
     proof = tls.certificates()
     if proof is None:
         return False
-    return _Trust(client_cert=(str(proof.certificate), str(proof.key)), ca_cert=str(proof.authority), verify=True)
+    return _Trust(proof)
 
 
 class _Trust(docker.tls.TLSConfig):  # type: ignore[misc] # docker has no types
     """Certificates that nothing in the environment replaces."""
 
+    def __init__(self, proof: tls.Certificates) -> None:
+        super().__init__(
+            client_cert=(str(proof.certificate), str(proof.key)), ca_cert=str(proof.authority), verify=True
+        )
+        self._context = proof.context()
+
     def configure_client(self, client: Any) -> None:
         super().configure_client(client)
+        client.mount("https://", _Adapter(self._context))
         # requests has $REQUESTS_CA_BUNDLE go before a session's own authority, and every host it vouches for pass.
         client.trust_env = False
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """Connections by our own rules of trust and not by those of this version of Python or urllib3."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, ssl_context=self._context)
 
 
 def _quoted(value: str) -> str:
