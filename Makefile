@@ -38,7 +38,7 @@ lint: setup
 	shellcheck $(SHELL_FILES)
 
 unit: setup
-	$(PYTEST) tests/unit
+	$(PYTEST) --numprocesses=2 tests/unit
 
 integration: setup
 	$(PYTEST) tests/integration

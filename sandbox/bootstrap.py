@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -55,12 +56,14 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
         )
 
 
-def apt_settings() -> list[str]:
+@cache
+def apt_settings() -> tuple[str, ...]:
     """What the host's apt is told about the site's proxies and mirrors: it holds for the images' apt as well."""
     if shutil.which("apt-config") is None:
-        return []
+        return ()
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
-    return sorted(f'{found[1]} "{found[2]}";' for line in dump.splitlines() if (found := _INHERITED.match(line)))
+    found = filter(None, map(_INHERITED.match, dump.splitlines()))
+    return tuple(sorted(f'{one[1]} "{one[2]}";' for one in found))
 
 
 _INHERITED: Final = re.compile(

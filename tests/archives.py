@@ -81,7 +81,7 @@ def multi_block_xz(data: bytes, block: int) -> bytes:
     records: list[tuple[int, int]] = []
     for at in range(0, max(len(data), 1), block):
         piece = data[at : at + block]
-        single = lzma.compress(piece, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64)
+        single = lzma.compress(piece, format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64, preset=0)
         header, footer = single[:12], single[-12:]
         index_size = (struct.unpack("<I", footer[4:8])[0] + 1) * 4
         index = single[-12 - index_size : -12]
@@ -117,7 +117,7 @@ def _varint(number: int) -> bytes:
 def compress(data: bytes, kind: str, block: int = 1 << 16) -> bytes:
     match kind:
         case "xz":
-            return lzma.compress(data)
+            return lzma.compress(data, preset=0)
         case "blocks":
             return multi_block_xz(data, block)
         case "gz":
@@ -133,7 +133,7 @@ def deb(files: dict[str, bytes], kind: str = "xz", *, block: int = 1 << 16) -> b
     md5sums = "".join(f"{digest}  {path}\n" for path, digest in sums.items()).encode()
     members = {
         "debian-binary": b"2.0\n",
-        "control.tar.xz": lzma.compress(tar({"./control": b"Package: x\n", "./md5sums": md5sums})),
+        "control.tar.xz": lzma.compress(tar({"./control": b"Package: x\n", "./md5sums": md5sums}), preset=0),
         "data.tar" + {"blocks": ".xz", "": ""}.get(kind, f".{kind}"): compress(tar(files), kind, block),
     }
     out = b"!<arch>\n"
@@ -175,6 +175,8 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Otherwise the body waits 40 ms for the acknowledgement of the header.
+        disable_nagle_algorithm = True
 
         def log_message(self, *_: object) -> None: ...
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -128,19 +129,22 @@ def test_every_example_of_the_template_is_valid(home: Path) -> None:
     assert {item.origin for item in config.show()} == {str(home / "config.toml")}
 
 
-def test_show(home: Path) -> None:
+def test_show(
+    home: Path, monkeypatch: pytest.MonkeyPatch, vmbox: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     _write(home, 'idle = "1h"\n')
-    env = {**os.environ, "VMBOX_ENGINE": "docker", "VMBOX_ENGIN": "podman"}
-    command = [sys.executable, "-m", "sandbox", "config", "show"]
-    shown = subprocess.run([*command, "--json"], capture_output=True, env=env, check=True)
+    monkeypatch.setenv("VMBOX_ENGINE", "docker")
+    monkeypatch.setenv("VMBOX_ENGIN", "podman")
+    shown = vmbox("config", "show", "--json")
+    assert shown.returncode == 0
     values = {item["key"]: (item["value"], item["origin"]) for item in json.loads(shown.stdout)}
     assert values["idle"] == (3600, str(home / "config.toml"))
     assert values["engine"] == ("docker", "$VMBOX_ENGINE")
-    assert b"did you mean $VMBOX_ENGINE?" in shown.stderr
+    assert "did you mean $VMBOX_ENGINE?" in shown.stderr
     _write(home, "idel = 1\n")
-    wrong = subprocess.run(command, capture_output=True, env=env, check=False)
+    wrong = vmbox("config", "show")
     assert wrong.returncode == ConfigurationError.exit_code
-    assert wrong.stderr.decode().splitlines() == [
+    assert wrong.stderr.splitlines() == [
         f"vmbox: {home / 'config.toml'}: unknown key idel",
         "hint: did you mean idle?",
     ]

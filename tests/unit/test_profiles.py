@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,19 @@ version = "10.0"
 """
 
 
-@pytest.fixture(autouse=True)
-def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(autouse=True, scope="module")
+def shipped_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No profiles of the user's; what comes with vmbox is read once for all tests here."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path_factory.mktemp("config")))
+        profiles.load.cache_clear()
+        profiles.load()
+        yield
+    profiles.load.cache_clear()
+
+
+@pytest.fixture
+def own_profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A configuration directory of the test's own."""
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
     (tmp_path / "images").mkdir()
@@ -124,6 +136,14 @@ def test_override_chooses_the_image_and_leaves_the_home() -> None:
     assert (selection.home.name, selection.image.name) == ("debian-12", "debian-13")
     with pytest.raises(ConfigurationError, match="no profile debian-77"):
         profiles.select(_dump("6.1.0-50-cloud-amd64"), override="debian-77")
+
+
+def test_files_that_cannot_claim_a_class_are_not_read(own_profiles: Path) -> None:
+    """Whoever asks about one kernel does not wait for all of them, and gets the same answer."""
+    (own_profiles / "debian-99.toml").write_text("title = 3 = 4")
+    for release in ("6.1.0-50-cloud-amd64", "4.18.0-553.el8_10.x86_64"):
+        few = profiles.select(_dump(release))
+        assert few.home.name == {"6": "debian-12", "4": "el8"}[release[0]]
 
 
 def test_a_new_major_is_one_file(own_profiles: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ def server() -> Iterator[str]:
             self.wfile.write(body)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
+        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"127.0.0.1:{serving.server_port}"
         serving.shutdown()
@@ -71,17 +70,18 @@ def test_everything_that_profiles_point_to_is_probed() -> None:
     assert not [url for url in urls if "{" in url or "$" in url]
 
 
-def test_probe_and_pin(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probe_and_pin(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("VMBOX_MIRRORS", f"docker.io={server} http://deb.debian.org=http://{server}")
     digests = tmp_path / "config" / "images" / "digests.toml"
     digests.parent.mkdir(parents=True)
-    command = [sys.executable, "-m", "upkeep.probe", "debian-12", "--pin", "--pin-to", str(digests)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=support_matrix.FILE.parents[1])
-    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    monkeypatch.setattr(sys, "argv", ["probe", "debian-12", "--pin", "--pin-to", str(digests)])
+    assert probe.main() == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert ["debian-12", "base", DIGEST, f"{server}/library/debian:12-slim"] in lines
     assert ["debian-12", "base", "404", f"{server}/library/debian:12"] in lines
     assert ["debian-12", "packages", "200, 1 bytes", f"http://{server}/debian/dists/bookworm/Release"] in lines
-    assert done.returncode == 0, done.stderr
     # What was pinned is what is pulled, from the site's mirror.
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path / "config"))
     profiles.digests.cache_clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,13 +93,13 @@ def test_reading_leaves_no_trace_on_the_file(dump: Path) -> None:
     assert before.st_atime_ns == after.st_atime_ns == 1_000_000_000
 
 
-def test_command(dump: Path) -> None:
-    command = [sys.executable, "-m", "sandbox", "verify", str(dump)]
-    first = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_command(dump: Path, vmbox: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    first = vmbox("verify", dump)
+    assert first.returncode == 0
     assert first.stdout == f"{hashlib.sha256(dump.read_bytes()).hexdigest()}  {dump}\n"
     assert "recorded" in first.stderr
     _content(dump)
-    changed = subprocess.run(command, capture_output=True, text=True, check=False)
+    changed = vmbox("verify", dump)
     assert changed.returncode == EvidenceChanged.exit_code
     assert changed.stdout == ""
     with pytest.raises(DumpNotFound):

@@ -107,6 +107,7 @@ def test_any_release_has_a_class(release):
         b"[    0.000000] Linux version 1 (\n[    0.1] x\n" + b"[    1.000000] Tainted: A" + b" " * 1_000_000,
         b"[    0.000000] a\n[    0.000000] Kernel panic - " + b"- " * 100_000 + b"#1" * 1_000_000,
     ],
+    ids=["many lines", "a long line", "a long panic"],
 )
 def test_logs_made_to_take_long(path, text):
     path.write_bytes(text)
