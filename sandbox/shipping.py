@@ -79,6 +79,14 @@ def build(of: Subject, wishes: Wishes, *, modules: bool = True, reporter: Report
         return selfcontained.make(of, ready.debuginfo, engine, reporter, profile=ready.profile, base=ready.image)
 
 
+def bill_of(ref: str, engine: str | None, reporter: Reporter = QUIET) -> bytes:
+    """The bill of materials of an image on the engine, as CycloneDX JSON. See `sandbox.bill`."""
+    from sandbox import bill
+
+    with closing(connect(engine)) as connected:
+        return bill.write(ref, connected, reporter)
+
+
 def _add_modules(dump: Path, vmlinux: Path, wishes: Wishes, reporter: Reporter) -> None:
     from sandbox.case import close
     from sandbox.debuginfo.modules import fetch_modules

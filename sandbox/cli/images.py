@@ -11,6 +11,7 @@ import typer
 from sandbox import render
 from sandbox.cli.application import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, ImageName, Json, Quiet
+from sandbox.errors import VmboxError
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -38,6 +39,10 @@ def build(
     modules: Annotated[
         bool, typer.Option("--modules/--no-modules", help="Open the dump once, and add its modules' debug files.")
     ] = True,
+    sbom: Annotated[
+        Path | None,
+        typer.Option("--sbom", metavar="FILE", help="Write what is in the image, as CycloneDX JSON; - to stdout."),
+    ] = None,
     engine: EngineName = None,
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
@@ -48,10 +53,23 @@ def build(
     Where that image is, dumps of that kernel are opened with it, and nothing is fetched.
     """
     from sandbox.opening import Wishes
-    from sandbox.shipping import build as make, subject
+    from sandbox.shipping import bill_of, build as make, subject
 
     wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo)
-    typer.echo(make(subject(of), wishes, modules=modules, reporter=render.reporter(quiet=quiet)))
+    reporter = render.reporter(quiet=quiet)
+    ref = make(subject(of), wishes, modules=modules, reporter=reporter)
+    if sbom is None:
+        typer.echo(ref)
+        return
+    bill = bill_of(ref, engine, reporter)
+    if str(sbom) == "-":
+        sys.stdout.buffer.write(bill)
+        return
+    try:
+        sbom.write_bytes(bill)
+    except OSError as error:
+        raise VmboxError(f"{sbom}: {error.strerror}", hint="choose another place with --sbom") from error
+    typer.echo(ref)
 
 
 @command("list", group=group)

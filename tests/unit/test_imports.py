@@ -24,10 +24,11 @@ LEVELS = [
     {"asking"},
     {"loading", "scratch"},
     {"session", "terminal"},
-    {"transcripts", "history", "channel", "salvage", "turns", "verdict"},
-    {"evidence", "leaks"},
+    {"transcripts", "history", "channel", "relay", "salvage", "turns", "verdict"},
+    {"evidence", "leaks", "elsewhere"},
     {"case"},
     {"ledger"},
+    {"bill"},
     {"selfcontained"},
     {"image", "containerfile", "bootstrap", "platforms"},
     {"debuginfo"},
@@ -49,6 +50,7 @@ SOLE_IMPORTERS = {
     "podman": {"engine.podman"},
     "jinja2": {"triage.page"},
     "matplotlib": {"triage.charts"},
+    "cyclonedx": {"bill"},
 }
 
 
