@@ -1,8 +1,7 @@
 """Podman, by podman-py. Sole importer of `podman`. Seen with podman-py 5.8.0 against Podman 4.3.
 
-What podman-py gets wrong or lacks goes through its session by hand: create (its tmpfs cannot be noexec, and
-security_opt is sent as SELinux options), build (no progress), exec and attach (stdin hangs, no TTY size, no exit
-code; issue 421), remove (waits ten seconds for SIGTERM).
+What podman-py gets wrong or lacks goes through its session by hand: create (see `specification`), build (no progress),
+exec and attach (stdin hangs, no TTY size, no exit code; issue 421), remove (waits ten seconds for SIGTERM).
 """
 
 from __future__ import annotations
@@ -20,17 +19,11 @@ import podman
 import podman.errors
 import requests
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner
+from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner, specification
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
 
-_LOG_LIMIT: Final = 8 << 20
-"""Bytes. What PID 1 prints is steered by the dump and must not fill the host's disk."""
-_CPU_PERIOD: Final = 100_000
-"""Microseconds; the kernel's default."""
-_RUNTIME_ADDRESSES: Final = 4 << 30
-"""Bytes of address space that runc needs to start anything: with less it fails to set up seccomp."""
 _UPGRADE: Final = {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Type": "application/json"}
 
 
@@ -75,7 +68,7 @@ class PodmanEngine:
                 limits=not rootless or {"memory", "pids"} <= set(host.get("cgroupControllers") or ()),
                 memory=host["memTotal"],
                 cpus=host["cpus"],
-                local=(self._service is not None or self._endpoint.startswith("unix:"))
+                local=self._endpoint.startswith(("unix:", "podman"))
                 and (host["hostname"], host["kernel"]) == (here.nodename, here.release),
             )
         return self._info
@@ -233,65 +226,9 @@ class PodmanEngine:
     # Containers
 
     def _create(self, spec: ContainerSpec, *, auto_remove: bool) -> str:
-        info = self.info()
-        payload: dict[str, Any] = {
-            "image": spec.image,
-            "entrypoint": list(spec.argv[:1]),
-            "command": list(spec.argv[1:]),
-            "name": spec.name,
-            "labels": dict(spec.labels),
-            "env": {**(messages.proxies() if spec.network == "host" else {}), **spec.env},
-            "work_dir": spec.workdir,
-            "netns": {"nsmode": spec.network},
-            "remove": auto_remove,
-            "systemd": "false",
-            "httpproxy": False,  # the service's own; they can hold a password
-            "selinux_opts": ["disable"],
-            "log_configuration": {"driver": "k8s-file", "size": _LOG_LIMIT},
-            "mounts": [
-                {
-                    "type": "bind",
-                    "source": str(bind.source),
-                    "destination": bind.target,
-                    "options": ["ro" if bind.read_only else "rw", "rbind", "nosuid", "nodev"],
-                }
-                for bind in spec.binds
-            ]
-            + [
-                {
-                    "type": "tmpfs",
-                    "source": "tmpfs",
-                    "destination": one.target,
-                    "options": ["rw", "nosuid", "nodev", "noexec", f"size={one.size}", f"mode={one.mode:o}"],
-                }
-                for one in spec.tmpfs
-            ],
-            "user": "0:0",
-        }
-        if spec.as_caller and not info.rootless:
-            payload["user"] = f"{os.getuid()}:{os.getgid()}"
-            payload["groups"] = [str(group) for group in os.getgroups()]
-        elif spec.as_caller:
-            # Dumps are often readable by a group only. crun keeps the caller's groups; runc knows no such thing.
-            payload["annotations"] = {"run.oci.keep_original_groups": "1"}
-        if spec.hardened:
-            payload |= {
-                "read_only_filesystem": True,
-                "cap_drop": ["ALL"],
-                "no_new_privileges": True,
-            }
-        if info.limits:
-            payload["resource_limits"] = {
-                "memory": {"limit": spec.memory} if spec.memory else None,
-                "pids": {"limit": spec.pids} if spec.pids else None,
-                "cpu": {"quota": int(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD} if spec.cpus else None,
-            }
-        elif spec.memory:
-            # The runtime itself starts under this limit, and Go reserves far more addresses than it uses.
-            addresses = max(spec.memory, _RUNTIME_ADDRESSES)
-            payload["r_limits"] = [{"type": "AS", "soft": addresses, "hard": addresses}]
+        payload = specification.of(spec, self.info(), auto_remove=auto_remove)
         with self._asking(f"create a container of {spec.image}"):
-            ident: str = self._call("post", "/containers/create", data=json.dumps(_without_none(payload))).json()["Id"]
+            ident: str = self._call("post", "/containers/create", data=json.dumps(payload)).json()["Id"]
         return ident
 
     def start(self, spec: ContainerSpec) -> Container:
@@ -443,11 +380,3 @@ class PodmanEngine:
         self._client.close()
         if self._service:
             self._service.close()
-
-
-def _without_none(payload: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_none(value) if isinstance(value, dict) else value
-        for key, value in payload.items()
-        if value is not None
-    }
