@@ -23,6 +23,7 @@ $(READY): pyproject.toml dev.lock | host
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement dev.lock
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m compileall -q sandbox
 	@touch $@
 
 # What development installs, pinned by hash; again after pyproject.toml's dependencies changed.

@@ -3,9 +3,12 @@
     python benchmarks/identify.py [--runs N] [--synthetic DIRECTORY] VMCORE...
 
 `--synthetic` also writes and measures the header of a 2 TiB machine's dump with every second page in it, and a 100 GB
-file that is sparse. Times are the median of N runs after one that warms the page cache; memory is the peak of the whole
-process, and "python, nothing" what starting it costs. drgn is measured when this Python has it, crash when it is
-installed.
+file that is sparse. "inside" is a call in a running Python. Of processes, all are started once in each of N rounds,
+after one that warms the page cache. The time is the median; "cpu" the median of user and system time, which other work
+on the machine changes less; "beside" the median of the rounds' ratios to Python that does nothing, and to crash. "peak"
+is the memory of the whole process, but not less than the benchmark's own, which counts for its children too. "no
+bytecode" is vmbox without its compiled modules, as in a checkout that nobody may write to. drgn is measured when this
+Python has it, crash when it is installed.
 """
 
 from __future__ import annotations
@@ -20,10 +23,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.dump import identify
 
+NOTHING = "python, nothing"
+CRASH = "crash --osrelease"
 DRGN = "import drgn,sys; p=drgn.Program(); p.set_core_dump(sys.argv[1]); print(p['UTS_RELEASE'])"
 LIBRARY = "import sys; from pathlib import Path; from sandbox.dump import identify; identify(Path(sys.argv[1]), log={})"
 
@@ -34,7 +40,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--synthetic", type=Path, metavar="DIRECTORY")
     given = parser.parse_args()
-    print(f"{'':40} {'median':>9} {'worst':>9} {'peak':>8}")
     for vmcore in given.vmcores:
         report(vmcore, given.runs)
     if given.synthetic:
@@ -49,53 +54,90 @@ def report(path: Path, runs: int) -> None:
     found = identify(path)
     size = path.stat().st_size
     print(f"\n{path.name}: {size / 1e6:.1f} MB, {found.format}, flattened {found.flattened}, {found.release}")
-    show("identify, header fields", inside(lambda: identify(path, log=False), runs))
-    show("identify, with log and panic", inside(lambda: identify(path), runs))
+    print(f"  {'inside':34} {'median':>9} {'worst':>9}")
+    inside("header fields", lambda: identify(path, log=False), runs)
+    inside("with log and panic", lambda: identify(path), runs)
     python = sys.executable
-    show("python, nothing", process([python, "-c", "pass"], runs))
-    show("python, header fields", process([python, "-c", LIBRARY.format(False), str(path)], runs))
-    show("python, with log and panic", process([python, "-c", LIBRARY.format(True), str(path)], runs))
+    commands = {
+        NOTHING: [python, "-c", "pass"],
+        "header fields, library": [python, "-c", LIBRARY.format(False), str(path)],
+        "with log and panic, library": [python, "-c", LIBRARY.format(True), str(path)],
+    }
     if vmbox := shutil.which("vmbox", path=f"{Path(python).parent}:{os.environ['PATH']}"):
-        show("vmbox info", process([vmbox, "info", str(path)], runs))
+        commands["vmbox info"] = [vmbox, "info", str(path)]
+        commands["vmbox info, no bytecode"] = [
+            *("env", "PYTHONDONTWRITEBYTECODE=1", f"PYTHONPYCACHEPREFIX={os.devnull}"),
+            *(vmbox, "info", str(path)),
+        ]
     if crash := shutil.which("crash"):
-        show("crash --osrelease", process([crash, "--osrelease", str(path)], runs))
+        commands[CRASH] = [crash, "--osrelease", str(path)]
     if importlib.util.find_spec("drgn"):
-        show("drgn, release only", process([python, "-c", DRGN, str(path)], runs))
+        commands["drgn, release only"] = [python, "-c", DRGN, str(path)]
+    processes(commands, runs)
 
 
-def inside(call: Callable[[], object], runs: int) -> list[tuple[float, int]]:
+def inside(what: str, call: Callable[[], object], runs: int) -> None:
     call()
     times = []
     for _ in range(runs):
         start = time.perf_counter()
         call()
-        times.append((time.perf_counter() - start, 0))
-    return times
+        times.append((time.perf_counter() - start) * 1e3)
+    print(f"  {what:34} {statistics.median(times):7.1f}ms {max(times):7.1f}ms")
 
 
-def process(command: list[str], runs: int) -> list[tuple[float, int]] | str:
-    """Wall time and peak memory (KiB) of each run; what it said when it failed."""
-    measured = []
+def processes(commands: dict[str, list[str]], runs: int) -> None:
+    measured: dict[str, list[Run]] = {what: [] for what in commands}
+    failed: dict[str, str] = {}
     for _ in range(runs + 1):
-        start = time.perf_counter()
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        _, status, usage = os.wait4(child.pid, 0)
-        measured.append((time.perf_counter() - start, usage.ru_maxrss))
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            said = child.stderr.read().decode(errors="replace").strip().splitlines() if child.stderr else []
-            return f"fails with {child.returncode}: {said[-1] if said else 'without a word'}"
-    return measured[1:]
+        for what, command in commands.items():
+            if what not in failed:
+                one = run(command)
+                if isinstance(one, str):
+                    failed[what] = one
+                else:
+                    measured[what].append(one)
+    print(f"  {'whole process':34} {'median':>9} {'worst':>9} {'cpu':>9} {'peak':>8}  beside python, crash")
+    for what, all_runs in measured.items():
+        if what in failed:
+            print(f"  {what:34} {failed[what]}")
+            continue
+        rounds = all_runs[1:]
+        times = [one.seconds * 1e3 for one in rounds]
+        cpu = statistics.median(one.cpu * 1e3 for one in rounds)
+        memory = max(one.kibibytes for one in rounds) / 1024
+        ratios = [
+            f"{statistics.median(a.seconds / b.seconds for a, b in zip(rounds, measured[other][1:], strict=True)):6.2f}"
+            for other in (NOTHING, CRASH)
+            if measured.get(other) and other not in failed
+        ]
+        print(
+            f"  {what:34} {statistics.median(times):7.1f}ms {max(times):7.1f}ms {cpu:7.1f}ms {memory:6.0f}MB ",
+            " ".join(ratios),
+        )
 
 
-def show(what: str, measured: list[tuple[float, int]] | str) -> None:
-    if isinstance(measured, str):
-        print(f"  {what:38} {measured}")
-        return
-    times = [seconds * 1e3 for seconds, _ in measured]
-    memory = max(kibibytes for _, kibibytes in measured) / 1024
-    peak = f"{memory:6.0f}MB" if memory else ""
-    print(f"  {what:38} {statistics.median(times):7.1f}ms {max(times):7.1f}ms {peak}")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run of a process."""
+
+    seconds: float
+    cpu: float
+    """Seconds of user and system time."""
+    kibibytes: int
+
+
+def run(command: list[str]) -> Run | str:
+    """What it took, or what it said when it failed."""
+    start = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    _, status, usage = os.wait4(child.pid, 0)
+    seconds = time.perf_counter() - start
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        said = child.stderr.read().decode(errors="replace").strip().splitlines() if child.stderr else []
+        return f"fails with {child.returncode}: {said[-1] if said else 'without a word'}"
+    return Run(seconds=seconds, cpu=usage.ru_utime + usage.ru_stime, kibibytes=usage.ru_maxrss)
 
 
 def two_tebibytes(path: Path) -> None:

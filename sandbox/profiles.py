@@ -42,6 +42,8 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
+    """What the image is made from."""
+
     images: tuple[str, ...]
     """References, preferred first."""
     bootstrap: Bootstrap | None = None
@@ -49,6 +51,8 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecipe:
+    """What is put on the base."""
+
     fragments: tuple[str, ...]
     """Files of `Containerfile.d/`, joined in this order."""
     sources: tuple[str, ...] = ()
@@ -63,6 +67,8 @@ class ImageRecipe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crash:
+    """The crash of the distribution."""
+
     version: str
     newest_kernel: str | None = None
     """major.minor of the newest kernel this crash knows; above it the `latest` profile's crash is used."""
@@ -82,6 +88,8 @@ class DebuginfoArchive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebuginfoRules:
+    """Where a kernel's debuginfo is, and how it is known to be the vendor's."""
+
     format: str
     """deb or rpm."""
     packages: tuple[str, ...]

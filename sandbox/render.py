@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -45,10 +43,14 @@ def note(text: str) -> None:
 
 
 def as_json(value: object) -> None:
+    import json
+
     print(json.dumps(plain(value), ensure_ascii=False, indent=2))  # noqa: T201 - results go to stdout
 
 
 def json_line(value: Mapping[str, object]) -> None:
+    import json
+
     print(json.dumps(plain(value), ensure_ascii=False), flush=True)  # noqa: T201 - results go to stdout
 
 
@@ -121,6 +123,8 @@ class _Live:
         self._progress: Progress | None = None
         self._steps = 0
         # Image and debuginfo are fetched by two threads.
+        import threading
+
         self._lock = threading.Lock()
 
     def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
@@ -291,6 +295,8 @@ def _decoder() -> codecs.IncrementalDecoder:
 
 
 def _quoted(text: str) -> str:
+    import json
+
     return json.dumps(text, ensure_ascii=False)
 
 

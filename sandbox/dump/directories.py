@@ -22,6 +22,8 @@ _UNAME: Final = "sos_commands/kernel/uname_-a"
 
 @dataclass(slots=True, kw_only=True)
 class Contents:
+    """What was found below a directory."""
+
     dumps: list[Path] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
     """Kernel logs that kdump saved; not a sosreport's dmesg, which is of the machine after its reboot."""

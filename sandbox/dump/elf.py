@@ -64,6 +64,8 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
+    """Where the memory lies in the file."""
+
     segments: tuple[Segment, ...]
     need: int
     """Size the file must have to hold all segments and notes."""

@@ -24,6 +24,8 @@ _MOST_NOTES: Final = 1 << 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
+    """One note of an ELF file."""
+
     name: str
     type: int
     desc: bytes

@@ -31,6 +31,8 @@ class _NoEntryError(LookupError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rule:
+    """One table [[rule]]."""
+
     release: str
     klass: str
     mark: str = ""
@@ -43,6 +45,8 @@ class _Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rules:
+    """The file."""
+
     rules: tuple[_Rule, ...]
     vendors: tuple[tuple[str, str], ...]
     tables: _Tables

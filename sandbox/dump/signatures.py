@@ -15,6 +15,8 @@ PEEK: Final = 512
 
 @dataclass(frozen=True, slots=True)
 class _Magic:
+    """Bytes at an offset, and what they show."""
+
     kind: str
     content: bytes
     offset: int = 0

@@ -6,14 +6,16 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from sandbox import paths
+from sandbox import config, paths
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     paths._usual.cache_clear()
+    config._usual_directory.cache_clear()
     yield
     paths._usual.cache_clear()
+    config._usual_directory.cache_clear()
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -23,9 +25,13 @@ def test_what_is_answered_without_platformdirs_is_what_it_says(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("VMBOX_CONFIG_DIR", raising=False)
     if given:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     usual = platformdirs.PlatformDirs("vmbox", appauthor=False)
     assert paths._usual("runtime") == usual.user_runtime_path
     assert paths._usual("state") == usual.user_state_path
+    assert config.directory() == usual.user_config_path
     assert paths._usual("cache") == usual.user_cache_path
