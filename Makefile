@@ -49,7 +49,7 @@ e2e: setup
 
 # One run of pytest, so that engines and images are made once; Docker's tests and Podman's beside each other.
 test: lint
-	$(PYTEST) --numprocesses=2 --dist=loadgroup --reruns=1 tests/unit tests/integration tests/e2e
+	$(PYTEST) --numprocesses=2 --dist=loadgroup tests/unit tests/integration tests/e2e
 
 demo: setup
 	$(BIN)/vmbox demo $(DEMO)

@@ -132,9 +132,9 @@ def flood(vmcore: Path, megabytes: int, options: tuple[str, ...]) -> None:
 
 
 def crash(engine: Engine, container: str, lines: str, *, vmlinux: str = VMLINUX) -> None:
-    argv = ["crash", "-s", "--no_crashrc", "--no_scroll", vmlinux, DUMP]
+    # In a shell that lives as long as crash does: crash ends with its parent, see Containerfile.d/files/shell.
+    argv = ["sh", "-c", f"crash -s --no_crashrc --no_scroll {vmlinux} {DUMP}; exit $?"]
     with engine.exec(container, argv, stdin=True) as process:
-        # A word and not the end of its input: Docker 20.10 was seen to give no output when input ends at once.
         process.write(f"{lines}\nquit\n".encode())
         said = deque(iter(process.read, b""), maxlen=1)
         assert process.exit_code() == 0, b"".join(said).decode(errors="replace") or "crash by hand did not answer"

@@ -34,6 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         wanted = {*getattr(item, "fixturenames", ()), callspec.params.get("engine") if callspec else None} & _FIXTURES
         if wanted:
             item.add_marker(pytest.mark.engine)
+            # On a loaded machine an engine may answer late, or not; the report says that there was a second try.
+            item.add_marker(pytest.mark.flaky(reruns=1))
             # Two processes share the tests (`make test`): each starts its own engines, once.
             item.add_marker(pytest.mark.xdist_group("podman" if wanted & _PODMAN else "docker"))
 

@@ -208,10 +208,10 @@ def differences(before: Spoken, after: Spoken) -> dict[str, tuple[bytes, bytes]]
     return {
         command: (answer, after.answers.get(command, b"(nothing)"))
         for command, answer in before.answers.items()
-        if _comparable(after.answers.get(command, b"")) != _comparable(answer)
+        if comparable(after.answers.get(command, b"")) != comparable(answer)
     }
 
 
-def _comparable(answer: bytes) -> bytes:
+def comparable(answer: bytes) -> bytes:
     """Without the addresses of crash itself, which it prints where it has lost its way: no two runs have the same."""
     return re.sub(rb"error trace: .*", b"error trace", answer)

@@ -297,7 +297,14 @@ class DockerEngine:
         env: Mapping[str, str] | None = None,
     ) -> Exec:
         with self._asking(f"run {argv[0]} in the container"):
-            exec_id = self._api.exec_create(ident, list(argv), stdin=stdin, tty=tty, environment=dict(env or {}))["Id"]
+            exec_id = self._api.exec_create(
+                ident,
+                list(argv),
+                stdin=stdin,
+                tty=tty,
+                environment=dict(env or {}),
+                detach_keys=messages.NO_DETACH,
+            )["Id"]
             sock = self._api.exec_start(exec_id, tty=tty, socket=True)
         return ExecStream(
             sock._response,  # noqa: SLF001 - the reader that holds the first bytes, see ExecStream

@@ -12,6 +12,10 @@ from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed,
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 """Docker's classic builder paints stderr red."""
+NO_DETACH: Final = "ctrl-^,ctrl-@,ctrl-^,ctrl-@"
+"""Keys that detach a client from an exec: both engines insist on some, and hold back the first until the next is typed.
+By default it is Ctrl-P, which is the line before in every prompt; Podman looks for it in piped input, too.
+"""
 _PROXIES: Final = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 

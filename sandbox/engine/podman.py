@@ -321,6 +321,7 @@ class PodmanEngine:
                         "AttachStdout": True,
                         "AttachStderr": True,
                         "Tty": tty,
+                        "DetachKeys": messages.NO_DETACH,
                         "Env": [f"{key}={value}" for key, value in (env or {}).items()],
                     }
                 ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import engines
 from engines import EngineUnderTest
 from sandbox import image, profiles
+from sandbox.case import DUMP, VMLINUX
 from sandbox.dump import identify
 from sandbox.locks import locked
 
@@ -85,6 +88,27 @@ class Dumps:
             head = ["curl", "--head", "--silent", "--fail", "--location", package.url]
             return subprocess.run(head, capture_output=True, check=False).returncode == 0
         return False
+
+
+def crash_by_hand(engine: EngineUnderTest, dump: Path, commands: str) -> bytes:
+    """What crash itself prints for `commands`, lines, started by hand in the dump's open case."""
+    (case,) = (case for case in json.loads(engine.run("list", "--json").stdout) if case["dump"] == str(dump))
+    # By lines, as crash writes to a terminal: else what it says on standard error comes at another place.
+    # And in a shell that lives as long as crash does: crash ends with its parent, see Containerfile.d/files/shell.
+    crash = f"stdbuf -oL crash -s --no_crashrc --no_scroll {VMLINUX} {DUMP} 2>&1; exit $?"
+    with engine.engine.exec(case["container"], ["sh", "-c", crash], stdin=True) as process:
+        process.write(f"{commands}quit\n".encode())
+        said = b"".join(iter(process.read, b""))
+        assert process.exit_code() == 0, said
+    return said
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Waits until `condition` holds; fails the test when that takes longer."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module", autouse=True)

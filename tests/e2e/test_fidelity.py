@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from e2e.conftest import crash_by_hand
 from engines import EngineUnderTest
-from sandbox.case import DUMP, VMLINUX
+from fidelity import comparable
 
 # Left out: what shows addresses of crash itself (help -t), and what reads memory of its own that nobody has written to
 # (files -d 0): they differ between two runs of crash, too. And vm -p behind a pipe, where crash may complain
@@ -207,28 +207,16 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
     differing = [
         "\n".join([command, *difflib.unified_diff(there.splitlines(), answer["output"].splitlines(), "crash", "vmbox")])
         for command, answer, there in zip(COMMANDS, answers, expected, strict=True)
-        if _without_addresses(answer["output"]) != _without_addresses(there)
+        if comparable(answer["output"].encode()) != comparable(there.encode())
     ]
     assert not differing, "\n\n".join(differing)
 
 
-def _without_addresses(output: str) -> str:
-    """Without the addresses of crash itself, which it prints where it has lost its way."""
-    return re.sub(r"error trace: .*", "error trace", output)
-
-
 def _directly(engine: EngineUnderTest, dump: Path) -> Iterator[str]:
     """What crash prints for each command, started by hand in the dump's container with the commands on its stdin."""
-    (case,) = (case for case in json.loads(engine.run("list", "--json").stdout) if case["dump"] == str(dump))
     mark = "a line of this test and of nothing else"
     lines = f"!echo {mark}\n" + "".join(f"{command}\n!echo {mark}\n" for command in COMMANDS)
-    # By lines, as crash writes to a terminal: else what it says on standard error comes at another place.
-    argv = ["sh", "-c", f"stdbuf -oL crash -s --no_crashrc --no_scroll {VMLINUX} {DUMP} 2>&1"]
-    with engine.engine.exec(case["container"], argv, stdin=True) as process:
-        process.write(lines.encode())
-        process.close_stdin()
-        said = b"".join(iter(process.read, b"")).decode(errors="backslashreplace")
-    parts = said.split(f"{mark}\n")
+    parts = crash_by_hand(engine, dump, lines).decode(errors="backslashreplace").split(f"{mark}\n")
     # What comes before the first are the warnings of its start.
     assert parts[-1] == ""
     yield from parts[1:-1]

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
+from e2e.conftest import crash_by_hand, wait_for
 from engines import EngineUnderTest
-from sandbox.case import DUMP, LABEL, VMLINUX
-
-
-def _directly(engine: EngineUnderTest, dump: Path, commands: str) -> bytes:
-    """What crash itself prints, started by hand in the same container."""
-    case = json.loads(engine.run("list", "--json").stdout)[0]
-    assert case["dump"] == str(dump)
-    with engine.engine.exec(case["container"], ["crash", "-s", "--no_crashrc", VMLINUX, DUMP], stdin=True) as process:
-        # A word and not the end of its input: Docker 20.10 was seen to give no output when input ends at once.
-        process.write(f"{commands}quit\n".encode())
-        return b"".join(iter(process.read, b""))
+from sandbox.case import LABEL
 
 
 def test_backtrace(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
@@ -35,7 +24,7 @@ def test_backtrace(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     # Warm: nothing is said, and the answer is what crash itself prints.
     again = vmbox("run", own_dump, "--", "bt", "--", "sys", "--", "ps -t", "--", "mod")
     assert again.stderr == b""
-    directly = _directly(engine, own_dump, "bt\nsys\nps -t\nmod\n")
+    directly = crash_by_hand(engine, own_dump, "bt\nsys\nps -t\nmod\n")
     # What comes before are the warnings of crash's start: vmbox shows them once, on standard error.
     assert directly.endswith(again.stdout)
     assert directly.removesuffix(again.stdout).strip() in first.stderr
@@ -126,7 +115,7 @@ def test_list_and_close(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     assert case["id"].encode() in vmbox("list").stdout
     vmbox("close", own_dump)
     assert json.loads(vmbox("list", "--json").stdout) == []
-    _wait(lambda: engine.engine.containers({LABEL: ""}) == [])
+    wait_for(lambda: engine.engine.containers({LABEL: ""}) == [])
     assert [
         path for path in Path(engine.env["VMBOX_RUNTIME_DIR"]).rglob("*") if path.name in {"in", "out", "ctl"}
     ] == []
@@ -138,36 +127,6 @@ def test_a_case_whose_container_was_killed_is_opened_again(vmbox, engine: Engine
     (case,) = json.loads(vmbox("list", "--json").stdout)
     engine.engine.remove(case["container"])
     assert vmbox("run", own_dump, "--", "p 1+1").stdout.endswith(b"= 2\n")
-
-
-def test_the_dump_is_not_touched(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
-    before, content = own_dump.stat(), own_dump.read_bytes()
-    refused = vmbox(
-        "run", own_dump, "--", "bt", "--", f"!echo x > {DUMP}; touch {DUMP}; rm -f {DUMP}; echo y > /case/new"
-    )
-    assert refused.stdout.count(b"Read-only file system") == 4
-    after = own_dump.stat()
-    fields = ("st_mode", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_ino", "st_nlink")
-    assert [getattr(before, name) for name in fields] == [getattr(after, name) for name in fields]
-    assert own_dump.read_bytes() == content
-
-
-def test_inside_the_sandbox(vmbox, own_dump: Path) -> None:
-    def inside(command: str) -> str:
-        return vmbox("run", own_dump, "--", f"!{command}").stdout.decode().strip()
-
-    status = dict(line.split(":\t", 1) for line in inside("cat /proc/self/status").splitlines() if ":\t" in line)
-    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
-    assert status["NoNewPrivs"].strip() == "1"
-    assert status["Seccomp"].strip() == "2"
-    assert inside("ls /sys/class/net") == "lo"
-    mounts = {fields[1]: fields[3].split(",") for fields in map(str.split, inside("cat /proc/mounts").splitlines())}
-    for place in ("/", "/case/vmcore", "/case/debuginfo", "/run/vmbox"):
-        assert "ro" in mounts[place], place
-    for place in ("/tmp", "/scratch"):
-        assert {"rw", "nosuid", "nodev", "noexec"} <= set(mounts[place]), place
-    assert inside("ls -d /run/docker.sock /var/run/docker.sock /run/podman 2>/dev/null") == ""
-    assert inside("env").find(os.environ.get("PATH", "nothing")) == -1
 
 
 @pytest.mark.parametrize("kernel", ["5.10", "6.12"])
@@ -205,10 +164,3 @@ def _busy(engine: EngineUnderTest, dump: Path, command: str) -> subprocess.Popen
     assert process.stdout is not None
     assert process.stdout.readline() == b"begun\n"
     return process
-
-
-def _wait(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

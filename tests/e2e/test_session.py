@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from e2e.conftest import wait_for
 from engines import EngineUnderTest
 
 CALLERS, COMMANDS = 8, 50
@@ -60,7 +61,7 @@ def test_an_idle_case_disposes_of_itself_unless_it_is_kept(docker_engine: Engine
     docker_engine.run("close", str(dump))
     run("--", "p 1")
     (case,) = json.loads(docker_engine.run("list", "--json").stdout)
-    _wait(lambda: docker_engine.engine.container(case["container"]) is None, 30)
+    wait_for(lambda: docker_engine.engine.container(case["container"]) is None, 30)
     assert json.loads(docker_engine.run("list", "--json").stdout) == []
     assert re.search(rb"= 2\n$", run("--", "p 1+1").stdout)
     docker_engine.run("close", str(dump))
@@ -71,7 +72,7 @@ def test_what_a_reboot_leaves_behind_is_no_obstacle(vmbox, engine: EngineUnderTe
     (case,) = json.loads(vmbox("list", "--json").stdout)
     # FIFOs, locks and description of a container that nobody removed in order.
     engine.engine.signal(case["container"], "KILL")
-    _wait(lambda: not any(one.running for one in engine.engine.containers({"vmbox.case": ""})))
+    wait_for(lambda: not any(one.running for one in engine.engine.containers({"vmbox.case": ""})))
     assert re.search(rb"= 2\n$", vmbox("run", own_dump, "--", "p 1+1").stdout)
 
 
@@ -164,10 +165,3 @@ def test_the_transcript(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
 
 def _little_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (160 << 20, 160 << 20))
-
-
-def _wait(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

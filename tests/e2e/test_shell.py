@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pexpect
 
+from e2e.conftest import wait_for
 from engines import EngineUnderTest
 
 PROMPT = r"crash> "
@@ -68,12 +69,21 @@ def test_crash_prompt(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
         terminal.send("\x1b[A\x1b[A\r")
         terminal.expect(r"\$1 = 56\r\n")
         terminal.expect(PROMPT)
+        # Ctrl-P, with which engines begin to detach unless they are told not to, is the line before, at once.
+        terminal.send("\x10")
+        terminal.expect(r"p 7\*8")
+        terminal.sendline()
+        terminal.expect(PROMPT)
+        # Its parent is our script and not the engine's runtime, with which it would end at its start.
+        terminal.sendline("!grep PPid /proc/$PPID/status")
+        terminal.expect(r"PPid:\s+[1-9]")
+        terminal.expect(PROMPT)
         terminal.sendline("h")
         terminal.expect(r"p 40\+2")
         terminal.expect(PROMPT)
         # A client that is killed leaves no crash behind.
         terminal.kill(signal.SIGKILL)
-    _wait(lambda: vmbox("run", own_dump, "--", "!ls -A /tmp/.shells").stdout == b"")
+    wait_for(lambda: vmbox("run", own_dump, "--", "!ls -A /tmp/.shells").stdout == b"")
 
 
 def test_a_shell_needs_a_terminal(vmbox, own_dump: Path) -> None:
@@ -137,10 +147,3 @@ def test_an_image_without_drgn_says_so(docker_engine: EngineUnderTest, dumps) ->
     assert done.returncode == 99
     assert b"image debian-11 has no drgn" in done.stderr
     assert b"--image latest" in done.stderr
-
-
-def _wait(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
