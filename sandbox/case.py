@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import pwd
 import secrets
+import shlex
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import config, ledger
-from sandbox.engine import Bind, ContainerSpec, Engine, EngineInfo, Tmpfs, connect
-from sandbox.errors import EngineError, SessionFailed
+from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect
+from sandbox.errors import DumpUnreadable, EngineError, EngineFailed, SessionFailed
 from sandbox.model import Case, Debuginfo, Vmcore
 from sandbox.profiles import ImageProfile
 from sandbox.progress import QUIET, Reporter
@@ -25,7 +29,11 @@ from sandbox.progress import QUIET, Reporter
 LABEL: Final = "vmbox.case"
 """Carried by every case container; the value is the case's id."""
 
+HOST: Final = "vmbox.host"
+"""What the host calls itself that opened the case: only there can be told whether it is still in use."""
+
 DUMP: Final = "/case/vmcore"
+RELAY: Final = "/usr/libexec/vmbox/relay"
 VMLINUX: Final = "/case/debuginfo/vmlinux"
 """Where a case container has them."""
 
@@ -47,8 +55,14 @@ def open_case(
     One that is opened `once` is its caller's alone: nobody finds it by its dump.
     """
     info = engine.info()
-    ident = f"{ledger.key(vmcore.path)}-{info.name}" + (f"{ledger.ONCE}{secrets.token_hex(3)}" if once else "")
+    there = info.endpoint if info.elsewhere else None
+    ident = f"{ledger.key(vmcore.path, there)}-{info.name}" + (f"{ledger.ONCE}{secrets.token_hex(3)}" if once else "")
     directory = ledger.directory() / ident
+    dump = vmcore.path if there else vmcore.path.resolve()
+    files = vmcore.files or (vmcore.path,)
+    if not there and not info.rootless:
+        for file in files:
+            _refuse_unreadable(file)
     with ledger.lock(ident, reporter, f"opening {vmcore.path.name}"):
         present = ledger.read(directory)
         if present is not None and ledger.alive(present):
@@ -61,31 +75,35 @@ def open_case(
         spec = container_spec(
             ident=ident,
             image=image,
-            files=vmcore.files or (vmcore.path,),
+            files=files if there else [file.resolve() for file in files],
             debuginfo=None if debuginfo.in_image else debuginfo.directory,
-            runtime=directory,
+            runtime=None if there else directory,
             platform=profile.platform,
             labels={
                 LABEL: ident,
-                "vmbox.dump": str(vmcore.path.resolve()),
+                "vmbox.dump": str(dump),
                 "vmbox.release": vmcore.release or "",
                 "vmbox.user": str(os.getuid()),
                 "vmbox.directory": str(directory),
+                HOST: platform.node(),
             },
             env={"TOKEN": token, "IDLE": str(idle)},
             limits=limits(info),
         )
         try:
             with reporter.step("Starting the case container"):
-                container = engine.start(spec)
-                _await_ready(directory, token, engine, container.id)
+                container = _started(engine, spec, dump, info)
+                if there:
+                    _await_ready_there(engine, container.id)
+                else:
+                    _await_ready(directory, token, engine, container.id)
         except BaseException:
             engine.remove(f"vmbox-{ident}")
             ledger.forget(directory)
             raise
         case = Case(
             id=ident,
-            dump=vmcore.path.resolve(),
+            dump=dump,
             release=vmcore.release or "",
             profile=profile.name,
             image=image,
@@ -100,6 +118,7 @@ def open_case(
             files=len(vmcore.files) or 1,
             asked=asked,
             incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
+            elsewhere=there is not None,
         )
         ledger.write(case)
         return case
@@ -138,7 +157,7 @@ def container_spec(
     image: str,
     files: Sequence[Path],
     debuginfo: Path | None,
-    runtime: Path,
+    runtime: Path | None,
     labels: dict[str, str],
     env: dict[str, str],
     limits: Limits,
@@ -146,7 +165,8 @@ def container_spec(
 ) -> ContainerSpec:
     """The one hardened container a dump is ever given to. A split dump has several `files`.
 
-    Without `debuginfo` it is in the image.
+    Without `debuginfo` it is in the image; without `runtime` the FIFOs are, and the paths are of the engine's host,
+    where who we are means nothing: the case has the uid that the engine runs as, without any capability.
     """
     dumps = dump_paths(len(files))
     return ContainerSpec(
@@ -158,14 +178,18 @@ def container_spec(
         # HOME and TMPDIR point at scratch memory: the root file system is read-only.
         env={"HOME": "/scratch", "TMPDIR": "/tmp", "LC_ALL": "C.UTF-8", "LESSSECURE": "1", **env},  # noqa: S108 - in the container
         binds=[
-            *(Bind(source=file.resolve(), target=target) for file, target in zip(files, dumps, strict=True)),
+            *(Bind(source=file, target=target) for file, target in zip(files, dumps, strict=True)),
             *([Bind(source=debuginfo.resolve(), target="/case/debuginfo")] if debuginfo is not None else ()),
-            Bind(source=runtime, target="/run/vmbox"),
+            *([Bind(source=runtime, target="/run/vmbox")] if runtime is not None else ()),
         ],
-        tmpfs=[Tmpfs(target=target, size=limits.scratch) for target in ("/tmp", "/scratch")],  # noqa: S108 - in the container
+        tmpfs=[
+            *(Tmpfs(target=target, size=limits.scratch) for target in ("/tmp", "/scratch")),  # noqa: S108 - in the container
+            *([Tmpfs(target="/run/vmbox", size=1 << 20)] if runtime is None else ()),
+        ],
         workdir="/scratch",
         network="none",
         hardened=True,
+        as_caller=runtime is not None,
         memory=limits.memory,
         pids=limits.pids,
         cpus=limits.cpus,
@@ -180,7 +204,7 @@ def dump_paths(files: int) -> list[str]:
 def close(case: Case) -> None:
     """Ends a case: the container goes, and with it everything that was in it."""
     with ledger.lock(case.id):
-        if ledger.alive(case):
+        if not case.elsewhere and ledger.alive(case):
             _say_stop(case)
         _remove_container(case)
         ledger.forget(case.directory)
@@ -202,12 +226,61 @@ def _remove_container(case: Case) -> None:
     try:
         engine = connect(case.endpoint)
     except EngineError:
+        if case.elsewhere:
+            raise
         # An engine that is gone has no containers either; one that is down removes it when it comes up.
         return
     try:
         engine.remove(case.container)
     finally:
         engine.close()
+
+
+def _refuse_unreadable(file: Path) -> None:
+    """Root reads everything by a capability that a case does not have: there it is a user like any other."""
+    state = file.stat()
+    bits = stat.S_IROTH
+    bits |= stat.S_IRUSR if state.st_uid == 0 else 0
+    bits |= stat.S_IRGRP if state.st_gid in {os.getegid(), *os.getgroups()} else 0
+    if os.geteuid() != 0 or state.st_mode & bits or "system.posix_acl_access" in os.listxattr(file):
+        return
+    owner = f"#{state.st_uid}"
+    with contextlib.suppress(KeyError):
+        owner = pwd.getpwuid(state.st_uid).pw_name
+    raise DumpUnreadable(
+        f"{file} belongs to {owner}, and a case has none of root's privileges to read it with",
+        hint=f"setfacl -m u:root:r {shlex.quote(str(file))}   or, by that user's engine: sudo -u '{owner}' vmbox …",
+    )
+
+
+def _started(engine: Engine, spec: ContainerSpec, dump: Path, info: EngineInfo) -> Container:
+    """Says what the engine does not, whose user is another than ours: who it is that may not read the dump."""
+    try:
+        return engine.start(spec)
+    except EngineFailed as error:
+        if "permission denied" not in f"{error.message} {error.detail or ''}".lower() or info.rootless:
+            raise
+        raise DumpUnreadable(
+            f"{info.name} runs as root, whom the file system of {dump} refuses (NFS with root_squash, FUSE)",
+            hint="take an engine of your own: --engine podman, without sudo",
+            detail=error.message,
+        ) from error
+
+
+def _await_ready_there(engine: Engine, container: str) -> None:
+    try:
+        with engine.exec(container, [RELAY, "ready"]) as waiting:
+            waiting.read()
+            if waiting.exit_code() == 0:
+                return
+            said = waiting.errors
+    except EngineError as error:
+        said = error.message.encode()
+    raise SessionFailed(
+        "the case container ended before it was ready",
+        hint="vmbox doctor --engine checks the engine",
+        detail=said.decode(errors="replace") or None,
+    )
 
 
 def _await_ready(directory: Path, token: str, engine: Engine, container: str) -> None:

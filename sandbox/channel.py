@@ -12,7 +12,7 @@ import select
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.errors import SessionDied
+from sandbox.errors import SessionDied, VmboxError
 from sandbox.model import Case
 
 _CHUNK: Final = 1 << 16
@@ -57,7 +57,10 @@ class Channel:
 
     def control(self, *words: str) -> None:
         """Says words to the session script."""
-        os.write(self._ctl, " ".join(words).encode() + b"\n")
+        try:
+            os.write(self._ctl, " ".join(words).encode() + b"\n")
+        except BrokenPipeError:
+            raise SessionDied("the case container has ended") from None
 
     def send(self, lines: bytes) -> None:
         """Gives crash input; it will read it when it is at its prompt."""
@@ -71,17 +74,23 @@ class Channel:
     def ready(self, seconds: float | None) -> bool:
         return bool(select.select([self._out], [], [], seconds)[0])
 
+    def _read(self) -> bytes:
+        return os.read(self._out, _CHUNK)
+
+    def _ended(self) -> VmboxError:
+        """Why nothing more will come: the container is gone, and its script with it, without a word."""
+        return SessionDied("the case container has ended", detail=last_words(bytes(self.buffer)))
+
     def receive(self, seconds: float | None) -> bool:
         """Takes what has come into `buffer`, waiting up to `seconds`. Returns whether anything did."""
         if not self.ready(seconds):
             return False
         try:
-            data = os.read(self._out, _CHUNK)
+            data = self._read()
         except BlockingIOError:
             return False
         if not data:
-            # End of file: the container is gone, and its script with it, without a word.
-            raise SessionDied("the case container has ended", detail=last_words(bytes(self.buffer)))
+            raise self._ended()
         self.buffer += data
         return True
 
@@ -110,6 +119,15 @@ class Channel:
         descriptor = os.open(self._directory / name, flags | os.O_CLOEXEC)
         self._descriptors.append(descriptor)
         return descriptor
+
+
+def channel(case: Case) -> Channel:
+    """The way to a case's crash: its FIFOs, or through the engine where those are on another host."""
+    if case.elsewhere:
+        from sandbox.relay import RelayChannel
+
+        return RelayChannel(case)
+    return Channel(case)
 
 
 def new_marker() -> bytes:

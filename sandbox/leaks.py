@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import re
 import shutil
 import time
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import ledger, paths
-from sandbox.case import LABEL
+from sandbox.case import HOST, LABEL
 from sandbox.engine import Engine, connect
 from sandbox.engine.owner import ownerless
 from sandbox.errors import EngineError
@@ -63,8 +64,11 @@ def find(engine: str | None = None) -> Iterator[Leak]:
 
 
 def _containers(engine: Engine, open_ones: set[str]) -> Iterator[Leak]:
+    here = platform.node()
     for container in engine.containers({LABEL: ""}):
         ident = container.labels.get(LABEL, "")
+        if container.labels.get(HOST, here) != here:
+            continue  # opened from another host, which alone can tell
         if container.id in open_ones or container.labels.get("vmbox.user") not in {None, str(os.getuid())}:
             continue
         # Where it was opened from: a login session and a cron job have different runtime directories.

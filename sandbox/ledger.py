@@ -17,7 +17,7 @@ from typing import Final
 from sandbox import paths
 from sandbox.errors import CaseNotFound, NoSpace, VmboxError
 from sandbox.locks import locked
-from sandbox.model import Case
+from sandbox.model import ELSEWHERE, Case
 from sandbox.progress import QUIET, Reporter
 
 _DESCRIPTION: Final = "case.json"
@@ -27,8 +27,9 @@ ONCE: Final = ".once"
 
 
 def find(dump: Path, *, engine: str | None = None) -> Case | None:
-    """The open case of a dump file, if there is one; of a certain engine if asked for. Touches no engine."""
-    for place in sorted(directory().glob(f"{key(dump)}-*")):
+    """The open case of a dump file, if there is one; of a certain engine if asked for. Asks only one elsewhere."""
+    endpoint = engine if engine is not None and engine.startswith(ELSEWHERE) else None
+    for place in sorted(directory().glob(f"{key(dump, endpoint)}-*")):
         case = read(place) if ONCE not in place.name else None
         if case is not None and engine in {None, case.engine, case.endpoint} and alive(case):
             return case
@@ -36,15 +37,35 @@ def find(dump: Path, *, engine: str | None = None) -> Case | None:
 
 
 def alive(case: Case) -> bool:
-    """Whether the case's container still holds its FIFOs open."""
+    """Whether the case's PID 1 still holds `ctl`, which is its alone; crash, which has `in`, may take longer to die."""
+    if case.elsewhere:
+        return _alive_elsewhere(case)
     try:
-        descriptor = os.open(case.directory / "in", os.O_WRONLY | os.O_NONBLOCK)
+        descriptor = os.open(case.directory / "ctl", os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in {errno.ENXIO, errno.ENOENT}:
             return False
         raise
     os.close(descriptor)
     return True
+
+
+def _alive_elsewhere(case: Case) -> bool:
+    """Whether the container runs; a case whose host cannot be asked is not given up."""
+    from sandbox.engine import connect
+    from sandbox.errors import EngineError
+
+    try:
+        engine = connect(case.endpoint)
+    except EngineError:
+        return True
+    try:
+        container = engine.container(case.container)
+    except EngineError:
+        return True
+    finally:
+        engine.close()
+    return container is not None and container.running
 
 
 def open_cases() -> list[Case]:
@@ -113,8 +134,12 @@ def directory() -> Path:
     return place
 
 
-def key(dump: Path) -> str:
-    """Names a dump file as it is now: a file that was replaced is another dump."""
+def key(dump: Path, endpoint: str | None = None) -> str:
+    """Names a dump file as it is now: a file that was replaced is another dump. One of another host, which `endpoint`
+    leads to, is named by its path alone.
+    """
+    if endpoint is not None:
+        return hashlib.sha256(f"{endpoint}\0{dump}".encode(errors="surrogateescape")).hexdigest()[:10]
     path = dump.resolve()
     state = path.stat()
     text = f"{path}\0{state.st_dev}\0{state.st_ino}\0{state.st_size}\0{state.st_mtime_ns}"

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Final
+
+ELSEWHERE: Final = ("ssh:", "tcp:", "http:")
+"""How the address of an engine on another host begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +129,8 @@ class Case:
     """What the user chose for it, e.g. "image=debian-13"; empty when nothing."""
     incomplete: str | None = None
     """What is missing of the dump, if something is known to be."""
+    elsewhere: bool = False
+    """The engine is on another host: `dump` is a path of that host, and the FIFOs are in the container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sandbox import config, ledger, paths
-from sandbox.errors import DumpDamaged, DumpNotFound, EngineError, EngineFailed, ImageError, SessionDied, SessionFailed
-from sandbox.model import Case
+from sandbox.errors import (
+    DumpDamaged,
+    DumpNotFound,
+    DumpUnreadable,
+    EngineError,
+    EngineFailed,
+    EngineNotFound,
+    ImageError,
+    SessionDied,
+    SessionFailed,
+)
+from sandbox.model import ELSEWHERE, Case
 from sandbox.progress import QUIET, Reporter
 from sandbox.salvage import LADDER, reason
 from sandbox.session import Session
@@ -77,13 +88,19 @@ def warm(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[Sessio
 
     Raises `SessionFailed` when crash does not open the dump in any way, `DumpDamaged` when that is for want of a part.
     """
+    began = datetime.now(UTC)
+    case = case_of(dump, wishes, reporter)
     try:
-        case = case_of(dump, wishes, reporter)
-        session = Session(case, reporter)
+        return _warmed(case, dump, wishes, reporter)
     except SessionDied:
+        if case.opened >= began:
+            raise
         # It ended between being found and being used, e.g. by its idle timer.
-        case = case_of(dump, wishes, reporter)
-        session = Session(case, reporter)
+        return _warmed(case_of(dump, wishes, reporter), dump, wishes, reporter)
+
+
+def _warmed(case: Case, dump: Path, wishes: Wishes, reporter: Reporter) -> tuple[Session, bytes]:
+    session = Session(case, reporter)
     newest = _newer_crash(case, wishes)
     try:
         try:
@@ -154,22 +171,15 @@ def _reopened(
 
 def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
     """Opens a case of a dump, with what has to be fetched and built for it."""
-    from sandbox import case as cases
     from sandbox.dump import identify, is_plain, unpack
     from sandbox.engine import connect
     from sandbox.engine.owner import ownerless
-    from sandbox.profiles import select
 
     wishes = wishes or Wishes()
+    if (wishes.engine or config.current().engine or "").startswith(ELSEWHERE):
+        return _open_elsewhere(dump, wishes, reporter)
     vmcore = identify(dump)
-    if vmcore.wanted is not None or vmcore.format == "log":
-        where = f": ask for {vmcore.wanted}" if vmcore.wanted else ""
-        raise DumpNotFound(
-            f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {dump}"
-        )
-    if vmcore.complete is False:
-        reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
-    selection = select(vmcore, override=wishes.image)
+    selection = _selected(vmcore, dump, wishes, reporter)
     if not is_plain(vmcore):
         vmcore = replace(vmcore, files=(unpack(vmcore, paths.cache_dir() / "dumps", reporter),))
     engine = connect(wishes.engine)
@@ -178,29 +188,82 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
         for left in ownerless(engine):  # of a vmbox that was killed
             engine.remove(left.id)
         ready = gather(vmcore, selection, wishes, engine, reporter)
-        return cases.open_case(
-            vmcore,
-            profile=ready.profile,
-            image=ready.image,
-            debuginfo=ready.debuginfo,
-            engine=engine,
-            asked=wishes.of_case(),
-            idle=config.current().idle if wishes.idle is None else wishes.idle,
-            once=wishes.once,
-            reporter=reporter,
-        )
+        return _case(vmcore, ready, wishes, engine, reporter)
     finally:
         engine.close()
 
 
+def _open_elsewhere(dump: Path, wishes: Wishes, reporter: Reporter) -> Case:
+    """The dump is a path of the engine's host. What is sent there is an image, once, and nothing comes from there but
+    what the dump says about itself.
+    """
+    from sandbox import elsewhere, selfcontained
+    from sandbox.dump import is_plain
+    from sandbox.engine import connect
+
+    engine = connect(wishes.engine)
+    try:
+        vmcore = elsewhere.identify(dump, engine, reporter)
+        selection = _selected(vmcore, dump, wishes, reporter)
+        if not is_plain(vmcore):
+            raise DumpUnreadable(
+                f"{dump} has to be unpacked first: {', '.join(vmcore.wrappers) or 'flattened'}",
+                hint="unpack it there; or run vmbox there, which does that by itself",
+            )
+        ready = gather(vmcore, selection, wishes, engine, reporter)
+        if not ready.debuginfo.in_image:
+            base, debuginfo = ready.image, ready.debuginfo
+            ref = selfcontained.make(vmcore, debuginfo, engine, reporter, profile=ready.profile, base=base)
+            inside = replace(
+                debuginfo,
+                directory=selfcontained.DIRECTORY,
+                vmlinux=selfcontained.DIRECTORY / "vmlinux",
+                in_image=True,
+            )
+            ready = replace(ready, image=ref, debuginfo=inside)
+        return _case(vmcore, ready, wishes, engine, reporter)
+    finally:
+        engine.close()
+
+
+def _selected(vmcore: Vmcore, dump: Path, wishes: Wishes, reporter: Reporter) -> Selection:
+    """What opens a dump. Raises `DumpNotFound` when there is none to open."""
+    from sandbox.profiles import select
+
+    if vmcore.wanted is not None or vmcore.format == "log":
+        where = f": ask for {vmcore.wanted}" if vmcore.wanted else ""
+        raise DumpNotFound(
+            f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {dump}"
+        )
+    if vmcore.complete is False:
+        reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
+    return select(vmcore, override=wishes.image)
+
+
+def _case(vmcore: Vmcore, ready: Ready, wishes: Wishes, engine: Engine, reporter: Reporter) -> Case:
+    from sandbox import case as cases
+
+    return cases.open_case(
+        vmcore,
+        profile=ready.profile,
+        image=ready.image,
+        debuginfo=ready.debuginfo,
+        engine=engine,
+        asked=wishes.of_case(),
+        idle=config.current().idle if wishes.idle is None else wishes.idle,
+        once=wishes.once,
+        reporter=reporter,
+    )
+
+
 def _refuse_remote(engine: Engine, dump: Path) -> None:
-    """The dump and the FIFOs of its case are this host's; an engine elsewhere would look for them in vain."""
+    """One that was found and not named: the dump is this host's, and an engine elsewhere would look for it in vain."""
     endpoint = engine.info().endpoint
     host = urllib.parse.urlsplit(endpoint).hostname
     if host is not None and not engine.info().local:
         raise EngineFailed(
             f"the engine {endpoint} is on another host, which does not see {dump}",
-            hint=f"run vmbox there: ssh -t {host} vmbox run VMCORE -- bt; or take an engine of this host with --engine",
+            hint=f"for a dump of that host: vmbox run --engine {endpoint} /PATH/THERE -- bt; else --engine podman",
         )
 
 
@@ -257,11 +320,30 @@ def gather(
         given=wishes.debuginfo,
         force=wishes.force,
         reporter=reporter,
-        preparer=images.indexer(engine, reporter),
+        preparer=_indexer(engine, reporter),
         in_use=ledger.debuginfo_in_use,
     )
     profile, image = building.result()
     return Ready(image=image, profile=profile, debuginfo=debuginfo)
+
+
+def _indexer(engine: Engine, reporter: Reporter) -> Preparer | None:
+    """What indexes vmlinux, which is on this host: an engine of this host, if there is one."""
+    from sandbox import image as images
+    from sandbox.engine import connect
+
+    if not engine.info().elsewhere:
+        return images.indexer(engine, reporter)
+
+    def make_index(vmlinux: Path, directory: Path) -> None:
+        for name in ("podman", "docker"):
+            with suppress(EngineError), closing(connect(name)) as here:
+                if here.info().local:
+                    images.indexer(here, reporter)(vmlinux, directory)
+                    return
+        raise EngineNotFound("no engine of this host indexes vmlinux", hint="crash starts without an index, slower")
+
+    return make_index
 
 
 def _self_contained(

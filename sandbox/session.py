@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from sandbox.channel import Channel, last_words, new_marker
+from sandbox.channel import Channel, channel, last_words, new_marker
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, VmboxError
 from sandbox.model import Case, Transcript
 from sandbox.progress import QUIET, Reporter
@@ -59,7 +59,7 @@ class Session:
         """Takes a turn again that was given back with `pause`; `start` has to follow."""
         try:
             self._turn = Turn(self._case.directory, self._reporter)
-            self._channel = Channel(self._case)
+            self._channel = channel(self._case)
         except OSError as error:
             self.close()
             if error.errno in {errno.ENXIO, errno.ENOENT}:
@@ -117,7 +117,7 @@ class Session:
         ident, marker = self._ask_to_start(options)
         earlier = marker
         flood = False
-        quiet_since = time.monotonic()
+        asked = time.monotonic()
         with self._waiting() as waiting:
             while True:
                 at = wire.buffer.find(marker + b"\n")
@@ -144,9 +144,9 @@ class Session:
                     flood = True
                     del wire.buffer[:-_KEPT]
                 quiet = not wire.receive(0.3)
-                quiet_since = quiet_since if quiet else time.monotonic()
-                if warm and (flood or time.monotonic() - quiet_since > _ANSWER_OF_IDLE):
-                    # It is our turn and crash is busy: with what somebody asked for who is gone.
+                if warm and (flood or time.monotonic() - asked > _ANSWER_OF_IDLE):
+                    # It is our turn and crash is busy: with what somebody asked for who is gone. It may be silent, or
+                    # print a little for ever.
                     self._reporter.notice("stopping a command that an earlier vmbox left behind")
                     self._interrupt()
                     warm = flood = False

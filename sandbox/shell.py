@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import render, terminal
-from sandbox.case import VMLINUX, dump_paths
+from sandbox.case import RELAY, VMLINUX, dump_paths
 from sandbox.engine import Engine, Exec, connect
-from sandbox.errors import CommandTimeout, VmboxError
+from sandbox.errors import CommandTimeout, SessionDied, VmboxError
 from sandbox.history import History, TypedLines
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
@@ -40,7 +40,7 @@ def interactive(case: Case, *, tool: str = "crash", reporter: Reporter = QUIET) 
     env = {"TERM": os.environ.get("TERM", "xterm")}
     engine = connect(case.endpoint)
     try:
-        with _presence(case) as ident:
+        with _presence(case, engine) as ident:
             watcher = _with_history(case, ident, env, reporter) if tool == "crash" else None
             with _started(engine, case, ident, tool, (), tty=True, env=env) as process:
                 return _checked(terminal.attach(process, watcher), case, tool)
@@ -70,7 +70,7 @@ def run_script(
     status = "interrupted"
     record.begin()
     try:
-        with _presence(case) as ident:
+        with _presence(case, engine) as ident:
             path = f"/tmp/.tool-{ident}/{name}"  # noqa: S108 - in the container
             with _started(engine, case, ident, "drgn", (path, *arguments), script=(path, len(script))) as process:
                 process.write(script)
@@ -150,8 +150,9 @@ def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporte
     """Gives crash the case's history, and keeps what is typed."""
     history = History(case)
     given = case.directory / f"history-{ident}"
-    given.touch(mode=0o600)
-    given.write_text("".join(f"{line}\n" for line in history.lines()), encoding="utf-8")
+    if not case.elsewhere:  # there, what is typed is kept, and not at hand again
+        given.touch(mode=0o600)
+        given.write_text("".join(f"{line}\n" for line in history.lines()), encoding="utf-8")
     env["GDBHISTFILE"] = f"/run/vmbox/{given.name}"
     failed = False
 
@@ -168,9 +169,15 @@ def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporte
 
 
 @contextmanager
-def _presence(case: Case) -> Iterator[str]:
+def _presence(case: Case, engine: Engine) -> Iterator[str]:
     """A lock held for as long as we live: the script in the container ends the program when it is let go."""
     ident = secrets.token_hex(4)
+    if case.elsewhere:
+        with engine.exec(case.container, [RELAY, "hold", ident], stdin=True) as holding:
+            if not holding.read():
+                raise SessionDied(f"the case of {case.dump.name} does not answer")
+            yield ident
+        return
     path = case.directory / f"shell-{ident}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

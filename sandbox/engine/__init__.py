@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Protocol, Self
 
+from sandbox.model import ELSEWHERE
+
 __all__ = [
     "Bind",
     "Container",
@@ -93,6 +95,11 @@ class EngineInfo:
     """Of the engine's host."""
     local: bool
     """Whether the engine sees the host's files and FIFOs (false for ssh://, tcp://, a VM)."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it was reached over the network: paths are those of its host, and there are no FIFOs to share."""
+        return self.endpoint.startswith(ELSEWHERE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -14,6 +15,9 @@ from sandbox.errors import EngineFailed
 
 _FRAME: Final = struct.Struct(">BxxxL")
 _STDERR: Final = 2
+_GONE: Final = (ConnectionResetError, TimeoutError, ssl.SSLZeroReturnError)
+"""The engine went away, or the container was removed, or its host cannot be reached any more: the end in every case.
+Also the end of a TLS connection when our direction was closed first."""
 _KEPT_ERRORS: Final = 1 << 20
 """Bytes of stderr that are kept, the newest: what crash prints is steered by the dump, so it is bounded."""
 
@@ -44,6 +48,8 @@ class ExecStream:
         self._left = 0
         self._errors = bytearray()
         sock.settimeout(None)
+        if sock.family in {socket.AF_INET, socket.AF_INET6}:
+            _keep_alive(sock)
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -53,6 +59,8 @@ class ExecStream:
         self._sock.settimeout(0)
         try:
             return bool(self._reader.peek(1))
+        except ssl.SSLWantReadError:  # a part of a record, or nothing
+            return False
         finally:
             self._sock.settimeout(None)
 
@@ -74,7 +82,7 @@ class ExecStream:
         while self._left == 0:
             try:
                 header = self._reader.read(_FRAME.size)
-            except ConnectionResetError:
+            except _GONE:
                 return False
             if len(header) < _FRAME.size:
                 return False
@@ -84,7 +92,7 @@ class ExecStream:
     def _piece(self, size: int) -> bytes:
         try:
             piece: bytes = self._reader.read1(size)
-        except ConnectionResetError:  # the engine went away, or the container was removed: the end either way
+        except _GONE:
             return b""
         return piece
 
@@ -93,7 +101,19 @@ class ExecStream:
 
     def close_stdin(self) -> None:
         with contextlib.suppress(OSError):  # already gone: the process has ended
-            self._sock.shutdown(socket.SHUT_WR)
+            if isinstance(self._sock, ssl.SSLSocket):
+                self._close_notify()
+            else:
+                self._sock.shutdown(socket.SHUT_WR)
+
+    def _close_notify(self) -> None:
+        # TLS closes one direction by a message. Python says it and waits for the other side's; not waited for, what
+        # comes from there can still be read. SSLSocket.shutdown would forget the encryption.
+        self._sock.settimeout(0)
+        try:
+            self._sock.unwrap()  # type: ignore[attr-defined] # an SSLSocket, see above
+        finally:
+            self._sock.settimeout(None)
 
     def resize(self, *, rows: int, columns: int) -> None:
         if self._resize:
@@ -123,6 +143,13 @@ class ExecStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Has a host that is gone without a word noticed within a minute, and not never."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 3)):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def run_attached(

@@ -136,6 +136,8 @@ def start_tunnel(target: str, port: int | None, remote_socket: str) -> Service:
         raise EngineNotFound("no ssh command was found", hint="apt-get install openssh-client")
     socket = private_socket("ssh")
     argv = [ssh, "-nNT", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none"]
+    # A host that is gone without a word is noticed within a minute.
+    argv += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3"]
     argv += ["-p", str(port)] if port else []
     service = Service([*argv, "-L", f"{socket}:{remote_socket}", "--", target], socket)
     service.wait_until_up()

@@ -54,8 +54,8 @@ def test_open_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: Ca
     place = tmp_path / "cases" / "0123456789-docker"
     place.mkdir(parents=True)
     tmp_path.chmod(0o700)
-    os.mkfifo(place / "in")
-    reader = os.open(place / "in", os.O_RDONLY | os.O_NONBLOCK)
+    os.mkfifo(place / "ctl")
+    reader = os.open(place / "ctl", os.O_RDONLY | os.O_NONBLOCK)
     names = ["id", "release", "profile", "image", "proof", "engine", "endpoint", "container", "token"]
     described = dict.fromkeys(names, "x") | {"id": place.name, "dump": "/var/crash/a/vmcore", "vmlinux": "/v"}
     described |= {"directory": str(place), "opened": "2026-01-01T00:00:00+00:00", "files": 1}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.engine import connect
-from sandbox.errors import ConfigurationError, EngineFailed, EnginePermission
+from sandbox.errors import ConfigurationError, EnginePermission
 
 FILES = ("ca.pem", "cert.pem", "key.pem")
 
@@ -123,14 +123,3 @@ def test_strangers(  # noqa: PLR0917 - fixtures are passed by name
     monkeypatch.setenv("DOCKER_TLS_VERIFY", verify)
     with pytest.raises(EnginePermission, match="do not trust each other"):
         connect(url)
-
-
-def test_an_engine_elsewhere_is_given_no_dump(url: str, ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At once: before anything is built, and before anything of the dump goes anywhere."""
-    from sandbox.opening import Wishes, open_dump
-
-    monkeypatch.setenv("DOCKER_CERT_PATH", str(ours))
-    dump = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
-    with pytest.raises(EngineFailed, match="another host") as caught:
-        open_dump(dump, Wishes(engine=url))
-    assert "ssh -t 127.0.0.1 vmbox run" in caught.value.hint

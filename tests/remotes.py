@@ -1,0 +1,184 @@
+"""Engines that are not on this host's sockets: behind sshd in a network namespace, and behind TLS on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import engines
+from engines import PATH, EngineUnderTest
+from sandbox.engine import connect
+from sandbox.engine.service import Service
+
+_SSHD = """\
+Port 2222
+ListenAddress {address}
+HostKey {directory}/host
+AuthorizedKeysFile {directory}/me.pub
+PidFile none
+PasswordAuthentication no
+StrictModes no
+UsePAM no
+"""
+
+_SSH = """\
+#!/bin/sh
+exec {ssh} -F none -i {directory}/me \\
+  -o IdentitiesOnly=yes -o UserKnownHostsFile={directory}/known -o LogLevel=ERROR "$@"
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Sshd:
+    target: str
+    """USER@HOST:PORT."""
+    directory: Path
+    """`bin/ssh` in it knows key and host; `known` is what it knows of hosts."""
+    argv: list[str]
+    space: str
+    """The network namespace it is in."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(self.argv, stdout=log, stderr=log, start_new_session=True)
+        _await(*self.target.rpartition("@")[2].split(":"), self.process, self.directory / "log")
+
+    def cut(self) -> None:
+        """Ends the server with its connections, as a network that is gone does."""
+        if self.process is not None:
+            # Each connection has processes of its own, in sessions of their own.
+            inside = subprocess.run(
+                [*engines._sudo(), "ip", "netns", "pids", self.space], capture_output=True, check=True
+            )
+            subprocess.run([*engines._sudo(), "kill", "-KILL", *inside.stdout.decode().split()], check=False)
+            self.process.wait(10)
+            self.process = None
+
+
+@contextlib.contextmanager
+def sshd(under_test: EngineUnderTest, directory: Path) -> Iterator[Sshd]:
+    """A server in a network namespace of its own, which lets the engine's user in."""
+    import pwd
+
+    number = os.getpid() % 4096
+    here, there = (f"10.{200 + number // 256}.{number % 256}.{end}" for end in (1, 2))
+    space, near, far = (f"vmbox{kind}{number}" for kind in ("ns", "a", "b"))
+    directory.chmod(0o755)
+    for name in ("host", "me"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True)
+    key = (directory / "host.pub").read_text()
+    (directory / "known").write_text(f"[{there}]:2222 {key}")
+    _root("chown", f"{under_test.uid}", str(directory / "host"))
+    (directory / "sshd_config").write_text(_SSHD.format(address=there, directory=directory))
+    (directory / "bin").mkdir()
+    (directory / "bin" / "ssh").write_text(_SSH.format(ssh=shutil.which("ssh"), directory=directory))
+    (directory / "bin" / "ssh").chmod(0o755)
+    program, libraries = _server()
+    with contextlib.ExitStack() as stack:
+        _root("ip", "netns", "add", space)
+        stack.callback(_root, "ip", "netns", "delete", space)
+        _root("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", space)
+        _root("ip", "address", "add", f"{here}/30", "dev", near)
+        _root("ip", "link", "set", near, "up")
+        for words in (f"address add {there}/30 dev {far}", f"link set {far} up"):
+            _root("ip", "-netns", space, *words.split())
+        argv = [*engines._sudo(), "ip", "netns", "exec", space, *engines._as_user(under_test.uid, under_test.gid)]
+        argv += ["env", f"LD_LIBRARY_PATH={libraries}", program, "-D", "-e", "-f", str(directory / "sshd_config")]
+        user = pwd.getpwuid(under_test.uid).pw_name
+        server = Sshd(target=f"{user}@{there}:2222", directory=directory, argv=argv, space=space)
+        stack.callback(server.cut)
+        server.start()
+        yield server
+
+
+def _server() -> tuple[str, str]:
+    """sshd and where its libraries are. Unpacked and not installed: a package would start a service for everybody."""
+    if installed := shutil.which("sshd", path=PATH):
+        return installed, ""
+    kept = engines.cache_root() / "sshd"
+    program = kept / "usr" / "sbin" / "sshd"
+    if not program.exists():
+        kept.mkdir(exist_ok=True)
+        subprocess.run(["apt-get", "download", "-q=2", "openssh-server", "libwrap0"], cwd=kept, check=True)
+        for package in kept.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", str(package), str(kept)], check=True)
+    return str(program), ":".join(map(str, [*kept.glob("lib/*-linux-gnu"), *kept.glob("usr/lib/*-linux-gnu")]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """An engine behind TLS."""
+
+    url: str
+    certificates: Path
+    """What its clients need, as $DOCKER_CERT_PATH names it."""
+    strangers: Path
+    """The same from an authority that the engine does not know."""
+
+    def env(self) -> Mapping[str, str]:
+        return {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(self.certificates)}
+
+
+@contextlib.contextmanager
+def docker_behind_tls(directory: Path) -> Iterator[Behind]:
+    """A dockerd of its own on a host of another name: in a UTS namespace, on loopback."""
+    ours, strangers = (_certificates(directory / name) for name in ("ours", "strangers"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with engines._base("tls") as base:
+        argv = ["/bin/sh", "-c", 'hostname elsewhere; exec "$@"', "elsewhere", str(shutil.which("dockerd", path=PATH))]
+        argv += ["--host", f"tcp://127.0.0.1:{port}", "--host", f"unix://{base}/docker.sock", "--tlsverify"]
+        argv += ["--tlscacert", f"{ours}/ca.pem", "--tlscert", f"{ours}/cert.pem", "--tlskey", f"{ours}/key.pem"]
+        argv += ["--data-root", str(base / "data"), "--exec-root", str(base / "exec"), "--pidfile", f"{base}/pid"]
+        argv += ["--group", str(os.getgid()), "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        prefix = [*engines._as_root(), "unshare", "--uts"]
+        served = Service(argv, base / "docker.sock", env={"PATH": PATH}, prefix=prefix)
+        with engines._cleaned(base, base), engines._served(served):
+            try:
+                yield Behind(url=f"tcp://127.0.0.1:{port}", certificates=ours, strangers=strangers)
+            finally:
+                with contextlib.closing(connect(f"unix://{base}/docker.sock")) as engine:
+                    for container in engine.containers({}):
+                        engine.remove(container.id)
+
+
+def _certificates(place: Path) -> Path:
+    """An authority, and one certificate of its that serves both sides."""
+    place.mkdir()
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=place, capture_output=True, check=True)
+
+    new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl(*new, "-x509", "-days", "2", "-subj", "/CN=vmbox test authority", "-keyout", "ca.key", "-out", "ca.pem")
+    openssl(*new, "-subj", "/CN=vmbox test", "-keyout", "key.pem", "-out", "request")
+    (place / "usage").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+    signed = ["x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
+    openssl(*signed, "-extfile", "usage", "-out", "cert.pem")
+    return place
+
+
+def _root(*argv: str) -> None:
+    subprocess.run([*engines._sudo(), *argv], check=True)
+
+
+def _await(host: str, port: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.1)
+        else:
+            return
