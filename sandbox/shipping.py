@@ -57,7 +57,11 @@ class Listed:
 
 def subject(what: str) -> Subject:
     """What the user means: a dump by its path, or a profile by its name."""
-    if Path(what).exists():
+    try:
+        there = Path(what).exists()
+    except OSError:  # a directory above it is closed to us: identifying says so
+        there = True
+    if there:
         return identify(Path(what))
     if what in load():
         return load()[what]

@@ -127,6 +127,11 @@ def podman_rootless() -> Iterator[EngineUnderTest]:
             uid, gid = user.pw_uid, user.pw_gid
             prefix = _as_user(uid, gid)
         os.chown(storage, uid, gid)
+        if prefix:
+            # What is mounted below later is seen in the mount namespace that rootless Podman makes for itself, as it is
+            # on a host whose / is shared.
+            for words in (["--bind", str(base)], ["--make-shared"]):
+                subprocess.run(["mount", *words, str(base)], check=True)
         yield from _podman("podman-rootless", base, storage, prefix=prefix, uid=uid, gid=gid, rootless=True)
 
 

@@ -16,7 +16,8 @@ def _configured(value: str | None) -> str | None:
     return value or config.current().engine
 
 
-Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False)]
+# readable=False: what may not be read is no usage error. Reading it says what to do.
+Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 EngineName = Annotated[
@@ -39,7 +40,10 @@ ImageName = Annotated[
     ),
 ]
 GivenDebuginfo = Annotated[
-    Path | None, typer.Option("--debuginfo", metavar="FILE|DIR", help="A vmlinux, a debug package, or where they are.")
+    Path | None,
+    typer.Option(
+        "--debuginfo", metavar="FILE|DIR", help="A vmlinux, a debug package, or where they are.", readable=False
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Use debuginfo that does not match the dump.")]
 
@@ -51,5 +55,7 @@ UtsnameVersion = Annotated[
     str | None,
     typer.Option("--utsname-version", metavar="UNAME-V", help="With --release: Debian and Ubuntu name packages there."),
 ]
-OptionalDump = Annotated[Path | None, typer.Argument(metavar="[VMCORE]", help="The crash dump.", show_default=False)]
+OptionalDump = Annotated[
+    Path | None, typer.Argument(metavar="[VMCORE]", help="The crash dump.", show_default=False, readable=False)
+]
 NoTranscript = Annotated[bool, typer.Option("--no-transcript", help="Keep no record of commands and answers.")]

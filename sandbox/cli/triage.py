@@ -23,7 +23,8 @@ Timeout = Annotated[
 def report(
     vmcore: OptionalDump = None,
     other: Annotated[
-        Path | None, typer.Argument(metavar="[OTHER]", help="With --compare: the second dump.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="[OTHER]", help="With --compare: the second dump.", show_default=False, readable=False),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes; report.html by default.")

@@ -23,7 +23,7 @@ from sandbox.dump import (
     vmcoreinfo,
 )
 from sandbox.dump.header import MACHINES, Header, PageMissingError
-from sandbox.dump.source import FileSource, OutOfTimeError, Source
+from sandbox.dump.source import FileSource, OutOfTimeError, Source, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
 from sandbox.model import Vmcore
 
@@ -75,7 +75,11 @@ def identify(path: Path, *, log: bool = True) -> Vmcore:
     `DumpDamaged`;
     a dump that is cut or flagged incomplete is no error as long as its header can be read.
     """
-    if path.is_dir():
+    try:
+        directory = path.is_dir()
+    except OSError as error:  # a directory above it is closed to us
+        raise cannot_open(path, error) from error
+    if directory:
         return _identify_directory(path, log=log)
     if path.suffix == ".vmem":
         # VMware's memory without the state that says what it is; that lies beside it.

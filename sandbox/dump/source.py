@@ -7,6 +7,7 @@ mapped: a file that is cut by another process, or by NFS, would end a mapping pr
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import time
 from pathlib import Path
@@ -132,15 +133,21 @@ class SliceSource:
         return self._source.read_at(self._offset + offset, min(size, self.size - offset))
 
 
+def _permission(path: Path) -> str:
+    """What makes a dump readable."""
+    if os.geteuid() == 0:
+        return "its file system refuses root (NFS with root_squash, FUSE): run vmbox as a user who may read it"
+    closed = next((one for one in reversed(path.absolute().parents) if not os.access(one, os.X_OK)), None)
+    # kdump writes vmcores with mode 0600 for root, so this is the customary first obstacle; then comes the directory.
+    way = f"setfacl -m u:$USER:x {shlex.quote(str(closed))}; " if closed is not None else ""
+    return f"as root: {way}setfacl -m u:$USER:r {shlex.quote(str(path))}   (or chgrp and chmod g+r)"
+
+
 def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return DumpNotFound(f"there is no file {path}")
         case PermissionError():
-            # kdump writes vmcores with mode 0600 for root, so this is the customary first obstacle.
-            return DumpUnreadable(
-                f"no permission to read {path}",
-                hint=f"as root: setfacl -m u:$USER:r {path}   (or chgrp and chmod g+r)",
-            )
+            return DumpUnreadable(f"no permission to read {path}", hint=_permission(path))
         case _:
             return DumpUnreadable(f"{path}: {error.strerror}", hint="check the path and the file system it is on")
