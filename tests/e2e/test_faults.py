@@ -1,0 +1,328 @@
+"""Whatever breaks in the middle, the next `vmbox run` works and `vmbox doctor --leaks` finds nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import engines
+from e2e.conftest import Dumps
+from engines import PATH, EngineUnderTest
+from sandbox.case import LABEL
+from sandbox.engine import connect
+from sandbox.engine.detection import reachable
+from sandbox.engine.service import Service
+
+_tidied: set[str] = set()
+
+
+def works(engine: EngineUnderTest, dump: Path, *options: str, env: dict[str, str] | None = None) -> bytes:
+    """An answer, and nothing left behind. Returns what was said on the way."""
+    if engine.name not in _tidied:
+        # Storage and cache outlive a run of the tests, and one that was killed.
+        _tidied.add(engine.name)
+        _vmbox(engine, "doctor", "--leaks", "--remove", "--engine", engine.url)
+    done = _vmbox(engine, "run", str(dump), *options, "--", "p 1+1", env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(b"= 2\n"), done.stderr
+    leaks = _vmbox(engine, "doctor", "--leaks", "--engine", (env or engine.env)["VMBOX_ENGINE"], env=env)
+    assert leaks.returncode == 0, leaks.stdout
+    return done.stderr
+
+
+def _vmbox(
+    engine: EngineUnderTest, *args: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    command = [*engine.vmbox, *args]
+    return subprocess.run(command, env=env or dict(engine.env), capture_output=True, check=False, timeout=500)
+
+
+def _case(engine: EngineUnderTest, dump: Path) -> dict[str, str]:
+    (case,) = [one for one in json.loads(engine.run("list", "--json").stdout) if one["dump"] == str(dump)]
+    return dict(case)
+
+
+def _vmlinux(engine: EngineUnderTest, dump: Path) -> Path:
+    """The cached vmlinux of a dump, as something a user may give."""
+    works(engine, dump)
+    found = Path(_case(engine, dump)["vmlinux"])
+    engine.run("close", "--all")
+    return found
+
+
+@pytest.fixture
+def apart(engine: EngineUnderTest) -> dict[str, str]:
+    """The environment of a user who has never run vmbox; image and bases are the engine's."""
+    place = engine.directory()
+    return {**engine.env, "VMBOX_CACHE_DIR": str(place / "cache"), "VMBOX_RUNTIME_DIR": str(place / "run")}
+
+
+def test_killed_at_each_stage(engine: EngineUnderTest, own_dump: Path, apart: dict[str, str]) -> None:
+    """kill -9 whenever a new line of progress appears, and at moments in between, until nothing new appears."""
+    vmlinux = _vmlinux(engine, own_dump)
+    command = [*engine.vmbox, "run", str(own_dump), "--debuginfo", str(vmlinux), "--", "bt"]
+    stages: list[str] = []
+    for delay in (0.05, 0.2, 0.5, 1.0):
+        with subprocess.Popen(command, env=apart, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as early:
+            time.sleep(delay)
+            early.kill()
+    for _ in range(20):
+        with subprocess.Popen(command, env=apart, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                stage = line.decode().strip()
+                if stage.endswith("…") and stage not in stages:
+                    stages.append(stage)
+                    time.sleep(0.3)
+                    process.kill()
+                    break
+            else:
+                assert process.wait() == 0
+                break
+    assert any("Starting the case container" in stage for stage in stages), stages
+    assert any("Starting crash" in stage for stage in stages), stages
+    works(engine, own_dump, env=apart)
+    # Once more, while crash is answering: much, and a little for ever.
+    for endless in ("foreach bt", "!while sleep 0.2; do echo on; done"):
+        with subprocess.Popen(
+            [*engine.vmbox, "run", str(own_dump), "--", endless], env=apart, stdout=subprocess.PIPE
+        ) as busy:
+            assert busy.stdout is not None
+            busy.stdout.readline()
+            busy.kill()
+        works(engine, own_dump, env=apart)
+    _vmbox(engine, "close", "--all", env=apart)
+    assert engine.engine.containers({LABEL: ""}) == []
+
+
+def test_killed_while_an_image_is_built(docker_engine: EngineUnderTest, dumps: Dumps) -> None:
+    """A profile of the user's own makes another image, so that there is something to build."""
+    config = docker_engine.directory()
+    env = {**docker_engine.env, "VMBOX_CONFIG_DIR": str(config)}
+    (config / "images").mkdir()
+    text = (engines.CHECKOUT / "images" / "latest.toml").read_text()
+    assert "deb http" in text
+    (config / "images" / "latest.toml").write_text(text.replace("deb http", "deb [lang=none] http", 1))
+    dump = dumps.copy_for(docker_engine, dumps())
+    before = {image.id for image in docker_engine.engine.images({})}
+    running = {container.id for container in docker_engine.engine.containers({})}
+    with subprocess.Popen(
+        [*docker_engine.vmbox, "run", str(dump), "--", "bt"], env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b"Building image" in line:
+                time.sleep(3)
+                break
+        else:
+            raise AssertionError("nothing was built")
+        process.kill()
+    _wait(lambda: {container.id for container in docker_engine.engine.containers({})} <= running, 60)
+    made = {image.id for image in docker_engine.engine.images({})} - before
+    assert not [one for one in made if (found := docker_engine.engine.image(one)) and found.tags]
+    works(docker_engine, dump)
+    docker_engine.run("close", "--all")
+
+
+@pytest.mark.parametrize("how", ["removed", "killed", "crash killed", "stopped"])
+def test_container_ended_from_outside(engine: EngineUnderTest, own_dump: Path, how: str) -> None:
+    works(engine, own_dump)
+    container = _case(engine, own_dump)["container"]
+    match how:
+        case "removed":
+            engine.engine.remove(container)
+        case "killed":
+            engine.engine.signal(container, "KILL")
+        case "stopped":
+            engine.engine.signal(container, "TERM")
+        case _:
+            engine.run("run", str(own_dump), "--", "!kill -9 $PPID")
+    works(engine, own_dump)
+
+
+def test_runtime_directory_wiped(engine: EngineUnderTest, own_dump: Path) -> None:
+    works(engine, own_dump)
+    runtime = Path(engine.env["VMBOX_RUNTIME_DIR"])
+    for entry in runtime.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    lost = _vmbox(engine, "doctor", "--leaks", "--engine", engine.url)
+    assert lost.returncode == 1
+    assert b"its case is not open" in lost.stdout
+    works(engine, own_dump)
+    # And without another run of that dump, by its own hand.
+    shutil.rmtree(runtime / "cases")
+    assert _vmbox(engine, "doctor", "--leaks", "--remove", "--engine", engine.url).returncode == 0
+    assert engine.engine.containers({LABEL: ""}) == []
+
+
+def test_two_versions_at_once(engine: EngineUnderTest, own_dump: Path) -> None:
+    """A case of a version that describes its cases otherwise is opened anew, and neither stands in the other's way."""
+    works(engine, own_dump)
+    place = Path(_case(engine, own_dump)["directory"]) / "case.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), "of_the_future": 1}))
+    works(engine, own_dump)
+
+
+def test_dump_removed_or_cut_while_open(vmbox, engine: EngineUnderTest, dumps: Dumps) -> None:
+    vmbox("close", "--all")
+    dump = dumps.copy_for(engine, dumps())
+    works(engine, dump)
+    os.truncate(dump, dump.stat().st_size // 2)
+    cut = engine.run("run", str(dump), "--", "bt")
+    assert cut.returncode in {0, 1, 13}
+    assert b"incomplete" in cut.stderr
+    assert b"Traceback" not in cut.stderr
+    dump.unlink()
+    gone = vmbox("run", dump, "--", "bt", status=10)
+    assert b"there is no file" in gone.stderr
+    vmbox("close", "--all")
+    assert engine.engine.containers({LABEL: ""}) == []
+
+
+def test_cache_is_full(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
+    dump = dumps.copy_for(docker_engine, dumps())
+    vmlinux = _vmlinux(docker_engine, dump)
+    with _mounted(tmp_path / "cache", "-t", "tmpfs", "-o", f"size=80m,uid={os.getuid()}", "tmpfs") as cache:
+        env = {**docker_engine.env, "VMBOX_CACHE_DIR": str(cache)}
+        full = _vmbox(docker_engine, "run", str(dump), "--debuginfo", str(vmlinux), "--", "bt", env=env)
+        assert full.returncode == 50, full.stderr
+        assert b"no space" in full.stderr
+        assert b"VMBOX_CACHE_DIR" in full.stderr
+        assert list(cache.rglob("*vmlinux*")) == []
+    works(docker_engine, dump)
+
+
+def test_cache_is_read_only(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
+    """What is in it is used; what would have to be put there is refused in a line."""
+    dump = dumps.copy_for(docker_engine, dumps())
+    vmlinux = _vmlinux(docker_engine, dump)
+    with _mounted(tmp_path / "cache", "--bind", docker_engine.env["VMBOX_CACHE_DIR"], read_only=True) as cache:
+        works(docker_engine, dump, env={**docker_engine.env, "VMBOX_CACHE_DIR": str(cache)})
+        docker_engine.run("close", "--all")
+    with _mounted(tmp_path / "empty", "-t", "tmpfs", "-o", "ro", "tmpfs") as cache:
+        env = {**docker_engine.env, "VMBOX_CACHE_DIR": str(cache)}
+        refused = _vmbox(docker_engine, "run", str(dump), "--debuginfo", str(vmlinux), "--", "bt", env=env)
+        assert refused.returncode == 70, refused.stderr
+        assert b"Read-only file system" in refused.stderr
+        assert b"VMBOX_CACHE_DIR" in refused.stderr
+
+
+@pytest.mark.parametrize("years", [-2, 2])
+def test_clock_jumps(docker_engine: EngineUnderTest, dumps: Dumps, years: int) -> None:
+    """A fake: the clock of a machine that others use cannot be set, so Python's is."""
+    dump = dumps.copy_for(docker_engine, dumps())
+    works(docker_engine, dump)
+    script = (
+        f"import sys, time; real = time.time; time.time = lambda: real() + {years} * 366 * 86400;"
+        "from sandbox.entry import main; sys.exit(main())"
+    )
+    for command in (["run", str(dump), "--", "p 1+1"], ["close", "--all"], ["run", str(dump), "--", "p 1+1"]):
+        done = subprocess.run(
+            [sys.executable, "-c", script, *command], env=dict(docker_engine.env), capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    works(docker_engine, dump)
+    docker_engine.run("close", "--all")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_engine_stopped_and_restarted(
+    docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path, how: signal.Signals
+) -> None:
+    dump = dumps.copy_for(docker_engine, dumps())
+    works(docker_engine, dump)
+    image = _case(docker_engine, dump)["image"]
+    docker_engine.run("close", "--all")
+    run, data = docker_engine.directory(), docker_engine.directory()
+    socket = run / "docker.sock"
+    argv = [str(shutil.which("dockerd", path=PATH)), "--host", f"unix://{socket}", "--data-root", str(data)]
+    argv += ["--exec-root", str(run / "exec"), "--pidfile", str(run / "pid"), "--group", str(os.getgid())]
+    argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+
+    @contextlib.contextmanager
+    def daemon() -> Iterator[None]:
+        service = Service(argv, socket, env={"PATH": PATH}, prefix=engines._as_root())
+        try:
+            service.wait_until_up()
+            yield
+        finally:
+            service.close()
+
+    env = {**docker_engine.env, "VMBOX_ENGINE": f"unix://{socket}", "VMBOX_RUNTIME_DIR": str(run / "r")}
+    try:
+        with daemon():
+            with contextlib.closing(connect(f"unix://{socket}")) as other:
+                archive = run / "image.tar"
+                archive.write_bytes(b"".join(docker_engine.engine.save(image)))
+                other.load(archive)
+            works(docker_engine, dump, env=env)
+            daemon_pid = (run / "pid").read_text().strip()
+            subprocess.run([*engines._sudo(), "kill", f"-{how.value}", daemon_pid], check=True)
+            _wait(lambda: not reachable(socket), 30)
+            down = _vmbox(docker_engine, "run", str(dump), "--once", "--", "p 1", env=env)
+            assert down.returncode == 20, down.stderr
+        (run / "pid").unlink(missing_ok=True)
+        with daemon():
+            works(docker_engine, dump, env=env)
+            _vmbox(docker_engine, "close", "--all", env=env)
+            with contextlib.closing(connect(f"unix://{socket}")) as other:
+                _wait(lambda: other.containers({LABEL: ""}) == [], 20)
+    finally:
+        engines._unmount_below(run, data)
+
+
+def test_eight_open_the_same_new_dump_at_once(docker_engine: EngineUnderTest, dumps: Dumps) -> None:
+    """One download, one preparation, one case, eight answers."""
+    dump = dumps.copy_for(docker_engine, dumps())
+    place = docker_engine.directory()
+    env = {**docker_engine.env, "VMBOX_CACHE_DIR": str(place / "cache"), "VMBOX_RUNTIME_DIR": str(place / "run")}
+    done: list[subprocess.CompletedProcess[bytes]] = []
+
+    def one() -> None:
+        done.append(_vmbox(docker_engine, "run", str(dump), "--", "bt", env=env))
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [one.returncode for one in done] == [0] * 8, [one.stderr for one in done]
+    assert len({one.stdout for one in done}) == 1
+    assert b"sysrq_handle_crash" in done[0].stdout
+    said = b"".join(one.stderr for one in done).decode()
+    lines = said.splitlines()
+    for step in ("Downloading ", "Indexing vmlinux", "Starting the case container"):
+        assert len([line for line in lines if line.startswith(step) and line.endswith("…")]) == 1, said
+    assert len([line for line in lines if line.startswith("Building image") and line.endswith("…")]) <= 1, said
+    works(docker_engine, dump, env=env)
+    _vmbox(docker_engine, "close", "--all", env=env)
+
+
+@contextlib.contextmanager
+def _mounted(target: Path, *arguments: str, read_only: bool = False) -> Iterator[Path]:
+    target.mkdir()
+    subprocess.run([*engines._sudo(), "mount", *arguments, str(target)], check=True)
+    if read_only:
+        subprocess.run([*engines._sudo(), "mount", "-o", "remount,bind,ro", str(target)], check=True)
+    try:
+        yield target
+    finally:
+        subprocess.run([*engines._sudo(), "umount", "--lazy", str(target)], check=True)
+
+
+def _wait(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
