@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Self
 
 from sandbox import config, ledger, paths
 from sandbox.asking import ask
+from sandbox.gathering import make_ready
 from sandbox.model import Case, Debuginfo, Transcript, Vmcore
-from sandbox.opening import Wishes, case_of, make_ready, warm
+from sandbox.opening import Wishes, case_of, warm
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import Session, Sink
 from sandbox.transcripts import Recorder

@@ -22,8 +22,9 @@ from sandbox.errors import (
     SessionError,
     VmboxError,
 )
+from sandbox.gathering import gather
 from sandbox.model import Vmcore
-from sandbox.opening import Wishes, gather, warm
+from sandbox.opening import Wishes, warm
 from sandbox.profiles import ImageProfile, load, select
 from sandbox.progress import QUIET, Reporter
 

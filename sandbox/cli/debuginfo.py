@@ -39,8 +39,9 @@ def fetch(
     from sandbox.debuginfo.modules import fetch_modules
     from sandbox.description import of_release
     from sandbox.dump import identify
+    from sandbox.gathering import Wishes, find_debuginfo
     from sandbox.loading import loaded
-    from sandbox.opening import Wishes, find_debuginfo, warm
+    from sandbox.opening import warm
 
     match vmcore, release:
         case Path(), None:
@@ -94,7 +95,7 @@ def add(
 ) -> None:
     """Keep debuginfo that you have: for a host without a network, or a kernel of your own."""
     from sandbox.debuginfo import add as put
-    from sandbox.opening import Wishes, preparing
+    from sandbox.gathering import Wishes, preparing
 
     reporter = render.reporter(quiet=quiet)
     with preparing(Wishes(engine=engine), reporter) as (_, preparer):

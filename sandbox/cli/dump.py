@@ -57,7 +57,7 @@ def prepare(
     """Get image and debuginfo ready before the dump has arrived: from a sosreport, a log, or a release."""
     from sandbox.description import of_release
     from sandbox.dump import identify
-    from sandbox.opening import Wishes, make_ready
+    from sandbox.gathering import Wishes, make_ready
 
     match vmcore, release:
         case Path(), None:

@@ -21,6 +21,7 @@ LEVELS = [
     {"triage"},
     {"render"},
     {"opening"},
+    {"gathering"},
     {"asking"},
     {"loading", "scratch"},
     {"session", "terminal"},
