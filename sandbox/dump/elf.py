@@ -29,6 +29,7 @@ _MOST_NOTE_SEGMENTS: Final = 4
 _NO_OFFSET: Final = 1 << 63
 """QEMU writes -1 as the offset of a segment that its filter left out."""
 
+_MIPS: Final = 8
 _MACHINES: Final = {
     (3, "little"): "i686",
     (62, "little"): "x86_64",
@@ -42,8 +43,8 @@ _MACHINES: Final = {
     (22, "big"): "s390x",
     (243, "little"): "riscv64",
     (258, "little"): "loongarch64",
-    (8, "little"): "mips64",
-    (8, "big"): "mips64",
+    (_MIPS, "little"): "mips64",
+    (_MIPS, "big"): "mips64",
     (50, "little"): "ia64",
     (43, "big"): "sparc64",
 }
@@ -103,7 +104,7 @@ def parse(source: Source, name: str) -> tuple[Header, Layout]:
         format="elf",
         order=order,
         bits=bits,
-        arch=_MACHINES.get((machine, order)),
+        arch="mips" if machine == _MIPS and bits == 32 else _MACHINES.get((machine, order)),
         compression="none",
         flag="makedumpfile marked it as incomplete: the target ran out of space" if flags & _INCOMPLETE else None,
     )
@@ -132,6 +133,8 @@ def parse(source: Source, name: str) -> tuple[Header, Layout]:
             (one.paddr - (one.vaddr - _X86_64_KERNEL) for one in loads if one.vaddr >= _X86_64_KERNEL), None
         )
     loads.sort(key=lambda one: one.paddr)
+    if header.arch in {"armv7l", "armv7b"} and loads:
+        header.phys_base = loads[0].paddr
     return header, Layout(segments=tuple(loads), need=need)
 
 

@@ -27,6 +27,7 @@ class Header:
     order: ByteOrder = "little"
     bits: int = 64
     arch: str | None = None
+    arch_origin: str = "header"
     release: str | None = None
     utsname_version: str | None = None
     nr_cpus: int | None = None
@@ -47,7 +48,7 @@ MACHINES: Final = frozenset(
     {
         *("x86_64", "i386", "i486", "i586", "i686", "aarch64", "armv5tel", "armv6l", "armv7l", "armv8l"),
         *("ppc", "ppc64", "ppc64le", "s390", "s390x", "riscv32", "riscv64", "loongarch64"),
-        *("mips", "mips64", "ia64", "sparc64", "alpha", "parisc64"),
+        *("mips", "mips64", "armv7b", "ia64", "sparc64", "alpha", "parisc64"),
     }
 )
 """What `uname -m` prints on the machines Linux crash dumps come from."""

@@ -154,7 +154,7 @@ def take_dump(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
                 opened.look_for_vmcoreinfo()
         if log:
             with suppress(OutOfTimeError):
-                opened.settle_byte_order()
+                opened.settle_machine()
         take_header(draft, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
         if log:
             # Where time runs out or a page is missing, the rest of the answer stands.
@@ -260,7 +260,7 @@ def take_header(draft: Draft, header: Header, info: Mapping[str, str], origin: s
     found = "vmcoreinfo" if origin == "notes" else "vmcoreinfo in memory"
     draft.offer(found, release=_release(info))
     draft.offer("header", release=header.release, utsname_version=header.utsname_version)
-    draft.offer("header", arch=header.arch)
+    draft.offer(header.arch_origin, arch=header.arch)
     draft.offer(found, arch=vmcoreinfo.architecture(info))
     draft.offer(found, build_id=vmcoreinfo.build_id(info, draft.get("utsname_version")))
     page_size = vmcoreinfo.decimal(info, "PAGESIZE")

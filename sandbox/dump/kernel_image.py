@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sandbox.dump import vmcoreinfo
-from sandbox.dump.header import PageMissingError
+from sandbox.dump.header import MACHINES, PageMissingError
 from sandbox.dump.translation import KernelMemory
 
 _NOTE: Final = {
@@ -82,14 +82,24 @@ def find_banner(kernel: KernelMemory, start: int, release: str) -> str | None:
 
 def utsname_version(kernel: KernelMemory, info: Mapping[str, str]) -> str | None:
     """init_uts_ns.name.version, as `uname -v` printed it."""
+    text = _utsname(kernel, info, 3)
+    return text if text and text.startswith("#") and text.isprintable() else None
+
+
+def machine(kernel: KernelMemory, info: Mapping[str, str]) -> str | None:
+    """init_uts_ns.name.machine, as `uname -m` printed it."""
+    text = _utsname(kernel, info, 4)
+    return text if text in MACHINES else None
+
+
+def _utsname(kernel: KernelMemory, info: Mapping[str, str], field: int) -> str | None:
     space = vmcoreinfo.symbol(info, "init_uts_ns")
     if space is None:
         return None
     # Before 5.11 the name came behind a reference count, and VMCOREINFO did not say where.
     offset = vmcoreinfo.offset(info, "uts_namespace.name")
-    raw = kernel.read(space + (4 if offset is None else offset) + 3 * _UTSNAME_FIELD, _UTSNAME_FIELD)
-    text = raw.split(b"\0", 1)[0].decode("utf-8", "replace")
-    return text if text.startswith("#") and text.isprintable() else None
+    raw = kernel.read(space + (4 if offset is None else offset) + field * _UTSNAME_FIELD, _UTSNAME_FIELD)
+    return raw.split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
 def _read(kernel: KernelMemory, address: int) -> bytes:

@@ -56,6 +56,7 @@ def read_log(path: Path) -> Iterator[bytes]:
 
 def _walk(opened: opening.OpenedDump, path: Path) -> Iterator[bytes]:
     opened.look_for_vmcoreinfo()
+    opened.settle_machine()
     files = opening.split_set(path, opened)
     if len(files) == 1:
         for record in opened.log():

@@ -8,8 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import completeness, elf, flattened, kdump, memory, printk, signatures, translation, vmcoreinfo
-from sandbox.dump.header import Header, Memory
+from sandbox.dump import (
+    completeness,
+    elf,
+    flattened,
+    kdump,
+    kernel_image,
+    memory,
+    printk,
+    signatures,
+    translation,
+    vmcoreinfo,
+)
+from sandbox.dump.header import Header, Memory, PageMissingError
 from sandbox.dump.source import FileSource, OutOfTimeError, Source
 from sandbox.errors import DumpDamaged
 
@@ -39,10 +50,16 @@ class OpenedDump:
     def arch(self) -> str | None:
         return self.header.arch or vmcoreinfo.architecture(self.info)
 
-    def settle_byte_order(self) -> None:
-        """ppc64 or ppc64le: as the memory has it, whatever the header says."""
+    def settle_machine(self) -> None:
+        """As the memory has it, where the header does not say, or not the truth: QEMU's, of ppc64le and of arm."""
         if self.arch in {"ppc64", "ppc64le"} and (kernel := self.kernel()) is not None:
             self.header.arch = "ppc64le" if kernel.order == "little" else "ppc64"
+            self.header.arch_origin = "memory"
+        elif self.arch is None and self.header.bits == 32:
+            as_if = translation.kernel_memory(self.memory(), self.header, self.info, "armv7l")
+            with suppress(PageMissingError):
+                self.header.arch = None if as_if is None else kernel_image.machine(as_if, self.info)
+                self.header.arch_origin = "memory"
 
     def pages(self) -> memory.PageIndex | None:
         if self.index is None and isinstance(self.layout, kdump.Layout):

@@ -21,6 +21,19 @@ _PPC64_LINEAR: Final = 0xC000000000000000
 _I386_LINEAR: Final = 0xC0000000
 """PAGE_OFFSET of the 3G/1G split, which all distributions' 32-bit kernels use."""
 
+_ARM_SPLIT: Final = 0xF0000000
+"""PAGE_OFFSET is 0xC0000000, or with other splits of the addresses 0xB0000000, 0x80000000 or 0x40000000; the kernel's
+first page table stands at most a few MiB above it (arch/arm/Kconfig, kernel/head.S)."""
+
+_DIRECT_LOONGARCH64: Final = (0x9000000000000000, 0x8000000000000000)
+"""Windows onto physical memory, cached and uncached; the image is linked into the first (asm/addrspace.h)."""
+
+_DIRECT_MIPS64: Final = (0x9800000000000000, 0xA800000000000000, 0x9000000000000000)
+"""XKPHYS: cached, in the two ways there are, and uncached (asm/addrspace.h)."""
+
+_MIPS_IMAGE: Final = 0x80000000
+"""KSEG0, on 64-bit machines sign-extended: the first 512 MiB."""
+
 _CACHED_PAGES: Final = 4096
 _PAGE: Final = 4096
 
@@ -204,6 +217,22 @@ def _riscv64_ranges(info: Mapping[str, str]) -> list[tuple[int, int, int]] | Non
     return [(image, 1 << 64, (image - distance) & _64_BITS), (linear, 1 << 64, ram)]
 
 
+def _arm_memory(memory: Memory, header: Header, info: Mapping[str, str]) -> LinearMemory | None:
+    """Where physical memory begins differs from board to board, and the header has it."""
+    table = vmcoreinfo.symbol(info, "swapper_pg_dir")
+    if table is None or header.phys_base is None:
+        return None
+    return LinearMemory(memory, [(table & _ARM_SPLIT, 1 << 32, header.phys_base & 0xFFFFFFFF)], header.order, 4)
+
+
+def _mips_memory(memory: Memory, header: Header) -> LinearMemory:
+    if header.bits == 32:
+        return LinearMemory(memory, [(_MIPS_IMAGE, _MIPS_IMAGE + (1 << 29), 0)], header.order, 4)
+    image = _MIPS_IMAGE | 0xFFFFFFFF << 32
+    direct = [(start, start + (1 << 59), 0) for start in _DIRECT_MIPS64]
+    return LinearMemory(memory, [(image, image + (1 << 29), 0), *direct], header.order)
+
+
 def kernel_memory(memory: Memory, header: Header, info: Mapping[str, str], arch: str | None) -> KernelMemory | None:
     """A way to read kernel addresses; None for architectures without a walker here, or when VMCOREINFO lacks a key."""
     match arch:
@@ -216,6 +245,12 @@ def kernel_memory(memory: Memory, header: Header, info: Mapping[str, str], arch:
             return LinearMemory(memory, ranges) if ranges else None
         case "i386" | "i486" | "i586" | "i686":
             return LinearMemory(memory, [(_I386_LINEAR, 1 << 32, 0)], word=4)
+        case "armv5tel" | "armv6l" | "armv7l" | "armv7b" | "armv8l":
+            return _arm_memory(memory, header, info)
+        case "loongarch64":
+            return LinearMemory(memory, [(start, start + (1 << 48), 0) for start in _DIRECT_LOONGARCH64])
+        case "mips" | "mips64":
+            return _mips_memory(memory, header)
         case "x86_64":
             phys_base = vmcoreinfo.number(info, "phys_base")
             if phys_base is None:

@@ -1,4 +1,4 @@
-"""Logs of machines whose kernel lies in a linear map: ppc64, s390x, riscv64 and 32-bit x86, in both byte orders.
+"""Logs of machines whose kernel lies in a linear map: all but x86_64 and aarch64, in both byte orders.
 
 Fixtures are of Debian's kernels, made to panic under QEMU; what they do not have is written here.
 """
@@ -9,7 +9,8 @@ from pathlib import Path
 import dump_writer
 import pytest
 
-from sandbox.dump import identify, read_log
+from sandbox.dump import identify, kdump, read_log
+from sandbox.dump.source import FileSource
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
 PHYSICAL = 0x1000000
@@ -42,6 +43,14 @@ MACHINES = {
     ),
     "ppc64le under a big-endian header": (0xC000000000000000 + PHYSICAL, "little", 8, 21, []),
     "i686": (0xC0000000 + PHYSICAL, "little", 4, 3, []),
+    # The file's first segment says where memory begins.
+    "armv7l": (0xC0000000, "little", 4, 40, ["SYMBOL(swapper_pg_dir)=c0204000"]),
+    "armv7l with 2 GiB for each": (0x80000000, "little", 4, 40, ["SYMBOL(swapper_pg_dir)=80004000"]),
+    "armv7b": (0xC0000000, "big", 4, 40, ["SYMBOL(swapper_pg_dir)=c0004000"]),
+    "loongarch64": (0x9000000000000000 + PHYSICAL, "little", 8, 258, []),
+    "mips64": (0xFFFFFFFF80000000 + PHYSICAL, "little", 8, 8, []),
+    "mips64 big-endian, in XKPHYS": (0x9800000000000000 + PHYSICAL, "big", 8, 8, []),
+    "mips": (0x80000000 + PHYSICAL, "big", 4, 8, []),
 }
 
 
@@ -127,6 +136,38 @@ def test_real_kernels(tmp_path, name, release, lines, build_id):
     (tmp_path / "vmcore").write_bytes(fixture.read_bytes().replace(b"BUILD-ID=", b"BUILD-XX="))
     found = identify(tmp_path / "vmcore")
     assert (found.build_id, found.origins["build_id"]) == (build_id, "memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "lines", "build_id"),
+    [
+        ("armv7l", ("little", 32), 202, "48595b79b8f9f8c3a37f56904f275db5972d07e5"),
+        ("s390x", ("big", 64), 149, "64191809e7272da77af306133aa6c566be0be242"),
+    ],
+)
+def test_headers_as_qemu_writes_them(cut_off, name, form, lines, build_id):
+    """Of dump-guest-memory -z: all but the pages that were left out is QEMU's, and neither has a note or a machine."""
+    path = FIXTURES / f"{name}-6.1-qemu"
+    with FileSource(path) as source:
+        header, layout = kdump.parse(source)
+    assert (header.order, header.bits, header.vmcoreinfo, header.release) == (*form, b"", None)
+    found = identify(path)
+    assert (found.arch, found.build_id) == (name, build_id)
+    assert (found.cause, found.dump_level, found.nr_cpus, found.complete) == ("no-root", 1, 1, True)
+    assert found.origins["release"] == "vmcoreinfo in memory"
+    assert len(list(read_log(path))) == lines
+    for keep in (layout.descriptors_offset + 100, path.stat().st_size - 1):
+        cut = identify(cut_off(path, keep))
+        assert cut.complete is False
+
+
+@pytest.fixture
+def cut_off(tmp_path):
+    def cut(path, size):
+        (tmp_path / "vmcore").write_bytes(path.read_bytes()[:size])
+        return tmp_path / "vmcore"
+
+    return cut
 
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
