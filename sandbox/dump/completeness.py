@@ -27,9 +27,14 @@ def of_kdump(source: Source, layout: kdump.Layout, index: PageIndex) -> str | No
     if size < layout.bitmap_offset:
         return _cut(size, layout.bitmap_offset, "in the notes")
     start = layout.descriptors_offset
+    pages = 0
+    if size >= layout.page_bitmap_offset + min(layout.bitmap_size, (layout.max_mapnr + 7) // 8):
+        pages = index.total(layout.end_pfn or layout.max_mapnr)
+        if not pages and layout.split:
+            # What makedumpfile writes of a part that no page fell to; it fills up the bitmap's last block elsewhere.
+            return None
     if size < start:
         return _cut(size, start, "in the bitmap of pages")
-    pages = index.total(layout.end_pfn or layout.max_mapnr)
     data = start + kdump.DESCRIPTOR_SIZE * pages
     if size < data:
         return _cut(size, data, "in the table of pages")

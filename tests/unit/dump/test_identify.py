@@ -283,6 +283,21 @@ def test_split_set(tmp_path):
     assert "pages 0 to 50" in str(found.incomplete_reason)
 
 
+def test_split_set_with_a_part_that_no_page_fell_to(tmp_path):
+    """As makedumpfile 1.7.6 writes it of a machine of 785900 KiB: the bitmap's last block ends where its bits do."""
+    pages = {pfn: page for pfn, page in PAGES.items() if pfn < 50}
+    for index, part in enumerate([(0, 50), (50, 80), (80, 1000)]):
+        content = dump_writer.kdump(pages, INFO, split=part, max_mapnr=1000)
+        (tmp_path / f"part{index}").write_bytes(content if index == 0 else content[: -4096 + 125])
+    for index in range(3):
+        assert identify(tmp_path / f"part{index}").complete is True
+    whole = (tmp_path / "part0").read_bytes()
+    (tmp_path / "part0").write_bytes(whole[:-1])
+    reason = str(identify(tmp_path / "part1").incomplete_reason)
+    assert reason.startswith("part0: cut off in the page data")
+    assert reason.count("cut off") == 1
+
+
 def test_named_formats(tmp_path):
     lkcd = bytearray(4096)
     lkcd[:8] = bytes.fromhex("ed238f61730119a8")

@@ -1,0 +1,93 @@
+"""A Vmcore in the making: what each part of a dump says is offered to it, the most trusted part first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sandbox.dump import panic, vmcoreinfo
+from sandbox.dump.header import Header
+from sandbox.model import Vmcore
+
+
+class Draft:
+    """A Vmcore in the making. The first value for a field wins, and its origin is kept."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.values: dict[str, Any] = {"path": path, "size": size, "files": (path,)}
+        self.origins: dict[str, str] = {}
+
+    def offer(self, origin: str, **fields: object) -> None:
+        for name, value in fields.items():
+            if value is not None and name not in self.values:
+                self.values[name] = value
+                self.origins[name] = origin
+
+    def take_over(self, other: Draft) -> None:
+        for name, origin in other.origins.items():
+            self.offer(origin, **{name: other.values[name]})
+
+    def plain(self, **fields: object) -> None:
+        """Fields that need no origin."""
+        self.values.update(fields)
+
+    def get(self, name: str) -> Any:
+        return self.values.get(name)
+
+    def finish(self) -> Vmcore:
+        return Vmcore(**self.values, origins=self.origins)
+
+
+def take_header(draft: Draft, header: Header, info: Mapping[str, str], origin: str) -> None:
+    """`origin` is "notes", or "memory" when the VMCOREINFO note was lost and its text found by looking for it."""
+    draft.plain(format=header.format, vmcoreinfo=info)
+    found = "vmcoreinfo" if origin == "notes" else "vmcoreinfo in memory"
+    draft.offer(found, release=_release(info))
+    draft.offer("header", release=header.release, utsname_version=header.utsname_version)
+    draft.offer(header.arch_origin, arch=header.arch)
+    draft.offer(found, arch=vmcoreinfo.architecture(info))
+    draft.offer(found, build_id=vmcoreinfo.build_id(info, draft.get("utsname_version")))
+    page_size = vmcoreinfo.decimal(info, "PAGESIZE")
+    draft.offer(found, page_size=page_size if page_size and 4096 <= page_size <= 1 << 20 else None)
+    draft.offer("header", page_size=header.page_size)
+    draft.offer("notes" if header.format == "elf" else "header", nr_cpus=header.nr_cpus)
+    draft.offer(found, crash_time=_utc(vmcoreinfo.decimal(info, "CRASHTIME")))
+    draft.offer("header", crash_time=_utc(header.timestamp))
+    draft.offer("header", dump_level=header.dump_level, compression=header.compression, panic=header.panic)
+
+
+def take_findings(draft: Draft, found: panic.Findings, origin: str) -> None:
+    draft.offer(
+        origin,
+        banner=found.banner,
+        release=found.release,
+        utsname_version=found.utsname_version,
+        cause=found.cause,
+        panic=found.panic,
+        taint=found.taint,
+        hardware=found.hardware,
+        uptime_seconds=found.uptime_seconds,
+    )
+    if found.banner is not None and "mockbuild@" in found.banner:
+        # RPM's build system; the rules are only read when there is something to ask them.
+        from sandbox.dump.release import vendor
+
+        draft.offer("banner", vendor=vendor(found.banner))
+    if found.release is not None and found.release != draft.get("release"):
+        # Some tools that convert hypervisors' snapshots put VMCOREINFO of another kernel in (drgn issue 350).
+        draft.origins["release"] += f"; the {origin} says {found.release}"
+
+
+def _utc(seconds: int | None) -> datetime | None:
+    """None for 0, which means unknown, and for years no crash dump comes from."""
+    if seconds is None or not 0 < seconds < 1 << 33:
+        return None
+    return datetime.fromtimestamp(seconds, tz=UTC)
+
+
+def _release(info: Mapping[str, str]) -> str | None:
+    value = info.get("OSRELEASE")
+    # A format string of some program's own, found in place of the value, is no release.
+    return value if value and "%" not in value and value.isprintable() and len(value) <= 64 else None

@@ -1,0 +1,50 @@
+"""What kdump and sos saved beside a dump, or in its place: the kernel's log as text, and uname -a."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from sandbox.dump import panic, printk
+from sandbox.dump.draft import Draft, take_findings
+from sandbox.dump.header import MACHINES
+from sandbox.dump.source import Source
+
+_LOG_BYTES: Final = 4 << 20
+
+_CASE_NAME: Final = re.compile(r".+-\d{4}-\d\d-\d\d-\d\d:\d\d(?::\d\d)?|\d{12,14}")
+"""What kdump calls the directory of one dump: address and time, on Debian the time alone."""
+
+
+def take_text(draft: Draft, source: Source, origin: str) -> None:
+    text = source.read_at(0, _LOG_BYTES)
+    size = source.size
+    if size is not None and size > _LOG_BYTES:
+        # The beginning has the banner, the end the panic.
+        text = text[: 1 << 20] + source.read_at(size - _LOG_BYTES, _LOG_BYTES)
+    take_findings(draft, panic.examine(printk.from_text(text)), origin)
+
+
+def take_uname(draft: Draft, uname: str) -> None:
+    """`uname -a` of the machine after its reboot, usually with the same kernel."""
+    words = uname.split()
+    if len(words) > 3 and words[0] == "Linux":
+        draft.offer("sosreport", release=words[2])
+        draft.offer("sosreport", arch=next((word for word in reversed(words) if word in MACHINES), None))
+
+
+def take_wanted(draft: Draft, saved_log: str | None) -> None:
+    """Where the dump itself is, as far as the name of the log beside it tells."""
+    if saved_log is None:
+        draft.plain(wanted="/var/crash/<address>-<time>/vmcore")
+        return
+    before, found, name = saved_log.rpartition("/")
+    at = before.find("var/crash")
+    own = before.rpartition("/")[2]
+    if at >= 0:
+        directory = "/" + before[at:]
+    else:
+        directory = f"/var/crash/{own if _CASE_NAME.fullmatch(own) else '<address>-<time>'}"
+    stamp = name.removeprefix("dmesg.")
+    dump = f"dump.{stamp}" if found and stamp.isdigit() else "vmcore"
+    draft.plain(wanted=f"{directory}/{dump}")
