@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from sandbox import render
@@ -27,15 +27,31 @@ _WORDS = {
 """crash's own words for what its `sys` prints, in that order."""
 
 
-def show(path: Path, *, json: bool) -> None:
+def show(path: Path, *, json: bool, unpack: bool = False) -> None:
     """`vmbox info`: identifies a dump and prints what is known of it."""
     from sandbox.dump import identify
 
     vmcore = identify(path)
+    if vmcore.unread is not None:
+        vmcore = _of_unpacked(vmcore, unpack=unpack)
     if json:
         render.as_json(describe(vmcore))
     else:
         render.facts(facts(vmcore))
+
+
+def _of_unpacked(vmcore: Vmcore, *, unpack: bool) -> Vmcore:
+    """The same with what only the whole dump tells: where it lies unpacked in the cache already, or is put there."""
+    from sandbox import paths
+    from sandbox.dump import identify, unpacking
+
+    into = paths.cache_dir() / "dumps"
+    if not unpack and not unpacking.unpacked_path(vmcore, into).is_file():
+        return vmcore
+    inner = identify(unpacking.unpack(vmcore, into, render.reporter(quiet=False)))
+    of_the_file = ("path", "size", "files", "flattened", "wrappers", "member")
+    damage = ("complete", "incomplete_reason") if vmcore.complete is False else ()
+    return replace(inner, **{name: getattr(vmcore, name) for name in (*of_the_file, *damage)})
 
 
 def show_schema() -> None:
@@ -153,6 +169,8 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     yield "COMPRESSION", vmcore.compression or ""
     if vmcore.complete is not None:
         yield "COMPLETE", "yes" if vmcore.complete else f"no: {vmcore.incomplete_reason}"
+    if vmcore.unread is not None:
+        yield "NOT READ", f"{vmcore.unread}; vmbox info --unpack does that, once"
     try:
         selection = select(vmcore)
     except UnknownKernel:

@@ -60,6 +60,8 @@ class Vmcore:
     hardware: str | None = None
     member: str | None = None
     """Name of the dump in the archive that holds it."""
+    unread: str | None = None
+    """What was left unread because it would have taken too long, and why; see `vmbox info --unpack`."""
     wanted: str | None = None
     """Where the dump lies on the crashed machine, when only a report or log of it is here."""
     vmcoreinfo: Mapping[str, str] = field(default_factory=dict)

@@ -28,6 +28,9 @@ def info(
     json: Json = False,
     release: Release = None,
     utsname_version: UtsnameVersion = None,
+    unpack: Annotated[
+        bool, typer.Option("--unpack", help="Unpack a large compressed dump into the cache, once, to read its log.")
+    ] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of --json.")] = False,
 ) -> None:
     """Say what a dump is: kernel, build, time and cause of the crash. Needs no engine and executes nothing."""
@@ -37,7 +40,7 @@ def info(
         case None, None if schema:
             show_schema()
         case Path(), None:
-            show(vmcore, json=json)
+            show(vmcore, json=json, unpack=unpack)
         case None, str():
             show_release(release, utsname_version, json=json)
         case _:

@@ -127,10 +127,12 @@ def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log:
     head = inner.read_at(0, signatures.PEEK)
     kind = signatures.dump_format(head)
     if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
-        # Only of a small dump the whole can be looked at; of others the header has to do.
-        if isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.PEEK_LIMIT // 4:
-            inner.exhaust()
+        # Only of a small dump the whole can be looked at; of others the header, and a log beside it, have to do.
+        if log and isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.WHOLE_LIMIT:
+            inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2)
         take_dump(draft, inner, path, log=log and inner.size is not None)
+        if log and inner.size is None:
+            _take_log_of_deep(draft, found.log, path)
     elif kind is not None:
         header = named.parse(kind, inner)
         take_header(draft, header, vmcoreinfo.parse(named.find_vmcoreinfo(inner)), "memory")
@@ -142,6 +144,18 @@ def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log:
         draft.origins["complete"] = draft.origins["incomplete_reason"] = "size"
     elif "xz" in found.layers[:1] and (reason := completeness.of_xz(source)):
         draft.offer("size", complete=False, incomplete_reason=reason)
+
+
+def _take_log_of_deep(draft: Draft, in_archive: Source | None, path: Path) -> None:
+    """What kdump saved of the log, in the archive before the dump or beside it, when the dump's own is out of reach."""
+    if in_archive is not None:
+        saved_log.take_beside(draft, "log in the archive", in_archive)
+    elif (saved := directories.log_beside(path)) is not None:
+        with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
+            saved_log.take_beside(draft, saved.name, source)
+    if draft.get("panic") is None:
+        layers = ", ".join(draft.values["wrappers"])
+        draft.plain(unread=f"the log, with cause and panic: it lies too deep in {layers} to be read without unpacking")
 
 
 def _not_a_dump(name: str, head: bytes) -> DumpError:

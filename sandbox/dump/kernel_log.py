@@ -79,6 +79,7 @@ def _walk(opened: opening.OpenedDump, path: Path) -> Iterator[bytes]:
 
 def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
     from sandbox.dump import wrappers
+    from sandbox.dump.streams import PeekSource
 
     found = wrappers.unwrap(source, str(path))
     if found.source is not None and found.is_log:
@@ -86,7 +87,10 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
             yield from record.lines()
         return
     inside = found.source
-    if inside is not None and inside.read_at(0, 1):
+    if isinstance(inside, PeekSource):
+        inside.exhaust(wrappers.WHOLE_LIMIT, seconds=_SECONDS / 2)
+    # Of a part the log would have gaps that nobody sees.
+    if inside is not None and inside.size:
         try:
             opened = opening.open_dump(inside, str(path))
             for record in opened.log():

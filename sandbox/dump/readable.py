@@ -113,11 +113,7 @@ def _take_log(draft: Draft, opened: opening.OpenedDump) -> None:
         saved = directories.log_beside(draft.values["path"])
         if saved is not None:
             with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
-                beside = Draft(saved, source.size)
-                saved_log.take_text(beside, source, saved.name)
-                # Of another kernel it is another crash's.
-                if draft.get("release") in {None, beside.get("release")}:
-                    draft.take_over(beside)
+                saved_log.take_beside(draft, saved.name, source)
 
 
 def _take_image(draft: Draft, opened: opening.OpenedDump) -> None:

@@ -25,6 +25,14 @@ def take_text(draft: Draft, source: Source, origin: str) -> None:
     take_findings(draft, panic.examine(printk.from_text(text)), origin)
 
 
+def take_beside(draft: Draft, name: str, source: Source) -> None:
+    """The log that kdump saved for a dump, unless it is of another kernel: then it is another crash's."""
+    beside = Draft(draft.values["path"], 0)
+    take_text(beside, source, name)
+    if draft.get("release") in {None, beside.get("release")}:
+        draft.take_over(beside)
+
+
 def take_uname(draft: Draft, uname: str) -> None:
     """`uname -a` of the machine after its reboot, usually with the same kernel."""
     words = uname.split()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import math
 import struct
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
@@ -131,7 +133,9 @@ class PeekSource:
         wanted = min(offset + size, self._limit)
         while len(self._content) < wanted and not self._ended:
             try:
-                piece = self._stream.read(min(max(wanted, 4096), _STEP, self._limit - len(self._content)))
+                piece = self._stream.read(
+                    min(max(wanted - len(self._content), 4096), _STEP, self._limit - len(self._content))
+                )
             except WrapperDamagedError as error:
                 self.damage = str(error)
                 piece = b""
@@ -139,11 +143,12 @@ class PeekSource:
             self._content += piece
         return bytes(self._content[offset : min(offset + size, self._limit)])
 
-    def exhaust(self) -> None:
-        """Read on to the limit, to see whether the stream ends there, and how."""
-        self.read_at(0, self._limit)
-        if not self._ended and len(self._content) < self._limit:
-            self.read_at(len(self._content), 1)
+    def exhaust(self, limit: int = 0, *, seconds: float = math.inf) -> None:
+        """Read on to the limit, or to a higher one, or as long as that takes, to see whether the stream ends there."""
+        self._limit = max(self._limit, limit)
+        deadline = time.monotonic() + seconds
+        while not self._ended and len(self._content) < self._limit and time.monotonic() < deadline:
+            self.read_at(len(self._content), _STEP)
 
 
 def decompressed(kind: str, stream: Stream) -> Iterator[bytes]:

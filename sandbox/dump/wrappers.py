@@ -29,6 +29,9 @@ from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump
 PEEK_LIMIT: Final = 4 << 20
 """Bytes of the dump that are unpacked to look at it: header, notes, and the bitmap of a machine of usual size."""
 
+WHOLE_LIMIT: Final = 32 << 20
+"""Bytes of a dump that are unpacked, and held in memory, to read its log."""
+
 _DEEPEST: Final = 6
 
 _LOG_NAME: Final = re.compile(r"(?:^|/)vmcore-dmesg(?:-incomplete)?\.txt$|(?:^|/)crash/[^/]+/dmesg[\w.-]*$")
@@ -55,6 +58,8 @@ class Unwrapped:
     member: str | None = None
     """Name in the innermost archive."""
     is_log: bool = False
+    log: PeekSource | SliceSource | None = None
+    """The kernel's log as kdump saved it, where the archive has it before the dump."""
     sosreport: bool = False
     uname: str | None = None
     """`uname -a` of the machine after its reboot, from a sosreport."""
@@ -127,7 +132,7 @@ def _choose(members: Iterator[Member], name: str, layers: tuple[str, ...]) -> Un
                 continue
             found = _dump_inside(member, name, layers)
             if found is not None:
-                return found
+                return replace(found, log=log.source) if log is not None else found
     except (OutOfTimeError, WrapperDamagedError):
         # What was found until then is an answer all the same.
         if log is None and not sosreport:

@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
 import struct
 import tarfile
@@ -11,7 +12,8 @@ from pathlib import Path
 import dump_writer
 import pytest
 
-from sandbox.dump import identify, is_plain, read_log, unpack, zstandard
+from sandbox.dump import identify, is_plain, read_log, unpack, wrappers, zstandard
+from sandbox.dump.streams import PeekSource
 from sandbox.errors import DumpDamaged, DumpUnreadable, NoSpace, NotADump
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -210,6 +212,64 @@ def test_log_of_a_deep_dump_is_read_where_it_is_unpacked(tmp_path):
     with pytest.raises(DumpUnreadable, match=r"VMCOREINFO does not say|not read here|not in the dump"):
         list(read_log(tmp_path / "vmcore.gz", unpack_into=tmp_path / "cache"))
     assert [path.read_bytes() for path in (tmp_path / "cache").rglob("vmcore")] == [deep]
+
+
+def test_log_of_a_large_dump_is_not_read_through_a_wrapper_and_that_is_said(tmp_path, monkeypatch):
+    """As if the fixture were larger than what is held in memory."""
+    path = tmp_path / "vmcore.xz"
+    path.write_bytes(lzma.compress(DUMP, preset=0))
+    assert identify(path).unread is None
+    monkeypatch.setattr(wrappers, "WHOLE_LIMIT", 1 << 13)
+    monkeypatch.setattr(wrappers, "PEEK_LIMIT", 1 << 14)
+    found = identify(path)
+    assert (found.release, found.build_id is None) == ("6.1.0-50-cloud-amd64", False)
+    assert (found.cause, found.panic, found.complete) == (None, None, None)
+    assert str(found.unread).startswith("the log, with cause and panic: it lies too deep in xz")
+    assert identify(path, log=False).unread is None
+    with pytest.raises(DumpUnreadable, match="too deep"):
+        list(read_log(path))
+    # What kdump saved beside it is of the same crash.
+    lines = list(read_log(FIXTURE))
+    log = b"\n".join(lines[:20] + lines[-70:])
+    (tmp_path / "vmcore-dmesg.txt").write_bytes(log)
+    beside = identify(path)
+    assert (beside.cause, beside.unread, beside.origins["panic"]) == ("sysrq", None, "vmcore-dmesg.txt")
+    (tmp_path / "vmcore-dmesg.txt").write_bytes(LOG)
+    assert identify(path).unread is not None
+    archive = tmp_path / "case.tar.gz"
+    archive.write_bytes(gzip.compress(tar({"a/vmcore-dmesg.txt": log, "a/vmcore": DUMP}), 1))
+    together = identify(archive)
+    assert (together.member, together.cause, together.unread) == ("a/vmcore", "sysrq", None)
+    assert together.origins["panic"] == "log in the archive"
+
+
+def test_time_that_is_over_is_said(tmp_path, monkeypatch):
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress(DUMP, 1))
+    monkeypatch.setattr(wrappers, "PEEK_LIMIT", 1 << 14)
+    exhaust = PeekSource.exhaust
+    monkeypatch.setattr(PeekSource, "exhaust", lambda self, limit=0, **_: exhaust(self, limit, seconds=0))
+    assert identify(path).unread is not None
+
+
+def test_info_of_a_large_dump_unpacks_it_when_asked(tmp_path, monkeypatch, vmbox):
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress(DUMP, 1))
+    monkeypatch.setattr(wrappers, "WHOLE_LIMIT", 1 << 13)
+    monkeypatch.setattr(wrappers, "PEEK_LIMIT", 1 << 14)
+    monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path / "cache"))
+    before = vmbox("info", path)
+    assert "NOT READ: the log, with cause and panic" in before.stdout
+    assert "PANIC" not in before.stdout
+    assert not (tmp_path / "cache").exists()
+    # Once it lies there unpacked, for whatever reason, it is read without being asked.
+    for options in (["--unpack"], []):
+        after = vmbox("info", path, *options)
+        assert (after.returncode, "NOT READ" in after.stdout) == (0, False)
+        assert "PANIC: Kernel panic - not syncing: sysrq triggered crash" in after.stdout
+        assert f"DUMPFILE: {path}\n" in after.stdout
+    told = json.loads(vmbox("info", path, "--json").stdout)
+    assert (told["wrappers"], told["size"], told["cause"]) == (["gz"], path.stat().st_size, "sysrq")
 
 
 def test_not_read_here(tmp_path):
