@@ -109,6 +109,8 @@ def open_case(
             image=image,
             vmlinux=debuginfo.vmlinux,
             proof=debuginfo.proof,
+            origin=debuginfo.origin,
+            verified=debuginfo.verified,
             engine=info.name,
             endpoint=info.endpoint,
             container=container.id,

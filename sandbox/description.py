@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
-from sandbox import render
+from sandbox import paths, render
 from sandbox.dump.release import classify
-from sandbox.errors import UnknownKernel
+from sandbox.errors import DebuginfoMismatch, UnknownKernel
 from sandbox.model import Vmcore
 from sandbox.profiles import ImageProfile, select
 
@@ -143,6 +143,7 @@ def describe(vmcore: Vmcore) -> dict[str, object]:
     values |= _class_of(vmcore)
     origins |= {name: "release" for name in ("class", "variant") if values[name] is not None}
     values["profile"] = _profile(vmcore)
+    values["debuginfo"] = _debuginfo_here(vmcore)
     values["origins"] = origins
     return values
 
@@ -178,6 +179,40 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     else:
         home, image = selection.home.name, selection.image.name
         yield "PROFILE", home if home == image else f"{image}, with the debuginfo of {home}"
+
+    if (here := _debuginfo_here(vmcore)) is not None:
+        yield "DEBUGINFO", here["vmlinux"]
+        yield "AGREES", here["proof"]
+        yield "FROM", here["origin"]
+        yield "CHECKED", here["verified"]
+
+
+def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
+    """The vmlinux that the dump's open case uses, or that is in the cache; None while there is none."""
+    from sandbox.ledger import find
+
+    try:
+        case = find(vmcore.path)
+    except OSError:
+        case = None
+    if case is not None:
+        from sandbox.transcripts import about_debuginfo
+
+        return about_debuginfo(case)
+    # By build-id alone: what only a banner tells is looked at when a case is opened.
+    if not vmcore.build_id or not (paths.cache_dir() / "debuginfo" / vmcore.build_id).is_dir():
+        return None
+    from sandbox.debuginfo.proof import Identity, prove
+    from sandbox.debuginfo.store import Store
+
+    if (entry := Store(paths.cache_dir()).find(vmcore.build_id)) is None:
+        return None
+    about = entry.about
+    try:
+        agrees = prove(vmcore, Identity(build_id=about.build_id, banners=about.banners, dwarf=True), name="")
+    except DebuginfoMismatch:
+        return None
+    return {"vmlinux": str(entry.vmlinux), "proof": agrees, "origin": about.origin, "verified": about.verified}
 
 
 def _profile(vmcore: Vmcore) -> str | None:

@@ -129,6 +129,10 @@ class Case:
     """What the session script's own lines begin with; random."""
     asked: str = ""
     """What the user chose for it, e.g. "image=debian-13"; empty when nothing."""
+    origin: str = ""
+    """Where the debuginfo came from."""
+    verified: str = ""
+    """What of its package was checked against its archive, in words."""
     incomplete: str | None = None
     """What is missing of the dump, if something is known to be."""
     elsewhere: bool = False

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -70,7 +71,13 @@ class Recorder:
                 record["truncated"] = True
             record["output"] = b"".join(self._pieces).decode(errors="backslashreplace")
             self._pieces.clear()
-            self._append(json.dumps(record).encode() + b"\n")
+            # One line for each opening of a case, before its first command: with what crash and debuginfo it answers.
+            begun = self._case.directory / "transcript"
+            head = b"" if begun.exists() else json.dumps(header(self._case)).encode() + b"\n"
+            self._append(head + json.dumps(record).encode() + b"\n")
+            if head and self._wanted:
+                with suppress(OSError):
+                    begun.touch()
         return seconds
 
     def _append(self, line: bytes) -> None:
@@ -91,6 +98,30 @@ class Recorder:
             self._reporter.notice(f"no transcript is kept: {path}: {error.strerror}")
 
 
+def header(case: Case) -> dict[str, object]:
+    """What a transcript says of an opened case: which crash and which debuginfo its answers are of."""
+    return {
+        "opened": case.opened.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "dump": str(case.dump),
+        "release": case.release,
+        "profile": case.profile,
+        "image": case.image,
+        "engine": case.engine,
+        "debuginfo": about_debuginfo(case),
+        "incomplete": case.incomplete,
+    }
+
+
+def about_debuginfo(case: Case) -> dict[str, str]:
+    """The vmlinux of a case: what of it was compared with the dump, where it came from, what of that was checked."""
+    return {
+        "vmlinux": str(case.vmlinux),
+        "proof": case.proof,
+        "origin": case.origin,
+        "verified": case.verified,
+    }
+
+
 def find(what: str) -> list[Path]:
     """The transcripts that `what` names: a case, the beginning of one, or a dump file. Raises `CaseNotFound`."""
     kept = kept_transcripts()
@@ -109,14 +140,22 @@ def kept_transcripts() -> list[Path]:
 
 
 def records(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The commands of a transcript in their order. A line that was cut off, e.g. by a full disk, is left out."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
+    """The commands of a transcript in their order."""
+    return (record for record in lines(path) if "command" in record)
+
+
+def lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    """The commands of a transcript, and before each opening's first one its `header`, which has "opened".
+
+    A line that was cut off, e.g. by a full disk, is left out.
+    """
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(record, dict) and "command" in record:
+            if isinstance(record, dict) and ("command" in record or "opened" in record):
                 yield record
 
 

@@ -19,7 +19,7 @@ def log(
     json: Json = False,
 ) -> None:
     """Show what a case was asked and what it answered, also after it was closed. Without a case: whose there are."""
-    from sandbox.transcripts import find, records
+    from sandbox.transcripts import find, lines, records
 
     if what is None:
         _list(json=json)
@@ -28,9 +28,11 @@ def log(
     for path in find(what):
         if script:
             output(f"# of {next(records(path), {}).get('dump', path)}\n".encode(errors="backslashreplace"))
-        for record in records(path):
+        for record in lines(path):
             if json:
                 render.json_line(record)
+            elif "opened" in record:
+                output(_header(record).encode(errors="backslashreplace"))
             elif not script:
                 output(_shown(record).encode(errors="backslashreplace"))
             elif record.get("tool", "crash") == "crash":
@@ -52,6 +54,23 @@ def _list(*, json: bool) -> None:
         render.table(columns, rows)
     else:
         render.note("there are no transcripts")
+
+
+def _header(record: Mapping[str, Any]) -> str:
+    """Comments, which a command file may have as well."""
+    debuginfo = record.get("debuginfo") or {}
+    values = [
+        ("opened", record.get("opened")),
+        ("dump", record.get("dump")),
+        ("kernel", record.get("release")),
+        ("crash", f"of {record.get('profile')}, on {record.get('engine')}"),
+        ("vmlinux", debuginfo.get("vmlinux")),
+        ("agrees", debuginfo.get("proof")),
+        ("from", debuginfo.get("origin")),
+        ("checked", debuginfo.get("verified")),
+        ("incomplete", record.get("incomplete")),
+    ]
+    return "".join(f"# {name}: {render.visible(str(value))}\n" for name, value in values if value) + "\n"
 
 
 def _shown(record: Mapping[str, Any]) -> str:

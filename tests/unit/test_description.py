@@ -1,10 +1,13 @@
-"""vmbox info --release: what is known of a kernel by its name alone."""
+"""What vmbox info adds to what a dump says; and what is known of a kernel by its name alone (--release)."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from sandbox.description import show_release
+from sandbox.debuginfo.store import About, Store
+from sandbox.description import describe, facts, show_release
+from sandbox.dump import identify
 
 
 def shown(capsys, release, version=None):
@@ -38,3 +41,27 @@ def test_unknown_is_said(capsys):
     assert shown(capsys, "hello")["class"] == "unknown"
     show_release("hello", None, json=False)
     assert "CLASS: unknown" in capsys.readouterr().out
+
+
+def test_debuginfo_that_is_here_is_shown_with_its_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vmcore = identify(Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib")
+    assert vmcore.build_id is not None
+    monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path))
+    assert describe(vmcore)["debuginfo"] is None
+    store = Store(tmp_path)
+    with store.new(vmcore.build_id) as directory:
+        (directory / "vmlinux").write_bytes(b"")
+        store.keep(
+            directory,
+            About(build_id=vmcore.build_id, banners=(), origin="http://archive.example/k.deb", verified="its hash"),
+        )
+    here = {
+        "vmlinux": str(tmp_path / "debuginfo" / vmcore.build_id / "vmlinux"),
+        "proof": f"build-id {vmcore.build_id}",
+        "origin": "http://archive.example/k.deb",
+        "verified": "its hash",
+    }
+    assert describe(vmcore)["debuginfo"] == here
+    assert [value for name, value in facts(vmcore) if name in {"DEBUGINFO", "AGREES", "FROM", "CHECKED"}] == [
+        *here.values()
+    ]

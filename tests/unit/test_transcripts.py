@@ -22,6 +22,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _case(tmp_path: Path, ident: str = "abc-docker") -> Case:
     nowhere = tmp_path / "nowhere"
+    nowhere.mkdir(exist_ok=True)
     return Case(
         id=ident,
         dump=tmp_path / "vmcore",
@@ -29,7 +30,9 @@ def _case(tmp_path: Path, ident: str = "abc-docker") -> Case:
         profile="debian-12",
         image="image",
         vmlinux=nowhere,
-        proof="",
+        proof="build-id 12ab",
+        origin="https://archive.example/k.rpm",
+        verified="signed by example",
         engine="docker",
         endpoint="unix:///nowhere",
         container="c",
@@ -55,6 +58,16 @@ def test_what_was_asked_and_answered(tmp_path: Path, state: Path) -> None:
     assert datetime.fromisoformat(first["time"]).tzinfo is not None
     assert (second["command"], second["output"]) == ("nosuch", "")
     assert transcripts.find(str(tmp_path / "vmcore")) == [path]
+    # Before them, and once: which crash and which debuginfo gave these answers.
+    header, *commands = transcripts.lines(path)
+    assert [record["command"] for record in commands] == ["bt", "nosuch"]
+    assert (header["release"], header["profile"]) == ("6.1.0", "debian-12")
+    assert header["debuginfo"] == {
+        "vmlinux": str(tmp_path / "nowhere"),
+        "proof": "build-id 12ab",
+        "origin": "https://archive.example/k.rpm",
+        "verified": "signed by example",
+    }
     with pytest.raises(CaseNotFound):
         transcripts.find("other")
 
