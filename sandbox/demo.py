@@ -85,9 +85,12 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
         console = _crash(spec, kernels / package, work, ref=ref, engine=engine, reporter=reporter)
         made = work / "out" / "vmcore"
         if not made.is_file() or made.stat().st_size == 0:
+            failed = [said for line in console if (said := line.partition("vmbox-demo: FAILED: ")[2])]
             raise DemoFailed(
-                f"{package} left no dump",
-                hint="try another --kernel or more --memory",
+                f"{package} left no dump" + (f": {failed[0]}" if failed else ""),
+                hint="try another --format or --profile (debian-13's makedumpfile knows zstd)"
+                if failed and "built without" in failed[0]
+                else "try another --kernel or more --memory",
                 detail="\n".join(console[-20:]),
             )
         (work / "out" / "console.txt").write_text("\n".join(console) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,7 +21,7 @@ import pytest
 import engines
 from engines import EngineUnderTest
 from sandbox.dump import identify, read_log, unpack
-from sandbox.errors import DumpNotFound
+from sandbox.errors import DebuginfoNotFound, DemoFailed, DumpNotFound
 from sandbox.model import Vmcore
 
 WRITTEN = {
@@ -149,6 +150,19 @@ def test_json_of_the_command(docker_engine: EngineUnderTest, forms: Path) -> Non
     assert docker_engine.run("dmesg", str(forms / "flattened")).stdout.count(b"\n") == len(_expected(forms))
 
 
+def test_pages_compressed_with_zstd(docker_engine: EngineUnderTest, dumps) -> None:
+    """By Debian 13's makedumpfile. Debian 12's knows neither zstd nor snappy, and would store the pages as they are."""
+    dump = dumps("6.12", form="kdump-zstd")
+    found = identify(dump)
+    assert (found.compression, found.cause, found.complete) == ("zstd", "sysrq", True)
+    # This makedumpfile prints which task or CPU a line is of.
+    expected = [re.sub(rb"^(\[[ \d.]+\]) \[ *[TC]\d+\]", rb"\1", line) for line in _expected(dump.parent)]
+    assert _log(dump) == expected
+    refused = docker_engine.run("demo", str(docker_engine.directory() / "none"), "--format", "kdump-snappy")
+    assert refused.returncode == DemoFailed.exit_code
+    assert b"built without libsnappy" in refused.stderr
+
+
 def test_sosreport_before_the_dump_is_here(docker_engine: EngineUnderTest, dumps) -> None:
     """Kernel, panic and the path to ask for; image and debuginfo are ready when the dump comes."""
     log = (dumps().parent / "vmcore-dmesg.txt").read_bytes()
@@ -174,3 +188,25 @@ def test_sosreport_before_the_dump_is_here(docker_engine: EngineUnderTest, dumps
     prepared = dict(line.strip().split(": ", 1) for line in ready.stdout.decode().splitlines())
     assert Path(prepared["DEBUGINFO"]).is_file()
     assert "banner" in prepared["PROOF"]
+
+
+def test_ready_by_the_name_of_a_kernel_alone(docker_engine: EngineUnderTest, dumps) -> None:
+    """Without a dump nothing can be compared, as is said; the dump that comes is compared, and fetches nothing."""
+    found = identify(dumps())
+    assert found.release is not None
+    assert found.utsname_version is not None
+    own_cache = ("--set", f"cache_dir={docker_engine.directory() / 'cache'}")
+    words = (*own_cache, "prepare", "--release", found.release, "--utsname-version", found.utsname_version)
+    ready = docker_engine.run(*words)
+    assert ready.returncode == 0, ready.stderr
+    prepared = dict(line.strip().split(": ", 1) for line in ready.stdout.decode().splitlines())
+    assert Path(prepared["DEBUGINFO"]).parent.name == found.build_id
+    again = docker_engine.run(*words)
+    assert again.stdout == ready.stdout
+    opened = docker_engine.run(*own_cache, "run", str(dumps()), "--once", "--", "sys")
+    assert opened.returncode == 0, opened.stderr
+    assert found.release.encode() in opened.stdout
+    assert b"download" not in opened.stderr.lower()
+    nowhere = docker_engine.run(*own_cache, "prepare", "--release", "6.1.0-99999-cloud-amd64")
+    assert nowhere.returncode == DebuginfoNotFound.exit_code
+    assert b"6.1.0-99999" in nowhere.stderr
