@@ -122,6 +122,14 @@ class Settings:
             example='"2h"',
         ),
     )
+    start: int = field(
+        default=15 * 60,
+        metadata=_about(
+            seconds,
+            "how long crash may take to come up on a dump, on each way it is tried; 0 is for ever",
+            example='"1h"',
+        ),
+    )
     memory: int | None = field(
         default=None,
         metadata=_about(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
+from sandbox import config
 from sandbox.channel import Channel, channel, last_words, new_marker
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, VmboxError
 from sandbox.model import Case, Transcript
@@ -117,7 +118,8 @@ class Session:
         ident, marker = self._ask_to_start(options)
         earlier = marker
         flood = False
-        asked = time.monotonic()
+        began = asked = time.monotonic()
+        limit = config.current().start
         with self._waiting() as waiting:
             while True:
                 at = wire.buffer.find(marker + b"\n")
@@ -143,6 +145,12 @@ class Session:
                 if len(wire.buffer) > _FLOOD:
                     flood = True
                     del wire.buffer[:-_KEPT]
+                if 0 < limit < time.monotonic() - began:
+                    self._kill()
+                    raise CommandTimeout(
+                        f"crash did not come up on {self._case.dump.name} within {limit} s and was ended",
+                        hint="a dump of many terabytes may need more: --set start=1h",
+                    )
                 quiet = not wire.receive(0.3)
                 if warm and (flood or time.monotonic() - asked > _ANSWER_OF_IDLE):
                     # It is our turn and crash is busy: with what somebody asked for who is gone. It may be silent, or
@@ -152,6 +160,7 @@ class Session:
                     warm = flood = False
                     answered = self._up.exists()
                     ident, marker = self._ask_to_start(options)
+                    asked = time.monotonic()
                 elif quiet:
                     waiting.begin()
 

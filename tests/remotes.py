@@ -118,6 +118,8 @@ class Behind:
     """An engine behind TLS."""
 
     url: str
+    socket: str
+    """The same engine's URL on its own host."""
     certificates: Path
     """What its clients need, as $DOCKER_CERT_PATH names it."""
     strangers: Path
@@ -144,7 +146,12 @@ def docker_behind_tls(directory: Path) -> Iterator[Behind]:
         served = Service(argv, base / "docker.sock", env={"PATH": PATH}, prefix=prefix)
         with engines._cleaned(base, base), engines._served(served):
             try:
-                yield Behind(url=f"tcp://127.0.0.1:{port}", certificates=ours, strangers=strangers)
+                yield Behind(
+                    url=f"tcp://127.0.0.1:{port}",
+                    socket=f"unix://{base}/docker.sock",
+                    certificates=ours,
+                    strangers=strangers,
+                )
             finally:
                 with contextlib.closing(connect(f"unix://{base}/docker.sock")) as engine:
                     for container in engine.containers({}):

@@ -20,8 +20,8 @@ from sandbox import config
 from sandbox.engine import Engine, service, tls
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
 
-_PATIENCE: Final = 5.0
-"""Seconds an engine has to tell its version."""
+_PATIENCE: Final = 15.0
+"""Seconds an engine has to tell its version: one that has just been killed and started again tidies up meanwhile."""
 
 _Kind = Literal["docker", "podman"]
 
@@ -202,6 +202,10 @@ def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:
         raise EngineNotFound(
             f"no engine answers at {path} ({candidate.why})",
             hint="start it, or choose another with --engine docker, --engine podman, --engine unix://PATH",
+        ) from None
+    except TimeoutError:
+        raise EngineFailed(
+            f"the engine at {path} does not answer ({candidate.why})", hint="is its host overloaded? try again"
         ) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise EngineFailed(f"{path} is no engine's socket ({candidate.why}): {error}") from None

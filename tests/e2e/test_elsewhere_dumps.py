@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -14,8 +15,11 @@ import pytest
 
 from e2e.conftest import Dumps
 from engines import ENTRY, EngineUnderTest, cache_root
-from remotes import Sshd, sshd
+from remotes import Sshd, docker_behind_tls, sshd
 from sandbox.case import LABEL
+from sandbox.engine import connect
+from sandbox.image import LABEL as LABEL_OF_IMAGE
+from sandbox.selfcontained import KIND
 
 _BLIND = 'mount -t tmpfs none "$0" && exec "$@"'
 
@@ -66,6 +70,9 @@ def there(podman_rootless: EngineUnderTest, dumps: Dumps, tmp_path_factory: pyte
         yield found
         if server.process is not None:
             found.vmbox("close", "--all")
+        # Else other tests would find it, where they expect to fetch.
+        for image in podman_rootless.engine.images({LABEL_OF_IMAGE: KIND}):
+            podman_rootless.engine.remove_image(image.id)
 
 
 def test_opened_there_and_asked_from_here(there: There) -> None:
@@ -103,6 +110,35 @@ def test_errors_and_interrupts(there: There) -> None:
 def test_a_script_of_here(there: There) -> None:
     done = there.vmbox("run", str(there.dump), "--tool", "drgn", "-e", "print(prog['init_task'].pid.value_())")
     assert done.stdout.strip() == b"0"
+
+
+def test_behind_tls(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
+    """The same by Docker's other way, where a stream that is closed in one direction is a matter of TLS."""
+    dump = dumps.copy_for(docker_engine, dumps())
+    assert docker_engine.run("run", str(dump), "--", "p 1").returncode == 0
+    (image,) = {
+        one["image"] for one in json.loads(docker_engine.run("list", "--json").stdout) if one["dump"] == str(dump)
+    }
+    docker_engine.run("close", str(dump))
+    with docker_behind_tls(tmp_path) as behind:
+        (tmp_path / "image.tar").write_bytes(b"".join(docker_engine.engine.save(image)))
+        with contextlib.closing(connect(behind.socket)) as engine:
+            engine.load(tmp_path / "image.tar")
+        env = {**docker_engine.env, **behind.env(), "VMBOX_ENGINE": behind.url}
+
+        def vmbox(*arguments: str) -> bytes:
+            command = [*docker_engine.vmbox, *arguments]
+            done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=600)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        assert b"sysrq_handle_crash" in vmbox("run", str(dump), "--", "bt")
+        assert vmbox("run", str(dump), "--", "p 1+1").endswith(b"= 2\n")
+        script = ("--tool", "drgn", "-e", "print(prog['init_task'].pid.value_())")
+        assert vmbox("run", str(dump), *script).strip() == b"0"
+        vmbox("close", str(dump))
+        with contextlib.closing(connect(behind.socket)) as engine:
+            assert engine.containers({LABEL: ""}) == []
 
 
 def test_a_lost_connection_loses_no_case(there: There, tmp_path: Path) -> None:

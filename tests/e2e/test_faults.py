@@ -27,6 +27,12 @@ from sandbox.engine.service import Service
 _tidied: set[str] = set()
 
 
+@pytest.fixture(scope="session", params=engines.HARMED)
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    """Docker; each of the three with VMBOX_TEST_FAULTS=all."""
+    return request.getfixturevalue(request.param)
+
+
 def works(engine: EngineUnderTest, dump: Path, *options: str, env: dict[str, str] | None = None) -> bytes:
     """An answer, and nothing left behind. Returns what was said on the way."""
     if engine.name not in _tidied:
@@ -59,6 +65,16 @@ def _vmlinux(engine: EngineUnderTest, dump: Path) -> Path:
     found = Path(_case(engine, dump)["vmlinux"])
     engine.run("close", "--all")
     return found
+
+
+def _of_ones_own(engine: EngineUnderTest, mark: str) -> dict[str, str]:
+    """The settings of a user whose profile makes another image, so that there is something to build."""
+    config = engine.directory()
+    (config / "images").mkdir()
+    text = (engines.CHECKOUT / "images" / "latest.toml").read_text()
+    assert "deb http" in text
+    (config / "images" / "latest.toml").write_text(text.replace("deb http", f"deb [{mark}] http", 1))
+    return {**engine.env, "VMBOX_CONFIG_DIR": str(config)}
 
 
 @pytest.fixture
@@ -108,12 +124,7 @@ def test_killed_at_each_stage(engine: EngineUnderTest, own_dump: Path, apart: di
 
 def test_killed_while_an_image_is_built(docker_engine: EngineUnderTest, dumps: Dumps) -> None:
     """A profile of the user's own makes another image, so that there is something to build."""
-    config = docker_engine.directory()
-    env = {**docker_engine.env, "VMBOX_CONFIG_DIR": str(config)}
-    (config / "images").mkdir()
-    text = (engines.CHECKOUT / "images" / "latest.toml").read_text()
-    assert "deb http" in text
-    (config / "images" / "latest.toml").write_text(text.replace("deb http", "deb [lang=none] http", 1))
+    env = _of_ones_own(docker_engine, "check-date=yes")
     dump = dumps.copy_for(docker_engine, dumps())
     before = {image.id for image in docker_engine.engine.images({})}
     running = {container.id for container in docker_engine.engine.containers({})}
@@ -236,77 +247,129 @@ def test_clock_jumps(docker_engine: EngineUnderTest, dumps: Dumps, years: int) -
     docker_engine.run("close", "--all")
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_engine_stopped_and_restarted(
-    docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path, how: signal.Signals
-) -> None:
+class Daemon:
+    """A dockerd that may be killed, with one image; what it keeps survives."""
+
+    def __init__(self, base: EngineUnderTest) -> None:
+        self.run, self.data = base.directory(), base.directory()
+        self.socket = self.run / "docker.sock"
+        self.env = {
+            **base.env,
+            "VMBOX_ENGINE": f"unix://{self.socket}",
+            "VMBOX_RUNTIME_DIR": str(self.run / "r"),
+        }
+        self._service: Service | None = None
+
+    def start(self) -> None:
+        argv = [
+            str(shutil.which("dockerd", path=PATH)),
+            "--host",
+            f"unix://{self.socket}",
+            "--data-root",
+            str(self.data),
+        ]
+        argv += ["--exec-root", str(self.run / "exec"), "--pidfile", str(self.run / "pid"), "--group", str(os.getgid())]
+        argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        self._service = Service(argv, self.socket, env={"PATH": PATH}, prefix=engines._as_root())
+        self._service.wait_until_up()
+
+    def kill(self, how: signal.Signals) -> None:
+        pid = (self.run / "pid").read_text().strip()
+        subprocess.run([*engines._sudo(), "kill", f"-{how.value}", pid], check=True)
+        _wait(lambda: not reachable(self.socket), 30)
+
+    def end(self) -> None:
+        if self._service is not None:
+            self._service.close()
+            self._service = None
+        (self.run / "pid").unlink(missing_ok=True)
+
+    def again(self) -> None:
+        self.end()
+        self.start()
+
+
+@pytest.fixture
+def daemon(docker_engine: EngineUnderTest, dumps: Dumps) -> Iterator[Daemon]:
     dump = dumps.copy_for(docker_engine, dumps())
     works(docker_engine, dump)
     image = _case(docker_engine, dump)["image"]
     docker_engine.run("close", "--all")
-    run, data = docker_engine.directory(), docker_engine.directory()
-    socket = run / "docker.sock"
-    argv = [str(shutil.which("dockerd", path=PATH)), "--host", f"unix://{socket}", "--data-root", str(data)]
-    argv += ["--exec-root", str(run / "exec"), "--pidfile", str(run / "pid"), "--group", str(os.getgid())]
-    argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
-
-    @contextlib.contextmanager
-    def daemon() -> Iterator[None]:
-        service = Service(argv, socket, env={"PATH": PATH}, prefix=engines._as_root())
-        try:
-            service.wait_until_up()
-            yield
-        finally:
-            service.close()
-
-    env = {**docker_engine.env, "VMBOX_ENGINE": f"unix://{socket}", "VMBOX_RUNTIME_DIR": str(run / "r")}
+    mortal = Daemon(docker_engine)
     try:
-        with daemon():
-            with contextlib.closing(connect(f"unix://{socket}")) as other:
-                archive = run / "image.tar"
-                archive.write_bytes(b"".join(docker_engine.engine.save(image)))
-                other.load(archive)
-            works(docker_engine, dump, env=env)
-            daemon_pid = (run / "pid").read_text().strip()
-            subprocess.run([*engines._sudo(), "kill", f"-{how.value}", daemon_pid], check=True)
-            _wait(lambda: not reachable(socket), 30)
-            down = _vmbox(docker_engine, "run", str(dump), "--once", "--", "p 1", env=env)
-            assert down.returncode == 20, down.stderr
-        (run / "pid").unlink(missing_ok=True)
-        with daemon():
-            works(docker_engine, dump, env=env)
-            _vmbox(docker_engine, "close", "--all", env=env)
-            with contextlib.closing(connect(f"unix://{socket}")) as other:
-                _wait(lambda: other.containers({LABEL: ""}) == [], 20)
+        mortal.start()
+        archive = mortal.run / "image.tar"
+        archive.write_bytes(b"".join(docker_engine.engine.save(image)))
+        with contextlib.closing(connect(mortal.env["VMBOX_ENGINE"])) as engine:
+            engine.load(archive)
+        yield mortal
     finally:
-        engines._unmount_below(run, data)
+        mortal.end()
+        engines._unmount_below(mortal.run, mortal.data)
 
 
-def test_eight_open_the_same_new_dump_at_once(docker_engine: EngineUnderTest, dumps: Dumps) -> None:
-    """One download, one preparation, one case, eight answers."""
+def test_engine_killed(docker_engine: EngineUnderTest, daemon: Daemon, dumps: Dumps) -> None:
+    """While a case is open, and at each stage of an opening: a line, and the next run works when the engine does."""
     dump = dumps.copy_for(docker_engine, dumps())
-    place = docker_engine.directory()
-    env = {**docker_engine.env, "VMBOX_CACHE_DIR": str(place / "cache"), "VMBOX_RUNTIME_DIR": str(place / "run")}
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        works(docker_engine, dump, env=daemon.env)
+        daemon.kill(how)
+        down = _vmbox(docker_engine, "run", str(dump), "--once", "--", "p 1", env=daemon.env)
+        assert down.returncode == 20, down.stderr
+        daemon.again()
+    for stage in ("Starting the case container", "Starting crash"):
+        works(docker_engine, dump, env=daemon.env)
+        _vmbox(docker_engine, "close", "--all", env=daemon.env)
+        command = [*docker_engine.vmbox, "run", str(dump), "--", "p 1+1"]
+        with subprocess.Popen(command, env=daemon.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            said = b""
+            for line in process.stderr:
+                said += line
+                if line.decode().startswith(stage):
+                    daemon.kill(signal.SIGKILL)
+                    break
+            output, rest = process.communicate(timeout=120)
+        said += rest
+        # Once its FIFOs are there, a case needs no engine.
+        assert process.returncode in {20, 22, 60, 61} or output.endswith(b"= 2\n"), said
+        assert b"Traceback" not in said
+        assert b"internal error" not in said
+        daemon.again()
+    works(docker_engine, dump, env=daemon.env)
+    _vmbox(docker_engine, "close", "--all", env=daemon.env)
+    with contextlib.closing(connect(daemon.env["VMBOX_ENGINE"])) as engine:
+        _wait(lambda: engine.containers({LABEL: ""}) == [], 20)
+
+
+def test_eight_open_the_same_new_dump_at_once(engine: EngineUnderTest, dumps: Dumps) -> None:
+    """One build, one download, one preparation, one case, eight answers; and another dump of the kernel meanwhile."""
+    dump, other = (dumps.copy_for(engine, dumps()) for _ in range(2))
+    place = engine.directory()
+    env = _of_ones_own(engine, "lang=none")
+    env |= {"VMBOX_CACHE_DIR": str(place / "cache"), "VMBOX_RUNTIME_DIR": str(place / "run")}
     done: list[subprocess.CompletedProcess[bytes]] = []
 
-    def one() -> None:
-        done.append(_vmbox(docker_engine, "run", str(dump), "--", "bt", env=env))
+    def one(number: int) -> None:
+        done.append(_vmbox(engine, "run", str(other if number == 8 else dump), "--", "bt", env=env))
 
-    threads = [threading.Thread(target=one) for _ in range(8)]
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(9)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [one.returncode for one in done] == [0] * 8, [one.stderr for one in done]
+    assert [one.returncode for one in done] == [0] * 9, [one.stderr for one in done]
     assert len({one.stdout for one in done}) == 1
     assert b"sysrq_handle_crash" in done[0].stdout
     said = b"".join(one.stderr for one in done).decode()
     lines = said.splitlines()
-    for step in ("Downloading ", "Indexing vmlinux", "Starting the case container"):
-        assert len([line for line in lines if line.startswith(step) and line.endswith("…")]) == 1, said
-    assert len([line for line in lines if line.startswith("Building image") and line.endswith("…")]) <= 1, said
-    works(docker_engine, dump, env=env)
-    _vmbox(docker_engine, "close", "--all", env=env)
+    times = {"Building image latest": 1, "Downloading ": 1, "Indexing vmlinux": 1, "Starting the case container": 2}
+    for step, number in times.items():
+        assert len([line for line in lines if line.startswith(step) and line.endswith("…")]) == number, said
+    image = json.loads(_vmbox(engine, "list", "--json", env=env).stdout)[0]["image"]
+    works(engine, dump, env=env)
+    _vmbox(engine, "close", "--all", env=env)
+    engine.engine.remove_image(image)
 
 
 @contextlib.contextmanager

@@ -14,11 +14,18 @@ from pathlib import Path
 
 import pytest
 
+import engines
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
 
 TITLE = b"\x1b]0;own\x07\x1b[31m!!"
 """Sets a terminal's title and colour; as long as what it takes the place of."""
+
+
+@pytest.fixture(scope="session", params=engines.HARMED)
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    """Docker; each of the three with VMBOX_TEST_FAULTS=all."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +129,7 @@ def test_memory_pids_and_scratch_are_bounded(engine: EngineUnderTest, own_dump: 
     engine.run("close", "--all")
     env = {**engine.env, "VMBOX_MEMORY": "1500MB", "VMBOX_PIDS": "100"}
     commands = [
-        "!(head -c 4000000000 /dev/zero | tail -c 3999999999) 2>/dev/null | wc -c",
+        "!(head -c 5000000000 /dev/zero | tail -c 4999999999) 2>/dev/null | wc -c",
         "!head -c 9000000000 /dev/zero 2>/dev/null >/scratch/full; stat -c %s /scratch/full; rm /scratch/full",
         "!(for i in $(seq 200); do sleep 3 & done) 2>&1 | tail -1",
         "p 1+1",
@@ -133,7 +140,7 @@ def test_memory_pids_and_scratch_are_bounded(engine: EngineUnderTest, own_dump: 
     )
     engine.run("close", "--all")
     eaten, written, *rest = done.stdout.split(b"\n")
-    assert int(eaten or 0) < 3_999_999_999, done.stdout
+    assert int(eaten or 0) < 4_999_999_999, done.stdout
     assert 0 < int(written) <= 1_500_000_000 // 8 + 4096  # whole pages
     assert b"ork" in rest[0] or not engine.engine.info().limits
     assert done.stdout.endswith(b"= 2\n"), done.stderr
@@ -145,6 +152,20 @@ def test_a_crash_that_hangs(docker_engine: EngineUnderTest, dumps: Dumps) -> Non
     hung = docker_engine.run("run", str(dump), "--timeout", "1", "--", "!kill -STOP $PPID; sleep 100")
     assert hung.returncode in {61, 62}, hung.stderr
     assert time.monotonic() - began < 120
+    again = docker_engine.run("run", str(dump), "--", "p 1+1")
+    assert again.stdout.endswith(b"= 2\n"), again.stderr
+    docker_engine.run("close", "--all")
+
+
+def test_a_crash_that_does_not_come_up(docker_engine: EngineUnderTest, dumps: Dumps) -> None:
+    """What a dump can cost at most, here a second; its case can be used when more is allowed."""
+    dump = dumps.copy_for(docker_engine, dumps())
+    env = {**docker_engine.env, "VMBOX_START": "1"}
+    command = [*docker_engine.vmbox, "run", str(dump), "--", "p 1+1"]
+    late = subprocess.run(command, env=env, capture_output=True, check=False, timeout=300)
+    assert late.returncode == 62, late.stderr
+    assert b"did not come up" in late.stderr
+    assert b"--set start=" in late.stderr
     again = docker_engine.run("run", str(dump), "--", "p 1+1")
     assert again.stdout.endswith(b"= 2\n"), again.stderr
     docker_engine.run("close", "--all")
