@@ -27,13 +27,16 @@ _WORDS = {
 """crash's own words for what its `sys` prints, in that order."""
 
 
-def show(path: Path, *, json: bool, unpack: bool = False) -> None:
-    """`vmbox info`: identifies a dump and prints what is known of it."""
-    from sandbox.dump import identify
+def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = None) -> None:
+    """`vmbox info`: identifies a dump, of this host or of that of an `engine` elsewhere, and prints what is known."""
+    if engine is None:
+        from sandbox.dump import identify
 
-    vmcore = identify(path)
-    if vmcore.unread is not None:
-        vmcore = _of_unpacked(vmcore, unpack=unpack)
+        vmcore = identify(path)
+        if vmcore.unread is not None:
+            vmcore = _of_unpacked(vmcore, unpack=unpack)
+    else:
+        vmcore = _identified_there(path, engine)
     if json:
         render.as_json(describe(vmcore))
     else:
@@ -52,6 +55,22 @@ def _of_unpacked(vmcore: Vmcore, *, unpack: bool) -> Vmcore:
     of_the_file = ("path", "size", "files", "flattened", "wrappers", "member")
     damage = ("complete", "incomplete_reason") if vmcore.complete is False else ()
     return replace(inner, **{name: getattr(vmcore, name) for name in (*of_the_file, *damage)})
+
+
+def _identified_there(path: Path, engine: str) -> Vmcore:
+    from contextlib import closing
+
+    from sandbox.elsewhere import identify
+    from sandbox.engine import connect
+    from sandbox.errors import ConfigurationError
+    from sandbox.model import ELSEWHERE
+
+    if not engine.startswith(ELSEWHERE):
+        raise ConfigurationError(
+            f"{engine} is of this host, whose dumps are read without an engine", hint="leave it out"
+        )
+    with closing(connect(engine)) as connected:
+        return identify(path, connected, render.reporter(quiet=False))
 
 
 def show_schema() -> None:

@@ -31,6 +31,10 @@ def info(
     unpack: Annotated[
         bool, typer.Option("--unpack", help="Unpack a large compressed dump into the cache, once, to read its log.")
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", metavar="URL", help="ssh:// or tcp://: the dump is a path of this engine's host."),
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of --json.")] = False,
 ) -> None:
     """Say what a dump is: kernel, build, time and cause of the crash. Needs no engine and executes nothing."""
@@ -40,7 +44,7 @@ def info(
         case None, None if schema:
             show_schema()
         case Path(), None:
-            show(vmcore, json=json, unpack=unpack)
+            show(vmcore, json=json, unpack=unpack, engine=engine)
         case None, str():
             show_release(release, utsname_version, json=json)
         case _:

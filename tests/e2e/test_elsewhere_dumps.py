@@ -77,6 +77,8 @@ def there(podman_rootless: EngineUnderTest, dumps: Dumps, tmp_path_factory: pyte
 
 def test_opened_there_and_asked_from_here(there: There) -> None:
     before = (there.dump.stat().st_mtime_ns, there.dump.stat().st_mode, there.dump.stat().st_size)
+    info = json.loads(there.vmbox("info", "--json", "--engine", there.url, str(there.dump)).stdout)
+    assert info["cause"] == "sysrq"
     first = there.vmbox("run", str(there.dump), "--", "bt", "--", "p 1+1")
     assert b"sysrq_handle_crash" in first.stdout
     assert first.stdout.endswith(b"= 2\n")
