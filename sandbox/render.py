@@ -29,17 +29,20 @@ def reporter(*, quiet: bool) -> Reporter:
 
 
 def error(problem: VmboxError) -> None:
-    """One line, the hint under it; what was seen in between, indented."""
-    lines = [f"vmbox: {problem.message}"]
+    """One line, the hint under it; what was seen in between, indented.
+
+    Names of files, and what a dump says, are in all of them: whoever chose those must not write to the terminal.
+    """
+    lines = [f"vmbox: {visible(problem.message)}"]
     if problem.detail:
         lines += ["    " + line for line in visible(problem.detail).splitlines()]
     if problem.hint:
-        lines.append(f"hint: {problem.hint}")
+        lines.append(f"hint: {visible(problem.hint)}")
     print(*lines, sep="\n", file=sys.stderr)  # noqa: T201 - the one place errors are shown
 
 
 def note(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - the one place notes are shown
+    print(visible(text), file=sys.stderr)  # noqa: T201 - the one place notes are shown
 
 
 def as_json(value: object) -> None:
@@ -134,7 +137,7 @@ class _Live:
         if self._progress is None:
             note(f"vmbox: {line}")
         else:
-            self._progress.console.print(f"vmbox: {line}", markup=False, highlight=False)
+            self._progress.console.print(f"vmbox: {visible(line)}", markup=False, highlight=False)
 
     def enter(self) -> Progress:
         with self._lock:
@@ -174,7 +177,7 @@ class _Live:
 class _LiveStep:
     def __init__(self, owner: _Live, title: str, total: int | None, unit: str) -> None:
         self._owner = owner
-        self._title = title
+        self._title = visible(title)
         self._total = total
         self._unit = unit
         self._done = 0
