@@ -322,10 +322,5 @@ ENGINES: Mapping[str, Callable[[], Iterator[EngineUnderTest]]] = {
     "podman-rootless": podman_rootless,
 }
 
-HARMED = ("docker_engine", "podman_rootful", "podman_rootless")[
-    : None if os.environ.get("VMBOX_TEST_FAULTS") == "all" else 1
-]
-"""Fixtures of the engines on which things are broken: minutes for each, so all of them on demand only."""
-
 RUNNING: list[EngineUnderTest] = []
 """Those that this run of the tests has started."""

@@ -28,10 +28,14 @@ KERNELS = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+    if os.environ.get("VMBOX_TEST_FAULTS") != "all":
+        left = [item for item in items if item.get_closest_marker("on_demand")]
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
 
 
 @dataclass

@@ -27,10 +27,19 @@ from sandbox.engine.service import Service
 _tidied: set[str] = set()
 
 
-@pytest.fixture(scope="session", params=engines.HARMED)
+on_demand = pytest.mark.on_demand
+
+
+@pytest.fixture(
+    scope="session",
+    params=["docker_engine", *(pytest.param(name, marks=on_demand) for name in ("podman_rootful", "podman_rootless"))],
+)
 def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
     """Docker; each of the three with VMBOX_TEST_FAULTS=all."""
     return request.getfixturevalue(request.param)
+
+
+ENDS = ("removed", "killed", "crash killed")
 
 
 def works(engine: EngineUnderTest, dump: Path, *options: str, env: dict[str, str] | None = None) -> bytes:
@@ -122,6 +131,7 @@ def test_killed_at_each_stage(engine: EngineUnderTest, own_dump: Path, apart: di
     assert engine.engine.containers({LABEL: ""}) == []
 
 
+@on_demand
 def test_killed_while_an_image_is_built(docker_engine: EngineUnderTest, dumps: Dumps) -> None:
     """A profile of the user's own makes another image, so that there is something to build."""
     env = _of_ones_own(docker_engine, "check-date=yes")
@@ -146,7 +156,7 @@ def test_killed_while_an_image_is_built(docker_engine: EngineUnderTest, dumps: D
     docker_engine.run("close", "--all")
 
 
-@pytest.mark.parametrize("how", ["removed", "killed", "crash killed", "stopped"])
+@pytest.mark.parametrize("how", ["stopped", *(pytest.param(how, marks=on_demand) for how in ENDS)])
 def test_container_ended_from_outside(engine: EngineUnderTest, own_dump: Path, how: str) -> None:
     works(engine, own_dump)
     container = _case(engine, own_dump)["container"]
@@ -229,7 +239,7 @@ def test_cache_is_read_only(docker_engine: EngineUnderTest, dumps: Dumps, tmp_pa
         assert b"VMBOX_CACHE_DIR" in refused.stderr
 
 
-@pytest.mark.parametrize("years", [-2, 2])
+@pytest.mark.parametrize("years", [2, pytest.param(-2, marks=on_demand)])
 def test_clock_jumps(docker_engine: EngineUnderTest, dumps: Dumps, years: int) -> None:
     """A fake: the clock of a machine that others use cannot be set, so Python's is."""
     dump = dumps.copy_for(docker_engine, dumps())
@@ -309,7 +319,20 @@ def daemon(docker_engine: EngineUnderTest, dumps: Dumps) -> Iterator[Daemon]:
 
 
 def test_engine_killed(docker_engine: EngineUnderTest, daemon: Daemon, dumps: Dumps) -> None:
-    """While a case is open, and at each stage of an opening: a line, and the next run works when the engine does."""
+    """While a case is open: a line, and the next run works when the engine does."""
+    dump = dumps.copy_for(docker_engine, dumps())
+    works(docker_engine, dump, env=daemon.env)
+    daemon.kill(signal.SIGKILL)
+    down = _vmbox(docker_engine, "run", str(dump), "--once", "--", "p 1", env=daemon.env)
+    assert down.returncode == 20, down.stderr
+    daemon.again()
+    works(docker_engine, dump, env=daemon.env)
+    _vmbox(docker_engine, "close", "--all", env=daemon.env)
+
+
+@on_demand
+def test_engine_stopped_and_killed_at_each_stage(docker_engine: EngineUnderTest, daemon: Daemon, dumps: Dumps) -> None:
+    """And at each stage of an opening."""
     dump = dumps.copy_for(docker_engine, dumps())
     for how in (signal.SIGTERM, signal.SIGKILL):
         works(docker_engine, dump, env=daemon.env)
@@ -342,11 +365,12 @@ def test_engine_killed(docker_engine: EngineUnderTest, daemon: Daemon, dumps: Du
         _wait(lambda: engine.containers({LABEL: ""}) == [], 20)
 
 
-def test_eight_open_the_same_new_dump_at_once(engine: EngineUnderTest, dumps: Dumps) -> None:
+@pytest.mark.parametrize("build", [False, pytest.param(True, marks=on_demand)])
+def test_eight_open_the_same_new_dump_at_once(engine: EngineUnderTest, dumps: Dumps, *, build: bool) -> None:
     """One build, one download, one preparation, one case, eight answers; and another dump of the kernel meanwhile."""
     dump, other = (dumps.copy_for(engine, dumps()) for _ in range(2))
     place = engine.directory()
-    env = _of_ones_own(engine, "lang=none")
+    env = _of_ones_own(engine, "lang=none") if build else dict(engine.env)
     env |= {"VMBOX_CACHE_DIR": str(place / "cache"), "VMBOX_RUNTIME_DIR": str(place / "run")}
     done: list[subprocess.CompletedProcess[bytes]] = []
 
@@ -363,13 +387,19 @@ def test_eight_open_the_same_new_dump_at_once(engine: EngineUnderTest, dumps: Du
     assert b"sysrq_handle_crash" in done[0].stdout
     said = b"".join(one.stderr for one in done).decode()
     lines = said.splitlines()
-    times = {"Building image latest": 1, "Downloading ": 1, "Indexing vmlinux": 1, "Starting the case container": 2}
+    times = {
+        "Building image latest": int(build),
+        "Downloading ": 1,
+        "Indexing vmlinux": 1,
+        "Starting the case container": 2,
+    }
     for step, number in times.items():
         assert len([line for line in lines if line.startswith(step) and line.endswith("…")]) == number, said
     image = json.loads(_vmbox(engine, "list", "--json", env=env).stdout)[0]["image"]
     works(engine, dump, env=env)
     _vmbox(engine, "close", "--all", env=env)
-    engine.engine.remove_image(image)
+    if build:
+        engine.engine.remove_image(image)
 
 
 @contextlib.contextmanager

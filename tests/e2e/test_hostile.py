@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import engines
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
 
@@ -22,7 +21,13 @@ TITLE = b"\x1b]0;own\x07\x1b[31m!!"
 """Sets a terminal's title and colour; as long as what it takes the place of."""
 
 
-@pytest.fixture(scope="session", params=engines.HARMED)
+on_demand = pytest.mark.on_demand
+
+
+@pytest.fixture(
+    scope="session",
+    params=["docker_engine", *(pytest.param(name, marks=on_demand) for name in ("podman_rootful", "podman_rootless"))],
+)
 def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
     """Docker; each of the three with VMBOX_TEST_FAULTS=all."""
     return request.getfixturevalue(request.param)
