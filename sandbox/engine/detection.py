@@ -203,9 +203,10 @@ def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:
             f"no engine answers at {path} ({candidate.why})",
             hint="start it, or choose another with --engine docker, --engine podman, --engine unix://PATH",
         ) from None
-    except TimeoutError:
+    except (TimeoutError, ConnectionResetError):  # RemoteDisconnected is one
         raise EngineFailed(
-            f"the engine at {path} does not answer ({candidate.why})", hint="is its host overloaded? try again"
+            f"the engine at {path} does not answer ({candidate.why})",
+            hint="is it starting, or its host overloaded? try again",
         ) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise EngineFailed(f"{path} is no engine's socket ({candidate.why}): {error}") from None

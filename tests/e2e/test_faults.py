@@ -23,6 +23,7 @@ from sandbox.case import LABEL
 from sandbox.engine import connect
 from sandbox.engine.detection import reachable
 from sandbox.engine.service import Service
+from sandbox.errors import EngineError
 
 _tidied: set[str] = set()
 
@@ -280,8 +281,15 @@ class Daemon:
         ]
         argv += ["--exec-root", str(self.run / "exec"), "--pidfile", str(self.run / "pid"), "--group", str(os.getgid())]
         argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
-        self._service = Service(argv, self.socket, env={"PATH": PATH}, prefix=engines._as_root())
-        self._service.wait_until_up()
+        # After a kill it finds its containerd's things in disorder, and may give up or take its time.
+        for _ in range(3):
+            self.end()
+            with contextlib.suppress(EngineError):
+                self._service = Service(argv, self.socket, env={"PATH": PATH}, prefix=engines._as_root())
+                self._service.wait_until_up()
+                connect(self.env["VMBOX_ENGINE"]).close()
+                return
+        raise AssertionError("dockerd does not start again")
 
     def kill(self, how: signal.Signals) -> None:
         pid = (self.run / "pid").read_text().strip()
@@ -295,7 +303,6 @@ class Daemon:
         (self.run / "pid").unlink(missing_ok=True)
 
     def again(self) -> None:
-        self.end()
         self.start()
 
 
