@@ -39,6 +39,9 @@ _ANSWER_OF_IDLE: Final = 2.0
 _FLOOD: Final = 1 << 18
 """Bytes before our marker that can only be an abandoned command's output: a start says a few lines."""
 
+_KILLED: Final = 128 + 9
+"""How a shell tells that SIGKILL ended a process: the kernel's, for want of memory, when it is not ours."""
+
 _KEPT: Final = 1 << 16
 """Bytes of a flood that are kept: more than any marker and any last words."""
 
@@ -131,6 +134,9 @@ class Session:
                 if died is not None:
                     said = wire.take(died.end)[: died.begin]
                     self._up.unlink(missing_ok=True)
+                    if died.ident == ident and died.status == _KILLED:
+                        # With less of crash it would be no better, nor with a newer one.
+                        raise self._died(died.status, said, "while it started")
                     if died.ident == ident:
                         raise SessionFailed(
                             "crash does not open this dump",
@@ -204,7 +210,7 @@ class Session:
                 said = wire.take(died.end)[: died.begin]
                 self._up.unlink(missing_ok=True)
                 yield said
-                raise _died(died.status, last + said)
+                raise self._died(died.status, last + said)
             if at >= 0:
                 yield wire.take(at + len(wanted))[:at]
                 return
@@ -275,6 +281,20 @@ class Session:
         self._wire.send(b"!echo " + marker)
         return ident.encode(), marker
 
+    def _died(self, status: int, said: bytes, when: str = "") -> SessionDied:
+        detail = last_words(said)
+        if status == _KILLED:
+            # A limit is a container's, so it changes with the case.
+            return SessionDied(
+                " ".join(filter(None, ("crash was killed", when))) + ", most likely for want of memory",
+                hint=f"ask for less, or give it more (0: all there is): vmbox close {self._case.dump}; "
+                f"vmbox --set memory=16G run {self._case.dump} -- bt",
+                detail=detail,
+            )
+        if status > 128:
+            return SessionDied(f"crash died of signal {status - 128}", detail=detail)
+        return SessionDied(f"crash ended with status {status}", hint="the next command starts it anew", detail=detail)
+
     @contextmanager
     def _waiting(self) -> Iterator[_Waiting]:
         waiting = _Waiting(self._reporter, f"Starting crash on {self._case.dump.name} ({self.case.release})")
@@ -313,15 +333,3 @@ def one_line(command: str) -> bytes:
     if line in {b"!", b"|"}:
         raise VmboxError(f"crash's {command.strip()} is a shell", hint="vmbox shell --tool bash VMCORE opens one")
     return line
-
-
-def _died(status: int, said: bytes) -> SessionDied:
-    detail = last_words(said)
-    # 128 + signal is the shell's way to say that a process was killed.
-    if status == 137:
-        return SessionDied(
-            "crash was killed, most likely for want of memory", hint="raise the limit, or ask for less", detail=detail
-        )
-    if status > 128:
-        return SessionDied(f"crash died of signal {status - 128}", detail=detail)
-    return SessionDied(f"crash ended with status {status}", hint="the next command starts it anew", detail=detail)

@@ -9,6 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from e2e.conftest import wait_for
 from engines import EngineUnderTest
 
@@ -119,6 +121,29 @@ def test_a_crash_that_hangs_is_ended_and_its_case_stays(vmbox, own_dump: Path) -
     assert b"does not answer the interrupt" in done.stderr
     assert re.search(rb"= 2\n$", vmbox("run", own_dump, "--", "p 1+1").stdout)
     assert json.loads(vmbox("list", "--json").stdout) == [before]
+
+
+def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None:
+    """Ended by the kernel at the case's limit, at its start or at a command: one line, nothing less is tried."""
+    if not engine.engine.info().limits:
+        pytest.skip("no cgroup for this user here: there is a limit of addresses, and what it does is malloc's")
+
+    def run(limit: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+        return engine.run("--set", f"memory={limit}", "run", str(own_dump), "--once", "--", *words)
+
+    small = run("60M", "p 1")
+    assert small.returncode == 61
+    assert b"crash was killed while it started, most likely for want of memory" in small.stderr
+    assert b"--set memory=16G" in small.stderr
+    assert b"trying" not in small.stderr
+    # gdb reads all debug information of the kernel: several times what the limit allows.
+    engine.run("close", str(own_dump))
+    limited = ["--set", "memory=500M", "run", str(own_dump), "--"]
+    large = engine.run(*limited, "p 1", "--", "gdb maint expand-symtabs")
+    assert large.returncode == 61
+    assert b"crash was killed, most likely for want of memory" in large.stderr
+    assert engine.run(*limited, "p 1+1").stdout.endswith(b"= 2\n")
+    engine.run("close", str(own_dump))
 
 
 def test_a_timeout_is_the_commands_and_the_others_are_answered(vmbox, own_dump: Path) -> None:
