@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sandbox.model import Vmcore
     from sandbox.profiles import ImageProfile, Selection
 
-__all__ = ["Wishes", "case_of", "open_dump", "warm"]
+__all__ = ["Wishes", "case_for", "case_of", "open_dump", "warm"]
 
 
 def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
@@ -45,11 +46,46 @@ def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
     if found is not None and wishes.of_case() in {"", found.asked}:
         return found
     if found is not None:
-        from sandbox.case import close
-
         reporter.notice(f"closing the open case, which is not {wishes.of_case()}")
-        close(found)
+        _close(found)
     return open_dump(dump, wishes, reporter)
+
+
+@contextmanager
+def case_for(tool: str, dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Iterator[Case]:
+    """The case that a tool beside crash runs in: the dump's own. One with the newest image, for as long as it is used,
+    where that of the dump is to have drgn and has not: drgn needs no distribution's version, and reads older kernels.
+    """
+    case = case_of(dump, wishes, reporter)
+    temporary = wishes.once
+    try:
+        newest = _newest_with_drgn(case) if tool == "drgn" and wishes.image is None else None
+        if newest is not None:
+            reporter.notice(f"image {case.profile} has no drgn: it runs in that of {newest.name}, beside the open case")
+            if temporary:
+                _close(case)
+            case = open_dump(case.dump, replace(wishes, image=newest.name, once=True), reporter)
+            temporary = True
+        yield case
+    finally:
+        if temporary:
+            _close(case)
+
+
+def _newest_with_drgn(case: Case) -> ImageProfile | None:
+    """The profile whose image has drgn where the case's has not; None where it has, or nothing better is known."""
+    from sandbox.profiles import load
+
+    profiles = load()
+    own = profiles.get(case.profile)
+    newest = next((profile for profile in profiles.values() if profile.latest and profile.image.drgn), None)
+    return None if own is None or own.image.drgn else newest
+
+
+def _close(case: Case) -> None:
+    from sandbox.case import close
+
+    close(case)
 
 
 def warm(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[Session, bytes]:
@@ -117,7 +153,6 @@ def _reopened(
 ) -> Session | None:
     """A session of the same dump with another profile's crash; None when that cannot be had."""
     from sandbox import image as images
-    from sandbox.case import close
     from sandbox.engine import connect
 
     case = session.case
@@ -134,7 +169,7 @@ def _reopened(
     finally:
         engine.close()
     session.close()
-    close(case)
+    _close(case)
     return Session(open_dump(case.dump, replace(wishes, image=newest.name), reporter), reporter)
 
 
@@ -227,6 +262,8 @@ def _case(vmcore: Vmcore, ready: Ready, wishes: Wishes, engine: Engine, reporter
 
 def _refuse_remote(engine: Engine, dump: Path) -> None:
     """One that was found and not named: the dump is this host's, and an engine elsewhere would look for it in vain."""
+    import urllib.parse
+
     endpoint = engine.info().endpoint
     host = urllib.parse.urlsplit(endpoint).hostname
     if host is not None and not engine.info().local:

@@ -64,6 +64,11 @@ class ImageRecipe:
     not_run: str | None = None
     """Why programs of this distribution cannot be run today; the `latest` profile's crash is used then."""
 
+    @property
+    def drgn(self) -> bool:
+        """Whether drgn is in it: a fragment's name says so."""
+        return any(fragment.startswith("drgn") for fragment in self.fragments)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crash:

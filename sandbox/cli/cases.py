@@ -91,8 +91,7 @@ def run(
 def _script(
     vmcore: Path, words: list[str], code: str | None, wishes: Wishes, manner: Manner, reporter: Reporter
 ) -> int:
-    from sandbox.case import close as end
-    from sandbox.opening import case_of
+    from sandbox.opening import case_for
     from sandbox.shell import run_script, script_of
 
     if code is not None:
@@ -101,8 +100,7 @@ def _script(
         script, name, arguments = _read(Path(words[0])), Path(words[0]).name, words[1:]
     else:
         raise typer.BadParameter("give a script, or -e CODE: vmbox run vmcore --tool drgn -- script.py")
-    case = case_of(vmcore, wishes, reporter)
-    try:
+    with case_for("drgn", vmcore, wishes, reporter) as case:
         return run_script(
             case,
             script,
@@ -112,9 +110,6 @@ def _script(
             transcript=manner.transcript,
             reporter=reporter,
         )
-    finally:
-        if wishes.once:
-            end(case)
 
 
 def _read(file: Path) -> bytes:
@@ -137,14 +132,15 @@ def shell(
     quiet: Quiet = False,
 ) -> None:
     """Open crash's own prompt on a dump. Does not disturb the warm crash of `vmbox run`."""
-    from sandbox.opening import Wishes, case_of
+    from sandbox.opening import Wishes, case_for
     from sandbox.shell import TOOLS, interactive
 
     if tool not in TOOLS:
         raise typer.BadParameter(f"--tool is one of {', '.join(TOOLS)}")
     reporter = render.reporter(quiet=quiet)
-    case = case_of(vmcore, Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force), reporter)
-    raise typer.Exit(interactive(case, tool=tool, reporter=reporter))
+    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force)
+    with case_for(tool, vmcore, wishes, reporter) as case:
+        raise typer.Exit(interactive(case, tool=tool, reporter=reporter))
 
 
 @command("list")

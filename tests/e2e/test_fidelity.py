@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,6 +211,21 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
         if comparable(answer["output"].encode()) != comparable(there.encode())
     ]
     assert not differing, "\n\n".join(differing)
+
+
+# One task a line: "> 1 0 1 ff2f5640411f0000 RU 0.2 2260 1796 init"; the idle tasks, of number 0, are no tasks to drgn.
+_TASK = re.compile(r"^>?\s+([1-9]\d*)\s+\d+\s+\d+\s+[0-9a-f]+ ", re.MULTILINE)
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
+def test_ps_lists_the_tasks_that_drgn_finds(docker_engine: EngineUnderTest, dumps, kernel: str) -> None:
+    dump = str(dumps(kernel))
+    tasks = docker_engine.run("run", dump, "--", "ps")
+    counted = docker_engine.run("run", dump, "--tool", "drgn", "-e", "print([int(t.pid) for t in for_each_task(prog)])")
+    docker_engine.run("close", dump)
+    found = sorted(map(int, _TASK.findall(tasks.stdout.decode())))
+    assert found == sorted(json.loads(counted.stdout)), (tasks.stderr, counted.stderr)
+    assert len(found) > 40
 
 
 def _directly(engine: EngineUnderTest, dump: Path) -> Iterator[str]:

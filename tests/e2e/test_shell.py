@@ -141,9 +141,17 @@ def test_drgn_prompt(engine: EngineUnderTest, own_dump: Path) -> None:
         terminal.expect(pexpect.EOF)
 
 
-def test_an_image_without_drgn_says_so(docker_engine: EngineUnderTest, dumps) -> None:
-    done = docker_engine.run("run", str(dumps("5.10")), "--tool", "drgn", "-e", "1")
-    docker_engine.run("close", str(dumps("5.10")))
-    assert done.returncode == 99
-    assert b"image debian-11 has no drgn" in done.stderr
-    assert b"--image latest" in done.stderr
+def test_drgn_for_an_image_without_it(docker_engine: EngineUnderTest, dumps) -> None:
+    dump = str(dumps("5.10"))
+    code = "print(prog['init_uts_ns'].name.release.string_().decode(), find_task(prog, 1).comm.string_().decode())"
+    done = docker_engine.run("run", dump, "--tool", "drgn", "-e", code)
+    assert re.fullmatch(rb"5\.10\.\S+ \w+\n", done.stdout), done.stderr
+    assert b"image debian-11 has no drgn: it runs in that of latest" in done.stderr
+    # In a case of its own, which is gone; the dump's own is still there.
+    assert [case["profile"] for case in json.loads(docker_engine.run("list", "--json").stdout)] == ["debian-11"]
+    assert len(docker_engine.engine.containers({"vmbox.case": ""})) == 1
+    named = docker_engine.run("run", dump, "--image", "debian-11", "--tool", "drgn", "-e", "1")
+    docker_engine.run("close", dump)
+    assert named.returncode == 99
+    assert b"image debian-11 has no drgn" in named.stderr
+    assert b"--image latest" in named.stderr
