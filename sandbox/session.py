@@ -236,8 +236,9 @@ class Session:
         """
         wire = self._wire
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
-        wire.control("int")
+        told = False
         try:
+            wire.control("int")
             while time.monotonic() < deadline:
                 # A new marker each time: the signal may hit the very echo that was to print the last one.
                 marker = new_marker()
@@ -246,6 +247,9 @@ class Session:
                     for _ in self._until(marker, time.monotonic() + 1):
                         pass
                 except TimeoutError:
+                    if not told:
+                        self._reporter.notice("crash has not stopped yet; Ctrl-C ends it")
+                        told = True
                     continue
                 return
             self._reporter.notice("crash does not answer the interrupt; it is ended, and started again when needed")

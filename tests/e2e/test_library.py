@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,11 @@ def test_open_run_close(environment: EngineUnderTest, dumps) -> None:
         pieces: list[bytes] = []
         done = case.stream("log", pieces.append)
         assert done.bytes == len(b"".join(pieces)) > 1000
+        # Kept as what is typed is.
+        kept = [json.loads(line) for line in environment.run("log", str(dump), "--json").stdout.splitlines()]
+        asked = [(one["command"], one["status"]) for one in kept[-4:]]
+        assert asked == [("bt", "ok"), ("nosuch", "error"), ("!sleep 60", "timeout"), ("log", "ok")]
+        assert kept[-4]["output"] == answer.text
         with case.session() as session:
             assert session.run("p 1+1", pieces.append).status == "ok"
         assert case.case.release == sandbox.identify(dump).release

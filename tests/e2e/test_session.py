@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from e2e.conftest import wait_for
@@ -144,6 +145,38 @@ def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None
     assert b"crash was killed, most likely for want of memory" in large.stderr
     assert engine.run(*limited, "p 1+1").stdout.endswith(b"= 2\n")
     engine.run("close", str(own_dump))
+
+
+def test_ctrl_c_at_a_terminal(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    vmbox("run", own_dump, "--", "p 1")
+    command, *arguments = [*engine.vmbox, "run", str(own_dump), "--"]
+
+    def typed(words: str) -> pexpect.spawn:
+        return pexpect.spawn(command, [*arguments, words], env=dict(engine.env), timeout=30)
+
+    with typed("!echo begun; sleep 60") as terminal:
+        terminal.expect("begun\r\n")
+        terminal.sendintr()
+        terminal.expect("vmbox: interrupted")
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 130
+    # Warm still.
+    assert vmbox("run", own_dump, "--", "p 1").stderr == b""
+    # One that does not answer is waited for, and ended by the second one.
+    with typed("!echo begun; kill -STOP $PPID; sleep 60") as terminal:
+        terminal.expect("begun\r\n")
+        terminal.sendintr()
+        terminal.expect("crash has not stopped yet; Ctrl-C ends it")
+        began = time.monotonic()
+        terminal.sendintr()
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+        assert terminal.exitstatus == 130
+        assert time.monotonic() - began < 5
+    again = vmbox("run", own_dump, "--", "p 1+1")
+    assert b"Starting crash" in again.stderr
+    assert again.stdout.endswith(b"= 2\n")
 
 
 def test_a_timeout_is_the_commands_and_the_others_are_answered(vmbox, own_dump: Path) -> None:
