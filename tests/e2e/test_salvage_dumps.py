@@ -1,8 +1,13 @@
-"""The salvage ladder with a dump that needs it: a genuine one whose last pages are lost."""
+"""The salvage ladder, each rung with a dump that needs it: genuine ones, damaged."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import struct
+import subprocess
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,10 +34,36 @@ class Kdump:
             struct.pack_into("<qIIQ", self.data, self._descriptors + 24 * number, 0, 0, 0, 0)
         self.data[424] |= self._INCOMPLETE
 
+    def write(self, address: int, content: bytes) -> None:
+        """Puts `content`, inside one page, at a physical address: the page goes to the end, as it is."""
+        at = self._descriptors + 24 * self._pages.index(address // self._block)
+        offset, size, compressed, flags = struct.unpack_from("<qIIQ", self.data, at)
+        stored = self.data[offset : offset + size]
+        page = bytearray(zlib.decompress(stored)) if compressed else stored
+        begin = address % self._block
+        page[begin : begin + len(content)] = content
+        assert len(page) == self._block
+        struct.pack_into("<qIIQ", self.data, at, len(self.data), self._block, 0, flags)
+        self.data += page
+
 
 @pytest.fixture
-def dump(docker_engine: EngineUnderTest, dumps) -> Path:
-    return dumps.copy_for(docker_engine, dumps())
+def dump(docker_engine: EngineUnderTest, dumps) -> Iterator[Path]:
+    copy = dumps.copy_for(docker_engine, dumps())
+    yield copy
+    docker_engine.run("close", str(copy))
+
+
+def _asked(engine: EngineUnderTest, dump: Path, *commands: str) -> subprocess.CompletedProcess[bytes]:
+    return engine.run("run", str(dump), "--", *" -- ".join(commands).split(" "))
+
+
+def _physical(engine: EngineUnderTest, dump: Path, address: str) -> int:
+    """Where crash says that a kernel address lies, of the dump while it is whole."""
+    said = _asked(engine, dump, f"vtop {address}").stdout.decode()
+    found = re.search(r"^VIRTUAL\s+PHYSICAL\s*\n\S+\s+([0-9a-f]+)", said, re.MULTILINE)
+    assert found is not None, said
+    return int(found[1], 16)
 
 
 def test_a_dump_without_its_last_pages(docker_engine: EngineUnderTest, dump: Path) -> None:
@@ -49,4 +80,62 @@ def test_a_dump_without_its_last_pages(docker_engine: EngineUnderTest, dump: Pat
     again = docker_engine.run("run", str(dump), "--", "sys")
     assert b"[INCOMPLETE]" in again.stdout
     assert b"trying" not in again.stderr
+
+
+def test_a_dump_whose_list_of_modules_is_nonsense(docker_engine: EngineUnderTest, dump: Path) -> None:
+    """A module that claims two billion symbols, for which crash has no memory."""
+    (first, *_) = _asked(docker_engine, dump, "list modules -H").stdout.decode().split()
+    said = _asked(docker_engine, dump, "struct module.list -o", "struct module.num_syms -o").stdout.decode()
+    offsets = {name: int(at) for at, name in re.findall(r"\[(\d+)\] .*?(\w+);", said)}
+    module = int(first, 16) - offsets["list"]
+    place = _physical(docker_engine, dump, f"{module + offsets['num_syms']:x}")
     docker_engine.run("close", str(dump))
+    kdump = Kdump(dump)
+    kdump.write(place, struct.pack("<I", 0x7FFFFFFF))
+    dump.write_bytes(kdump.data)
+    done = _asked(docker_engine, dump, "bt", "mod")
+    assert b"sysrq_handle_crash" in done.stdout
+    assert b"cannot access vmalloc'd module memory" in done.stdout
+    assert re.search(rb"module syment space malloc.*; trying --no_modules", done.stderr)
+    assert b"opened with --no_modules: modules are not known" in done.stderr
+
+
+def test_a_dump_that_is_only_good_for_its_memory(docker_engine: EngineUnderTest, dump: Path) -> None:
+    """The offsets of the CPUs' own data are overwritten: nothing of tasks can be read."""
+    said = _asked(docker_engine, dump, "sym __per_cpu_offset").stdout.decode()
+    place = _physical(docker_engine, dump, said.split()[0])
+    docker_engine.run("close", str(dump))
+    kdump = Kdump(dump)
+    kdump.write(place, b"A" * 64)
+    dump.write_bytes(kdump.data)
+    done = _asked(docker_engine, dump, "log | tail -1", "rd -a linux_banner", "bt")
+    assert done.returncode == 1
+    assert b"</TASK>" in done.stdout
+    assert b"Linux version 6.1" in done.stdout
+    assert b"bt: command not available in minimal mode" in done.stdout
+    assert re.search(rb"invalid kernel virtual address: .*; trying --minimal", done.stderr)
+    assert b"opened with --minimal: only log, dis, rd, sym, eval, set and exit work" in done.stderr
+
+
+def test_a_crash_that_is_too_old_for_the_kernel(docker_engine: EngineUnderTest, dumps) -> None:
+    """A profile of the user's promises more of its crash than that can do: Debian 12's for the kernel of Debian 13."""
+    shipped = Path(__file__).parents[2] / "images"
+    profile = (shipped / "debian-13.toml").read_text()
+    for ours, older in (("debian:13", "debian:12"), ("trixie", "bookworm"), ('"8.0.6"', '"8.0.2"')):
+        profile = profile.replace(ours, older)
+    profile = profile.replace('classes = ["debian:12"]', 'classes = ["debian:13"]')
+    own = Path(docker_engine.env["VMBOX_CONFIG_DIR"]) / "images"
+    dump = dumps.copy_for(docker_engine, dumps("6.12"))
+    own.mkdir()
+    try:
+        (own / "debian-13.toml").write_text(profile)
+        done = _asked(docker_engine, dump, "bt", "sys")
+        assert b"sysrq_handle_crash" in done.stdout
+        assert re.search(rb"crash of debian-13 cannot open the dump: .*; trying crash 9\S* of latest", done.stderr)
+        # Before that, with less; after that, as it is.
+        assert b"trying --no_modules" in done.stderr
+        assert b"opened with" not in done.stderr
+        assert b"Starting" not in _asked(docker_engine, dump, "bt").stderr
+    finally:
+        docker_engine.run("close", str(dump))
+        shutil.rmtree(own)
