@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import directories, kdump, memory, opening, printk, signatures
+from sandbox.dump import directories, kdump, memory, named, opening, printk, signatures
 from sandbox.dump.source import FileSource, OutOfTimeError
 from sandbox.errors import DumpDamaged, DumpUnreadable
 
@@ -39,6 +39,15 @@ def read_log(path: Path) -> Iterator[bytes]:
             return
         if signatures.dump_format(head) is None and signatures.is_kernel_log(source.read_at(0, 4096)):
             yield from _saved(path)
+            return
+        kind = signatures.dump_format(head) or signatures.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
+        if kind in named.FORMATS:
+            saved = directories.log_beside(path)
+            if saved is None:
+                raise DumpUnreadable(
+                    f"{path}: the log of a {kind} file is not read here", hint=f"crash may: vmbox run {path} -- log"
+                )
+            yield from _saved(saved)
             return
         opened = opening.open_dump(source, str(path))
         try:

@@ -1,7 +1,7 @@
 """Formats that are named, with what their headers give, but whose memory is not read here.
 
-Offsets from crash's lkcd_*.h, s390_dump.c, sadump.h, vmware_vmss.h, qemu-load.c and xendump.h. None was tried on a dump
-of its kind; each field is checked for sense before it is believed.
+Offsets from crash's lkcd_*.h, s390_dump.c, sadump.h, vmware_vmss.h, qemu-load.c and xendump.h. Of dumps of these kinds
+only QEMU's migration streams were tried; each field is checked for sense before it is believed.
 """
 
 from __future__ import annotations

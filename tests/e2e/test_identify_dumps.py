@@ -21,7 +21,7 @@ import pytest
 import engines
 from engines import EngineUnderTest
 from sandbox.dump import identify, read_log, unpack
-from sandbox.errors import DebuginfoNotFound, DemoFailed, DumpNotFound
+from sandbox.errors import DebuginfoNotFound, DemoFailed, DumpNotFound, DumpUnreadable
 from sandbox.model import Vmcore
 
 WRITTEN = {
@@ -40,7 +40,11 @@ FULL = {
     "full-kdump": "makedumpfile -c -d 31 /proc/vmcore /tmp/small/v; mv /tmp/small/v full-kdump",
     "full-elf": "makedumpfile -E -d 31 /proc/vmcore /tmp/small/v; mv /tmp/small/v full-elf",
 }
-BY_QEMU = {"vmcore": "dump-guest-memory /work/out/vmcore", "kdump": "dump-guest-memory -z /work/out/kdump"}
+BY_QEMU = {
+    "kdump": "dump-guest-memory -z /work/out/kdump",
+    "migration": 'migrate "exec:cat > /work/out/migration"',
+    "vmcore": "dump-guest-memory /work/out/vmcore",
+}
 
 
 MAKE = """
@@ -71,7 +75,7 @@ def forms(docker_engine: EngineUnderTest) -> Path:
 
 @pytest.fixture(scope="module")
 def by_qemu(docker_engine: EngineUnderTest) -> Path:
-    return _make(docker_engine, "by-qemu", "qemu-elf", "\n".join(BY_QEMU.values()))
+    return _make(docker_engine, "forms-of-qemu", "qemu-elf", "\n".join(BY_QEMU.values()))
 
 
 def _log(path: Path) -> list[bytes]:
@@ -141,6 +145,17 @@ def test_written_by_qemu(by_qemu: Path, name: str) -> None:
     assert found.crash_time is None
     assert found.cause == "sysrq"
     assert b"Kernel panic - not syncing: sysrq triggered crash" in b"\n".join(_log(by_qemu / name))
+
+
+def test_migration_stream(by_qemu: Path) -> None:
+    """What `virsh save`, savevm and a migration to a file hold: named, with what the kernel says of itself in it."""
+    found, reference = identify(by_qemu / "migration"), identify(by_qemu / "vmcore")
+    assert found.format == "qemu-migration"
+    for field in ("release", "build_id", "arch", "page_size"):
+        assert getattr(found, field) == getattr(reference, field), field
+        assert getattr(found, field) is not None, field
+    with pytest.raises(DumpUnreadable, match="qemu-migration file is not read here"):
+        list(read_log(by_qemu / "migration"))
 
 
 def test_json_of_the_command(docker_engine: EngineUnderTest, forms: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import dump_writer
 import pytest
 
-from sandbox.dump import identify
+from sandbox.dump import identify, read_log
 from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
@@ -319,6 +319,9 @@ def test_named_formats(tmp_path):
         "sadump": bytes(4096) + b"sadump\0\0" + bytes(4096),
     }
     for kind, content in cases.items():
+        (tmp_path / "named").write_bytes(content)
+        with pytest.raises(DumpUnreadable, match=f"the log of a {kind} file is not read here"):
+            list(read_log(tmp_path / "named"))
         path = tmp_path / kind
         path.write_bytes(content)
         assert identify(path).format == kind
