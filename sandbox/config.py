@@ -269,9 +269,16 @@ def override(assignments: Iterable[str]) -> None:
         if key not in readers:
             raise _unknown(key, "--set")
         _overridden[key] = _read(readers[key], value, f"--set {key}")
+        _words[key] = assignment
+
+
+def overrides() -> tuple[str, ...]:
+    """The assignments that `override` was given: for another process that is to see the same settings."""
+    return tuple(_words.values())
 
 
 _overridden: Final[dict[str, object]] = {}
+_words: Final[dict[str, str]] = {}
 """By the command line of this process."""
 
 

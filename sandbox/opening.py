@@ -122,16 +122,25 @@ def _warmed(case: Case, dump: Path, wishes: Wishes, reporter: Reporter) -> tuple
         if wishes.idle is not None:
             session.set_idle(wishes.idle)
     except SessionFailed as error:
-        session.close()
+        _leave(session, wishes)
         if case.incomplete is not None:
             raise DumpDamaged(
                 f"{dump} is incomplete, and crash cannot open it: {case.incomplete}", detail=error.detail
             ) from error
         raise
     except BaseException:
-        session.close()
+        _leave(session, wishes)
         raise
     return session, said if said.strip() else b""
+
+
+def _leave(session: Session, wishes: Wishes) -> None:
+    session.close()
+    if wishes.once:
+        from sandbox.case import close
+
+        # Nobody else knows of it.
+        close(session.case)
 
 
 def _newer_crash(case: Case, wishes: Wishes) -> ImageProfile | None:

@@ -1,4 +1,4 @@
-"""Commands that report: report."""
+"""Commands that report: report, triage."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import typer
 from sandbox import render
 from sandbox.cli.application import command
 from sandbox.cli.options import EngineName, Force, GivenDebuginfo, ImageName, Json, OptionalDump, Quiet
+from sandbox.errors import NotADump
 
 if TYPE_CHECKING:
+    from sandbox.triage.index import Index
     from sandbox.triage.report import Report
 
 Timeout = Annotated[
@@ -86,3 +88,81 @@ def _compared(first: Report, second: Report, *, json: bool) -> None:
         if found.differences:
             render.table(("", "FIRST", "SECOND"), ((one.what, one.first, one.second) for one in found.differences))
     raise typer.Exit(0 if found.same else 1)
+
+
+@command()
+def triage(
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PATH…", help="Dumps, directories, sosreports, patterns.", show_default=False),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the table and the reports go.")
+    ] = Path("triage"),
+    listed: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE", help="More paths, one a line; - is standard input.")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, help="Dumps at a time; what memory and processors allow by default."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="URL", help="A Dask cluster that does the work, e.g. tcp://host:8786."),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Make anew what an earlier run has finished.")] = False,
+    json: Json = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of --json.")] = False,
+    timeout: Timeout = 60,
+    engine: EngineName = None,
+    image: ImageName = None,
+    debuginfo: GivenDebuginfo = None,
+    force: Force = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at many crashes: a report of each, and one table, grouped by what looks like the same bug.
+
+    vmbox triage /var/crash -o triage
+    vmbox triage /var/crash -o triage        # after it was interrupted: goes on
+
+    Exit status 1 says that crash did not open one of them, or that there is no report of it.
+    """
+    from sandbox.opening import Wishes
+    from sandbox.triage import finding, fleet, index
+
+    if schema:
+        render.as_json(index.schema())
+        return
+    words = [*(paths or ()), *(finding.listed(listed) if listed else ())]
+    if not words:
+        raise typer.BadParameter("give dumps or directories")
+    found = finding.find(words)
+    if not found:
+        raise NotADump(f"no crash dump is in {', '.join(words[:5])}")
+    table = fleet.triage(
+        found,
+        output,
+        Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force),
+        render.reporter(quiet=quiet),
+        jobs=jobs,
+        scheduler=scheduler,
+        timeout=timeout,
+        again=again,
+    )
+    if json:
+        typer.echo(index.as_json(table))
+    else:
+        _grouped(table)
+        typer.echo(output / "index.html")
+    if table.partial or table.failed:
+        raise typer.Exit(1)
+
+
+def _grouped(table: Index) -> None:
+    render.table(
+        ("DUMPS", "SIGNATURE", "CRASH", "KERNELS"),
+        ((str(one.count), one.name, one.title, " ".join(one.kernels)) for one in table.signatures),
+    )
+    for row in table.rows:
+        if row.problem is not None:
+            render.note(f"vmbox: {render.visible(f'{row.dump}: {row.problem}')}")

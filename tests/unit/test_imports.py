@@ -53,6 +53,7 @@ SOLE_IMPORTERS = {
     "podman": {"engine.podman"},
     "jinja2": {"triage.page"},
     "matplotlib": {"triage.charts"},
+    "distributed": {"triage.pools"},
     "cyclonedx": {"bill"},
 }
 

@@ -1,4 +1,4 @@
-"""The report's JSON schema, derived from its dataclasses. Run as a program, it writes the file that ships."""
+"""The JSON schemas of reports and tables, derived from their dataclasses. Run as a program, it writes what ships."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sandbox.triage import backtrace, memory, report, signature, tables
+from sandbox.triage import backtrace, entry, index, memory, report, signature, tables
 
-SHIPPED = Path(report.__file__).with_name("report.schema.json")
+SHIPPED = {report.Report: "report.schema.json", index.Index: "index.schema.json"}
 
 
-def schema() -> dict[str, Any]:
-    made = TypeAdapter(report.Report).json_schema(mode="serialization")
+def schema(of: type = report.Report) -> dict[str, Any]:
+    made = TypeAdapter(of).json_schema(mode="serialization")
     words = _words()
-    for name, value in {**made.pop("$defs"), "Report": made}.items():
+    for name, value in {**made.pop("$defs"), of.__name__: made}.items():
         value["additionalProperties"] = False
         value["required"] = list(value["properties"])
         for field, described in value["properties"].items():
@@ -26,15 +26,18 @@ def schema() -> dict[str, Any]:
             described.pop("default", None)
             if text := words.get((name, field)):
                 described["description"] = text
-        if name != "Report":
+        if name != of.__name__:
             made.setdefault("$defs", {})[name] = value
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": "vmbox report"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": _TITLES[of]}
+
+
+_TITLES = {report.Report: "vmbox report", index.Index: "vmbox triage"}
 
 
 def _words() -> dict[tuple[str, str], str]:
     """The docstrings under fields, by class and field."""
     found: dict[tuple[str, str], str] = {}
-    for module in (backtrace, memory, report, signature, tables):
+    for module in (backtrace, entry, index, memory, report, signature, tables):
         for node in ast.parse(inspect.getsource(module)).body:
             if not isinstance(node, ast.ClassDef):
                 continue
@@ -47,4 +50,6 @@ def _words() -> dict[tuple[str, str], str]:
 
 
 if __name__ == "__main__":
-    SHIPPED.write_text(json.dumps(schema(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for kind, file in SHIPPED.items():
+        text = json.dumps(schema(kind), indent=1, ensure_ascii=False) + "\n"
+        Path(report.__file__).with_name(file).write_text(text, encoding="utf-8")

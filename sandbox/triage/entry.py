@@ -1,0 +1,98 @@
+"""One dump of a triage as values: what it is, and how its report came out."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sandbox import __version__
+from sandbox.dump import identify
+from sandbox.errors import VmboxError
+from sandbox.opening import Wishes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A dump that was found, identified."""
+
+    dump: str
+    key: str
+    """Names its report: of the path."""
+    stamp: str
+    """Changes when the file does, or vmbox."""
+    kernel: str | None = None
+    """Equal for dumps of one build: they share image and debuginfo."""
+    files: tuple[str, ...] = ()
+    """All of a split dump."""
+    problem: str | None = None
+    exit_code: int = 0
+    """Why it is no dump, and the status of that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A line of the table."""
+
+    dump: str
+    key: str
+    stamp: str
+    status: str
+    """ok; partial when crash did not open it and the report holds what the dump says by itself; failed without one."""
+    problem: str | None
+    exit_code: int
+    """0, or the exit status of `problem`."""
+    seconds: float
+    host: str
+    """Where the report was made."""
+    kernel: str | None = None
+    release: str | None = None
+    vendor: str | None = None
+    kernel_class: str | None = None
+    crash_time: datetime | None = None
+    cause: str | None = None
+    panic: str | None = None
+    signature: str | None = None
+    title: str | None = None
+    task: str | None = None
+    report: str | None = None
+    """Path of the page, relative to the table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a worker is given; travels between hosts."""
+
+    entry: Entry
+    wishes: Wishes
+    timeout: float
+    """Seconds for each crash command."""
+    without_crash: str | None = None
+    """Report what the dump says by itself, for this reason: what its kernel needs was just found not to be had."""
+    without_crash_status: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a worker gives back."""
+
+    row: Row
+    html: str | None = None
+    json: str | None = None
+
+
+def entry(path: Path) -> Entry:
+    """Identifies the dump at `path`; what goes wrong with it is in the answer."""
+    text = str(path).encode(errors="backslashreplace").decode()
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    try:
+        state = path.stat()
+        stamp = f"{state.st_size}.{state.st_mtime_ns}.{__version__}"
+        vmcore = identify(path, log=False)
+    except VmboxError as error:
+        return Entry(dump=text, key=key, stamp="", problem=error.message, exit_code=error.exit_code)
+    except Exception as error:  # noqa: BLE001 - one bad dump never stops the rest
+        return Entry(dump=text, key=key, stamp="", problem=f"{type(error).__name__}: {error}", exit_code=99)
+    kernel = vmcore.build_id or (f"{vmcore.release} {vmcore.utsname_version or ''}" if vmcore.release else None)
+    return Entry(dump=text, key=key, stamp=stamp, kernel=kernel, files=tuple(map(str, vmcore.files)))

@@ -1,0 +1,142 @@
+"""Where jobs are done: processes of this host, or workers of a Dask cluster. Both are `concurrent.futures` executors.
+
+Sole importer of distributed, an optional extra: vmbox[cluster].
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from sandbox import config
+from sandbox.errors import ConfigurationError
+from sandbox.triage import work
+from sandbox.triage.entry import Job, Made
+
+HERE: Final = "here"
+_ROOM: Final = 4 << 30
+"""Bytes of memory a case should have: crash on the dump of a large machine."""
+
+_PATIENCE: Final = 30.0
+"""Seconds that stopped jobs have to close their cases."""
+
+
+class Pool(Protocol):
+    """Places with room for so many jobs each."""
+
+    def places(self) -> Mapping[str, int]:
+        """How many jobs each place takes at once. May change: workers come and go."""
+
+    def submit(self, job: Job, place: str) -> Future[Made]:
+        """Does the job, at that place if it still is there."""
+
+    def renew(self) -> None:
+        """After a `BrokenExecutor`: makes it usable again."""
+
+    def close(self, *, stop: bool) -> None:
+        """Ends it; `stop` also ends what is under way, which closes its cases."""
+
+
+class Local:
+    """Processes on this host, each with its share of memory and processors."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._executor = self._new()
+
+    def _new(self) -> ProcessPoolExecutor:
+        # Not forked: this process has threads of the executor's and of whoever draws progress.
+        return ProcessPoolExecutor(
+            self._jobs,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=work.begin,
+            initargs=(shares(self._jobs),),
+        )
+
+    def places(self) -> Mapping[str, int]:
+        return {HERE: self._jobs}
+
+    def submit(self, job: Job, place: str) -> Future[Made]:  # noqa: ARG002 - there is one
+        return self._executor.submit(work.do, job)
+
+    def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Any:
+        return self._executor.map(function, values, chunksize=8)
+
+    def renew(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = self._new()
+
+    def close(self, *, stop: bool) -> None:
+        workers = multiprocessing.active_children() if stop else []
+        for worker in workers:
+            with suppress(OSError):
+                worker.terminate()
+        deadline = time.monotonic() + _PATIENCE
+        self._executor.shutdown(wait=not stop, cancel_futures=True)
+        for worker in workers:
+            worker.join(max(0.1, deadline - time.monotonic()))
+            if worker.pid is not None and worker.is_alive():
+                with suppress(OSError):
+                    os.kill(worker.pid, signal.SIGKILL)
+
+
+class Cluster:
+    """The workers of a Dask cluster: hosts that have vmbox and an engine, and see the dumps at the same paths."""
+
+    def __init__(self, address: str) -> None:
+        """Raises `ConfigurationError` when there is no such cluster, or no library for it."""
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise ConfigurationError(
+                "the library for a cluster is not installed", hint="pipx inject vmbox distributed"
+            ) from error
+        try:
+            self._client = Client(address, timeout="10s", set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ConfigurationError(
+                f"no Dask scheduler answers at {address}", hint="dask scheduler, and on each host: dask worker ADDRESS"
+            ) from error
+
+    def places(self) -> Mapping[str, int]:
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return {address: worker["nthreads"] for address, worker in workers.items()}
+
+    def submit(self, job: Job, place: str) -> Future[Made]:
+        executor = self._client.get_executor(
+            workers=[place],
+            # Should it be lost, another does the job.
+            allow_other_workers=True,
+            pure=False,
+        )
+        future: Future[Made] = executor.submit(work.do, job, key=f"report-{job.entry.key}-{time.monotonic_ns()}")
+        return future
+
+    def renew(self) -> None: ...
+
+    def close(self, *, stop: bool) -> None:  # noqa: ARG002 - what was asked of it is cancelled when nobody holds it
+        self._client.close(timeout=5)
+
+
+def fitting() -> int:
+    """How many jobs this host takes at once."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(len(os.sched_getaffinity(0)), memory * 3 // 4 // _ROOM))
+
+
+def shares(jobs: int) -> list[str]:
+    """Settings under which `jobs` cases leave the host what one leaves it; what the user has set stays."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    now = config.current()
+    found = [*config.overrides()]
+    if now.memory is None and jobs > 1:
+        found.append(f"memory={memory * 3 // 4 // jobs}")
+    if now.cpus is None and jobs > 1:
+        found.append(f"cpus={max(1.0, len(os.sched_getaffinity(0)) / jobs):.2f}")
+    return found

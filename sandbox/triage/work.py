@@ -1,0 +1,112 @@
+"""What a worker does: one job, from a dump to its report. Runs in a process or on a host of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Final
+
+from sandbox import config
+from sandbox.dump import identify
+from sandbox.errors import VmboxError
+from sandbox.triage import documents
+from sandbox.triage.entry import Entry, Job, Made, Row
+from sandbox.triage.making import make, read
+from sandbox.triage.page import html
+from sandbox.triage.report import Report
+
+_GRACE: Final = 20.0
+"""Seconds to close its case that a worker has whose coordinator is gone."""
+
+
+def do(job: Job) -> Made:
+    """The report of a dump. Never raises but for being stopped: what goes wrong is in the row."""
+    began = time.monotonic()
+    try:
+        report = _report(job)
+        made = Made(row=_row(job.entry, report), html=html(report), json=documents.as_json(report))
+    except VmboxError as error:
+        made = Made(row=failed(job.entry, error.message, error.exit_code))
+    except Exception as error:  # noqa: BLE001 - one bad dump never stops the rest
+        made = Made(row=failed(job.entry, f"{type(error).__name__}: {error}", 99))
+    return replace(made, row=replace(made.row, seconds=round(time.monotonic() - began, 3), host=platform.node()))
+
+
+def failed(entry: Entry, problem: str, status: int) -> Row:
+    """The line of a dump that there is no report of."""
+    return Row(
+        dump=entry.dump,
+        key=entry.key,
+        stamp=entry.stamp,
+        status="failed",
+        problem=problem,
+        exit_code=status,
+        seconds=0.0,
+        host=platform.node(),
+        kernel=entry.kernel,
+    )
+
+
+def _report(job: Job) -> Report:
+    dump = Path(job.entry.dump)
+    if job.without_crash is None:
+        # A case of its own that is closed after it: hundreds of warm ones would fill the memory.
+        return make(dump, replace(job.wishes, once=True), timeout=job.timeout)
+    problem = VmboxError(job.without_crash)
+    return replace(read(identify(dump), None, problem), exit_code=job.without_crash_status)
+
+
+def _row(entry: Entry, report: Report) -> Row:
+    who = report.identity
+    return Row(
+        dump=entry.dump,
+        key=entry.key,
+        stamp=entry.stamp,
+        status="ok" if report.problem is None else "partial",
+        problem=report.problem,
+        exit_code=report.exit_code,
+        seconds=report.seconds,
+        host="",
+        kernel=entry.kernel,
+        release=who.release,
+        vendor=who.vendor,
+        kernel_class=who.kernel_class,
+        crash_time=who.crash_time,
+        cause=report.panic.cause,
+        panic=report.panic.message,
+        signature=report.signature.id,
+        title=report.signature.title,
+        task=report.backtrace.command if report.backtrace else None,
+        report=f"reports/{entry.key}.html",
+    )
+
+
+def begin(settings: Sequence[str]) -> None:
+    """In each worker process first: its share of the host as settings, and its end when the coordinator's has come."""
+    config.override(settings)
+    # The terminal's Ctrl-C reaches all of us; the coordinator says who stops and how.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+
+
+def _stop(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(143)
+
+
+def _outlive_nobody() -> None:
+    parent = parent_process()
+    if parent is None:
+        return
+    connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE)
+    os._exit(1)

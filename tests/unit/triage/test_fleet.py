@@ -1,0 +1,145 @@
+"""Triage without an engine: what the dumps say by themselves, in real processes; and who gets which dump next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import schema_of
+
+from sandbox.errors import DumpNotFound
+from sandbox.opening import Wishes
+from sandbox.triage import finding, fleet, index
+from sandbox.triage.entry import Entry, Job, Made, entry
+from sandbox.triage.work import failed
+
+DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"
+NO_ENGINE = Wishes(engine="unix:///nonexistent/engine.sock")
+
+
+@pytest.fixture
+def heap(tmp_path: Path) -> Path:
+    """Genuine dumps, shrunk; one of them cut off, and files that are no dumps."""
+    heap = tmp_path / "heap"
+    for number, name in enumerate(("x86_64-6.1-zlib", "x86_64-6.12-zstd")):
+        below = heap / f"host{number}"
+        below.mkdir(parents=True)
+        shutil.copy(DUMPS / name, below / "vmcore")
+        (below / "vmcore-dmesg.txt").write_text("[ 0.0] Linux version\n")
+    (heap / "vmcore.empty").touch()
+    (heap / "vmcore.cut").write_bytes((DUMPS / "x86_64-6.1-zlib").read_bytes()[:3000])
+    (heap / "notes").write_text("nothing")
+    return heap
+
+
+def test_find(heap: Path) -> None:
+    found = finding.find([heap, f"{heap}/host*/vmcore", heap / "host0" / "vmcore"])
+    assert [str(one.relative_to(heap)) for one in found] == [
+        "vmcore.cut",
+        "vmcore.empty",
+        "host0/vmcore",
+        "host1/vmcore",
+    ]
+    with pytest.raises(DumpNotFound):
+        finding.find([heap / "nosuch*"])
+
+
+def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = finding.find([heap])
+    table = fleet.triage(found, out, NO_ENGINE, jobs=1)
+    states = {Path(row.dump).relative_to(heap).as_posix(): row.status for row in table.rows}
+    assert states == {
+        "host0/vmcore": "partial",
+        "host1/vmcore": "partial",
+        "vmcore.cut": "partial",
+        "vmcore.empty": "failed",
+    }
+    assert {row.exit_code for row in table.rows if row.dump.endswith("/vmcore")} == {20}
+    written = json.loads((out / "index.json").read_text())
+    jsonschema.Draft202012Validator(index.schema()).validate(written)
+    assert index.schema() == schema_of.schema(index.Index), "run tests/unit/triage/schema_of.py"
+    assert {group["title"] for group in written["kernels"]} == {row.release for row in table.rows if row.release}
+    page = (out / "index.html").read_text()
+    for row in table.rows:
+        assert row.dump in page
+        assert row.report is None or (f'href="{row.report}"' in page and (out / row.report).exists())
+    # Killed while it wrote: a torn line, and one dump's row not yet there.
+    lines = (out / "rows.jsonl").read_text().splitlines()
+    (out / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
+    again = fleet.triage(found, out, NO_ENGINE, jobs=1)
+    assert {row.key for row in again.rows} == {row.key for row in table.rows}
+
+
+class _Recording:
+    """A pool of two places that notes who was given what, and is done at once. Stands for a cluster."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, str | None]] = []
+        self.without: list[str] = []
+        self.lost: set[str] = set()
+
+    def places(self) -> Mapping[str, int]:
+        return {place: 2 for place in ("a", "b") if place not in self.lost}
+
+    def submit(self, job: Job, place: str) -> Future[Made]:
+        self.given.append((place, job.entry.kernel))
+        row = failed(job.entry, "", 0)
+        if job.entry.kernel == "unknown":
+            row = replace(row, status="partial", problem="no debuginfo", exit_code=40)
+            if job.without_crash:
+                self.without.append(job.without_crash)
+        else:
+            row = replace(row, status="ok", problem=None)
+        future: Future[Made] = Future()
+        future.set_result(Made(row=row))
+        return future
+
+    def renew(self) -> None: ...
+
+    def close(self, *, stop: bool) -> None: ...
+
+
+def _some(kernel: str, count: int) -> list[Entry]:
+    return [
+        Entry(dump=f"/{kernel}/{number}", key=f"{kernel}{number}", stamp="1", kernel=kernel) for number in range(count)
+    ]
+
+
+def _driven(pool: _Recording, entries: list[Entry], out: Path) -> fleet._Fleet:
+    (out / "reports").mkdir(parents=True)
+    made = fleet._Fleet(output=out, pool=pool, wishes=Wishes(), timeout=1, reporter=fleet.QUIET)
+    made.run(entries, again=True)
+    return made
+
+
+def test_a_kernel_goes_where_it_is(tmp_path: Path) -> None:
+    pool = _Recording()
+    made = _driven(pool, [*_some("one", 5), *_some("two", 5)], tmp_path / "out")
+    assert len(made.rows) == len(pool.given) == 10
+    # One dump of each kernel goes ahead, to places of their own; the others follow it.
+    assert pool.given[:2] != [("a", "one"), ("a", "one")]
+    first = {kernel: place for place, kernel in reversed(pool.given)}
+    elsewhere = [kernel for place, kernel in pool.given if place != first[kernel]]
+    assert len(elsewhere) <= 5
+
+
+def test_what_a_kernel_lacks_is_looked_for_once(tmp_path: Path) -> None:
+    pool = _Recording()
+    made = _driven(pool, _some("unknown", 6), tmp_path / "out")
+    assert len(made.rows) == 6
+    assert len(pool.without) >= 4
+    assert set(pool.without) == {"no debuginfo"}
+
+
+def test_entry_of_no_dump(tmp_path: Path) -> None:
+    (tmp_path / "vmcore").write_text("no dump at all")
+    found = entry(tmp_path / "vmcore")
+    assert found.exit_code == 12
+    assert found.problem
