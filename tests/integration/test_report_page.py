@@ -1,0 +1,169 @@
+"""The pages of report and triage in a real Chromium: made of genuine answers, looked at as people would."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from browser import Browser, chromium
+from sandbox.model import Vmcore
+from sandbox.triage import index, tables
+from sandbox.triage.asking import Answers
+from sandbox.triage.entry import Row
+from sandbox.triage.making import read
+from sandbox.triage.page import html
+from sandbox.triage.report import CommandRun
+
+ANSWERS = Path(__file__).parents[1] / "fixtures" / "crash"
+SIZES = {"phone": (390, 844), "laptop": (1366, 768), "large": (2560, 1440)}
+
+# Ratio of the luminances of each text and what is behind it, as WCAG 2.1 defines them (1.4.3).
+CONTRAST = r"""(() => {
+  const rgb = (text) => { const p = text.match(/[\d.]+/g).map(Number); return [p[0], p[1], p[2], p[3] ?? 1]; };
+  const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (c) => c.slice(0, 3).map((v) => linear(v / 255))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = rgb(getComputedStyle(e).backgroundColor);
+      if (c[3] > 0.99) return c;
+    }
+    return matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18] : [255, 255, 255];
+  };
+  const bad = [];
+  for (const e of document.body.querySelectorAll("*")) {
+    if (["SCRIPT", "STYLE"].includes(e.tagName) || !e.getClientRects().length) continue;
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+    const svg = e instanceof SVGElement, style = getComputedStyle(e);
+    const front = rgb(svg && style.fill !== "none" ? style.fill : style.color);
+    const [a, b] = [light(front), light(behind(svg ? e.closest("figure") : e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) bad.push(`${e.tagName} ${e.textContent.trim().slice(0, 40)} ${ratio.toFixed(2)}`);
+  }
+  return bad;
+})()"""
+WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    lines = (ANSWERS / "6.12.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    texts = {answer["command"]: answer["output"] for answer in found}
+    runs = tuple(
+        CommandRun(command=one["command"], status=one["status"], seconds=one["seconds"], output=one["output"])
+        for one in found
+    )
+    release = tables.system(texts["sys"])["RELEASE"]
+    vmcore = Vmcore(path=Path("/var/crash/vmcore"), format="kdump-compressed", size=1 << 26, release=release)
+    page = tmp_path_factory.mktemp("report") / "report.html"
+    made = read(vmcore, Answers(texts=texts, runs=runs, mode="", case={"proof": "build-id"}))
+    page.write_text(html(made), encoding="utf-8")
+    return page
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        Row(
+            dump=f"/var/crash/host{number}/vmcore",
+            key=f"{number:012}",
+            stamp="",
+            status="partial" if number % 5 == 0 else "ok",
+            problem="crash does not open this dump" if number % 5 == 0 else None,
+            exit_code=0,
+            seconds=1.0,
+            host="here",
+            release=f"6.{number % 3}.0",
+            signature=f"{number % 2:012}",
+            title=f"bug in some_function_{number % 2}",
+            report=f"reports/{number}.html",
+        )
+        for number in (3, 10, 2, 1, 7)
+    ]
+    page = tmp_path_factory.mktemp("table") / "index.html"
+    page.write_text(index.html(index.of(rows)), encoding="utf-8")
+    return page
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("page", ["report", "table"])
+def test_fits_asks_for_nothing_complains_of_nothing(
+    browser: Browser, page: str, size: str, request: pytest.FixtureRequest
+) -> None:
+    where: Path = request.getfixturevalue(page)
+    for dark in (False, True):
+        browser.open(where, *SIZES[size], dark=dark)
+        assert browser.complaints() == []
+        assert {url for url in browser.requests() if not url.startswith("data:")} == {where.as_uri()}
+        assert browser.evaluate(WIDER) <= 0, "the page scrolls sideways"
+        assert browser.evaluate(CONTRAST) == []
+        assert len(browser.picture()) > 20_000
+
+
+@pytest.mark.parametrize("page", ["report", "table"])
+def test_everything_has_a_name(browser: Browser, page: str, request: pytest.FixtureRequest) -> None:
+    browser.open(request.getfixturevalue(page), *SIZES["laptop"])
+    told = browser.accessible()
+    named = {"link", "button", "img", "image", "region", "navigation", "heading", "columnheader"}
+    assert [role for role, name in told if role in named and not name.strip()] == []
+    roles = {role for role, _ in told}
+    assert {"main", "navigation", "heading", "link", "table"} <= roles
+    if page == "report":
+        assert {"Use of memory", "Load averages"} <= {name for role, name in told if role in {"img", "image"}}
+
+
+def test_is_used_from_the_keyboard(browser: Browser, report: Path, table: Path) -> None:
+    browser.open(report, *SIZES["laptop"])
+    seen = set()
+    for _ in range(200):
+        browser.key("Tab")
+        seen.add(browser.evaluate("document.activeElement.tagName"))
+        ring = "getComputedStyle(document.activeElement).outlineStyle"
+        assert browser.evaluate(ring) != "none", "what has the focus is not seen to have it"
+        if seen >= {"A", "SUMMARY", "PRE"}:
+            break
+    else:
+        pytest.fail(f"only {seen} can be reached with Tab")
+    # A heading of the table sorts by itself, with the numbers in names as numbers.
+    browser.open(table, *SIZES["laptop"])
+    browser.evaluate("document.querySelector('#dumps th button').focus()")
+    for order in ([1, 2, 3, 7, 10], [10, 7, 3, 2, 1]):
+        browser.key("Enter")
+        cells = browser.evaluate(
+            "[...document.querySelectorAll('#dumps tbody td:first-child')].map(e => e.textContent)"
+        )
+        assert [int(re.search(r"host(\d+)", cell)[1]) for cell in cells] == order
+    assert browser.complaints() == []
+
+
+def test_prints(browser: Browser, report: Path) -> None:
+    browser.open(report, 794, 1123, medium="print")
+    assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert browser.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert browser.evaluate(WIDER) <= 0
+    printed = browser.pdf()
+    assert printed.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) < 60
+
+
+def test_nothing_in_a_dump_runs(browser: Browser, tmp_path: Path) -> None:
+    evil = "<script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"> \x1b[31m </style>"
+    vmcore = Vmcore(path=Path(f"/{evil}"), format="kdump-compressed", size=1, release=evil, panic=evil, hardware=evil)
+    made = read(vmcore, Answers(texts={"log": evil}, runs=(), mode="", case={"proof": evil}))
+    page = tmp_path / "evil.html"
+    page.write_text(html(made), encoding="utf-8")
+    browser.open(page, *SIZES["laptop"])
+    assert browser.evaluate("document.title") != "hit"
+    assert browser.evaluate("document.images.length + document.scripts.length") == 0
+    assert {url for url in browser.requests() if not url.startswith("data:")} == {page.as_uri()}
