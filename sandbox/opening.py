@@ -213,9 +213,12 @@ def _open_elsewhere(dump: Path, wishes: Wishes, reporter: Reporter) -> Case:
     from sandbox import elsewhere, selfcontained
     from sandbox.dump import is_plain
     from sandbox.engine import connect
+    from sandbox.engine.owner import ownerless
 
     engine = connect(wishes.engine)
     try:
+        for left in ownerless(engine):  # of a vmbox of this host that was killed
+            engine.remove(left.id)
         vmcore = elsewhere.identify(dump, engine, reporter)
         selection = _selected(vmcore, dump, wishes, reporter)
         if not is_plain(vmcore):
