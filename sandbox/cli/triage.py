@@ -46,16 +46,21 @@ def report(
     vmbox report vmcore -o report.html
     vmbox report --compare vmcore.1 vmcore.2
     """
+    from threading import Thread
+
     from sandbox.opening import Wishes
     from sandbox.triage import documents
     from sandbox.triage.making import make
-    from sandbox.triage.page import html
+    from sandbox.triage.page import html, ready as page_ready
 
     if schema:
         render.as_json(documents.schema())
         return
     if vmcore is None or compare != (other is not None):
         raise typer.BadParameter("give a dump; or two with --compare")
+    if not json and other is None:
+        # While crash is at its answers: loading what draws takes as long as they do.
+        Thread(target=page_ready, daemon=True).start()
     reporter = render.reporter(quiet=quiet)
     wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force)
     made = make(vmcore, wishes, reporter, timeout=timeout)

@@ -15,6 +15,8 @@ from sandbox.triage.report import CommandRun
 
 COMMANDS: Final = (
     "sys",
+    "sys -i",
+    "sys -t",
     "set",
     "bt -l",
     "bt -a",

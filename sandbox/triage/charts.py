@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -15,7 +16,6 @@ from xml.sax.saxutils import escape
 from sandbox.render import visible
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _INK: Final = "#010203"
@@ -23,6 +23,14 @@ _INK: Final = "#010203"
 _FAINT: Final = "#040506"
 _BARS: Final = ("#3b6ea5", "#c8812f", "#5b8c5a", "#a4506c", "#7a6aa8", "#8a8a8a")
 """Told apart also by readers who see few colours, on light and on dark."""
+
+_WIDTH: Final = 6.4
+"""Inches, of which the page makes its own width."""
+_CHARACTER: Final = 0.083
+"""Inches that a character of `font.size` takes, on average and generously."""
+
+_DRAWING: Final = threading.Lock()
+"""matplotlib's settings are the process's, and a cluster's worker may have several threads."""
 
 _SETTINGS: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
@@ -43,23 +51,32 @@ def available() -> bool:
     return find_spec("matplotlib") is not None
 
 
+def ready() -> None:
+    """Loads what drawing needs, which takes longer than the drawing: while crash is at its answers, say."""
+    if available():
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure  # noqa: F401 - for those who come later
+
+
 def bars(name: str, values: Sequence[tuple[str, float]], *, unit: str, ident: str) -> str:
     """Horizontal bars, the first on top, each with its label and its amount in words. `name` is the chart's name."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(6.4, 0.42 + 0.27 * len(values)), layout="constrained")
-        axes = figure.add_subplot()
+    with _DRAWING, mpl.rc_context(_SETTINGS):
         labels = [_short(label) for label, _ in values]
+        figure = Figure(figsize=(_WIDTH, 0.2 + 0.27 * len(values)))
+        # Placed by hand, and without an axis: matplotlib's own layout draws everything twice to measure it.
+        left = min(0.45, (max(map(len, labels)) + 2) * _CHARACTER / _WIDTH)
+        axes = figure.add_axes((left, 0.02, 0.99 - left - 12 * _CHARACTER / _WIDTH, 0.96))
         places = list(range(len(values)))
         drawn = axes.barh(places, [value for _, value in values], color=_BARS[0], height=0.66)
-        axes.set_yticks(places, labels)
         axes.bar_label(drawn, [amount(value, unit) for _, value in values], padding=4)
-        axes.invert_yaxis()
-        axes.margins(x=0.16)
-        axes.set_xticks([])
-        _bare(axes)
+        for place, label in zip(places, labels, strict=True):
+            axes.text(-0.015, place, label, ha="right", va="center", transform=axes.get_yaxis_transform())
+        axes.set_xlim(0, max(value for _, value in values) or 1)
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.set_axis_off()
         return _svg(figure, name, [f"{label} {amount(value, unit)}" for label, value in values], ident)
 
 
@@ -68,9 +85,9 @@ def stack(name: str, values: Sequence[tuple[str, float]], *, unit: str, ident: s
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(6.4, 1.15), layout="constrained")
-        axes = figure.add_subplot()
+    with _DRAWING, mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(_WIDTH, 1.3))
+        axes = figure.add_axes((0.01, 0.62, 0.98, 0.36))
         left = 0.0
         whole = sum(value for _, value in values) or 1
         for number, (label, value) in enumerate(values):
@@ -79,7 +96,7 @@ def stack(name: str, values: Sequence[tuple[str, float]], *, unit: str, ident: s
             left += value
         axes.set_xlim(0, whole)
         axes.set_axis_off()
-        figure.legend(loc="outside lower left", ncols=3, frameon=False, handlelength=1, handleheight=1)
+        figure.legend(loc="lower left", ncols=2, frameon=False, handlelength=1, handleheight=1)
         return _svg(figure, name, [f"{label} {amount(value, unit)}" for label, value in values], ident)
 
 
@@ -97,12 +114,6 @@ def amount(value: float, unit: str) -> str:
 def _short(label: str) -> str:
     label = visible(label).replace("\n", " ").replace("\t", " ")
     return label if len(label) <= 28 else f"{label[:27]}…"
-
-
-def _bare(axes: Axes) -> None:
-    for side in ("top", "right", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(length=0)
 
 
 def _svg(figure: Figure, name: str, parts: Sequence[str], ident: str) -> str:

@@ -7,7 +7,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -60,8 +60,12 @@ def triage(
         pool: Pool = local or Cluster(scheduler or "")
         stop = True
         try:
+            wishes = wishes or Wishes()
+            if local is None:
+                # An engine's address is of this host; each of a cluster's has its own.
+                wishes = replace(wishes, engine=None)
             entries = _identified(paths, local, reporter)
-            fleet = _Fleet(output=output, pool=pool, wishes=wishes or Wishes(), timeout=timeout, reporter=reporter)
+            fleet = _Fleet(output=output, pool=pool, wishes=wishes, timeout=timeout, reporter=reporter)
             try:
                 fleet.run(entries, again=again)
             finally:

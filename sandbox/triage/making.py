@@ -12,6 +12,7 @@ from typing import Final
 
 from sandbox import __version__
 from sandbox.dump import identify, read_log
+from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
 from sandbox.errors import VmboxError
 from sandbox.model import Vmcore, kernel_version
@@ -66,12 +67,12 @@ def read(vmcore: Vmcore, answers: Answers | None, problem: VmboxError | None = N
         seconds=round(seconds, 3),
         problem=None if problem is None else _sentence(problem),
         exit_code=0 if problem is None else problem.exit_code,
-        identity=_identity(vmcore, answers, system),
+        identity=_identity(vmcore, answers, system, tables.hardware(texts.get("sys -i", ""))),
         panic=Panic(
             cause=vmcore.cause,
             words=words_for(vmcore.cause),
             message=vmcore.panic or _unquoted(system),
-            taint=vmcore.taint,
+            taint=_taint(vmcore, texts),
         ),
         signature=signature.of(
             cause=vmcore.cause, backtrace=_guilty(vmcore, panicking, blocked, log), log=log, panic=vmcore.panic
@@ -107,7 +108,7 @@ def _sentence(problem: VmboxError) -> str:
     return f"{problem.message}: {problem.detail.strip()}" if problem.detail else problem.message
 
 
-def _identity(vmcore: Vmcore, answers: Answers | None, system: Mapping[str, str]) -> Identity:
+def _identity(vmcore: Vmcore, answers: Answers | None, system: Mapping[str, str], hardware: str | None) -> Identity:
     case = answers.case if answers else {}
     return Identity(
         dump=str(vmcore.path),
@@ -119,7 +120,7 @@ def _identity(vmcore: Vmcore, answers: Answers | None, system: Mapping[str, str]
         vendor=vmcore.vendor,
         kernel_class=classify(vmcore.release, vmcore.utsname_version).klass if vmcore.release else None,
         build_id=vmcore.build_id,
-        hardware=vmcore.hardware,
+        hardware=vmcore.hardware or hardware,
         host=system.get("NODENAME"),
         cpus=vmcore.nr_cpus,
         crash_time=vmcore.crash_time,
@@ -133,6 +134,14 @@ def _identity(vmcore: Vmcore, answers: Answers | None, system: Mapping[str, str]
         mode=answers.mode if answers else None,
         origins=vmcore.origins,
     )
+
+
+def _taint(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[str, ...] | None:
+    """As the kernel printed it; of a kernel that printed no "Tainted:", as its memory has it."""
+    if vmcore.taint is not None:
+        return vmcore.taint
+    letters = tables.taint(texts.get("sys -t", ""))
+    return None if letters is None else tuple(TAINT.get(one, one) for one in letters if one.isalpha() and one != "G")
 
 
 def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> Sequence[str]:

@@ -25,6 +25,12 @@ def html(report: Report) -> str:
     )
 
 
+def ready() -> None:
+    """Loads what pages are made with, ahead of the first."""
+    environment()
+    charts.ready()
+
+
 @cache
 def environment() -> Environment:
     """The templates, which escape everything and know no undefined names."""

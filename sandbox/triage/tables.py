@@ -24,6 +24,7 @@ _PS_T: Final = re.compile(rf'^PID: (\d+)\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: ".
 _PS_T_TIME: Final = re.compile(r"^\s*(UTIME|STIME): (\d+)")
 _MODULE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)\s+(?:{_HEX}\s+)?(?P<size>\d+)\s+(?P<file>\S.*?)\s*$")
 _MODULE_TAINT: Final = re.compile(r"^(\S+)\s+([A-Z()+-]+)\s*$")
+_TAINTED_MASK: Final = re.compile(r"^TAINTED_MASK: [0-9a-fx]+\s*?([A-Z() ]*)$", re.MULTILINE)
 _MOUNT: Final = re.compile(rf"^{_HEX}\s+{_HEX}\s+(?P<type>\S+)\s+(?P<device>\S+)\s+(?P<directory>\S.*?)\s*$")
 _DEVICE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)(?:\s+(?P<addresses>\S.*?))?\s*$")
 _INTERRUPT: Final = re.compile(r"^\s*(?P<number>\w+):(?P<counts>(?:\s+\d+)+)(?:\s+(?P<rest>\S.*?))?\s*$")
@@ -112,6 +113,22 @@ def system(text: str) -> Mapping[str, str]:
     return MappingProxyType(
         {name.strip(): value.strip() for name, colon, value in pairs if colon and name.strip().isupper()}
     )
+
+
+def hardware(text: str) -> str | None:
+    """`sys -i`: what the firmware calls the machine, as the kernel's own log spells it; None when it says nothing."""
+    found = system(text)
+    machine = " ".join(found[name] for name in ("DMI_SYS_VENDOR", "DMI_PRODUCT_NAME") if found.get(name))
+    if not machine:
+        return None
+    bios = " ".join(found[name] for name in ("DMI_BIOS_VERSION", "DMI_BIOS_DATE") if found.get(name))
+    return f"{machine}, BIOS {bios}" if bios else machine
+
+
+def taint(text: str) -> str | None:
+    """`sys -t`: the letters; empty for a kernel without taint, None when it says nothing."""
+    found = _TAINTED_MASK.search(text)
+    return None if found is None else "".join(found[1].split())
 
 
 def tasks(ps: str, waits: str = "", times: str = "", *, tick: float = 1e-9) -> tuple[Task, ...]:

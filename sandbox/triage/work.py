@@ -58,7 +58,11 @@ def _report(job: Job) -> Report:
     dump = Path(job.entry.dump)
     if job.without_crash is None:
         # A case of its own that is closed after it: hundreds of warm ones would fill the memory.
-        return make(dump, replace(job.wishes, once=True), timeout=job.timeout)
+        return make(
+            dump,
+            replace(job.wishes, once=True, engine=job.wishes.engine or config.current().engine),
+            timeout=job.timeout,
+        )
     problem = VmboxError(job.without_crash)
     return replace(read(identify(dump), None, problem), exit_code=job.without_crash_status)
 

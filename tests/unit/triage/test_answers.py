@@ -203,3 +203,22 @@ def test_comparison(vmcore: Vmcore, answers: Answers) -> None:
     other = compare(first, read(vmcore, None))
     assert not other.same
     assert {one.what for one in other.differences} >= {"signature", "frames"}
+
+
+# As crash prints them (kernel.c, cmd_sys and show_kernel_taints); the machine is QEMU's.
+DMI = """\
+        DMI_BIOS_VENDOR: SeaBIOS
+       DMI_BIOS_VERSION: 1.16.2-debian-1.16.2-1
+          DMI_BIOS_DATE: 04/01/2014
+         DMI_SYS_VENDOR: QEMU
+       DMI_PRODUCT_NAME: Standard PC (i440FX + PIIX, 1996)
+"""
+
+
+def test_machine_and_taint_that_the_log_does_not_name() -> None:
+    machine = "QEMU Standard PC (i440FX + PIIX, 1996), BIOS 1.16.2-debian-1.16.2-1 04/01/2014"
+    assert tables.hardware(DMI) == machine
+    assert tables.hardware("sys: cannot determine dmi strings\n") is None
+    assert tables.taint("TAINTED_MASK: 3000  OE\n") == "OE"
+    assert tables.taint("TAINTED_MASK: 0  \n") == ""
+    assert tables.taint("sys: invalid option\n") is None
