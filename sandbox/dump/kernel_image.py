@@ -22,6 +22,9 @@ _NOTE: Final = {
 _BUILD_NUMBER: Final = re.compile(rb"\) #\d")
 _ALIGNMENT: Final = 2 << 20
 _IMAGE_SIZE: Final = 64 << 20
+_TEXT_SIZE: Final = 6 << 20
+"""Code that the image begins with, at least, in all but the smallest kernels: notes stand behind it, and are looked for
+there first."""
 _STEP: Final = 1 << 20
 _PAGE: Final = 4096
 _UTSNAME_FIELD: Final = 65
@@ -34,9 +37,14 @@ _LTO_INFO: Final = (b"\x06\0\0\0\x04\0\0\0\x01\x01\0\0Linux\0", b"\0\0\0\x06\0\0
 def find_build_id(kernel: KernelMemory, start: int) -> str | None:
     """Lower-case hexadecimal; None when no note is certain. `start` is the address of _stext."""
     begin = start & ~(_ALIGNMENT - 1)
-    candidates: list[tuple[bool, str]] = []
+    candidates: dict[int, tuple[bool, str]] = {}
     before = b""
-    for at in range(begin, begin + _IMAGE_SIZE, _STEP):
+    for at in (
+        *range(begin + _TEXT_SIZE, begin + _IMAGE_SIZE, _STEP),
+        *range(begin, begin + _TEXT_SIZE + _STEP, _STEP),
+    ):
+        if at == begin:
+            before = b""
         piece = _read(kernel, at)
         window = before + piece
         for found in _NOTE[kernel.order].finditer(window):
@@ -54,12 +62,13 @@ def find_build_id(kernel: KernelMemory, start: int) -> str | None:
             after = window[found.end() + size : found.end() + size + _AROUND]
             if b"Xen\0" in near or after.startswith(_BTF):
                 return value.hex()
-            candidates.append((after.startswith(_LTO_INFO) and b"GNU\0" not in near, value.hex()))
+            candidates[where] = (after.startswith(_LTO_INFO) and b"GNU\0" not in near, value.hex())
         before = window[-4 * _PAGE :]
-    certain = [value for of_kernel, value in candidates if of_kernel]
+    found_at = sorted(candidates.items())
+    certain = [value for _, (of_kernel, value) in found_at if of_kernel]
     if certain:
         return certain[0]
-    return candidates[0][1] if len(candidates) == 1 else None
+    return found_at[0][1][1] if len(found_at) == 1 else None
 
 
 def find_banner(kernel: KernelMemory, start: int, release: str) -> str | None:

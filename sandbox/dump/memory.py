@@ -22,6 +22,7 @@ _CHUNK: Final = 1 << 20
 _ZEROS: Final = bytes(_CHUNK)
 _CACHE_BYTES: Final = 8 << 20
 _MOST_BITMAP: Final = 1 << 30
+_AHEAD: Final = 128 << 10
 _DESCRIPTORS: Final = 128
 """Page descriptors read at once."""
 
@@ -38,6 +39,7 @@ class PageIndex:
         self._size = min(layout.bitmap_size, (layout.max_mapnr + 7) // 8, _MOST_BITMAP)
         self._before = array("Q", [0])
         self._blocks: dict[int, int] = {}
+        self._last = (-1, -1)
         # The bitmap of a part of a split dump covers everything, its descriptors only the part.
         self._first = self.rank(layout.start_pfn) if layout.split else 0
 
@@ -50,7 +52,11 @@ class PageIndex:
         block, bit = divmod(pfn, _BLOCK * 8)
         if pfn < 0 or pfn // 8 >= self._size or not self._bits(block) >> bit & 1:
             return None
-        return self.rank(pfn) - self._first
+        before, at = self._last
+        # The kernel image is read page after page; counting takes longer than all else but unpacking.
+        found = at + 1 if at >= 0 and pfn == before + 1 else self.rank(pfn) - self._first
+        self._last = (pfn, found)
+        return found
 
     def rank(self, pfn: int) -> int:
         """Pages below `pfn` that the dump holds."""
@@ -99,6 +105,8 @@ class KdumpMemory:
         self._descriptor = struct.Struct(("<" if layout.order == "little" else ">") + "qIIQ")
         self._descriptors: dict[int, bytes] = {}
         self._pages: dict[int, bytes] = {}
+        self._window, self._window_at = b"", 0
+        self._previous = -2
 
     def covers(self, address: int) -> bool:
         pfn = address // self._layout.block_size
@@ -161,13 +169,23 @@ class KdumpMemory:
         # A descriptor of zeros was never written: the writer ran out of space, or was killed.
         if offset <= 0 or not 0 < size <= 2 * block_size:
             raise PageMissingError
-        data = self._source.read_at(offset, size)
+        data = self._data(position, offset, size)
         if len(data) < size:
             raise PageMissingError
         page = _unpack(data, flags, block_size)
         if len(page) != block_size:
             raise PageMissingError
         return page
+
+    def _data(self, position: int, offset: int, size: int) -> bytes:
+        """A page's bytes; what follows one that was just read is read ahead, for writers keep pages in order."""
+        within = offset - self._window_at
+        if 0 <= within <= len(self._window) - size:
+            return self._window[within : within + size]
+        ahead = _AHEAD if position == self._previous + 1 else size
+        self._previous = position
+        self._window, self._window_at = self._source.read_at(offset, max(size, ahead)), offset
+        return self._window[:size]
 
     def _describe(self, position: int) -> tuple[int, int, int]:
         group, rest = divmod(position, _DESCRIPTORS)
