@@ -1,6 +1,6 @@
 """The command line: parse, call, render, exit status. A module for each group of commands."""
 
-from sandbox.cli import assistants, cases, debuginfo, dump, evidence, host, images, settings, transcripts, triage
+from sandbox.cli import assistants, cases, debuginfo, dump, evidence, host, images, kube, settings, transcripts, triage
 from sandbox.cli.application import app
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "evidence",
     "host",
     "images",
+    "kube",
     "settings",
     "transcripts",
     "triage",

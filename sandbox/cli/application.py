@@ -23,6 +23,7 @@ _ORDER = [
     "log",
     "report",
     "triage",
+    "kube",
     "prepare",
     "debuginfo",
     "image",

@@ -34,6 +34,12 @@ def report(
     json: Json = False,
     compare: Annotated[bool, typer.Option("--compare", help="Compare the crashes of two dumps.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of --json.")] = False,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            "--answers", metavar="FILE", help="Make it of what a Job of `vmbox kube` left; nothing is opened."
+        ),
+    ] = None,
     timeout: Timeout = 60,
     engine: EngineName = None,
     image: ImageName = None,
@@ -63,7 +69,14 @@ def report(
         Thread(target=page_ready, daemon=True).start()
     reporter = render.reporter(quiet=quiet)
     wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force)
-    made = make(vmcore, wishes, reporter, timeout=timeout)
+    if answers is None:
+        made = make(vmcore, wishes, reporter, timeout=timeout)
+    else:
+        from sandbox.dump import identify
+        from sandbox.triage.job import read_answers
+        from sandbox.triage.making import read
+
+        made = read(identify(vmcore), read_answers(answers))
     if other is not None:
         _compared(made, make(other, wishes, reporter, timeout=timeout), json=json)
         return

@@ -141,6 +141,25 @@ def ask(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """One answer that was brought from elsewhere."""
+
+    status: str
+    output: str
+
+
+def answers_of(found: Mapping[str, Text], *, case: Mapping[str, str]) -> Answers:
+    """The answers of a crash that ran elsewhere, by command; one that is missing counts as not asked."""
+    missing = Text(status="unasked", output="crash had ended before")
+    runs = []
+    for command in COMMANDS:
+        one = found.get(command, missing)
+        runs.append(CommandRun(command=command, status=one.status, seconds=0.0, output=_cut(one.output)))
+    texts = {command: one.output for command, one in found.items() if one.status == "ok"}
+    return Answers(runs=tuple(runs), texts=texts, mode="", case=case)
+
+
 def _each(session: Session, commands: Sequence[str], mode: str, timeout: float) -> Iterator[tuple[CommandRun, str]]:
     lives = _LIVES
     for command in commands:

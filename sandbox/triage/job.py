@@ -1,0 +1,220 @@
+"""A dump read by a cluster: a Kubernetes Job of the dump's self-contained image, and what it brings back.
+
+The image has crash and vmlinux and nothing of vmbox, so the Job asks crash what a report asks, and leaves the answers
+on its output volume, whole or not at all; the page is made of them where vmbox is (`vmbox report VMCORE --answers F`).
+A pod cannot be without a network as a case is: the NetworkPolicy beside the Job takes it away, where the cluster's
+network plugin enforces such.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from sandbox import selfcontained
+from sandbox.case import VMLINUX
+from sandbox.errors import ConfigurationError, DumpUnreadable
+from sandbox.model import Vmcore
+from sandbox.triage.asking import COMMANDS, Answers, Text, answers_of
+from sandbox.verdict import Verdict
+
+LABEL: Final = "vmbox.dev/kernel"
+"""Carried by the Job and its pod; the value is the build-id's beginning. What needs characters that a label may not
+have is an annotation."""
+
+_DUMPS: Final = PurePosixPath("/case/dumps")
+_OUTPUT: Final = PurePosixPath("/case/output")
+
+_SCRIPT: Final = """\
+set -u
+by_line=; if command -v stdbuf >/dev/null; then by_line='stdbuf -oL'; fi
+printf '%s\\n' "$COMMANDS" | while IFS= read -r command; do
+    printf '!echo %s begin %s\\n%s\\n!echo %s end\\n' "$TOKEN" "$command" "$command" "$TOKEN"
+done | $by_line crash -s --no_crashrc --no_scroll "$VMLINUX" "$@" >"$OUTPUT.part" 2>&1
+grep -q "^$TOKEN end" "$OUTPUT.part" || { tail -n 20 "$OUTPUT.part" >&2; exit 1; }
+mv "$OUTPUT.part" "$OUTPUT"
+"""
+"""What the container runs. A line of its own stands around each answer: nothing in a dump can know its token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a cluster's own ways ask for."""
+
+    dumps: str = "vmcores"
+    """The volume claim that has the dump; mounted read-only."""
+    path: str | None = None
+    """Where the dump is in it; its file name, when not said."""
+    output: str = "vmbox-reports"
+    """The volume claim for the answers."""
+    namespace: str | None = None
+    registry: str | None = None
+    """HOST[:PORT][/PATH]; None: the image is already on the nodes, under the name it has on an engine."""
+    memory: str = "8Gi"
+    cpus: str = "2"
+    seconds: int = 3600
+    """After which the Job is given up."""
+    keep: int = 86400
+    """Seconds for which the ended Job stays."""
+    user: int = 0
+    """The uid that may read the dump: kdump leaves files of root's with mode 0600."""
+    kind: str = "job"
+    """"pod" is what Podman before 4.7 can play."""
+
+
+def manifests(vmcore: Vmcore, wanted: Wanted, *, token: str | None = None) -> list[dict[str, Any]]:
+    """The Job (or Pod) and the NetworkPolicy for a dump. Raises `ConfigurationError` for one that has several files."""
+    if len(vmcore.files) > 1:
+        raise ConfigurationError(
+            f"{vmcore.path} consists of {len(vmcore.files)} files", hint="makedumpfile --reassemble joins them"
+        )
+    ref = selfcontained.reference(vmcore)
+    key = ref.rpartition(":")[2][:12]
+    name = f"vmbox-{key}-{_dns(vmcore.path.name)}".rstrip("-")[:60].rstrip("-")
+    labels = {"app.kubernetes.io/name": "vmbox", LABEL: key}
+    about: dict[str, Any] = {"name": name, "labels": labels, "annotations": _annotations(vmcore)}
+    if wanted.namespace is not None:
+        about["namespace"] = wanted.namespace
+    pod = _pod(
+        image=selfcontained.remote(ref, wanted.registry) if wanted.registry else ref,
+        pull="IfNotPresent" if wanted.registry else "Never",
+        dump=_DUMPS / (wanted.path or vmcore.path.name).lstrip("/"),
+        answers=_OUTPUT / f"{name}.answers",
+        token=token or secrets.token_hex(16),
+        wanted=wanted,
+    )
+    if wanted.kind == "pod":
+        return [{"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": pod}]
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": about,
+        "spec": {
+            "backoffLimit": 2,
+            "activeDeadlineSeconds": wanted.seconds,
+            "ttlSecondsAfterFinished": wanted.keep,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {key: value for key, value in about.items() if key != "annotations"},
+        "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress", "Egress"]},
+    }
+    return [policy, job]
+
+
+def _annotations(vmcore: Vmcore) -> dict[str, str]:
+    known = {"dump": str(vmcore.path), "release": vmcore.release, "build-id": vmcore.build_id, "panic": vmcore.panic}
+    return {f"vmbox.dev/{name}": value for name, value in known.items() if value}
+
+
+def _dns(text: str) -> str:
+    """What may stand in an object's name (RFC 1123)."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _pod(
+    *, image: str, pull: str, dump: PurePosixPath, answers: PurePosixPath, token: str, wanted: Wanted
+) -> dict[str, Any]:
+    environment = {
+        "HOME": "/scratch",
+        "TMPDIR": "/tmp",  # noqa: S108 - in the container
+        "LC_ALL": "C.UTF-8",
+        "LESSSECURE": "1",
+        "VMLINUX": VMLINUX,
+        "COMMANDS": "\n".join(COMMANDS),
+        "OUTPUT": str(answers),
+        "TOKEN": token,
+    }
+    container = {
+        "name": "crash",
+        "image": image,
+        "imagePullPolicy": pull,
+        "command": ["/bin/sh", "-c", _SCRIPT, "vmbox", str(dump)],
+        "workingDir": "/scratch",
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
+        "resources": {
+            "limits": {"memory": wanted.memory, "cpu": wanted.cpus},
+            "requests": {"memory": "1Gi", "cpu": "1"},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [
+            {"name": "dumps", "mountPath": str(_DUMPS), "readOnly": True},
+            {"name": "output", "mountPath": str(_OUTPUT)},
+            {"name": "scratch", "mountPath": "/scratch"},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - in the container
+        ],
+    }
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {"runAsUser": wanted.user, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [
+            {"name": "dumps", "persistentVolumeClaim": {"claimName": wanted.dumps, "readOnly": True}},
+            {"name": "output", "persistentVolumeClaim": {"claimName": wanted.output}},
+            {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
+            {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
+        ],
+    }
+
+
+def as_yaml(documents: list[dict[str, Any]]) -> str:
+    """For `kubectl apply -f -` and `podman kube play -`."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Texts of several lines as blocks, and nothing by reference: people read what they run."""
+
+        def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - whatever it is
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, explicit_start=True, width=120)
+
+
+def read_answers(file: Path) -> Answers:
+    """What a Job left on its output volume. Raises `DumpUnreadable` when it is nothing of that kind."""
+    try:
+        said = file.read_bytes()
+    except OSError as error:
+        raise DumpUnreadable(f"{file}: {error.strerror}") from error
+    found = dict(_answers(said))
+    if not found:
+        raise DumpUnreadable(
+            f"{file} has no answers of crash", hint="vmbox kube VMCORE prints the Job that leaves them"
+        )
+    return answers_of(found, case={"profile": "", "engine": "kubernetes", "proof": "the image is of the dump's build"})
+
+
+def _answers(said: bytes) -> Iterator[tuple[str, Text]]:
+    start = re.search(rb"(?m)^([0-9a-f]{32}) begin ", said)
+    if start is None:
+        return
+    token = re.escape(start[1])
+    for found in re.finditer(rb"(?ms)^%s begin ([^\n]*)\n(.*?)(?:^%s end$|\Z)" % (token, token), said[start.start() :]):
+        command, output = found[1].decode(errors="backslashreplace"), found[2]
+        if command not in COMMANDS:
+            continue
+        verdict = Verdict(command)
+        verdict.look(output)
+        whole = found[0].endswith(b" end")
+        yield (
+            command,
+            Text(status=verdict.status() if whole else "died", output=output.decode(errors="backslashreplace")),
+        )
