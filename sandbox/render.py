@@ -205,7 +205,7 @@ class _LiveStep:
         self._progress.update(self._task, total=amount)
 
     def say(self, line: str) -> None:
-        self._progress.update(self._task, said=visible(line.strip())[-60:])
+        self._progress.update(self._task, said=_newest(line)[-60:])
 
 
 class _Plain:
@@ -251,7 +251,12 @@ class _PlainStep:
     def say(self, line: str) -> None:
         if time.monotonic() - self._shown > self._EVERY:
             self._shown = time.monotonic()
-            note(f"{self._title}: {visible(line.strip())}")
+            note(f"{self._title}: {_newest(line)}")
+
+
+def _newest(line: str) -> str:
+    """What a terminal would show of a line that was written over and over, as dpkg does ("Reading database … 5%")."""
+    return visible(line.strip().rpartition("\r")[2])
 
 
 def _amount(done: int, total: int | None, unit: str, began: float) -> str:
