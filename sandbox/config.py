@@ -277,6 +277,13 @@ def overrides() -> tuple[str, ...]:
     return tuple(_words.values())
 
 
+def override_anew(assignments: Iterable[str]) -> None:
+    """As `override`, and what was overridden before no longer is: for a process that serves many callers in turn."""
+    _overridden.clear()
+    _words.clear()
+    override(assignments)
+
+
 _overridden: Final[dict[str, object]] = {}
 _words: Final[dict[str, str]] = {}
 """By the command line of this process."""

@@ -118,7 +118,7 @@ def triage(
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where the table and the reports go.")
     ] = Path("triage"),
     listed: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="More paths, one a line; - is standard input.")
+        Path | None, typer.Option("--from-file", metavar="FILE", help="More paths, one a line; - is standard input.")
     ] = None,
     jobs: Annotated[
         int | None,

@@ -39,7 +39,8 @@ class Row:
     key: str
     stamp: str
     status: str
-    """ok; partial when crash did not open it and the report holds what the dump says by itself; failed without one."""
+    """ok; log for a log or sosreport, in which there is no dump for crash to open; partial when crash did not open the
+    dump and the report holds what it says by itself; failed without a report."""
     problem: str | None
     exit_code: int
     """0, or the exit status of `problem`."""
@@ -71,6 +72,10 @@ class Job:
     without_crash: str | None = None
     """Report what the dump says by itself, for this reason: what its kernel needs was just found not to be had."""
     without_crash_status: int = 0
+    settings: tuple[str, ...] = ()
+    """What the user set for this command, as KEY=VALUE: for a worker that is no child of ours."""
+    neighbours: int = 0
+    """How many jobs the worker's process does at once, to share its host; 0: it was told when it began."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

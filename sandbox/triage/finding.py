@@ -13,6 +13,7 @@ from sandbox.errors import DumpNotFound, VmboxError
 
 _NAMES = ("vmcore", "dump.")
 """What kdump calls its files. One that begins so counts as a dump whatever is in it: a damaged one is to be told of."""
+_ARCHIVES = (".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".zip", ".7z", ".cpio")
 _BESIDE = (".txt", ".log", ".html", ".json", ".sha256", ".lock", ".filelist")
 
 
@@ -35,7 +36,7 @@ def listed(file: Path) -> list[str]:
     try:
         text = Path("/dev/stdin").read_text("utf-8") if str(file) == "-" else file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DumpNotFound(f"{file}: {error}", hint="--from takes a file with one path a line") from error
+        raise DumpNotFound(f"{file}: {error}", hint="--from-file takes a file with one path a line") from error
     return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
 
 
@@ -51,18 +52,24 @@ def _expanded(path: str) -> list[Path]:
 def _below(directory: Path) -> Iterator[Path]:
     for top, directories, files in os.walk(directory):
         directories.sort()
-        for name in sorted(files):
-            path = Path(top) / name
-            if not path.is_symlink() and _is_dump(path):
-                yield path
+        paths = [Path(top) / name for name in sorted(files)]
+        dumps = [path for path in paths if not path.is_symlink() and _is_dump(path)]
+        yield from dumps
+        if "sos_commands" in directories:
+            # An unpacked sosreport, with whatever dump or log it holds; all of its small files are no place to search.
+            directories[:] = [name for name in directories if name == "var"]
+            if not any(_below(Path(top) / "var")):
+                yield Path(top)
+        elif not dumps:
+            # kdump's log, where the dump itself was not written or was taken away.
+            yield from (path for path in paths if path.name.startswith("vmcore-dmesg") and path.suffix == ".txt")
 
 
 def _is_dump(path: Path) -> bool:
     if path.name.startswith(_NAMES):
         return path.suffix not in _BESIDE
     try:
-        # A sosreport in an archive is named so by sos itself.
-        archived = path.name.startswith("sosreport-")
+        archived = path.name.startswith("sosreport-") or path.suffix in _ARCHIVES
         with FileSource(path) as source:
             head = source.read_at(0, signatures.PEEK)
     except (VmboxError, OSError):

@@ -57,7 +57,7 @@ def triage(
         raise VmboxError(f"{output} cannot be written", hint="choose another directory with -o")
     with locked(output / ".lock", reporter, f"a triage into {output}"):
         local = None if scheduler else Local(jobs or fitting())
-        pool: Pool = local or Cluster(scheduler or "")
+        pool: Pool = local or Cluster(scheduler or "", reporter)
         stop = True
         try:
             wishes = wishes or Wishes()
@@ -68,6 +68,10 @@ def triage(
             fleet = _Fleet(output=output, pool=pool, wishes=wishes, timeout=timeout, reporter=reporter)
             try:
                 fleet.run(entries, again=again)
+            except KeyboardInterrupt:
+                reporter.notice("closing what is open; the same command goes on from here")
+                pool.close(stop=True)
+                raise
             finally:
                 table = fleet.publish(final=True)
             stop = False
@@ -118,6 +122,8 @@ class _Fleet:
     """(place, kernel): image and debuginfo are there."""
     warming: set[tuple[str, str]] = field(default_factory=set)
     """(place, kernel): the first dump is about to bring them."""
+    noted: bool = False
+    """Whether this run has written to the journal."""
     lacking: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Kernels whose image or debuginfo cannot be had: why, and its status."""
 
@@ -132,6 +138,8 @@ class _Fleet:
             else:
                 self.waiting[one.kernel].append(one)
         left = sum(map(len, self.waiting.values()))
+        if left:
+            self.ready |= self.pool.holding([kernel for kernel, dumps in self.waiting.items() if kernel and dumps])
         if len(entries) > left:
             self.reporter.notice(f"{len(entries)} dumps, {left} of them to be reported")
         with self.reporter.step("Reports", total=left) as step:
@@ -229,7 +237,10 @@ class _Fleet:
     def _note(self, row: Row) -> None:
         self.rows[row.key] = row
         with (self.output / _JOURNAL).open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+            # One that was being written when all ended has no end of its own.
+            torn = not self.noted and journal.tell() > 0
+            self.noted = True
+            journal.write("\n" * torn + json.dumps(plain(row), ensure_ascii=False) + "\n")
 
     def _earlier(self) -> Iterator[tuple[str, Row]]:
         """What the journal holds, the last word on each dump; a line that was being written when all ended is none."""
@@ -251,7 +262,7 @@ class _Fleet:
     def _stays(self, row: Row) -> bool:
         if row.report is not None and not (self.output / row.report).exists():
             return False
-        return row.status == "ok" or row.exit_code in _OF_THE_DUMP
+        return row.status in {"ok", "log"} or row.exit_code in _OF_THE_DUMP
 
     def publish(self, *, final: bool) -> index.Index:
         """Writes the table as it is now."""

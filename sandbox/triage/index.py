@@ -48,6 +48,9 @@ class Index:
     made: datetime
     total: int
     ok: int
+    """Reported."""
+    log: int
+    """Logs and sosreports: reported as far as they tell."""
     partial: int
     """crash did not open them; their reports hold what the dumps say by themselves."""
     failed: int
@@ -72,6 +75,7 @@ def of(rows: Sequence[Row], *, left: int = 0) -> Index:
         made=datetime.now(UTC).replace(microsecond=0),
         total=len(rows) + left,
         ok=states.count("ok"),
+        log=states.count("log"),
         partial=states.count("partial"),
         failed=states.count("failed"),
         left=left,

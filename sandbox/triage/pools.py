@@ -12,16 +12,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
 from sandbox import config
 from sandbox.errors import ConfigurationError
+from sandbox.progress import QUIET, Reporter
 from sandbox.triage import work
 from sandbox.triage.entry import Job, Made
 
 HERE: Final = "here"
 _ROOM: Final = 4 << 30
 """Bytes of memory a case should have: crash on the dump of a large machine."""
+
+_RETRIES: Final = 2
+"""How often a cluster does a job again that raised; a lost worker's are done again anyway, by Dask's own count."""
 
 _PATIENCE: Final = 30.0
 """Seconds that stopped jobs have to close their cases."""
@@ -32,6 +37,9 @@ class Pool(Protocol):
 
     def places(self) -> Mapping[str, int]:
         """How many jobs each place takes at once. May change: workers come and go."""
+
+    def holding(self, kernels: Sequence[str]) -> set[tuple[str, str]]:
+        """(place, kernel) where the debuginfo of a kernel is at hand, of an earlier day."""
 
     def submit(self, job: Job, place: str) -> Future[Made]:
         """Does the job, at that place if it still is there."""
@@ -56,11 +64,14 @@ class Local:
             self._jobs,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=work.begin,
-            initargs=(shares(self._jobs),),
+            initargs=(work.shares(self._jobs),),
         )
 
     def places(self) -> Mapping[str, int]:
         return {HERE: self._jobs}
+
+    def holding(self, kernels: Sequence[str]) -> set[tuple[str, str]]:
+        return {(HERE, kernel) for kernel in work.holding(kernels)}
 
     def submit(self, job: Job, place: str) -> Future[Made]:  # noqa: ARG002 - there is one
         return self._executor.submit(work.do, job)
@@ -89,8 +100,10 @@ class Local:
 class Cluster:
     """The workers of a Dask cluster: hosts that have vmbox and an engine, and see the dumps at the same paths."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, reporter: Reporter = QUIET) -> None:
         """Raises `ConfigurationError` when there is no such cluster, or no library for it."""
+        self._reporter = reporter
+        self._empty = False
         try:
             from distributed import Client
         except ImportError as error:
@@ -105,8 +118,17 @@ class Cluster:
             ) from error
 
     def places(self) -> Mapping[str, int]:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
-        return {address: worker["nthreads"] for address, worker in workers.items()}
+        found: Mapping[str, int] = self._client.nthreads()
+        if bool(found) is self._empty:
+            self._empty = not found
+            if self._empty:
+                self._reporter.notice("the cluster has no worker: waiting for one; on a host: dask worker ADDRESS")
+        return found
+
+    def holding(self, kernels: Sequence[str]) -> set[tuple[str, str]]:
+        # A worker that leaves while it is asked holds nothing.
+        held = self._client.run(work.holding, kernels, on_error="ignore")
+        return {(place, kernel) for place, some in held.items() for kernel in some}
 
     def submit(self, job: Job, place: str) -> Future[Made]:
         executor = self._client.get_executor(
@@ -114,7 +136,13 @@ class Cluster:
             # Should it be lost, another does the job.
             allow_other_workers=True,
             pure=False,
+            retries=_RETRIES,
         )
+        # The threads of a worker share its host, as processes of ours do this one.
+        # An engine that our settings name is this host's: each worker has its own.
+        wishes = replace(job.wishes, engine=None) if job.wishes.engine == config.current().engine else job.wishes
+        neighbours = max(1, self._client.nthreads().get(place, 1))
+        job = replace(job, wishes=wishes, settings=config.overrides(), neighbours=neighbours)
         future: Future[Made] = executor.submit(work.do, job, key=f"report-{job.entry.key}-{time.monotonic_ns()}")
         return future
 
@@ -128,15 +156,3 @@ def fitting() -> int:
     """How many jobs this host takes at once."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(os.sched_getaffinity(0)), memory * 3 // 4 // _ROOM))
-
-
-def shares(jobs: int) -> list[str]:
-    """Settings under which `jobs` cases leave the host what one leaves it; what the user has set stays."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    now = config.current()
-    found = [*config.overrides()]
-    if now.memory is None and jobs > 1:
-        found.append(f"memory={memory * 3 // 4 // jobs}")
-    if now.cpus is None and jobs > 1:
-        found.append(f"cpus={max(1.0, len(os.sched_getaffinity(0)) / jobs):.2f}")
-    return found

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Final
 
-from sandbox import config
+from sandbox import config, paths
+from sandbox.debuginfo.store import Store
 from sandbox.dump import identify
 from sandbox.errors import VmboxError
 from sandbox.triage import documents
@@ -30,6 +33,8 @@ def do(job: Job) -> Made:
     """The report of a dump. Never raises but for being stopped: what goes wrong is in the row."""
     began = time.monotonic()
     try:
+        if job.neighbours:
+            _settle(job.settings, job.neighbours)
         report = _report(job)
         made = Made(row=_row(job.entry, report), html=html(report), json=documents.as_json(report))
     except VmboxError as error:
@@ -69,13 +74,14 @@ def _report(job: Job) -> Report:
 
 def _row(entry: Entry, report: Report) -> Row:
     who = report.identity
+    logged = who.format in {"log", "sosreport"}
     return Row(
         dump=entry.dump,
         key=entry.key,
         stamp=entry.stamp,
-        status="ok" if report.problem is None else "partial",
-        problem=report.problem,
-        exit_code=report.exit_code,
+        status="ok" if report.problem is None else "log" if logged else "partial",
+        problem=None if logged else report.problem,
+        exit_code=0 if logged else report.exit_code,
         seconds=report.seconds,
         host="",
         kernel=entry.kernel,
@@ -95,10 +101,45 @@ def _row(entry: Entry, report: Report) -> Row:
 def begin(settings: Sequence[str]) -> None:
     """In each worker process first: its share of the host as settings, and its end when the coordinator's has come."""
     config.override(settings)
+    # Whoever finds the memory short is to take a worker, which is replaced, and not the one who has the table.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
     # The terminal's Ctrl-C reaches all of us; the coordinator says who stops and how.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_outlive_nobody, daemon=True).start()
+
+
+_settling: Final = threading.Lock()
+_settled: Final[list[object]] = []
+"""The settings and neighbours that hold in this process, if it is a cluster's."""
+
+
+def _settle(settings: Sequence[str], neighbours: int) -> None:
+    """In a process that is not ours, and serves other callers later: the settings of this one."""
+    with _settling:
+        if _settled != [settings, neighbours]:
+            config.override_anew(settings)
+            config.override_anew(shares(neighbours))
+            _settled[:] = [settings, neighbours]
+
+
+def shares(jobs: int) -> list[str]:
+    """Settings under which `jobs` cases leave the host what one leaves it; what the user has set stays."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    now = config.current()
+    found = [*config.overrides()]
+    if now.memory is None and jobs > 1:
+        found.append(f"memory={memory * 3 // 4 // jobs}")
+    if now.cpus is None and jobs > 1:
+        found.append(f"cpus={max(1.0, len(os.sched_getaffinity(0)) / jobs):.2f}")
+    return found
+
+
+def holding(kernels: Sequence[str]) -> list[str]:
+    """Those of `kernels`, by build-id, whose debuginfo this host has."""
+    store = Store(paths.cache_dir())
+    return [kernel for kernel in kernels if re.fullmatch(r"[0-9a-f]{8,}", kernel) and store.find(kernel) is not None]
 
 
 def _stop(_number: int, _frame: object) -> None:

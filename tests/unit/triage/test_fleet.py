@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,7 @@ class _Recording:
         self.given: list[tuple[str, str | None]] = []
         self.without: list[str] = []
         self.lost: set[str] = set()
+        self.held: set[tuple[str, str]] = set()
 
     def places(self) -> Mapping[str, int]:
         return {place: 2 for place in ("a", "b") if place not in self.lost}
@@ -100,6 +102,9 @@ class _Recording:
         future: Future[Made] = Future()
         future.set_result(Made(row=row))
         return future
+
+    def holding(self, kernels: Sequence[str]) -> set[tuple[str, str]]:
+        return {(place, kernel) for place, kernel in self.held if kernel in kernels}
 
     def renew(self) -> None: ...
 
@@ -130,12 +135,54 @@ def test_a_kernel_goes_where_it_is(tmp_path: Path) -> None:
     assert len(elsewhere) <= 5
 
 
+def test_a_kernel_goes_where_an_earlier_day_left_it(tmp_path: Path) -> None:
+    pool = _Recording()
+    pool.held = {("a", "one"), ("b", "two")}
+    _driven(pool, [*_some("one", 2), *_some("two", 2)], tmp_path / "out")
+    assert set(pool.given) == pool.held
+
+
+def test_a_torn_line_of_the_journal_takes_no_other_with_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _driven(_Recording(), _some("one", 3), out)
+    journal = out / "rows.jsonl"
+    journal.write_text(journal.read_text()[:-40])
+    for expected in (1, 0):
+        pool = _Recording()
+        made = fleet._Fleet(output=out, pool=pool, wishes=Wishes(), timeout=1, reporter=fleet.QUIET)
+        made.run(_some("one", 3), again=False)
+        assert len(pool.given) == expected
+        assert len(made.rows) == 3
+
+
 def test_what_a_kernel_lacks_is_looked_for_once(tmp_path: Path) -> None:
     pool = _Recording()
     made = _driven(pool, _some("unknown", 6), tmp_path / "out")
     assert len(made.rows) == 6
     assert len(pool.without) >= 4
     assert set(pool.without) == {"no debuginfo"}
+
+
+def test_logs_and_sosreports(tmp_path: Path) -> None:
+    """What kdump and sos leave where there is no dump: found, reported as far as it goes, and nothing that failed."""
+    log = gzip.decompress((DUMPS / "x86_64-6.1.dmesg.gz").read_bytes())
+    alone = tmp_path / "127.0.0.1-2026-01-01" / "vmcore-dmesg.txt"
+    sos = tmp_path / "sosreport-host"
+    crash = sos / "var" / "crash" / "stamp"
+    for directory in (alone.parent, crash, sos / "sos_commands" / "kernel"):
+        directory.mkdir(parents=True)
+    (sos / "sos_commands" / "kernel" / "uname_-a").write_text(
+        "Linux host 6.1.0-50-amd64 #1 SMP Debian x86_64 GNU/Linux\n"
+    )
+    alone.write_bytes(log)
+    found = finding.find([tmp_path])
+    assert found == [alone, sos]
+    table = fleet.triage(found, tmp_path / "out", NO_ENGINE, jobs=1)
+    assert [row.status for row in table.rows] == ["log", "log"]
+    assert table.rows[0].signature
+    # A dump in it is what counts.
+    shutil.copy(DUMPS / "x86_64-6.1-zlib", crash / "vmcore")
+    assert finding.find([sos]) == [crash / "vmcore"]
 
 
 def test_entry_of_no_dump(tmp_path: Path) -> None:
