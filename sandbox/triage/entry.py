@@ -29,6 +29,8 @@ class Entry:
     problem: str | None = None
     exit_code: int = 0
     """Why it is no dump, and the status of that."""
+    path: Path | None = None
+    """Where it lies, when that is no text that JSON could hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +91,27 @@ class Made:
 
 def entry(path: Path) -> Entry:
     """Identifies the dump at `path`; what goes wrong with it is in the answer."""
-    text = str(path).encode(errors="backslashreplace").decode()
-    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    text, key = _named(path)
     try:
         state = path.stat()
         stamp = f"{state.st_size}.{state.st_mtime_ns}.{__version__}"
         vmcore = identify(path, log=False)
     except VmboxError as error:
-        return Entry(dump=text, key=key, stamp="", problem=error.message, exit_code=error.exit_code)
+        return unidentified(path, error.message, error.exit_code)
     except Exception as error:  # noqa: BLE001 - one bad dump never stops the rest
-        return Entry(dump=text, key=key, stamp="", problem=f"{type(error).__name__}: {error}", exit_code=99)
+        return unidentified(path, f"{type(error).__name__}: {error}", 99)
     kernel = vmcore.build_id or (f"{vmcore.release} {vmcore.utsname_version or ''}" if vmcore.release else None)
-    return Entry(dump=text, key=key, stamp=stamp, kernel=kernel, files=tuple(map(str, vmcore.files)))
+    files = tuple(_named(file)[0] for file in vmcore.files)
+    odd = path if text != str(path) else None
+    return Entry(dump=text, key=key, stamp=stamp, kernel=kernel, files=files, path=odd)
+
+
+def unidentified(path: Path, problem: str, status: int) -> Entry:
+    """What cannot be told what it is."""
+    text, key = _named(path)
+    return Entry(dump=text, key=key, stamp="", problem=problem, exit_code=status)
+
+
+def _named(path: Path) -> tuple[str, str]:
+    text = str(path).encode(errors="backslashreplace").decode()
+    return text, hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
@@ -18,7 +18,7 @@ from sandbox.opening import Wishes
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
 from sandbox.triage import documents, index
-from sandbox.triage.entry import Entry, Job, Made, Row, entry
+from sandbox.triage.entry import Entry, Job, Made, Row, entry, unidentified
 from sandbox.triage.pools import Cluster, Local, Pool, fitting
 from sandbox.triage.work import failed
 
@@ -93,14 +93,34 @@ def _identified(paths: Sequence[Path], local: Local | None, reporter: Reporter) 
     parts: set[str] = set()
     with reporter.step("Identifying", total=len(paths)) as step:
         # Few are identified sooner than a process is started.
-        each: Iterable[Entry] = map(entry, paths) if local is None or len(paths) < 32 else local.map(entry, paths)
-        for one in each:
+        for one in map(entry, paths) if local is None or len(paths) < 32 else _beside(paths, local):
             step.advance(1)
             if one.dump in parts:
                 continue  # of a split dump that another part stands for
             parts.update(one.files)
             found.append(one)
     return found
+
+
+def _beside(paths: Sequence[Path], local: Local) -> Iterator[Entry]:
+    """As `entry` says, in other processes; a dump whose identification is the end of one is told of, and no more."""
+    done = 0
+    try:
+        for one in local.map(entry, paths):
+            done += 1
+            yield one
+    except BrokenExecutor:
+        for path in paths[done:]:
+            try:
+                (one,) = local.map(entry, [path])
+            except BrokenExecutor:
+                local.renew()
+                try:
+                    (one,) = local.map(entry, [path])
+                except BrokenExecutor:
+                    local.renew()
+                    one = unidentified(path, "the process that read it was killed, most likely for want of memory", 99)
+            yield one
 
 
 @dataclass(slots=True, kw_only=True)

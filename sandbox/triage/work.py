@@ -60,7 +60,7 @@ def failed(entry: Entry, problem: str, status: int) -> Row:
 
 
 def _report(job: Job) -> Report:
-    dump = Path(job.entry.dump)
+    dump = job.entry.path or Path(job.entry.dump)
     if job.without_crash is None:
         # A case of its own that is closed after it: hundreds of warm ones would fill the memory.
         return make(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,6 +184,44 @@ def test_logs_and_sosreports(tmp_path: Path) -> None:
     # A dump in it is what counts.
     shutil.copy(DUMPS / "x86_64-6.1-zlib", crash / "vmcore")
     assert finding.find([sos]) == [crash / "vmcore"]
+
+
+class _Breaking:
+    """Stands for processes, of which one dump kills whichever reads it; after that all fail until they are renewed."""
+
+    broken = False
+
+    def map(self, function: Callable[[Path], Entry], paths: Sequence[Path]) -> Iterator[Entry]:
+        for path in paths:
+            self.broken |= path.name == "vmcore.killer"
+            if self.broken:
+                raise BrokenExecutor
+            yield function(path)
+
+    def renew(self) -> None:
+        self.broken = False
+
+
+def test_a_dump_that_kills_its_reader_is_told_of(tmp_path: Path) -> None:
+    paths = [tmp_path / f"vmcore.{number}" for number in range(40)]
+    paths[20] = tmp_path / "vmcore.killer"
+    for path in paths:
+        shutil.copy(DUMPS / "x86_64-6.1-zlib", path)
+    found = fleet._identified(paths, _Breaking(), fleet.QUIET)
+    assert [one.dump for one in found] == [str(path) for path in paths]
+    assert [path.name for path, one in zip(paths, found, strict=True) if one.problem] == ["vmcore.killer"]
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    heap = tmp_path / os.fsdecode(b"caf\xe9")
+    heap.mkdir()
+    shutil.copy(DUMPS / "x86_64-6.1-zlib", heap / "vmcore")
+    table = fleet.triage(finding.find([tmp_path]), tmp_path / "out", NO_ENGINE, jobs=1)
+    (row,) = table.rows
+    assert (row.status, row.exit_code) == ("partial", 20)
+    assert row.dump.endswith("caf\\udce9/vmcore")
+    assert row.report is not None
+    assert row.dump in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_entry_of_no_dump(tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""What a worker that serves many callers takes from each, and what it has of earlier days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox import config
+from sandbox.opening import Wishes
+from sandbox.triage import work
+from sandbox.triage.entry import Job, entry
+
+DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    yield
+    config.override_anew(())
+    work._settled.clear()
+
+
+def test_settings_are_of_the_caller_alone() -> None:
+    wishes = Wishes(engine="unix:///nonexistent/engine.sock")
+    job = Job(entry=entry(DUMP), wishes=wishes, timeout=1, settings=("idle=5m",), neighbours=2)
+    assert work.do(job).row.exit_code == 20
+    first = config.current()
+    assert first.idle == 300
+    assert first.memory is not None
+    assert first.cpus is not None
+    assert first.cpus >= 1
+    # The next one set nothing, and has the host to itself.
+    work.do(Job(entry=entry(DUMP), wishes=wishes, timeout=1, neighbours=1))
+    assert config.current().idle == 1800
+    assert config.current().memory is None
+
+
+def test_what_the_user_set_is_not_divided() -> None:
+    config.override(["memory=6GB"])
+    assert "memory=6GB" in work.shares(4)
+    assert not any(word.startswith("memory=") and word != "memory=6GB" for word in work.shares(4))
+
+
+def test_debuginfo_of_an_earlier_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path))
+    # A kernel without a build-id goes by its release, which names no place in the cache.
+    assert work.holding(["3b43fad503", "../../etc", "6.1.0-56 #1 SMP"]) == []
