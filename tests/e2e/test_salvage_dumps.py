@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import struct
 import subprocess
 import zlib
@@ -115,27 +114,3 @@ def test_a_dump_that_is_only_good_for_its_memory(docker_engine: EngineUnderTest,
     assert b"bt: command not available in minimal mode" in done.stdout
     assert re.search(rb"invalid kernel virtual address: .*; trying --minimal", done.stderr)
     assert b"opened with --minimal: only log, dis, rd, sym, eval, set and exit work" in done.stderr
-
-
-def test_a_crash_that_is_too_old_for_the_kernel(docker_engine: EngineUnderTest, dumps) -> None:
-    """A profile of the user's promises more of its crash than that can do: Debian 12's for the kernel of Debian 13."""
-    shipped = Path(__file__).parents[2] / "images"
-    profile = (shipped / "debian-13.toml").read_text()
-    for ours, older in (("debian:13", "debian:12"), ("trixie", "bookworm"), ('"8.0.6"', '"8.0.2"')):
-        profile = profile.replace(ours, older)
-    profile = profile.replace('classes = ["debian:12"]', 'classes = ["debian:13"]')
-    own = Path(docker_engine.env["VMBOX_CONFIG_DIR"]) / "images"
-    dump = dumps.copy_for(docker_engine, dumps("6.12"))
-    own.mkdir()
-    try:
-        (own / "debian-13.toml").write_text(profile)
-        done = _asked(docker_engine, dump, "bt", "sys")
-        assert b"sysrq_handle_crash" in done.stdout
-        assert re.search(rb"crash of debian-13 cannot open the dump: .*; trying crash 9\S* of latest", done.stderr)
-        # Before that, with less; after that, as it is.
-        assert b"trying --no_modules" in done.stderr
-        assert b"opened with" not in done.stderr
-        assert b"Starting" not in _asked(docker_engine, dump, "bt").stderr
-    finally:
-        docker_engine.run("close", str(dump))
-        shutil.rmtree(own)
