@@ -20,8 +20,9 @@ from sandbox.model import Vmcore, kernel_version
 
 _T = TypeVar("_T")
 
-_NOT_PROFILES: Final = frozenset({"releases.toml", "digests.toml"})
-"""Rules about release strings, which `dump.release` reads; and what tags of base images mean, see `digests`."""
+_NOT_PROFILES: Final = frozenset({"releases.toml", "digests.toml", "crash-changes.toml"})
+"""Rules about release strings, which `dump.release` reads; what tags of base images mean, see `digests`; and which
+kernels an older crash does not know, which a test holds the profiles to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,8 @@ class Crash:
     version: str
     newest_kernel: str | None = None
     """major.minor of the newest kernel this crash knows; above it the `latest` profile's crash is used."""
+    backports: str | None = None
+    """Why it knows a newer kernel than upstream's crash of that version, where the vendor patched it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

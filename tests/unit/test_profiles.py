@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,3 +178,22 @@ def test_fragments_and_scripts_that_profiles_name_exist() -> None:
             assert (fragments / name).is_file(), (profile.name, name)
         if profile.debuginfo and profile.debuginfo.ask:
             assert (fragments / "files" / profile.debuginfo.ask).is_file()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def test_no_ceiling_is_above_what_the_crash_knows() -> None:
+    table = tomllib.loads((paths.data_dir() / "images" / "crash-changes.toml").read_text())["change"]
+    for profile in profiles.load().values():
+        if profile.crash.backports is not None:
+            continue
+        unknown = [
+            kernel_version(change["kernel"])
+            for change in table
+            if _numbers(profile.crash.version) < _numbers(change["crash"])
+        ]
+        # Without a ceiling, its crash has to know all of them.
+        ceiling = profile.crash.newest_kernel
+        assert not unknown or (ceiling is not None and kernel_version(ceiling) < min(unknown)), profile.name
