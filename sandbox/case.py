@@ -111,6 +111,7 @@ def open_case(
             proof=debuginfo.proof,
             origin=debuginfo.origin,
             verified=debuginfo.verified,
+            check=debuginfo.check,
             engine=info.name,
             endpoint=info.endpoint,
             container=container.id,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sandbox import paths, render
 from sandbox.dump.release import classify
-from sandbox.errors import DebuginfoMismatch, UnknownKernel
+from sandbox.errors import UnknownKernel
 from sandbox.model import Vmcore
 from sandbox.profiles import ImageProfile, select
 
@@ -218,20 +218,21 @@ def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
         from sandbox.transcripts import about_debuginfo
 
         return about_debuginfo(case)
-    # By build-id alone: what only a banner tells is looked at when a case is opened.
-    if not vmcore.build_id or not (paths.cache_dir() / "debuginfo" / vmcore.build_id).is_dir():
-        return None
-    from sandbox.debuginfo.proof import Identity, prove
-    from sandbox.debuginfo.store import Store
+    from sandbox.debuginfo.cached import peek
 
-    if (entry := Store(paths.cache_dir()).find(vmcore.build_id)) is None:
-        return None
-    about = entry.about
     try:
-        agrees = prove(vmcore, Identity(build_id=about.build_id, banners=about.banners, dwarf=True), name="")
-    except DebuginfoMismatch:
+        home = select(vmcore).home
+    except UnknownKernel:
+        home = None
+    if (found := peek(vmcore, home, paths.cache_dir())) is None:
         return None
-    return {"vmlinux": str(entry.vmlinux), "proof": agrees, "origin": about.origin, "verified": about.verified}
+    return {
+        "vmlinux": str(found.vmlinux),
+        "proof": found.proof,
+        "origin": found.origin,
+        "verified": found.verified,
+        "check": found.check,
+    }
 
 
 def _profile(vmcore: Vmcore) -> str | None:

@@ -100,6 +100,12 @@ class Debuginfo:
     """What was compared with the dump, in words; begins with "forced" when nothing agreed and the user insisted."""
     verified: str = ""
     """What of the package was checked against its archive, in words."""
+    check: str = ""
+    """The same in one word: signature (the vendor's, over the header of an RPM, and the file's digest), hash (of the
+    whole package), ranged-tls and ranged-plain (build-id, size and blocks, over TLS or without), given (by the user),
+    none; empty where it is not known."""
+    package: str | None = None
+    """Name of the package it was in."""
     in_image: bool = False
     """It lies in the image, at these paths, and not on this host."""
 
@@ -133,6 +139,8 @@ class Case:
     """Where the debuginfo came from."""
     verified: str = ""
     """What of its package was checked against its archive, in words."""
+    check: str = ""
+    """The same in one word, as `Debuginfo.check`."""
     incomplete: str | None = None
     """What is missing of the dump, if something is known to be."""
     elsewhere: bool = False

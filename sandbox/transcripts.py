@@ -119,6 +119,7 @@ def about_debuginfo(case: Case) -> dict[str, str]:
         "proof": case.proof,
         "origin": case.origin,
         "verified": case.verified,
+        "check": case.check,
     }
 
 

@@ -47,6 +47,8 @@ class Fetched:
     identity: Identity
     proof: str
     verified: str
+    check: str
+    """As `Debuginfo.check`."""
     sha256: str | None = None
     """Of the whole package, where all of it was read."""
 
@@ -129,9 +131,15 @@ def _by_ranges(order: Order, remote: RemotePackage, directory: Path, reporter: R
         size = file.size
     found, proof = judged(order, directory / "vmlinux")
     read = f"{file.fetched / 1e6:.0f} of {size / 1e6:.0f} MB were read"
+    level = "signature" if order.contents.keys else "none"
     if not proven:
-        proven = "build-id, size and block checks, not the package's hash (VMBOX_VERIFY=strict compares it)"
-    return Fetched(identity=found, proof=proof, verified=f"{proven}; {read}")
+        secure = remote.url.startswith("https:")
+        level = "ranged-tls" if secure else "ranged-plain"
+        proven = (
+            f"read by ranges {'over TLS' if secure else 'without TLS'}: build-id, size and block checks, "
+            "not the package's hash (VMBOX_VERIFY=strict compares it)"
+        )
+    return Fetched(identity=found, proof=proof, verified=f"{proven}; {read}", check=level)
 
 
 def _whole(order: Order, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> Fetched:
@@ -151,7 +159,8 @@ def _whole(order: Order, remote: RemotePackage, directory: Path, part: Path, rep
     if remote.sha256:
         checked.insert(0, "SHA-256 of the whole package")
     verified = "; ".join(checked) or "nothing but its size: no hash is known"
-    return Fetched(identity=found, proof=proof, verified=verified, sha256=sha256)
+    check = "signature" if order.contents.keys and proven else "hash" if remote.sha256 else "none"
+    return Fetched(identity=found, proof=proof, verified=verified, check=check, sha256=sha256)
 
 
 def _title(remote: RemotePackage) -> str:

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
 
 from sandbox import config, paths
-from sandbox.debuginfo import local, repodata, slim
+from sandbox.debuginfo import local, repodata, supplied
+from sandbox.debuginfo.cached import banner_decides, cached, debuginfo_of
 from sandbox.debuginfo.fetch import Order, add_kernel, fetch, identify
-from sandbox.debuginfo.package import Contents, extract
+from sandbox.debuginfo.package import Contents
 from sandbox.debuginfo.prepare import Preparer, prepare
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.repositories import Candidate, bases, candidates, debuginfods, unsigned
 from sandbox.debuginfo.signature import key_files
 from sandbox.debuginfo.sources import PackageOracle, RemotePackage, Wanted, wanted
 from sandbox.debuginfo.store import About, Entry, Store, key_of
-from sandbox.debuginfo.stream import Damaged, FileStream
-from sandbox.errors import (
-    DebuginfoError,
-    DebuginfoMismatch,
-    DebuginfoNotFound,
-    DownloadFailed,
-    ImageError,
-    VerificationFailed,
-    VmboxError,
-)
+from sandbox.debuginfo.tried import Tried
+from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import ImageProfile
 from sandbox.progress import QUIET, Reporter
-
-_ANY_VMLINUX: Final = (re.compile(r"(.*/)?vmlinux(-[^/]*)?(\.debug)?$"),)
-"""For a package the user gave of a kernel no profile knows."""
 
 
 def locate(
@@ -74,54 +61,6 @@ def locate(
     return search.run(given)
 
 
-def add(
-    path: Path, *, preparer: Preparer | None = None, reporter: Reporter = QUIET, cache: Path | None = None
-) -> tuple[Entry, ...]:
-    """Puts a vmlinux, a package, or all that is in a directory into the cache, for dumps that are still to come.
-
-    Raises `DebuginfoNotFound` when there is nothing for crash in it, `NoSpace`.
-    """
-    store = Store(cache or paths.cache_dir())
-    files = [path] if local.kind(path) != "directory" else list(local.candidates(path, None))
-    added: list[Entry] = []
-    failures: list[str] = []
-    for file in files:
-        try:
-            added.append(_added(file, store, preparer, reporter))
-        except DebuginfoError as error:
-            failures.append(error.message)
-    if not added:
-        raise DebuginfoNotFound(f"{path}: no vmlinux with debug information in it", detail="\n".join(failures) or None)
-    return tuple(added)
-
-
-def _added(file: Path, store: Store, preparer: Preparer | None, reporter: Reporter) -> Entry:
-    file = file.absolute()
-    with store.new(hashlib.sha256(bytes(file)).hexdigest()) as directory:
-        found, proven = unpacked(file, Contents(kind=local.kind(file), patterns=_ANY_VMLINUX), directory, reporter)
-        if (there := store.find(key_of(found.build_id, found.banners))) is not None:
-            return there
-        if preparer is not None:
-            prepare(directory, preparer, reporter)
-        return store.keep(directory, _given_about(found, file, proven))
-
-
-def unpacked(file: Path, contents: Contents, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
-    """Makes `directory`/vmlinux of a vmlinux or package of this host: (what it is, what its package proves of it)."""
-    proven = ""
-    if contents.kind == "vmlinux":
-        identify(file)
-        whole = slim.LocalFile(file)
-        slim.copy(whole, directory / "vmlinux", slim.plan(whole))
-    else:
-        with FileStream(file) as package, reporter.step(f"Unpacking vmlinux of {file.name}"):
-            try:
-                proven = extract(contents, package, directory)
-            except Damaged as error:
-                raise DebuginfoNotFound(f"{file}: {error}") from None
-    return identify(directory / "vmlinux"), proven
-
-
 @dataclass(slots=True, kw_only=True)
 class _Search:
     vmcore: Vmcore
@@ -133,7 +72,10 @@ class _Search:
     preparer: Preparer | None
     in_use: Callable[[], frozenset[str]]
     wanted: Wanted | None
-    failures: list[tuple[str, VmboxError]] = field(default_factory=list)
+    tried: Tried = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tried = Tried(self.vmcore.release)
 
     def run(self, given: Path | None) -> Debuginfo:
         if given is not None:
@@ -146,7 +88,7 @@ class _Search:
             for source in (*sources, self._unsigned, self._servers):
                 if (found := source()) is not None:
                     return found
-        raise self._nothing()
+        raise self.tried.nothing()
 
     def _key(self) -> str:
         """Of the lock: what two dumps of one build have in common."""
@@ -155,29 +97,17 @@ class _Search:
         )
 
     def _cached(self) -> Debuginfo | None:
-        if self.vmcore.build_id is not None and (entry := self.store.find(self.vmcore.build_id)) is not None:
-            return self._use(entry)
-        if self.vmcore.build_id is not None and not self._banner_decides():
-            return None
-        for entry in self.store.entries():
-            try:
-                return self._use(entry)
-            except DebuginfoMismatch:
-                continue
-        return None
+        found = cached(self.vmcore, self.home, self.store)
+        if found is not None:
+            self.store.used(found.directory)
+        return found
 
-    def _use(self, entry: Entry) -> Debuginfo:
-        about = entry.about
-        proof = self._prove(Identity(build_id=about.build_id, banners=about.banners, dwarf=True), entry.vmlinux)
-        return self._entry(entry, proof)
-
-    def _banner_decides(self) -> bool:
-        rules = self.home.debuginfo
-        release = self.vmcore.release
-        return rules is not None and release is not None and any(re.match(it, release) for it in rules.banner_decides)
+    @property
+    def _by_banner(self) -> bool:
+        return banner_decides(self.vmcore, self.home)
 
     def _prove(self, found: Identity, name: object, *, force: bool = False) -> str:
-        return prove(self.vmcore, found, name=str(name), banner_decides=self._banner_decides(), force=force)
+        return prove(self.vmcore, found, name=str(name), banner_decides=self._by_banner, force=force)
 
     # The sources. Each returns None when it has nothing, and notes why.
 
@@ -190,46 +120,34 @@ class _Search:
                 try:
                     return self._from_file(candidate, force=force)
                 except DebuginfoError as error:
-                    self.failures.append((str(candidate), error))
-        raise self._nothing(f"{path}: no debuginfo of this kernel in it")
+                    self.tried.note(str(candidate), error)
+        raise self.tried.nothing(f"{path}: no debuginfo of this kernel in it")
 
     def _beside(self) -> Debuginfo | None:
         for path in local.beside(self.vmcore.path, self.vmcore.release):
             try:
                 return self._from_file(path)
             except DebuginfoError as error:
-                self.failures.append((str(path), error))
+                self.tried.note(str(path), error)
         return None
 
     def _asked(self) -> Debuginfo | None:
         rules = self.home.debuginfo
         if self.wanted is None or rules is None:
-            self.failures.append(
-                (self.home.title, DebuginfoNotFound("vmbox does not know its debug packages", hint=""))
-            )
+            self.tried.note(self.home.title, "vmbox does not know its debug packages")
             return None
         if not self.wanted.packages:
-            self.failures.append(
-                (
-                    self.home.title,
-                    DebuginfoNotFound("the dump does not say which package its kernel came from", hint=""),
-                )
-            )
+            self.tried.note(self.home.title, "the dump does not say which package its kernel came from")
             return None
         if rules.ask is None:
             return None
         try:
             remotes = list(self.oracle(self.wanted.packages))
         except (DebuginfoError, ImageError) as error:
-            self.failures.append((f"package manager of {self.home.title}", error))
+            self.tried.note(f"package manager of {self.home.title}", error)
             return None
         if not remotes:
-            self.failures.append(
-                (
-                    f"package manager of {self.home.title}",
-                    DebuginfoNotFound(f"it has no {' '.join(self.wanted.packages)}", hint=""),
-                )
-            )
+            self.tried.note(f"package manager of {self.home.title}", f"it has no {' '.join(self.wanted.packages)}")
         for remote in remotes:
             if (found := self._try(Candidate(remote=remote, keys=rules.keys, kind=rules.format))) is not None:
                 return found
@@ -246,7 +164,7 @@ class _Search:
                 return found
         if not tried and rules.archives:
             whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""
-            self.failures.append(("archives", DebuginfoNotFound(f"none{whose} is known to have it", hint="")))
+            self.tried.note("archives", f"none{whose} is known to have it")
         return None
 
     def _repositories(self) -> Debuginfo | None:
@@ -263,15 +181,15 @@ class _Search:
         try:
             remotes = repodata.find(base, packages, self.vmcore.arch, self.reporter)
         except DebuginfoError as error:
-            self.failures.append((base, error))
+            self.tried.note(base, error)
             return []
         if not remotes:
-            self.failures.append((base, DebuginfoNotFound(f"it has no {' '.join(packages)}", hint="")))
+            self.tried.note(base, f"it has no {' '.join(packages)}")
         return remotes
 
     def _unsigned(self) -> Debuginfo | None:
         rules = self.home.debuginfo
-        if rules is None or self.wanted is None or self.vmcore.build_id is None or self._banner_decides():
+        if rules is None or self.wanted is None or self.vmcore.build_id is None or self._by_banner:
             return None
         for candidate in unsigned(rules, self.wanted):
             if (found := self._try(candidate)) is not None:
@@ -288,7 +206,7 @@ class _Search:
         try:
             return self._fetch(candidate)
         except DebuginfoError as error:
-            self.failures.append((candidate.remote.url, error))
+            self.tried.note(candidate.remote.url, error)
             return None
 
     def _from_file(self, path: Path, *, force: bool = False) -> Debuginfo:
@@ -299,14 +217,14 @@ class _Search:
             proof = self._prove(found, path, force=force)
             if (entry := self.store.find(key_of(found.build_id, found.banners))) is None:
                 with self.store.new(key_of(found.build_id, found.banners)) as directory:
-                    unpacked(path, self._contents(kind), directory, self.reporter)
-                    entry = self._keep(directory, _given_about(found, path))
+                    supplied.unpacked(path, self._contents(kind), directory, self.reporter)
+                    entry = self._keep(directory, supplied.about(found, path))
         else:
             with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory:
-                found, proven = unpacked(path, self._contents(kind), directory, self.reporter)
+                found, proven = supplied.unpacked(path, self._contents(kind), directory, self.reporter)
                 proof = self._prove(found, path, force=force)
-                entry = self._keep(directory, _given_about(found, path, proven))
-        return dataclasses.replace(self._entry(entry, proof), origin=str(path))
+                entry = self._keep(directory, supplied.about(found, path, proven))
+        return replace(self._result(entry, proof), origin=str(path))
 
     def _fetch(self, candidate: Candidate) -> Debuginfo:
         remote = candidate.remote
@@ -314,7 +232,7 @@ class _Search:
         order = Order(
             contents=self._contents(candidate.kind, candidate.keys),
             prove=lambda found: self._prove(found, remote.package, force=self.force),
-            build_id_decides=self.vmcore.build_id is not None and not self._banner_decides() and not self.force,
+            build_id_decides=self.vmcore.build_id is not None and not self._by_banner and not self.force,
         )
         with self.store.new(self._key()) as directory:
             fetched = fetch(order, remote, directory, part, self.reporter)
@@ -325,6 +243,7 @@ class _Search:
                 banners=fetched.identity.banners,
                 origin=remote.url,
                 verified=fetched.verified,
+                check=fetched.check,
                 package=remote.package,
                 url=remote.url,
                 size=remote.size,
@@ -334,7 +253,7 @@ class _Search:
             )
             entry = self._keep(directory, about)
         part.unlink(missing_ok=True)
-        return self._entry(entry, fetched.proof)
+        return self._result(entry, fetched.proof)
 
     def _add_kernel(self, directory: Path, candidate: Candidate) -> None:
         """Makes `directory`/vmlinux whole, which has its debug information only."""
@@ -348,7 +267,7 @@ class _Search:
                 try:
                     add_kernel(what, remote, directory, part, self.reporter)
                 except DebuginfoError as error:
-                    self.failures.append((remote.url, error))
+                    self.tried.note(remote.url, error)
                 else:
                     part.unlink(missing_ok=True)
                     return
@@ -368,40 +287,10 @@ class _Search:
     def _contents(self, kind: str, keys: Sequence[str] = ()) -> Contents:
         return Contents(
             kind=kind,
-            patterns=(self.wanted.vmlinux if self.wanted is not None else ()) or _ANY_VMLINUX,
+            patterns=(self.wanted.vmlinux if self.wanted is not None else ()) or supplied.ANY_VMLINUX,
             keys=key_files(keys),
         )
 
-    def _entry(self, entry: Entry, proof: str) -> Debuginfo:
-        self.store.used(entry)
-        return Debuginfo(
-            directory=entry.directory,
-            vmlinux=entry.vmlinux,
-            build_id=entry.about.build_id,
-            origin=entry.about.origin,
-            proof=proof,
-            verified=entry.about.verified,
-        )
-
-    def _nothing(self, message: str | None = None) -> DebuginfoError:
-        """What to raise when no source had it: the failure that says most, with all of them as detail."""
-        detail = "\n".join(f"{source}: {_line(source, error)}" for source, error in self.failures)
-        for telling in (DebuginfoMismatch, VerificationFailed, DownloadFailed):
-            for _, error in self.failures:
-                if isinstance(error, telling):
-                    return telling(error.message, detail=detail)
-        return DebuginfoNotFound(message or f"no debuginfo of kernel {self.vmcore.release} was found", detail=detail)
-
-
-def _given_about(found: Identity, path: Path, proven: str = "") -> About:
-    return About(
-        build_id=found.build_id,
-        banners=found.banners,
-        origin=str(path),
-        verified=proven or "given as it is",
-        kind=local.kind(path),
-    )
-
-
-def _line(source: str, error: VmboxError) -> str:
-    return error.message.removeprefix(f"{source}: ")
+    def _result(self, entry: Entry, proof: str) -> Debuginfo:
+        self.store.used(entry.directory)
+        return debuginfo_of(entry, proof)

@@ -41,6 +41,8 @@ class About:
     origin: str
     verified: str
     """What of the package was checked, in words."""
+    check: str = ""
+    """The same in one word; as `Debuginfo.check`. Empty in entries of early versions."""
     package: str | None = None
     url: str | None = None
     """Where modules of the same package can be read."""
@@ -101,11 +103,11 @@ class Store:
             if not name.startswith(".") and (entry := self.find(name)) is not None:
                 yield entry
 
-    def used(self, entry: Entry) -> None:
+    def used(self, directory: Path) -> None:
         """Notes that it is wanted, for `prune`."""
         # Another user's cache may be read-only here; then its owner prunes without this hint.
         with contextlib.suppress(OSError):
-            os.utime(entry.directory)
+            os.utime(directory)
 
     def locked(self, key: str, reporter: Reporter) -> AbstractContextManager[None]:
         """One fetch of `key` at a time; the others wait here."""

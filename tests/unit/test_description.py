@@ -53,15 +53,22 @@ def test_debuginfo_that_is_here_is_shown_with_its_proof(tmp_path: Path, monkeypa
         (directory / "vmlinux").write_bytes(b"")
         store.keep(
             directory,
-            About(build_id=vmcore.build_id, banners=(), origin="http://archive.example/k.deb", verified="its hash"),
+            About(
+                build_id=vmcore.build_id,
+                banners=(),
+                origin="http://archive.example/k.deb",
+                verified="its hash",
+                check="hash",
+            ),
         )
     here = {
         "vmlinux": str(tmp_path / "debuginfo" / vmcore.build_id / "vmlinux"),
         "proof": f"build-id {vmcore.build_id}",
         "origin": "http://archive.example/k.deb",
         "verified": "its hash",
+        "check": "hash",
     }
     assert describe(vmcore)["debuginfo"] == here
     assert [value for name, value in facts(vmcore) if name in {"DEBUGINFO", "AGREES", "FROM", "CHECKED"}] == [
-        *here.values()
+        here[name] for name in ("vmlinux", "proof", "origin", "verified")
     ]

@@ -67,6 +67,7 @@ def test_what_was_asked_and_answered(tmp_path: Path, state: Path) -> None:
         "proof": "build-id 12ab",
         "origin": "https://archive.example/k.rpm",
         "verified": "signed by example",
+        "check": "",
     }
     with pytest.raises(CaseNotFound):
         transcripts.find("other")

@@ -72,6 +72,7 @@ def test_signed_package(
     found = find(home, archive, tmp_path / "cache", build_id=build_id)
     assert "which Kernel Builders <k@example.org>" in found.verified
     assert "SHA-256 of vmlinux" in found.verified
+    assert found.check == "signature"
     assert elf.read(found.vmlinux).build_id == archives.BUILD_ID
     assert found.vmlinux.stat().st_size < 0.7 * len(packages.vmlinux)
     if payload == "xz blocks":

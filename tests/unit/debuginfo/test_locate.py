@@ -8,7 +8,9 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
+from sandbox import profiles
 from sandbox.debuginfo import store
+from sandbox.debuginfo.cached import peek
 from sandbox.errors import (
     DebuginfoMismatch,
     DebuginfoNotFound,
@@ -17,6 +19,8 @@ from sandbox.errors import (
     VerificationFailed,
     VmboxError,
 )
+
+DEBIAN = Path(__file__).parents[3] / "images" / "debian-12.toml"
 
 
 @pytest.fixture
@@ -30,7 +34,11 @@ def test_downloads_proves_and_keeps(bench: Bench) -> None:
     assert found.vmlinux.read_bytes() == archives.vmlinux()
     assert found.vmlinux == bench.cache / "debuginfo" / archives.BUILD_ID / "vmlinux"
     assert found.proof == f"build-id {archives.BUILD_ID}"
-    assert found.verified == "SHA-256 of the whole package"
+    assert (found.verified, found.check) == ("SHA-256 of the whole package", "hash")
+    here = peek(bench.vmcore(), profiles.read(DEBIAN), bench.cache)
+    assert here is not None
+    assert (here.vmlinux, here.proof, here.check, here.package) == (found.vmlinux, found.proof, "hash", found.package)
+    assert peek(bench.vmcore(build_id="00" * 20), profiles.read(DEBIAN), bench.cache) is None
     assert bench.asked == [(f"linux-image-{archives.RELEASE}-dbg={archives.VERSION}",)]
     assert bench.left_over() == []
     assert bench.heard.done == len(bench.package)

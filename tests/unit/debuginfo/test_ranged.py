@@ -35,7 +35,8 @@ def test_reads_only_what_is_kept(bench: Bench) -> None:
     found = bench.locate()
     assert bench.archive.sent < 0.2 * len(bench.package)
     assert all(wanted for _, wanted in bench.archive.requests)
-    assert "block checks" in found.verified
+    assert "without TLS: build-id, size and block checks" in found.verified
+    assert found.check == "ranged-plain"
     assert bench.left_over() == []
     kept = found.vmlinux.read_bytes()
     read = elf.read(found.vmlinux)

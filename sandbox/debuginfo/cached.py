@@ -1,0 +1,63 @@
+"""What the cache has for a dump. Asks nobody, fetches nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sandbox.debuginfo.proof import Identity, prove
+from sandbox.debuginfo.store import Entry, Store
+from sandbox.errors import DebuginfoMismatch
+from sandbox.model import Debuginfo, Vmcore
+from sandbox.profiles import ImageProfile
+
+
+def cached(vmcore: Vmcore, home: ImageProfile | None, store: Store) -> Debuginfo | None:
+    """The debuginfo that is there and matches; `home` is the profile of the dump's kernel, where one knows it."""
+    by_banner = banner_decides(vmcore, home)
+    if vmcore.build_id is not None and (entry := store.find(vmcore.build_id)) is not None:
+        return _matching(vmcore, entry, by_banner=by_banner)
+    if vmcore.build_id is not None and not by_banner:
+        return None
+    for entry in store.entries():
+        try:
+            return _matching(vmcore, entry, by_banner=by_banner)
+        except DebuginfoMismatch:
+            continue
+    return None
+
+
+def peek(vmcore: Vmcore, home: ImageProfile | None, cache: Path) -> Debuginfo | None:
+    """The same, for who only wants to know; None as well where what is there does not match."""
+    try:
+        return cached(vmcore, home, Store(cache))
+    except DebuginfoMismatch:
+        return None
+
+
+def banner_decides(vmcore: Vmcore, home: ImageProfile | None) -> bool:
+    """Whether the kernel is one whose shipped vmlinux may have another build-id than the running one had."""
+    rules = home.debuginfo if home is not None else None
+    release = vmcore.release
+    return rules is not None and release is not None and any(re.match(it, release) for it in rules.banner_decides)
+
+
+def debuginfo_of(entry: Entry, proof: str) -> Debuginfo:
+    """A cached build that was compared with a dump, as `proof` says."""
+    about = entry.about
+    return Debuginfo(
+        directory=entry.directory,
+        vmlinux=entry.vmlinux,
+        build_id=about.build_id,
+        origin=about.origin,
+        package=about.package,
+        proof=proof,
+        verified=about.verified,
+        check=about.check,
+    )
+
+
+def _matching(vmcore: Vmcore, entry: Entry, *, by_banner: bool) -> Debuginfo:
+    about = entry.about
+    found = Identity(build_id=about.build_id, banners=about.banners, dwarf=True)
+    return debuginfo_of(entry, prove(vmcore, found, name=str(entry.vmlinux), banner_decides=by_banner))

@@ -1,0 +1,33 @@
+"""The sources that were tried, why each had nothing, and which of it is told first."""
+
+from __future__ import annotations
+
+from sandbox.errors import (
+    DebuginfoError,
+    DebuginfoMismatch,
+    DebuginfoNotFound,
+    DownloadFailed,
+    VerificationFailed,
+    VmboxError,
+)
+
+
+class Tried:
+    """One line for each source, in the order they were tried."""
+
+    def __init__(self, release: str | None) -> None:
+        self._release = release
+        self._failures: list[tuple[str, VmboxError]] = []
+
+    def note(self, source: str, error: VmboxError | str) -> None:
+        """`source` had nothing; a bare sentence is the reason where nothing went wrong."""
+        self._failures.append((source, DebuginfoNotFound(error, hint="") if isinstance(error, str) else error))
+
+    def nothing(self, message: str | None = None) -> DebuginfoError:
+        """What to raise when no source had it: the failure that says most, with all of them as detail."""
+        detail = "\n".join(f"{source}: {error.message.removeprefix(f'{source}: ')}" for source, error in self._failures)
+        for telling in (DebuginfoMismatch, VerificationFailed, DownloadFailed):
+            for _, error in self._failures:
+                if isinstance(error, telling):
+                    return telling(error.message, detail=detail)
+        return DebuginfoNotFound(message or f"no debuginfo of kernel {self._release} was found", detail=detail)
