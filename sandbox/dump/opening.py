@@ -51,15 +51,19 @@ class OpenedDump:
         return self.header.arch or vmcoreinfo.architecture(self.info)
 
     def settle_machine(self) -> None:
-        """As the memory has it, where the header does not say, or not the truth: QEMU's, of ppc64le and of arm."""
+        """As the memory has it, where the header is silent or wrong: QEMU's, of ppc64le, arm and loongarch64."""
         if self.arch in {"ppc64", "ppc64le"} and (kernel := self.kernel()) is not None:
             self.header.arch = "ppc64le" if kernel.order == "little" else "ppc64"
             self.header.arch_origin = "memory"
-        elif self.arch is None and self.header.bits == 32:
-            as_if = translation.kernel_memory(self.memory(), self.header, self.info, "armv7l")
+            return
+        if self.arch is not None:
+            return
+        for machine in ("armv7l",) if self.header.bits == 32 else ("loongarch64",):
+            as_if = translation.kernel_memory(self.memory(), self.header, self.info, machine)
             with suppress(PageMissingError):
-                self.header.arch = None if as_if is None else kernel_image.machine(as_if, self.info)
-                self.header.arch_origin = "memory"
+                if as_if is not None and (found := kernel_image.machine(as_if, self.info)) is not None:
+                    self.header.arch, self.header.arch_origin = found, "memory"
+                    return
 
     def pages(self) -> memory.PageIndex | None:
         if self.index is None and isinstance(self.layout, kdump.Layout):

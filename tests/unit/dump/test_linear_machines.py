@@ -142,18 +142,20 @@ def test_real_kernels(tmp_path, name, release, lines, build_id):
     ("name", "form", "lines", "build_id"),
     [
         ("armv7l", ("little", 32), 202, "48595b79b8f9f8c3a37f56904f275db5972d07e5"),
+        ("loongarch64", ("little", 64), 196, "0fc184d88c38cab92a0608cb6a3a84ebe7732ac8"),
         ("s390x", ("big", 64), 149, "64191809e7272da77af306133aa6c566be0be242"),
     ],
 )
 def test_headers_as_qemu_writes_them(cut_off, name, form, lines, build_id):
     """Of dump-guest-memory -z: all but the pages that were left out is QEMU's, and neither has a note or a machine."""
-    path = FIXTURES / f"{name}-6.1-qemu"
+    (path,) = FIXTURES.glob(f"{name}-*-qemu")
     with FileSource(path) as source:
         header, layout = kdump.parse(source)
     assert (header.order, header.bits, header.vmcoreinfo, header.release) == (*form, b"", None)
     found = identify(path)
     assert (found.arch, found.build_id) == (name, build_id)
-    assert (found.cause, found.dump_level, found.nr_cpus, found.complete) == ("no-root", 1, 1, True)
+    assert found.cause in {"no-root", "init-killed"}
+    assert (found.dump_level, found.nr_cpus, found.complete) == (1, 1, True)
     assert found.origins["release"] == "vmcoreinfo in memory"
     assert len(list(read_log(path))) == lines
     for keep in (layout.descriptors_offset + 100, path.stat().st_size - 1):
