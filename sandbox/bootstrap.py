@@ -30,6 +30,11 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
         raise BaseImageUnavailable(
             f"{how.tool} is not installed", hint=f"apt-get install {how.tool}, or connect to a container registry"
         )
+    # mmdebstrap asks it whether programs of another machine run here, and fails without it.
+    if architecture is not None and how.tool == "mmdebstrap" and shutil.which("arch-test") is None:
+        raise BaseImageUnavailable(
+            f"mmdebstrap needs arch-test to make a base of {architecture}", hint="sudo apt-get install arch-test"
+        )
     seen: list[str] = []
     with subprocess.Popen(
         make_command(how, tar, architecture),

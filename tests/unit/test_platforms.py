@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
-from sandbox import host, image, platforms, profiles
+from sandbox import bootstrap, host, image, platforms, profiles
 from sandbox.engine import EngineInfo
-from sandbox.errors import EmulationMissing
+from sandbox.errors import BaseImageUnavailable, EmulationMissing
+from sandbox.progress import QUIET
 
 INFO = EngineInfo(
     name="docker",
@@ -50,3 +52,18 @@ def test_a_profile_of_another_machine_has_images_of_its_own(machine: str, platfo
     assert platforms.on(own, None) is own
     assert platforms.on(other, machine) is other
     assert other.debuginfo == own.debuginfo
+
+
+def test_what_a_base_of_another_machine_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "mmdebstrap"
+    tool.write_text("#!/bin/sh\nexit 1\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    how = profiles.by_name("debian-12").base.bootstrap
+    assert how is not None
+    with QUIET.step("x") as step, pytest.raises(BaseImageUnavailable, match="needs arch-test") as caught:
+        bootstrap.make_rootfs(how, tmp_path / "root.tar", step, architecture="arm64")
+    assert caught.value.hint == "sudo apt-get install arch-test"
+    # For the host's own machine it is not asked for: the tool itself is what fails.
+    with QUIET.step("x") as step, pytest.raises(BaseImageUnavailable, match="mmdebstrap failed"):
+        bootstrap.make_rootfs(how, tmp_path / "root.tar", step)
