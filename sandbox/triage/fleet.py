@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -256,11 +257,15 @@ class _Fleet:
 
     def _note(self, row: Row) -> None:
         self.rows[row.key] = row
-        with (self.output / _JOURNAL).open("a", encoding="utf-8") as journal:
-            # One that was being written when all ended has no end of its own.
-            torn = not self.noted and journal.tell() > 0
+        text = json.dumps(plain(row), ensure_ascii=False) + "\n"
+        with (self.output / _JOURNAL).open("ab+") as journal:
+            if not self.noted and journal.tell() > 0:
+                # A line that was being written when all ended has no end of its own.
+                journal.seek(-1, os.SEEK_END)
+                if journal.read(1) != b"\n":
+                    journal.write(b"\n")
             self.noted = True
-            journal.write("\n" * torn + json.dumps(plain(row), ensure_ascii=False) + "\n")
+            journal.write(text.encode())
 
     def _earlier(self) -> Iterator[tuple[str, Row]]:
         """What the journal holds, the last word on each dump; a line that was being written when all ended is none."""

@@ -154,6 +154,8 @@ def test_a_torn_line_of_the_journal_takes_no_other_with_it(tmp_path: Path) -> No
         made.run(_some("one", 3), again=False)
         assert len(pool.given) == expected
         assert len(made.rows) == 3
+    assert len(journal.read_text().splitlines()) == 4
+    assert "" not in journal.read_text().splitlines()
 
 
 def test_what_a_kernel_lacks_is_looked_for_once(tmp_path: Path) -> None:
