@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import ssl
+import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from sandbox import config
 from sandbox.engine import Engine, service, tls
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
 
-_PATIENCE: Final = 15.0
-"""Seconds an engine has to tell its version: one that has just been killed and started again tidies up meanwhile."""
+_PATIENCE: Final = 60.0
+"""Seconds an engine that listens has to tell its version. One that has just been killed and started again tidies up
+meanwhile, and Podman answers nobody while it works for eight at once on a busy host."""
+_TRIES: Final = 3
+"""An engine that is starting may listen, and hang up."""
 
 _Kind = Literal["docker", "podman"]
 
@@ -193,9 +197,18 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
+def _patiently(path: Path) -> dict[str, Any]:
+    for _ in range(_TRIES - 1):
+        try:
+            return _version(_UnixConnection(path))
+        except ConnectionResetError:  # RemoteDisconnected is one
+            time.sleep(1)
+    return _version(_UnixConnection(path))
+
+
 def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:
     try:
-        return _version(_UnixConnection(path))
+        return _patiently(path)
     except PermissionError:
         raise EnginePermission(f"no permission to use {path}", hint=_permission_hint(path)) from None
     except (FileNotFoundError, ConnectionRefusedError):
