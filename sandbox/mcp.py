@@ -124,11 +124,15 @@ class _Answers:
         where = self._allowed(path)
 
         def text() -> str:
+            from dataclasses import replace
+
             from sandbox.opening import Wishes
             from sandbox.triage import documents
             from sandbox.triage.making import make
 
-            return documents.as_json(make(where, Wishes(engine=self._engine), timeout=_PATIENCE))
+            made = make(where, Wishes(engine=self._engine), timeout=_PATIENCE)
+            # Without crash's own words, which run has: they are most of it.
+            return documents.as_json(replace(made, commands=()))
 
         return self._page(("report", str(where)), page, text)
 

@@ -143,6 +143,8 @@ class _Fleet:
     """(place, kernel): image and debuginfo are there."""
     warming: set[tuple[str, str]] = field(default_factory=set)
     """(place, kernel): the first dump is about to bring them."""
+    order: list[str] = field(default_factory=list)
+    """Keys as the dumps were found: the table's order, whichever was done first."""
     noted: bool = False
     """Whether this run has written to the journal."""
     lacking: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -150,6 +152,7 @@ class _Fleet:
 
     def run(self, entries: Sequence[Entry], *, again: bool) -> None:
         earlier = {} if again else dict(self._earlier())
+        self.order = [one.key for one in entries]
         for one in entries:
             row = earlier.get(one.key)
             if row is not None and row.stamp == one.stamp and self._stays(row):
@@ -291,7 +294,10 @@ class _Fleet:
 
     def publish(self, *, final: bool) -> index.Index:
         """Writes the table as it is now."""
-        table = index.of(tuple(self.rows.values()), left=sum(map(len, self.waiting.values())) + len(self.flying))
+        table = index.of(
+            tuple(self.rows[key] for key in self.order if key in self.rows),
+            left=sum(map(len, self.waiting.values())) + len(self.flying),
+        )
         index.write(self.output, table, final=final)
         return table
 
