@@ -41,7 +41,7 @@ def test_a_pod_leaves_its_answers(podman: Podman, podman_rootful: EngineUnderTes
         return Path(podman("volume", "inspect", "--format", "{{.Mountpoint}}", name))
 
     dump = dumps.copy_for(podman_rootful, dumps())
-    vmbox("image", "build", dump, "--no-modules")
+    image = vmbox("image", "build", dump, "--no-modules").strip()
     manifest = vmbox("kube", dump, "--kind", "pod", "--memory", "2Gi", "--cpus", "1")
     shutil.copy(dump, volume("vmcores") / dump.name)
     podman("kube", "play", "--network", "none", "-", given=manifest)
@@ -53,6 +53,8 @@ def test_a_pod_leaves_its_answers(podman: Podman, podman_rootful: EngineUnderTes
         assert left, (said, [podman("logs", line.split()[0]) for line in said.splitlines() if "crash" in line])
     finally:
         podman("kube", "down", "-", given=manifest)
+        # Other tests open the same dump, and would find it there.
+        podman("rmi", "--force", image)
     page = tmp_path / "report.html"
     vmbox("report", dump, "--answers", left[0], "-o", page)
     assert "sysrq_handle_crash" in page.read_text()

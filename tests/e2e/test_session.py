@@ -165,8 +165,10 @@ def test_ctrl_c_at_a_terminal(vmbox, engine: EngineUnderTest, own_dump: Path) ->
     # Warm still.
     assert vmbox("run", own_dump, "--", "p 1").stderr == b""
     # One that does not answer is waited for, and ended by the second one.
-    with typed("!echo begun; kill -STOP $PPID; sleep 60") as terminal:
+    # crash passes on what the shell prints, so it must not be stopped before it has.
+    with typed("!echo begun; sleep 1; kill -STOP $PPID; sleep 60") as terminal:
         terminal.expect("begun\r\n")
+        time.sleep(1.5)
         terminal.sendintr()
         terminal.expect("crash has not stopped yet; Ctrl-C ends it")
         began = time.monotonic()
