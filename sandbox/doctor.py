@@ -97,6 +97,13 @@ def _engine(name: str, engine: Engine) -> Iterator[Finding]:
     kept = f"; {len(images)} images of vmbox, {size(sum(image.size for image in images))}" if images else ""
     text = f"{info.version} {mode} on {info.arch} at {info.endpoint}{kept}"
     yield Finding(subject=name, good=True, text=text)
+    if name == "podman" and host.hybrid_cgroups() and not host.program("runc"):
+        yield Finding(
+            subject=name,
+            good=False,
+            text="crun starts no container on a host with cgroups of both versions, and runc is not installed",
+            hint="sudo apt-get install runc   (or boot with systemd.unified_cgroup_hierarchy=1)",
+        )
     if not info.limits:
         yield Finding(
             subject=name,

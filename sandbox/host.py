@@ -25,7 +25,7 @@ def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tu
     for file, option in (("subuid", "--add-subuids"), ("subgid", "--add-subgids")):
         if not _has_range(root / "etc" / file, {name, str(uid)}):
             yield f"{name} has no range in /etc/{file}", f"sudo usermod {option} 100000-165535 {name}"
-    if shutil.which("newuidmap", path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin") is None:
+    if program("newuidmap") is None:
         yield "newuidmap is not installed", "sudo apt-get install uidmap   (dnf install shadow-utils)"
     sysctl = root / "proc/sys"
     if _read(sysctl / "user/max_user_namespaces") == "0":
@@ -44,6 +44,17 @@ def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tu
             f"cgroup controllers {', '.join(sorted(missing))} are not delegated to {name}",
             f"sudo mkdir -p {drop_in.rpartition('/')[0]} && {write} && sudo systemctl daemon-reload",
         )
+
+
+def hybrid_cgroups(root: Path = ROOT) -> bool:
+    """Whether cgroups of both versions are mounted; crun 1.8 starts no container on such a host, runc does."""
+    cgroup = root / "sys/fs/cgroup"
+    return (cgroup / "unified").is_dir() and not (cgroup / "cgroup.controllers").exists()
+
+
+def program(name: str) -> str | None:
+    """Where a program is, also one for root that a user's PATH does not show."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin:/usr/sbin:/sbin")
 
 
 def selinux(root: Path = ROOT) -> str:

@@ -25,6 +25,18 @@ def proxies() -> dict[str, str]:
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
+_REMEDIES: Final = {
+    # crun 1.8 starts nothing on a host with both kinds of cgroups; vmbox takes runc there, where it is installed.
+    "cgroups in hybrid mode not supported": "sudo apt-get install runc",
+}
+"""What mends a host whose engine says this."""
+
+
+def remedy(said: str) -> str | None:
+    """The command that mends what the engine complains of, where it is known."""
+    return next((hint for words, hint in _REMEDIES.items() if words in said), None)
+
+
 def fail(what: str, said: str) -> NoReturn:
     """Raises the engine's answer `said` to `what` as one line, the whole of it as detail."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
@@ -34,7 +46,7 @@ def fail(what: str, said: str) -> NoReturn:
             hint="docker system prune, podman system prune, or vmbox image prune make room",
             detail=said,
         )
-    raise EngineFailed(f"{what}: {lines[0]}", detail=said if len(lines) > 1 else None)
+    raise EngineFailed(f"{what}: {lines[0]}", hint=remedy(said), detail=said if len(lines) > 1 else None)
 
 
 def label_filters(labels: Mapping[str, str]) -> list[str]:
@@ -57,9 +69,8 @@ def build_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
             detail = "\n".join(last)
             if "no space left on device" in f"{detail}\n{reason}".lower():
                 fail(f"{ref} cannot be built", f"{reason}\n{detail}\nno space left on device")
-            raise ImageBuildFailed(
-                f"{ref} cannot be built: {reason}", hint="the last lines of the build are above", detail=detail
-            )
+            hint = remedy(f"{detail}\n{reason}") or "the last lines of the build are above"
+            raise ImageBuildFailed(f"{ref} cannot be built: {reason}", hint=hint, detail=detail)
         rest += _COLOUR.sub("", event.get("stream") or "")
         *lines, rest = rest.split("\n")
         for line in lines:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from sandbox import paths
+from sandbox import host, paths
 from sandbox.errors import EngineFailed, EngineNotFound
 
 _STARTUP: Final = 30.0
@@ -161,9 +161,7 @@ def _podman_environment() -> dict[str, str]:
 def containers_conf(*, rootless: bool) -> str:
     """The settings Podman needs on a host it does not expect; empty on one it does."""
     containers, engine = [], []
-    cgroup = Path("/sys/fs/cgroup")
-    hybrid = (cgroup / "unified").is_dir() and not (cgroup / "cgroup.controllers").exists()
-    if hybrid and shutil.which("runc", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
+    if host.hybrid_cgroups() and host.program("runc"):
         engine.append('runtime = "runc"')  # crun 1.8: "cgroups in hybrid mode not supported"
     if not Path("/run/systemd/system").is_dir():
         engine.append('cgroup_manager = "cgroupfs"')  # the default asks systemd, over D-Bus

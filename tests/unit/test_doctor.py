@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import doctor, host, paths, profiles, reach
+from sandbox.engine.messages import build_lines
+from sandbox.errors import ImageBuildFailed
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:
@@ -53,6 +55,18 @@ def test_rootless(
     for text, hint in found:
         assert obstacle in text
         assert mended in hint
+
+
+def test_cgroups_of_both_versions(tmp_path: Path) -> None:
+    old, new = {"sys/fs/cgroup/memory/tasks": ""}, {"sys/fs/cgroup/cgroup.controllers": ""}
+    hybrid = {"sys/fs/cgroup/unified/cgroup.procs": ""}
+    found = [host.hybrid_cgroups(_write(tmp_path / str(n), kind)) for n, kind in enumerate([old, new, hybrid])]
+    assert found == [False, False, True]
+    # What Podman 4.3 with crun 1.8 answered on such a host, without runc.
+    said = "error running container: from /usr/bin/crun creating container: cgroups in hybrid mode not supported, drop"
+    with pytest.raises(ImageBuildFailed) as raised:
+        list(build_lines([{"stream": f"{said}\n"}, {"error": "while running runtime: exit status 1"}], "image"))
+    assert "install runc" in str(raised.value.hint)
 
 
 def test_cgroup_v1_and_no_newuidmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
