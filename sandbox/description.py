@@ -49,7 +49,7 @@ def _of_unpacked(vmcore: Vmcore, *, unpack: bool) -> Vmcore:
     from sandbox.dump import identify, unpacking
 
     into = paths.cache_dir() / "dumps"
-    if not unpack and not unpacking.unpacked_path(vmcore, into).is_file():
+    if not unpack and not unpacking.unpacked_path(vmcore.path, into).is_file():
         return vmcore
     inner = identify(unpacking.unpack(vmcore, into, render.reporter(quiet=False)))
     of_the_file = ("path", "size", "files", "flattened", "wrappers", "member")

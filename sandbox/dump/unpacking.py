@@ -36,10 +36,10 @@ _MOST_RATIO: Final = 20_000
 _PIECE: Final = struct.Struct(">qq")
 
 
-def unpacked_path(vmcore: Vmcore, into: Path) -> Path:
-    """Where `unpack` puts this dump; the name depends on the file's identity, not on its content."""
-    status = vmcore.path.stat()
-    identity = f"{vmcore.path.resolve()}\0{status.st_dev}\0{status.st_ino}\0{status.st_size}\0{status.st_mtime_ns}"
+def unpacked_path(path: Path, into: Path) -> Path:
+    """Where `unpack` puts the dump at `path`; the name depends on the file's identity, not on its content."""
+    status = path.stat()
+    identity = f"{path.resolve()}\0{status.st_dev}\0{status.st_ino}\0{status.st_size}\0{status.st_mtime_ns}"
     return into / hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16] / "vmcore"
 
 
@@ -56,7 +56,7 @@ def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
         if dump is None:
             raise _no_dump(vmcore)
         return dump
-    target = unpacked_path(vmcore, into)
+    target = unpacked_path(vmcore.path, into)
     if target.exists():
         return target
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

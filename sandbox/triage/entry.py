@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sandbox import __version__
-from sandbox.dump import identify
+from sandbox.dump import identify, is_plain
 from sandbox.errors import VmboxError
 from sandbox.opening import Wishes
 
@@ -26,6 +26,8 @@ class Entry:
     """Equal for dumps of one build: they share image and debuginfo."""
     files: tuple[str, ...] = ()
     """All of a split dump."""
+    wrapped: bool = False
+    """crash reads a copy of it that is made in the cache."""
     problem: str | None = None
     exit_code: int = 0
     """Why it is no dump, and the status of that."""
@@ -103,7 +105,7 @@ def entry(path: Path) -> Entry:
     kernel = vmcore.build_id or (f"{vmcore.release} {vmcore.utsname_version or ''}" if vmcore.release else None)
     files = tuple(_named(file)[0] for file in vmcore.files)
     odd = path if text != str(path) else None
-    return Entry(dump=text, key=key, stamp=stamp, kernel=kernel, files=files, path=odd)
+    return Entry(dump=text, key=key, stamp=stamp, kernel=kernel, files=files, wrapped=not is_plain(vmcore), path=odd)
 
 
 def unidentified(path: Path, problem: str, status: int) -> Entry:

@@ -163,7 +163,8 @@ class _Fleet:
                 self.waiting[one.kernel].append(one)
         left = sum(map(len, self.waiting.values()))
         if left:
-            self.ready |= self.pool.holding([kernel for kernel, dumps in self.waiting.items() if kernel and dumps])
+            samples = {kernel: dumps[0] for kernel, dumps in self.waiting.items() if kernel and dumps}
+            self.ready |= self.pool.holding({kernel: one.path or Path(one.dump) for kernel, one in samples.items()})
         if len(entries) > left:
             self.reporter.notice(f"{len(entries)} dumps, {left} of them to be reported")
         with self.reporter.step("Reports", total=left) as step:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sandbox import config
@@ -38,8 +39,8 @@ class Pool(Protocol):
     def places(self) -> Mapping[str, int]:
         """How many jobs each place takes at once. May change: workers come and go."""
 
-    def holding(self, kernels: Sequence[str]) -> set[tuple[str, str]]:
-        """(place, kernel) where the debuginfo of a kernel is at hand, of an earlier day."""
+    def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
+        """(place, kernel) where what a kernel needs is at hand, of an earlier day. `samples` has a dump of each."""
 
     def submit(self, job: Job, place: str) -> Future[Made]:
         """Does the job, at that place if it still is there."""
@@ -70,8 +71,9 @@ class Local:
     def places(self) -> Mapping[str, int]:
         return {HERE: self._jobs}
 
-    def holding(self, kernels: Sequence[str]) -> set[tuple[str, str]]:
-        return {(HERE, kernel) for kernel in work.holding(kernels)}
+    def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
+        # There is no other place to choose, and an image that is missing is made by one while others wait for it.
+        return {(HERE, kernel) for kernel in work.holding(list(samples))}
 
     def submit(self, job: Job, place: str) -> Future[Made]:  # noqa: ARG002 - there is one
         return self._executor.submit(work.do, job)
@@ -125,9 +127,9 @@ class Cluster:
                 self._reporter.notice("the cluster has no worker: waiting for one; on a host: dask worker ADDRESS")
         return found
 
-    def holding(self, kernels: Sequence[str]) -> set[tuple[str, str]]:
+    def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
         # A worker that leaves while it is asked holds nothing.
-        held = self._client.run(work.holding, kernels, on_error="ignore")
+        held = self._client.run(work.prepared, dict(samples), on_error="ignore")
         return {(place, kernel) for place, some in held.items() for kernel in some}
 
     def submit(self, job: Job, place: str) -> Future[Made]:

@@ -8,16 +8,17 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Final
 
-from sandbox import config, paths
+from sandbox import config, ledger, paths
 from sandbox.debuginfo.store import Store
 from sandbox.dump import identify
+from sandbox.dump.unpacking import unpacked_path
 from sandbox.errors import VmboxError
 from sandbox.triage import documents
 from sandbox.triage.entry import Entry, Job, Made, Row
@@ -63,13 +64,33 @@ def _report(job: Job) -> Report:
     dump = job.entry.path or Path(job.entry.dump)
     if job.without_crash is None:
         # A case of its own that is closed after it: hundreds of warm ones would fill the memory.
-        return make(
-            dump,
-            replace(job.wishes, once=True, engine=job.wishes.engine or config.current().engine),
-            timeout=job.timeout,
-        )
+        wishes = replace(job.wishes, once=True, engine=job.wishes.engine or config.current().engine)
+        with _passing_copy(dump) if job.entry.wrapped else nullcontext():
+            return make(dump, wishes, timeout=job.timeout)
     problem = VmboxError(job.without_crash)
     return replace(read(identify(dump), None, problem), exit_code=job.without_crash_status)
+
+
+@contextmanager
+def _passing_copy(dump: Path) -> Iterator[None]:
+    """Takes away what the dump is unpacked to for its report: the copies of hundreds of archives would fill the disk.
+
+    One that was there before stays, and one that somebody has opened meanwhile; one that a killed run has left goes.
+    """
+    copy = unpacked_path(dump, paths.cache_dir() / "dumps")
+    ours = copy.with_name("of-a-triage")
+    if not copy.exists():
+        with suppress(OSError):
+            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ours.touch()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if ours.exists() and ledger.find(dump) is None:
+                copy.unlink(missing_ok=True)
+                ours.unlink(missing_ok=True)
+                copy.parent.rmdir()
 
 
 def _row(entry: Entry, report: Report) -> Row:
@@ -140,6 +161,28 @@ def holding(kernels: Sequence[str]) -> list[str]:
     """Those of `kernels`, by build-id, whose debuginfo this host has."""
     store = Store(paths.cache_dir())
     return [kernel for kernel in kernels if re.fullmatch(r"[0-9a-f]{8,}", kernel) and store.find(kernel) is not None]
+
+
+def prepared(samples: Mapping[str, Path]) -> list[str]:
+    """Those kernels, of each of which there is a dump in `samples`, that this host opens with nothing to be made: it
+    has their image and their debuginfo, or an image that has both.
+    """
+    from sandbox import image as images, selfcontained
+    from sandbox.engine import connect
+    from sandbox.profiles import select
+
+    found: list[str] = []
+    with suppress(VmboxError), closing(connect(config.current().engine)) as engine:
+        whole = {one.labels.get(selfcontained.BUILD_ID) for one in engine.images({images.LABEL: selfcontained.KIND})}
+        there = set(holding(list(samples)))
+        for kernel, dump in samples.items():
+            with suppress(VmboxError, OSError):
+                if kernel in whole or (
+                    kernel in there
+                    and engine.image(images.reference(select(identify(dump, log=False)).image)) is not None
+                ):
+                    found.append(kernel)
+    return found
 
 
 def _stop(_number: int, _frame: object) -> None:

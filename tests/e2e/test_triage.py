@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -72,6 +73,17 @@ def test_a_heap(docker_engine: EngineUnderTest, dumps) -> None:
     assert table["signatures"][0]["count"] >= 3
     assert len(table["signatures"][0]["kernels"]) == 2
     assert _cases(docker_engine) == 0
+    # What a cluster asks each of its hosts: which kernels it has image and debuginfo of.
+    of_both = {row["kernel"]: row["dump"] for row in table["rows"] if row["status"] == "ok"}
+    assert len(of_both) == 2
+    asked = {**of_both, "0123456789abcdef": next(iter(of_both.values()))}
+    program = "import pathlib, sys; from sandbox.triage.work import prepared; words = sys.argv[1:]; "
+    program += "print(prepared(dict(zip(words[::2], map(pathlib.Path, words[1::2])))))"
+    words = [word for pair in asked.items() for word in pair]
+    said = subprocess.run(
+        [*docker_engine.vmbox[:-1], program, *words], env=dict(docker_engine.env), capture_output=True, check=True
+    )
+    assert ast.literal_eval(said.stdout.decode()) == list(of_both)
     # Nothing is left to do.
     began = time.monotonic()
     again = docker_engine.run("triage", str(heap), "-o", str(out), "--json")

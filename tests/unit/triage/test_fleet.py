@@ -105,8 +105,8 @@ class _Recording:
         future.set_result(Made(row=row))
         return future
 
-    def holding(self, kernels: Sequence[str]) -> set[tuple[str, str]]:
-        return {(place, kernel) for place, kernel in self.held if kernel in kernels}
+    def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
+        return {(place, kernel) for place, kernel in self.held if kernel in samples}
 
     def renew(self) -> None: ...
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sandbox import config
+from sandbox.dump import identify, unpack
 from sandbox.opening import Wishes
 from sandbox.triage import work
 from sandbox.triage.entry import Job, entry
@@ -47,3 +49,28 @@ def test_debuginfo_of_an_earlier_day(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path))
     # A kernel without a build-id goes by its release, which names no place in the cache.
     assert work.holding(["3b43fad503", "../../etc", "6.1.0-56 #1 SMP"]) == []
+
+
+def test_what_an_archive_is_unpacked_to_goes_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CACHE", "RUNTIME"):
+        (tmp_path / name).mkdir(mode=0o700)
+        monkeypatch.setenv(f"VMBOX_{name}_DIR", str(tmp_path / name))
+    packed, into = tmp_path / "vmcore.gz", tmp_path / "CACHE" / "dumps"
+    packed.write_bytes(gzip.compress(DUMP.read_bytes(), 1))
+    job = Job(entry=entry(packed), wishes=Wishes(engine="unix:///nonexistent/engine.sock"), timeout=1)
+    assert job.entry.wrapped
+    with work._passing_copy(packed):
+        assert unpack(identify(packed), into).read_bytes() == DUMP.read_bytes()
+    assert list(into.iterdir()) == []
+    # It is unpacked before an engine is looked for.
+    assert work.do(job).row.status == "partial"
+    assert list(into.iterdir()) == []
+    # The copy of a run that was killed goes with the next one; the copy of a user stays.
+    abandoned = work._passing_copy(packed)
+    abandoned.__enter__()
+    unpack(identify(packed), into)
+    work.do(job)
+    assert list(into.iterdir()) == []
+    copy = unpack(identify(packed), into)
+    work.do(job)
+    assert copy.exists()
