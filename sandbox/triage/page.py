@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 def html(report: Report) -> str:
     """The page. Whatever the dump holds is text in it: templates escape, and control characters are made visible."""
-    return (
-        environment()
-        .get_template("report.html")
-        .render(report=report, charts=_charts(report), drawn=charts.available())
-    )
+    return environment().get_template("report.html").render(report=report, charts=_charts(report))
 
 
 def ready() -> None:
@@ -84,16 +80,14 @@ def _charts(report: Report) -> dict[str, str]:
     """SVG by name; only those that have something to show."""
     from markupsafe import Markup
 
-    if not charts.available():
-        return {}
     found: dict[str, str] = {}
 
     def add(ident: str, svg: str) -> None:
-        found[ident] = Markup(svg)  # noqa: S704 - matplotlib's own markup, in which labels are escaped
+        found[ident] = Markup(svg)  # noqa: S704 - pygal's own markup, in which labels are escaped
 
     if len(report.load) == 3:
         averages = list(zip(("1 minute", "5 minutes", "15 minutes"), report.load, strict=True))
-        add("load", charts.bars("Load averages", averages, unit="", ident="load"))
+        add("load", charts.bars("Load averages", averages, unit=""))
     if memory := report.memory:
         rest = max(0, memory.used - memory.buffers - memory.cached - memory.slab)
         parts = [
@@ -103,7 +97,7 @@ def _charts(report: Report) -> dict[str, str]:
             ("slab", memory.slab),
             ("free", memory.free),
         ]
-        add("memory", charts.stack("Use of memory", [part for part in parts if part[1]], unit="B", ident="memory"))
+        add("memory", charts.stack("Use of memory", [part for part in parts if part[1]], unit="B"))
     add_bars: Sequence[tuple[str, str, list[tuple[str, float]], str]] = (
         ("slab", "Largest slab caches", [(one.name, one.bytes) for one in report.slab if one.bytes], "B"),
         (
@@ -121,5 +115,5 @@ def _charts(report: Report) -> dict[str, str]:
     )
     for ident, name, values, unit in add_bars:
         if values:
-            add(ident, charts.bars(name, values, unit=unit, ident=ident))
+            add(ident, charts.bars(name, values, unit=unit))
     return found

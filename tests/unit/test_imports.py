@@ -52,7 +52,7 @@ SOLE_IMPORTERS = {
     "docker": {"engine.docker"},
     "podman": {"engine.podman"},
     "jinja2": {"triage.page"},
-    "matplotlib": {"triage.charts"},
+    "pygal": {"triage.charts"},
     "distributed": {"triage.pools"},
     "cyclonedx": {"bill"},
 }
