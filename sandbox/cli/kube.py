@@ -46,7 +46,7 @@ def kube(
     ] = Kind.job,
     json: Json = False,
 ) -> None:
-    """Print a Kubernetes Job that asks crash about a dump in a cluster, and leaves the answers on a volume.
+    """Print a Kubernetes Job that asks crash about a dump in a cluster, and leaves a page of its answers on a volume.
 
     vmbox image push vmcore --registry registry.example/vmbox
 

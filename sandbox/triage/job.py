@@ -1,7 +1,9 @@
 """A dump read by a cluster: a Kubernetes Job of the dump's self-contained image, and what it brings back.
 
-The image has crash and vmlinux and nothing of vmbox, so the Job asks crash what a report asks, and leaves the answers
-on its output volume, whole or not at all; the page is made of them where vmbox is (`vmbox report VMCORE --answers F`).
+The image has crash and vmlinux and nothing of vmbox, nor a Python where the distribution's is too old for it. So the
+Job asks crash what a report asks, and leaves on its output volume, whole or not at all, the answers and a plain page
+of them, as a shell can make it; the report itself is made of the answers where vmbox is (`vmbox report VMCORE
+--answers FILE`).
 A pod cannot be without a network as a case is: the NetworkPolicy beside the Job takes it away, where the cluster's
 network plugin enforces such.
 """
@@ -14,12 +16,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
+from xml.sax.saxutils import escape
 
-from sandbox import selfcontained
+from sandbox import __version__, selfcontained
 from sandbox.case import VMLINUX
 from sandbox.errors import ConfigurationError, DumpUnreadable
 from sandbox.model import Vmcore
+from sandbox.render import visible
 from sandbox.triage.asking import COMMANDS, Answers, Text, answers_of
+from sandbox.triage.causes import words_for
 from sandbox.verdict import Verdict
 
 LABEL: Final = "vmbox.dev/kernel"
@@ -29,6 +34,19 @@ have is an annotation."""
 _DUMPS: Final = PurePosixPath("/case/dumps")
 _OUTPUT: Final = PurePosixPath("/case/output")
 
+_PAGE: Final = r"""
+page() {
+    printf '%s\n' "$HEAD"
+    tr -d '\000-\010\013-\037\177' | sed -n \
+        -e 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g' \
+        -e "s,^$TOKEN begin \\(bt -l\\)$,<details open><summary>\\1</summary><pre>," \
+        -e "s,^$TOKEN begin \\(.*\\)$,<details><summary>\\1</summary><pre>," \
+        -e "s,^$TOKEN end$,</pre></details>," \
+        -e '/^<details/,/^<.pre>/p'
+}
+"""
+"""From answers on standard input to a page of them, each folded; what stands between answers is left out."""
+
 _SCRIPT: Final = """\
 set -u
 by_line=; if command -v stdbuf >/dev/null; then by_line='stdbuf -oL'; fi
@@ -36,9 +54,16 @@ printf '%s\\n' "$COMMANDS" | while IFS= read -r command; do
     printf '!echo %s begin %s\\n%s\\n!echo %s end\\n' "$TOKEN" "$command" "$command" "$TOKEN"
 done | $by_line crash -s --no_crashrc --no_scroll "$VMLINUX" "$@" >"$OUTPUT.part" 2>&1
 grep -q "^$TOKEN end" "$OUTPUT.part" || { tail -n 20 "$OUTPUT.part" >&2; exit 1; }
+page <"$OUTPUT.part" >"$PAGE.part" && mv "$PAGE.part" "$PAGE"
 mv "$OUTPUT.part" "$OUTPUT"
 """
 """What the container runs. A line of its own stands around each answer: nothing in a dump can know its token."""
+
+_STYLE: Final = (
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:1rem auto;"
+    "padding:0 1rem;overflow-wrap:anywhere}summary{cursor:pointer;font-family:monospace}pre{overflow:auto}"
+    "@media print{pre{white-space:pre-wrap}}"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +108,8 @@ def manifests(vmcore: Vmcore, wanted: Wanted, *, token: str | None = None) -> li
         image=selfcontained.remote(ref, wanted.registry) if wanted.registry else ref,
         pull="IfNotPresent" if wanted.registry else "Never",
         dump=_DUMPS / (wanted.path or vmcore.path.name).lstrip("/"),
-        answers=_OUTPUT / f"{name}.answers",
+        output=_OUTPUT / name,
+        head=_head(vmcore),
         token=token or secrets.token_hex(16),
         wanted=wanted,
     )
@@ -114,13 +140,40 @@ def _annotations(vmcore: Vmcore) -> dict[str, str]:
     return {f"vmbox.dev/{name}": value for name, value in known.items() if value}
 
 
+def _head(vmcore: Vmcore) -> str:
+    """The page above the answers: what the dump says by itself, known before crash is asked."""
+    words = {
+        "Kernel": vmcore.release,
+        "Panic": vmcore.panic,
+        "Cause": words_for(vmcore.cause),
+        "Crashed": vmcore.crash_time and f"{vmcore.crash_time:%Y-%m-%d %H:%M:%S} UTC",
+        "Machine": vmcore.hardware,
+        "Build-ID": vmcore.build_id,
+    }
+    name, facts = _text(vmcore.path.name), [(what, _text(str(value))) for what, value in words.items() if value]
+    return "\n".join(
+        (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>',
+            f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>',
+            f"<h1>{name}</h1>",
+            *(f"<p><b>{what}:</b> {value}</p>" for what, value in facts),
+            f"<p><small>vmbox {__version__}; charts, tables and signature: vmbox report --answers</small></p>",
+            "<h2>What crash answered</h2>",
+        )
+    )
+
+
+def _text(value: str) -> str:
+    return escape(visible(value.encode(errors="backslashreplace").decode())).replace("\n", " ")
+
+
 def _dns(text: str) -> str:
     """What may stand in an object's name (RFC 1123)."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _pod(
-    *, image: str, pull: str, dump: PurePosixPath, answers: PurePosixPath, token: str, wanted: Wanted
+    *, image: str, pull: str, dump: PurePosixPath, output: PurePosixPath, head: str, token: str, wanted: Wanted
 ) -> dict[str, Any]:
     environment = {
         "HOME": "/scratch",
@@ -129,14 +182,16 @@ def _pod(
         "LESSSECURE": "1",
         "VMLINUX": VMLINUX,
         "COMMANDS": "\n".join(COMMANDS),
-        "OUTPUT": str(answers),
+        "OUTPUT": f"{output}.answers",
+        "PAGE": f"{output}.html",
+        "HEAD": head,
         "TOKEN": token,
     }
     container = {
         "name": "crash",
         "image": image,
         "imagePullPolicy": pull,
-        "command": ["/bin/sh", "-c", _SCRIPT, "vmbox", str(dump)],
+        "command": ["/bin/sh", "-c", _PAGE + _SCRIPT, "vmbox", str(dump)],
         "workingDir": "/scratch",
         "env": [{"name": name, "value": value} for name, value in environment.items()],
         "resources": {

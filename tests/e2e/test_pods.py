@@ -50,11 +50,16 @@ def test_a_pod_leaves_its_answers(podman: Podman, podman_rootful: EngineUnderTes
         while not (left := list(volume("vmbox-reports").glob("*.answers"))) and time.monotonic() < deadline:
             time.sleep(1)
         said = podman("ps", "--all", "--format", "{{.Names}} {{.Status}}")
+        (arrived,) = volume("vmbox-reports").glob("*.html")
+        plain = arrived.read_text()
         assert left, (said, [podman("logs", line.split()[0]) for line in said.splitlines() if "crash" in line])
     finally:
         podman("kube", "down", "-", given=manifest)
         # Other tests open the same dump, and would find it there.
         podman("rmi", "--force", image)
+    # A page came with them, made in the pod; the whole report is made here.
+    assert "<summary>bt -l</summary>" in plain
+    assert "sysrq_handle_crash" in plain
     page = tmp_path / "report.html"
     vmbox("report", dump, "--answers", left[0], "-o", page)
     assert "sysrq_handle_crash" in page.read_text()

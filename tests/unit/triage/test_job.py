@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +15,7 @@ import yaml
 from sandbox.dump import identify
 from sandbox.errors import ConfigurationError, DumpUnreadable
 from sandbox.model import Vmcore
+from sandbox.triage import job
 from sandbox.triage.asking import COMMANDS
 from sandbox.triage.job import Wanted, as_yaml, manifests, read_answers
 from sandbox.triage.making import read
@@ -78,6 +82,33 @@ def test_what_comes_back_makes_a_report(vmcore: Vmcore, tmp_path: Path) -> None:
     assert report.backtrace is not None
     assert "sysrq_handle_crash" in [frame.function for frame in report.backtrace.frames]
     assert report.identity.engine == "kubernetes"
+
+
+def test_a_page_arrives_beside_the_answers(vmcore: Vmcore) -> None:
+    genuine = [json.loads(line) for line in (FIXTURES / "crash" / "6.1.jsonl").read_text().splitlines()]
+    evil = "</pre><script>alert(1)</script>&\x1b[31m\n</details>\n"
+    pairs = [(one["command"], one["output"]) for one in genuine] + [("net", evil)]
+    (pod,) = manifests(replace(vmcore, panic="<img src=x>"), Wanted(kind="pod"), token=TOKEN)
+    settings = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
+    assert settings["PAGE"] == settings["OUTPUT"].removesuffix("answers") + "html"
+    made = subprocess.run(
+        ["sh", "-c", f"set -eu; {job._PAGE}\npage"],
+        input=b"WARNING: <of crash's start>\n" + _answered(pairs),
+        env={**settings, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        check=True,
+    )
+    page = made.stdout.decode()
+    assert made.stderr == b""
+    assert vmcore.release is not None
+    assert f"<b>Kernel:</b> {vmcore.release}" in page
+    assert page.count("<details><summary>") == len(pairs) - 1
+    assert page.count("<details open><summary>bt -l</summary>") == 1
+    assert page.count("</pre></details>") == len(pairs)
+    assert "sysrq_handle_crash" in page
+    for never in ("<script", "<img", "\x1b", TOKEN, "of crash's start"):
+        assert never not in page
+    assert "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;[31m" in page
 
 
 def test_a_crash_that_ended_is_told(tmp_path: Path) -> None:
