@@ -47,6 +47,7 @@ def environment() -> Environment:
         "amount": lambda value: charts.amount(value, "B"),
         "span": span,
         "when": when,
+        "minute": minute,
         "plain_name": plain_name,
     }
     return made
@@ -74,6 +75,11 @@ def span(seconds: float | None) -> str:
 
 def when(time: datetime | None) -> str:
     return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def minute(time: datetime | None) -> str:
+    """For columns of them, whose head says UTC."""
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M}"
 
 
 def _charts(report: Report) -> dict[str, str]:
