@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox.dump import completeness, directories, saved_log, signatures, vmcoreinfo
-from sandbox.dump.draft import Draft, take_header
+from sandbox.dump import completeness, directories, panic, saved_log, signatures, vmcoreinfo
+from sandbox.dump.draft import Draft, take_findings, take_header
+from sandbox.dump.printk import Record
 from sandbox.dump.readable import SECONDS, take_dump
 from sandbox.dump.source import FileSource, OutOfTimeError, Source, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
@@ -91,15 +92,20 @@ def _take_named(draft: Draft, kind: str, source: Source, path: Path) -> None:
     from sandbox.dump import named
 
     header = named.parse(kind, source)
-    text = b""
-    with suppress(OutOfTimeError, VmboxError):
-        text = named.find_vmcoreinfo(source)
+    found = named.Remnants()
+    with suppress(VmboxError):
         memory_file = named.find_sibling_memory(path.name)
         if memory_file is not None and (path.parent / memory_file).is_file():
             draft.plain(files=(path, path.parent / memory_file))
-            with FileSource(path.parent / memory_file, seconds=SECONDS / 2) as beside:
-                text = text or named.find_vmcoreinfo(beside)
-    take_header(draft, header, vmcoreinfo.parse(text), "memory")
+            with FileSource(path.parent / memory_file, seconds=SECONDS) as beside:
+                found = named.look_through(beside)
+        else:
+            found = named.look_through(source)
+    take_header(draft, header, vmcoreinfo.parse(found.vmcoreinfo), "memory")
+    draft.offer("utsname in memory", release=found.release, utsname_version=found.utsname_version)
+    if found.panic is not None:
+        line = Record(nanoseconds=None, text=found.panic.encode())
+        take_findings(draft, panic.examine([line]), "text in memory")
     if header.flag is not None:
         draft.offer("header", complete=False, incomplete_reason=header.flag)
 

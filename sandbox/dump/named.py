@@ -1,18 +1,20 @@
-"""Formats that are named, with what their headers give, but whose memory is not read here.
+"""Formats that are named, with what their headers give, and whose memory is looked through but not translated here.
 
 Offsets from crash's lkcd_*.h, s390_dump.c, sadump.h, vmware_vmss.h, qemu-load.c and xendump.h. Of dumps of these kinds
-only QEMU's migration streams were tried; each field is checked for sense before it is believed.
+only QEMU's migration streams and libvirt's saves were tried; each field is checked for sense before it is believed.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
 from sandbox.dump.header import MACHINES, Header
-from sandbox.dump.source import Source
+from sandbox.dump.source import OutOfTimeError, Source
 
 FORMATS: Final = frozenset(
     {"lkcd", "s390", "sadump", "vmware", "qemu-migration", "libvirt-save", "xen", "mclx"},
@@ -25,6 +27,11 @@ _SCAN_STEP: Final = 4 << 20
 _SCAN_LIMIT: Final = 512 << 20
 _TEXT: Final = 8192
 _KEY: Final = b"OSRELEASE="
+
+# struct new_utsname: six strings of 65 bytes: sysname, nodename, release, version, machine, domainname.
+_UTS_FIELD: Final = 65
+_SYSNAME: Final = b"Linux".ljust(_UTS_FIELD, b"\0")
+_END: Final = b"---[ end Kernel panic - not syncing: "
 
 
 def parse(kind: str, source: Source) -> Header:
@@ -43,6 +50,58 @@ def parse(kind: str, source: Source) -> Header:
         case _:
             pass
     return header
+
+
+@dataclass(slots=True, kw_only=True)
+class Remnants:
+    """What uncompressed memory shows of the kernel in it, without its page tables. Unknown is None or empty."""
+
+    vmcoreinfo: bytes = b""
+    release: str | None = None
+    utsname_version: str | None = None
+    panic: str | None = None
+    """Of the line `---[ end Kernel panic … ]---`: where others end is not to be seen without the log's records."""
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.vmcoreinfo) and self.release is not None and self.panic is not None
+
+
+def look_through(source: Source) -> Remnants:
+    """Looks for VMCOREINFO, the kernel's utsname and the end of a panic, until the time or the limit is used up."""
+    found = Remnants()
+    with suppress(OutOfTimeError):
+        found.vmcoreinfo = find_vmcoreinfo(source)
+        for at in _from_both_ends(0, source.size):
+            piece = source.read_at(at, _SCAN_STEP + 6 * _UTS_FIELD)
+            if found.whole or (not piece and source.size is None):
+                break
+            if found.release is None:
+                _take_utsname(found, piece)
+            if found.panic is None and (panic := _between(piece, _END, b" ]---")) and "%" not in panic:
+                found.panic = f"Kernel panic - not syncing: {panic}"
+    return found
+
+
+def _take_utsname(found: Remnants, piece: bytes) -> None:
+    at = piece.find(_SYSNAME)
+    while at >= 0:
+        fields = [_text(piece[at + n * _UTS_FIELD : at + (n + 1) * _UTS_FIELD]) for n in (2, 3)]
+        match fields:
+            case [str(release), str(version)] if release[:1].isdigit() and version.startswith("#"):
+                found.release, found.utsname_version = release, version
+                return
+        at = piece.find(_SYSNAME, at + 1)
+
+
+def _between(piece: bytes, before: bytes, after: bytes) -> str | None:
+    at = piece.find(before)
+    while at >= 0:
+        raw, end, _ = piece[at + len(before) : at + len(before) + 1024].partition(after)
+        if end and b"%" not in raw:
+            return _text(raw)
+        at = piece.find(before, at + 1)
+    return None
 
 
 def find_vmcoreinfo(source: Source, start: int = 0) -> bytes:

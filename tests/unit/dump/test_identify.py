@@ -338,6 +338,24 @@ def test_named_formats(tmp_path):
     assert identify(tmp_path / "qemu-migration").release == "6.1.0-test"
 
 
+def test_what_memory_shows_without_page_tables(tmp_path):
+    """As in a real `virsh save`: the log's text has remains of older messages behind it, the utsname has not."""
+    utsname = b"".join(
+        text.ljust(65, b"\0") for text in (b"Linux", b"host", b"6.1.0-56-cloud-amd64", b"#1 SMP Debian 6.1.192-2")
+    )
+    formats = b"Linux".ljust(65, b"\0") + b"(none)".ljust(65, b"\0") + b"%s".ljust(65, b"\0") + bytes(65)
+    formats += b"---[ end Kernel panic - not syncing: %s ]---\n\0"
+    log = b"Kernel panic - not syncing: hung_task: blocked tasksed 4)\n" + bytes(16)
+    log += b"---[ end Kernel panic - not syncing: hung_task: blocked tasks ]---ed\0"
+    memory = bytes(5000) + formats + bytes(5 << 20) + utsname + bytes(9000) + log
+    for kind, magic in {"libvirt-save": b"LibvirtQemudSave", "qemu-migration": b"QEVM"}.items():
+        (tmp_path / kind).write_bytes(magic + memory)
+        found = identify(tmp_path / kind)
+        assert (found.release, found.utsname_version) == ("6.1.0-56-cloud-amd64", "#1 SMP Debian 6.1.192-2")
+        assert (found.panic, found.cause) == ("Kernel panic - not syncing: hung_task: blocked tasks", "hung-task")
+        assert (found.origins["utsname_version"], found.origins["panic"]) == ("utsname in memory", "text in memory")
+
+
 def test_log_beside_the_dump(tmp_path):
     (tmp_path / "vmcore").write_bytes(dump_writer.kdump(PAGES, INFO))
     (tmp_path / "vmcore-dmesg.txt").write_text(
