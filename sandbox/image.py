@@ -255,20 +255,27 @@ def _architecture(profile: ImageProfile) -> str | None:
     return profile.arch.get(name, name)
 
 
-def _with_dnf(how: Bootstrap, tar: Path, engine: Engine, profile: ImageProfile, reporter: Reporter) -> None:
-    """A root file system of RPM packages, made by dnf in a container: no host needs to have it."""
+def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
+    """The image with dnf in it, which makes root file systems of RPM packages: no host needs to have dnf."""
     tools = next((one for one in load().values() if one.indexer), None)
-    if tools is None or not how.packages:
-        raise BaseImageUnavailable(f"{profile.title} does not say how it is bootstrapped", hint="connect to a registry")
+    if tools is None:
+        raise BaseImageUnavailable("no profile has a dnf that makes bases", hint="connect to a registry")
     recipe = Recipe(
         name=f"bootstrap-dnf-{tools.name}",
         fragments=("base", "apt", "bootstrap-dnf"),
         args={},
         files=containerfile.package_sources(tools),
     )
+    return build(recipe, engine, base=lambda: ensure_base(tools, engine, reporter), reporter=reporter)
+
+
+def _with_dnf(how: Bootstrap, tar: Path, engine: Engine, profile: ImageProfile, reporter: Reporter) -> None:
+    """A root file system of RPM packages, made by dnf in a container."""
+    if not how.packages:
+        raise BaseImageUnavailable(f"{profile.title} does not say how it is bootstrapped", hint="connect to a registry")
     sources = containerfile.package_sources(profile)
     spec = ContainerSpec(
-        image=build(recipe, engine, base=lambda: ensure_base(tools, engine, reporter), reporter=reporter),
+        image=bootstrapper(engine, reporter),
         argv=[
             "/usr/libexec/vmbox/bootstrap-dnf",
             how.suite,

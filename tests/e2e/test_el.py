@@ -1,7 +1,8 @@
-"""Enterprise Linux 7 to 10 from dump to backtrace, with the URL templates of the shipped profiles.
+"""Enterprise Linux 7 to 10 from dump to backtrace in the majors' own images, from nothing but servers on loopback.
 
-Stand-ins: dumps and kernels are Debian's under EL names (see standins.py), every host is one server on loopback, every
-vendor's key is the test's, and crash runs in a Debian image. The archives' layouts are the real ones.
+The shipped profiles as they are: dnf makes the base or it is pulled, the fragments put crash on it, debuginfo comes
+from where the vendor keeps it. Stand-ins: dumps and kernels are Debian's under EL names (standins.py), packages and
+base images too (vendors.py), every host is one server, every vendor's key is the test's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,23 +21,15 @@ import pytest
 import archives
 import rpms
 import standins
+import vendors
 from archives import Archive
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
+from registries import registry
 from sandbox import image, profiles
+from sandbox.engine import Engine
 from standins import Disguise
-
-HOSTS = {
-    "https://dl.rockylinux.org",
-    "https://repo.almalinux.org",
-    "https://vault.almalinux.org",
-    "http://debuginfo.centos.org",
-    "http://mirror.facebook.net",
-    "http://mirrors.ocf.berkeley.edu",
-    "https://mirror.stream.centos.org",
-    "https://kojihub.stream.centos.org",
-    "https://oss.oracle.com",
-}
+from vendors import Vendor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +38,11 @@ class Family:
 
     profile: str
     kernel: str
-    image: str
-    """The profile whose image plays the vendor's."""
+    debian: str
+    """The profile of the Debian that plays its base, and whose crash is packed."""
+    manager: str
+    base: str | None
+    """What quay.io calls its base image; None: dnf makes it."""
     template: str
     vendor: str
     payload: str
@@ -61,7 +57,9 @@ FAMILIES = (
     Family(
         profile="el7",
         kernel="5.10",
-        image="debian-12",
+        debian="debian-12",
+        manager="yum",
+        base="centos/centos:7",
         template="3.10.0-{}.el7.x86_64",
         vendor="centos",
         payload="w0.xzdio",
@@ -72,7 +70,9 @@ FAMILIES = (
     Family(
         profile="el8",
         kernel="6.1",
-        image="latest",
+        debian="debian-12",
+        manager="dnf",
+        base=None,
         template="4.18.0-{}.el8.x86_64",
         vendor="rocky",
         payload="w0T2.xzdio",
@@ -83,7 +83,9 @@ FAMILIES = (
     Family(
         profile="el9",
         kernel="6.1",
-        image="latest",
+        debian="debian-12",
+        manager="dnf",
+        base="rockylinux/rockylinux:9",
         template="5.14.0-{}.el9.x86_64",
         vendor="alma",
         payload="w1.zstdio",
@@ -94,7 +96,9 @@ FAMILIES = (
     Family(
         profile="el10",
         kernel="6.12",
-        image="debian-13",
+        debian="debian-13",
+        manager="microdnf",
+        base="rockylinux/rockylinux:10",
         template="6.12.0-{}.el10.x86_64",
         vendor="oracle",
         payload="w0T2.xzdio",
@@ -103,6 +107,12 @@ FAMILIES = (
         saves=True,
     ),
 )
+
+
+def _tried() -> tuple[Family, ...]:
+    """Each takes a minute and more: all of them are for whoever changes how archives are read."""
+    every = os.environ.get("VMBOX_TEST_FAMILIES") == "all"
+    return tuple(family for family in FAMILIES if every or family.profile == "el8")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +130,9 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pairs(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path_factory: pytest.TempPathFactory):
+def pairs(
+    docker_engine: EngineUnderTest, dumps: Dumps, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Family], Pair]:
     made: dict[str, Pair] = {}
 
     def pair(family: Family) -> Pair:
@@ -149,80 +161,149 @@ def pairs(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path_factory: pytest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
-    """vmbox with its own cache and configuration, and a server that is all of the world's archives."""
+class World:
+    """A vmbox with its own cache and configuration, and servers that are all it knows of the world of EL."""
 
     engine: EngineUnderTest
-    archive: Archive
+    vendor: Vendor
     env: dict[str, str]
 
-    def run(self, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[bytes]:
+    @property
+    def archive(self) -> Archive:
+        return self.vendor.archive
+
+    def run(self, *arguments: object, status: int = 0, **env: str) -> subprocess.CompletedProcess[bytes]:
         command = [*self.engine.vmbox, *map(str, arguments)]
-        done = subprocess.run(command, env=self.env, capture_output=True, stdin=subprocess.DEVNULL, check=False)
-        assert done.returncode == status, (command, done.stdout[-2000:], done.stderr[-4000:])
+        env = {**self.env, **env}
+        done = subprocess.run(command, env=env, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=600)
+        assert done.returncode == status, (command, done.stdout[-2000:], done.stderr[-5000:])
         return done
 
+    def case(self, dump: Path) -> dict[str, str]:
+        (case,) = (case for case in json.loads(self.run("list", "--json").stdout) if case["dump"] == str(dump))
+        return case
 
-@pytest.fixture
-def site(docker_engine: EngineUnderTest, signer: rpms.Signer, tmp_path: Path) -> Iterator[Site]:
-    config = tmp_path / "config" / "images"
-    (config / "keys").mkdir(parents=True)
-    shipped = Path(profiles.__file__).parents[1] / "images"
-    for key in (shipped / "keys").iterdir():
-        shutil.copy(signer.key, config / "keys" / key.name)
-    for family in FAMILIES:
-        own = profiles.by_name(family.image)
-        base = image.ensure_base(own, docker_engine.engine)
-        text = (shipped / f"{family.profile}.toml").read_text()
-        playing = (shipped / f"{family.image}.toml").read_text()
-        head = re.match(r"(?s).*?(?=\n\[base\])", text)[0]  # type: ignore[index]
-        rest = re.search(r"(?s)\n\[image\].*?(?=\n\[arch\]|\n\[debuginfo)", playing)[0]  # type: ignore[index]
-        debuginfo = re.search(r"(?s)\n\[debuginfo\].*", text)[0]  # type: ignore[index]
-        rest = re.sub(r"(?m)^newest_kernel.*$", "", rest)
-        (config / f"{family.profile}.toml").write_text(f'{head}\n[base]\nimages = ["{base}"]\n{rest}\n{debuginfo}')
-    with archives.serve(Archive(files={})) as archive:
-        mirrors = " ".join(f"{host}={archive.url}/{host.partition('//')[2]}" for host in HOSTS)
-        given = docker_engine.env.get("VMBOX_MIRRORS", "")
+
+@pytest.fixture(scope="module")
+def world(
+    docker_engine: EngineUnderTest, signer: rpms.Signer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    top = tmp_path_factory.mktemp("world")
+    keys = top / "config" / "images" / "keys"
+    keys.mkdir(parents=True)
+    for key in (Path(profiles.__file__).parents[1] / "images" / "keys").iterdir():
+        shutil.copy(signer.key, keys / key.name)
+    engine = docker_engine.engine
+    forget(engine)
+    with registry(top / "registry") as address, archives.serve(Archive(files={})) as archive:
+        vendor = Vendor(archive=archive, signer=signer, directory=top)
+        for family in _tried():
+            root = vendors.stand_in(engine, family.debian, family.manager)
+            debian = profiles.by_name(family.debian)
+            crash = vendors.unpack(engine, image.ensure(debian, engine), vendors.CRASH, top / family.profile)
+            packages = [vendor.package("crash", crash, version=debian.crash.version)]
+            packages += [vendor.package(name) for name in ("less", "util-linux")]
+            if family.base is None:
+                first, *others = vendors.needed(family.profile)
+                tree = vendors.unpack(engine, root, ".", top / "root")
+                packages += [vendor.package(first, tree), *map(vendor.package, others)]
+                shutil.rmtree(tree)
+            else:
+                there = f"{address}/{family.base}"
+                engine.tag(root, there)
+                list(engine.push(there))
+                engine.remove_image(there)
+            # Of the URLs of each repository the last one has it: the vault, where there is one.
+            vendor.publish(family.profile, packages, url=1)
+        mirrors = [f"{host}={archive.url}/{host.partition('//')[2]}" for host in vendors.WORLD]
+        mirrors += [f"{name}={address}" for name in vendors.REGISTRIES]
         env = dict(docker_engine.env)
-        env |= {"VMBOX_CONFIG_DIR": str(config.parent), "VMBOX_CACHE_DIR": str(tmp_path / "cache")}
-        env["VMBOX_MIRRORS"] = f"{given} {mirrors}"
-        yield Site(engine=docker_engine, archive=archive, env=env)
+        env |= {"VMBOX_CONFIG_DIR": str(top / "config"), "VMBOX_CACHE_DIR": str(top / "cache")}
+        env["VMBOX_MIRRORS"] = " ".join([env.get("VMBOX_MIRRORS", ""), *mirrors])
+        made = World(engine=docker_engine, vendor=vendor, env=env)
+        yield made
+        made.run("close", "--all")
+        forget(engine)
 
 
-def _tried() -> tuple[Family, ...]:
-    """Each takes a minute and more: all of them are for whoever changes how archives are read."""
-    every = os.environ.get("VMBOX_TEST_FAMILIES") == "all"
-    return tuple(family for family in FAMILIES if every or family.profile == "el8")
+def forget(engine: Engine, *names: str) -> None:
+    """Removes the images of EL profiles, and of their bases, or of those named."""
+    for one in engine.images({image.LABEL: ""}):
+        if one.labels[image.LABEL] in names or (not names and re.match(r"(base-)?el\d", one.labels[image.LABEL])):
+            for tag in one.tags:
+                engine.remove_image(tag)
 
 
 @pytest.mark.parametrize("family", _tried(), ids=lambda family: family.profile)
-def test_backtrace(site: Site, pairs, signer: rpms.Signer, family: Family, tmp_path: Path) -> None:
+def test_backtrace(
+    world: World, pairs: Callable[[Family], Pair], signer: rpms.Signer, family: Family, tmp_path: Path
+) -> None:
     pair = pairs(family)
     release = pair.disguise.release
     nevra = f"kernel-debuginfo-{release}"
     name = f"{nevra}.rpm"
     package = standins.rpm(pair.tree, nevra, payload=family.payload, signer=signer, out=tmp_path / name).read_bytes()
-    site.archive.files[family.place.format(package=name)] = package
-    facts = json.loads(site.run("info", pair.dump, "--json").stdout)
+    world.archive.files[family.place.format(package=name)] = package
+    facts = json.loads(world.run("info", pair.dump, "--json").stdout)
     assert (facts["release"], facts["vendor"], facts["profile"]) == (release, family.vendor, family.profile)
+    built = world.run("image", "build", family.profile).stdout.decode().strip()
+    assert any(re.search(r"/crash-[\d.]+-1\.x86_64\.rpm$", path) for path, _ in world.archive.requests)
+    # Repositories that a base image came with, and that are gone in the world, were not asked.
+    assert not [path for path, _ in world.archive.requests if "mirrorlist" in path]
+    world.archive.requests.clear()
+    world.archive.sent = 0
     try:
-        done = site.run("run", pair.dump, "--", "bt", "--", "sys")
-        for_vmlinux = site.archive.sent
-        modules = site.run("run", pair.dump, "--", "mod", "-S").stdout.decode()
-        (case,) = (case for case in json.loads(site.run("list", "--json").stdout) if case["dump"] == str(pair.dump))
+        done = world.run("run", pair.dump, "--", "bt", "--", "sys", "--", "!rpm -q crash")
+        for_vmlinux = world.archive.sent
+        modules = world.run("run", pair.dump, "--", "mod", "-S").stdout.decode()
+        case = world.case(pair.dump)
     finally:
-        site.run("close", pair.dump)
+        world.run("close", pair.dump)
     assert b"sysrq_handle_crash" in done.stdout
     assert f"RELEASE: {release}".encode() in done.stdout
+    # It is the major's own image, with the crash that its package manager installed.
+    assert (case["profile"], case["image"]) == (family.profile, built)
+    assert f"crash-{profiles.by_name(family.debian).crash.version}-1.x86_64".encode() in done.stdout
+    # The image is there, so nothing is built for a kernel of the major.
+    assert b"Building" not in done.stderr
     assert case["proof"].startswith("build-id" if facts["build_id"] else "banner")
-    # Only the vendor's own archives were asked.
-    hosts = {path.split("/")[1] for path, _ in site.archive.requests}
+    # For debuginfo, only the vendor's own archives were asked.
+    hosts = {path.split("/")[1] for path, _ in world.archive.requests}
     assert all(family.vendor in host or host in family.place for host in hosts) or family.vendor == "centos"
     # Modules come from the same package, and have appeared in the running case.
     assert re.search(r"/case/debuginfo/modules/\S+\.ko\.debug", modules)
     assert "(not loaded)" not in modules
     if family.saves:
         assert for_vmlinux < len(package)
-        assert site.archive.sent - for_vmlinux < 0.5 * len(package)
+        assert world.archive.sent - for_vmlinux < 0.5 * len(package)
     about = json.loads((Path(case["vmlinux"]).parent / "about.json").read_text())
     assert "which Kernel Builders <k@example.org>" in about["verified"]
+
+
+def test_a_package_that_somebody_else_signed_is_not_installed(world: World, tmp_path: Path) -> None:
+    engine = world.engine.engine
+    world.run("image", "build", "el8")
+    # What is built last is removed, and then built of other repositories.
+    forget(engine, "el8")
+    before = {one.id for one in engine.images({})}
+    kept = dict(world.archive.files)
+    somebody = Vendor(archive=world.archive, signer=rpms.Signer.new(tmp_path), directory=tmp_path)
+    somebody.publish("el8", [somebody.package(name) for name in ("crash", "less", "util-linux")], url=1)
+    try:
+        failed = world.run("image", "build", "el8", status=31)
+    finally:
+        world.archive.files.clear()
+        world.archive.files.update(kept)
+    shown = [line for line in failed.stderr.decode().splitlines() if line.startswith("    ")]
+    assert 3 < len(shown) <= 20
+    assert any("GPG" in line or "not signed" in line or "key" in line for line in shown), shown
+    # Nothing is left of it: no image, no container.
+    assert {one.id for one in engine.images({})} <= before
+    assert engine.containers({}) == []
+    # With the vendor's packages there again, two builds at once make one.
+    command = [*world.engine.vmbox, "image", "build", "el8"]
+    both = [subprocess.Popen(command, env=world.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    said = [one.communicate(timeout=300) for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert said[0][0] == said[1][0]
+    assert sum(b"Building image el8" in stderr for _, stderr in said) == 1

@@ -1,0 +1,143 @@
+"""Enterprise Linux on loopback: base images, package repositories and debuginfo of its vendors, as stand-ins.
+
+No mirror of Enterprise Linux can be reached, so a Debian with dnf plays it: as an image in a registry under the names
+that the vendors' have, and packed as an RPM, out of which `dnf --installroot` makes a base. Its rpm keeps its database
+where those of Enterprise Linux do. The crash package is Debian's crash with the libraries that it needs, packed by
+rpmbuild and signed by rpmsign with a key of the test's. Real are the profiles, their fragments, the layouts of the
+archives, the package manager and all checks.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import archives
+import rpms
+import standins
+from archives import Archive
+from sandbox import containerfile, image, profiles
+from sandbox.containerfile import Recipe
+from sandbox.engine import ContainerSpec, Engine
+
+WORLD = (
+    "https://dl.rockylinux.org",
+    "https://repo.almalinux.org",
+    "https://vault.almalinux.org",
+    "http://debuginfo.centos.org",
+    "http://mirror.facebook.net",
+    "http://mirrors.ocf.berkeley.edu",
+    "https://mirror.stream.centos.org",
+    "https://kojihub.stream.centos.org",
+    "https://oss.oracle.com",
+    "https://cdn.redhat.com",
+    "https://vault.centos.org",
+    "https://archive.kernel.org",
+    # Where CentOS's images look by themselves, and nothing is any more.
+    "http://mirrorlist.centos.org",
+    "http://mirror.centos.org",
+)
+REGISTRIES = ("quay.io", "docker.io")
+
+STAND_IN = """\
+ARG BASE
+FROM ${BASE}
+ARG MANAGER
+RUN rm -rf /etc/apt /var/lib/apt /var/cache/apt /usr/libexec/vmbox \\
+    /usr/share/doc /usr/share/man /usr/share/locale /usr/share/info \\
+ && mkdir -p /etc/rpm /etc/yum.repos.d \\
+ && echo '%_dbpath /var/lib/rpm' > /etc/rpm/macros \\
+ && printf '[base]\\nname=base\\nmirrorlist=http://mirrorlist.centos.org/\\n' > /etc/yum.repos.d/CentOS-Base.repo \\
+ && if [ "$MANAGER" != dnf ]; then mv /usr/bin/dnf /usr/bin/"$MANAGER"; fi
+"""
+
+
+def stand_in(engine: Engine, debian: str, manager: str) -> str:
+    """An image of a Debian that plays an Enterprise Linux whose package manager is called `manager`."""
+    ref = f"localhost/vmbox-test/{manager}-on-{debian}:1"
+    if engine.image(ref) is None:
+        profile = profiles.by_name(debian)
+        # The tool that vmbox makes bases with is a Debian with dnf: for Debian 12 it is the very same image.
+        recipe = Recipe(
+            name=f"bootstrap-dnf-{debian}",
+            fragments=("base", "apt", "bootstrap-dnf"),
+            args={},
+            files=containerfile.package_sources(profile),
+        )
+        base = image.build(recipe, engine, base=lambda: image.ensure_base(profile, engine))
+        context = io.BytesIO(archives.tar({"Containerfile": STAND_IN.encode()}))
+        list(engine.build(context, ref, labels={"vmbox.test": ref}, args={"BASE": base, "MANAGER": manager}))
+    return ref
+
+
+def unpack(engine: Engine, ref: str, members: str, directory: Path) -> Path:
+    """Files of an image, as a shell names them there, in `directory`."""
+    directory.mkdir(parents=True)
+    # The directories are kept, what an engine mounts there is not.
+    left_out = " ".join(f"--exclude='./{name}'" for name in ("proc/*", "sys/*", "dev/*", "tmp/*", ".*env"))
+    script = f"tar -c -C / {left_out} {members}"
+    spec = ContainerSpec(image=ref, argv=["sh", "-c", script], hardened=False, as_caller=False)
+    with subprocess.Popen(["tar", "-x", "--no-same-owner", "-C", str(directory)], stdin=subprocess.PIPE) as tar:
+        assert tar.stdin is not None
+        for piece in engine.run(spec):
+            tar.stdin.write(piece)
+    assert tar.returncode == 0
+    return directory
+
+
+CRASH = (
+    "$(for file in /usr/bin/crash /usr/bin/less $(ldd /usr/bin/crash /usr/bin/less"
+    " | sed -n 's|.* => /\\(lib[^ ]*\\) .*|/usr/\\1|p' | grep -v -e /libc.so -e /libm.so);"
+    " do echo .$file .$(readlink -f $file); done | tr ' ' '\\n' | sort -u)"
+)
+"""crash and less with their libraries, but for those that every program has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vendor:
+    """Who makes and signs a major's packages, and the web server that has them."""
+
+    archive: Archive
+    signer: rpms.Signer
+    directory: Path
+
+    def publish(self, profile: str, packages: Iterable[Path], *, url: int = 0) -> None:
+        """Puts packages into all repositories of `profile`, at the URL of that number of each."""
+        for source in profiles.by_name(profile).image.sources:
+            name, *urls = source.split()
+            repository = self.directory / f"{profile}-{name}"
+            shutil.rmtree(repository, ignore_errors=True)
+            repository.mkdir()
+            for package in packages:
+                # As the vendors do: crash in the one, what it needs in the other.
+                if package.name.startswith("crash-") == (name in {"appstream", "updates"}):
+                    (repository / package.name).hardlink_to(package)
+            rpms.run(["createrepo_c", "--quiet", "--no-database", str(repository)])
+            where = urls[min(url, len(urls) - 1)].replace("$basearch", "x86_64").rstrip("/")
+            for file in repository.rglob("*"):
+                if file.is_file():
+                    path = f"/{where.partition('://')[2]}/{file.relative_to(repository)}"
+                    self.archive.files[path] = file.read_bytes()
+
+    def package(self, name: str, tree: Path | None = None, *, version: str = "8.0") -> Path:
+        """The signed package `name`, of the files in `tree` or of one that says its name."""
+        out = self.directory / f"{name}-{version}-1.x86_64.rpm"
+        if not out.exists():
+            if tree is None:
+                tree = self.directory / "empty" / name
+                (tree / "usr/share/packages").mkdir(parents=True)
+                (tree / "usr/share/packages" / name).write_text(f"{name} is there already\n")
+            standins.rpm(tree, out.name.removesuffix(".rpm"), payload="w1.zstdio", signer=self.signer, out=out)
+        return out
+
+
+def needed(profile: str) -> tuple[str, ...]:
+    """The packages that dnf makes a base of the profile from; the first of them brings all."""
+    how = profiles.by_name(profile).base.bootstrap
+    assert how is not None
+    assert how.tool == "dnf"
+    return how.packages
