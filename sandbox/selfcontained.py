@@ -99,7 +99,8 @@ def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter, platfor
             engine.remove_image(there)
     except (BaseImageUnavailable, EngineFailed) as error:
         if not any(word in error.message for word in ("unknown", "not found")):
-            reporter.notice(f"the registry cannot be asked: {error.message}")
+            hint = f"\n{error.hint}" if "login" in error.hint else ""
+            reporter.notice(f"the registry cannot be asked: {error.message}{hint}")
         return None
     return engine.image(ref)
 

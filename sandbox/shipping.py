@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -53,6 +55,8 @@ class Listed:
     build_id: str = ""
     outdated: bool = False
     """Of a profile, but not what it would be built as now."""
+    built: str = ""
+    """When, as ISO 8601 has it, UTC."""
     id: str = field(default="", repr=False)
 
 
@@ -123,6 +127,7 @@ def _listed(engine: Engine) -> list[Listed]:
     found: list[Listed] = []
     for image in engine.images({images.LABEL: ""}):
         label = image.labels[images.LABEL]
+        built = datetime.fromtimestamp(image.built, UTC).isoformat(timespec="seconds")
         for ref in image.tags or (image.id,):
             if label == selfcontained.KIND:
                 facts = selfcontained.describe(image.labels)
@@ -136,12 +141,13 @@ def _listed(engine: Engine) -> list[Listed]:
                         arch=facts["arch"],
                         vendor=facts["vendor"],
                         build_id=facts["build_id"],
+                        built=built,
                         id=image.id,
                     )
                 )
             elif label.startswith("base-"):
                 profile = label.removeprefix("base-")
-                found.append(Listed(ref=ref, kind="base", profile=profile, size=image.size, id=image.id))
+                found.append(Listed(ref=ref, kind="base", profile=profile, size=image.size, built=built, id=image.id))
             else:
                 # A tag in a registry is another name of what is current, and says nothing of its own.
                 outdated = ref not in current and ref.rpartition(":")[2] not in {
@@ -154,6 +160,7 @@ def _listed(engine: Engine) -> list[Listed]:
                         kind="tool" if tool else "image",
                         profile=label,
                         size=image.size,
+                        built=built,
                         id=image.id,
                         outdated=outdated and not tool,
                     )
@@ -190,7 +197,8 @@ def pull(of: Subject, registry: str | None, wishes: Wishes, reporter: Reporter =
                 for line in engine.pull(there):
                     step.say(line)
         except BaseImageUnavailable as error:
-            hint = "somebody has to push it first: vmbox image push"
+            # Who is not logged in has been told so.
+            hint = error.hint if "login" in error.hint else "somebody has to push it first: vmbox image push"
             raise BaseImageUnavailable(error.message, hint=hint, detail=error.detail) from error
         engine.tag(there, reference(of))
         engine.remove_image(there)
@@ -236,17 +244,20 @@ def load_archive(archive: Path, engine_name: str | None, reporter: Reporter = QU
             raise EngineFailed(error.message, hint=hint, detail=error.detail) from error
 
 
-def prune(engine_name: str | None, *, everything: bool, reporter: Reporter = QUIET) -> list[Listed]:
-    """Removes images that profiles have outgrown, or all of vmbox's; returns those that went.
+def prune(
+    engine_name: str | None, *, everything: bool = False, older: int | None = None, reporter: Reporter = QUIET
+) -> list[Listed]:
+    """Removes images that profiles have outgrown, also those built more than `older` seconds ago, or all of vmbox's.
 
-    Open cases keep theirs.
+    Returns those that went. Open cases keep theirs.
     """
+    before = "" if older is None else datetime.fromtimestamp(time.time() - older, UTC).isoformat(timespec="seconds")
     with closing(connect(engine_name)) as engine:
         in_use = {case.image for case in ledger.open_cases()}
         gone: list[Listed] = []
         # Kernels' images stand on those of profiles, and those on bases.
         for one in sorted(_listed(engine), key=lambda one: _FIRST.index(one.kind)):
-            if one.ref in in_use or not (everything or one.outdated):
+            if one.ref in in_use or not (everything or one.outdated or one.built < before):
                 continue
             try:
                 engine.remove_image(one.ref)

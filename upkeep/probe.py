@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -123,9 +124,10 @@ def _digest(client: httpx.Client, probe: Probe) -> Seen:
 
 
 def pin(seen: Iterable[Seen], file: Path = DIGESTS) -> None:
-    """Writes the digests of base images, under the references as the profiles have them."""
+    """Writes the digests of base images, under the references as the profiles have them; what else is pinned stays."""
     refs = {mirrors.rewrite(ref): ref for profile in load().values() for ref in profile.base.images}
-    digests = {refs[one.probe.url]: one.said for one in seen if one.good and one.probe.kind == "base"}
+    digests = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    digests |= {refs[one.probe.url]: one.said for one in seen if one.good and one.probe.kind == "base"}
     known = _HEAD + "".join(f'"{ref}" = "{digest}"\n' for ref, digest in sorted(digests.items()))
     file.write_text(known, encoding="utf-8")
 

@@ -152,14 +152,23 @@ def prune(
     everything: Annotated[
         bool, typer.Option("--all", help="Remove all of vmbox's images, and not only outdated ones.")
     ] = False,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="AGE", help="Also those built longer ago than that, of kernels too: 30d."),
+    ] = None,
     json: Json = False,
     engine: EngineName = None,
     quiet: Quiet = False,
 ) -> None:
     """Remove images that are not what their profiles say any more. Open cases keep theirs."""
+    from sandbox.config import seconds
     from sandbox.shipping import prune as remove
 
-    gone = remove(engine, everything=everything, reporter=render.reporter(quiet=quiet))
+    try:
+        older = None if older_than is None else seconds(older_than)
+    except ValueError as error:
+        raise typer.BadParameter(f"--older-than must be {error}") from None
+    gone = remove(engine, everything=everything, older=older, reporter=render.reporter(quiet=quiet))
     if json:
         render.as_json(gone)
         return

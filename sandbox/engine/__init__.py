@@ -111,6 +111,8 @@ class Image:
     """Bytes."""
     arch: str = ""
     """As uname -m prints it. Known from `image`; not from `images`."""
+    built: float = 0.0
+    """Seconds since the epoch. Known from `images`; not from `image`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ import docker.tls
 import requests.adapters
 from docker.types import LogConfig, Mount
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner, tls
+from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, layers, messages, owner, tls
 from sandbox.engine.exec_stream import ExecStream, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
@@ -92,6 +92,7 @@ class DockerEngine:
                 tags=tuple(tag for tag in one.get("RepoTags") or () if tag != "<none>:<none>"),
                 labels=one.get("Labels") or {},
                 size=one["Size"],
+                built=float(one.get("Created") or 0),
             )
             for one in found
         ]
@@ -159,6 +160,7 @@ class DockerEngine:
         platform: str | None = None,
     ) -> Iterator[str]:
         # The classic builder: docker-py has no BuildKit (issue 2230, open since 2019).
+        made: list[str] = []
         try:
             events = self._api.build(
                 fileobj=context,
@@ -173,7 +175,10 @@ class DockerEngine:
                 forcerm=True,
                 decode=True,
             )
-            yield from messages.build_lines(events, ref)
+            yield from layers.noted(messages.build_lines(events, ref), made)
+        except ImageBuildFailed:
+            layers.remove(made[1:], self)
+            raise
         except docker.errors.APIError as error:
             raise ImageBuildFailed(f"{ref} cannot be built: {error.explanation or error}") from None
         except requests.RequestException as error:

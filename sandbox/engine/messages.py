@@ -107,6 +107,9 @@ def on_loopback(ref: str) -> bool:
     return host == "localhost" or host.startswith("127.") or host == "[::1]"
 
 
+_REFUSED: Final = re.compile(r"unauthorized|authentication required|no basic auth|access denied", re.IGNORECASE)
+"""A registry that wants to know who asks, in the words of both engines."""
+
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 """uname -m of the names that engines use; others are the same."""
 
@@ -114,9 +117,12 @@ MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 def unavailable(ref: str, said: str) -> NoReturn:
     """Raises that image `ref` cannot be had, for the reason the engine gave."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
+    host = ref.partition("/")[0]
     raise BaseImageUnavailable(
         f"{ref} cannot be pulled: {lines[-1]}",
-        hint=f"check the network, or bring the image in yourself: docker load / podman load, tagged {ref}",
+        hint=f"log the engine in to it: docker login {host}, or podman login {host}"
+        if _REFUSED.search(said)
+        else f"check the network, or bring the image in yourself: docker load / podman load, tagged {ref}",
         detail=said if len(lines) > 1 else None,
     )
 

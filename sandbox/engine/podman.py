@@ -19,7 +19,7 @@ import podman
 import podman.errors
 import requests
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, messages, owner, specification
+from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, layers, messages, owner, specification
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
@@ -99,7 +99,13 @@ class PodmanEngine:
             found = [one.attrs for one in self._client.images.list()]
         # Filtered here: Podman 4.3 finds no image when asked for two labels.
         return [
-            Image(id=one["Id"], tags=tuple(one.get("RepoTags") or ()), labels=one.get("Labels") or {}, size=one["Size"])
+            Image(
+                id=one["Id"],
+                tags=tuple(one.get("RepoTags") or ()),
+                labels=one.get("Labels") or {},
+                size=one["Size"],
+                built=float(one.get("Created") or 0),
+            )
             for one in found
             if messages.carries(one.get("Labels") or {}, labels)
         ]
@@ -176,6 +182,7 @@ class PodmanEngine:
         args: Mapping[str, str] | None = None,
         platform: str | None = None,
     ) -> Iterator[str]:
+        made: list[str] = []
         try:
             with contextlib.closing(
                 self._call(
@@ -198,7 +205,10 @@ class PodmanEngine:
                 )
             ) as answer:
                 events = (json.loads(line) for line in answer.iter_lines(chunk_size=1) if line)
-                yield from messages.build_lines(events, ref)
+                yield from layers.noted(messages.build_lines(events, ref), made)
+        except ImageBuildFailed:
+            layers.remove(made, self)
+            raise
         except podman.errors.APIError as error:
             raise ImageBuildFailed(f"{ref} cannot be built: {error.explanation or error}") from None
         except requests.RequestException as error:

@@ -338,13 +338,17 @@ def test_build_has_the_hosts_network(api: Engine, base: str) -> None:
 
 def test_build_failure(api: Engine, base: str) -> None:
     before = {container.id for container in api.containers({})}
-    context = containerfile(f"FROM {base}\nRUN echo about to fail; echo why >&2; exit 5\n")
+    images = {image.id for image in api.images({})}
+    steps = f"RUN echo {time.time()} > /one\nRUN echo two > /two\nRUN echo about to fail; echo why >&2; exit 5\n"
+    context = containerfile(f"FROM {base}\n{steps}")
     with pytest.raises(ImageBuildFailed) as caught:
         list(api.build(context, "localhost/vmbox/test-fail:1", labels=LABELS))
     assert "\n" not in caught.value.message
     assert "about to fail" in (caught.value.detail or "")
     assert "why" in (caught.value.detail or "").splitlines()
     assert {container.id for container in api.containers({})} == before
+    # Nor are there images of the steps that went well.
+    assert {image.id for image in api.images({})} == images
     assert api.image("localhost/vmbox/test-fail:1") is None
 
 
