@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from sandbox import mirrors
+from sandbox.debuginfo.signature import key_files
 from sandbox.errors import BaseImageUnavailable, NoSpace
 from sandbox.profiles import Bootstrap, ImageRecipe
 from sandbox.progress import Step
@@ -36,13 +40,16 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
             f"mmdebstrap needs arch-test to make a base of {architecture}", hint="sudo apt-get install arch-test"
         )
     seen: list[str] = []
-    with subprocess.Popen(
-        make_command(how, tar, architecture),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        _keyring(how) as keyring,
+        subprocess.Popen(
+            make_command(replace(how, keyring=keyring), tar, architecture),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         try:
             for line in process.stderr or ():
                 seen.append(line.rstrip())
@@ -59,6 +66,26 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
             hint=f"can {mirrors.rewrite(how.mirror)} be reached? name another mirror in $VMBOX_MIRRORS",
             detail="\n".join(seen[-20:]),
         )
+
+
+@contextmanager
+def _keyring(how: Bootstrap) -> Iterator[str | None]:
+    """The path of the keys, where apt can read them: it checks signatures as a user of its own."""
+    if how.keyring is None or "/" in how.keyring:
+        if how.keyring is not None and not Path(how.keyring).is_file():
+            raise BaseImageUnavailable(
+                f"there is no {how.keyring}",
+                hint="sudo apt-get install debian-archive-keyring, or connect to a registry",
+            )
+        yield how.keyring
+        return
+    (key,) = key_files((how.keyring,))
+    with tempfile.TemporaryDirectory(prefix="vmbox-keys-") as directory:
+        Path(directory).chmod(0o755)
+        copy = Path(directory) / key.name
+        copy.write_bytes(key.read_bytes())
+        copy.chmod(0o644)
+        yield str(copy)
 
 
 @cache

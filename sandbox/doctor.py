@@ -125,8 +125,7 @@ def _host() -> Iterator[Finding]:
     can, cannot = host.emulated()
     if cannot:
         text = f"dumps of {', '.join(cannot)} cannot be opened here: no emulation is registered"
-        hint = "sudo apt-get install qemu-user-static binfmt-support   (dnf install qemu-user-static)"
-        yield Finding(subject="binfmt", good=False, text=text, hint=hint)
+        yield Finding(subject="binfmt", good=False, text=text, hint=host.setting_up_emulation())
     if can:
         yield Finding(subject="binfmt", good=True, text=f"dumps of {', '.join(can)} open under emulation")
 

@@ -77,6 +77,23 @@ def emulated(root: Path = ROOT, machine: str | None = None) -> tuple[list[str], 
     return can, cannot
 
 
+def setting_up_emulation(machine: str | None = None, root: Path = ROOT) -> str:
+    """The one command that lets programs of `machine` (or of all common ones) run here."""
+    emulator = f"qemu-{MACHINES.get(machine or '', 'aarch64')}-static"
+    if not any((root / directory / emulator).exists() for directory in ("usr/bin", "usr/local/bin")):
+        return "sudo apt-get install qemu-user-static binfmt-support   (dnf install qemu-user-static)"
+    # It is installed and not registered: there was no init system at the time, or somebody has cleared the registry.
+    if (root / "run/systemd/system").exists():
+        return "sudo systemctl restart systemd-binfmt"
+    if (root / "usr/sbin/update-binfmts").exists():
+        return (
+            f"sudo update-binfmts --enable qemu-{MACHINES[machine]}"
+            if machine in MACHINES
+            else "sudo update-binfmts --enable"
+        )
+    return "sudo apt-get install binfmt-support"
+
+
 def _has_range(file: Path, owners: set[str]) -> bool:
     return any(line.partition(":")[0] in owners for line in _read(file).splitlines())
 

@@ -23,7 +23,10 @@ def foreign(machine: str | None, info: EngineInfo) -> str | None:
         return None
     # What an engine on another host can run is seen when it is tried.
     if info.local and machine not in host.emulated()[0]:
-        raise EmulationMissing(f"the dump is of {machine}, and this host ({info.arch}) cannot run its crash")
+        raise EmulationMissing(
+            f"the dump is of {machine}, and this host ({info.arch}) cannot run its crash",
+            hint=host.setting_up_emulation(machine),
+        )
     return machine
 
 

@@ -36,7 +36,8 @@ class Bootstrap:
     mirror: str = ""
     """For mmdebstrap. dnf takes the image's `sources` and `keys`."""
     keyring: str | None = None
-    """For mmdebstrap: the file of keys that the suite is signed with, where the host's apt does not trust them."""
+    """For mmdebstrap: the keys that the suite is signed with, where the host's apt does not trust them. A file of
+    `images/keys/`, or the path of one that a package of the host's has."""
     packages: tuple[str, ...] = ()
     """For dnf: what the root file system is made of."""
 

@@ -83,6 +83,20 @@ def test_emulation(tmp_path: Path) -> None:
     assert host.emulated(_write(tmp_path, files), machine="x86_64") == (["aarch64"], ["ppc64le", "s390x"])
 
 
+@pytest.mark.parametrize(
+    ("there", "command"),
+    [
+        ([], "sudo apt-get install qemu-user-static binfmt-support   (dnf install qemu-user-static)"),
+        (["run/systemd/system/x"], "sudo apt-get install qemu-user-static binfmt-support"),
+        (["usr/bin/qemu-s390x-static", "run/systemd/system/x"], "sudo systemctl restart systemd-binfmt"),
+        (["usr/bin/qemu-s390x-static", "usr/sbin/update-binfmts"], "sudo update-binfmts --enable qemu-s390x"),
+        (["usr/bin/qemu-s390x-static"], "sudo apt-get install binfmt-support"),
+    ],
+)
+def test_one_command_sets_emulation_up(tmp_path: Path, there: list[str], command: str) -> None:
+    assert host.setting_up_emulation("s390x", _write(tmp_path, dict.fromkeys(there, ""))).startswith(command)
+
+
 @pytest.mark.parametrize(("text", "state"), [("1", "enforcing"), ("0\n", "permissive"), (None, "off")])
 def test_selinux(tmp_path: Path, text: str | None, state: str) -> None:
     assert host.selinux(_write(tmp_path, {} if text is None else {"sys/fs/selinux/enforce": text})) == state

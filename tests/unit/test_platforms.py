@@ -35,7 +35,8 @@ def test_what_is_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     assert platforms.foreign("s390x", dataclasses.replace(INFO, local=False)) == "s390x"
     with pytest.raises(EmulationMissing, match="dump is of s390x, and this host") as caught:
         platforms.foreign("s390x", INFO)
-    assert caught.value.hint.startswith("sudo apt-get install qemu-user-static")
+    assert caught.value.hint == host.setting_up_emulation("s390x")
+    assert caught.value.hint.startswith("sudo ")
     assert caught.value.exit_code == 23
 
 
