@@ -19,7 +19,6 @@ _NT_GNU_BUILD_ID: Final = 3
 _PT_NOTE: Final = 4
 _SHT_NOTE: Final = 7
 _SHT_NOBITS: Final = 8
-_SHF_COMPRESSED: Final = 0x800
 _NOTES_LIMIT: Final = 1 << 20
 _BANNER: Final = re.compile(rb"Linux version [\x20-\x7e]{8,1000}")
 
@@ -36,10 +35,6 @@ class Section:
     offset: int
     size: int
     align: int
-
-    @property
-    def compressed(self) -> bool:
-        return bool(self.flags & _SHF_COMPRESSED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from sandbox.debuginfo.sources import RemotePackage, Wanted, fill
 from sandbox.model import Vmcore
 from sandbox.profiles import DebuginfoRules
-
-DEBUGINFOD: Final = "debuginfod"
-"""What a debuginfod's file is called among the packages: it is vmlinux itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,8 +68,6 @@ class Rpm:
     """As it was signed."""
     signatures: tuple[bytes, ...]
     """OpenPGP signatures over the header."""
-    header_digest: str | None
-    """SHA-256 of the header, from the signature header; says that it arrived whole, not who made it."""
     payload_at: int
     compression: str
     hash: str
@@ -98,7 +96,6 @@ def read(stream: Skippable) -> Rpm:
         arch=_text(tags, 1022),
         header=header,
         signatures=_signatures(signature),
-        header_digest=digest if isinstance(digest, str) else None,
         payload_at=_LEAD + size + (-size % 8) + length,
         compression=_text(tags, 1125) or "gzip",
         hash=_HASHES.get(_numbers(tags, 5011)[0] if 5011 in tags else 1, ""),

@@ -104,19 +104,6 @@ class FileSource:
         self.close()
 
 
-class BytesSource:
-    """Bytes at hand, e.g. what unpacking the beginning of a wrapper gave."""
-
-    def __init__(self, content: bytes, *, whole: bool = False) -> None:
-        self._content = content
-        self.size = len(content) if whole else None
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        if offset < 0 or size <= 0:
-            return b""
-        return self._content[offset : offset + min(size, READ_LIMIT)]
-
-
 class SliceSource:
     """A part of another source: a member of an archive that is stored as it is."""
 

@@ -119,14 +119,16 @@ def test_zstd(tmp_path):
     assert unpack(identify(path), tmp_path / "cache").read_bytes() == DUMP
 
 
-def test_compressed_lz4_block():
-    from sandbox.dump.source import BytesSource
+def test_compressed_lz4_block(tmp_path):
+    from sandbox.dump.source import FileSource
     from sandbox.dump.streams import SourceStream, decompressed
 
     # Literals "abcd", a match of 20 four bytes back, literals "xy": token, literals, distance, more of the length.
     block = b"\x4fabcd\x04\x00\x01" + b"\x20xy"
     frame = b"\x04\x22\x4d\x18\x60\x40\x00" + struct.pack("<I", len(block)) + block + bytes(4)
-    assert b"".join(decompressed("lz4", SourceStream(BytesSource(frame, whole=True)))) == b"abcd" * 6 + b"xy"
+    (tmp_path / "frame").write_bytes(frame)
+    with FileSource(tmp_path / "frame") as source:
+        assert b"".join(decompressed("lz4", SourceStream(source))) == b"abcd" * 6 + b"xy"
 
 
 def test_cut_archives(tmp_path):
