@@ -89,10 +89,10 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
     candidates = base_references(profile)
     # The tags of a registry mean the engine's own machine; a base of another one gets a name of its own.
     for ref in (bootstrapped, *candidates) if profile.platform is None else (bootstrapped,):
-        if engine.image(ref) is not None:
+        if _has(engine, ref, profile.platform):
             return ref
     with locked(paths.cache_dir() / "locks" / f"base-{profile.name}", reporter, f"fetching the base of {profile.name}"):
-        if engine.image(bootstrapped) is not None:
+        if _has(engine, bootstrapped, profile.platform):
             return bootstrapped
         failures: list[str] = []
         for ref in candidates:
@@ -118,6 +118,12 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
     raise BaseImageUnavailable(
         f"no base image for {profile.title} could be had", hint=hint, detail="\n".join(failures) or None
     )
+
+
+def _has(engine: Engine, ref: str, platform: str | None) -> bool:
+    """Whether the engine has `ref`, of the machine that is wanted where that is another than its own."""
+    found = engine.image(ref)
+    return found is not None and (platform is None or found.arch == platforms.machine(platform))
 
 
 def _pull(ref: str, engine: Engine, reporter: Reporter, platform: str | None = None) -> None:

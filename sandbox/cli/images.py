@@ -88,11 +88,12 @@ def list_images(json: Json = False, engine: EngineName = None) -> None:
                 one.release,
                 one.arch,
                 render.size(one.size),
+                one.built[:10],
                 one.ref + " (outdated)" * one.outdated,
             )
             for one in found
         )
-        render.table(("KIND", "PROFILE", "RELEASE", "ARCH", "SIZE", "IMAGE"), rows)
+        render.table(("KIND", "PROFILE", "RELEASE", "ARCH", "SIZE", "BUILT", "IMAGE"), rows)
     else:
         render.note("there are no images yet")
 

@@ -16,7 +16,7 @@ import docker.tls
 import requests.adapters
 from docker.types import LogConfig, Mount
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, layers, messages, owner, tls
+from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, archive, layers, messages, owner, tls
 from sandbox.engine.exec_stream import ExecStream, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
@@ -136,13 +136,15 @@ class DockerEngine:
             data = stack.enter_context(tar.open("rb")) if isinstance(tar, Path) else tar
             repository, tag = docker.utils.parse_repository_tag(ref)
             stack.enter_context(self._asking(f"import {ref}"))
-            # By hand: docker-py's own call does not know a platform.
+            if platform is not None:
+                list(messages.push_lines(self._api.load_image(archive.of_rootfs(data, ref, labels, platform)), ref))
+                return
+            # By hand: docker-py's own call does not know changes of a stream.
             params = {
                 "fromSrc": "-",
                 "repo": repository,
                 "tag": tag or "latest",
                 "changes": [f"LABEL {key}={_quoted(value)}" for key, value in labels.items()],
-                **({"platform": platform} if platform else {}),
             }
             url = self._api._url("/images/create")  # noqa: SLF001
             answer = self._api._post(url, data=data, params=params, headers={"Content-Type": "application/tar"})  # noqa: SLF001

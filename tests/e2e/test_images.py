@@ -136,6 +136,9 @@ def test_prune_removes_what_profiles_have_outgrown(docker_engine: EngineUnderTes
     current = _vmbox(docker_engine, "image", "build", "debian-12").stdout.decode().strip()
     docker_engine.engine.tag(current, "localhost/vmbox/debian-12:0000000000000000")
     old = "localhost/vmbox/debian-12:0000000000000000"
+    image = docker_engine.engine.image(current)
+    assert image is not None
+    assert image.size < 350_000_000
     listed = {one["ref"]: one for one in json.loads(_vmbox(docker_engine, "image", "list", "--json").stdout)}
     assert listed[old]["outdated"]
     assert not listed[current]["outdated"]

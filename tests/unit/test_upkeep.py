@@ -60,6 +60,12 @@ def test_the_support_matrix_is_of_these_profiles() -> None:
         assert line.rpartition(" | ")[0] in written, "make it anew: python -m upkeep.support_matrix"
 
 
+def test_what_is_said_to_be_tried_is_in_a_test() -> None:
+    said = {name for name, profile in profiles.load().items() if profile.tried is not None}
+    tests = "".join(file.read_text() for file in Path(__file__).parents[1].joinpath("e2e").glob("*.py"))
+    assert {name for name in said if f'"{name}"' not in tests} == set()
+
+
 def test_everything_that_profiles_point_to_is_probed() -> None:
     asked = [one for profile in profiles.load().values() for one in probe.probes(profile)]
     assert {one.profile for one in asked if one.kind == "base"} == set(profiles.load())

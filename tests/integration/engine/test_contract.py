@@ -305,6 +305,25 @@ def test_import_reads_a_stream(api: Engine, base: str, rootfs: Path) -> None:
     api.remove_image("localhost/vmbox/test-stream:1")
 
 
+def test_import_of_another_machine(api: Engine, rootfs: Path) -> None:
+    ref = "localhost/vmbox/test-other:1"
+    api.import_rootfs(rootfs, ref, {**LABELS, "said": 'a "b" $c'}, platform="linux/arm64")
+    try:
+        image = api.image(ref)
+        assert image is not None
+        assert image.arch == "aarch64"
+        assert image.labels.items() >= {**LABELS, "said": 'a "b" $c'}.items()
+        # What is built on it is of that machine, too; nothing has to run for that.
+        context = containerfile(f"FROM {ref}\nCOPY files/hello /hello\nCOPY files/hello /again\n")
+        list(api.build(context, "localhost/vmbox/test-built:1", labels=LABELS, platform="linux/arm64"))
+        built = api.image("localhost/vmbox/test-built:1")
+        assert built is not None
+        assert built.arch == "aarch64"
+        api.remove_image("localhost/vmbox/test-built:1")
+    finally:
+        api.remove_image(ref)
+
+
 def test_build_streams_and_labels(api: Engine, base: str) -> None:
     ref = "localhost/vmbox/test-build:1"
     context = containerfile(
