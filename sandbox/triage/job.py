@@ -34,8 +34,7 @@ have is an annotation."""
 _DUMPS: Final = PurePosixPath("/case/dumps")
 _OUTPUT: Final = PurePosixPath("/case/output")
 
-_PAGE: Final = r"""
-page() {
+_PAGE: Final = r"""page() {
     printf '%s\n' "$HEAD"
     tr -d '\000-\010\013-\037\177' | sed -n \
         -e 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g' \
@@ -164,7 +163,8 @@ def _head(vmcore: Vmcore) -> str:
 
 
 def _text(value: str) -> str:
-    return escape(visible(value.encode(errors="backslashreplace").decode())).replace("\n", " ")
+    # $(NAME) in a variable's value is another variable to Kubernetes.
+    return escape(visible(value.encode(errors="backslashreplace").decode()), {"\n": " ", "$": "&#36;"})
 
 
 def _dns(text: str) -> str:
