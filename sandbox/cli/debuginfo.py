@@ -131,7 +131,8 @@ def prune(
     for one in gone:
         render.note(f"removed {one.build} ({one.release}), {render.size(one.size)}")
     if not gone:
-        render.note("nothing to remove")
+        left = sum(one.size for one in kept(paths.cache_dir()))
+        render.note(f"nothing to remove; {render.size(left)} stay" if left else "nothing to remove")
 
 
 def _row(one: Kept) -> tuple[str, ...]:

@@ -217,8 +217,10 @@ class Store:
     def remove(self, entry: Entry) -> None:
         """Takes one build out of the cache: first out of sight, then off the disk."""
         hidden = Path(tempfile.mkdtemp(prefix=".old-", dir=self.entries_dir))
-        entry.directory.rename(hidden / "entry")
-        shutil.rmtree(hidden, ignore_errors=True)
+        try:
+            entry.directory.rename(hidden / "entry")
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def size_on_disk(directory: Path) -> int:

@@ -51,6 +51,18 @@ def test_what_was_not_used_for_longest_goes_first(bench: Bench, builds: list[str
     assert [it.build for it in kept(bench.cache)] == [builds[1]]
 
 
+def test_what_others_have_in_a_shared_cache_stays(
+    bench: Bench, builds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, _to: Path) -> Path:
+        """As rename answers in a directory with the sticky bit for a file of somebody else."""
+        raise PermissionError(1, "Operation not permitted", str(self))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    assert remove(bench.cache, (), limit=0, in_use=frozenset()) == []
+    assert {path.name for path in (bench.cache / "debuginfo").iterdir()} == set(builds)
+
+
 def test_a_fetch_makes_room(bench: Bench, builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_DEBUGINFO_LIMIT", str(kept(bench.cache)[0].size * 2))
     found = bench.locate(in_use=lambda: frozenset({builds[0]}))
