@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -58,8 +58,9 @@ PARTS: Final[Mapping[str, str]] = {
 _MINIMAL: Final = frozenset({"log", "set"})
 """Commands of ours that work in crash --minimal (crash(8), minimal mode)."""
 
-_KEPT: Final = 200_000
-"""Bytes of one answer that a report keeps: the log of a long life is megabytes."""
+_KEPT: Final = 800_000
+"""Characters of all answers together that a report shows: on a large machine they are tens of megabytes. Short ones are
+shown whole, and the long ones as far as there is room for each of them."""
 
 _LIVES: Final = 3
 """How often crash may end under our commands before the rest goes unasked."""
@@ -134,7 +135,7 @@ def ask(
 
             close(case)
     return Answers(
-        runs=tuple(runs),
+        runs=fitting(runs),
         texts=texts,
         mode=mode,
         case={"profile": case.profile, "engine": case.engine, "proof": case.proof},
@@ -155,9 +156,9 @@ def answers_of(found: Mapping[str, Text], *, case: Mapping[str, str]) -> Answers
     runs = []
     for command in COMMANDS:
         one = found.get(command, missing)
-        runs.append(CommandRun(command=command, status=one.status, seconds=0.0, output=_cut(one.output)))
+        runs.append(CommandRun(command=command, status=one.status, seconds=0.0, output=one.output))
     texts = {command: one.output for command, one in found.items() if one.status == "ok"}
-    return Answers(runs=tuple(runs), texts=texts, mode="", case=case)
+    return Answers(runs=fitting(runs), texts=texts, mode="", case=case)
 
 
 def _each(session: Session, commands: Sequence[str], mode: str, timeout: float) -> Iterator[tuple[CommandRun, str]]:
@@ -195,11 +196,24 @@ def _one(session: Session, command: str, timeout: float) -> tuple[CommandRun, st
     else:
         status, seconds = done.status, done.seconds
     text = b"".join(pieces).decode(errors="backslashreplace")
-    return CommandRun(command=command, status=status, seconds=round(seconds, 3), output=_cut(text)), text
+    return CommandRun(command=command, status=status, seconds=round(seconds, 3), output=text), text
 
 
-def _cut(text: str) -> str:
-    if len(text) <= _KEPT:
+def fitting(runs: Sequence[CommandRun]) -> tuple[CommandRun, ...]:
+    """The same, with the middle of long answers left out, as much of each as makes all of them fit on a page."""
+    left, share = _KEPT, _KEPT
+    for number, size in enumerate(sorted(len(run.output) for run in runs)):
+        share = left // (len(runs) - number)
+        if size > share:
+            break
+        left -= size
+    else:
+        return tuple(runs)
+    return tuple(replace(run, output=_cut(run.output, share)) for run in runs)
+
+
+def _cut(text: str, size: int) -> str:
+    if len(text) <= size:
         return text
-    half = _KEPT // 2
+    half = size // 2
     return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"

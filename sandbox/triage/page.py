@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sandbox.render import size, visible
 from sandbox.triage import charts
+from sandbox.triage.backtrace import Backtrace
 from sandbox.triage.report import Report
 from sandbox.triage.signature import plain_name
 
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
 
 def html(report: Report) -> str:
     """The page. Whatever the dump holds is text in it: templates escape, and control characters are made visible."""
-    return environment().get_template("report.html").render(report=report, charts=_charts(report))
+    return (
+        environment()
+        .get_template("report.html")
+        .render(report=report, charts=_charts(report), stacks=_alike(report.cpus), shown=_SHOWN)
+    )
 
 
 def ready() -> None:
@@ -80,6 +86,38 @@ def when(time: datetime | None) -> str:
 def minute(time: datetime | None) -> str:
     """For columns of them, whose head says UTC."""
     return "" if time is None else f"{time:%Y-%m-%d %H:%M}"
+
+
+_SHOWN: Final = 60
+"""Stacks of CPUs that differ: with more of them it is a large machine, and the page grows large, too."""
+
+
+def _alike(stacks: Sequence[Backtrace]) -> list[tuple[str, Backtrace]]:
+    """Each different stack once, with the CPUs that have it: of a large machine, most are idle."""
+    found: dict[object, list[Backtrace]] = {}
+    for stack in stacks:
+        key = (stack.complaint, *((frame.function, frame.exception) for frame in stack.frames))
+        found.setdefault(key, []).append(stack)
+    return [(_whose(some), some[0]) for some in list(found.values())[:_SHOWN]]
+
+
+def _whose(stacks: Sequence[Backtrace]) -> str:
+    if len(stacks) == 1:
+        return f"CPU {stacks[0].cpu}: {stacks[0].command} (PID {stacks[0].pid})"
+    names = list(dict.fromkeys(re.sub(r"^swapper/\d+$", "swapper", stack.command) for stack in stacks))
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return f"{len(stacks)} CPUs alike ({_ranges(stack.cpu for stack in stacks)}): {', '.join(names[:3])}{more}"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """0-3, 7"""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
 def _charts(report: Report) -> dict[str, str]:

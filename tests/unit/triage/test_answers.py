@@ -6,6 +6,7 @@ The texts are written after crash's own source, not captured from a dump, and ho
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -14,7 +15,7 @@ import schema_of
 from sandbox.errors import DebuginfoNotFound
 from sandbox.model import Vmcore
 from sandbox.triage import backtrace, documents, memory, page, signature, tables
-from sandbox.triage.asking import Answers, reason
+from sandbox.triage.asking import Answers, fitting, reason
 from sandbox.triage.comparison import compare
 from sandbox.triage.making import read
 from sandbox.triage.report import CommandRun
@@ -187,6 +188,34 @@ def test_a_part_that_crash_cannot_answer_says_why(vmcore: Vmcore, answers: Answe
     degraded = read(vmcore, None, DebuginfoNotFound("no debuginfo for this kernel"))
     assert (degraded.exit_code, degraded.missing["cpus"]) == (40, "no debuginfo for this kernel")
     assert "no debuginfo for this kernel" in page.html(degraded)
+
+
+def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: Answers) -> None:
+    busy = "".join(BT.replace("CPU: 0", f"CPU: {cpu}").replace("napi_poll", f"poll_{cpu % 100}") for cpu in range(100))
+    idle = BT.replace("mlx5e_poll", "cpuidle_enter").replace('"init"', '"swapper/7"')
+    texts = {
+        **answers.texts,
+        "bt -a": busy + "".join(idle.replace("CPU: 0", f"CPU: {n}") for n in (*range(100, 512), 600)),
+    }
+    texts["ps"] = PS + "".join(
+        f"  {n}  2  1  ff3e461e0126a0c0  IN   0.0  0  0  [kworker/{n}]\n" for n in range(100, 50_000)
+    )
+    for command in ("ps -t", "log", "foreach UN bt", "kmem -s", "irq -s"):
+        texts[command] = "x" * 79 + "\n" + "".join(f"{n:078}\n" for n in range(30_000))
+    runs = [CommandRun(command=command, status="ok", seconds=1, output=text) for command, text in texts.items()]
+    shown = fitting(runs)
+    assert sum(len(run.output) for run in shown) <= 801_000
+    # Short answers are whole; of long ones begin and end are there.
+    assert [run for run in shown if len(run.output) < 5000] == [run for run in runs if len(run.output) < 5000]
+    (log,) = (run.output for run in shown if run.command == "log")
+    assert log.startswith("x" * 79)
+    assert log.endswith(f"{29_999:078}\n")
+    assert "characters left out" in log
+    html = page.html(read(vmcore, replace(answers, runs=shown, texts=texts)))
+    assert len(html.encode()) < 1_500_000
+    assert "Only so many different ones are shown" in html
+    few = page._alike(backtrace.parse(BT + "".join(idle.replace("CPU: 0", f"CPU: {n}") for n in (1, 2, 3, 7))))
+    assert [whose for whose, _ in few] == ["CPU 0: init (PID 1)", "4 CPUs alike (1-3, 7): swapper"]
 
 
 def test_reasons() -> None:
