@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sandbox import config, ledger, paths, render
 from sandbox.cli.application import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, Json, OptionalDump, Quiet, Release, UtsnameVersion
-from sandbox.debuginfo.kept import Kept, kept, remove
+
+if TYPE_CHECKING:
+    # Every command loads this module, and few need those.
+    from sandbox.debuginfo.kept import Kept
 
 group = typer.Typer(no_args_is_help=True, help="Fetch debuginfo ahead of time, see what is kept, make room.")
 app.add_typer(group, name="debuginfo")
@@ -73,6 +76,8 @@ def fetch(
 @command("list", group=group)
 def list_kept(json: Json = False) -> None:
     """List what is kept, what was used last first."""
+    from sandbox.debuginfo.kept import kept
+
     found = kept(paths.cache_dir())
     if json:
         render.as_json(found)
@@ -124,6 +129,8 @@ def prune(
         most = config.current().debuginfo_limit if limit is None else config.amount(limit)
     except ValueError as error:
         raise typer.BadParameter(f"--limit must be {error}") from None
+    from sandbox.debuginfo.kept import kept, remove
+
     gone = remove(paths.cache_dir(), builds or (), limit=most, in_use=ledger.debuginfo_in_use())
     if json:
         render.as_json(gone)

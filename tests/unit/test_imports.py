@@ -120,6 +120,13 @@ def test_warm_path_loads_nothing_heavy() -> None:
     assert loaded.stdout.split() == []
 
 
+def test_the_command_line_loads_what_all_commands_need() -> None:
+    parts = {f"sandbox.{part}" for part in ("debuginfo", "engine", "dump", "triage", "opening", "session")}
+    code = f"import sys, sandbox.cli; print(*(set(sys.modules) & {parts}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
+
+
 def test_no_module_is_a_drawer() -> None:
     names = {part for name in _modules() for part in name.split(".")}
     assert not names & {"utils", "helpers", "common", "manager", "core"}
