@@ -133,7 +133,10 @@ def html(index: Index) -> str:
     """The table as a page: readable as it is, and sorted by a click where scripts run; only its own script may."""
     script = files("sandbox.triage").joinpath("templates/sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment().get_template("index.html").render(index=index, script=_markup(script), digest=digest)
+    pages = {row.key: row.report for row in index.rows if row.report}
+    examples = {group.name: next(filter(None, map(pages.get, group.keys)), None) for group in index.signatures}
+    template = environment().get_template("index.html")
+    return template.render(index=index, examples=examples, script=_markup(script), digest=digest)
 
 
 def _markup(script: str) -> object:

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import jsonschema
@@ -72,6 +73,10 @@ def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path
     for row in table.rows:
         assert row.dump in page
         assert row.report is None or (f'href="{row.report}"' in page and (out / row.report).exists())
+    # What looks like the same bug leads to a report of it.
+    assert table.signatures
+    for group in table.signatures:
+        assert any(f'<a href="reports/{key}.html">{escape(group.title)}' in page for key in group.keys)
     # Killed while it wrote: a torn line, and one dump's row not yet there.
     lines = (out / "rows.jsonl").read_text().splitlines()
     (out / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
