@@ -106,15 +106,18 @@ def warm(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[Sessio
 
 def _warmed(case: Case, dump: Path, wishes: Wishes, reporter: Reporter) -> tuple[Session, bytes]:
     session = Session(case, reporter)
-    newest = _newer_crash(case, wishes)
+    newer = _newer_may_open(case, wishes)
     try:
         try:
-            said = session.start(LADDER if newest is None else LADDER[:-1])
+            said = session.start(LADDER[:-1] if newer else LADDER)
         except SessionFailed as error:
-            if newest is None:
+            if not newer:
                 raise
             # The rung above the last one: less than all of crash is worth less than all of a newer one.
-            if (other := _reopened(session, newest, wishes, error, reporter)) is None:
+            newest = _newer_crash(case)
+            other = None if newest is None else _reopened(session, newest, wishes, error, reporter)
+            if other is None:
+                reporter.notice(f"crash cannot open the dump: {reason(error)}; trying {LADDER[-1].option}")
                 said = session.start(LADDER[-1:])
             else:
                 session = other
@@ -143,13 +146,20 @@ def _leave(session: Session, wishes: Wishes) -> None:
         close(session.case)
 
 
-def _newer_crash(case: Case, wishes: Wishes) -> ImageProfile | None:
-    """The profile whose crash may open what the case's does not; None when there is none, or no need."""
-    if wishes.image is not None or case.incomplete is not None or (case.directory / "mode").exists():
-        # Chosen by the user; lacking what no crash can know; or opened before.
-        return None
-    if not case.vmlinux.exists():
-        return None  # a self-contained image: its debuginfo is there and nowhere else
+def _newer_may_open(case: Case, wishes: Wishes) -> bool:
+    """Whether it makes sense to try a newer crash, if there is one."""
+    # Not when the user chose this one, when what is lacking no crash can know, and when it opened the dump before. Nor
+    # in a self-contained image: its debuginfo is there and nowhere else.
+    return (
+        wishes.image is None
+        and case.incomplete is None
+        and not (case.directory / "mode").exists()
+        and case.vmlinux.exists()
+    )
+
+
+def _newer_crash(case: Case) -> ImageProfile | None:
+    """The profile whose crash may open what the case's does not, if there is one."""
     from sandbox.profiles import load
 
     newest = next((profile for profile in load().values() if profile.latest), None)

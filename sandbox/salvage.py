@@ -20,11 +20,13 @@ class Rung:
     """What no longer works, in words."""
 
 
+MINIMAL: Final = "--minimal"
+
 LADDER: Final = (
     Rung("", ""),
     Rung("--zero_excluded", "pages that are missing read as zeros, so what is shown may be wrong"),
     Rung("--no_modules", "modules are not known: addresses in them have no names"),
-    Rung("--minimal", "only log, dis, rd, sym, eval, set and exit work"),
+    Rung(MINIMAL, "only log, dis, rd, sym, eval, set and exit work"),
 )
 """Each rung is tried when the one above it failed, and said. Before the last one a newer crash is tried, in another
 image; see `opening`."""

@@ -20,7 +20,7 @@ from sandbox.channel import Channel, channel, last_words, new_marker
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, VmboxError
 from sandbox.model import Case, Transcript
 from sandbox.progress import QUIET, Reporter
-from sandbox.salvage import LADDER, Rung, climb_down
+from sandbox.salvage import LADDER, MINIMAL, Rung, climb_down
 from sandbox.turns import Turn
 from sandbox.verdict import Verdict
 
@@ -57,6 +57,8 @@ class Session:
         self._channel: Channel | None = None
         self._up = case.directory / "up"
         """There while crash is known to be at its prompt or at a command."""
+        self._minimal = False
+        """Whether crash runs without its gdb."""
         self.resume()
 
     def resume(self) -> None:
@@ -117,6 +119,7 @@ class Session:
 
     def _start(self, options: Sequence[str]) -> bytes:
         wire = self._wire
+        self._minimal = MINIMAL in options
         warm = answered = self._up.exists()
         ident, marker = self._ask_to_start(options)
         earlier = marker
@@ -155,7 +158,7 @@ class Session:
                     self._kill()
                     raise CommandTimeout(
                         f"crash did not come up on {self._case.dump.name} within {limit} s and was ended",
-                        hint="a dump of many terabytes may need more: --set start=1h",
+                        hint=f"one of many terabytes may need more: vmbox --set start=1h run {self._case.dump} -- bt",
                     )
                 quiet = not wire.receive(0.3)
                 if warm and (flood or time.monotonic() - asked > _ANSWER_OF_IDLE):
@@ -182,7 +185,7 @@ class Session:
         began = time.monotonic()
         total = 0
         try:
-            self._wire.send(line + b"\n!echo " + marker)
+            self._wire.send(line + b"\n" + self._echo(marker))
             for piece in self._until(marker, None if timeout is None else began + timeout):
                 if piece:
                     total += len(piece)
@@ -243,7 +246,7 @@ class Session:
                 # A new marker each time: the signal may hit the very echo that was to print the last one.
                 marker = new_marker()
                 try:
-                    wire.send(b"!echo " + marker)
+                    wire.send(self._echo(marker))
                     for _ in self._until(marker, time.monotonic() + 1):
                         pass
                 except TimeoutError:
@@ -282,8 +285,16 @@ class Session:
         ident = os.urandom(8).hex()
         marker = new_marker()
         self._wire.control("start", ident, *options)
-        self._wire.send(b"!echo " + marker)
+        self._wire.send(self._echo(marker))
         return ident.encode(), marker
+
+    def _echo(self, marker: bytes) -> bytes:
+        """The command with which crash prints a marker on a line of its own.
+
+        Its gdb does so within the process, where "!echo" costs two forks of all of crash; without it there is only
+        that. The backslash has crash take the word as it is, whatever alias a user has made of it (main.c).
+        """
+        return b"!echo " + marker if self._minimal else rb"\gdb echo " + marker + rb"\n"
 
     def _died(self, status: int, said: bytes, when: str = "") -> SessionDied:
         detail = last_words(said)

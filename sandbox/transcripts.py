@@ -36,6 +36,8 @@ class Recorder:
         self._wanted = wanted
         self._pieces: list[bytes] = []
         self._kept = self._bytes = 0
+        # What a dump was asked in cases of their own (`--once`) is the same record.
+        self._path = _directory() / f"{case.id.partition('.')[0]}{_SUFFIX}"
         self._opened = datetime.now(UTC)
         self._began = time.monotonic()
 
@@ -81,8 +83,7 @@ class Recorder:
         return seconds
 
     def _append(self, line: bytes) -> None:
-        # What a dump was asked in cases of their own (`--once`) is the same record.
-        path = _directory() / f"{self._case.id.partition('.')[0]}{_SUFFIX}"
+        path = self._path
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

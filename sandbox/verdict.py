@@ -30,6 +30,9 @@ class Verdict:
         # What stands behind a pipe is another program, and crash says nothing of its errors.
         own = crash_part(command)
         words = {word.encode() for word in re.findall(r"[a-z]+", own)}
+        if words & {b"set"} and own.split()[0] in {"set", "crash"}:
+            # Its answers look like complaints of the words it was given: "gdb: on", "debug: 1".
+            words = {b"set"}
         names = words | {_ALIASES[word] for word in words if word in _ALIASES} | {b"crash"}
         alternatives = b"|".join(re.escape(name) for name in sorted(names))
         first = re.escape(own.split(maxsplit=1)[0].encode()) if own.strip() else b"crash"

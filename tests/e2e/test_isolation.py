@@ -48,6 +48,7 @@ QUESTIONS = {
 Seen = Mapping[str, str]
 
 _ENVIRONMENT = {"PATH", "HOME", "TMPDIR", "LC_ALL", "LESSSECURE", "TOKEN", "IDLE", "HOSTNAME", "container", "TERM"}
+_ENVIRONMENT |= {"GLIBC_TUNABLES"}
 _ENVIRONMENT |= {"DEBIAN_FRONTEND"}  # of the image
 _DEVICES = {"console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin"}
 _DEVICES |= {"stdout", "tty", "urandom", "zero"}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from engines import EngineUnderTest
+from sandbox import image, paths, profiles
 
 
 class Kdump:
@@ -114,3 +115,37 @@ def test_a_dump_that_is_only_good_for_its_memory(docker_engine: EngineUnderTest,
     assert b"bt: command not available in minimal mode" in done.stdout
     assert re.search(rb"invalid kernel virtual address: .*; trying --minimal", done.stderr)
     assert b"opened with --minimal: only log, dis, rd, sym, eval, set and exit work" in done.stderr
+
+
+def test_a_dump_that_only_a_newer_crash_knows(docker_engine: EngineUnderTest, dumps, tmp_path: Path) -> None:
+    """A site's own profile that thinks too much of its crash: 7.2.9, whose gdb does not know what 6.12 is made of."""
+    dump = dumps.copy_for(docker_engine, dumps("6.12"))
+    old = image.ensure(profiles.by_name("debian-11"), docker_engine.engine)
+    profile = (paths.data_dir() / "images" / "debian-13.toml").read_text()
+    for ours, theirs in (
+        (r"(?m)^images = .*$", f'images = ["{old}"]'),
+        (r"(?m)^suite = .*$", 'suite = "of-ones-own"'),
+        (r"(?m)^fragments = .*$", 'fragments = ["base", "session"]'),
+        (r"(?m)^version = \"8.*$", 'version = "7.2.9"'),
+    ):
+        profile, found = re.subn(ours, theirs, profile)
+        assert found == 1
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "debian-13.toml").write_text(profile)
+    env = {**docker_engine.env, "VMBOX_CONFIG_DIR": str(tmp_path)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([*docker_engine.vmbox, *words], env=env, capture_output=True, check=False)
+
+    try:
+        done = run("run", str(dump), "--", "bt")
+        assert b"sysrq_handle_crash" in done.stdout, done.stderr
+        assert done.returncode == 0
+        assert re.search(rb"crash of debian-13 cannot open the dump: .*; trying crash 9\S+ of latest", done.stderr)
+        assert b"--minimal" not in done.stderr
+        # It stays with the crash that opens it.
+        again = run("run", str(dump), "--", "sys")
+        assert again.stderr == b""
+        assert b"RELEASE: 6.12" in again.stdout
+    finally:
+        run("close", str(dump))

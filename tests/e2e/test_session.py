@@ -25,6 +25,40 @@ def test_quit_ends_the_commands_and_not_the_session(vmbox, engine: EngineUnderTe
     assert vmbox("run", own_dump, "--", "p 3").stderr == b""
 
 
+def test_an_answer_ends_where_crash_ended_it(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    """Whatever crash was made to do with its words, its gdb or its way of printing."""
+    commands = [
+        ("alias gdb log", None),
+        ("p 1+1", r"\$\d+ = 2\n"),
+        ("alias gdb", None),
+        ("set gdb on", None),
+        ("print 1+2", r"\$\d+ = 3\n"),
+        ("crash set gdb off", None),
+        ("set radix 16", None),
+        ("p 17", r"\$\d+ = 0x11\n"),
+        ("set radix 10", None),
+        ("gdb set width 60", None),
+        ("p 17", r"\$\d+ = 17\n"),
+        ("gdb set width 0", None),
+        ("gdb echo no end", "no end"),
+        ("!printf 'no end'", "no end"),
+        ("rd 0", r"rd: .*\n"),
+        ("nosuch", r"crash: command not found: nosuch\n"),
+        ("set silent off", None),
+        ("p 5", r"crash> p 5\n\$\d+ = 5\n[\s\S]*"),
+        ("set silent on", None),
+        ("p 6", r"\$\d+ = 6\n"),
+    ]
+    words = " -- ".join(command for command, _ in commands).split()
+    done = vmbox("run", own_dump, "--json", "--", *words, status=1)
+    for line, (command, answer) in zip(done.stdout.splitlines(), commands, strict=True):
+        said = json.loads(line)
+        assert said["command"] == command
+        assert answer is None or re.fullmatch(answer, said["output"]), said
+        assert said["status"] == ("error" if command in {"rd 0", "nosuch"} else "ok"), said
+    assert vmbox("run", own_dump, "--", "bt").stderr == b""
+
+
 def test_files_come_out_and_nothing_else(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     vmbox("run", own_dump, "--", "p 1 > earlier")
     out = engine.directory() / "out"
