@@ -1,6 +1,6 @@
 """What a warm crash costs, beside crash itself in the same container, on the same dump, in one run.
 
-    python benchmarks/session.py [--runs N] [--flood MB] VMCORE
+    python benchmarks/session.py [--runs N] [--flood MB] [--starts] VMCORE
 
 The dump is opened with vmbox as it is configured (`$VMBOX_ENGINE` and so on); image and debuginfo are at hand after
 that first time. "one-shot" is `crash vmlinux vmcore` reading one command, in a container of the same image: on a
@@ -37,12 +37,16 @@ def main() -> None:
     parser.add_argument("vmcore", type=Path)
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--flood", type=int, default=500, metavar="MB")
+    parser.add_argument("--starts", action="store_true", help="only cold and warm runs, beside crash by hand")
     given = parser.parse_args()
     vmcore: Path = given.vmcore.resolve()
 
     vmbox("run", vmcore, "--", "bt")
-    vmbox("close", vmcore)
-    cold = seconds(lambda: vmbox("run", vmcore, "--", "bt"))
+    colds = []
+    for _ in range(3):
+        vmbox("close", vmcore)
+        colds.append(seconds(lambda: vmbox("run", vmcore, "--", "bt")))
+    cold = statistics.median(colds)
     case = ledger.find(vmcore)
     assert case is not None
     try:
@@ -63,6 +67,9 @@ def main() -> None:
         print(f"warm vmbox run -- bt, whole process {warm:8.3f} s  {as_shipped / warm:.0f} times (asked: 0.15 s, 40)")
         print(f"    of which python, nothing        {bare:8.3f} s")
         inside(vmcore, given.runs)
+        if given.starts:
+            engine.close()
+            return
         many(engine, case, vmcore)
         callers(vmcore)
         for options in ((), ("--json",), ("--no-transcript",)):
