@@ -291,10 +291,10 @@ class Session:
     def _echo(self, marker: bytes) -> bytes:
         """The command with which crash prints a marker on a line of its own.
 
-        Its gdb does so within the process, where "!echo" costs two forks of all of crash; without it there is only
-        that. The backslash has crash take the word as it is, whatever alias a user has made of it (main.c).
+        Its gdb does so within the process, also when it was told to take every line for gdb's (`set gdb on`), where
+        "!echo" costs two forks of all of crash; without gdb there is only that. No alias can hide a command's name.
         """
-        return b"!echo " + marker if self._minimal else rb"\gdb echo " + marker + rb"\n"
+        return b"!echo " + marker if self._minimal else b"gdb echo " + marker + rb"\n"
 
     def _died(self, status: int, said: bytes, when: str = "") -> SessionDied:
         detail = last_words(said)
