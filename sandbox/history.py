@@ -8,6 +8,7 @@ stands behind the prompt when Enter ends it, whatever was edited, completed or r
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -44,12 +45,21 @@ class History:
 
 
 class TypedLines:
-    """Follows a terminal and calls `found` with each line that is entered at crash's prompt."""
+    """Follows a terminal and calls `found` with each line that was entered at crash's prompt.
 
-    def __init__(self, found: Callable[[str], None], columns: Callable[[], int]) -> None:
+    `entering` gets a line before crash does: it is called between the press of Enter and its being passed on.
+    """
+
+    def __init__(
+        self,
+        found: Callable[[str], None],
+        columns: Callable[[], int],
+        entering: Callable[[str], None] = lambda line: None,  # noqa: ARG005 - for who does not want to know
+    ) -> None:
         import pyte
 
         self._found = found
+        self._entering = entering
         self._columns = columns
         self._pyte = pyte
         self._screen: pyte.Screen | None = None
@@ -58,7 +68,16 @@ class TypedLines:
 
     def typed(self, keys: bytes) -> None:
         """The user pressed these keys."""
-        self._entered = self._entered or b"\r" in keys or b"\n" in keys
+        *lines, _ = re.split(b"[\r\n]", keys)
+        if not lines:
+            return
+        self._entered = True
+        edited = self._edited()
+        for line in lines:
+            # What arrives together with Enter is not on the screen yet.
+            added = line.decode(errors="replace")
+            self._entering((edited + added if added.isprintable() else edited).strip())
+            edited = ""
 
     def printed(self, output: bytes) -> None:
         """The program printed this."""
@@ -83,4 +102,17 @@ class TypedLines:
                 # A list of completions also begins with a new line.
                 if self._entered:
                     self._entered = False
-                    self._found("".join(rows).rstrip().removeprefix(_PROMPT.decode().rstrip()).strip())
+                    self._found(_typed_in(rows).strip())
+
+    def _edited(self) -> str:
+        """What stands behind the prompt now."""
+        if self._screen is None:
+            return ""
+        end = self._screen.cursor.y + 1
+        typed = _typed_in(self._screen.display[:end])
+        # A blank before the cursor was typed.
+        return typed.ljust(self._screen.cursor.x - len(_PROMPT)) if end == 1 else typed
+
+
+def _typed_in(rows: list[str]) -> str:
+    return "".join(rows).rstrip().removeprefix(_PROMPT.decode().rstrip()).removeprefix(" ")

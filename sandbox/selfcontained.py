@@ -39,6 +39,7 @@ ARCH: Final = "vmbox.kernel.arch"
 PROFILE: Final = "vmbox.profile"
 ORIGIN: Final = "vmbox.debuginfo.origin"
 VERIFIED: Final = "vmbox.debuginfo.verified"
+CHECK: Final = "vmbox.debuginfo.check"
 
 
 def reference(vmcore: Vmcore) -> str:
@@ -84,6 +85,7 @@ def find(
         origin=f"image {ref}",
         proof=proof,
         verified=image.labels.get(VERIFIED, ""),
+        check=image.labels.get(CHECK, ""),
         in_image=True,
     )
     return image, debuginfo
@@ -130,6 +132,7 @@ def make(
         ARCH: vmcore.arch or "",
         ORIGIN: debuginfo.origin,
         VERIFIED: debuginfo.verified,
+        CHECK: debuginfo.check,
     }
     before = engine.image(ref)
     with (
@@ -177,8 +180,17 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def describe(labels: Mapping[str, str]) -> dict[str, str]:
-    """What is known of a self-contained image from its labels: release, build_id, vendor, arch, profile."""
-    names = {"release": RELEASE, "build_id": BUILD_ID, "vendor": VENDOR, "arch": ARCH, "profile": PROFILE}
+    """What is known of a self-contained image from its labels: release, build_id, vendor, arch, profile, check (as
+    `Debuginfo.check`: how the package its debuginfo is from was verified).
+    """
+    names = {
+        "release": RELEASE,
+        "build_id": BUILD_ID,
+        "vendor": VENDOR,
+        "arch": ARCH,
+        "profile": PROFILE,
+        "check": CHECK,
+    }
     return {name: labels.get(label, "") for name, label in names.items()}
 
 

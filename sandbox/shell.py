@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sandbox import render, terminal
+from sandbox import loading, render, terminal
 from sandbox.case import RELAY, VMLINUX, dump_paths
 from sandbox.engine import Engine, Exec, connect
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
 from sandbox.history import History, TypedLines
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
+from sandbox.session import Session
 from sandbox.transcripts import Recorder
 
 TOOLS: Final = ("crash", "drgn", "bash")
@@ -165,7 +166,23 @@ def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporte
                 reporter.notice(f"no history is kept: {error.strerror}\r")
             failed = True
 
-    return TypedLines(keep, lambda: os.get_terminal_size(sys.stdout.fileno()).columns)
+    def load(line: str) -> None:
+        names = loading.wanted(line)
+        if names is None:
+            return
+        with terminal.ours():
+            print(flush=True)  # noqa: T201 - the line that was typed stays as it is
+            try:
+                with Session(case, reporter) as session:
+                    if not names:
+                        session.start()  # the warm crash knows which modules there are
+                    loading.fetch_for(line, session, reporter)
+            except VmboxError as error:
+                reporter.notice(f"debug files of modules could not be fetched: {error.message}")
+            except KeyboardInterrupt:
+                reporter.notice("interrupted: crash goes on with the modules that are there")
+
+    return TypedLines(keep, lambda: os.get_terminal_size(sys.stdout.fileno()).columns, load)
 
 
 @contextmanager

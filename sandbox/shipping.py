@@ -53,6 +53,8 @@ class Listed:
     arch: str = ""
     vendor: str = ""
     build_id: str = ""
+    check: str = ""
+    """How the package its debuginfo is from was verified, as `Debuginfo.check`."""
     outdated: bool = False
     """Of a profile, but not what it would be built as now."""
     built: str = ""
@@ -142,6 +144,7 @@ def _listed(engine: Engine) -> list[Listed]:
                         vendor=facts["vendor"],
                         build_id=facts["build_id"],
                         built=built,
+                        check=facts["check"],
                         id=image.id,
                     )
                 )

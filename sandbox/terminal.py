@@ -18,7 +18,8 @@ from sandbox.engine import Exec
 class Watcher(Protocol):
     """Is told what goes both ways."""
 
-    def typed(self, keys: bytes) -> None: ...
+    def typed(self, keys: bytes) -> None:
+        """Before the program gets them."""
 
     def printed(self, output: bytes) -> None: ...
 
@@ -73,6 +74,21 @@ def _raw(descriptor: int) -> Iterator[None]:
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+@contextlib.contextmanager
+def ours() -> Iterator[None]:
+    """For as long as the program waits, lines we print begin on the left and Ctrl-C is KeyboardInterrupt."""
+    descriptor = sys.stdin.fileno()
+    raw = termios.tcgetattr(descriptor)
+    lent = [*raw]
+    lent[1] |= termios.OPOST | termios.ONLCR
+    lent[3] |= termios.ISIG
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, lent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, raw)
 
 
 @contextlib.contextmanager

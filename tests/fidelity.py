@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from sandbox.debuginfo import slim
 from sandbox.debuginfo.archive import deb_data, tar_members
@@ -196,17 +195,6 @@ def speak(engine: Engine, image: str, vmlinux: Path, dump: Path, *, commands: Se
         banner=banner,
         seconds=seconds,
     )
-
-
-CHANGED_BY_THE_INDEX: Final = {"gdb info variables ^init_task", "gdb info functions ^sysrq_", "p linux_banner"}
-"""Answers that an index changes in gdb itself.
-
-gdb 13 writes one unit for each global variable or type, the first one (symtab_index_entry::minimize in
-dwarf2/index-write.c): for linux_banner the index of a 6.1 kernel has unit 4 alone, whose "extern const char
-linux_banner[]" has no length. Without an index gdb 10 tries all units that declare the name, the last one first
-(install_psymtab in psymtab.c puts each before the others). So equal answers need an index that lists all units, as gdb
-10 writes it, with each list turned round; that is not tried yet.
-"""
 
 
 def differences(before: Spoken, after: Spoken) -> dict[str, tuple[bytes, bytes]]:

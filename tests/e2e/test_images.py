@@ -72,6 +72,8 @@ def test_built_by_one_engine_pushed_pulled_and_opened_by_the_other(
     listing = json.loads(_vmbox(docker_engine, "image", "list", "--json").stdout)
     (listed,) = [one for one in listing if one["ref"] == ref]
     assert (listed["release"], listed["arch"], listed["profile"]) == (vmcore.release, "x86_64", "latest")
+    found = json.loads(_vmbox(docker_engine, "debuginfo", "fetch", dump, "--json").stdout)["debuginfo"]
+    assert listed["check"] == found["check"]
     # What it costs: the layer with vmlinux, over the image it stands on.
     below = docker_engine.engine.image(_vmbox(docker_engine, "image", "build", "latest").stdout.decode().strip())
     vmlinux = next(Path(docker_engine.env["VMBOX_CACHE_DIR"]).glob(f"debuginfo/{vmcore.build_id}/vmlinux"))
@@ -92,6 +94,7 @@ def test_built_by_one_engine_pushed_pulled_and_opened_by_the_other(
         open_cases = json.loads(_vmbox(podman_rootless, "list", "--json").stdout)
         (case,) = (case for case in open_cases if case["dump"] == str(theirs))
         assert case["image"] == ref
+        assert (case["check"], case["verified"]) == (found["check"], found["verified"])
         _vmbox(podman_rootless, "close", theirs)
         assert _vmbox(podman_rootless, "image", "pull", theirs, **host).stdout.decode().strip() == ref
     finally:

@@ -47,6 +47,31 @@ def test_what_is_printed_is_not_what_is_typed() -> None:
     assert _follow((b"", b"crash> "), completions, (b"a\r", b"a\r\n" + flood)) == ["sym sysrq_a"]
 
 
+@pytest.mark.parametrize(
+    ("events", "lines"),
+    [
+        ([(b"", b"crash> "), (b"mod -s", b"mod -s"), (b" ", b" "), (b"ext4\r", b"ext4\r\n")], ["mod -s ext4"]),
+        ([(b"", b"crash> "), (b"mod -S", b"mod -S"), (b"\r", b"\r\n")], ["mod -S"]),
+        # Recalled with the arrow, which is on the screen; pasted, where the second line is not; typed ahead.
+        ([(b"", b"crash> "), (b"\x1b[A", b"mod -S"), (b"\r", b"\r\n")], ["mod -S"]),
+        ([(b"", b"crash> "), (b"bt\rmod -S\n", b"bt\r\n")], ["bt", "mod -S"]),
+        ([(b"", b"starting"), (b"mod -S\r", b"")], ["mod -S"]),
+        (
+            [(b"", b"crash> "), (b"mod -s virtio_b", b"mod -s virtio_b"), (b"\t", b"lk "), (b"\r", b"")],
+            ["mod -s virtio_blk"],
+        ),
+    ],
+)
+def test_a_line_is_known_before_crash_gets_it(events: list[tuple[bytes, bytes]], lines: list[str]) -> None:
+    entered: list[str] = []
+    follower = TypedLines(lambda _: None, lambda: 80, entered.append)
+    for keys, output in events:
+        if keys:
+            follower.typed(keys)
+        follower.printed(output)
+    assert entered == lines
+
+
 def test_history_of_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "state_dir", lambda: tmp_path)
     case = Case(
