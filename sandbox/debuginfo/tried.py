@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sandbox.errors import (
     DebuginfoError,
     DebuginfoMismatch,
@@ -25,9 +27,19 @@ class Tried:
 
     def nothing(self, message: str | None = None) -> DebuginfoError:
         """What to raise when no source had it: the failure that says most, with all of them as detail."""
-        detail = "\n".join(f"{source}: {error.message.removeprefix(f'{source}: ')}" for source, error in self._failures)
+        detail = "\n".join(_told(source, error) for source, error in self._failures)
         for telling in (DebuginfoMismatch, VerificationFailed, DownloadFailed):
             for _, error in self._failures:
                 if isinstance(error, telling):
                     return telling(error.message, detail=detail)
         return DebuginfoNotFound(message or f"no debuginfo of kernel {self._release} was found", detail=detail)
+
+
+_LINES: Final = 6
+"""Of what a program said, the last ones."""
+
+
+def _told(source: str, error: VmboxError) -> str:
+    """The failure, and what a package manager said of it: that a signature is bad, or that a list has expired."""
+    said = (error.detail or "").splitlines()[-_LINES:]
+    return "\n".join([f"{source}: {error.message.removeprefix(f'{source}: ')}", *(f"    {line}" for line in said)])

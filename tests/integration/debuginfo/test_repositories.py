@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import lzma
 import os
+import random
 import re
 import shutil
 import socket
@@ -194,6 +195,47 @@ def test_a_damaged_index(
     with pytest.raises(DebuginfoError) as caught:
         find("amazon-2023", vmcore(AMAZON, tmp_path), tmp_path / "cache")
     assert "XML" in f"{caught.value.message}{caught.value.detail}"
+
+
+@pytest.mark.usefixtures("keys")
+def test_koji_after_the_mirrors_and_the_archive(
+    tmp_path: Path, archive: Archive, signer: rpms.Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build that left the mirrors: Koji has it, without a signature, so a build-id must say that it is the one."""
+    release = "6.14.0-63.fc42.x86_64"
+    name = f"kernel-debuginfo-{release}"
+    member = f"usr/lib/debug/lib/modules/{release}/vmlinux"
+    whole = archives.vmlinux(banner=banner(release), dwarf=random.Random(4).randbytes(300_000))
+    package(tmp_path / "koji", signer, name, {member: whole}, "w0T2.xzdio")
+    rpms.run(["rpmsign", "--delsign", str(tmp_path / "koji" / f"{name}.rpm")])
+    place = f"/kojipkgs.fedoraproject.org/packages/kernel/6.14.0/63.fc42/x86_64/{name}.rpm"
+    archive.files[place] = (tmp_path / "koji" / f"{name}.rpm").read_bytes()
+    names = ("dl", "archives", "kojipkgs", "debuginfod")
+    mirrored(monkeypatch, archive, *(f"https://{it}.fedoraproject.org" for it in names))
+    found = find("fedora", vmcore(release, tmp_path), tmp_path / "cache")
+    assert found.proof == f"build-id {archives.BUILD_ID}"
+    assert found.origin.endswith(place)
+    assert found.check == "none"
+    assert "which nobody was asked to have signed" in found.verified
+    assert elf.read(found.vmlinux).has_dwarf
+    asked = list(dict.fromkeys(path.partition("/Everything")[0] for path, _ in archive.requests))
+    assert asked == [
+        "/dl.fedoraproject.org/pub/fedora/linux/updates/42",
+        "/dl.fedoraproject.org/pub/fedora/linux/releases/42",
+        "/archives.fedoraproject.org/pub/archive/fedora/linux/updates/42",
+        "/archives.fedoraproject.org/pub/archive/fedora/linux/releases/42",
+        place,
+    ]
+    # A flipped byte, another build, and a dump that has only its banner to compare.
+    archive.flip = len(archive.files[place]) // 2
+    for_dump = vmcore(release, tmp_path)
+    with pytest.raises(DebuginfoError):
+        find("fedora", for_dump, tmp_path / "flipped")
+    archive.flip = None
+    for unproven in ("00" * 20, None):
+        with pytest.raises(DebuginfoError):
+            find("fedora", vmcore(release, tmp_path, build_id=unproven), tmp_path / "unproven")
+    assert [*tmp_path.glob("flipped/debuginfo/*"), *tmp_path.glob("unproven/debuginfo/*")] == []
 
 
 def test_parts_of_different_builds(tmp_path: Path, suse: tuple[bytes, bytes]) -> None:

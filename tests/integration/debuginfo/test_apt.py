@@ -1,0 +1,220 @@
+"""A Debian repository with everything in its place, and with one thing changed: what `verify = "strict"` promises.
+
+apt itself asks, in a container of Debian 12's base image; the repository is on loopback, signed with a key of the
+test's that an image on top of that base has.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import archives
+import rpms
+from archives import Archive
+from engines import EngineUnderTest
+from sandbox import bootstrap, config, image, profiles
+from sandbox.debuginfo import locate
+from sandbox.errors import DebuginfoError
+from sandbox.model import Debuginfo, Vmcore
+
+PACKAGE = f"linux-image-{archives.RELEASE}-dbg"
+POOL = f"pool/main/l/linux/{PACKAGE}_{archives.VERSION}_amd64.deb"
+LIST = "main/binary-amd64/Packages"
+PROFILE = """\
+title = "Debian 12"
+[base]
+images = ["{base}"]
+[image]
+fragments = []
+sources = ["deb http://deb.debian.org/debian bookworm main"]
+[crash]
+version = "8.0.2"
+[arch]
+x86_64 = "amd64"
+[debuginfo]
+format = "deb"
+version = 'Debian (?P<version>\\S+)'
+packages = ["linux-image-{{release}}-dbg={{version}}"]
+ask = "ask-apt"
+vmlinux = ['usr/lib/debug/boot/vmlinux-{{release}}$']
+"""
+
+
+@pytest.fixture(scope="module")
+def vendor(tmp_path_factory: pytest.TempPathFactory) -> rpms.Signer:
+    return rpms.Signer.new(tmp_path_factory.mktemp("vendor"))
+
+
+@pytest.fixture(scope="module")
+def base(docker_engine: EngineUnderTest, vendor: rpms.Signer) -> Iterator[str]:
+    """Debian 12 whose apt believes the test's key and no other."""
+    below = image.ensure_base(profiles.by_name("debian-12"), docker_engine.engine)
+    ref = "localhost/vmbox/test-apt:1"
+    lines = f"FROM {below}\nRUN rm -rf /etc/apt/trusted.gpg.d/*\nCOPY key.asc /etc/apt/trusted.gpg.d/\n"
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        for name, data in (("Containerfile", lines.encode()), ("key.asc", vendor.key.read_bytes())):
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(data), 0o644
+            tar.addfile(member, io.BytesIO(data))
+    context.seek(0)
+    for _ in docker_engine.engine.build(context, ref, labels={"vmbox.test": "apt"}):
+        pass
+    yield ref
+    docker_engine.engine.remove_image(ref)
+
+
+@dataclass
+class Repository:
+    archive: Archive
+    vendor: rpms.Signer
+    cache: Path
+    find: Callable[[], Debuginfo]
+
+    def path(self, name: str) -> str:
+        return f"/deb.debian.org/debian/{name}"
+
+    def publish(self, *, valid: timedelta = timedelta(days=7)) -> None:
+        package = archives.deb({archives.PATH: archives.vmlinux(dwarf=b"d" * 300_000)})
+        listed = (
+            f"Package: {PACKAGE}\nVersion: {archives.VERSION}\nArchitecture: amd64\nMaintainer: k@example.org\n"
+            f"Filename: {POOL}\nSize: {len(package)}\nSHA256: {archives.sha256(package)}\nDescription: debug\n\n"
+        ).encode()
+        now = datetime.now(UTC)
+        stamps = [f"{when:%a, %d %b %Y %H:%M:%S} UTC" for when in (now - timedelta(days=30), now + valid)]
+        packed = gzip.compress(listed)
+        sums = "".join(
+            f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n"
+            for name, data in ((LIST, listed), (f"{LIST}.gz", packed))
+        )
+        release = (
+            f"Origin: Debian\nSuite: stable\nCodename: bookworm\nDate: {stamps[0]}\nValid-Until: {stamps[1]}\n"
+            f"Architectures: amd64\nComponents: main\nSHA256:\n{sums}"
+        )
+        plain = self.cache.parent / "Release"
+        plain.write_text(release)
+        gpg = ["gpg", "--homedir", str(self.vendor.home), "--batch", "--yes", "--output", "-"]
+        signed = rpms.run([*gpg, "--clearsign", str(plain)])
+        self.archive.files |= {
+            self.path(POOL): package,
+            self.path("dists/bookworm/InRelease"): signed,
+            self.path(f"dists/bookworm/{LIST}"): listed,
+            self.path(f"dists/bookworm/{LIST}.gz"): packed,
+        }
+
+    def change(self, name: str, before: bytes, after: bytes) -> None:
+        data = self.archive.files[self.path(name)]
+        assert before in data
+        self.archive.files[self.path(name)] = data.replace(before, after, 1)
+
+
+@pytest.fixture
+def repository(
+    tmp_path: Path,
+    docker_engine: EngineUnderTest,
+    vendor: rpms.Signer,
+    archive: Archive,
+    *,
+    base: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Repository:
+    monkeypatch.setenv("VMBOX_VERIFY", "strict")
+    monkeypatch.setenv("VMBOX_MIRRORS", f"http://deb.debian.org={archive.url}/deb.debian.org")
+    # Nothing of what this host's apt is told, which may be to overlook the date.
+    monkeypatch.setattr(bootstrap, "apt_settings", tuple)
+    (tmp_path / "debian-12.toml").write_text(PROFILE.format(base=base))
+    home = profiles.read(tmp_path / "debian-12.toml")
+    dump = Vmcore(
+        path=tmp_path / "vmcore",
+        format="elf",
+        size=1,
+        release=archives.RELEASE,
+        utsname_version=archives.UTSNAME_VERSION,
+        arch="x86_64",
+        banner=archives.BANNER,
+        build_id=archives.BUILD_ID,
+    )
+    cache = tmp_path / "cache"
+
+    def find() -> Debuginfo:
+        return locate(dump, home, oracle=image.PackageOracle(home, docker_engine.engine), cache=cache)
+
+    made = Repository(archive=archive, vendor=vendor, cache=cache, find=find)
+    made.publish()
+    return made
+
+
+def refused(repository: Repository) -> str:
+    """What vmbox says; nothing may have been kept."""
+    with pytest.raises(DebuginfoError) as caught:
+        repository.find()
+    assert list(repository.cache.glob("debuginfo/*")) == []
+    return f"{caught.value.message}\n{caught.value.detail}"
+
+
+def test_strict_reads_all_of_the_package(repository: Repository) -> None:
+    assert config.current().verify == "strict"
+    found = repository.find()
+    assert (found.check, found.verified) == ("hash", "SHA-256 of the whole package")
+    assert found.proof == f"build-id {archives.BUILD_ID}"
+    assert [span for path, span in repository.archive.requests if path.endswith(".deb")] == [None]
+
+
+def test_a_changed_inrelease(repository: Repository) -> None:
+    repository.change("dists/bookworm/InRelease", b"Suite: stable", b"Suite: stabli")
+    said = refused(repository)
+    assert "The following signatures were invalid: BADSIG" in said
+    assert repository.path(POOL) not in {path for path, _ in repository.archive.requests}
+
+
+def test_somebody_else_s_signature(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    repository.vendor = rpms.Signer.new(tmp_path / "else")
+    repository.publish()
+    assert "the public key is not available: NO_PUBKEY" in refused(repository)
+
+
+def test_a_changed_list_of_packages(repository: Repository) -> None:
+    del repository.archive.files[repository.path(f"dists/bookworm/{LIST}.gz")]
+    repository.change(f"dists/bookworm/{LIST}", b"SHA256: ", b"SHA256: 0")
+    assert "unexpected size" in refused(repository)
+    repository.publish()
+    del repository.archive.files[repository.path(f"dists/bookworm/{LIST}.gz")]
+    repository.change(f"dists/bookworm/{LIST}", b"Description: debug", b"Description: debog")
+    assert "Hash Sum mismatch" in refused(repository)
+
+
+@pytest.mark.parametrize("at", [0.05, 0.5, 0.99])
+def test_a_changed_package(repository: Repository, at: float) -> None:
+    name = repository.path(POOL)
+    data = bytearray(repository.archive.files[name])
+    data[int(at * len(data))] ^= 1
+    repository.archive.files[name] = bytes(data)
+    said = refused(repository)
+    assert POOL.rpartition("/")[2] in said
+    repository.publish()
+    assert repository.find().check == "hash"
+
+
+def test_another_package_that_fits_the_dump(repository: Repository) -> None:
+    """One whose vmlinux has the build-id and the banner, and whose blocks are all right: only the hash tells."""
+    name = repository.path(POOL)
+    size = len(repository.archive.files[name])
+    forged = archives.deb({archives.PATH: archives.vmlinux(dwarf=b"e" * 300_000)})
+    assert len(forged) == size
+    repository.archive.files[name] = forged
+    assert "SHA-256" in refused(repository)
+
+
+def test_an_expired_release(repository: Repository) -> None:
+    repository.publish(valid=timedelta(days=-2))
+    assert "is expired" in refused(repository)
