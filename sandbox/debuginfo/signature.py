@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,24 +39,39 @@ def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, wh
     if not signatures:
         raise VerificationFailed(f"{what}: it is not signed")
     certificates = [path.read_bytes() for path in keys]
-    try:
-        known = [key for certificate in certificates for key in openpgp.rsa_keys(certificate)]
-        for signature in signatures:
-            if (key := openpgp.rsa_signer(data, signature, known)) is not None:
-                return f"{key.name} ({key.fingerprint})"
-    except openpgp.Malformed as error:
-        raise VerificationFailed(f"{what}: its signature cannot be read: {error}") from None
-    return _by_sequoia(data, signatures, certificates, what=what)
-
-
-def _by_sequoia(data: bytes, signatures: Sequence[bytes], keys: Sequence[bytes], *, what: str) -> str:
     refused = VerificationFailed(f"{what}: its signature is not one of the vendor's")
+    known = _rsa_keys(certificates)
+    for signature in signatures:
+        try:
+            key = openpgp.rsa_signer(data, signature, known)
+        except openpgp.Malformed as error:
+            # Perhaps of a kind that is still to come; another one beside it is enough.
+            refused = VerificationFailed(f"{what}: its signature cannot be read: {error}")
+            continue
+        if key is not None:
+            return f"{key.name} ({key.fingerprint})"
+    return _by_sequoia(data, signatures, certificates, refused)
+
+
+def _rsa_keys(certificates: Sequence[bytes]) -> list[openpgp.RsaKey]:
+    found: list[openpgp.RsaKey] = []
+    for certificate in certificates:
+        with contextlib.suppress(openpgp.Malformed):
+            found += openpgp.rsa_keys(certificate)
+    return found
+
+
+def _by_sequoia(data: bytes, signatures: Sequence[bytes], keys: Sequence[bytes], refused: VerificationFailed) -> str:
     try:
         import pysequoia
     except ImportError:
         refused.hint = "if the vendor signs with something newer than RSA: pip install pysequoia"
         raise refused from None
-    certificates = [certificate for key in keys for certificate in pysequoia.Cert.split_bytes(key)]
+    certificates = []
+    for key in keys:
+        # One that Sequoia does not read must not hide the others.
+        with contextlib.suppress(Exception):
+            certificates += pysequoia.Cert.split_bytes(key)
     for packet in signatures:
         try:
             signature = pysequoia.Sig.from_bytes(packet)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import archives
 from archives import Archive
 from rpms import BANNER, PAYLOADS, RELEASE, Packages
 from sandbox import paths, profiles
-from sandbox.debuginfo import RemotePackage, elf, locate
+from sandbox.debuginfo import RemotePackage, elf, locate, rpm
+from sandbox.debuginfo.stream import FileStream
 from sandbox.errors import VerificationFailed
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import ImageProfile
@@ -112,6 +115,69 @@ def test_unsigned_and_otherwise_signed(
     archive.files["/x.rpm"] = packages.files["gzip"].read_bytes()
     with pytest.raises(VerificationFailed, match="not one of the vendor's"):
         find(home, archive, tmp_path / "cache")
+
+
+def with_signatures(package: bytes, added: list[bytes], *, classic: bool) -> bytes:
+    """The package with more OpenPGP signatures over its header, each in base64 under tag 278, as rpm 6 has them.
+
+    Laid out by hand: no rpm that writes them is in Debian 12. The signatures in it are real.
+    """
+    at = 96
+    count, size = struct.unpack(">II", package[at + 8 : at + 16])
+    entries = [struct.unpack_from(">4I", package, at + 16 + 16 * number) for number in range(count)]
+    data_at = at + 16 + 16 * count
+    data = package[data_at : data_at + size]
+    rest = package[data_at + size + -(16 + 16 * count + size) % 8 :]
+    kept = [entry for entry in entries if classic or entry[0] not in {267, 268, 1002, 1005}]
+    kept.append((278, 8, len(data), len(added)))
+    data += b"".join(base64.b64encode(one) + b"\0" for one in added)
+    header = package[at : at + 8] + struct.pack(">II", len(kept), len(data))
+    header += b"".join(struct.pack(">4I", *entry) for entry in kept) + data
+    return package[:at] + header + bytes(-len(header) % 8) + rest
+
+
+def test_newer_signatures_beside_a_classic_one(
+    packages: Packages, home: ImageProfile, archive: Archive, tmp_path: Path
+) -> None:
+    """Version 6 and post-quantum (ML-DSA-65 with Ed25519), made by Sequoia."""
+    import pysequoia
+
+    package = packages.files["xz blocks"].read_bytes()
+    with FileStream(packages.files["xz blocks"]) as stream:
+        header = rpm.read(stream).header
+    suites = (pysequoia.CipherSuite.Cv25519, pysequoia.CipherSuite.MLDSA65_Ed25519)
+    tsks = [
+        pysequoia.Tsk.generate(user_id="Newer <n@example.org>", profile=pysequoia.Profile.RFC9580, cipher_suite=suite)
+        for suite in suites
+    ]
+
+    def signed(data: bytes) -> list[bytes]:
+        armored = [pysequoia.sign(tsk.signer(), data, mode=pysequoia.SignatureMode.DETACHED) for tsk in tsks]
+        return [bytes(pysequoia.Sig.from_bytes(one)) for one in armored]
+
+    newer = signed(header)
+    assert [one[3] if one[1] >= 192 else one[2] for one in newer] == [6, 6]
+    keys = paths.config_dir() / "images" / "keys" / "key.asc"
+    classic = keys.read_text()
+    later = b"\xc2\xe1" + bytes(100)  # a packet in parts, of no kind that is known
+    for number, added in enumerate([newer, newer[::-1], [later, *newer], [*newer, later]]):
+        archive.files["/x.rpm"] = with_signatures(package, added, classic=True)
+        found = find(home, archive, tmp_path / f"beside-{number}")
+        assert "which Kernel Builders <k@example.org>" in found.verified
+    # Alone: the vendor's key file has them, or they are nobody's.
+    for one in newer:
+        archive.files["/x.rpm"] = with_signatures(package, [later, one], classic=False)
+        keys.write_text(classic)
+        with pytest.raises(VerificationFailed, match="its signature"):
+            find(home, archive, tmp_path / "nobody")
+        keys.write_text("".join(str(tsk.extract_certificate()) for tsk in tsks) + classic)
+        found = find(home, archive, tmp_path / f"alone-{newer.index(one)}")
+        assert "which Newer <n@example.org>" in found.verified
+        assert found.check == "signature"
+    archive.files["/x.rpm"] = with_signatures(package, signed(header + b"x"), classic=False)
+    with pytest.raises(VerificationFailed):
+        find(home, archive, tmp_path / "nobody")
+    assert list((tmp_path / "nobody" / "debuginfo").iterdir()) == []
 
 
 def test_given_rpm(packages: Packages, home: ImageProfile, tmp_path: Path) -> None:
