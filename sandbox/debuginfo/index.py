@@ -33,6 +33,7 @@ _FLAG_PRESENT: Final = 0x19
 _VARIABLE: Final = 0x34
 _SUBPROGRAM: Final = 0x2E
 
+_SHF_COMPRESSED: Final = 0x800
 _TYPES: Final = 1
 _KINDS: Final = {_VARIABLE: 2, _SUBPROGRAM: 3}
 """Symbol kinds of .gdb_index by DWARF tag; all others are types."""
@@ -78,7 +79,7 @@ def _rewritten(gdb_index: Path, names: Path, strings: Path, vmlinux: Path) -> by
 
 def _strings(vmlinux: Path) -> bytes:
     section = elf.read(vmlinux).section(".debug_str")
-    if section is None or section.compressed:
+    if section is None or section.flags & _SHF_COMPRESSED:
         raise Unexpected("its strings are compressed")
     with vmlinux.open("rb") as file:
         file.seek(section.offset)
