@@ -1,11 +1,12 @@
 """What a warm crash costs, beside crash itself in the same container, on the same dump, in one run.
 
-    python benchmarks/session.py [--runs N] [--flood MB] [--starts] VMCORE
+    python benchmarks/session.py [--runs N] [--flood MB] [--starts] [--shipped VMLINUX] VMCORE
 
 The dump is opened with vmbox as it is configured (`$VMBOX_ENGINE` and so on); image and debuginfo are at hand after
-that first time. "one-shot" is `crash vmlinux vmcore` reading one command, in a container of the same image: on a
-vmlinux whose index is hidden, as distributions ship it, and on the prepared one. Ratios are what counts; the case is
-closed in the end.
+that first time. "one-shot" is `crash vmlinux vmcore` reading one command, in a container of the same image: on the
+distribution's vmlinux as it lies in the package (`--shipped`), and on the prepared one. Without `--shipped` that is the
+prepared one with its index hidden, which lacks relocations of debug sections as well and so is a little faster. Ratios
+are what counts; the case is closed in the end.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=11)
     parser.add_argument("--flood", type=int, default=500, metavar="MB")
     parser.add_argument("--starts", action="store_true", help="only cold and warm runs, beside crash by hand")
+    parser.add_argument("--shipped", type=Path, metavar="VMLINUX")
     given = parser.parse_args()
     vmcore: Path = given.vmcore.resolve()
 
@@ -51,7 +53,10 @@ def main() -> None:
     assert case is not None
     try:
         engine = connect(case.endpoint)
-        with tempfile.TemporaryDirectory() as directory, shipped(engine, case, Path(directory)) as container:
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            shipped(engine, case, Path(directory), given.shipped) as container,
+        ):
             as_shipped = statistics.median(
                 seconds(lambda: crash(engine, container, "bt", vmlinux="/shipped/vmlinux")) for _ in range(3)
             )
@@ -148,15 +153,16 @@ def crash(engine: Engine, container: str, lines: str, *, vmlinux: str = VMLINUX)
 
 
 @contextmanager
-def shipped(engine: Engine, case: Case, directory: Path) -> Iterator[str]:
-    """A container of the same image with the same dump, and a vmlinux whose index gdb does not find."""
-    data = case.vmlinux.read_bytes()
-    (directory / "vmlinux").write_bytes(data.replace(b"\0.gdb_index\0", b"\0.xdb_index\0"))
-    directory.chmod(0o755)
+def shipped(engine: Engine, case: Case, directory: Path, vmlinux: Path | None = None) -> Iterator[str]:
+    """A container of the same image with the same dump, and a vmlinux that was not prepared."""
+    if vmlinux is None:
+        vmlinux = directory / "vmlinux"
+        vmlinux.write_bytes(case.vmlinux.read_bytes().replace(b"\0.gdb_index\0", b"\0.xdb_index\0"))
+        directory.chmod(0o755)
     spec = ContainerSpec(
         image=case.image,
         argv=["sleep", "infinity"],
-        binds=[Bind(source=case.dump, target=DUMP), Bind(source=directory, target="/shipped")],
+        binds=[Bind(source=case.dump, target=DUMP), Bind(source=vmlinux.resolve(), target="/shipped/vmlinux")],
         env={"HOME": "/tmp", "TMPDIR": "/tmp"},
         tmpfs=[Tmpfs(target="/tmp", size=1 << 30)],
         workdir="/tmp",
