@@ -235,11 +235,12 @@ def save(of: Subject, output: Path | BinaryIO, wishes: Wishes, reporter: Reporte
     return ref
 
 
-def load_archive(archive: Path, engine_name: str | None, reporter: Reporter = QUIET) -> list[str]:
-    """Takes in what `save` wrote; returns what the engine calls it."""
-    if not archive.is_file():
+def load_archive(archive: Path | BinaryIO, engine_name: str | None, reporter: Reporter = QUIET) -> list[str]:
+    """Takes in what `save` wrote, a file or a stream of it; returns what the engine calls it."""
+    if isinstance(archive, Path) and not archive.is_file():
         raise VmboxError(f"{archive}: no such file", hint="it is what vmbox image save wrote")
-    with closing(connect(engine_name)) as engine, reporter.step(f"Loading {archive.name}"):
+    name = archive.name if isinstance(archive, Path) else "what comes in"
+    with closing(connect(engine_name)) as engine, reporter.step(f"Loading {name}"):
         try:
             return engine.load(archive)
         except EngineFailed as error:

@@ -137,14 +137,18 @@ def save(
 
 @command(group=group)
 def load(
-    archive: Annotated[Path, typer.Argument(metavar="FILE", help="What vmbox image save wrote.", show_default=False)],
+    archive: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="What vmbox image save wrote; - is standard input.", show_default=False),
+    ],
     engine: EngineName = None,
     quiet: Quiet = False,
 ) -> None:
     """Take in an archive. Dumps of the kernels in it are opened without any network from then on."""
     from sandbox.shipping import load_archive
 
-    for ref in load_archive(archive, engine, render.reporter(quiet=quiet)):
+    source = sys.stdin.buffer if str(archive) == "-" else archive
+    for ref in load_archive(source, engine, render.reporter(quiet=quiet)):
         typer.echo(ref)
 
 

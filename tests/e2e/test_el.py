@@ -27,7 +27,7 @@ from e2e.conftest import Dumps
 from engines import EngineUnderTest
 from registries import registry
 from sandbox import image, profiles
-from sandbox.engine import Engine
+from sandbox.engine import ContainerSpec, Engine
 from standins import Disguise
 from vendors import Vendor
 
@@ -307,3 +307,24 @@ def test_a_package_that_somebody_else_signed_is_not_installed(world: World, tmp_
     assert [one.returncode for one in both] == [0, 0], said
     assert said[0][0] == said[1][0]
     assert sum(b"Building image el8" in stderr for _, stderr in said) == 1
+
+
+@pytest.mark.on_demand("FAMILIES")
+def test_rootless_podman_makes_it_as_well(world: World, podman_rootless: EngineUnderTest) -> None:
+    config = podman_rootless.directory()
+    shutil.copytree(Path(world.env["VMBOX_CONFIG_DIR"]) / "images", config / "images")
+    subprocess.run(["chmod", "-R", "a+rX", str(config)], check=True)
+    env = {**podman_rootless.env, "VMBOX_MIRRORS": world.env["VMBOX_MIRRORS"], "VMBOX_CONFIG_DIR": str(config)}
+    engine = podman_rootless.engine
+    forget(engine)
+    try:
+        command = [*podman_rootless.vmbox, "image", "build", "el8"]
+        done = subprocess.run(command, env=env, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=900)
+        assert done.returncode == 0, done.stderr.decode()
+        spec = ContainerSpec(image=done.stdout.decode().strip(), argv=["sh", "-c", "rpm -q crash && crash --version"])
+        said = b"".join(engine.run(spec)).decode()
+        assert "crash-8.0.2-1.x86_64" in said
+        assert "crash 8.0.2" in said
+    finally:
+        forget(engine)
+        (Path(env["VMBOX_CACHE_DIR"]) / "rootfs" / "el8.tar").unlink(missing_ok=True)

@@ -54,10 +54,10 @@ def test_the_engines_own_credentials(engine: EngineUnderTest, tmp_path: Path) ->
     (config / "images").mkdir()
     (config / "images" / "tiny.toml").write_text(TINY)
 
-    def vmbox(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[bytes]:
+    def vmbox(*arguments: str, status: int = 0, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         env = {**engine.env, "VMBOX_CONFIG_DIR": str(config)}
         command = [*engine.vmbox, "image", *arguments]
-        done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=300)
+        done = subprocess.run(command, env=env, input=stdin, capture_output=True, check=False, timeout=300)
         assert done.returncode == status, (command, done.stdout, done.stderr.decode())
         return done
 
@@ -76,6 +76,10 @@ def test_the_engines_own_credentials(engine: EngineUnderTest, tmp_path: Path) ->
             refused = vmbox("pull", "tiny", "--registry", f"{address}/vmbox", status=30).stderr.decode()
             assert f"docker login {address}, or podman login {address}" in refused
             assert "vmbox image push" not in refused
+            # Through a pipe, to a host that no registry reaches.
+            saved = vmbox("save", "tiny", "-o", "-").stdout
+            engine.engine.remove_image(ref)
+            assert vmbox("load", "-", stdin=saved).stdout.decode().strip() == ref
         finally:
             engine.engine.remove_image(ref)
 
