@@ -32,7 +32,7 @@ from sandbox.errors import (
 )
 from sandbox.locks import held, locked
 from sandbox.profiles import Bootstrap, ImageProfile, digests, load
-from sandbox.progress import QUIET, Reporter
+from sandbox.progress import QUIET, Reporter, Step
 
 LABEL: Final = "vmbox.image"
 """Carried by every image vmbox makes; the value is the profile's name."""
@@ -244,7 +244,7 @@ def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: ImageProfile, 
             with scratch_directory() as directory:
                 tar = directory / "rootfs.tar"
                 if how.tool == "dnf":
-                    _with_dnf(how, tar, engine, profile, reporter)
+                    _with_dnf(tar, engine, profile, reporter, step)
                 else:
                     bootstrap.make_rootfs(how, tar, step, architecture=_architecture(profile))
                 kept.parent.mkdir(exist_ok=True)
@@ -275,9 +275,10 @@ def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
     return build(recipe, engine, base=lambda: ensure_base(tools, engine, reporter), reporter=reporter)
 
 
-def _with_dnf(how: Bootstrap, tar: Path, engine: Engine, profile: ImageProfile, reporter: Reporter) -> None:
+def _with_dnf(tar: Path, engine: Engine, profile: ImageProfile, reporter: Reporter, step: Step) -> None:
     """A root file system of RPM packages, made by dnf in a container."""
-    if not how.packages:
+    how = profile.base.bootstrap
+    if how is None or not how.packages:
         raise BaseImageUnavailable(f"{profile.title} does not say how it is bootstrapped", hint="connect to a registry")
     sources = containerfile.package_sources(profile)
     spec = ContainerSpec(
@@ -295,7 +296,8 @@ def _with_dnf(how: Bootstrap, tar: Path, engine: Engine, profile: ImageProfile, 
     )
     try:
         with tar.open("wb") as file:
-            for piece in engine.run(spec):
+            # What dnf prints goes there, for the root file system comes out of stdout.
+            for piece in engine.run(spec, hear=lambda said: _say_last(step, said)):
                 file.write(piece)
     except EngineFailed as error:
         raise BaseImageUnavailable(
@@ -303,6 +305,13 @@ def _with_dnf(how: Bootstrap, tar: Path, engine: Engine, profile: ImageProfile, 
             hint="can its repositories be reached? name mirrors of them in $VMBOX_MIRRORS",
             detail=error.detail or error.message,
         ) from error
+
+
+def _say_last(step: Step, said: bytes) -> None:
+    """Of several lines that came together, the newest."""
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    if lines:
+        step.say(lines[-1])
 
 
 @contextmanager

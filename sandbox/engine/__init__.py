@@ -6,7 +6,7 @@ the engines stays inside them. Nothing outside this package asks which engine it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -215,9 +215,11 @@ class Engine(Protocol):
 
     def start(self, spec: ContainerSpec) -> Container: ...
 
-    def run(self, spec: ContainerSpec) -> Iterator[bytes]:
-        """Starts, yields stdout in pieces as it comes, removes. Raises `EngineFailed` with the last lines of stderr
-        (and exit status) when the process fails. The container is removed also when the iterator is closed early.
+    def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
+        """Starts, yields stdout in pieces as it comes, removes. `hear` gets stderr as it comes.
+
+        Raises `EngineFailed` with the last lines of stderr (and exit status) when the process fails. The container is
+        removed also when the iterator is closed early.
         """
 
     def container(self, ident: str) -> Container | None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -251,13 +251,14 @@ class DockerEngine:
         with self._asking(f"start {spec.argv[0]} in {spec.image}"):
             self._api.start(ident)
 
-    def run(self, spec: ContainerSpec) -> Iterator[bytes]:
+    def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         ident = self._create(owner.owned(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident),
             start=lambda: self._start(ident, spec),
             remove=lambda: self.remove(ident),
+            hear=hear,
         )
 
     def _attach(self, ident: str) -> ExecStream:

@@ -47,6 +47,8 @@ class ExecStream:
         self._kind = 0
         self._left = 0
         self._errors = bytearray()
+        self.hear: Callable[[bytes], None] | None = None
+        """Gets what comes on stderr as it comes."""
         sock.settimeout(None)
         if sock.family in {socket.AF_INET, socket.AF_INET6}:
             _keep_alive(sock)
@@ -74,6 +76,8 @@ class ExecStream:
             self._left -= len(piece)
             if self._kind != _STDERR:
                 return piece
+            if self.hear is not None:
+                self.hear(piece)
             self._errors += piece
             del self._errors[:-_KEPT_ERRORS]
         return b""
@@ -153,13 +157,19 @@ def _keep_alive(sock: socket.socket) -> None:
 
 
 def run_attached(
-    spec: ContainerSpec, *, attach: Callable[[], ExecStream], start: Callable[[], None], remove: Callable[[], None]
+    spec: ContainerSpec,
+    *,
+    attach: Callable[[], ExecStream],
+    start: Callable[[], None],
+    remove: Callable[[], None],
+    hear: Callable[[bytes], None] | None = None,
 ) -> Iterator[bytes]:
     """What `Engine.run` does once the container is created. Attached before it starts, so that nothing is missed;
     not read from the log, which is text on both engines and would damage binary output.
     """
     try:
         with attach() as stream:
+            stream.hear = hear
             start()
             while piece := stream.read():
                 yield piece

@@ -11,7 +11,7 @@ import json
 import os
 import time
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -255,13 +255,14 @@ class PodmanEngine:
         with self._asking(f"start {spec.argv[0]} in {spec.image}"):
             self._call("post", f"/containers/{ident}/start")
 
-    def run(self, spec: ContainerSpec) -> Iterator[bytes]:
+    def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         ident = self._create(owner.owned(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident, spec),
             start=lambda: self._start(ident, spec),
             remove=lambda: self.remove(ident),
+            hear=hear,
         )
 
     def _attach(self, ident: str, spec: ContainerSpec) -> ExecStream:

@@ -180,6 +180,15 @@ def test_run_streams(api: Engine, base: str) -> None:
     assert arrivals[-1] - arrivals[0] > 0.8
 
 
+def test_run_tells_of_errors_as_they_come(api: Engine, base: str) -> None:
+    heard: list[tuple[float, bytes]] = []
+    script = "echo one >&2; sleep 1; echo two >&2; sleep 1; echo out"
+    said = b"".join(api.run(spec(base, script), hear=lambda piece: heard.append((time.monotonic(), piece))))
+    assert said == b"out\n"
+    assert b"".join(piece for _, piece in heard) == b"one\ntwo\n"
+    assert heard[-1][0] - heard[0][0] > 0.5
+
+
 def test_run_fails_with_what_was_said(api: Engine, base: str) -> None:
     pieces = api.run(spec(base, "echo out; sleep 0.2; echo context >&2; echo the reason >&2; exit 3"))
     assert next(pieces) == b"out\n"
