@@ -1,0 +1,73 @@
+"""What debuginfo costs: bytes fetched of the package, peak memory, disk, and the seconds that preparing it takes.
+
+    python -m benchmarks.debuginfo [--engine NAME|URL] --release RELEASE --utsname-version VERSION
+
+Of a Debian kernel, into an empty cache, through a forwarder on loopback that counts. Preparing is done again on a copy
+without its index, in the container where it is always done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.first_bt import ARCHIVES, forwarder
+from sandbox import image, paths
+from sandbox.debuginfo.prepare import prepare
+from sandbox.engine import connect
+from sandbox.progress import QUIET
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine")
+    parser.add_argument("--release", required=True, help="as uname -r prints it")
+    parser.add_argument("--utsname-version", required=True, help="as uname -v prints it")
+    given = parser.parse_args()
+    scratch = paths.cache_dir() / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with (
+        contextlib.closing(connect(given.engine)) as engine,
+        forwarder() as through,
+        tempfile.TemporaryDirectory(dir=scratch) as own,
+    ):
+        Path(own).chmod(0o755)  # containers read what is in it
+        words = [f"{archive}={through.url}/{number}" for number, archive in enumerate(ARCHIVES)]
+        env = {**os.environ, "VMBOX_CACHE_DIR": own, "VMBOX_MIRRORS": " ".join(words)}
+        env["VMBOX_ENGINE"] = engine.info().endpoint
+        words = ["--release", given.release, "--utsname-version", given.utsname_version, "--json"]
+        command = [sys.executable, "-c", "from sandbox.entry import main; main()", "debuginfo", "fetch", *words]
+        began = time.monotonic()
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
+            said = process.stdout.read()
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - began
+        if process.returncode:
+            sys.exit(f"vmbox failed: {process.returncode}")
+        vmlinux = Path(json.loads(said)["debuginfo"]["vmlinux"])
+        about = json.loads((vmlinux.parent / "about.json").read_text())
+        print(f"{about['package']}: {about['verified']}")
+        print(
+            f"fetched {through.sent / 1e6:.0f} MB of {about['size'] / 1e6:.0f} MB, {through.sent / about['size']:.3f}"
+        )
+        print(f"{seconds:.1f} s, peak {used.ru_maxrss / 1e3:.0f} MB, kept {vmlinux.stat().st_size / 1e6:.0f} MB")
+        with tempfile.TemporaryDirectory(dir=scratch) as again:
+            Path(again).chmod(0o777)  # the container writes into it
+            bare = Path(again) / "vmlinux"
+            subprocess.run(["objcopy", "--remove-section=.gdb_index", vmlinux, bare], check=True)
+            began = time.monotonic()
+            assert prepare(Path(again), image.indexer(engine), QUIET)
+            print(f"prepared in {time.monotonic() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
