@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from sandbox.errors import DebuginfoError, NoSpace
+from sandbox.model import Case
 from sandbox.progress import Reporter
 from sandbox.session import Session
 
@@ -38,13 +39,26 @@ def loaded(session: Session) -> frozenset[str]:
 def fetch_for(command: str, session: Session, reporter: Reporter) -> None:
     """Fetches what `command` needs, if it needs anything. What cannot be had is said, and crash says the rest."""
     names = wanted(command)
-    if names is None or not session.case.vmlinux.exists():
-        # In a self-contained image they are there or not; nothing can be added to it.
-        return
+    if names is not None and lacking(session.case, names):
+        fetch(session.case, names or loaded(session), reporter)
+
+
+def lacking(case: Case, names: frozenset[str]) -> bool:
+    """Whether debug files of `names` (none: all that were loaded, which may be many) could be fetched and are not here.
+
+    In a self-contained image they are there or not; nothing can be added to it.
+    """
+    from sandbox.debuginfo.modules import spelled, those_in
+
+    return case.vmlinux.exists() and not (names and spelled(names) <= those_in(case.vmlinux.parent))
+
+
+def fetch(case: Case, names: frozenset[str], reporter: Reporter) -> None:
+    """Fetches the debug files of modules into a case."""
     from sandbox.debuginfo.modules import fetch_modules
 
     try:
-        got = fetch_modules(session.case.vmlinux, names or loaded(session), reporter)
+        got = fetch_modules(case.vmlinux, names, reporter)
     except (DebuginfoError, NoSpace) as error:
         reporter.notice(f"debug files of modules could not be fetched: {error.message}")
         return

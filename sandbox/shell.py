@@ -168,15 +168,19 @@ def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporte
 
     def load(line: str) -> None:
         names = loading.wanted(line)
-        if names is None:
+        if names is None or not loading.lacking(case, names):
             return
         with terminal.ours():
-            print(flush=True)  # noqa: T201 - the line that was typed stays as it is
             try:
-                with Session(case, reporter) as session:
-                    if not names:
-                        session.start()  # the warm crash knows which modules there are
-                    loading.fetch_for(line, session, reporter)
+                if not names:
+                    # The warm crash knows which modules there are.
+                    with Session(case) as session:
+                        session.start()
+                        names = loading.loaded(session)
+                    if not loading.lacking(case, names):
+                        return
+                print(flush=True)  # noqa: T201 - the line that was typed stays as it is
+                loading.fetch(case, names, reporter)
             except VmboxError as error:
                 reporter.notice(f"debug files of modules could not be fetched: {error.message}")
             except KeyboardInterrupt:

@@ -47,10 +47,20 @@ def module_name(path: str) -> str | None:
     return None if found is None else found[1].replace("-", "_")
 
 
+def spelled(names: Iterable[str]) -> frozenset[str]:
+    """Names of modules as the kernel has them, whatever those of their files are."""
+    return frozenset(name.replace("-", "_") for name in names)
+
+
 def present(entry: Entry) -> frozenset[str]:
     """Names of the modules whose debug files are here."""
+    return those_in(entry.directory)
+
+
+def those_in(directory: Path) -> frozenset[str]:
+    """The same of the directory that vmlinux is in."""
     try:
-        names = [module_name(path.name) for path in (entry.directory / "modules").iterdir()]
+        names = [module_name(path.name) for path in (directory / "modules").iterdir()]
     except OSError:
         return frozenset()
     return frozenset(name for name in names if name is not None)
@@ -66,7 +76,7 @@ def fetch_modules(vmlinux: Path, names: Iterable[str], reporter: Reporter = QUIE
     entry = store.find(vmlinux.parent.name)
     if entry is None:
         raise DebuginfoNotFound(f"{vmlinux} is not in the cache any more", hint="close the case and open it again")
-    wanted = {name.replace("-", "_") for name in names}
+    wanted = set(spelled(names))
     if wanted <= present(entry):
         return Modules(fetched=(), missing=())
     with store.locked(f"{vmlinux.parent.name}-modules", reporter):
