@@ -35,7 +35,7 @@ class Tried:
         return DebuginfoNotFound(message or f"no debuginfo of kernel {self._release} was found", detail=detail)
 
 
-_LINES: Final = 6
+_LINES: Final = 12
 """Of what a program said, the last ones."""
 
 
