@@ -222,6 +222,8 @@ def test_a_timeout_is_the_commands_and_the_others_are_answered(vmbox, own_dump: 
 
 
 def test_a_flood_is_streamed_in_little_memory(engine: EngineUnderTest, own_dump: Path) -> None:
+    # Opening a case takes more than that.
+    engine.run("run", str(own_dump), "--", "p 1")
     size = 100 << 20
     flood = f"!yes 0123456789abcdef0123456789abcdef | head -c {size}"
     for options in ([], ["--json"]):
