@@ -183,4 +183,6 @@ def _grouped(table: Index) -> None:
     )
     for row in table.rows:
         if row.problem is not None:
-            render.note(f"vmbox: {render.visible(f'{row.dump}: {row.problem}')}")
+            # Most say whose they are.
+            said = row.problem if row.problem.startswith(row.dump) else f"{row.dump}: {row.problem}"
+            render.note(f"vmbox: {render.visible(said)}")
