@@ -129,6 +129,8 @@ def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str
         "--variant=minbase",
         "--format=tar",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
+        # dash before 0.5.11 puts a link there when it is set up, and fails without the directory.
+        '--setup-hook=mkdir -p "$1/usr/share/man/man1"',
         *(f"--aptopt={setting.removesuffix(';')}" for setting in apt_settings()),
         *([f"--keyring={how.keyring}"] if how.keyring else ()),
         *([f"--architectures={architecture}"] if architecture else ()),

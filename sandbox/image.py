@@ -109,7 +109,7 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
             try:
                 _bootstrap(profile.base.bootstrap, bootstrapped, engine, profile, reporter)
             except BaseImageUnavailable as error:
-                failures.append(f"{profile.base.bootstrap.tool}: {error.message}")
+                failures += [f"{profile.base.bootstrap.tool}: {error.message}", *(error.detail or "").splitlines()]
                 hint = error.hint
             else:
                 return bootstrapped

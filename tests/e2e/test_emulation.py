@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(os.uname().machine == "aarch64", reason="nothing
 
 @pytest.fixture
 def dump(docker_engine: EngineUnderTest) -> Path:
-    directory = engines.cache_root() / "dumps" / "6.1-aarch64"
+    directory = engines.cache_root() / "dumps" / "6.1-aarch64-one"
     if not (directory / "vmcore").exists():
         directory.mkdir(parents=True, exist_ok=True)
         aarch64.make_vmcore(docker_engine.engine, directory)
@@ -65,12 +65,15 @@ def test_backtrace_of_aarch64(docker_engine: EngineUnderTest, dump: Path) -> Non
     facts = json.loads(docker_engine.run("info", str(dump), "--json").stdout)
     assert facts["arch"] == "aarch64"
     try:
-        done = docker_engine.run("run", str(dump), "--", "bt", "--", "sys", "--", "!uname -m", timeout=1500)
+        done = docker_engine.run(
+            "run", str(dump), "--", "bt", "--", "bt 2", "--", "sys", "--", "!uname -m", timeout=1500
+        )
         assert done.returncode == 0, done.stderr.decode()
         (case,) = (one for one in json.loads(docker_engine.run("list", "--json").stdout) if one["dump"] == str(dump))
     finally:
         docker_engine.run("close", str(dump))
     assert b"sysrq_handle_crash" in done.stdout
+    assert b" kthreadd at " in done.stdout
     assert b"MACHINE: aarch64" in done.stdout
     assert b"\naarch64\n" in done.stdout
     assert case["profile"] == "latest-aarch64"
