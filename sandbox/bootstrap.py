@@ -123,14 +123,14 @@ def repositories(image: ImageRecipe, keys: str = "/etc/vmbox/vmbox.asc") -> str:
 
 def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str]:
     # What a slim image leaves out: nobody reads manuals in a case.
-    left_out = ("doc", "man", "info", "locale", "lintian")
+    left_out = ("doc", "info", "locale", "lintian")
     return [
         "mmdebstrap",
         "--variant=minbase",
         "--format=tar",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
-        # dash before 0.5.11 puts a link there when it is set up, and fails without the directory.
-        '--setup-hook=mkdir -p "$1/usr/share/man/man1"',
+        # Afterwards: the dash of older suites fails where its manual is not.
+        '--customize-hook=rm -rf "$1"/usr/share/man/*',
         *(f"--aptopt={setting.removesuffix(';')}" for setting in apt_settings()),
         *([f"--keyring={how.keyring}"] if how.keyring else ()),
         *([f"--architectures={architecture}"] if architecture else ()),
