@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandbox import render
+from sandbox import paths, render
 from sandbox.cli import completion
 from sandbox.cli.application import command
 from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet
-from sandbox.errors import VmboxError
+from sandbox.errors import CaseNotFound, VmboxError
 
 if TYPE_CHECKING:
     from sandbox.commands import Manner
+    from sandbox.model import Case
     from sandbox.opening import Wishes
     from sandbox.progress import Reporter
 
@@ -172,16 +173,36 @@ def list_cases(json: Json = False) -> None:
 @command()
 def close(
     what: Annotated[
-        str | None, typer.Argument(metavar="VMCORE|CASE", show_default=False, autocompletion=completion.cases)
+        list[str] | None, typer.Argument(metavar="VMCORE|CASE…", show_default=False, autocompletion=completion.cases)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Close all cases.")] = False,
 ) -> None:
-    """Close the case of a dump: its container is removed, nothing is left behind."""
-    from sandbox.case import close as end
-    from sandbox.ledger import matching, open_cases as found
+    """Close the cases of dumps: their containers are removed, nothing is left behind.
 
-    if (what is None) != everything:
-        raise typer.BadParameter("give a dump, a case, or --all")
-    for case in found() if what is None else matching(what):
+    What an archive was unpacked to goes as well, also when the case has ended by itself.
+    """
+    from sandbox import ledger
+    from sandbox.case import close as end
+    from sandbox.dump.unpacking import forget, unpacked_path
+
+    if bool(what) == everything:
+        raise typer.BadParameter("give dumps, cases, or --all")
+    copies = paths.cache_dir() / "dumps"
+    # All of them are looked up before the first is closed: a slip in the last one closes none.
+    ended: list[Path] = []
+    found: dict[str, Case] = {}
+    for one in what or ():
+        try:
+            found |= {case.id: case for case in ledger.matching(one)}
+        except CaseNotFound:
+            if not Path(one).exists() or not unpacked_path(Path(one), copies).is_file():
+                raise
+            ended.append(Path(one))
+    for case in ledger.open_cases() if everything else found.values():
         end(case)
         render.note(f"closed {case.id} ({case.dump})")
+        if not case.elsewhere:
+            ended.append(case.dump)
+    for dump in dict.fromkeys(ended):
+        if ledger.find(dump) is None and forget(dump, copies):
+            render.note(f"removed what {dump.name} was unpacked to")

@@ -72,6 +72,18 @@ def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
     return target
 
 
+def forget(path: Path, into: Path) -> bool:
+    """Removes what `unpack` made of the dump at `path`; whether there was any. Never touches `path` itself."""
+    try:
+        copy = unpacked_path(path, into)
+        copy.unlink()
+    except OSError:  # the dump or the copy is gone, and with the dump the copy's name
+        return False
+    with suppress(OSError):
+        copy.parent.rmdir()
+    return True
+
+
 def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
     with (
         FileSource(vmcore.path) as source,

@@ -151,7 +151,7 @@ def test_migration_stream(by_qemu: Path) -> None:
     """What `virsh save`, savevm and a migration to a file hold: named, with what the kernel says of itself in it."""
     found, reference = identify(by_qemu / "migration"), identify(by_qemu / "vmcore")
     assert found.format == "qemu-migration"
-    for field in ("release", "build_id", "arch", "page_size"):
+    for field in ("release", "utsname_version", "build_id", "arch", "page_size", "panic", "cause"):
         assert getattr(found, field) == getattr(reference, field), field
         assert getattr(found, field) is not None, field
     with pytest.raises(DumpUnreadable, match="qemu-migration file is not read here"):

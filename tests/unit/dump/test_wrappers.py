@@ -11,10 +11,12 @@ from pathlib import Path
 
 import dump_writer
 import pytest
+from typer.testing import CliRunner
 
+from sandbox.cli import app
 from sandbox.dump import identify, is_plain, read_log, unpack, wrappers, zstandard
 from sandbox.dump.streams import PeekSource
-from sandbox.errors import DumpDamaged, DumpUnreadable, NoSpace, NotADump
+from sandbox.errors import CaseNotFound, DumpDamaged, DumpUnreadable, NoSpace, NotADump
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 DUMP = FIXTURE.read_bytes()
@@ -110,6 +112,21 @@ def test_seen_through_and_unpacked(tmp_path, name):
 def test_plain_dump_is_left_where_it_is(tmp_path):
     assert unpack(identify(FIXTURE), tmp_path) == FIXTURE
     assert list(tmp_path.iterdir()) == []
+
+
+def test_closing_takes_the_unpacked_copy_away(tmp_path, monkeypatch):
+    """Also when no case is open any more: it is a customer's memory."""
+    for name in ("cache", "runtime", "state"):
+        monkeypatch.setenv(f"VMBOX_{name.upper()}_DIR", str(tmp_path / name))
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress(DUMP, 1))
+    original = path.read_bytes()
+    copy = unpack(identify(path), tmp_path / "cache" / "dumps")
+    closed = CliRunner().invoke(app, ["close", str(path)])
+    assert (closed.exit_code, "removed what vmcore.gz was unpacked to" in closed.stderr) == (0, True)
+    assert not copy.parent.exists()
+    assert path.read_bytes() == original
+    assert CliRunner().invoke(app, ["close", str(path)]).exit_code == CaseNotFound.exit_code
 
 
 def test_zstd(tmp_path):
