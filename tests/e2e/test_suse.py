@@ -38,7 +38,7 @@ def publish(archive: Archive, package: Path, at: str) -> None:
     shutil.rmtree(directory)
 
 
-@pytest.mark.on_demand
+@pytest.mark.on_demand("FAMILIES")
 def test_backtrace_of_a_kernel_in_two_packages(
     docker_engine: EngineUnderTest, dumps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
