@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sandbox.debuginfo import slim
 from sandbox.debuginfo.archive import deb_data, tar_members
@@ -195,6 +196,15 @@ def speak(engine: Engine, image: str, vmlinux: Path, dump: Path, *, commands: Se
         banner=banner,
         seconds=seconds,
     )
+
+
+OF_GDB_16: Final = frozenset({"p linux_banner"})
+"""Answers that an index changes in the gdb of crash 9.
+
+Several units have linux_banner, and in some it has no length. Without an index gdb 10, of crash 8, takes the last unit
+and gdb 16, of crash 9, another one: one order of units cannot be that of both. That of the index is gdb 10's, so crash
+9 prints linux_banner as its definition has it, with a length, where without an index it prints an address first.
+"""
 
 
 def differences(before: Spoken, after: Spoken) -> dict[str, tuple[bytes, bytes]]:
