@@ -76,7 +76,7 @@ def make_vmcore(engine: Engine, directory: Path) -> Path:
     if engine.image(ref) is None:
         base = image.ensure_base(profile, engine)
         context = io.BytesIO(archives.tar(files))
-        list(engine.build(context, ref, labels={"vmbox.test": "aarch64"}, args={"BASE": base}))
+        list(engine.build(context, ref, labels={"vmbox.standin": "aarch64"}, args={"BASE": base}))
     spec = ContainerSpec(
         image=ref,
         argv=["sh", "-c", BOOT],

@@ -58,7 +58,7 @@ RUN rm -rf /etc/apt /var/lib/apt /var/cache/apt /usr/libexec/vmbox \\
 
 def stand_in(engine: Engine, debian: str, manager: str) -> str:
     """An image of a Debian that plays an Enterprise Linux whose package manager is called `manager`."""
-    ref = f"localhost/vmbox-test/{manager}-on-{debian}:1"
+    ref = f"localhost/vmbox-test/{manager}-on-{debian}:2"
     if engine.image(ref) is None:
         profile = profiles.by_name(debian)
         # The tool that vmbox makes bases with is a Debian with dnf: for Debian 12 it is the very same image.
@@ -70,7 +70,7 @@ def stand_in(engine: Engine, debian: str, manager: str) -> str:
         )
         base = image.build(recipe, engine, base=lambda: image.ensure_base(profile, engine))
         context = io.BytesIO(archives.tar({"Containerfile": STAND_IN.encode()}))
-        list(engine.build(context, ref, labels={"vmbox.test": ref}, args={"BASE": base, "MANAGER": manager}))
+        list(engine.build(context, ref, labels={"vmbox.standin": ref}, args={"BASE": base, "MANAGER": manager}))
     return ref
 
 

@@ -224,6 +224,9 @@ def world(
         yield made
         made.run("close", "--all")
         forget(engine)
+        for tag in [tag for one in engine.images({"vmbox.standin": ""}) for tag in one.tags]:
+            if tag.startswith("127.0.0.1:"):
+                engine.remove_image(tag)
 
 
 def forget(engine: Engine, *names: str) -> None:
