@@ -6,6 +6,7 @@ only QEMU's migration streams and libvirt's saves were tried; each field is chec
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -88,7 +89,8 @@ def _take_utsname(found: Remnants, piece: bytes) -> None:
     while at >= 0:
         fields = [_text(piece[at + n * _UTS_FIELD : at + (n + 1) * _UTS_FIELD]) for n in (2, 3)]
         match fields:
-            case [str(release), str(version)] if release[:1].isdigit() and version.startswith("#"):
+            # A placeholder of the build has everything but the number.
+            case [str(release), str(version)] if release[:1].isdigit() and re.match(r"#\d", version):
                 found.release, found.utsname_version = release, version
                 return
         at = piece.find(_SYSNAME, at + 1)
