@@ -52,8 +52,6 @@ def test_modules_appear_in_the_running_case(docker_engine: EngineUnderTest, dock
     assert len(list((Path(case["vmlinux"]).parent / "modules").iterdir())) == len(names)
 
 
-# Not seen to pass yet, and it is to be found out whether it or the fetching is at fault.
-@pytest.mark.on_demand("PROMPT")
 def test_modules_are_fetched_for_the_prompt(docker_engine: EngineUnderTest, docker_dump: Path) -> None:
     opened = docker_engine.run("run", str(docker_dump), "--", "mod")
     names = re.findall(r"(?m)^[0-9a-f]{16}\s+(\S+)", opened.stdout.decode())
