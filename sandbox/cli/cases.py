@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -204,5 +205,6 @@ def close(
         if not case.elsewhere:
             ended.append(case.dump)
     for dump in dict.fromkeys(ended):
-        if ledger.find(dump) is None and forget(dump, copies):
+        # A dump that is gone, or cannot be looked at any more, has no name for a copy either.
+        if os.access(dump, os.F_OK) and ledger.find(dump) is None and forget(dump, copies):
             render.note(f"removed what {dump.name} was unpacked to")

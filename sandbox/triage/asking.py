@@ -37,6 +37,8 @@ COMMANDS: Final = (
     "mach",
 )
 
+STACKS: Final = frozenset({"bt -l", "bt -a", "foreach UN bt"})
+
 PARTS: Final[Mapping[str, str]] = {
     "backtrace": "bt -l",
     "cpus": "bt -a",
@@ -73,7 +75,7 @@ class Answers:
     runs: tuple[CommandRun, ...]
     """As they are shown: long output cut."""
     texts: Mapping[str, str]
-    """Whole, for each command that was answered."""
+    """Whole, for each command that was answered; of stacks also what came with an error, which is of one of them."""
     mode: str
     case: Mapping[str, str]
     """profile, engine, proof."""
@@ -107,6 +109,11 @@ def _first_complaint(run: CommandRun) -> str:
     return next((line for line in lines if line.startswith(f"{word}: ")), lines[-1] if lines else "nothing")
 
 
+def _tells(command: str, status: str) -> bool:
+    # "bt: cannot transition from exception stack to current process stack" is of one CPU; the others' follow.
+    return status == "ok" or (status == "error" and command in STACKS)
+
+
 def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
 
@@ -126,7 +133,7 @@ def ask(
             for run, text in _each(session, commands, mode, timeout):
                 runs.append(run)
                 step.advance(1)
-                if run.status == "ok":
+                if _tells(run.command, run.status):
                     texts[run.command] = text
     finally:
         session.close()
@@ -157,7 +164,7 @@ def answers_of(found: Mapping[str, Text], *, case: Mapping[str, str]) -> Answers
     for command in COMMANDS:
         one = found.get(command, missing)
         runs.append(CommandRun(command=command, status=one.status, seconds=0.0, output=one.output))
-    texts = {command: one.output for command, one in found.items() if one.status == "ok"}
+    texts = {command: one.output for command, one in found.items() if _tells(command, one.status)}
     return Answers(runs=fitting(runs), texts=texts, mode="", case=case)
 
 

@@ -54,9 +54,14 @@ def read(vmcore: Vmcore, answers: Answers | None, problem: VmboxError | None = N
     log = _log(vmcore, texts)
     system = tables.system(texts.get("sys", ""))
     panicking = _panicking(texts)
+    cpus = backtrace.parse(texts.get("bt -a", ""))
     blocked = backtrace.parse(texts.get("foreach UN bt", ""))
     tasks = tables.tasks(texts.get("ps", ""), texts.get("ps -m", ""), texts.get("ps -t", ""), tick=_tick(vmcore, texts))
     missing = _missing(answers, problem)
+    for part, stacks in {"backtrace": panicking, "cpus": cpus, "blocked": blocked}.items():
+        if stacks:
+            # A complaint is of one stack, and stands with it.
+            missing.pop(part, None)
     if log:
         # The dump's own log is read without crash.
         missing.pop("log", None)
@@ -78,7 +83,7 @@ def read(vmcore: Vmcore, answers: Answers | None, problem: VmboxError | None = N
             cause=vmcore.cause, backtrace=_guilty(vmcore, panicking, blocked, log), log=log, panic=vmcore.panic
         ),
         backtrace=panicking,
-        cpus=backtrace.parse(texts.get("bt -a", "")),
+        cpus=cpus,
         blocked=blocked[:_LONGEST],
         load=_load(system),
         memory=memory.totals(texts.get("kmem -i", ""), vmcore.page_size or 4096),

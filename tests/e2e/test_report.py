@@ -43,6 +43,7 @@ def test_json_is_as_published(vmbox, own_dump: Path) -> None:
     assert report["log_lines"] > 100
     # What crash answers of the kernel that has no network and no disks is no part that is missing.
     assert set(report["missing"]) <= {"interrupts", "disks", "slab", "run_queues"}, report["missing"]
+    assert any(frame["function"] == "sysrq_handle_crash" for cpu in report["cpus"] for frame in cpu["frames"])
     assert all(report["missing"].values())
 
 

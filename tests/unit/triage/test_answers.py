@@ -15,7 +15,7 @@ import schema_of
 from sandbox.errors import DebuginfoNotFound
 from sandbox.model import Vmcore
 from sandbox.triage import backtrace, documents, memory, page, signature, tables
-from sandbox.triage.asking import Answers, fitting, reason
+from sandbox.triage.asking import Answers, Text, answers_of, fitting, reason
 from sandbox.triage.comparison import compare
 from sandbox.triage.making import read
 from sandbox.triage.report import CommandRun
@@ -216,6 +216,22 @@ def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: Answers) -> Non
     assert "Only so many different ones are shown" in html
     few = page._alike(backtrace.parse(BT + "".join(idle.replace("CPU: 0", f"CPU: {n}") for n in (1, 2, 3, 7))))
     assert [whose for whose, _ in few] == ["CPU 0: init (PID 1)", "4 CPUs alike (1-3, 7): swapper"]
+
+
+def test_one_stack_that_crash_cannot_walk_hides_no_other(vmcore: Vmcore, answers: Answers) -> None:
+    """Of a real dump: the NMI that stops the other CPUs came while one of them took a page fault."""
+    lost = (
+        'PID: 102      TASK: ff1d8c222ff120c0  CPU: 0    COMMAND: "sh"\n'
+        " #0 [fffffe000000dea8] crash_nmi_callback at ffffffff9966058c\n"
+        "bt: cannot transition from exception stack to current process stack:\n"
+        "    exception stack pointer: fffffe000000dea8\n\n"
+    )
+    told = answers_of({"bt -a": Text(status="error", output=lost + BT)}, case={})
+    report = read(vmcore, told)
+    assert [(stack.cpu, stack.pid) for stack in report.cpus] == [(0, 102), (0, 1)]
+    assert "cannot transition" in str(report.cpus[0].complaint)
+    assert "cannot transition" in page.html(report)
+    assert "cpus" not in report.missing
 
 
 def test_reasons() -> None:

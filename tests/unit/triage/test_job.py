@@ -126,7 +126,7 @@ def test_a_crash_that_ended_is_told(tmp_path: Path) -> None:
     file.write_bytes(_answered([("sys", imitation), ("bt -l", "bt: invalid\n"), ("ps", "half of it\n")], end=False))
     status = {run.command: run.status for run in read_answers(file).runs}
     assert (status["sys"], status["bt -l"], status["ps"], status["log"]) == ("ok", "error", "died", "unasked")
-    assert read_answers(file).texts == {"sys": imitation}
+    assert read_answers(file).texts == {"sys": imitation, "bt -l": "bt: invalid\n"}
 
 
 def test_no_answers(tmp_path: Path) -> None:
