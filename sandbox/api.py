@@ -136,7 +136,7 @@ def dmesg(path: AnyPath) -> Iterator[bytes]:
     """
     from sandbox.dump import read_log
 
-    return read_log(Path(path), unpack_into=paths.cache_dir() / "dumps")
+    return read_log(Path(path), unpack_into=paths.unpacked_dir())
 
 
 def open(  # noqa: A001 - sandbox.open is what a reader expects it to be

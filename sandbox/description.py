@@ -48,7 +48,7 @@ def _of_unpacked(vmcore: Vmcore, *, unpack: bool) -> Vmcore:
     from sandbox import paths
     from sandbox.dump import identify, unpacking
 
-    into = paths.cache_dir() / "dumps"
+    into = paths.unpacked_dir()
     if not unpack and not unpacking.unpacked_path(vmcore.path, into).is_file():
         return vmcore
     inner = identify(unpacking.unpack(vmcore, into, render.reporter(quiet=False)))

@@ -204,7 +204,7 @@ def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUI
     vmcore = identify(dump)
     selection = _selected(vmcore, dump, wishes, reporter)
     if not is_plain(vmcore):
-        vmcore = replace(vmcore, files=(unpack(vmcore, paths.cache_dir() / "dumps", reporter),))
+        vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
     engine = connect(wishes.engine)
     try:
         _refuse_remote(engine, dump)

@@ -29,6 +29,11 @@ def cache_dir() -> Path:
     return config.current().cache_dir or _usual("cache")
 
 
+def unpacked_dir() -> Path:
+    """Where dumps are kept that had to be unpacked, each in a directory of its own."""
+    return cache_dir() / "dumps"
+
+
 def make(directory: Path, cache: Path | None = None) -> None:
     """mkdir -p, private; but what lies below the cache is as open to others as the cache itself.
 

@@ -188,7 +188,7 @@ def close(
 
     if bool(what) == everything:
         raise typer.BadParameter("give dumps, cases, or --all")
-    copies = paths.cache_dir() / "dumps"
+    copies = paths.unpacked_dir()
     # All of them are looked up before the first is closed: a slip in the last one closes none.
     ended: list[Path] = []
     found: dict[str, Case] = {}

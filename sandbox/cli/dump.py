@@ -90,5 +90,5 @@ def dmesg(vmcore: Dump, quiet: Quiet = False) -> None:
     from sandbox.dump import read_log
 
     output = render.Output()
-    for line in read_log(vmcore, unpack_into=paths.cache_dir() / "dumps", reporter=render.reporter(quiet=quiet)):
+    for line in read_log(vmcore, unpack_into=paths.unpacked_dir(), reporter=render.reporter(quiet=quiet)):
         output(line + b"\n")

@@ -77,7 +77,7 @@ def _passing_copy(dump: Path) -> Iterator[None]:
 
     One that was there before stays, and one that somebody has opened meanwhile; one that a killed run has left goes.
     """
-    copy = unpacked_path(dump, paths.cache_dir() / "dumps")
+    copy = unpacked_path(dump, paths.unpacked_dir())
     ours = copy.with_name("of-a-triage")
     if not copy.exists():
         with suppress(OSError):
