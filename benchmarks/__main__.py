@@ -12,6 +12,7 @@ cache of debuginfo, and like it with the image's base at hand.
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib.util
 import os
 import platform
@@ -22,6 +23,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import sandbox
 from benchmarks.session import crash, seconds, shipped, vmbox
 from sandbox import api, bootstrap, containerfile, image, ledger, paths, profiles
 from sandbox.case import DUMP
@@ -47,6 +49,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--no-install", action="store_true", help="leave out the installing way, which downloads much")
     given = parser.parse_args()
+    # As pip leaves it when it installs.
+    compileall.compile_dir(str(Path(sandbox.__file__).parent), quiet=1)
     vmcore = given.vmcore or paths.cache_dir() / "bench" / "vmcore"
     if not vmcore.exists():
         vmbox("demo", vmcore.parent)

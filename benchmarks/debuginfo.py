@@ -1,9 +1,10 @@
 """What debuginfo costs: bytes fetched of the package, peak memory, disk, and the seconds that preparing it takes.
 
-    python -m benchmarks.debuginfo [--engine NAME|URL] --release RELEASE --utsname-version VERSION
+    python -m benchmarks.debuginfo [--engine NAME|URL] VMCORE
 
-Of a Debian kernel, into an empty cache, through a forwarder on loopback that counts. Preparing is done again on a copy
-without its index, in the container where it is always done.
+Of a dump of a Debian kernel (of a release alone the whole package is fetched, for nothing else proves it), into an
+empty cache, through a forwarder on loopback that counts. Preparing is done again on a copy without its index, in the
+container where it is always done.
 """
 
 from __future__ import annotations
@@ -28,8 +29,7 @@ from sandbox.progress import QUIET
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine")
-    parser.add_argument("--release", required=True, help="as uname -r prints it")
-    parser.add_argument("--utsname-version", required=True, help="as uname -v prints it")
+    parser.add_argument("vmcore", type=Path)
     given = parser.parse_args()
     scratch = paths.cache_dir() / "tmp"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -42,8 +42,8 @@ def main() -> None:
         words = [f"{archive}={through.url}/{number}" for number, archive in enumerate(ARCHIVES)]
         env = {**os.environ, "VMBOX_CACHE_DIR": own, "VMBOX_MIRRORS": " ".join(words)}
         env["VMBOX_ENGINE"] = engine.info().endpoint
-        words = ["--release", given.release, "--utsname-version", given.utsname_version, "--json"]
-        command = [sys.executable, "-c", "from sandbox.entry import main; main()", "debuginfo", "fetch", *words]
+        command = [sys.executable, "-c", "from sandbox.entry import main; main()", "debuginfo", "fetch"]
+        command += [str(given.vmcore), "--json"]
         began = time.monotonic()
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             assert process.stdout is not None

@@ -41,6 +41,9 @@ rm -f /etc/apt/sources.list.d/*
 printf '%s\n' "$SOURCES" >/etc/apt/sources.list
 before=$(du -sxk / | cut -f1)
 export DEBIAN_FRONTEND=noninteractive
+# As in the registries' Debian: no descriptions, and dpkg syncs no file.
+echo 'Acquire::Languages "none";' >/etc/apt/apt.conf.d/90languages
+echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/90speed
 apt-get -q update
 apt-get -q -y --no-install-recommends install crash "$PACKAGE"
 echo bt | crash -s "/usr/lib/debug/boot/vmlinux-$RELEASE" /vmcore | tee /tmp/answer

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sandbox import ledger
+from sandbox import ledger, paths
 from sandbox.errors import EngineError, EngineNotFound, ImageError
 from sandbox.progress import QUIET, Reporter
 
@@ -81,6 +81,7 @@ def gather(
     """
     from sandbox import image as images, platforms
     from sandbox.debuginfo import locate
+    from sandbox.debuginfo.cached import peek
 
     machine = platforms.foreign(vmcore.arch, engine.info())
     selection = replace(selection, image=platforms.on(selection.image, machine))
@@ -95,6 +96,9 @@ def gather(
         reporter.notice(f"the image {selection.image.name} is made first, which takes minutes, once on this host")
         selection = _with_base(selection, wishes, engine, reporter)
     building = _beside(lambda: _built(selection, wishes, engine, reporter))
+    if not (engine.info().elsewhere or peek(vmcore, selection.home, paths.cache_dir())):
+        # Who needs it asks again, so what goes wrong here is said there.
+        _beside(lambda: images.indexer_image(engine, reporter))
     debuginfo = locate(
         vmcore,
         selection.home,

@@ -204,21 +204,26 @@ class PackageOracle:
         return [f'APT::Architecture "{word}";', f'APT::Architectures {{ "{word}"; }};']
 
 
+def indexer_image(engine: Engine, reporter: Reporter = QUIET) -> str:
+    """The image with the gdb that indexes vmlinux, built if the engine does not have it. Returns its reference."""
+    profile = next((profile for profile in load().values() if profile.indexer), None)
+    if profile is None:
+        raise ConfigurationError("no profile has a gdb whose index every crash reads")
+    recipe = Recipe(
+        name=f"prepare-{profile.name}",
+        fragments=("base", "apt", "prepare-apt"),
+        args={},
+        files=containerfile.package_sources(profile),
+    )
+    return build(recipe, engine, base=lambda: ensure_base(profile, engine, reporter), reporter=reporter)
+
+
 def indexer(engine: Engine, reporter: Reporter = QUIET) -> Preparer:
     """Makes the index of a vmlinux in a container that has no network and never sees a dump."""
 
     def make_index(vmlinux: Path, directory: Path) -> None:
-        profile = next((profile for profile in load().values() if profile.indexer), None)
-        if profile is None:
-            raise ConfigurationError("no profile has a gdb whose index every crash reads")
-        recipe = Recipe(
-            name=f"prepare-{profile.name}",
-            fragments=("base", "apt", "prepare-apt"),
-            args={},
-            files=containerfile.package_sources(profile),
-        )
         spec = ContainerSpec(
-            image=build(recipe, engine, base=lambda: ensure_base(profile, engine, reporter), reporter=reporter),
+            image=indexer_image(engine, reporter),
             argv=["/usr/libexec/vmbox/prepare", "/in/vmlinux", "/out"],
             env={"HOME": "/out", "TMPDIR": "/out"},
             binds=[

@@ -69,7 +69,7 @@ class ImageRecipe:
     @property
     def drgn(self) -> bool:
         """Whether drgn is in it: a fragment's name says so."""
-        return any(fragment.startswith("drgn") for fragment in self.fragments)
+        return any("drgn" in fragment for fragment in self.fragments)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
