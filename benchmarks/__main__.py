@@ -87,7 +87,8 @@ def main() -> None:
         if not given.no_install:
             first(engine, vmcore)
     finally:
-        vmbox("close", vmcore)
+        if ledger.find(vmcore) is not None:
+            vmbox("close", vmcore)
         engine.close()
 
 
