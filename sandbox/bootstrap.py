@@ -114,10 +114,11 @@ def repositories(image: ImageRecipe, keys: str = "/etc/vmbox/vmbox.asc") -> str:
     for source in image.sources:
         name, *urls = source.split()
         if not name.startswith("deb"):
-            # Several URLs are tried in turn; each stands on a line of its own.
+            # Several URLs are tried in turn; each stands on a line of its own. Amazon's are lists of such.
+            key = "mirrorlist" if urls[0].endswith("mirror.list") else "baseurl"
             where = "\n    ".join(mirrors.rewrite(url) for url in urls)
             # repo_gpgcheck stays off: not all vendors sign their metadata, and every package is checked.
-            sections.append(f"[{name}]\nname={name}\nbaseurl={where}\nenabled=1\n{check}\nrepo_gpgcheck=0\n")
+            sections.append(f"[{name}]\nname={name}\n{key}={where}\nenabled=1\n{check}\nrepo_gpgcheck=0\n")
     return "\n".join(sections)
 
 

@@ -198,7 +198,7 @@ def speak(engine: Engine, image: str, vmlinux: Path, dump: Path, *, commands: Se
     )
 
 
-OF_GDB_16: Final = frozenset({"p linux_banner"})
+OF_CRASH: Final = {"9": frozenset({"p linux_banner"})}
 """Answers that an index changes in the gdb of crash 9.
 
 Several units have linux_banner, and in some it has no length. Without an index gdb 10, of crash 8, takes the last unit

@@ -72,8 +72,24 @@ def test_rpm_repositories_are_checked_against_the_vendors_keys(name: str) -> Non
     assert len(sections) == len(profiles.by_name(name).image.sources)
     for section in sections:
         assert "gpgcheck=1\ngpgkey=file:///etc/vmbox/vmbox.asc" in section
-        assert re.search(r"baseurl=https?://", section)
+        assert re.search(r"(?m)^(baseurl|mirrorlist)=https?://", section)
     assert files["vmbox.asc"].startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
+
+
+def test_bases_are_made_of_signed_packages_where_no_registry_is() -> None:
+    without = {name for name in NAMES if profiles.by_name(name).base.bootstrap is None}
+    # Programs of EL 6 are not run; no key of Photon's is known here; SLES 12 has no packages without a subscription.
+    assert without == {"el6", "photon", "sles-12"}
+    for name in set(NAMES) - without:
+        profile = profiles.by_name(name)
+        how = profile.base.bootstrap
+        assert how is not None
+        if how.tool == "dnf":
+            assert how.packages
+            assert profile.image.sources
+            assert profile.image.keys
+    amazon = files_of(profiles.by_name("amazon-2023"))["vmbox.repo"]
+    assert "\nmirrorlist=https://cdn.amazonlinux.com/al2023/core/mirrors/latest/$basearch/mirror.list\n" in amazon
 
 
 def test_dead_mirrors_are_not_asked() -> None:
