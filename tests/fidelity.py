@@ -198,8 +198,11 @@ def speak(engine: Engine, image: str, vmlinux: Path, dump: Path, *, commands: Se
     )
 
 
-OF_CRASH: Final = {"9": frozenset({"p linux_banner"})}
-"""Answers that an index changes in the gdb of crash 9.
+OF_CRASH: Final = {"7": frozenset({"gdb info functions ^sysrq_"}), "9": frozenset({"p linux_banner"})}
+"""By crash's major version, answers that an index changes in its gdb.
+
+The gdb of crash 7 lists functions in the order in which it comes to read their units, which is the index's with one,
+and without one overlooks a function: sysrq_handler of drivers/xen/manage.c, which it finds with an index.
 
 Several units have linux_banner, and in some it has no length. Without an index gdb 10, of crash 8, takes the last unit
 and gdb 16, of crash 9, another one: one order of units cannot be that of both. That of the index is gdb 10's, so crash
