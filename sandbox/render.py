@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sandbox.errors import VmboxError
 from sandbox.progress import QUIET, Reporter, Step
@@ -102,13 +103,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")  # noqa: T201 - results go to stdout
 
 
+_UNSURE: Final = re.compile(r"[^\n\t -~]")
+"""Characters that may not be printable; to ask each one of them in a long log takes long."""
+
+
 def visible(text: str) -> str:
     """Control characters made harmless: a dump can hold escape sequences."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
-    )
+    return _UNSURE.sub(lambda one: one[0] if one[0].isprintable() else one[0].encode("unicode_escape").decode(), text)
 
 
 def size(amount: float) -> str:

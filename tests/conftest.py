@@ -7,6 +7,7 @@ other reason to skip such a test, is a failure.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -24,6 +25,15 @@ CI = os.environ.get("CI") == "true"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _PODMAN = {"podman_rootful", "podman_rootless"}
 _FIXTURES = {"docker_engine", "engine"} | _PODMAN
+
+
+# What is imported and collected stays until the end: to look through it for garbage again and again takes time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 # First: xdist's own hook looks for the groups.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -148,9 +147,3 @@ def test_show(
         f"vmbox: {home / 'config.toml'}: unknown key idel",
         "hint: did you mean idle?",
     ]
-
-
-def test_only_who_has_a_file_pays_for_the_parser(home: Path) -> None:
-    code = "import sys; from sandbox import config; config.current(); print(*{'tomllib', 'difflib'} & set(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.split() == []

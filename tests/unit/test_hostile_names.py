@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -17,17 +17,24 @@ NAMES = [b"\x1b]0;own\x07\x1b[31m", b"two\nlines", b"\xff\xfe", "\N{RIGHT-TO-LEF
 @pytest.mark.parametrize(
     ("name", "content"), [(NAMES[0], None), *zip(NAMES, [b"\x7fELF", *[b"none"] * 3], strict=True)]
 )
-def test_commands(tmp_path: Path, name: bytes, content: bytes | None) -> None:
+def test_commands(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    vmbox: Callable[..., CompletedProcess[str]],
+    name: bytes,
+    content: bytes | None,
+) -> None:
     place = bytes(tmp_path) + b"/" + name
     if content is not None:
         with open(place, "wb") as file:  # noqa: PTH123 - a name that is no text
             file.write(content)
-    env = {**os.environ, "VMBOX_CONFIG_DIR": str(tmp_path), "VMBOX_RUNTIME_DIR": str(tmp_path), "LC_ALL": "C.UTF-8"}
-    done = subprocess.run([sys.executable, "-m", "sandbox", "info", place], env=env, capture_output=True, check=False)
+    for kind in ("CONFIG", "RUNTIME"):
+        monkeypatch.setenv(f"VMBOX_{kind}_DIR", str(tmp_path))
+    done = vmbox("info", os.fsdecode(place))
     assert done.returncode in {10, 12, 13}, done.stderr
     said = done.stdout + done.stderr
-    assert b"Traceback" not in said
-    assert not {char for char in said.decode() if not char.isprintable() and char != "\n"}
+    assert "Traceback" not in said
+    assert not {char for char in said if not char.isprintable() and char != "\n"}
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:

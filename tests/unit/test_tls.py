@@ -70,7 +70,7 @@ def url(ours: Path) -> Iterator[str]:
     with _Server(("127.0.0.1", 0), _Answers) as server:
         # The handshake is made by each connection's thread: one that never comes would keep all others.
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"tcp://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 

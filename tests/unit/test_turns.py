@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox import turns
 from sandbox.progress import QUIET
 from sandbox.turns import Turn
 
@@ -72,7 +73,8 @@ def test_the_dead_do_not_keep_others_waiting(place: Path) -> None:
     assert _left(place) == set()
 
 
-def test_a_long_wait_is_said_once(place: Path) -> None:
+def test_a_long_wait_is_said_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_SILENT", 0.05)
     said: list[str] = []
 
     class Noting(type(QUIET)):  # type: ignore[misc]
@@ -80,7 +82,7 @@ def test_a_long_wait_is_said_once(place: Path) -> None:
             said.append(line)
 
     first = Turn(place)
-    threading.Timer(0.6, first.close).start()
+    threading.Timer(0.2, first.close).start()
     Turn(place, Noting()).close()
     assert said == ["waiting: the case is in use by 1 other"]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,13 +12,26 @@ from debuginfo_bench import Bench
 from sandbox.debuginfo import download
 
 
+@pytest.fixture(scope="session")
+def small_package() -> bytes:
+    return archives.deb({archives.PATH: archives.vmlinux()})
+
+
+@pytest.fixture(autouse=True, scope="session")
+def power_that_lasts() -> Iterator[None]:
+    """What the cache would lose without power is not tested here, and a busy disk makes each of these calls wait."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(tmp_path: Path, small_package: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
     monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
     with archives.serve(Archive(files={})) as archive:
         bench = Bench(directory=tmp_path, archive=archive, package=b"")
-        bench.put(archives.deb({archives.PATH: archives.vmlinux()}))
+        bench.put(small_package)
         yield bench
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 
 import archives
@@ -7,14 +9,17 @@ from debuginfo_bench import Bench
 from sandbox.errors import DownloadFailed, VerificationFailed
 
 
-@pytest.fixture(autouse=True)
-def large(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def package() -> bytes:
     """Incompressible enough that a cut falls into the middle."""
-    import random
-
-    monkeypatch.setenv("VMBOX_VERIFY", "strict")
     noise = random.Random(1).randbytes(300_000)
-    bench.put(archives.deb({archives.PATH: archives.vmlinux(dwarf=noise), "./more": noise}, ""))
+    return archives.deb({archives.PATH: archives.vmlinux(dwarf=noise), "./more": noise}, "")
+
+
+@pytest.fixture(autouse=True)
+def large(bench: Bench, package: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_VERIFY", "strict")
+    bench.put(package)
 
 
 def test_cut_connections_are_continued(bench: Bench) -> None:
