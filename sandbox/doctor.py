@@ -102,7 +102,7 @@ def _engine(name: str, engine: Engine) -> Iterator[Finding]:
             subject=name,
             good=False,
             text="crun starts no container on a host with cgroups of both versions, and runc is not installed",
-            hint="sudo apt-get install runc   (or boot with systemd.unified_cgroup_hierarchy=1)",
+            hint=host.MENDING_HYBRID_CGROUPS,
         )
     if not info.limits:
         yield Finding(

@@ -46,6 +46,9 @@ def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tu
         )
 
 
+MENDING_HYBRID_CGROUPS: Final = "sudo apt-get install runc   (or boot with systemd.unified_cgroup_hierarchy=1)"
+
+
 def hybrid_cgroups(root: Path = ROOT) -> bool:
     """Whether cgroups of both versions are mounted; crun 1.8 starts no container on such a host, runc does."""
     cgroup = root / "sys/fs/cgroup"

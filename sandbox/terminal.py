@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
 import termios
 import tty
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from sandbox.engine import Exec
+
+_BARE: Final = re.compile(rb"(?<!\r)\n")
 
 
 class Watcher(Protocol):
@@ -32,6 +35,7 @@ def attach(process: Exec, watcher: Watcher | None = None) -> int:
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     with _raw(stdin), _resizing(process, stdout) as wakeup:
         listening = [process.fileno(), stdin, wakeup]
+        first = True
         while True:
             ready = listening[:1] if process.pending() else select.select(listening, [], [])[0]
             if wakeup in ready:
@@ -41,7 +45,8 @@ def attach(process: Exec, watcher: Watcher | None = None) -> int:
                 data = process.read()
                 if not data:
                     return process.exit_code()
-                _write_all(stdout, data)
+                _write_all(stdout, _returned(data) if first else data)
+                first = False
                 if watcher is not None:
                     watcher.printed(data)
             if stdin in ready:
@@ -54,6 +59,13 @@ def attach(process: Exec, watcher: Watcher | None = None) -> int:
                     # The end of piped input is what Ctrl-D is at a terminal.
                     process.write(b"\x04")
                     listening.remove(stdin)
+
+
+def _returned(data: bytes) -> bytes:
+    """Lines that begin on the left in raw mode, too. A program's terminal sees to that itself; but where the program
+    could not be started, what comes first is the engine's own words of why.
+    """
+    return _BARE.sub(b"\r\n", data)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -72,11 +72,12 @@ def look_through(source: Source) -> Remnants:
     """Looks for VMCOREINFO, the kernel's utsname and the end of a panic, until the time or the limit is used up."""
     found = Remnants()
     with suppress(OutOfTimeError):
-        found.vmcoreinfo = find_vmcoreinfo(source)
         for at in _from_both_ends(0, source.size):
             piece = source.read_at(at, _SCAN_STEP + 6 * _UTS_FIELD)
             if found.whole or (not piece and source.size is None):
                 break
+            if not found.vmcoreinfo:
+                found.vmcoreinfo = _vmcoreinfo_in(piece, at, source)
             if found.release is None:
                 _take_utsname(found, piece)
             if found.panic is None and (panic := _between(piece, _END, b" ]---")) and "%" not in panic:
@@ -117,12 +118,19 @@ def find_vmcoreinfo(source: Source, start: int = 0) -> bytes:
         piece = source.read_at(at, _SCAN_STEP + len(_KEY))
         if not piece and source.size is None:
             break
-        for where in _occurrences(piece):
-            text = source.read_at(at + where, _TEXT).split(b"\0", 1)[0]
-            line = text.split(b"\n", 1)[0]
-            # The text of programs that look for the key has a format instead of a value, and no other keys around it.
-            if b"%" not in line and line[len(_KEY) :].strip() and b"\nPAGESIZE=" in text:
-                return text
+        if text := _vmcoreinfo_in(piece, at, source):
+            return text
+    return b""
+
+
+def _vmcoreinfo_in(piece: bytes, at: int, source: Source) -> bytes:
+    """The whole of a VMCOREINFO that begins in `piece`, which stands at offset `at`; empty when none does."""
+    for where in _occurrences(piece):
+        text = source.read_at(at + where, _TEXT).split(b"\0", 1)[0]
+        line = text.split(b"\n", 1)[0]
+        # The text of programs that look for the key has a format instead of a value, and no other keys around it.
+        if b"%" not in line and line[len(_KEY) :].strip() and b"\nPAGESIZE=" in text:
+            return text
     return b""
 
 

@@ -33,6 +33,9 @@ _LARGEST: Final = 64 << 40
 _MOST_RATIO: Final = 20_000
 """Bytes out for each byte in. xz packs zeros 7000 to 1; bombs are nested and go far beyond."""
 
+PASSING: Final = "of-a-triage"
+"""The mark beside a copy that goes with its report."""
+
 _PIECE: Final = struct.Struct(">qq")
 
 
@@ -75,13 +78,25 @@ def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
 def forget(path: Path, into: Path) -> bool:
     """Removes what `unpack` made of the dump at `path`; whether there was any. Never touches `path` itself."""
     try:
-        copy = unpacked_path(path, into)
+        return discard(unpacked_path(path, into))
+    except OSError:  # the dump is gone, and with it the copy's name
+        return False
+
+
+def discard(copy: Path) -> bool:
+    """Removes a copy that `unpack` made, with its directory; whether it was there."""
+    try:
         copy.unlink()
-    except OSError:  # the dump or the copy is gone, and with the dump the copy's name
+        there = True
+    except FileNotFoundError:
+        there = False
+    except OSError:
         return False
     with suppress(OSError):
+        # Last: as long as a copy may be there, the mark tells the next triage to take it away.
+        copy.with_name(PASSING).unlink(missing_ok=True)
         copy.parent.rmdir()
-    return True
+    return there
 
 
 def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:

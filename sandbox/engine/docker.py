@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,21 @@ from typing import IO, Any, Final
 
 import docker
 import docker.errors
-import docker.tls
-import requests.adapters
+import requests
 from docker.types import LogConfig, Mount
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, archive, layers, messages, owner, tls
+from sandbox.engine import (
+    Container,
+    ContainerSpec,
+    EngineInfo,
+    Exec,
+    Image,
+    archive,
+    docker_trust,
+    layers,
+    messages,
+    owner,
+)
 from sandbox.engine.exec_stream import ExecStream, run_attached
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
@@ -34,7 +43,7 @@ class DockerEngine:
         with self._asking("connect"):
             # No timeout: builds, waits and terminals are silent for as long as they like. Detection has its own.
             self._client = docker.DockerClient(
-                base_url=url, timeout=None, tls=_tls() if url.startswith("tcp:") else False
+                base_url=url, timeout=None, tls=docker_trust.wanted() if url.startswith("tcp:") else False
             )
         self._api = self._client.api
         self._info: EngineInfo | None = None
@@ -369,40 +378,6 @@ class DockerEngine:
 def _bare(sock: Any) -> Any:
     """The socket under docker-py's read-only SocketIO (issue 2255); TLS gives the socket itself."""
     return getattr(sock, "_sock", sock)
-
-
-def _tls() -> Any:
-    proof = tls.certificates()
-    if proof is None:
-        return False
-    return _Trust(proof)
-
-
-class _Trust(docker.tls.TLSConfig):  # type: ignore[misc] # docker has no types
-    """Certificates that nothing in the environment replaces."""
-
-    def __init__(self, proof: tls.Certificates) -> None:
-        super().__init__(
-            client_cert=(str(proof.certificate), str(proof.key)), ca_cert=str(proof.authority), verify=True
-        )
-        self._context = proof.context()
-
-    def configure_client(self, client: Any) -> None:
-        super().configure_client(client)
-        client.mount("https://", _Adapter(self._context))
-        # requests has $REQUESTS_CA_BUNDLE go before a session's own authority, and every host it vouches for pass.
-        client.trust_env = False
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Connections by our own rules of trust and not by those of this version of Python or urllib3."""
-
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options, ssl_context=self._context)
 
 
 def _quoted(value: str) -> str:

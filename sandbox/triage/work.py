@@ -18,7 +18,7 @@ from typing import Final
 from sandbox import config, ledger, paths
 from sandbox.debuginfo.store import Store
 from sandbox.dump import identify
-from sandbox.dump.unpacking import unpacked_path
+from sandbox.dump.unpacking import PASSING, discard, unpacked_path
 from sandbox.errors import VmboxError
 from sandbox.triage import documents
 from sandbox.triage.entry import Entry, Job, Made, Row
@@ -78,7 +78,7 @@ def _passing_copy(dump: Path) -> Iterator[None]:
     One that was there before stays, and one that somebody has opened meanwhile; one that a killed run has left goes.
     """
     copy = unpacked_path(dump, paths.unpacked_dir())
-    ours = copy.with_name("of-a-triage")
+    ours = copy.with_name(PASSING)
     if not copy.exists():
         with suppress(OSError):
             copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,9 +88,7 @@ def _passing_copy(dump: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):
             if ours.exists() and ledger.find(dump) is None:
-                copy.unlink(missing_ok=True)
-                ours.unlink(missing_ok=True)
-                copy.parent.rmdir()
+                discard(copy)
 
 
 def _row(entry: Entry, report: Report) -> Row:

@@ -47,7 +47,7 @@ SOLE_IMPORTERS = {
     "mcp": {"mcp"},
     "rich": {"render"},
     "platformdirs": {"config", "paths"},
-    "docker": {"engine.docker"},
+    "docker": {"engine.docker", "engine.docker_trust"},
     "podman": {"engine.podman"},
     "jinja2": {"triage.page"},
     "pygal": {"triage.charts"},
