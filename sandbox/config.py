@@ -45,8 +45,11 @@ def _number(value: object) -> float:
 
 
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-_BYTES: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 1 << 10, "MIB": 1 << 20}
-_BYTES_MORE: Final = {"GIB": 1 << 30, "TIB": 1 << 40, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_BYTES: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BYTES_IEC: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_BYTES_READ: Final = _BYTES | {
+    unit: size for name, size in _BYTES_IEC.items() for unit in (name.upper(), name.removesuffix("iB"))
+}
 
 
 def seconds(value: object) -> int:
@@ -56,7 +59,7 @@ def seconds(value: object) -> int:
 
 def amount(value: object) -> int:
     """20000000000, "20GB" (powers of 1000), "20GiB", "20G" (of 1024, as container engines read it) -> bytes."""
-    return _with_unit(value, _BYTES | _BYTES_MORE, "bytes, or 500MB, 20GB, 20GiB", str.upper)
+    return _with_unit(value, _BYTES_READ, "bytes, or 500MB, 20GB, 20GiB", str.upper)
 
 
 def _with_unit(value: object, units: Mapping[str, int], wanted: str, spelled: Callable[[str], str]) -> int:
@@ -297,6 +300,25 @@ def show() -> list[Found]:
         value, origin = given.get(item.name, (item.default, "default"))
         shown.append(Found(key=item.name, value=value, origin=origin, meaning=item.metadata["meaning"]))
     return shown
+
+
+def spelled(key: str, value: object) -> str:
+    """A value as the environment would have it, for people: 1800 of `idle` is "30m"; no value is ""."""
+    reader = _readers()[key]
+    match value:
+        case None:
+            return ""
+        case Mapping():
+            return " ".join(f"{before}={after}" for before, after in value.items())
+        case int() if reader in {seconds, amount}:
+            units = _SECONDS if reader is seconds else _BYTES | _BYTES_IEC
+            exact = [(size, unit) for unit, size in units.items() if value and value % size == 0]
+            size, unit = max(exact, key=lambda one: (one[0], bool(one[1]), -len(one[1])), default=(1, ""))
+            return f"{value // size}{unit}"
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
 
 
 def meanings() -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from sandbox.cli.options import EngineName
 def mcp(
     directories: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[DIR]...", help="Only dumps below these may be read.", show_default=False),
+        typer.Argument(metavar="DIR", help="Only dumps below these may be read.", show_default=False),
     ] = None,
     engine: EngineName = None,
 ) -> None:

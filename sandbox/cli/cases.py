@@ -28,7 +28,7 @@ def run(
     commands: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[--] COMMAND… [-- COMMAND…]",
+            metavar="-- COMMAND",
             help="crash commands; - reads them from standard input. With --tool drgn: a script and its arguments.",
             show_default=False,
             autocompletion=completion.crash_commands,
@@ -174,7 +174,7 @@ def list_cases(json: Json = False) -> None:
 @command()
 def close(
     what: Annotated[
-        list[str] | None, typer.Argument(metavar="VMCORE|CASE…", show_default=False, autocompletion=completion.cases)
+        list[str] | None, typer.Argument(metavar="VMCORE|CASE", show_default=False, autocompletion=completion.cases)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Close all cases.")] = False,
 ) -> None:

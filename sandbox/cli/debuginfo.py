@@ -93,7 +93,7 @@ def list_kept(json: Json = False) -> None:
 @command(group=group)
 def add(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE|DIR…", help="A vmlinux, a debug package, or a directory of them.")
+        list[Path], typer.Argument(metavar="FILE|DIR", help="A vmlinux, a debug package, or a directory of them.")
     ],
     engine: EngineName = None,
     quiet: Quiet = False,
@@ -112,7 +112,7 @@ def add(
 @command(group=group)
 def prune(
     builds: Annotated[
-        list[str] | None, typer.Argument(metavar="[BUILD…]", help="Beginnings of build-ids.", show_default=False)
+        list[str] | None, typer.Argument(metavar="BUILD", help="Beginnings of build-ids.", show_default=False)
     ] = None,
     limit: Annotated[
         str | None, typer.Option("--limit", metavar="SIZE", help="How much may stay, e.g. 5GB; 0 removes everything.")

@@ -16,7 +16,7 @@ from sandbox.cli.options import Json, Quiet
 def verify(
     vmcores: Annotated[
         list[Path],
-        typer.Argument(metavar="VMCORE…", help="The crash dumps.", show_default=False, readable=False),
+        typer.Argument(metavar="VMCORE", help="The crash dumps.", show_default=False, readable=False),
     ],
     expected: Annotated[
         str | None, typer.Option("--sha256", metavar="HEX", help="What it must be; also read from VMCORE.sha256.")

@@ -66,7 +66,7 @@ def _leaks(engine: str | None, *, json: bool, remove: bool) -> None:
 
 @command()
 def demo(
-    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where the vmcore goes.")] = Path(),
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the vmcore goes.")] = Path(),
     profile: Annotated[
         str, typer.Option(metavar="PROFILE", help="Whose kernel dies.", autocompletion=completion.profiles)
     ] = "debian-12",

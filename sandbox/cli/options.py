@@ -56,6 +56,6 @@ UtsnameVersion = Annotated[
     typer.Option("--utsname-version", metavar="UNAME-V", help="With --release: Debian and Ubuntu name packages there."),
 ]
 OptionalDump = Annotated[
-    Path | None, typer.Argument(metavar="[VMCORE]", help="The crash dump.", show_default=False, readable=False)
+    Path | None, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)
 ]
 NoTranscript = Annotated[bool, typer.Option("--no-transcript", help="Keep no record of commands and answers.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from sandbox import config, render
+from sandbox import config, paths, render
 from sandbox.cli.application import app, command
 from sandbox.cli.options import Json
 
@@ -19,7 +19,13 @@ def show(json: Json = False) -> None:
     if json:
         render.as_json(found)
     else:
-        rows = ((item.key, "" if item.value is None else str(render.plain(item.value)), item.origin) for item in found)
+        places = {"cache_dir": paths.cache_dir, "runtime_dir": paths.runtime_dir, "state_dir": paths.state_dir}
+        rows = []
+        for item in found:
+            value = config.spelled(item.key, item.value)
+            if not value and item.key in places:
+                value = str(places[item.key]())
+            rows.append((item.key, value, item.origin))
         render.table(("KEY", "VALUE", "FROM"), rows)
     for name, near in config.strangers().items():
         render.note(f"vmbox: ${name} is no setting; did you mean ${near}?")

@@ -14,7 +14,7 @@ from sandbox.cli.options import Json
 
 @command()
 def log(
-    what: Annotated[str | None, typer.Argument(metavar="[CASE|VMCORE]", show_default=False)] = None,
+    what: Annotated[str | None, typer.Argument(metavar="CASE|VMCORE", show_default=False)] = None,
     script: Annotated[bool, typer.Option("--script", help="Print the commands, as input for vmbox run -i.")] = False,
     json: Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ def report(
     vmcore: OptionalDump = None,
     other: Annotated[
         Path | None,
-        typer.Argument(metavar="[OTHER]", help="With --compare: the second dump.", show_default=False, readable=False),
+        typer.Argument(metavar="OTHER", help="With --compare: the second dump.", show_default=False, readable=False),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes; report.html by default.")
@@ -112,7 +112,7 @@ def _compared(first: Report, second: Report, *, json: bool) -> None:
 def triage(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PATH…", help="Dumps, directories, sosreports, patterns.", show_default=False),
+        typer.Argument(metavar="PATH", help="Dumps, directories, sosreports, patterns.", show_default=False),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where the table and the reports go.")

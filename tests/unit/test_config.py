@@ -119,6 +119,22 @@ def test_amounts(text: str, value: int) -> None:
     assert config.amount(text) == value
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        *(("idle", seconds, text) for seconds, text in ((1800, "30m"), (90, "90s"), (7200, "2h"), (0, "0"))),
+        *(("memory", size, text) for size, text in ((20 * 10**9, "20GB"), (3 << 30, "3GiB"), (1234, "1234B"))),
+        ("pids", 512.0, "512"),
+        ("mirrors", {"a": "b", "c": "d"}, "a=b c=d"),
+        ("engine", None, ""),
+    ],
+)
+def test_spelled_as_it_may_be_set(key: str, value: object, text: str) -> None:
+    assert config.spelled(key, value) == text
+    if text:
+        assert config._readers()[key](text) == value
+
+
 def test_every_example_of_the_template_is_valid(home: Path) -> None:
     """The template with its comment signs taken off is a file that says something about every key."""
     lines = [line.removeprefix("# ") for line in config.template().splitlines()]
