@@ -127,8 +127,8 @@ def test_carried_to_a_host_without_any_network(
             capture_output=True,
             check=False,
         )
-        # The base may be there from another test.
-        assert refused.returncode in {30, 42}, refused.stderr
+        # Bases, its own or that of the newest crash, may be there from another test.
+        assert refused.returncode in {30, 40, 42}, refused.stderr
         assert refused.stdout == b""
     finally:
         _vmbox(podman_rootless, "close", "--all")
