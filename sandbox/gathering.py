@@ -96,9 +96,7 @@ def gather(
         reporter.notice(f"the image {selection.image.name} is made first, which takes minutes, once on this host")
         selection = _with_base(selection, wishes, engine, reporter)
     building = _beside(lambda: _built(selection, wishes, engine, reporter))
-    if not (engine.info().elsewhere or peek(vmcore, selection.home, paths.cache_dir())):
-        # Who needs it asks again, so what goes wrong here is said there.
-        _beside(lambda: images.indexer_image(engine, reporter))
+    fetching = peek(vmcore, selection.home, paths.cache_dir()) is None
     debuginfo = locate(
         vmcore,
         selection.home,
@@ -106,20 +104,24 @@ def gather(
         given=wishes.debuginfo,
         force=wishes.force,
         reporter=reporter,
-        preparer=_indexer(engine, reporter),
+        preparer=_indexer(engine, reporter, soon=fetching),
         in_use=ledger.debuginfo_in_use,
     )
     profile, image = building.result()
     return Ready(image=image, profile=profile, debuginfo=debuginfo)
 
 
-def _indexer(engine: Engine, reporter: Reporter) -> Preparer | None:
-    """What indexes vmlinux, which is on this host: an engine of this host, if there is one."""
+def _indexer(engine: Engine, reporter: Reporter, *, soon: bool) -> Preparer:
+    """What indexes vmlinux, which is on this host: an engine of this host, if there is one.
+
+    With `soon` its image is made from now on, while vmlinux is being fetched.
+    """
     from sandbox import image as images
     from sandbox.engine import connect
 
     if not engine.info().elsewhere:
-        return images.indexer(engine, reporter)
+        making = _beside(lambda: images.indexer_image(engine, reporter)) if soon else None
+        return images.indexer(engine, reporter, made=None if making is None else making.result)
 
     def make_index(vmlinux: Path, directory: Path) -> None:
         for name in ("podman", "docker"):

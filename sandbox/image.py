@@ -218,12 +218,16 @@ def indexer_image(engine: Engine, reporter: Reporter = QUIET) -> str:
     return build(recipe, engine, base=lambda: ensure_base(profile, engine, reporter), reporter=reporter)
 
 
-def indexer(engine: Engine, reporter: Reporter = QUIET) -> Preparer:
-    """Makes the index of a vmlinux in a container that has no network and never sees a dump."""
+def indexer(engine: Engine, reporter: Reporter = QUIET, *, made: Callable[[], str] | None = None) -> Preparer:
+    """Makes the index of a vmlinux in a container that has no network and never sees a dump.
+
+    `made` returns the reference of `indexer_image`, or raises what kept it from being made, where somebody has seen to
+    it already.
+    """
 
     def make_index(vmlinux: Path, directory: Path) -> None:
         spec = ContainerSpec(
-            image=indexer_image(engine, reporter),
+            image=indexer_image(engine, reporter) if made is None else made(),
             argv=["/usr/libexec/vmbox/prepare", "/in/vmlinux", "/out"],
             env={"HOME": "/out", "TMPDIR": "/out"},
             binds=[
