@@ -209,9 +209,14 @@ def indexer_image(engine: Engine, reporter: Reporter = QUIET) -> str:
     profile = next((profile for profile in load().values() if profile.indexer), None)
     if profile is None:
         raise ConfigurationError("no profile has a gdb whose index every crash reads")
+    return _tool("prepare", "prepare-apt", profile, engine, reporter)
+
+
+def _tool(name: str, fragment: str, profile: ImageProfile, engine: Engine, reporter: Reporter) -> str:
+    """The image of a tool that vmbox itself needs, from a profile's packages. Returns its reference."""
     recipe = Recipe(
-        name=f"prepare-{profile.name}",
-        fragments=("base", "apt", "prepare-apt"),
+        name=f"{name}-{profile.name}",
+        fragments=("base", "apt", fragment),
         args={},
         files=containerfile.package_sources(profile),
     )
@@ -275,13 +280,7 @@ def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
     tools = next((one for one in load().values() if one.indexer), None)
     if tools is None:
         raise BaseImageUnavailable("no profile has a dnf that makes bases", hint="connect to a registry")
-    recipe = Recipe(
-        name=f"bootstrap-dnf-{tools.name}",
-        fragments=("base", "apt", "bootstrap-dnf"),
-        args={},
-        files=containerfile.package_sources(tools),
-    )
-    return build(recipe, engine, base=lambda: ensure_base(tools, engine, reporter), reporter=reporter)
+    return _tool("bootstrap-dnf", "bootstrap-dnf", tools, engine, reporter)
 
 
 def _with_dnf(tar: Path, engine: Engine, profile: ImageProfile, reporter: Reporter, step: Step) -> None:

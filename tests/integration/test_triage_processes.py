@@ -12,6 +12,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+import heaps
 from sandbox.opening import Wishes
 from sandbox.triage import finding, fleet, index
 
@@ -21,17 +22,7 @@ NO_ENGINE = Wishes(engine="unix:///nonexistent/engine.sock")
 
 @pytest.fixture
 def heap(tmp_path: Path) -> Path:
-    """Genuine dumps, shrunk; one of them cut off, and files that are no dumps."""
-    heap = tmp_path / "heap"
-    for number, name in enumerate(("x86_64-6.1-zlib", "x86_64-6.12-zstd")):
-        below = heap / f"host{number}"
-        below.mkdir(parents=True)
-        shutil.copy(DUMPS / name, below / "vmcore")
-        (below / "vmcore-dmesg.txt").write_text("[ 0.0] Linux version\n")
-    (heap / "vmcore.empty").touch()
-    (heap / "vmcore.cut").write_bytes((DUMPS / "x86_64-6.1-zlib").read_bytes()[:3000])
-    (heap / "notes").write_text("nothing")
-    return heap
+    return heaps.make(tmp_path / "heap")
 
 
 def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path: Path) -> None:

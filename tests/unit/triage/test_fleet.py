@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import schema_of
 
+import heaps
 from sandbox.errors import DumpNotFound
 from sandbox.opening import Wishes
 from sandbox.triage import finding, fleet, index
@@ -22,17 +23,7 @@ DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"
 
 @pytest.fixture
 def heap(tmp_path: Path) -> Path:
-    """Genuine dumps, shrunk; one of them cut off, and files that are no dumps."""
-    heap = tmp_path / "heap"
-    for number, name in enumerate(("x86_64-6.1-zlib", "x86_64-6.12-zstd")):
-        below = heap / f"host{number}"
-        below.mkdir(parents=True)
-        shutil.copy(DUMPS / name, below / "vmcore")
-        (below / "vmcore-dmesg.txt").write_text("[ 0.0] Linux version\n")
-    (heap / "vmcore.empty").touch()
-    (heap / "vmcore.cut").write_bytes((DUMPS / "x86_64-6.1-zlib").read_bytes()[:3000])
-    (heap / "notes").write_text("nothing")
-    return heap
+    return heaps.make(tmp_path / "heap")
 
 
 def test_find(heap: Path) -> None:
