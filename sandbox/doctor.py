@@ -102,7 +102,7 @@ def _engine(name: str, engine: Engine) -> Iterator[Finding]:
             subject=name,
             good=False,
             text="crun starts no container on a host with cgroups of both versions, and runc is not installed",
-            hint=host.MENDING_HYBRID_CGROUPS,
+            hint=f"{host.MENDING_HYBRID_CGROUPS}   (or boot with systemd.unified_cgroup_hierarchy=1)",
         )
     if not info.limits:
         yield Finding(

@@ -46,7 +46,7 @@ def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tu
         )
 
 
-MENDING_HYBRID_CGROUPS: Final = "sudo apt-get install runc   (or boot with systemd.unified_cgroup_hierarchy=1)"
+MENDING_HYBRID_CGROUPS: Final = "sudo apt-get install runc"
 
 
 def hybrid_cgroups(root: Path = ROOT) -> bool:
