@@ -1,4 +1,4 @@
-"""Dumps of aarch64 on a host of another machine: opened with aarch64's own crash under user-mode emulation."""
+"""Dumps of another machine than the host: opened with that machine's own crash under user-mode emulation."""
 
 from __future__ import annotations
 
@@ -11,50 +11,66 @@ from pathlib import Path
 
 import pytest
 
-import aarch64
 import engines
+import machines
 from engines import EngineUnderTest
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
-ENTRY = BINFMT / "qemu-aarch64"
-RULE = Path("/usr/lib/binfmt.d/qemu-aarch64.conf")
+RULES = Path("/usr/lib/binfmt.d")
 """What Debian's qemu-user-static registers where systemd runs."""
+HERE = os.uname().machine
 FIXTURE = Path(__file__).resolve().parents[1] / "fixtures" / "dumps" / "aarch64-6.1-zlib"
-FRAME = re.compile(rb"^ *#\d+ \[[0-9a-f]+\] (\S+) at", re.MULTILINE)
-PANICKED = [b"panic", b"sysrq_handle_crash", b"__handle_sysrq", b"write_sysrq_trigger", b"vfs_write", b"el0t_64_sync"]
-"""What the panicking task's stack has, innermost first: the kernel's own call trace in its log says the same."""
+FRAME = re.compile(r"^ *#\d+ \[[0-9a-f]+\] (\S+) at", re.MULTILINE)
+PANICKED = {
+    "aarch64": "panic sysrq_handle_crash __handle_sysrq write_sysrq_trigger vfs_write el0t_64_sync",
+    "ppc64le": "__crash_kexec panic sysrq_handle_crash __handle_sysrq write_sysrq_trigger vfs_write"
+    " system_call_exception system_call_vectored_common",
+    "s390x": "on_panic_notify atomic_notifier_call_chain panic __handle_sysrq write_sysrq_trigger vfs_write"
+    " __do_syscall system_call",
+}
+"""What the panicking task's stack has, innermost first: the kernel's own call trace in its log says the same.
 
-pytestmark = pytest.mark.skipif(os.uname().machine == "aarch64", reason="nothing has to be emulated here")
+There may be more: on aarch64 two frames are the processor's own when QEMU stopped it, for it goes on counting the time;
+on s390x the address behind a call that never returns is the next function's, and crash names that.
+"""
+WAITS = {
+    "aarch64": "__switch_to __schedule schedule kthreadd",
+    "ppc64le": "__schedule schedule kthreadd ret_from_kernel_thread",
+    "s390x": "__schedule schedule kthreadd __ret_from_fork ret_from_fork",
+}
+"""The whole stack of kthreadd, which waits."""
 
 
 @pytest.fixture
-def dump(docker_engine: EngineUnderTest) -> Path:
-    directory = engines.cache_root() / "dumps" / "6.1-aarch64-one"
+def dump(docker_engine: EngineUnderTest, machine: str) -> Path:
+    directory = engines.cache_root() / "dumps" / f"6.1-{machine}"
     if not (directory / "vmcore").exists():
         directory.mkdir(parents=True, exist_ok=True)
-        aarch64.make_vmcore(docker_engine.engine, directory)
+        machines.make_vmcore(docker_engine.engine, machines.MACHINES[machine], directory)
     return directory / "vmcore"
 
 
 @pytest.fixture
-def emulation() -> Iterator[None]:
-    """Emulation of aarch64 is set up; afterwards all is as it was before."""
+def emulation(machine: str) -> Iterator[None]:
+    """Emulation of the machine is set up; afterwards all is as it was before."""
     mounted = (BINFMT / "register").exists()
     if not mounted:
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=True)
-    registered = ENTRY.exists()
+    entry = BINFMT / f"qemu-{machine}"
+    registered = entry.exists()
     if not registered:
-        rule = RULE.read_text().strip()
+        rule = (RULES / f"qemu-{machine}.conf").read_text().strip()
         (BINFMT / "register").write_bytes(rule[rule.index(":") :].encode())
     yield
     if not registered:
-        ENTRY.write_text("-1")
+        entry.write_text("-1")
     if not mounted:
         subprocess.run(["umount", str(BINFMT)], check=True)
 
 
+@pytest.mark.skipif(HERE == "aarch64", reason="nothing has to be emulated here")
 def test_what_is_missing_is_named(docker_engine: EngineUnderTest) -> None:
-    if ENTRY.exists():
+    if (BINFMT / "qemu-aarch64").exists():
         pytest.xfail("emulation is set up on this host: nothing is missing")
     refused = docker_engine.run("run", str(FIXTURE), "--", "bt")
     assert refused.returncode == 23
@@ -65,9 +81,10 @@ def test_what_is_missing_is_named(docker_engine: EngineUnderTest) -> None:
 
 @pytest.mark.on_demand("EMULATION")
 @pytest.mark.usefixtures("emulation")
-def test_backtrace_of_aarch64(docker_engine: EngineUnderTest, dump: Path) -> None:
+@pytest.mark.parametrize("machine", sorted(PANICKED.keys() - {HERE}))
+def test_backtrace(docker_engine: EngineUnderTest, dump: Path, machine: str) -> None:
     facts = json.loads(docker_engine.run("info", str(dump), "--json").stdout)
-    assert facts["arch"] == "aarch64"
+    assert (facts["arch"], facts["complete"], facts["cause"]) == (machine, True, "sysrq")
     try:
         done = docker_engine.run(
             "run", str(dump), "--", "bt", "--", "bt 2", "--", "sys", "--", "!uname -m", timeout=1500
@@ -76,10 +93,11 @@ def test_backtrace_of_aarch64(docker_engine: EngineUnderTest, dump: Path) -> Non
         (case,) = (one for one in json.loads(docker_engine.run("list", "--json").stdout) if one["dump"] == str(dump))
     finally:
         docker_engine.run("close", str(dump))
-    panicked, other = (FRAME.findall(stack) for stack in done.stdout.split(b"PID: ")[1:])
-    # Two frames are the processor's own when QEMU stopped it: it goes on counting the time after a panic.
-    assert [name for name in panicked if name in PANICKED] == PANICKED
-    assert other == [b"__switch_to", b"__schedule", b"schedule", b"kthreadd"]
-    assert b"MACHINE: aarch64" in done.stdout
-    assert b"\naarch64\n" in done.stdout
-    assert case["profile"] == "latest-aarch64"
+    panicked, other = (FRAME.findall(stack.decode()) for stack in done.stdout.split(b"PID: ")[1:])
+    expected = PANICKED[machine].split()
+    assert [name for name in panicked if name in expected] == expected
+    assert " ".join(other) == WAITS[machine]
+    said = done.stdout.decode()
+    assert f"MACHINE: {machine}" in said
+    assert f"\n{machine}\n" in said
+    assert case["profile"] == f"latest-{machine}"

@@ -26,8 +26,13 @@ EXPECTED = {
 }
 
 
-def written(directory: Path, *, version: int = 5, units: list[int] = UNITS) -> tuple[Path, Path, Path, Path]:
-    """(vmlinux.gdb-index, .debug_names, .debug_str, vmlinux) as gdb 13 leaves them."""
+def written(
+    directory: Path, *, version: int = 5, units: list[int] = UNITS, order: str = "<"
+) -> tuple[Path, Path, Path, Path]:
+    """(vmlinux.gdb-index, .debug_names, .debug_str, vmlinux) as gdb 13 leaves them.
+
+    .gdb_index is little-endian for every machine, .debug_names has the machine's own `order`.
+    """
     own = b"not a name of this file\0linux_banner\0"
     strings, at = b"mydev\0Schedule\0", {}
     abbreviations, codes = b"", {}
@@ -45,29 +50,29 @@ def written(directory: Path, *, version: int = 5, units: list[int] = UNITS) -> t
             pool += bytes([codes[tag, static]]) + (bytes([unit | 0x80, 0]) if unit == 2 else bytes([unit]))
         pool += b"\0"
     abbreviations += b"\0"
-    body = struct.pack("<2H7I", version, 0, len(units), 0, 0, 4, len(NAMES), len(abbreviations), 4) + b"GDB\0"
-    body += struct.pack(f"<{len(units)}I", *units) + bytes(4 * 4 + 4 * len(NAMES))
-    body += struct.pack("<3I", *at.values()) + struct.pack("<3I", *entries_at) + abbreviations + pool
+    body = struct.pack(f"{order}2H7I", version, 0, len(units), 0, 0, 4, len(NAMES), len(abbreviations), 4) + b"GDB\0"
+    body += struct.pack(f"{order}{len(units)}I", *units) + bytes(4 * 4 + 4 * len(NAMES))
+    body += struct.pack(f"{order}6I", *at.values(), *entries_at) + abbreviations + pool
     files = [directory / f"vmlinux{kind}" for kind in (".gdb-index", ".debug_names", ".debug_str", "")]
     area = b"".join(struct.pack("<2Q", unit, 0x50) for unit in UNITS)
     addresses = struct.pack("<2QI", 0xFFFFFFFF81000000, 0xFFFFFFFF81001000, 1)
     ends = [24, 24 + len(area), 24 + len(area), 24 + len(area) + len(addresses)]
     files[0].write_bytes(struct.pack("<6I", 8, *ends, ends[3] + 64) + area + addresses + bytes(100))
-    files[1].write_bytes(struct.pack("<I", len(body)) + body)
+    files[1].write_bytes(struct.pack(f"{order}I", len(body)) + body)
     files[2].write_bytes(strings)
-    files[3].write_bytes(vmlinux(own))
+    files[3].write_bytes(vmlinux(own, order))
     return files[0], files[1], files[2], files[3]
 
 
-def vmlinux(strings: bytes) -> bytes:
+def vmlinux(strings: bytes, order: str) -> bytes:
     names = b"\0.debug_info\0.debug_str\0.shstrtab\0"
     sections = [(1, b"dwarf"), (13, strings), (24, names)]
     body, table = bytes(64), bytes(64)
     for name, data in sections:
-        table += struct.pack("<2I4Q2I2Q", name, 1 if name < 24 else 3, 0, 0, len(body), len(data), 0, 0, 1, 0)
+        table += struct.pack(f"{order}2I4Q2I2Q", name, 1 if name < 24 else 3, 0, 0, len(body), len(data), 0, 0, 1, 0)
         body += data
-    head = b"\x7fELF\x02\x01\x01" + bytes(9)
-    head += struct.pack("<HHI3QI6H", 2, 62, 1, 0, 0, len(body), 0, 64, 56, 0, 64, 4, 3)
+    head = b"\x7fELF\x02" + (b"\x01" if order == "<" else b"\x02") + b"\x01" + bytes(9)
+    head += struct.pack(f"{order}HHI3QI6H", 2, 62, 1, 0, 0, len(body), 0, 64, 56, 0, 64, 4, 3)
     return head + body[64:] + table
 
 
@@ -90,8 +95,9 @@ def looked_up(index: bytes, name: bytes) -> list[tuple[int, int, int]] | None:
         slot = (slot + step) % size
 
 
-def test_units_are_all_there_and_the_last_is_first(tmp_path: Path) -> None:
-    files = written(tmp_path)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_units_are_all_there_and_the_last_is_first(tmp_path: Path, order: str) -> None:
+    files = written(tmp_path, order=order)
     before = files[0].read_bytes()
     index = rewritten(*files)
     assert {name: looked_up(index, name) for name in NAMES} == EXPECTED
@@ -126,8 +132,9 @@ def test_what_is_cut_or_changed_is_refused_or_harmless(tmp_path: Path, number: i
     assert refused
 
 
-def test_prepare_leaves_nothing_behind_and_does_without(tmp_path: Path, bench: Bench) -> None:
-    vmlinux = written(tmp_path)[3]
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_prepare_leaves_nothing_behind_and_does_without(tmp_path: Path, bench: Bench, order: str) -> None:
+    vmlinux = written(tmp_path, order=order)[3]
     assert prepare.prepare(tmp_path, lambda *_: None, bench.heard)
     section = elf.read(vmlinux).section(".gdb_index")
     assert section is not None
@@ -135,7 +142,7 @@ def test_prepare_leaves_nothing_behind_and_does_without(tmp_path: Path, bench: B
     data = vmlinux.read_bytes()[section.offset : section.offset + section.size]
     assert looked_up(data, b"linux_banner") == EXPECTED[b"linux_banner"]
     # What cannot be made better is used as it is.
-    index = written(tmp_path, version=6)[0].read_bytes()
+    index = written(tmp_path, version=6, order=order)[0].read_bytes()
     assert prepare.prepare(tmp_path, lambda *_: None, bench.heard)
     assert vmlinux.read_bytes().find(index) > 0
     assert list(tmp_path.iterdir()) == [vmlinux]
