@@ -129,12 +129,14 @@ class KdumpMemory:
     def pages_that_begin(self, start: bytes, sizes: range, *, seconds: float) -> Iterator[bytes]:
         """Pages with certain first bytes, among those whose compressed size is in `sizes`, in order, for a while.
 
-        Only the beginning of each page is unpacked, which takes some microseconds.
+        Only the beginning of each page is unpacked, which takes some microseconds. Pages that are stored once for many,
+        as QEMU does with that of zeros, are looked at once.
         """
         deadline = time.monotonic() + seconds
         at, seen = self._layout.descriptors_offset, 0
         total = self._index.total(self._layout.end_pfn or self._layout.max_mapnr)
         window, window_at = b"", 0
+        previous = shared = 0
         while seen < total and time.monotonic() < deadline:
             raw = self._source.read_at(at, min(total - seen, 4096) * kdump.DESCRIPTOR_SIZE)
             raw = raw[: len(raw) - len(raw) % kdump.DESCRIPTOR_SIZE]
@@ -142,8 +144,12 @@ class KdumpMemory:
                 return
             at, seen = at + len(raw), seen + len(raw) // kdump.DESCRIPTOR_SIZE
             for offset, size, flags, _ in self._descriptor.iter_unpack(raw):
-                if size not in sizes or offset <= 0:
+                if size not in sizes or offset <= 0 or offset == shared:
                     continue
+                if offset == previous:
+                    shared = offset
+                    continue
+                previous = offset
                 if not window_at <= offset <= window_at + len(window) - size:
                     window, window_at = self._source.read_at(offset, _CHUNK), offset
                 data = window[offset - window_at : offset - window_at + size]
