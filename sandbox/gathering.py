@@ -42,6 +42,8 @@ class Wishes:
     is open as whoever opened it said."""
     once: bool = False
     """A case of its own, which nobody else finds and which the caller closes."""
+    native: bool = False
+    """Programs of the engine's machine, whichever the dump is of: crash cannot read it then, drgn can."""
 
     def of_case(self) -> str:
         """What of it an open case has or has not; empty when any will do."""
@@ -84,10 +86,11 @@ def gather(
     from sandbox.debuginfo.cached import peek
 
     machine = platforms.foreign(vmcore.arch, engine.info())
-    selection = replace(selection, image=platforms.on(selection.image, machine))
+    if not wishes.native:
+        selection = replace(selection, image=platforms.on(selection.image, platforms.emulated(machine, engine.info())))
     if not anew and (found := _self_contained(vmcore, selection, wishes, engine, reporter)) is not None:
         return found
-    if machine is not None:
+    if selection.image.platform is not None:
         reporter.notice(f"the dump is of {machine}: its crash runs under emulation, which is slow")
     if wishes.image is None and (selection.image.latest or selection.home.image.not_run is not None):
         reporter.notice(selection.reason)

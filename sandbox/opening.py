@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sandbox import config, ledger, paths
 from sandbox.errors import (
+    ConfigurationError,
     DumpDamaged,
     DumpNotFound,
     DumpUnreadable,
@@ -55,31 +56,58 @@ def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
 def case_for(tool: str, dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Iterator[Case]:
     """The case that a tool beside crash runs in: the dump's own. One with the newest image, for as long as it is used,
     where that of the dump is to have drgn and has not: drgn needs no distribution's version, and reads older kernels.
+    Nor does it need the dump's machine, so that nothing is emulated for it.
     """
-    case = case_of(dump, wishes, reporter)
-    temporary = wishes.once
-    try:
-        newest = _newest_with_drgn(case) if tool == "drgn" and wishes.image is None else None
-        if newest is not None:
-            reporter.notice(f"image {case.profile} has no drgn: it runs in that of {newest.name}, beside the open case")
-            if temporary:
-                _close(case)
-            case = open_dump(case.dump, replace(wishes, image=newest.name, once=True), reporter)
-            temporary = True
+    case = None if tool == "drgn" and _only_emulated(dump, wishes) else case_of(dump, wishes, reporter)
+    with ExitStack() as at_the_end:
+        if case is not None and wishes.once:
+            at_the_end.callback(_close, case)
+        if case is None or (tool == "drgn" and not _has_drgn(case, wishes)):
+            image = wishes.image or _newest_with_drgn()
+            beside = "" if case is None or wishes.once else ", beside the open case"
+            reporter.notice(f"drgn runs in the image of {image}{beside}")
+            at_the_end.close()
+            case = open_dump(dump, replace(wishes, image=image, once=True, native=True), reporter)
+            at_the_end.callback(_close, case)
         yield case
+
+
+def _only_emulated(dump: Path, wishes: Wishes) -> bool:
+    """Whether the dump, which is not open yet, is of another machine than the engine that is to open it."""
+    from sandbox.dump import identify
+    from sandbox.engine import connect
+    from sandbox.platforms import foreign
+
+    if (wishes.engine or config.current().engine or "").startswith(ELSEWHERE):
+        return False  # what is there is asked by a container; so it is opened first
+    try:
+        if ledger.find(dump, engine=wishes.engine) is not None:
+            return False
+    except OSError:
+        return False  # opening it says what is wrong
+    engine = connect(wishes.engine)
+    try:
+        return foreign(identify(dump).arch, engine.info()) is not None
     finally:
-        if temporary:
-            _close(case)
+        engine.close()
 
 
-def _newest_with_drgn(case: Case) -> ImageProfile | None:
-    """The profile whose image has drgn where the case's has not; None where it has, or nothing better is known."""
+def _has_drgn(case: Case, wishes: Wishes) -> bool:
+    """Whether drgn is to run in the case, as far as its profile tells."""
     from sandbox.profiles import load
 
-    profiles = load()
-    own = profiles.get(case.profile)
-    newest = next((profile for profile in profiles.values() if profile.latest and profile.image.drgn), None)
-    return None if own is None or own.image.drgn else newest
+    own = load().get(case.profile)
+    # One that is not here is of another machine. What the user chose is used, with or without.
+    return own is not None and (own.image.drgn or wishes.image is not None)
+
+
+def _newest_with_drgn() -> str:
+    from sandbox.profiles import load
+
+    for profile in load().values():
+        if profile.latest and profile.image.drgn:
+            return profile.name
+    raise ConfigurationError("the newest profile has no drgn", hint="name one that has: --image PROFILE")
 
 
 def _close(case: Case) -> None:

@@ -15,14 +15,15 @@ _NAMES: Final = {"x86_64": "linux/amd64", "aarch64": "linux/arm64", "ppc64le": "
 
 
 def foreign(machine: str | None, info: EngineInfo) -> str | None:
-    """The machine of a dump when it is another than the engine's; None when it is not, or not known.
+    """The machine of a dump when it is another than the engine's; None when it is not, or not known."""
+    return None if machine is None or machine == info.arch or machine not in _NAMES else machine
 
-    Raises `EmulationMissing` when this host cannot run programs of it.
-    """
-    if machine is None or machine == info.arch or machine not in _NAMES:
-        return None
+
+def emulated(machine: str | None, info: EngineInfo) -> str | None:
+    """`foreign`, for what has to run there. Raises `EmulationMissing` when this host cannot run programs of it."""
+    machine = foreign(machine, info)
     # What an engine on another host can run is seen when it is tried.
-    if info.local and machine not in host.emulated()[0]:
+    if machine is not None and info.local and machine not in host.emulated()[0]:
         raise EmulationMissing(
             f"the dump is of {machine}, and this host ({info.arch}) cannot run its crash",
             hint=host.setting_up_emulation(machine),
@@ -31,11 +32,14 @@ def foreign(machine: str | None, info: EngineInfo) -> str | None:
 
 
 def on(profile: ImageProfile, machine: str | None) -> ImageProfile:
-    """The profile with programs of `machine`: an image and a base of their own. The profile itself for None."""
+    """The profile with programs of `machine`: an image and a base of their own. The profile itself for None.
+
+    Without drgn, which reads dumps of every machine on any: to install it takes minutes under emulation.
+    """
     if machine is None or profile.platform is not None:
         return profile
     name, title = f"{profile.name}-{machine}", f"{profile.title} for {machine}"
-    return replace(profile, name=name, title=title, platform=_NAMES[machine])
+    return replace(profile, name=name, title=title, platform=_NAMES[machine], image=profile.image.without_drgn())
 
 
 def machine(platform: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -51,6 +51,9 @@ class Base:
     bootstrap: Bootstrap | None = None
 
 
+_DRGN: Final = "DRGN"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecipe:
     """What is put on the base."""
@@ -63,13 +66,17 @@ class ImageRecipe:
     keys: tuple[str, ...] = ()
     """Files of `images/keys/` with public keys, one of which must have signed each RPM package."""
     args: Mapping[str, str] = field(default_factory=dict)
+    """Build arguments of the fragments; `DRGN` is the package that has drgn."""
     not_run: str | None = None
     """Why programs of this distribution cannot be run today; the `latest` profile's crash is used then."""
 
     @property
     def drgn(self) -> bool:
-        """Whether drgn is in it: a fragment's name says so."""
-        return any("drgn" in fragment for fragment in self.fragments)
+        """Whether drgn is in it."""
+        return bool(self.args.get(_DRGN))
+
+    def without_drgn(self) -> ImageRecipe:
+        return replace(self, args={name: value for name, value in self.args.items() if name != _DRGN})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -262,7 +262,27 @@ def _read_notes(source: Source, header: Header, layout: Layout, extent: tuple[in
         header.nr_cpus = cpus
 
 
+def with_utsname(head: bytes, *, release: str, version: str, machine: str) -> bytes:
+    """The header with these in its utsname where that tells nothing, or not at its place.
+
+    QEMU leaves all but the machine empty, and of an arm64 guest that, too. libkdumpfile, and so drgn, goes by the
+    utsname and refuses such dumps.
+    """
+    if head[:8] not in SIGNATURES or len(head) < HEADER_SIZE:
+        return head
+    raw = _raw_utsname(head)
+    if not raw.startswith(b"Linux\0") or _field(raw, _UTSNAME_FIELDS.index("machine")) not in MACHINES:
+        known = {"sysname": "Linux", "release": release, "version": version, "machine": machine}
+        raw = b"".join(known.get(name, "").encode()[: _FIELD - 1].ljust(_FIELD, b"\0") for name in _UTSNAME_FIELDS)
+    return head[:_UTSNAME] + raw + head[_UTSNAME + len(raw) :]
+
+
 def _utsname(head: bytes) -> dict[str, str]:
+    raw = _raw_utsname(head)
+    return {name: _field(raw, index) for index, name in enumerate(_UTSNAME_FIELDS)}
+
+
+def _raw_utsname(head: bytes) -> bytes:
     raw = head[_UTSNAME : _UTSNAME + _FIELD * len(_UTSNAME_FIELDS)]
     if not raw.startswith(b"Linux\0"):
         # makedumpfile before 1.6.9 read utsname 4 bytes too far on kernels from 5.11 on (uts_namespace had lost its
@@ -270,8 +290,8 @@ def _utsname(head: bytes) -> dict[str, str]:
         # libkdumpfile issue 36).
         repaired = (b"Linu" + raw)[: len(raw)]
         if repaired.startswith(b"Linux\0") and _field(repaired, 4) in MACHINES:
-            raw = repaired
-    return {name: _field(raw, index) for index, name in enumerate(_UTSNAME_FIELDS)}
+            return repaired
+    return raw
 
 
 def _field(raw: bytes, index: int) -> str:

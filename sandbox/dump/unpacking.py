@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import directories, flattened, wrappers
+from sandbox.dump import directories, flattened, kdump, wrappers
 from sandbox.dump.source import FileSource, Source
 from sandbox.dump.streams import SourceStream, Stream, WrapperDamagedError
 from sandbox.errors import DumpDamaged, NoSpace, NotADump
@@ -103,7 +103,7 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
     with (
         FileSource(vmcore.path) as source,
         reporter.step(f"unpacking {vmcore.path.name}", total=source.size, unit="B") as step,
-        part.open("xb") as out,
+        part.open("x+b") as out,
     ):
         counted = _Counted(source, step)
         stream: Stream = SourceStream(counted)
@@ -120,6 +120,10 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
                 raise DumpDamaged(f"{vmcore.path}: {error}") from error
             reporter.notice(f"{vmcore.path}: {error}; the dump is unpacked as far as it goes")
         os.ftruncate(out.fileno(), sink.end)
+        release, version, machine = vmcore.release, vmcore.utsname_version, vmcore.arch
+        if release and version and machine:
+            head = os.pread(out.fileno(), kdump.HEADER_SIZE, 0)
+            os.pwrite(out.fileno(), kdump.with_utsname(head, release=release, version=version, machine=machine), 0)
 
 
 def _copy(stream: Stream, sink: _Sink) -> None:

@@ -25,16 +25,22 @@ INFO = EngineInfo(
 )
 
 
-def test_what_is_foreign(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "emulated", lambda: (["aarch64"], ["ppc64le", "s390x"]))
+def test_what_is_foreign() -> None:
     assert platforms.foreign("x86_64", INFO) is None
     assert platforms.foreign(None, INFO) is None
+    assert platforms.foreign("riscv64", INFO) is None
     assert platforms.foreign("aarch64", INFO) == "aarch64"
-    assert platforms.foreign("x86_64", dataclasses.replace(INFO, arch="aarch64", local=False)) == "x86_64"
+
+
+def test_what_can_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "emulated", lambda: (["aarch64"], ["ppc64le", "s390x"]))
+    assert platforms.emulated("x86_64", INFO) is None
+    assert platforms.emulated("aarch64", INFO) == "aarch64"
+    assert platforms.emulated("x86_64", dataclasses.replace(INFO, arch="aarch64", local=False)) == "x86_64"
     # On another host it is seen when it is tried.
-    assert platforms.foreign("s390x", dataclasses.replace(INFO, local=False)) == "s390x"
+    assert platforms.emulated("s390x", dataclasses.replace(INFO, local=False)) == "s390x"
     with pytest.raises(EmulationMissing, match="dump is of s390x, and this host") as caught:
-        platforms.foreign("s390x", INFO)
+        platforms.emulated("s390x", INFO)
     assert caught.value.hint == host.setting_up_emulation("s390x")
     assert caught.value.hint.startswith("sudo ")
     assert caught.value.exit_code == 23
@@ -53,6 +59,8 @@ def test_a_profile_of_another_machine_has_images_of_its_own(machine: str, platfo
     assert platforms.on(own, None) is own
     assert platforms.on(other, machine) is other
     assert other.debuginfo == own.debuginfo
+    assert own.image.drgn
+    assert not other.image.drgn
 
 
 def test_what_a_base_of_another_machine_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 import bz2
+import dataclasses
 import gzip
 import io
 import json
@@ -87,6 +88,32 @@ WRAPPED = {
     "long name": (tar({"d/" * 60 + "vmcore": DUMP}), ("tar",)),
     "flattened in gz": (gzip.compress(dump_writer.flatten(DUMP), 1), ("gz",)),
 }
+
+
+OF_DUMP = ["Linux", "host", "6.1.0-test", "#1 SMP Debian 6.1.170-3", "x86_64"]
+FOUND = ["Linux", "", "6.1.0-50-cloud-arm64", "#1 SMP Debian", "aarch64"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "named"),
+    [
+        # As QEMU 7.2 writes of an arm64 guest and of an x86_64 one, as makedumpfile 1.6.8 of a newer kernel, and whole.
+        ({"utsname": ("", "", "", "", "Unknown", "")}, FOUND),
+        ({"utsname": ("", "", "", "", "x86_64", "")}, FOUND),
+        ({"shift_utsname": True}, OF_DUMP),
+        ({}, OF_DUMP),
+    ],
+)
+def test_the_copy_says_which_kernel_it_is_of(tmp_path, shape, named):
+    dump = dump_writer.kdump({0: bytes(4096)}, b"", **shape)
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress(dump))
+    _, _, release, version, machine = FOUND
+    found = dataclasses.replace(identify(path), release=release, utsname_version=version, arch=machine)
+    copy = unpack(found, tmp_path / "cache").read_bytes()
+    assert [copy[at : at + 65].rstrip(b"\0").decode() for at in range(12, 12 + 5 * 65, 65)] == named
+    assert (copy == dump) == (not shape)
+    assert copy[402:] == dump[402:]
 
 
 @pytest.mark.parametrize("name", WRAPPED)
