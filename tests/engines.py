@@ -195,12 +195,31 @@ def _engine(
         path.mkdir(mode=0o700, exist_ok=True)
         os.chown(path, uid, gid)
         env[key] = str(path)
+    _share_bases(kept, uid, gid)
     with contextlib.ExitStack() as stack:
         command, more = _command(stack, base, prefix)
         engine = stack.enter_context(contextlib.closing(connect(url)))
         yield EngineUnderTest(
             name=name, url=url, engine=engine, env={**env, **more}, vmbox=command, uid=uid, gid=gid, base=base
         )
+
+
+def _share_bases(cache: Path, uid: int, gid: int) -> None:
+    """Has a user's cache take the root file systems that bases are made of from the caller's.
+
+    That of debian-12, which everybody needs first, each makes himself: as root, and as a user.
+    """
+    shared, own = cache_root() / "rootfs", cache / "rootfs"
+    shared.mkdir(mode=0o755, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        if cache.name == "caller":
+            os.chown(shared, uid, gid)
+            own.symlink_to(shared)
+            return
+        own.mkdir(mode=0o755)
+        os.chown(own, uid, gid)
+        for name in ("latest", "debian-11", "debian-13"):
+            (own / f"{name}.tar").symlink_to(shared / f"{name}.tar")
 
 
 ENTRY = "import sys; from sandbox.entry import main; sys.exit(main())"

@@ -7,14 +7,14 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 import engines
-from engines import EngineUnderTest
+from engines import ENTRY, EngineUnderTest
 from sandbox import image, profiles
 from sandbox.case import DUMP, VMLINUX
 from sandbox.dump import identify
@@ -26,6 +26,50 @@ KERNELS = {
     "6.1": ("debian-12", ["linux-image-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64"]),
     "6.12": ("debian-13", ["linux-image-cloud-amd64", "linux-image-6.12.107+deb13-cloud-amd64"]),
 }
+
+FORMS = {
+    "kdump": "makedumpfile -c -d 31 /proc/vmcore kdump",
+    "lzo": "makedumpfile -l -d 31 /proc/vmcore lzo",
+    "stored": "makedumpfile -d 31 /proc/vmcore stored",
+    "level-0": "makedumpfile -l -d 0 /proc/vmcore level-0",
+    "proc-vmcore": "cp /proc/vmcore proc-vmcore",
+    "flattened": "makedumpfile -F -c -d 31 /proc/vmcore > flattened",
+    "flattened-elf": "makedumpfile -F -E -d 31 /proc/vmcore > flattened-elf",
+    "part-1": "makedumpfile --split -c -d 31 /proc/vmcore part-1 part-2 part-3",
+    # A target that is too small.
+    "full-kdump": "mkdir /tmp/small; mount -t tmpfs -o size=6m tmpfs /tmp/small; "
+    "makedumpfile -c -d 31 /proc/vmcore /tmp/small/v; mv /tmp/small/v full-kdump",
+    "full-elf": "makedumpfile -E -d 31 /proc/vmcore /tmp/small/v; mv /tmp/small/v full-elf",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """A crash that is written down in several forms: to boot a kernel and have it die takes longer than to write."""
+
+    form: str
+    """What `vmbox demo` is asked for."""
+    more: Mapping[str, str]
+    """The others: by file name, what the capture kernel runs."""
+    memory: int = 768
+    """MiB, as in `DemoSpec`; less where all of it is written down."""
+
+
+BOOTS = {
+    "6.1": Boot(form="elf", more=FORMS, memory=640),
+    "6.12": Boot(form="kdump-zstd", more={"kdump": FORMS["kdump"]}),
+}
+"""By kernel series."""
+MOST_WANTED = ("6.1", "kdump")
+"""What `vmbox demo` makes when it is asked for nothing: by itself, so that nobody has to wait for the others."""
+_WITH_MORE = """
+import sys
+from sandbox import demo
+demo._MAKEDUMPFILE[sys.argv[1]] += sys.argv[2]
+demo.DemoSpec.__init__.__kwdefaults__.update(timeout=600, memory=int(sys.argv[3]))
+del sys.argv[1:4]
+"""
+"""vmbox, with what the capture kernel runs after it has written the form that `vmbox demo` is asked for."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,12 +95,23 @@ class Dumps:
 
     def __call__(self, kernel: str = "6.1", *, form: str = "kdump", trigger: str = "sysrq") -> Path:
         """The vmcore of a kernel series, written in a certain form, after a certain trigger."""
-        directory = engines.cache_root() / "dumps" / f"{kernel}-{form}-{trigger}"
+        boot = BOOTS.get(kernel)
+        if boot is None or form not in {boot.form, *boot.more} or trigger != "sysrq" or (kernel, form) == MOST_WANTED:
+            return self._made(kernel, form, trigger) / "vmcore"
+        return self._made(kernel, boot.form, trigger, boot) / form
+
+    def forms(self) -> Path:
+        """The directory with one crash of a 6.1 kernel in all `FORMS`, and in "elf"."""
+        return self("6.1", form="elf").parent
+
+    def _made(self, kernel: str, form: str, trigger: str, boot: Boot | None = None) -> Path:
+        name = f"{kernel}-{form}-{trigger}"
+        directory = engines.cache_root() / "dumps" / (f"{name}-and-more" if boot else name)
         # Another process of the same run may be making it.
         with locked(directory.with_name(directory.name + ".lock")):
             if not (directory / "vmcore").exists():
-                self._make(kernel, form, trigger, directory)
-        return directory / "vmcore"
+                self._make(kernel, form, trigger, directory, boot)
+        return directory
 
     def copy_for(self, user: EngineUnderTest, dump: Path) -> Path:
         """The dump as a file of `user`'s that nobody else can read."""
@@ -66,24 +121,28 @@ class Dumps:
         os.chown(copy, user.uid, user.gid)
         return copy
 
-    def _make(self, kernel: str, form: str, trigger: str, directory: Path) -> None:
+    def _make(self, kernel: str, form: str, trigger: str, directory: Path, boot: Boot | None) -> None:
         profile, candidates = KERNELS[kernel]
+        vmbox = self.maker.vmbox
+        if boot is not None:
+            commands = "".join(f"; {command}" for command in boot.more.values())
+            vmbox = [*self.maker.vmbox[:-1], _WITH_MORE + ENTRY, form, commands, str(boot.memory)]
         said = ""
         for package in [self._kernels[kernel]] if kernel in self._kernels else candidates:
-            made = self.maker.run(
-                "demo",
-                str(directory),
-                "--profile",
-                profile,
-                "--kernel",
-                package,
-                "--format",
-                form,
-                "--trigger",
-                trigger,
+            words = ["--profile", profile, "--kernel", package, "--format", form, "--trigger", trigger]
+            made = subprocess.run(
+                [*vmbox, "demo", str(directory), *words],
+                env=dict(self.maker.env),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=850,
+                check=False,
             )
             said += made.stderr.decode()
-            if made.returncode == 0 and (form != "kdump" or self._has_debuginfo(directory / "vmcore", profile)):
+            needed = form == "kdump" or boot is not None
+            if made.returncode == 0 and (not needed or self._has_debuginfo(directory / "vmcore", profile)):
+                if boot is not None:
+                    os.link(directory / "vmcore", directory / form)
                 self._kernels[kernel] = package
                 return
             shutil.rmtree(directory, ignore_errors=True)

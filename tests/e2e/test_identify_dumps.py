@@ -1,8 +1,8 @@
 """Real dumps in every form that makedumpfile and QEMU write, of one crash each: what is identified, and the log.
 
 The log is compared line by line with what makedumpfile --dump-dmesg made of /proc/vmcore in the capture kernel. One
-boot writes all of makedumpfile's forms, one all of QEMU's. Debian builds makedumpfile without snappy and zstd; fixtures
-of tests/unit have pages of both.
+boot writes all of makedumpfile's forms (conftest.FORMS), one all of QEMU's. Debian builds makedumpfile without snappy
+and zstd; fixtures of tests/unit have pages of both.
 """
 
 from __future__ import annotations
@@ -19,27 +19,14 @@ from pathlib import Path
 import pytest
 
 import engines
+from e2e.conftest import FORMS, Dumps
 from engines import EngineUnderTest
 from sandbox.dump import identify, read_log, unpack
 from sandbox.errors import DebuginfoNotFound, DemoFailed, DumpNotFound, DumpUnreadable
 from sandbox.model import Vmcore
 
-WRITTEN = {
-    "vmcore": "makedumpfile -c -d 31 /proc/vmcore vmcore",
-    "lzo": "makedumpfile -l -d 31 /proc/vmcore lzo",
-    "stored": "makedumpfile -d 31 /proc/vmcore stored",
-    "level-0": "makedumpfile -c -d 0 /proc/vmcore level-0",
-    "elf": "makedumpfile -E -d 31 /proc/vmcore elf",
-    "proc-vmcore": "cp /proc/vmcore proc-vmcore",
-    "flattened": "makedumpfile -F -c -d 31 /proc/vmcore > flattened",
-    "flattened-elf": "makedumpfile -F -E -d 31 /proc/vmcore > flattened-elf",
-    "part-1": "makedumpfile --split -c -d 31 /proc/vmcore part-1 part-2 part-3",
-}
-SMALL = "mkdir /tmp/small; mount -t tmpfs -o size=6m tmpfs /tmp/small"
-FULL = {
-    "full-kdump": "makedumpfile -c -d 31 /proc/vmcore /tmp/small/v; mv /tmp/small/v full-kdump",
-    "full-elf": "makedumpfile -E -d 31 /proc/vmcore /tmp/small/v; mv /tmp/small/v full-elf",
-}
+WRITTEN = ("elf", *(name for name in FORMS if not name.startswith("full-")))
+FULL = ("full-elf", "full-kdump")
 BY_QEMU = {
     "kdump": "dump-guest-memory -z /work/out/kdump",
     "vmcore": "dump-guest-memory /work/out/vmcore",
@@ -52,30 +39,26 @@ import sys
 from pathlib import Path
 from sandbox import demo
 from sandbox.engine import connect
-form, commands, directory = sys.argv[1:]
-(demo._QEMU if form in demo._QEMU else demo._MAKEDUMPFILE)[form] = commands
-demo.make_vmcore(demo.DemoSpec(format=form, timeout=400), Path(directory), engine=connect(None))
+commands, directory = sys.argv[1:]
+demo._QEMU["qemu-elf"] = commands
+demo.make_vmcore(demo.DemoSpec(format="qemu-elf", timeout=400), Path(directory), engine=connect(None))
 """
 
 
-def _make(engine: EngineUnderTest, name: str, form: str, commands: str) -> Path:
-    """Dumps of one crash in the cache, made by the demo container with other commands than its own."""
-    directory = engines.cache_root() / "dumps" / name
-    if not (directory / "vmcore").exists():
-        command = [sys.executable, "-c", MAKE, form, commands, str(directory)]
-        made = subprocess.run(command, env=dict(engine.env), capture_output=True, text=True, check=False)
-        assert made.returncode == 0, made.stderr
-    return directory
-
-
 @pytest.fixture(scope="module")
-def forms(docker_engine: EngineUnderTest) -> Path:
-    return _make(docker_engine, "forms", "kdump", "; ".join([*WRITTEN.values(), SMALL, *FULL.values()]))
+def forms(dumps: Dumps) -> Path:
+    return dumps.forms()
 
 
 @pytest.fixture(scope="module")
 def by_qemu(docker_engine: EngineUnderTest) -> Path:
-    return _make(docker_engine, "forms-of-qemu", "qemu-elf", "\n".join(BY_QEMU.values()))
+    """Dumps of one crash in the cache, made by the demo container with other commands than its own."""
+    directory = engines.cache_root() / "dumps" / "forms-of-qemu"
+    if not (directory / "vmcore").exists():
+        command = [sys.executable, "-c", MAKE, "\n".join(BY_QEMU.values()), str(directory)]
+        made = subprocess.run(command, env=dict(docker_engine.env), capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+    return directory
 
 
 def _log(path: Path) -> list[bytes]:
@@ -89,15 +72,15 @@ def _expected(directory: Path) -> list[bytes]:
 @pytest.mark.parametrize("name", sorted(WRITTEN))
 def test_written_by_makedumpfile(forms: Path, name: str) -> None:
     found = identify(forms / name)
-    reference = identify(forms / "vmcore")
+    reference = identify(forms / "kdump")
     for field in ("release", "utsname_version", "build_id", "arch", "panic", "cause", "hardware", "uptime_seconds"):
         assert getattr(found, field) == getattr(reference, field), field
         assert getattr(found, field) is not None, field
     assert found.complete is True, found.incomplete_reason
     assert found.flattened == name.startswith("flattened")
     assert found.format == ("elf" if name.endswith("elf") or name == "proc-vmcore" else "kdump-compressed")
-    if name in {"lzo", "vmcore"}:
-        assert found.compression == {"vmcore": "zlib"}.get(name, name)
+    if name in {"lzo", "kdump"}:
+        assert found.compression == {"kdump": "zlib"}.get(name, name)
     assert _log(forms / name) == _expected(forms)
 
 
@@ -107,7 +90,7 @@ def test_set_of_parts(forms: Path, tmp_path: Path) -> None:
     lone = identify(tmp_path / "part-3")
     assert lone.complete is False
     assert "is not beside it" in str(lone.incomplete_reason)
-    assert lone.release == identify(forms / "vmcore").release
+    assert lone.release == identify(forms / "kdump").release
 
 
 @pytest.mark.parametrize("name", sorted(FULL))
@@ -116,7 +99,7 @@ def test_target_ran_out_of_space(forms: Path, name: str) -> None:
     assert found.complete is False
     assert found.origins["complete"] == "header"
     assert "out of space" in str(found.incomplete_reason)
-    assert found.release == identify(forms / "vmcore").release
+    assert found.release == identify(forms / "kdump").release
 
 
 @pytest.mark.parametrize("name", ["lzo", "elf", "flattened"])

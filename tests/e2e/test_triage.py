@@ -20,6 +20,7 @@ import jsonschema
 import pytest
 
 from engines import EngineUnderTest
+from sandbox import image, profiles
 from sandbox.case import LABEL
 
 SCHEDULER = "from distributed.cli.dask_scheduler import main; main()"
@@ -138,6 +139,12 @@ def test_cluster_loses_a_worker(
     tmp_path: Path,
 ) -> None:
     """A scheduler and three workers, each with an engine and a store of its own; one is killed at its work."""
+    # What each engine builds for itself is other tests' matter: here they work at once.
+    archive = tmp_path / "image.tar"
+    ready = image.ensure(profiles.by_name("latest"), docker_engine.engine)
+    archive.write_bytes(b"".join(docker_engine.engine.save(ready)))
+    for other in (podman_rootful, podman_rootless):
+        other.engine.load(archive)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     url = f"tcp://127.0.0.1:{port}"
