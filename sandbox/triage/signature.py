@@ -35,8 +35,10 @@ _MACHINERY: Final = re.compile(
 _ENTRY: Final = re.compile(
     r"do_syscall_\w+|entry_SYSCALL\w*|system_call_fastpath|sysenter_\w+|ret_from_fork\w*|kthread|__x64_sys_\w+|invoke_syscall\w*"
     r"|el0\w*|secondary_startup_64\w*|start_secondary|x86_64_start\w+|start_kernel|rest_init|cpu_startup_entry|do_idle|x64_sys_call"
-    r"|system_call\w*|__do_sys_\w+|__se_sys_\w+|kernel_init\w*"
+    r"|system_call\w*|__do_syscall|__do_sys_\w+|__se_sys_\w+|__ret_from_fork|ret_from_kernel_\w+|kernel_init\w*"
 )
+# kernel/panic.c. What it calls, down to the loop or the stop in which a hypervisor finds the processor, is one in all.
+_PANIC: Final = re.compile(r"v?panic")
 _COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm)(?:\.\d+)*|\.\d+$")
 _LOGGED: Final = re.compile(
     r"(?:^|\s)(?:RIP: \d+:)?(?P<function>[A-Za-z_][\w.]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[[\w-]+\])?"
@@ -100,13 +102,16 @@ def plain_name(function: str) -> str:
 
 
 def _functions(backtrace: Backtrace) -> Iterator[str]:
-    """From the exception on if there was one in the kernel: what stands above it only handled it."""
+    """From the exception on if there was one in the kernel: what stands above only handled it. Else below panic()."""
     frames = backtrace.frames
     first = next(
         (at for at, frame in enumerate(frames) if frame.exception and not _is_machinery(frame.exception)), None
     )
     if first is None:
-        yield from (frame.function for frame in frames)
+        names = [frame.function for frame in frames]
+        yield from names[
+            max((at + 1 for at, name in enumerate(names) if _PANIC.fullmatch(plain_name(name))), default=0) :
+        ]
         return
     yield frames[first].exception or ""
     yield from (frame.function for frame in frames[first + 1 :])

@@ -166,6 +166,22 @@ def test_signature_is_that_of_the_bug_and_not_of_the_build() -> None:
     assert (from_log.id, from_log.basis) == (first.id, "log")
 
 
+@pytest.mark.parametrize(
+    "functions",
+    [
+        # As crash shows dumps of QEMU's: aarch64 counts the time after a panic, s390x stops. ppc64le's is by kexec.
+        "__delay __const_udelay panic ext4_error write_inode invoke_syscall el0t_64_sync",
+        "on_panic_notify atomic_notifier_call_chain vpanic panic ext4_error write_inode __do_syscall system_call",
+        "__crash_kexec panic ext4_error write_inode system_call_exception system_call_vectored_common",
+    ],
+    ids=["aarch64", "s390x", "ppc64le"],
+)
+def test_signature_begins_below_panic_and_ends_above_the_system_call(functions: str) -> None:
+    frames = "".join(f" #{at} [{at:x}0] {name} at {at:x}4\n" for at, name in enumerate(functions.split()))
+    (found,) = backtrace.parse(BT.splitlines(keepends=True)[0] + frames)
+    assert signature.of(cause="panic", backtrace=found).frames == ("ext4_error", "write_inode")
+
+
 def test_report_json_is_as_the_schema_says(vmcore: Vmcore, answers: Answers) -> None:
     assert documents.schema() == schema_of.schema(), "run tests/unit/triage/schema_of.py"
     for report in (read(vmcore, answers), read(vmcore, None, DebuginfoNotFound("there is none"))):
