@@ -88,7 +88,9 @@ def gather(
     machine = platforms.foreign(vmcore.arch, engine.info())
     if not wishes.native:
         selection = replace(selection, image=platforms.on(selection.image, platforms.emulated(machine, engine.info())))
-    if not anew and (found := _self_contained(vmcore, selection, wishes, engine, reporter)) is not None:
+    # A self-contained image of another machine has programs of that machine, and no others.
+    self_contained = not anew and not (wishes.native and machine is not None)
+    if self_contained and (found := _self_contained(vmcore, selection, wishes, engine, reporter)) is not None:
         return found
     if selection.image.platform is not None:
         reporter.notice(f"the dump is of {machine}: its crash runs under emulation, which is slow")
@@ -150,7 +152,7 @@ def _self_contained(
         return None
     image, debuginfo = found
     inside = image.labels.get(selfcontained.PROFILE, "")
-    if wishes.image not in {None, inside}:
+    if wishes.image is not None and inside != selection.image.name:
         return None
     # A profile of the user's that made the image may not be on this host.
     profile = load().get(inside, selection.image)

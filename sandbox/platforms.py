@@ -8,7 +8,7 @@ from typing import Final
 from sandbox import host
 from sandbox.engine import EngineInfo
 from sandbox.errors import EmulationMissing
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import ImageProfile, load
 
 _NAMES: Final = {"x86_64": "linux/amd64", "aarch64": "linux/arm64", "ppc64le": "linux/ppc64le", "s390x": "linux/s390x"}
 """uname -m -> what engines call the platform."""
@@ -39,7 +39,22 @@ def on(profile: ImageProfile, machine: str | None) -> ImageProfile:
     if machine is None or profile.platform is not None:
         return profile
     name, title = f"{profile.name}-{machine}", f"{profile.title} for {machine}"
-    return replace(profile, name=name, title=title, platform=_NAMES[machine], image=profile.image.without_drgn())
+    return replace(profile, name=name, title=title, platform=platform(machine), image=profile.image.without_drgn())
+
+
+def named(name: str) -> ImageProfile | None:
+    """The profile of a name that it has here or, by `on`, for another machine."""
+    for known in load().values():
+        for other in (None, *_NAMES):
+            profile = on(known, other)
+            if profile.name == name:
+                return profile
+    return None
+
+
+def platform(machine: str) -> str:
+    """What engines call a machine that has one of the names of uname -m. Inverse of `machine`."""
+    return _NAMES[machine]
 
 
 def machine(platform: str) -> str:

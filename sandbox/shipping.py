@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from sandbox import config, image as images, ledger, loading, selfcontained
+from sandbox import config, image as images, ledger, loading, platforms, selfcontained
 from sandbox.debuginfo.store import need_space
 from sandbox.dump import identify
 from sandbox.engine import Engine, connect
@@ -45,7 +45,7 @@ class Listed:
 
     ref: str
     kind: str
-    """kernel, base, or image (of a profile)."""
+    """kernel, image (of a profile), base, or tool (that vmbox itself needs)."""
     profile: str
     size: int
     """Bytes, with the layers that it shares with others."""
@@ -125,8 +125,8 @@ def find_all(engine_name: str | None) -> list[Listed]:
 
 
 def _listed(engine: Engine) -> list[Listed]:
-    current = {images.reference(profile) for profile in load().values()}
     found: list[Listed] = []
+    own = engine.info().arch
     for image in engine.images({images.LABEL: ""}):
         label = image.labels[images.LABEL]
         built = datetime.fromtimestamp(image.built, UTC).isoformat(timespec="seconds")
@@ -148,24 +148,22 @@ def _listed(engine: Engine) -> list[Listed]:
                         id=image.id,
                     )
                 )
-            elif label.startswith("base-"):
-                profile = label.removeprefix("base-")
-                found.append(Listed(ref=ref, kind="base", profile=profile, size=image.size, built=built, id=image.id))
             else:
-                # A tag in a registry is another name of what is current, and says nothing of its own.
-                outdated = ref not in current and ref.rpartition(":")[2] not in {
-                    it.rpartition(":")[2] for it in current
-                }
-                tool = label not in load()
+                profile = label.removeprefix("base-")
+                of = platforms.named(profile)
+                kind = "base" if profile != label else "image" if of is not None else "tool"
+                # Only the tag is compared: in a registry, the rest of the name is another.
+                current = None if of is None else images.reference(of).rpartition(":")[2]
                 found.append(
                     Listed(
                         ref=ref,
-                        kind="tool" if tool else "image",
-                        profile=label,
+                        kind=kind,
+                        profile=profile,
                         size=image.size,
+                        arch=own if of is None or of.platform is None else platforms.machine(of.platform),
                         built=built,
                         id=image.id,
-                        outdated=outdated and not tool,
+                        outdated=kind == "image" and ref.rpartition(":")[2] != current,
                     )
                 )
     return sorted(found, key=lambda one: (one.kind, one.profile, one.release, one.ref))
@@ -196,8 +194,10 @@ def pull(of: Subject, registry: str | None, wishes: Wishes, reporter: Reporter =
     there = selfcontained.remote(reference(of), _registry(registry))
     with closing(connect(wishes.engine)) as engine:
         try:
+            machine = platforms.foreign(of.arch, engine.info()) if isinstance(of, Vmcore) else None
+            platform = None if machine is None else platforms.platform(machine)
             with reporter.step(f"Pulling {there}") as step:
-                for line in engine.pull(there):
+                for line in engine.pull(there, platform=platform):
                     step.say(line)
         except BaseImageUnavailable as error:
             # Who is not logged in has been told so.

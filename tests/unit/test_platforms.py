@@ -63,6 +63,15 @@ def test_a_profile_of_another_machine_has_images_of_its_own(machine: str, platfo
     assert not other.image.drgn
 
 
+def test_a_profile_is_found_by_its_name_with_and_without_a_machine() -> None:
+    own = profiles.by_name("latest")
+    for profile in (own, *(platforms.on(own, machine) for machine in ("aarch64", "ppc64le", "s390x"))):
+        found = platforms.named(profile.name)
+        assert found == profile
+    assert platforms.named("prepare-debian-12") is None
+    assert platforms.named("latest-vax") is None
+
+
 def test_what_a_base_of_another_machine_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool = tmp_path / "mmdebstrap"
     tool.write_text("#!/bin/sh\nexit 1\n")

@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from sandbox import image, profiles, shipping
-from sandbox.engine import Image
+from sandbox.engine import EngineInfo, Image
 
 DAY = 86400
 CURRENT = image.reference(profiles.by_name("debian-12"))
@@ -26,6 +26,19 @@ class Engine:
             Image(id="5", tags=("localhost/vmbox/base-x:1",), labels=_label("base-x"), size=1, built=now - 50 * DAY),
         ]
         self.removed: list[str] = []
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            name="docker",
+            version="1",
+            endpoint="unix:///x",
+            rootless=False,
+            arch="x86_64",
+            limits=True,
+            local=True,
+            memory=1 << 34,
+            cpus=2,
+        )
 
     def images(self, _labels: Mapping[str, str]) -> list[Image]:
         return self.has
