@@ -14,6 +14,7 @@ import pytest
 import engines
 import machines
 from engines import EngineUnderTest
+from sandbox.locks import locked
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 RULES = Path("/usr/lib/binfmt.d")
@@ -60,19 +61,21 @@ def dump(docker_engine: EngineUnderTest, machine: str) -> Path:
 @pytest.fixture
 def emulation(machine: str) -> Iterator[None]:
     """Emulation of the machine is set up; afterwards all is as it was before."""
-    mounted = (BINFMT / "register").exists()
-    if not mounted:
-        subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=True)
-    entry = BINFMT / f"qemu-{machine}"
-    registered = entry.exists()
-    if not registered:
-        rule = (RULES / f"qemu-{machine}.conf").read_text().strip()
-        (BINFMT / "register").write_bytes(rule[rule.index(":") :].encode())
-    yield
-    if not registered:
-        entry.write_text("-1")
-    if not mounted:
-        subprocess.run(["umount", str(BINFMT)], check=True)
+    # All tests of a host have one kernel, and would take this from each other.
+    with locked(BINFMT.parent):
+        mounted = (BINFMT / "register").exists()
+        if not mounted:
+            subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], check=True)
+        entry = BINFMT / f"qemu-{machine}"
+        registered = entry.exists()
+        if not registered:
+            rule = (RULES / f"qemu-{machine}.conf").read_text().strip()
+            (BINFMT / "register").write_bytes(rule[rule.index(":") :].encode())
+        yield
+        if not registered:
+            entry.write_text("-1")
+        if not mounted:
+            subprocess.run(["umount", str(BINFMT)], check=True)
 
 
 @pytest.mark.skipif(HERE == "aarch64", reason="nothing has to be emulated here")
