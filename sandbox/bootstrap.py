@@ -143,6 +143,9 @@ def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str
 
 _COMMANDS: Final[dict[str, Callable[[Bootstrap, Path, str | None], list[str]]]] = {"mmdebstrap": _mmdebstrap}
 
+ON_HOST: Final = frozenset(_COMMANDS)
+"""Tools that have to be installed on this host; others run in a container."""
+
 
 def _reason(lines: Sequence[str]) -> str:
     return next((line.removeprefix("E: ") for line in lines if line.startswith("E: ")), lines[-1] if lines else "")

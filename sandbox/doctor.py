@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from sandbox import __version__, config, host, ledger, paths
+from sandbox import __version__, bootstrap, config, host, ledger, paths
 from sandbox.engine import Engine, connect
 from sandbox.errors import EngineNotFound, VmboxError
 from sandbox.profiles import ImageProfile, load
@@ -173,17 +174,20 @@ def _cases() -> Finding:
 
 
 def _bootstrap(profiles: Mapping[str, ImageProfile]) -> Iterator[Finding]:
-    tools = {profile.base.bootstrap.tool for profile in profiles.values() if profile.base.bootstrap is not None}
-    for tool in sorted(tools):
-        families = sorted(
-            name for name, profile in profiles.items() if profile.base.bootstrap and profile.base.bootstrap.tool == tool
-        )
-        if shutil.which(tool):
-            text = f"bases can be made without a registry: {', '.join(families)}"
-            yield Finding(subject=tool, good=True, text=text)
+    by_tool: dict[str, list[str]] = {}
+    for name, profile in sorted(profiles.items()):
+        if profile.base.bootstrap is not None:
+            by_tool.setdefault(profile.base.bootstrap.tool, []).append(name)
+    for tool, families in sorted(by_tool.items()):
+        bases = f"bases can be made without a registry: {', '.join(families)}"
+        if tool not in bootstrap.ON_HOST:
+            yield Finding(subject=tool, good=True, text=f"in a container, so that it need not be installed, {bases}")
+        elif shutil.which(tool):
+            yield Finding(subject=tool, good=True, text=bases)
         else:
-            text = f"not installed: without a registry these bases cannot be made: {', '.join(families)}"
-            yield Finding(subject=tool, good=False, text=text, hint=f"sudo apt-get install {tool}")
+            yield Finding(
+                subject=tool, good=False, text=f"not installed; with it, {bases}", hint=f"sudo apt-get install {tool}"
+            )
 
 
 def _servers(profiles: Mapping[str, ImageProfile]) -> Iterator[Finding]:
@@ -195,7 +199,7 @@ def _servers(profiles: Mapping[str, ImageProfile]) -> Iterator[Finding]:
         reached = sorted(address for address in addresses if answers[address] is None)
         missed = sorted(addresses - set(reached))
         if reached:
-            yield Finding(subject=subject, good=True, text=f"reached {', '.join(reached)}")
+            yield Finding(subject=subject, good=True, text=f"reached {_hosts(reached)}")
         if missed:
             why = answers[missed[0]]
             hint = (
@@ -203,5 +207,9 @@ def _servers(profiles: Mapping[str, ImageProfile]) -> Iterator[Finding]:
                 if len(missed) == len(addresses)
                 else "only dumps of those distributions need them; mirrors can be named: vmbox config template"
             )
-            text = f"not reached {', '.join(missed)} ({missed[0]}: {why})"
+            text = f"not reached {_hosts(missed)} ({missed[0]}: {why})"
             yield Finding(subject=subject, good=False, text=text, hint=hint)
+
+
+def _hosts(addresses: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(urlsplit(address).netloc for address in addresses))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -105,6 +106,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 _UNSURE: Final = re.compile(r"[^\n\t -~]")
 """Characters that may not be printable; to ask each one of them in a long log takes long."""
+
+
+def hanging(text: str, *, indent: int) -> str:
+    """A line broken at words to the terminal's width, further lines indented; as it is where there is no terminal."""
+    if not sys.stdout.isatty():
+        return text
+    import textwrap
+
+    width = max(shutil.get_terminal_size().columns, indent + 20)
+    broken = textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(broken)
 
 
 def visible(text: str) -> str:

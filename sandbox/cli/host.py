@@ -37,8 +37,9 @@ def doctor(
         findings.append(finding)
         if not json:
             mark = "ok" if finding.good else "MISSING" if finding.required else "note"
-            hint = f"\n             {finding.hint}" if finding.hint else ""
-            typer.echo(f"{mark:>7}  {finding.subject}: {finding.text}{hint}")
+            typer.echo(render.hanging(f"{mark:>7}  {finding.subject}: {finding.text}", indent=13))
+            if finding.hint:  # in one line, to be pasted
+                typer.echo(f"{'':13}{finding.hint}")
     if json:
         render.as_json(findings)
     raise typer.Exit(0 if all(finding.good for finding in findings if finding.required) else 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import doctor, host, paths, profiles, reach
+from sandbox import doctor, host, paths, profiles, reach, render
 from sandbox.engine.messages import build_lines
 from sandbox.errors import ImageBuildFailed
 
@@ -134,6 +134,28 @@ def test_addresses_are_those_of_the_mirrors(monkeypatch: pytest.MonkeyPatch) -> 
     assert reach.registries(debian) == {"http://127.0.0.1:5000/v2/"}
     assert "http://mirror.example:81/" in reach.archives(debian)
     assert "http://deb.debian.org/" not in reach.archives(debian)
+
+
+def test_only_what_runs_on_the_host_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {name: profiles.by_name(name) for name in ("el8", "debian-12", "photon")}
+    monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
+    dnf, mmdebstrap = doctor._bootstrap(chosen)
+    assert dnf.good
+    assert dnf.text.endswith("without a registry: el8")
+    assert not mmdebstrap.good
+    assert mmdebstrap.hint == "sudo apt-get install mmdebstrap"
+    assert mmdebstrap.text.endswith("without a registry: debian-12")
+
+
+def test_findings_are_broken_at_words_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "   note  archives: not reached one.example, another.example, and-a-third.example (why)"
+    assert render.hanging(text, indent=13) == text
+    monkeypatch.setattr(render.sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    first, *more = render.hanging(text, indent=13).splitlines()
+    assert first == "   note  archives: not reached one.example,"
+    assert all(line.startswith(" " * 13) and len(line) <= 50 for line in more)
+    assert " ".join([first, *(line.strip() for line in more)]) == text
 
 
 def test_a_place_that_cannot_be_written_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
