@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 import engines
-from engines import EngineUnderTest
+from engines import CHECKOUT, EngineUnderTest
 
 CI = os.environ.get("CI") == "true"
 
@@ -36,9 +36,9 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-# First: xdist's own hook looks for the groups.
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# First: xdist's own hook looks for the groups. And last: pytest's own sorts by the engines that tests want.
+@pytest.hookimpl(tryfirst=True, wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         callspec = getattr(item, "callspec", None)
         wanted = {*getattr(item, "fixturenames", ()), callspec.params.get("engine") if callspec else None} & _FIXTURES
@@ -49,6 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # Two processes share the tests (`make test`), each with engines of its own. What wants Docker and Podman
             # goes to Docker's: Podman takes from Docker there, and it is Docker that would have to build.
             item.add_marker(pytest.mark.xdist_group("docker" if "docker_engine" in wanted else "podman"))
+    yield
+    items.sort(key=_when)
+
+
+def _when(item: pytest.Item) -> int:
+    """Docker's process begins with what wants dumps, Podman's with what wants none: so neither waits for the other."""
+    docker = any(group.args == ("docker",) for group in item.iter_markers("xdist_group"))
+    return int(docker != (CHECKOUT / "tests" / "e2e" in item.path.parents))
 
 
 @pytest.hookimpl(wrapper=True)

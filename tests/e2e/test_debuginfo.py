@@ -28,21 +28,21 @@ if os.environ.get("VMBOX_TEST_FIDELITY") == "all":
 
 
 @pytest.fixture(scope="module")
-def docker_dump(docker_engine: EngineUnderTest, dumps: Dumps) -> Path:
-    return dumps.copy_for(docker_engine, dumps())
+def own_copy(podman_rootful: EngineUnderTest, dumps: Dumps) -> Path:
+    return dumps.copy_for(podman_rootful, dumps())
 
 
-def test_modules_appear_in_the_running_case(docker_engine: EngineUnderTest, docker_dump: Path) -> None:
+def test_modules_appear_in_the_running_case(podman_rootful: EngineUnderTest, own_copy: Path) -> None:
     def run(*arguments: object) -> str:
-        done = docker_engine.run("run", str(docker_dump), "--", *map(str, arguments))
+        done = podman_rootful.run("run", str(own_copy), "--", *map(str, arguments))
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
     before = run("mod")
     names = re.findall(r"(?m)^[0-9a-f]{16}\s+(\S+).*\(not loaded\)", before)
     assert names
-    open_cases = json.loads(docker_engine.run("list", "--json").stdout)
-    (case,) = (case for case in open_cases if case["dump"] == str(docker_dump))
+    open_cases = json.loads(podman_rootful.run("list", "--json").stdout)
+    (case,) = (case for case in open_cases if case["dump"] == str(own_copy))
     shutil.rmtree(Path(case["vmlinux"]).parent / "modules", ignore_errors=True)
     loaded = run("mod", "-s", names[0])
     assert re.search(rf"{names[0]}.*/case/debuginfo/modules/{names[0].replace('_', '[_-]')}\.ko", loaded)
@@ -52,14 +52,14 @@ def test_modules_appear_in_the_running_case(docker_engine: EngineUnderTest, dock
     assert len(list((Path(case["vmlinux"]).parent / "modules").iterdir())) == len(names)
 
 
-def test_modules_are_fetched_for_the_prompt(docker_engine: EngineUnderTest, docker_dump: Path) -> None:
-    opened = docker_engine.run("run", str(docker_dump), "--", "mod")
+def test_modules_are_fetched_for_the_prompt(podman_rootful: EngineUnderTest, own_copy: Path) -> None:
+    opened = podman_rootful.run("run", str(own_copy), "--", "mod")
     names = re.findall(r"(?m)^[0-9a-f]{16}\s+(\S+)", opened.stdout.decode())
-    (case,) = (it for it in json.loads(docker_engine.run("list", "--json").stdout) if it["dump"] == str(docker_dump))
+    (case,) = (it for it in json.loads(podman_rootful.run("list", "--json").stdout) if it["dump"] == str(own_copy))
     modules = Path(case["vmlinux"]).parent / "modules"
     shutil.rmtree(modules, ignore_errors=True)
-    command, *arguments = [*docker_engine.vmbox, "shell", str(docker_dump)]
-    terminal = pexpect.spawn(command, arguments, env=dict(docker_engine.env), timeout=120, dimensions=(33, 120))
+    command, *arguments = [*podman_rootful.vmbox, "shell", str(own_copy)]
+    terminal = pexpect.spawn(command, arguments, env=dict(podman_rootful.env), timeout=120, dimensions=(33, 120))
     try:
         terminal.expect("crash> ")
         # Typed, changed and entered as a person does.
@@ -85,29 +85,29 @@ def test_modules_are_fetched_for_the_prompt(docker_engine: EngineUnderTest, dock
 
 @pytest.mark.parametrize(("kernel", "profile"), FIDELITY)
 def test_crash_prints_the_same_with_prepared_debuginfo(
-    docker_engine: EngineUnderTest, dumps: Dumps, kernel: str, profile: str, tmp_path: Path
+    podman_rootful: EngineUnderTest, dumps: Dumps, kernel: str, profile: str, tmp_path: Path
 ) -> None:
     dump = dumps(kernel)
-    said = docker_engine.run("debuginfo", "fetch", str(dump), "--json")
+    said = podman_rootful.run("debuginfo", "fetch", str(dump), "--json")
     assert said.returncode == 0, said.stderr.decode()
     found = Path(json.loads(said.stdout)["debuginfo"]["vmlinux"])
     about = json.loads((found.parent / "about.json").read_text())
     # Prepared again: what the tests keep between runs may have been prepared by an earlier vmbox.
-    prepared = docker_engine.directory() / "vmlinux"
+    prepared = podman_rootful.directory() / "vmlinux"
     rpms.run(["objcopy", "--remove-section=.gdb_index", str(found), str(prepared)])
-    assert prepare.prepare(prepared.parent, image.indexer(docker_engine.engine), QUIET)
-    release = json.loads(docker_engine.run("info", str(dump), "--json").stdout)["release"]
+    assert prepare.prepare(prepared.parent, image.indexer(podman_rootful.engine), QUIET)
+    release = json.loads(podman_rootful.run("info", str(dump), "--json").stdout)["release"]
     kept = engines.cache_root() / "shipped"
     kept.mkdir(exist_ok=True)
     shipped = fidelity.shipped_vmlinux(about["url"], release, kept / f"vmlinux-{release}")
-    reference = image.ensure(profiles.by_name(profile), docker_engine.engine)
+    reference = image.ensure(profiles.by_name(profile), podman_rootful.engine)
     commands = fidelity.COMMANDS.splitlines()
     before, after = (
-        fidelity.speak(docker_engine.engine, reference, vmlinux, dump, commands=commands, scratch=tmp_path)
+        fidelity.speak(podman_rootful.engine, reference, vmlinux, dump, commands=commands, scratch=tmp_path)
         for vmlinux in (shipped, prepared)
     )
     quick = [
-        fidelity.speak(docker_engine.engine, reference, vmlinux, dump, commands=["sys"], scratch=tmp_path)
+        fidelity.speak(podman_rootful.engine, reference, vmlinux, dump, commands=["sys"], scratch=tmp_path)
         for vmlinux in (shipped, prepared)
     ]
     print(  # noqa: T201 - figures, for whoever asks for them with -s

@@ -46,17 +46,18 @@ demo.make_vmcore(demo.DemoSpec(format="qemu-elf", timeout=400), Path(directory),
 
 
 @pytest.fixture(scope="module")
-def forms(dumps: Dumps) -> Path:
+def forms(podman_rootful: EngineUnderTest, dumps: Dumps) -> Path:
+    assert podman_rootful.uid == os.getuid()
     return dumps.forms()
 
 
 @pytest.fixture(scope="module")
-def by_qemu(docker_engine: EngineUnderTest) -> Path:
+def by_qemu(podman_rootful: EngineUnderTest) -> Path:
     """Dumps of one crash in the cache, made by the demo container with other commands than its own."""
     directory = engines.cache_root() / "dumps" / "forms-of-qemu"
     if not (directory / "vmcore").exists():
         command = [sys.executable, "-c", MAKE, "\n".join(BY_QEMU.values()), str(directory)]
-        made = subprocess.run(command, env=dict(docker_engine.env), capture_output=True, text=True, check=False)
+        made = subprocess.run(command, env=dict(podman_rootful.env), capture_output=True, text=True, check=False)
         assert made.returncode == 0, made.stderr
     return directory
 
@@ -141,14 +142,14 @@ def test_migration_stream(by_qemu: Path) -> None:
         list(read_log(by_qemu / "migration"))
 
 
-def test_json_of_the_command(docker_engine: EngineUnderTest, forms: Path) -> None:
-    done = docker_engine.run("info", str(forms / "flattened"), "--json")
+def test_json_of_the_command(podman_rootful: EngineUnderTest, forms: Path) -> None:
+    done = podman_rootful.run("info", str(forms / "flattened"), "--json")
     found = json.loads(done.stdout)
     assert (found["flattened"], found["class"], found["profile"]) == (True, "debian:12", "latest")
-    assert docker_engine.run("dmesg", str(forms / "flattened")).stdout.count(b"\n") == len(_expected(forms))
+    assert podman_rootful.run("dmesg", str(forms / "flattened")).stdout.count(b"\n") == len(_expected(forms))
 
 
-def test_pages_compressed_with_zstd(docker_engine: EngineUnderTest, dumps) -> None:
+def test_pages_compressed_with_zstd(podman_rootful: EngineUnderTest, dumps) -> None:
     """By Debian 13's makedumpfile. Debian 12's knows neither zstd nor snappy, and would store the pages as they are."""
     dump = dumps("6.12", form="kdump-zstd")
     found = identify(dump)
@@ -156,16 +157,16 @@ def test_pages_compressed_with_zstd(docker_engine: EngineUnderTest, dumps) -> No
     # This makedumpfile prints which task or CPU a line is of, and indents the next lines of one by as much more.
     expected = [re.sub(rb"^(\[[ \d.]+\]) \[ *[TC]\d+\]", rb"\1", line) for line in _expected(dump.parent)]
     assert [line.strip() for line in _log(dump)] == [line.strip() for line in expected]
-    refused = docker_engine.run("demo", str(docker_engine.directory() / "none"), "--format", "kdump-snappy")
+    refused = podman_rootful.run("demo", str(podman_rootful.directory() / "none"), "--format", "kdump-snappy")
     assert refused.returncode == DemoFailed.exit_code
     assert b"built without libsnappy" in refused.stderr
 
 
-def test_sosreport_before_the_dump_is_here(docker_engine: EngineUnderTest, dumps) -> None:
+def test_sosreport_before_the_dump_is_here(podman_rootful: EngineUnderTest, dumps) -> None:
     """Kernel, panic and the path to ask for; image and debuginfo are ready when the dump comes."""
     log = (dumps().parent / "vmcore-dmesg.txt").read_bytes()
     release = identify(dumps()).release
-    report = docker_engine.directory() / "sosreport-web01-2026.tar.xz"
+    report = podman_rootful.directory() / "sosreport-web01-2026.tar.xz"
     case = "var/crash/127.0.0.1-2026-01-02-03:04:05"
     with tarfile.open(report, "w:xz") as archive:
         for name, content in {
@@ -176,35 +177,35 @@ def test_sosreport_before_the_dump_is_here(docker_engine: EngineUnderTest, dumps
             member = tarfile.TarInfo(f"sosreport-web01-2026/{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    found = json.loads(docker_engine.run("info", "--json", str(report)).stdout)
+    found = json.loads(podman_rootful.run("info", "--json", str(report)).stdout)
     assert (found["release"], found["cause"], found["wanted"]) == (release, "sysrq", f"/{case}/vmcore")
-    refused = docker_engine.run("run", str(report), "--", "bt")
+    refused = podman_rootful.run("run", str(report), "--", "bt")
     assert refused.returncode == DumpNotFound.exit_code
     assert f"/{case}/vmcore".encode() in refused.stderr
-    ready = docker_engine.run("prepare", str(report))
+    ready = podman_rootful.run("prepare", str(report))
     assert ready.returncode == 0, ready.stderr
     prepared = dict(line.strip().split(": ", 1) for line in ready.stdout.decode().splitlines())
     assert Path(prepared["DEBUGINFO"]).is_file()
     assert "banner" in prepared["PROOF"]
 
 
-def test_ready_by_the_name_of_a_kernel_alone(docker_engine: EngineUnderTest, dumps) -> None:
+def test_ready_by_the_name_of_a_kernel_alone(podman_rootful: EngineUnderTest, dumps) -> None:
     """Without a dump nothing can be compared, as is said; the dump that comes is compared, and fetches nothing."""
     found = identify(dumps())
     assert found.release is not None
     assert found.utsname_version is not None
-    own_cache = ("--set", f"cache_dir={docker_engine.directory() / 'cache'}")
+    own_cache = ("--set", f"cache_dir={podman_rootful.directory() / 'cache'}")
     words = (*own_cache, "prepare", "--release", found.release, "--utsname-version", found.utsname_version)
-    ready = docker_engine.run(*words)
+    ready = podman_rootful.run(*words)
     assert ready.returncode == 0, ready.stderr
     prepared = dict(line.strip().split(": ", 1) for line in ready.stdout.decode().splitlines())
     assert Path(prepared["DEBUGINFO"]).parent.name == found.build_id
-    again = docker_engine.run(*words)
+    again = podman_rootful.run(*words)
     assert again.stdout == ready.stdout
-    opened = docker_engine.run(*own_cache, "run", str(dumps()), "--once", "--", "sys")
+    opened = podman_rootful.run(*own_cache, "run", str(dumps()), "--once", "--", "sys")
     assert opened.returncode == 0, opened.stderr
     assert found.release.encode() in opened.stdout
     assert b"download" not in opened.stderr.lower()
-    nowhere = docker_engine.run(*own_cache, "prepare", "--release", "6.1.0-99999-cloud-amd64")
+    nowhere = podman_rootful.run(*own_cache, "prepare", "--release", "6.1.0-99999-cloud-amd64")
     assert nowhere.returncode == DebuginfoNotFound.exit_code
     assert b"6.1.0-99999" in nowhere.stderr
