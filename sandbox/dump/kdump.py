@@ -13,6 +13,7 @@ Sources: makedumpfile's IMPLEMENTATION and diskdump_mod.h, crash's diskdump.h, Q
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +31,10 @@ DESCRIPTOR_SIZE: Final = 24
 _NOTES_LIMIT: Final = 16 << 20
 _MOST_CPUS: Final = 1 << 16
 
+_WORD_64: Final = 64
+_VERSION: Final = 8
+_SINCE_NOTES: Final = 4
+"""Version of the header that first had a place for them."""
 _UTSNAME: Final = 12
 _FIELD: Final = 65
 _UTSNAME_FIELDS: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
@@ -218,7 +223,7 @@ def _read_sub_header(source: Source, header: Header, layout: Layout, version: in
         where, size = extent(form.vmcoreinfo)
         if start < where and where + size <= end:
             header.vmcoreinfo = source.read_at(where, min(size, 1 << 16))
-    if version >= 4:
+    if version >= _SINCE_NOTES:
         _read_notes(source, header, layout, extent(form.note))
     eraseinfo_end = sum(extent(form.eraseinfo)) if version >= 5 else 0
     split, start_pfn, end_pfn, max_mapnr = 0, 0, 0, layout.max_mapnr
@@ -275,6 +280,33 @@ def with_utsname(head: bytes, *, release: str, version: str, machine: str) -> by
         known = {"sysname": "Linux", "release": release, "version": version, "machine": machine}
         raw = b"".join(known.get(name, "").encode()[: _FIELD - 1].ljust(_FIELD, b"\0") for name in _UTSNAME_FIELDS)
     return head[:_UTSNAME] + raw + head[_UTSNAME + len(raw) :]
+
+
+def adding_vmcoreinfo(text: bytes, source: Source, end: int) -> Iterator[tuple[int, bytes]]:
+    """What to write, and where, so that a file which ends at `end` tells VMCOREINFO; nothing where it does already.
+
+    The notes are written anew behind everything else: libkdumpfile looks for it among them, crash where the sub-header
+    says.
+    """
+    found = parse(source)
+    if found is None or found[0].vmcoreinfo or found[1].bits != _WORD_64:
+        return
+    layout = found[1]
+    code = _code(layout.order)
+    (version,) = struct.unpack_from(code + "i", source.read_at(_VERSION, 4))
+    if version < _SINCE_NOTES:
+        return
+    at = layout.block_size + _SUB_64.note
+    where, size = struct.unpack(code + "QQ", source.read_at(at, 16))
+    if size > _NOTES_LIMIT:
+        return
+    kept = source.read_at(where, size)
+    name = b"VMCOREINFO\0\0"
+    padded = text.ljust(-(-len(text) // 4) * 4, b"\0")
+    before = kept + struct.pack(code + "III", len(name) - 1, len(text), 0) + name
+    yield end, before + padded
+    yield at, struct.pack(code + "QQ", end, len(before) + len(padded))
+    yield layout.block_size + _SUB_64.vmcoreinfo, struct.pack(code + "QQ", end + len(before), len(text))
 
 
 def _utsname(head: bytes) -> dict[str, str]:

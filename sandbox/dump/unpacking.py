@@ -120,10 +120,23 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
                 raise DumpDamaged(f"{vmcore.path}: {error}") from error
             reporter.notice(f"{vmcore.path}: {error}; the dump is unpacked as far as it goes")
         os.ftruncate(out.fileno(), sink.end)
-        release, version, machine = vmcore.release, vmcore.utsname_version, vmcore.arch
-        if release and version and machine:
-            head = os.pread(out.fileno(), kdump.HEADER_SIZE, 0)
-            os.pwrite(out.fileno(), kdump.with_utsname(head, release=release, version=version, machine=machine), 0)
+        _say_what_it_is(out.fileno(), part, vmcore)
+
+
+def _say_what_it_is(out: int, part: Path, vmcore: Vmcore) -> None:
+    """Puts what is known of the dump where a kdump tells it, if that tells nothing: QEMU's kdump of a guest without a
+    vmcoreinfo device. Without, libkdumpfile and so drgn refuse it, and crash searches.
+    """
+    release, version, machine = vmcore.release, vmcore.utsname_version, vmcore.arch
+    if release and version and machine:
+        head = os.pread(out, kdump.HEADER_SIZE, 0)
+        os.pwrite(out, kdump.with_utsname(head, release=release, version=version, machine=machine), 0)
+    text = "".join(f"{key}={value}\n" for key, value in vmcore.vmcoreinfo.items()).encode()
+    if not text:
+        return
+    with FileSource(part) as source:
+        for where, said in list(kdump.adding_vmcoreinfo(text, source, os.fstat(out).st_size)):
+            os.pwrite(out, said, where)
 
 
 def _copy(stream: Stream, sink: _Sink) -> None:

@@ -131,6 +131,14 @@ def test_written_by_qemu(by_qemu: Path, name: str) -> None:
     assert b"Kernel panic - not syncing: sysrq triggered crash" in b"\n".join(_log(by_qemu / name))
 
 
+def test_drgn_reads_what_qemu_writes(podman_rootful: EngineUnderTest, by_qemu: Path) -> None:
+    """Its kdump names no kernel and has no VMCOREINFO, without which drgn refuses it: the unpacked copy has both."""
+    code = "print(*[frame.name for frame in prog.crashed_thread().stack_trace()])"
+    done = podman_rootful.run("run", str(by_qemu / "kdump"), "--once", "--tool", "drgn", "-e", code)
+    assert done.returncode == 0, done.stderr
+    assert b"panic sysrq_handle_crash __handle_sysrq write_sysrq_trigger" in done.stdout
+
+
 def test_migration_stream(by_qemu: Path) -> None:
     """What `virsh save`, savevm and a migration to a file hold: named, with what the kernel says of itself in it."""
     found, reference = identify(by_qemu / "migration"), identify(by_qemu / "vmcore")

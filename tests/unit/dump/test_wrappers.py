@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sandbox.cli import app
-from sandbox.dump import identify, is_plain, read_log, unpack, wrappers, zstandard
+from sandbox.dump import identify, is_plain, notes, read_log, unpack, wrappers, zstandard
 from sandbox.dump.streams import PeekSource
 from sandbox.errors import CaseNotFound, DumpDamaged, DumpUnreadable, NoSpace, NotADump
 
@@ -114,6 +114,31 @@ def test_the_copy_says_which_kernel_it_is_of(tmp_path, shape, named):
     assert [copy[at : at + 65].rstrip(b"\0").decode() for at in range(12, 12 + 5 * 65, 65)] == named
     assert (copy == dump) == (not shape)
     assert copy[402:] == dump[402:]
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_the_copy_has_the_vmcoreinfo_that_was_found_in_memory(tmp_path, order):
+    dump = bytearray(dump_writer.kdump({0: bytes(4096)}, b"", order=order))
+    code = "<" if order == "little" else ">"
+    # QEMU's notes, of which VMCOREINFO is none: the registers.
+    registers = dump_writer.prstatus_note(code)
+    dump[4096 + 200 : 4096 + 200 + len(registers)] = registers
+    struct.pack_into(code + "QQ", dump, 4096 + 48, 4096 + 200, len(registers))
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress(dump))
+    found = dataclasses.replace(identify(path), vmcoreinfo={"OSRELEASE": "6.1.0-50", "SYMBOL(x)": "ff"})
+    copy = unpack(found, tmp_path / "cache").read_bytes()
+    text = b"OSRELEASE=6.1.0-50\nSYMBOL(x)=ff\n"
+    where, size = struct.unpack_from(code + "QQ", copy, 4096 + 32)
+    assert copy[where : where + size] == text
+    where, size = struct.unpack_from(code + "QQ", copy, 4096 + 48)
+    assert where == len(dump)
+    assert where + size == len(copy)
+    first, second = notes.iterate(copy[where:], order)
+    assert copy[where:].startswith(registers)
+    assert (first.name, second.name, second.type, second.desc) == ("CORE", "VMCOREINFO", 0, text)
+    # The rest is as it was.
+    assert copy[4096 + 64 : len(dump)] == dump[4096 + 64 :]
 
 
 @pytest.mark.parametrize("name", WRAPPED)
