@@ -64,8 +64,11 @@ def case_for(tool: str, dump: Path, wishes: Wishes, reporter: Reporter = QUIET) 
             at_the_end.callback(_close, case)
         if case is None or (tool == "drgn" and not _has_drgn(case, wishes)):
             image = wishes.image or _newest_with_drgn()
-            beside = "" if case is None or wishes.once else ", beside the open case"
-            reporter.notice(f"drgn runs in the image of {image}{beside}")
+            if case is None:
+                reporter.notice(f"drgn needs no emulation: it runs in the image of {image}")
+            else:
+                beside = "" if wishes.once else ", beside the open case"
+                reporter.notice(f"image {case.profile} has no drgn: it runs in that of {image}{beside}")
             at_the_end.close()
             case = open_dump(dump, replace(wishes, image=image, once=True, native=True), reporter)
             at_the_end.callback(_close, case)

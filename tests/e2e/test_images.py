@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import engines
 from engines import EngineUnderTest
 from registries import registry
 from sandbox import selfcontained
@@ -23,6 +24,17 @@ from sandbox.image import LABEL
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with registry(tmp_path_factory.mktemp("registry")) as at:
         yield at
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kernels_go_with_the_module() -> Iterator[None]:
+    """What has an image of its own is opened with it: other tests would fetch and build nothing."""
+    yield
+    for under_test in engines.RUNNING:
+        under_test.run("close", "--all")
+        for image in under_test.engine.images({LABEL: selfcontained.KIND}):
+            for tag in image.tags or (image.id,):
+                under_test.engine.remove_image(tag)
 
 
 def _vmbox(
