@@ -297,7 +297,10 @@ def adding_vmcoreinfo(text: bytes, source: Source, end: int) -> Iterator[tuple[i
     if version < _SINCE_NOTES:
         return
     at = layout.block_size + _SUB_64.note
-    where, size = struct.unpack(code + "QQ", source.read_at(at, 16))
+    extent = source.read_at(at, 16)
+    if len(extent) < 16:  # the dump is cut
+        return
+    where, size = struct.unpack(code + "QQ", extent)
     if size > _NOTES_LIMIT:
         return
     kept = source.read_at(where, size)

@@ -103,7 +103,7 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
     with (
         FileSource(vmcore.path) as source,
         reporter.step(f"unpacking {vmcore.path.name}", total=source.size, unit="B") as step,
-        part.open("x+b") as out,
+        part.open("xb") as out,
     ):
         counted = _Counted(source, step)
         stream: Stream = SourceStream(counted)
@@ -119,24 +119,25 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
             if sink.end == 0:
                 raise DumpDamaged(f"{vmcore.path}: {error}") from error
             reporter.notice(f"{vmcore.path}: {error}; the dump is unpacked as far as it goes")
+        with FileSource(part) as written:
+            for where, said in list(_what_it_leaves_out(written, sink.end, vmcore)):
+                sink.write(where, said)
         os.ftruncate(out.fileno(), sink.end)
-        _say_what_it_is(out.fileno(), part, vmcore)
 
 
-def _say_what_it_is(out: int, part: Path, vmcore: Vmcore) -> None:
-    """Puts what is known of the dump where a kdump tells it, if that tells nothing: QEMU's kdump of a guest without a
+def _what_it_leaves_out(written: Source, end: int, vmcore: Vmcore) -> Iterator[tuple[int, bytes]]:
+    """What is known of the dump, for where a kdump tells it, if that tells nothing: QEMU's kdump of a guest without a
     vmcoreinfo device. Without, libkdumpfile and so drgn refuse it, and crash searches.
     """
     release, version, machine = vmcore.release, vmcore.utsname_version, vmcore.arch
     if release and version and machine:
-        head = os.pread(out, kdump.HEADER_SIZE, 0)
-        os.pwrite(out, kdump.with_utsname(head, release=release, version=version, machine=machine), 0)
+        head = written.read_at(0, kdump.HEADER_SIZE)
+        named = kdump.with_utsname(head, release=release, version=version, machine=machine)
+        if named != head:
+            yield 0, named
     text = "".join(f"{key}={value}\n" for key, value in vmcore.vmcoreinfo.items()).encode()
-    if not text:
-        return
-    with FileSource(part) as source:
-        for where, said in list(kdump.adding_vmcoreinfo(text, source, os.fstat(out).st_size)):
-            os.pwrite(out, said, where)
+    if text:
+        yield from kdump.adding_vmcoreinfo(text, written, end)
 
 
 def _copy(stream: Stream, sink: _Sink) -> None:
