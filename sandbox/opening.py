@@ -88,9 +88,10 @@ def _only_emulated(dump: Path, wishes: Wishes) -> bool:
             return False
     except OSError:
         return False  # opening it says what is wrong
+    machine = identify(dump).arch
     engine = connect(wishes.engine)
     try:
-        return foreign(identify(dump).arch, engine.info()) is not None
+        return foreign(machine, engine.info()) is not None
     finally:
         engine.close()
 

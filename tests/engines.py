@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sandbox.engine import Engine, connect
+from sandbox.engine import Engine, EngineInfo, connect
 from sandbox.engine.detection import reachable
 from sandbox.engine.service import Service, containers_conf
 
@@ -27,6 +27,20 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 USER = "vmbox-test"
 """Runs rootless Podman when the tests themselves run as root."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+INFO = EngineInfo(
+    name="docker",
+    version="1",
+    endpoint="unix:///x",
+    rootless=False,
+    arch="x86_64",
+    limits=True,
+    local=True,
+    memory=1 << 34,
+    cpus=2,
+)
+"""What an engine says of itself, for tests that start none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,9 +32,7 @@ def _kernels_go_with_the_module() -> Iterator[None]:
     yield
     for under_test in engines.RUNNING:
         under_test.run("close", "--all")
-        for image in under_test.engine.images({LABEL: selfcontained.KIND}):
-            for tag in image.tags or (image.id,):
-                under_test.engine.remove_image(tag)
+        _remove_kernels(under_test.engine)
 
 
 def _vmbox(
@@ -62,10 +60,14 @@ def _elsewhere(user: EngineUnderTest) -> dict[str, str]:
     }
 
 
-def _forget(engine: Engine, dump: Path) -> None:
+def _remove_kernels(engine: Engine) -> None:
     for image in engine.images({LABEL: selfcontained.KIND}):
         for tag in image.tags or (image.id,):
             engine.remove_image(tag)
+
+
+def _forget(engine: Engine, dump: Path) -> None:
+    _remove_kernels(engine)
     assert engine.image(selfcontained.reference(identify(dump))) is None
 
 

@@ -7,22 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engines import INFO
 from sandbox import bootstrap, host, image, platforms, profiles
-from sandbox.engine import EngineInfo
 from sandbox.errors import BaseImageUnavailable, EmulationMissing
 from sandbox.progress import QUIET
-
-INFO = EngineInfo(
-    name="docker",
-    version="1",
-    endpoint="unix:///x",
-    rootless=False,
-    arch="x86_64",
-    limits=True,
-    local=True,
-    memory=1 << 34,
-    cpus=2,
-)
 
 
 def test_what_is_foreign() -> None:

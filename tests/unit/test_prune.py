@@ -8,6 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from engines import INFO
 from sandbox import image, profiles, shipping
 from sandbox.engine import EngineInfo, Image
 
@@ -28,17 +29,7 @@ class Engine:
         self.removed: list[str] = []
 
     def info(self) -> EngineInfo:
-        return EngineInfo(
-            name="docker",
-            version="1",
-            endpoint="unix:///x",
-            rootless=False,
-            arch="x86_64",
-            limits=True,
-            local=True,
-            memory=1 << 34,
-            cpus=2,
-        )
+        return INFO
 
     def images(self, _labels: Mapping[str, str]) -> list[Image]:
         return self.has
