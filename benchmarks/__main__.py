@@ -25,9 +25,12 @@ from pathlib import Path
 
 import sandbox
 from benchmarks.session import crash, seconds, shipped, vmbox
-from sandbox import api, bootstrap, containerfile, image, ledger, paths, profiles
-from sandbox.case import DUMP
+from sandbox import api, image, profiles
+from sandbox.case import store
+from sandbox.case.container import DUMP
 from sandbox.engine import Bind, ContainerSpec, Engine, connect
+from sandbox.host import paths
+from sandbox.image.package_sources import apt_settings, source_lines
 
 DRGN = "import drgn, sys; p = drgn.Program(); p.set_core_dump(sys.argv[1]); p['UTS_RELEASE']"
 
@@ -56,7 +59,7 @@ def main() -> None:
         vmbox("demo", vmcore.parent)
     found = api.identify(vmcore)
     vmbox("run", vmcore, "--", "bt")
-    case = ledger.find(vmcore)
+    case = store.find(vmcore)
     assert case is not None
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, {case.engine}")
     print(f"kernel {found.release}, {vmcore.stat().st_size / 1e6:.1f} MB {found.format}, crash of {case.profile}\n")
@@ -87,7 +90,7 @@ def main() -> None:
         if not given.no_install:
             first(engine, vmcore)
     finally:
-        if ledger.find(vmcore) is not None:
+        if store.find(vmcore) is not None:
             vmbox("close", vmcore)
         engine.close()
 
@@ -129,8 +132,8 @@ def first(engine: Engine, vmcore: Path) -> None:
         image=image.ensure_base(home, engine),
         argv=["sh", "-ec", INSTALL],
         env={
-            "SOURCES": containerfile.source_lines((*home.image.sources, *home.debuginfo.sources)),
-            "APT_CONF": containerfile.source_lines(bootstrap.apt_settings()),
+            "SOURCES": source_lines((*home.image.sources, *home.debuginfo.sources)),
+            "APT_CONF": source_lines(apt_settings()),
             "PACKAGE": f"linux-image-{found.release}-dbg",
             "RELEASE": found.release,
             "DUMP": DUMP,

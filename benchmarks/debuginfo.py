@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 
 from benchmarks.first_bt import ARCHIVES, forwarder
-from sandbox import image, paths
-from sandbox.debuginfo.prepare import prepare
+from sandbox.case.gdb_index import indexer
+from sandbox.debuginfo.gdb_index import prepare
 from sandbox.engine import connect
+from sandbox.host import paths
 from sandbox.progress import QUIET
 
 
@@ -42,7 +43,7 @@ def main() -> None:
         words = [f"{archive}={through.url}/{number}" for number, archive in enumerate(ARCHIVES)]
         env = {**os.environ, "VMBOX_CACHE_DIR": own, "VMBOX_MIRRORS": " ".join(words)}
         env["VMBOX_ENGINE"] = engine.info().endpoint
-        command = [sys.executable, "-c", "from sandbox.entry import main; main()", "debuginfo", "fetch"]
+        command = [sys.executable, "-c", "from sandbox.__main__ import main; main()", "debuginfo", "fetch"]
         command += [str(given.vmcore), "--json"]
         began = time.monotonic()
         with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -65,7 +66,7 @@ def main() -> None:
             bare = Path(again) / "vmlinux"
             subprocess.run(["objcopy", "--remove-section=.gdb_index", vmlinux, bare], check=True)
             began = time.monotonic()
-            assert prepare(Path(again), image.indexer(engine), QUIET)
+            assert prepare(Path(again), indexer(engine), QUIET)
             print(f"prepared in {time.monotonic() - began:.1f} s")
 
 

@@ -26,11 +26,12 @@ from pathlib import Path
 
 import httpx
 
-from sandbox import image, mirrors, paths, profiles
-from sandbox.debuginfo.sources import wanted
+from sandbox import image, profiles
+from sandbox.debuginfo.package_names import wanted
 from sandbox.debuginfo.store import size_on_disk
 from sandbox.dump import identify
 from sandbox.engine import Bind, ContainerSpec, Engine, connect
+from sandbox.host import mirrors, paths
 
 ARCHIVES = ("http://deb.debian.org/debian-security", "http://deb.debian.org/debian")
 
@@ -143,7 +144,7 @@ def vmbox(given: argparse.Namespace, through: Forwarder, engine: Engine) -> Meas
     words = [f"{archive}={through.url}/{number}" for number, archive in enumerate(ARCHIVES)]
     env = {**os.environ, "VMBOX_CACHE_DIR": str(own), "VMBOX_MIRRORS": " ".join(words)}
     env["VMBOX_ENGINE"] = engine.info().endpoint
-    command = [sys.executable, "-c", "from sandbox.entry import main; main()"]
+    command = [sys.executable, "-c", "from sandbox.__main__ import main; main()"]
     before, began = through.sent, time.monotonic()
     try:
         done = subprocess.run(

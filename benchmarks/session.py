@@ -24,12 +24,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from sandbox import api, ledger
-from sandbox.case import DUMP, VMLINUX
+from sandbox import api
+from sandbox.case import store
+from sandbox.case.container import DUMP, VMLINUX
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs, connect
 from sandbox.model import Case
 
-VMBOX = [sys.executable, "-c", "import sys; from sandbox.entry import main; sys.exit(main())"]
+VMBOX = [sys.executable, "-c", "import sys; from sandbox.__main__ import main; sys.exit(main())"]
 COMMANDS, CALLERS, EACH = 1000, 8, 50
 
 
@@ -49,7 +50,7 @@ def main() -> None:
         vmbox("close", vmcore)
         colds.append(seconds(lambda: vmbox("run", vmcore, "--", "bt")))
     cold = statistics.median(colds)
-    case = ledger.find(vmcore)
+    case = store.find(vmcore)
     assert case is not None
     try:
         engine = connect(case.endpoint)

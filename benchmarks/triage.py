@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-VMBOX = [sys.executable, "-c", "import sys; from sandbox.entry import main; sys.exit(main())"]
+VMBOX = [sys.executable, "-c", "import sys; from sandbox.__main__ import main; sys.exit(main())"]
 NOWHERE = "unix:///nonexistent/engine.sock"
 
 
@@ -91,13 +91,13 @@ def processors() -> float:
 
 
 def identification(vmcore: Path, directory: Path, many: int) -> None:
-    from sandbox.triage import finding
-    from sandbox.triage.entry import entry
-    from sandbox.triage.pools import Local, fitting
+    from sandbox.triage import discovery
+    from sandbox.triage.executors import Local, fitting
+    from sandbox.triage.model import entry
 
     heap = linked(vmcore, directory / "links", many)
     began = time.monotonic()
-    found = finding.find([heap])
+    found = discovery.find([heap])
     pool = Local(fitting())
     kernels = {one.kernel for one in pool.map(entry, found)}
     pool.close(stop=False)

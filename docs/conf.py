@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sandbox import __version__, config, errors
+from sandbox import errors
 from sandbox.cli.manual import statuses
+from sandbox.host import config
+from sandbox.version import __version__
 
 HERE = Path(__file__).parent
 project = "vmbox"

@@ -1,7 +1,7 @@
 """What `import sandbox` offers: dumps identified, and opened as cases that answer crash commands.
 
 The command line is built on the same functions: `vmbox info` prints what `identify` returns, `vmbox run` and a script
-share one warm crash, and the settings (`sandbox.config`) hold for both.
+share one warm crash, and the settings (`sandbox.host.config`) hold for both.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from sandbox import config, ledger, paths
-from sandbox.asking import ask
-from sandbox.gathering import make_ready
+from sandbox.case import store
+from sandbox.case.opening import case_of
+from sandbox.case.options import Wishes
+from sandbox.case.provision import make_ready
+from sandbox.host import config, paths
 from sandbox.model import Case, Debuginfo, Transcript, Vmcore
-from sandbox.opening import Wishes, case_of, warm
 from sandbox.progress import QUIET, Reporter
-from sandbox.session import Session, Sink
-from sandbox.transcripts import Recorder
+from sandbox.session.run_recorded import ask
+from sandbox.session.session import Session, Sink
+from sandbox.session.start import warm
+from sandbox.session.transcript import Recorder
 
 if TYPE_CHECKING:
-    from sandbox.triage.report import Report
+    from sandbox.report.model import Report
 
 AnyPath = str | os.PathLike[str]
 
@@ -91,9 +94,9 @@ class OpenCase:
         """What `vmbox report` shows, as a value: the answers of crash to the first questions, read.
 
         A command that takes longer than `timeout` seconds is left out, and `Report.missing` says so. Opens the case
-        again where it has ended. `sandbox.triage.page.html` makes the page of it, `sandbox.triage.documents` the JSON.
+        again where it has ended. `sandbox.report.html.html` makes the page of it, `sandbox.report.write` the JSON.
         """
-        from sandbox.triage.making import make
+        from sandbox.report.build import make
 
         return make(self._dump, self._wishes, self._reporter, timeout=timeout)
 
@@ -103,9 +106,9 @@ class OpenCase:
 
     def close(self) -> None:
         """Ends the case: the container is removed, nothing is left behind."""
-        from sandbox.case import close
+        from sandbox.case.container import close
 
-        found = ledger.find(self._dump, engine=self._wishes.engine)
+        found = store.find(self._dump, engine=self._wishes.engine)
         if found is not None:
             close(found)
 
@@ -173,4 +176,4 @@ def prepare(vmcore: Vmcore, *, engine: str | None = None, reporter: Reporter = Q
 
 def cases() -> list[Case]:
     """The open cases of this user, oldest first."""
-    return ledger.open_cases()
+    return store.open_cases()

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from sandbox import __version__, api
+from sandbox import api
 from sandbox.errors import ConfigurationError, VmboxError
+from sandbox.version import __version__
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -126,19 +127,19 @@ class _Answers:
         def text() -> str:
             from dataclasses import replace
 
-            from sandbox.opening import Wishes
-            from sandbox.triage import documents
-            from sandbox.triage.making import make
+            from sandbox.case.options import Wishes
+            from sandbox.report import write
+            from sandbox.report.build import make
 
             made = make(where, Wishes(engine=self._engine), timeout=_PATIENCE)
             # Without crash's own words, which run has: they are most of it.
-            return documents.as_json(replace(made, commands=()))
+            return write.as_json(replace(made, commands=()))
 
         return self._page(("report", str(where)), page, text)
 
     def log(self, path: Path_, page: Page = 1) -> str:
         """What this dump was asked before and by whom it does not say: the transcript of its commands, newest last."""
-        from sandbox.transcripts import find, records
+        from sandbox.session.transcript import find, records
 
         where = self._allowed(path)
         kept = [record for file in find(str(where)) for record in records(file)]

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from sandbox.errors import VmboxError
+from sandbox.errors import ConfigurationError, NoSpace, VmboxError
 from sandbox.progress import QUIET, Reporter, Step
 
 if TYPE_CHECKING:
@@ -325,3 +326,47 @@ def _write(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Whatever a command raises inside, the user gets a line, a hint and a status; never a traceback."""
+    try:
+        yield
+    except VmboxError as problem:
+        error(problem)
+        sys.exit(problem.exit_code)
+    except KeyboardInterrupt:
+        note("vmbox: interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # What a shell reports of a program that SIGPIPE ended.
+        sys.exit(141)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, NameError, AssertionError) as problem:
+        if os.environ.get("VMBOX_DEBUG"):
+            raise
+        if isinstance(problem, OSError) and (known := _of_the_disk(problem)) is not None:
+            error(known)
+            sys.exit(known.exit_code)
+        error(
+            VmboxError(
+                f"internal error: {type(problem).__name__}: {problem}",
+                hint="set VMBOX_DEBUG=1 for the traceback, and report it together with the output of vmbox doctor",
+            )
+        )
+        sys.exit(VmboxError.exit_code)
+
+
+def _of_the_disk(problem: OSError) -> VmboxError | None:
+    """What any write may meet, wherever it happens: a disk that is full, or must not be written."""
+    where = f"{problem.filename}: " if problem.filename else ""
+    match problem.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return NoSpace(f"{where}no space left", hint="free some, or choose other places: vmbox config show")
+        case errno.EROFS:
+            hint = "choose a place that can be written: export VMBOX_CACHE_DIR=DIRECTORY; vmbox config show"
+            return ConfigurationError(f"{where}the file system is read-only", hint=hint)
+        case _:
+            return None

@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox.engine import Engine, EngineInfo, connect
-from sandbox.engine.detection import reachable
-from sandbox.engine.service import Service, containers_conf
+from sandbox.engine.service import Service, containers_conf, reachable
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 USER = "vmbox-test"
@@ -236,7 +235,7 @@ def _share_bases(cache: Path, uid: int, gid: int) -> None:
             (own / f"{name}.tar").symlink_to(shared / f"{name}.tar")
 
 
-ENTRY = "import sys; from sandbox.entry import main; sys.exit(main())"
+ENTRY = "import sys; from sandbox.__main__ import main; sys.exit(main())"
 
 
 def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> tuple[list[str], dict[str, str]]:

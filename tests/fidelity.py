@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sandbox.debuginfo import slim
+from sandbox.debuginfo import strip_relocs
 from sandbox.debuginfo.archive import deb_data, tar_members
-from sandbox.debuginfo.ranged import Blocks, BlockStream, RemoteFile, RemoteStream
+from sandbox.debuginfo.http_ranges import Blocks, BlockStream, RemoteFile, RemoteStream
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
 from sandbox.progress import QUIET
 
@@ -161,7 +161,7 @@ def shipped_vmlinux(url: str, release: str, target: Path) -> Path:
             for member in tar_members(stream):
                 if member.regular and member.path == f"usr/lib/debug/boot/vmlinux-{release}":
                     part = target.with_suffix(".part")
-                    slim.copy(slim.Part(blocks, stream.at, member.size), part, None)
+                    strip_relocs.copy(strip_relocs.Part(blocks, stream.at, member.size), part, None)
                     part.replace(target)
                     return target
                 stream.skip(member.size)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import archives
-from sandbox import containerfile, image, profiles
+from sandbox import image, profiles
 from sandbox.engine import Bind, ContainerSpec, Engine
+from sandbox.image.package_sources import package_sources
 
 CONTAINERFILE = """\
 ARG BASE
@@ -197,7 +198,7 @@ def make_vmcore(engine: Engine, machine: Machine, directory: Path) -> Path:
     profile = profiles.by_name("debian-12")
     files = {
         "Containerfile": CONTAINERFILE.encode(),
-        **{name: text for name, text in containerfile.package_sources(profile).items() if name != "vmbox.repo"},
+        **{name: text for name, text in package_sources(profile).items() if name != "vmbox.repo"},
     }
     ref = f"localhost/vmbox-test/{machine.name}:3"
     if engine.image(ref) is None:

@@ -20,9 +20,10 @@ import archives
 import rpms
 import standins
 from archives import Archive
-from sandbox import containerfile, image, profiles
-from sandbox.containerfile import Recipe
+from sandbox import image, profiles
 from sandbox.engine import ContainerSpec, Engine
+from sandbox.image.containerfile import Recipe
+from sandbox.image.package_sources import package_sources
 
 WORLD = (
     "https://dl.rockylinux.org",
@@ -66,7 +67,7 @@ def stand_in(engine: Engine, debian: str, manager: str) -> str:
             name=f"bootstrap-dnf-{debian}",
             fragments=("base", "apt", "bootstrap-dnf"),
             args={},
-            files=containerfile.package_sources(profile),
+            files=package_sources(profile),
         )
         base = image.build(recipe, engine, base=lambda: image.ensure_base(profile, engine))
         context = io.BytesIO(archives.tar({"Containerfile": STAND_IN.encode()}))

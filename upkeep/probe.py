@@ -21,10 +21,10 @@ from typing import Final
 
 import httpx
 
-from sandbox import mirrors
-from sandbox.debuginfo.repositories import candidates
-from sandbox.debuginfo.sources import wanted
-from sandbox.description import of_release
+from sandbox.debuginfo.package_names import wanted
+from sandbox.debuginfo.urls import candidates
+from sandbox.dump.release import of_release
+from sandbox.host import mirrors
 from sandbox.profiles import ImageProfile, load, select
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -1,19 +1,19 @@
 """The command line: parse, call, render, exit status. A module for each group of commands."""
 
-from sandbox.cli import assistants, cases, debuginfo, dump, evidence, host, images, kube, settings, transcripts, triage
-from sandbox.cli.application import app
+from sandbox.cli import config, debuginfo, doctor, images, info, kube, log, mcp, run, triage, verify
+from sandbox.cli.app import app
 
 __all__ = [
     "app",
-    "assistants",
-    "cases",
+    "config",
     "debuginfo",
-    "dump",
-    "evidence",
-    "host",
+    "doctor",
     "images",
+    "info",
     "kube",
-    "settings",
-    "transcripts",
+    "log",
+    "mcp",
+    "run",
     "triage",
+    "verify",
 ]

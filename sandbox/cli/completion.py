@@ -29,7 +29,7 @@ def profiles(incomplete: str) -> Iterator[tuple[str, str]]:
 
 def cases(incomplete: str) -> Iterator[tuple[str, str]]:
     """Open cases by id, and by the path of their dump."""
-    from sandbox.ledger import open_cases
+    from sandbox.case.store import open_cases
 
     with suppress(VmboxError, OSError):
         for case in open_cases():
@@ -39,7 +39,7 @@ def cases(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 def settings(incomplete: str) -> Iterator[tuple[str, str]]:
-    from sandbox.config import meanings
+    from sandbox.host.config import meanings
 
     yield from ((f"{key}=", meaning) for key, meaning in meanings().items() if key.startswith(incomplete))
 

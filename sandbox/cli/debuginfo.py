@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sandbox import config, ledger, paths, render
-from sandbox.cli.application import app, command
+from sandbox import render
+from sandbox.case import store
+from sandbox.cli.app import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, Json, OptionalDump, Quiet, Release, UtsnameVersion
+from sandbox.host import config, paths
 
 if TYPE_CHECKING:
     # Every command loads this module, and few need those.
-    from sandbox.debuginfo.kept import Kept
+    from sandbox.debuginfo.inventory import Kept
 
 group = typer.Typer(no_args_is_help=True, help="Fetch debuginfo ahead of time, see what is kept, make room.")
 app.add_typer(group, name="debuginfo")
@@ -39,12 +41,13 @@ def fetch(
     vmbox debuginfo fetch vmcore --modules
     vmbox debuginfo fetch --release 5.14.0-427.13.1.el9_4.x86_64
     """
+    from sandbox.case.options import Wishes
+    from sandbox.case.provision import find_debuginfo
     from sandbox.debuginfo.modules import fetch_modules
-    from sandbox.description import of_release
     from sandbox.dump import identify
-    from sandbox.gathering import Wishes, find_debuginfo
-    from sandbox.loading import loaded
-    from sandbox.opening import warm
+    from sandbox.dump.release import of_release
+    from sandbox.session.module_debuginfo import loaded
+    from sandbox.session.start import warm
 
     match vmcore, release:
         case Path(), None:
@@ -76,7 +79,7 @@ def fetch(
 @command("list", group=group)
 def list_kept(json: Json = False) -> None:
     """List what is kept, what was used last first."""
-    from sandbox.debuginfo.kept import kept
+    from sandbox.debuginfo.inventory import kept
 
     found = kept(paths.cache_dir())
     if json:
@@ -99,8 +102,9 @@ def add(
     quiet: Quiet = False,
 ) -> None:
     """Keep debuginfo that you have: for a host without a network, or a kernel of your own."""
+    from sandbox.case.options import Wishes
+    from sandbox.case.provision import preparing
     from sandbox.debuginfo import add as put
-    from sandbox.gathering import Wishes, preparing
 
     reporter = render.reporter(quiet=quiet)
     with preparing(Wishes(engine=engine), reporter) as (_, preparer):
@@ -129,9 +133,9 @@ def prune(
         most = config.current().debuginfo_limit if limit is None else config.amount(limit)
     except ValueError as error:
         raise typer.BadParameter(f"--limit must be {error}") from None
-    from sandbox.debuginfo.kept import kept, remove
+    from sandbox.debuginfo.inventory import kept, remove
 
-    gone = remove(paths.cache_dir(), builds or (), limit=most, in_use=ledger.debuginfo_in_use())
+    gone = remove(paths.cache_dir(), builds or (), limit=most, in_use=store.debuginfo_in_use())
     if json:
         render.as_json(gone)
         return

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sandbox import render
-from sandbox.cli.application import app, command
+from sandbox.cli.app import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, ImageName, Json, Quiet
 from sandbox.errors import VmboxError
 
@@ -52,8 +52,8 @@ def build(
 
     Where that image is, dumps of that kernel are opened with it, and nothing is fetched.
     """
-    from sandbox.opening import Wishes
-    from sandbox.shipping import bill_of, build as make, subject
+    from sandbox.case.options import Wishes
+    from sandbox.commands.images import bill_of, build as make, subject
 
     wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo)
     reporter = render.reporter(quiet=quiet)
@@ -75,7 +75,7 @@ def build(
 @command("list", group=group)
 def list_images(json: Json = False, engine: EngineName = None) -> None:
     """List vmbox's images: of kernels, of distributions, and the bases and tools they are made with."""
-    from sandbox.shipping import find_all
+    from sandbox.commands.images import find_all
 
     found = find_all(engine)
     if json:
@@ -103,8 +103,8 @@ def push(
     of: Of, registry: Registry = None, engine: EngineName = None, image: ImageName = None, quiet: Quiet = False
 ) -> None:
     """Send an image to a registry, with the engine's own credentials. It is built if it is not there."""
-    from sandbox.opening import Wishes
-    from sandbox.shipping import push as send, subject
+    from sandbox.case.options import Wishes
+    from sandbox.commands.images import push as send, subject
 
     typer.echo(send(subject(of), registry, Wishes(engine=engine, image=image), render.reporter(quiet=quiet)))
 
@@ -112,8 +112,8 @@ def push(
 @command(group=group)
 def pull(of: Of, registry: Registry = None, engine: EngineName = None, quiet: Quiet = False) -> None:
     """Bring an image from a registry. vmbox run does so by itself where $VMBOX_REGISTRY is set."""
-    from sandbox.opening import Wishes
-    from sandbox.shipping import pull as bring, subject
+    from sandbox.case.options import Wishes
+    from sandbox.commands.images import pull as bring, subject
 
     typer.echo(bring(subject(of), registry, Wishes(engine=engine), render.reporter(quiet=quiet)))
 
@@ -127,8 +127,8 @@ def save(
     quiet: Quiet = False,
 ) -> None:
     """Write an image as an archive, for a host without any network. It is built if it is not there."""
-    from sandbox.opening import Wishes
-    from sandbox.shipping import save as write, subject
+    from sandbox.case.options import Wishes
+    from sandbox.commands.images import save as write, subject
 
     wishes = Wishes(engine=engine, image=image)
     where = sys.stdout.buffer if str(output) == "-" else output
@@ -145,7 +145,7 @@ def load(
     quiet: Quiet = False,
 ) -> None:
     """Take in an archive. Dumps of the kernels in it are opened without any network from then on."""
-    from sandbox.shipping import load_archive
+    from sandbox.commands.images import load_archive
 
     source = sys.stdin.buffer if str(archive) == "-" else archive
     for ref in load_archive(source, engine, render.reporter(quiet=quiet)):
@@ -166,8 +166,8 @@ def prune(
     quiet: Quiet = False,
 ) -> None:
     """Remove images that are not what their profiles say any more. Open cases keep theirs."""
-    from sandbox.config import seconds
-    from sandbox.shipping import prune as remove
+    from sandbox.commands.images import prune as remove
+    from sandbox.host.config import seconds
 
     try:
         older = None if older_than is None else seconds(older_than)

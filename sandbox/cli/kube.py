@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from sandbox import config, render
-from sandbox.cli.application import command
+from sandbox import render
+from sandbox.cli.app import command
 from sandbox.cli.options import Dump, Json
+from sandbox.host import config
 
 
 class Kind(StrEnum):
@@ -55,7 +56,7 @@ def kube(
     vmbox report vmcore --answers vmbox-….answers -o report.html
     """
     from sandbox.dump import identify
-    from sandbox.triage.job import Wanted, as_yaml, manifests
+    from sandbox.report.kubernetes import Wanted, as_yaml, manifests
 
     wanted = Wanted(
         dumps=claim,

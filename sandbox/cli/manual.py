@@ -12,7 +12,9 @@ from typing import Any
 
 import typer
 
-from sandbox import __version__, config, errors
+from sandbox import errors
+from sandbox.host import config
+from sandbox.version import __version__
 
 
 def page() -> str:

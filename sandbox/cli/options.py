@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sandbox import config
 from sandbox.cli import completion
+from sandbox.host import config
 
 
 def _configured(value: str | None) -> str | None:

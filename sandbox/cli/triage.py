@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandbox import render
-from sandbox.cli.application import command
+from sandbox.cli.app import command
 from sandbox.cli.options import EngineName, Force, GivenDebuginfo, ImageName, Json, OptionalDump, Quiet
 from sandbox.errors import NotADump
 
 if TYPE_CHECKING:
-    from sandbox.triage.index import Index
-    from sandbox.triage.report import Report
+    from sandbox.report.model import Report
+    from sandbox.triage.table import Index
 
 Timeout = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Stop a crash command that takes longer.")
@@ -54,13 +54,13 @@ def report(
     """
     from threading import Thread
 
-    from sandbox.opening import Wishes
-    from sandbox.triage import documents
-    from sandbox.triage.making import make
-    from sandbox.triage.page import html, ready as page_ready
+    from sandbox.case.options import Wishes
+    from sandbox.report import write
+    from sandbox.report.build import make
+    from sandbox.report.html import html, ready as page_ready
 
     if schema:
-        render.as_json(documents.schema())
+        render.as_json(write.schema())
         return
     if vmcore is None or compare != (other is not None):
         raise typer.BadParameter("give a dump; or two with --compare")
@@ -73,22 +73,22 @@ def report(
         made = make(vmcore, wishes, reporter, timeout=timeout)
     else:
         from sandbox.dump import identify
-        from sandbox.triage.job import read_answers
-        from sandbox.triage.making import read
+        from sandbox.report.build import read
+        from sandbox.report.kubernetes import read_answers
 
         made = read(identify(vmcore), read_answers(answers))
     if other is not None:
         _compared(made, make(other, wishes, reporter, timeout=timeout), json=json)
         return
     if json:
-        text = documents.as_json(made)
+        text = write.as_json(made)
         if output is None:
             typer.echo(text)
         else:
-            documents.write(output, text + "\n")
+            write.write(output, text + "\n")
     else:
         path = output or Path("report.html")
-        documents.write(path, html(made))
+        write.write(path, html(made))
         typer.echo(path)
     if made.problem is not None:
         render.note(f"vmbox: {render.visible(made.problem)}")
@@ -96,7 +96,7 @@ def report(
 
 
 def _compared(first: Report, second: Report, *, json: bool) -> None:
-    from sandbox.triage.comparison import compare
+    from sandbox.report.compare import compare
 
     found = compare(first, second)
     if json:
@@ -145,19 +145,20 @@ def triage(
 
     Exit status 1 says that crash did not open one of them, or that there is no report of it.
     """
-    from sandbox.opening import Wishes
-    from sandbox.triage import finding, fleet, index
+    from sandbox.case.options import Wishes
+    from sandbox.triage import discovery, table
+    from sandbox.triage.scheduler import triage as triage_all
 
     if schema:
-        render.as_json(index.schema())
+        render.as_json(table.schema())
         return
-    words = [*(paths or ()), *(finding.listed(listed) if listed else ())]
+    words = [*(paths or ()), *(discovery.listed(listed) if listed else ())]
     if not words:
         raise typer.BadParameter("give dumps or directories")
-    found = finding.find(words)
+    found = discovery.find(words)
     if not found:
         raise NotADump(f"no crash dump is in {', '.join(words[:5])}")
-    table = fleet.triage(
+    index = triage_all(
         found,
         output,
         Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force),
@@ -168,20 +169,20 @@ def triage(
         again=again,
     )
     if json:
-        typer.echo(index.as_json(table))
+        typer.echo(table.as_json(index))
     else:
-        _grouped(table)
+        _grouped(index)
         typer.echo(output / "index.html")
-    if table.partial or table.failed:
+    if index.partial or index.failed:
         raise typer.Exit(1)
 
 
-def _grouped(table: Index) -> None:
+def _grouped(index: Index) -> None:
     render.table(
         ("DUMPS", "SIGNATURE", "CRASH", "KERNELS"),
-        ((str(one.count), one.name, one.title, " ".join(one.kernels)) for one in table.signatures),
+        ((str(one.count), one.name, one.title, " ".join(one.kernels)) for one in index.signatures),
     )
-    for row in table.rows:
+    for row in index.rows:
         if row.problem is not None:
             # Most say whose they are.
             said = row.problem if row.problem.startswith(row.dump) else f"{row.dump}: {row.problem}"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sandbox import config
 from sandbox.errors import ConfigurationError
+from sandbox.host import config
 
 _USUAL: Final = {"https://cdn.redhat.com": "/etc/pki/entitlement"}
 _AUTHORITIES: Final = Path("/etc/rhsm/ca")

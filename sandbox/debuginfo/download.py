@@ -16,12 +16,12 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from sandbox import mirrors
 from sandbox.debuginfo import certificates
-from sandbox.debuginfo.sources import RemotePackage
-from sandbox.debuginfo.store import need_space, no_space
+from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.stream import PIECE, ArrivingFile, Damaged, Skippable, write_all
 from sandbox.errors import DownloadFailed, VerificationFailed
+from sandbox.host import mirrors
+from sandbox.host.disk import need_space, no_space
 from sandbox.progress import Reporter, Step
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def client(url: str) -> httpx.Client:
 def _client(certificate: certificates.Certificate | None) -> httpx.Client:
     import httpx
 
-    from sandbox import __version__
+    from sandbox.version import __version__
 
     return httpx.Client(
         follow_redirects=True,

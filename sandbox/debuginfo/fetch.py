@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox import config
 from sandbox.debuginfo import elf
 from sandbox.debuginfo.download import read_package
-from sandbox.debuginfo.package import Contents, extract, extract_ranged, keep, unpack
+from sandbox.debuginfo.extract import Contents, extract, extract_ranged, keep, unpack
+from sandbox.debuginfo.http_ranges import NoRanges, RemoteFile
+from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.proof import Identity, identity
-from sandbox.debuginfo.ranged import NoRanges, RemoteFile
-from sandbox.debuginfo.sources import RemotePackage
 from sandbox.debuginfo.stream import Damaged, FileStream, Skippable
 from sandbox.debuginfo.unstrip import merge
 from sandbox.debuginfo.xz import NotSeekable
 from sandbox.errors import DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
+from sandbox.host import config
 from sandbox.progress import Reporter
 
 

@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sandbox import config, paths
-from sandbox.debuginfo import local, repodata, supplied
-from sandbox.debuginfo.cached import banner_decides, cached, debuginfo_of
+from sandbox.debuginfo import local, repodata, user_provided
+from sandbox.debuginfo.attempts import Tried
+from sandbox.debuginfo.extract import Contents
 from sandbox.debuginfo.fetch import Order, add_kernel, fetch, identify
-from sandbox.debuginfo.package import Contents
-from sandbox.debuginfo.prepare import Preparer, prepare
+from sandbox.debuginfo.gdb_index import Preparer, prepare
+from sandbox.debuginfo.lookup import banner_decides, cached, debuginfo_of
+from sandbox.debuginfo.package_names import PackageOracle, RemotePackage, Wanted, wanted
 from sandbox.debuginfo.proof import Identity, prove
-from sandbox.debuginfo.repositories import Candidate, bases, candidates, debuginfods, unsigned
-from sandbox.debuginfo.signature import key_files
-from sandbox.debuginfo.sources import PackageOracle, RemotePackage, Wanted, wanted
 from sandbox.debuginfo.store import About, Entry, Store, key_of
-from sandbox.debuginfo.tried import Tried
+from sandbox.debuginfo.urls import Candidate, bases, candidates, debuginfods, unsigned
 from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
+from sandbox.host import config, paths
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import ImageProfile
+from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
 
 
@@ -217,13 +217,13 @@ class _Search:
             proof = self._prove(found, path, force=force)
             if (entry := self.store.find(key_of(found.build_id, found.banners))) is None:
                 with self.store.new(key_of(found.build_id, found.banners)) as directory:
-                    supplied.unpacked(path, self._contents(kind), directory, self.reporter)
-                    entry = self._keep(directory, supplied.about(found, path))
+                    user_provided.unpacked(path, self._contents(kind), directory, self.reporter)
+                    entry = self._keep(directory, user_provided.about(found, path))
         else:
             with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory:
-                found, proven = supplied.unpacked(path, self._contents(kind), directory, self.reporter)
+                found, proven = user_provided.unpacked(path, self._contents(kind), directory, self.reporter)
                 proof = self._prove(found, path, force=force)
-                entry = self._keep(directory, supplied.about(found, path, proven))
+                entry = self._keep(directory, user_provided.about(found, path, proven))
         return replace(self._result(entry, proof), origin=str(path))
 
     def _fetch(self, candidate: Candidate) -> Debuginfo:
@@ -287,7 +287,7 @@ class _Search:
     def _contents(self, kind: str, keys: Sequence[str] = ()) -> Contents:
         return Contents(
             kind=kind,
-            patterns=(self.wanted.vmlinux if self.wanted is not None else ()) or supplied.ANY_VMLINUX,
+            patterns=(self.wanted.vmlinux if self.wanted is not None else ()) or user_provided.ANY_VMLINUX,
             keys=key_files(keys),
         )
 

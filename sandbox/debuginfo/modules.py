@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from sandbox.debuginfo import local, package as packages, rpm
+from sandbox.debuginfo import extract as packages, local, rpm
 from sandbox.debuginfo.archive import deb_data, tar_members
-from sandbox.debuginfo.debindex import DebIndex, data_blocks, md5sums
+from sandbox.debuginfo.deb_locator import DebIndex, data_blocks, md5sums
 from sandbox.debuginfo.download import read_package
+from sandbox.debuginfo.extract import Contents
 from sandbox.debuginfo.fetch import strict
-from sandbox.debuginfo.package import Contents
-from sandbox.debuginfo.ranged import Blocks, BlockStream, NoRanges, RemoteFile, RemoteStream
-from sandbox.debuginfo.signature import key_files
-from sandbox.debuginfo.sources import RemotePackage
+from sandbox.debuginfo.http_ranges import Blocks, BlockStream, NoRanges, RemoteFile, RemoteStream
+from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.store import Entry, Store
 from sandbox.debuginfo.stream import Damaged, FileStream, Limited, Skippable, Stream, decompressed
 from sandbox.debuginfo.xz import NotSeekable
 from sandbox.errors import DebuginfoNotFound, NoSpace, VerificationFailed
+from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
 
 _MODULE: Final = re.compile(r"(?:.*/)?([^/]+?)\.ko(\.debug)?$")

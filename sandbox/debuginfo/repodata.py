@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urljoin
 
-from sandbox import mirrors
 from sandbox.debuginfo.download import client, refuse, retried
-from sandbox.debuginfo.sources import RemotePackage
+from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.stream import PIECE, Damaged, decompressed
 from sandbox.errors import VerificationFailed
+from sandbox.host import mirrors
 from sandbox.progress import Reporter
 
 _LARGEST_REPOMD: Final = 1 << 20

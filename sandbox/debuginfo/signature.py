@@ -6,28 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandbox import paths
 from sandbox.debuginfo import openpgp
-from sandbox.errors import ConfigurationError, VerificationFailed
-
-
-def key_files(names: Sequence[str]) -> tuple[Path, ...]:
-    """The vendors' public keys, by file name: the user's own in `<config>/images/keys`, else those of vmbox.
-
-    Raises `ConfigurationError` for one that is in neither.
-    """
-    found: list[Path] = []
-    for name in names:
-        for directory in (paths.config_dir(), paths.data_dir()):
-            path = directory / "images" / "keys" / name
-            if path.is_file():
-                found.append(path)
-                break
-        else:
-            raise ConfigurationError(
-                f"there is no key {name}", hint=f"put it into {paths.config_dir() / 'images' / 'keys'}"
-            )
-    return tuple(found)
+from sandbox.errors import VerificationFailed
 
 
 def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, what: str) -> str:

@@ -22,14 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from sandbox import paths
-from sandbox.errors import ConfigurationError, NoSpace
-from sandbox.locks import locked
+from sandbox.errors import ConfigurationError
+from sandbox.host import paths
+from sandbox.host.disk import need_space, no_space
+from sandbox.host.locks import locked
 from sandbox.progress import Reporter
 
 _ABOUT: Final = "about.json"
-_MARGIN: Final = 64 << 20
-"""Left free: a full disk hurts more than a refusal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,23 +230,6 @@ def size_on_disk(directory: Path) -> int:
             with contextlib.suppress(OSError):
                 total += (Path(parent) / name).lstat().st_blocks * 512
     return total
-
-
-def need_space(directory: Path, size: int, what: str) -> None:
-    """Raises `NoSpace` unless `size` bytes fit where `directory` is, or will be."""
-    while not directory.exists():
-        directory = directory.parent
-    free = shutil.disk_usage(directory).free
-    if free < size + _MARGIN:
-        raise no_space(directory, what, size + _MARGIN - free)
-
-
-def no_space(directory: Path, what: str, missing: int | None = None) -> NoSpace:
-    lacking = f", {missing / 1e6:,.0f} MB are missing" if missing else ""
-    return NoSpace(
-        f"no space for {what} in {directory}{lacking}",
-        hint="free some there, or put the cache on another disk: export VMBOX_CACHE_DIR=DIRECTORY",
-    )
 
 
 def _sync(path: Path) -> None:

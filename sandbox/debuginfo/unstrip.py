@@ -10,9 +10,9 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from sandbox.debuginfo import elf, slim
-from sandbox.debuginfo.store import need_space
+from sandbox.debuginfo import elf, strip_relocs
 from sandbox.debuginfo.stream import Damaged
+from sandbox.host.disk import need_space
 
 _SHT_NOBITS: Final = 8
 _SHF_ALLOC: Final = 2
@@ -30,7 +30,7 @@ def merge(kernel: Path, debug: Path, target: Path) -> None:
     entry = len(of_debug.section_table) // len(of_debug.sections)
     offset_at = 24 if wide else 16
     table = bytearray(of_debug.section_table)
-    whole, added = slim.LocalFile(kernel), slim.LocalFile(debug)
+    whole, added = strip_relocs.LocalFile(kernel), strip_relocs.LocalFile(debug)
     need_space(target.parent, whole.size + added.size, "vmlinux")
     moved: list[tuple[int, int, int]] = []
     end = whole.size
@@ -49,10 +49,10 @@ def merge(kernel: Path, debug: Path, target: Path) -> None:
             moved.append((section.offset, section.size, end))
             end += section.size
     end += -end % 8
-    slim.copy(whole, target, None)
+    strip_relocs.copy(whole, target, None)
     with target.open("r+b", buffering=0) as out:
         for offset, size, to in moved:
-            slim.put_part(added, offset, size, out, to)
+            strip_relocs.put_part(added, offset, size, out, to)
         out.seek(end)
         out.write(table)
         out.seek(40 if wide else 32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sandbox.dump.identification import identify
+from sandbox.dump.identify import identify
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
 

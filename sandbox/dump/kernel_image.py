@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from sandbox.dump import vmcoreinfo
+from sandbox.dump.address_translation import KernelMemory
 from sandbox.dump.header import MACHINES, PageMissingError
-from sandbox.dump.translation import KernelMemory
 
 _NOTE: Final = {
     "little": re.compile(rb"\x04\0\0\0[\x10\x14]\0\0\0\x03\0\0\0GNU\0"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import directories, kdump, memory, named, opening, printk, signatures
+from sandbox.dump import crash_directory, header_only, kdump, magic, memory, printk, reader
 from sandbox.dump.source import FileSource, OutOfTimeError
 from sandbox.errors import DumpDamaged, DumpUnreadable
 
@@ -25,35 +25,35 @@ def read_log(path: Path) -> Iterator[bytes]:
     `DumpUnreadable` when there is neither, and what `identify` raises.
     """
     if path.is_dir():
-        dump = directories.choose(path)
+        dump = crash_directory.choose(path)
         if dump is None:
-            logs = directories.look(path).logs
+            logs = crash_directory.look(path).logs
             if not logs:
                 raise DumpUnreadable(f"{path} holds neither a dump nor a kernel log")
             dump = logs[-1]
         path = dump
     with FileSource(path, seconds=_SECONDS) as source:
-        head = source.read_at(0, signatures.PEEK)
-        if signatures.dump_format(head) is None and signatures.wrapper(head) is not None:
+        head = source.read_at(0, magic.PEEK)
+        if magic.dump_format(head) is None and magic.wrapper(head) is not None:
             yield from _wrapped(source, path)
             return
-        if signatures.dump_format(head) is None and signatures.is_kernel_log(source.read_at(0, 4096)):
+        if magic.dump_format(head) is None and magic.is_kernel_log(source.read_at(0, 4096)):
             yield from _saved(path)
             return
-        kind = signatures.dump_format(head) or signatures.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
-        if kind in named.FORMATS:
-            saved = directories.log_beside(path)
+        kind = magic.dump_format(head) or magic.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
+        if kind in header_only.FORMATS:
+            saved = crash_directory.log_beside(path)
             if saved is None:
                 raise DumpUnreadable(
                     f"{path}: the log of a {kind} file is not read here", hint=f"crash may: vmbox run {path} -- log"
                 )
             yield from _saved(saved)
             return
-        opened = opening.open_dump(source, str(path))
+        opened = reader.open_dump(source, str(path))
         try:
             yield from _walk(opened, path)
         except printk.LogMissingError as error:
-            saved = directories.log_beside(path)
+            saved = crash_directory.log_beside(path)
             if saved is None:
                 raise DumpUnreadable(
                     f"{path}: {error}", hint=f"in a case container: vmbox run {path} -- log"
@@ -63,10 +63,10 @@ def read_log(path: Path) -> Iterator[bytes]:
             raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
 
 
-def _walk(opened: opening.OpenedDump, path: Path) -> Iterator[bytes]:
+def _walk(opened: reader.OpenedDump, path: Path) -> Iterator[bytes]:
     opened.look_for_vmcoreinfo()
     opened.settle_machine()
-    files = opening.split_set(path, opened)
+    files = reader.split_set(path, opened)
     if len(files) == 1:
         for record in opened.log():
             yield from record.lines()
@@ -101,7 +101,7 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
     # Of a part the log would have gaps that nobody sees.
     if inside is not None and inside.size:
         try:
-            opened = opening.open_dump(inside, str(path))
+            opened = reader.open_dump(inside, str(path))
             for record in opened.log():
                 yield from record.lines()
         except printk.LogMissingError:

@@ -14,8 +14,8 @@ from io import BytesIO
 from typing import Final
 
 from sandbox.dump import vmcoreinfo
+from sandbox.dump.address_translation import KernelMemory
 from sandbox.dump.header import PageMissingError
-from sandbox.dump.translation import KernelMemory
 
 _MOST_TEXT: Final = 16 << 20
 """Largest ring that is read; log_buf_len= goes up to 2 GiB, but nobody's does."""

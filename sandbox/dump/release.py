@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
-from sandbox import paths
 from sandbox.errors import ConfigurationError
-from sandbox.model import KernelRelease
+from sandbox.host import paths
+from sandbox.model import KernelRelease, Vmcore
 
 UNKNOWN: Final = "unknown"
 
@@ -141,3 +142,19 @@ def _rule(table: dict[str, Any], machines: str) -> _Rule:
     table["release"] = table["release"].replace("ARCH", machines)
     # `class` is a word of Python's; everything else is named alike, and an unknown key is a TypeError.
     return _Rule(klass=table.pop("class"), **table)
+
+
+def of_release(release: str, utsname_version: str | None) -> Vmcore:
+    """A dump of which nothing is known yet but its kernel."""
+    return Vmcore(
+        path=Path(release),
+        format="release",
+        size=0,
+        release=release,
+        utsname_version=utsname_version,
+        arch=_MACHINES.get(arch, arch) if (arch := classify(release, utsname_version).arch) else None,
+    )
+
+
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "x86_64_v2": "x86_64"}
+"""uname -m of what releases call it otherwise."""

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from sandbox.dump import panic, printk
-from sandbox.dump.draft import Draft, take_findings
+from sandbox.dump.builder import Draft, take_findings
 from sandbox.dump.header import MACHINES
 from sandbox.dump.source import Source
 

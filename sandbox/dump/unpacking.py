@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import directories, flattened, kdump, wrappers
+from sandbox.dump import crash_directory, flattened, kdump, wrappers
 from sandbox.dump.source import FileSource, Source
 from sandbox.dump.streams import SourceStream, Stream, WrapperDamagedError
 from sandbox.errors import DumpDamaged, NoSpace, NotADump
@@ -55,7 +55,7 @@ def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
     if not vmcore.wrappers and not vmcore.flattened:
         return vmcore.path
     if vmcore.path.is_dir():
-        dump = directories.choose(vmcore.path)
+        dump = crash_directory.choose(vmcore.path)
         if dump is None:
             raise _no_dump(vmcore)
         return dump

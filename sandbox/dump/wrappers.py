@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sandbox.dump import archives, signatures
+from sandbox.dump import archives, magic
 from sandbox.dump.archives import Member
 from sandbox.dump.source import OutOfTimeError, SliceSource, Source
 from sandbox.dump.streams import (
@@ -86,10 +86,10 @@ def unwrap_stream(stream: Stream, name: str) -> Unwrapped:
 
 def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None) -> Unwrapped:
     peek = PeekSource(stream, PEEK_LIMIT)
-    head = peek.read_at(0, signatures.PEEK)
-    if peek.damage is not None and len(head) < signatures.PEEK:
+    head = peek.read_at(0, magic.PEEK)
+    if peek.damage is not None and len(head) < magic.PEEK:
         raise WrapperDamagedError(peek.damage)
-    kind = signatures.wrapper(head)
+    kind = magic.wrapper(head)
     whole = _Replayed(peek, stream)
     if kind is None:
         return Unwrapped(
@@ -97,7 +97,7 @@ def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None
             stream=whole,
             layers=layers,
             member=member,
-            is_log=signatures.dump_format(head) is None and signatures.is_kernel_log(head),
+            is_log=magic.dump_format(head) is None and magic.is_kernel_log(head),
         )
     if len(layers) >= _DEEPEST:
         raise NotADump(f"{name} is wrapped more than {_DEEPEST} times", hint="unpack it by hand and give the dump")
@@ -148,20 +148,20 @@ def _dump_inside(member: Member, name: str, layers: tuple[str, ...]) -> Unwrappe
     """The member, if it is a dump or wraps one."""
     stored = member.content.slice() if isinstance(member.content, LimitedStream) else None
     peek = PeekSource(member.content, PEEK_LIMIT)
-    head = peek.read_at(0, signatures.PEEK)
+    head = peek.read_at(0, magic.PEEK)
     if head.startswith(b"\x7fELF") and head[16:18] not in {b"\x04\0", b"\0\x04"}:
         return None  # programs and modules, e.g. in an initramfs
     whole = _Replayed(peek, member.content)
-    if signatures.dump_format(head) is not None:
+    if magic.dump_format(head) is not None:
         return Unwrapped(source=stored or peek, stream=whole, layers=layers, member=member.name)
-    if signatures.wrapper(head) is None:
+    if magic.wrapper(head) is None:
         return None
     try:
         inner = _peel(whole, name, layers, member.name)
     except (NotADump, DumpUnreadable, WrapperDamagedError):
         return None
-    inner_head = inner.source.read_at(0, signatures.PEEK) if inner.source is not None else b""
-    return inner if signatures.dump_format(inner_head) is not None else None
+    inner_head = inner.source.read_at(0, magic.PEEK) if inner.source is not None else b""
+    return inner if magic.dump_format(inner_head) is not None else None
 
 
 def _log(member: Member, layers: tuple[str, ...]) -> Unwrapped:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from sandbox import config
-from sandbox.engine import Engine, service, tls
+from sandbox.engine import service, tls
+from sandbox.engine.protocol import Engine
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
+from sandbox.host import config
 
 _PATIENCE: Final = 60.0
 """Seconds an engine that listens has to tell its version. One that has just been killed and started again tidies up
@@ -174,16 +175,6 @@ def _private_podman() -> Engine:
         started.close()
         raise
     return engine
-
-
-def reachable(path: Path) -> bool:
-    """Whether something accepts connections at the socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
 
 
 class _UnixConnection(http.client.HTTPConnection):

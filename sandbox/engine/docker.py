@@ -14,19 +14,9 @@ import docker.errors
 import requests
 from docker.types import LogConfig, Mount
 
-from sandbox.engine import (
-    Container,
-    ContainerSpec,
-    EngineInfo,
-    Exec,
-    Image,
-    archive,
-    docker_trust,
-    layers,
-    messages,
-    owner,
-)
+from sandbox.engine import docker_archive, docker_tls, intermediate_images, messages, orphans
 from sandbox.engine.exec_stream import ExecStream, run_attached
+from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
 
@@ -43,7 +33,7 @@ class DockerEngine:
         with self._asking("connect"):
             # No timeout: builds, waits and terminals are silent for as long as they like. Detection has its own.
             self._client = docker.DockerClient(
-                base_url=url, timeout=None, tls=docker_trust.wanted() if url.startswith("tcp:") else False
+                base_url=url, timeout=None, tls=docker_tls.wanted() if url.startswith("tcp:") else False
             )
         self._api = self._client.api
         self._info: EngineInfo | None = None
@@ -146,7 +136,11 @@ class DockerEngine:
             repository, tag = docker.utils.parse_repository_tag(ref)
             stack.enter_context(self._asking(f"import {ref}"))
             if platform is not None:
-                list(messages.push_lines(self._api.load_image(archive.of_rootfs(data, ref, labels, platform)), ref))
+                list(
+                    messages.push_lines(
+                        self._api.load_image(docker_archive.of_rootfs(data, ref, labels, platform)), ref
+                    )
+                )
                 return
             # By hand: docker-py's own call does not know changes of a stream.
             params = {
@@ -186,9 +180,9 @@ class DockerEngine:
                 forcerm=True,
                 decode=True,
             )
-            yield from layers.noted(messages.build_lines(events, ref), made)
+            yield from intermediate_images.noted(messages.build_lines(events, ref), made)
         except ImageBuildFailed:
-            layers.remove(made[1:], self)
+            intermediate_images.remove(made[1:], self)
             raise
         except docker.errors.APIError as error:
             raise ImageBuildFailed(f"{ref} cannot be built: {error.explanation or error}") from None
@@ -261,7 +255,7 @@ class DockerEngine:
             self._api.start(ident)
 
     def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
-        ident = self._create(owner.owned(spec), auto_remove=False)
+        ident = self._create(orphans.owned(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident),

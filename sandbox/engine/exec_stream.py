@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
 
-from sandbox.engine import ContainerSpec
+from sandbox.engine.protocol import ContainerSpec
 from sandbox.errors import EngineFailed
 
 _FRAME: Final = struct.Struct(">BxxxL")

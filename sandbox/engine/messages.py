@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
-from sandbox import host
 from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, NoSpace
+from sandbox.host import checks
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 """Docker's classic builder paints stderr red."""
@@ -28,7 +28,7 @@ def proxies() -> dict[str, str]:
 
 _REMEDIES: Final = {
     # crun 1.8 starts nothing on a host with both kinds of cgroups; vmbox takes runc there, where it is installed.
-    "cgroups in hybrid mode not supported": host.MENDING_HYBRID_CGROUPS,
+    "cgroups in hybrid mode not supported": checks.MENDING_HYBRID_CGROUPS,
 }
 """What mends a host whose engine says this."""
 

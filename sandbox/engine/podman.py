@@ -19,8 +19,9 @@ import podman
 import podman.errors
 import requests
 
-from sandbox.engine import Container, ContainerSpec, EngineInfo, Exec, Image, layers, messages, owner, specification
+from sandbox.engine import intermediate_images, messages, orphans, podman_spec
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
+from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
 
@@ -205,9 +206,9 @@ class PodmanEngine:
                 )
             ) as answer:
                 events = (json.loads(line) for line in answer.iter_lines(chunk_size=1) if line)
-                yield from layers.noted(messages.build_lines(events, ref), made)
+                yield from intermediate_images.noted(messages.build_lines(events, ref), made)
         except ImageBuildFailed:
-            layers.remove(made, self)
+            intermediate_images.remove(made, self)
             raise
         except podman.errors.APIError as error:
             raise ImageBuildFailed(f"{ref} cannot be built: {error.explanation or error}") from None
@@ -236,7 +237,7 @@ class PodmanEngine:
     # Containers
 
     def _create(self, spec: ContainerSpec, *, auto_remove: bool) -> str:
-        payload = specification.of(spec, self.info(), auto_remove=auto_remove)
+        payload = podman_spec.of(spec, self.info(), auto_remove=auto_remove)
         with self._asking(f"create a container of {spec.image}"):
             ident: str = self._call("post", "/containers/create", data=json.dumps(payload)).json()["Id"]
         return ident
@@ -256,7 +257,7 @@ class PodmanEngine:
             self._call("post", f"/containers/{ident}/start")
 
     def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
-        ident = self._create(owner.owned(spec), auto_remove=False)
+        ident = self._create(orphans.owned(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident, spec),

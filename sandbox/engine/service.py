@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -15,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from sandbox import host, paths
 from sandbox.errors import EngineFailed, EngineNotFound
+from sandbox.host import checks, paths
 
 _STARTUP: Final = 30.0
 """Seconds a service may take to answer. The first start of rootless Podman makes its storage."""
@@ -78,7 +79,7 @@ class Service:
 
     def wait_until_up(self) -> None:
         """Returns when the socket accepts connections. Raises `EngineFailed` with what the service printed."""
-        from sandbox.engine.detection import reachable
+        from sandbox.engine.service import reachable
 
         deadline = time.monotonic() + _STARTUP
         while not reachable(self.socket):
@@ -161,7 +162,7 @@ def _podman_environment() -> dict[str, str]:
 def containers_conf(*, rootless: bool) -> str:
     """The settings Podman needs on a host it does not expect; empty on one it does."""
     containers, engine = [], []
-    if host.hybrid_cgroups() and host.program("runc"):
+    if checks.hybrid_cgroups() and checks.program("runc"):
         engine.append('runtime = "runc"')  # crun 1.8: "cgroups in hybrid mode not supported"
     if not Path("/run/systemd/system").is_dir():
         engine.append('cgroup_manager = "cgroupfs"')  # the default asks systemd, over D-Bus
@@ -226,3 +227,13 @@ def _write(path: Path, text: str) -> None:
     new = path.with_name(f"{path.name}.{os.getpid()}")
     new.write_text(text)
     new.replace(path)
+
+
+def reachable(path: Path) -> bool:
+    """Whether something accepts connections at the socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

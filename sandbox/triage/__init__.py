@@ -1,1 +1,1 @@
-"""From an open case to a report, and from a heap of dumps to a table of reports."""
+"""Reports of many dumps, and the table of them."""

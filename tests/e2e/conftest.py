@@ -15,10 +15,11 @@ import pytest
 
 import engines
 from engines import ENTRY, EngineUnderTest
-from sandbox import image, profiles
-from sandbox.case import DUMP, VMLINUX
+from sandbox import profiles
+from sandbox.case.container import DUMP, VMLINUX
+from sandbox.case.package_query import PackageOracle
 from sandbox.dump import identify
-from sandbox.locks import locked
+from sandbox.host.locks import locked
 
 # Kernels to die, the preferred one first: a mirror may hold a kernel and lack its debug package.
 KERNELS = {
@@ -150,7 +151,7 @@ class Dumps:
 
     def _has_debuginfo(self, dump: Path, profile: str) -> bool:
         release = identify(dump).release
-        oracle = image.PackageOracle(profiles.by_name(profile), self.maker.engine)
+        oracle = PackageOracle(profiles.by_name(profile), self.maker.engine)
         for package in oracle([f"linux-image-{release}-dbg"]):
             head = ["curl", "--head", "--silent", "--fail", "--location", package.url]
             return subprocess.run(head, capture_output=True, check=False).returncode == 0

@@ -11,7 +11,7 @@ import jsonschema
 from mcp import Client, StdioServerParameters
 
 from engines import EngineUnderTest
-from sandbox.triage import documents
+from sandbox.report import write
 
 
 def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> None:
@@ -39,7 +39,7 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     answers = asyncio.run(session())
     assert "sysrq_handle_crash" in answers["run"]
     report = json.loads(answers["report"])
-    jsonschema.validate(report, documents.schema())
+    jsonschema.validate(report, write.schema())
     assert report["panic"]["cause"] == "sysrq"
     assert "sysrq_handle_crash" in [frame["function"] for frame in report["backtrace"]["frames"]]
     assert "crash> bt\n" in answers["log"]

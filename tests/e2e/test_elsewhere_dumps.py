@@ -16,10 +16,10 @@ import pytest
 from e2e.conftest import Dumps
 from engines import ENTRY, EngineUnderTest, cache_root
 from remotes import Sshd, docker_behind_tls, sshd
-from sandbox.case import LABEL
+from sandbox.case.container import LABEL
+from sandbox.case.self_contained import KIND
 from sandbox.engine import connect
 from sandbox.image import LABEL as LABEL_OF_IMAGE
-from sandbox.selfcontained import KIND
 
 _BLIND = 'mount -t tmpfs none "$0" && exec "$@"'
 

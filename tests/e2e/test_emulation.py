@@ -14,7 +14,7 @@ import pytest
 import engines
 import machines
 from engines import EngineUnderTest
-from sandbox.locks import locked
+from sandbox.host.locks import locked
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 RULES = Path("/usr/lib/binfmt.d")

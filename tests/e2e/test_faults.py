@@ -19,10 +19,9 @@ import pytest
 import engines
 from e2e.conftest import Dumps
 from engines import PATH, EngineUnderTest
-from sandbox.case import LABEL
+from sandbox.case.container import LABEL
 from sandbox.engine import connect
-from sandbox.engine.detection import reachable
-from sandbox.engine.service import Service
+from sandbox.engine.service import Service, reachable
 from sandbox.errors import EngineError
 
 _tidied: set[str] = set()
@@ -247,7 +246,7 @@ def test_clock_jumps(docker_engine: EngineUnderTest, dumps: Dumps, years: int) -
     works(docker_engine, dump)
     script = (
         f"import sys, time; real = time.time; time.time = lambda: real() + {years} * 366 * 86400;"
-        "from sandbox.entry import main; sys.exit(main())"
+        "from sandbox.__main__ import main; sys.exit(main())"
     )
     for command in (["run", str(dump), "--", "p 1+1"], ["close", "--all"], ["run", str(dump), "--", "p 1+1"]):
         done = subprocess.run(

@@ -19,7 +19,7 @@ import pytest
 
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
-from sandbox.case import LABEL, container_spec, limits
+from sandbox.case.container import LABEL, container_spec, limits
 from sandbox.engine import Bind, ContainerSpec
 from sandbox.engine.docker import DockerEngine
 

@@ -12,7 +12,7 @@ import pytest
 
 from e2e.conftest import crash_by_hand, wait_for
 from engines import EngineUnderTest
-from sandbox.case import LABEL
+from sandbox.case.container import LABEL
 
 
 def test_backtrace(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:

@@ -10,7 +10,7 @@ import jsonschema
 
 from engines import EngineUnderTest
 from sandbox.dump import identify
-from sandbox.triage.asking import COMMANDS
+from sandbox.report.collect import COMMANDS
 
 
 def test_one_command_makes_a_page(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from engines import EngineUnderTest
-from sandbox import image, paths, profiles
+from sandbox import image, profiles
+from sandbox.host import paths
 
 
 class Kdump:

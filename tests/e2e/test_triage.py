@@ -21,7 +21,7 @@ import pytest
 
 from engines import EngineUnderTest
 from sandbox import image, profiles
-from sandbox.case import LABEL
+from sandbox.case.container import LABEL
 
 SCHEDULER = "from distributed.cli.dask_scheduler import main; main()"
 WORKER = "from distributed.cli.dask_worker import main; main()"
@@ -78,7 +78,7 @@ def test_a_heap(docker_engine: EngineUnderTest, dumps) -> None:
     of_both = {row["kernel"]: row["dump"] for row in table["rows"] if row["status"] == "ok"}
     assert len(of_both) == 2
     asked = {**of_both, "0123456789abcdef": next(iter(of_both.values()))}
-    program = "import pathlib, sys; from sandbox.triage.work import prepared; words = sys.argv[1:]; "
+    program = "import pathlib, sys; from sandbox.triage.worker import prepared; words = sys.argv[1:]; "
     program += "print(prepared(dict(zip(words[::2], map(pathlib.Path, words[1::2])))))"
     words = [word for pair in asked.items() for word in pair]
     said = subprocess.run(

@@ -10,7 +10,7 @@ import yaml
 from kubernetes import client
 
 from sandbox.dump import identify
-from sandbox.triage.job import Wanted, as_yaml, manifests
+from sandbox.report.kubernetes import Wanted, as_yaml, manifests
 
 DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 

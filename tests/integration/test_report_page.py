@@ -11,12 +11,13 @@ import pytest
 
 from browser import Browser, chromium
 from sandbox.model import Vmcore
-from sandbox.triage import index, tables
-from sandbox.triage.asking import Answers
-from sandbox.triage.entry import Row
-from sandbox.triage.making import read
-from sandbox.triage.page import html
-from sandbox.triage.report import CommandRun
+from sandbox.report import tables
+from sandbox.report.build import read
+from sandbox.report.collect import Answers
+from sandbox.report.html import html
+from sandbox.report.model import CommandRun
+from sandbox.triage import table as triage_table
+from sandbox.triage.model import Row
 
 ANSWERS = Path(__file__).parents[1] / "fixtures" / "crash"
 SIZES = {"phone": (390, 844), "laptop": (1366, 768), "large": (2560, 1440)}
@@ -92,7 +93,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in (3, 10, 2, 1, 7)
     ]
     page = tmp_path_factory.mktemp("table") / "index.html"
-    page.write_text(index.html(index.of(rows)), encoding="utf-8")
+    page.write_text(triage_table.html(triage_table.of(rows)), encoding="utf-8")
     return page
 
 

@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 
 import heaps
-from sandbox.opening import Wishes
-from sandbox.triage import finding, fleet, index
+from sandbox.case.options import Wishes
+from sandbox.triage import discovery, scheduler
 
 DUMPS = Path(__file__).parents[1] / "fixtures" / "dumps"
 NO_ENGINE = Wishes(engine="unix:///nonexistent/engine.sock")
@@ -27,8 +27,8 @@ def heap(tmp_path: Path) -> Path:
 
 def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = finding.find([heap])
-    table = fleet.triage(found, out, NO_ENGINE, jobs=1)
+    found = discovery.find([heap])
+    table = scheduler.triage(found, out, NO_ENGINE, jobs=1)
     states = {Path(row.dump).relative_to(heap).as_posix(): row.status for row in table.rows}
     assert states == {
         "host0/vmcore": "partial",
@@ -38,7 +38,7 @@ def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path
     }
     assert {row.exit_code for row in table.rows if row.dump.endswith("/vmcore")} == {20}
     written = json.loads((out / "index.json").read_text())
-    jsonschema.Draft202012Validator(index.schema()).validate(written)
+    jsonschema.Draft202012Validator(table.schema()).validate(written)
     assert {group["title"] for group in written["kernels"]} == {row.release for row in table.rows if row.release}
     page = (out / "index.html").read_text()
     for row in table.rows:
@@ -51,7 +51,7 @@ def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path
     # Killed while it wrote: a torn line, and one dump's row not yet there.
     lines = (out / "rows.jsonl").read_text().splitlines()
     (out / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
-    again = fleet.triage(found, out, NO_ENGINE, jobs=1)
+    again = scheduler.triage(found, out, NO_ENGINE, jobs=1)
     # In the same order: as the dumps were found, whichever was done first.
     assert [row.key for row in again.rows] == [row.key for row in table.rows]
 
@@ -68,21 +68,21 @@ def test_logs_and_sosreports(tmp_path: Path) -> None:
         "Linux host 6.1.0-50-amd64 #1 SMP Debian x86_64 GNU/Linux\n"
     )
     alone.write_bytes(log)
-    found = finding.find([tmp_path])
+    found = discovery.find([tmp_path])
     assert found == [alone, sos]
-    table = fleet.triage(found, tmp_path / "out", NO_ENGINE, jobs=1)
+    table = scheduler.triage(found, tmp_path / "out", NO_ENGINE, jobs=1)
     assert [row.status for row in table.rows] == ["log", "log"]
     assert table.rows[0].signature
     # A dump in it is what counts.
     shutil.copy(DUMPS / "x86_64-6.1-zlib", crash / "vmcore")
-    assert finding.find([sos]) == [crash / "vmcore"]
+    assert discovery.find([sos]) == [crash / "vmcore"]
 
 
 def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     heap = tmp_path / os.fsdecode(b"caf\xe9")
     heap.mkdir()
     shutil.copy(DUMPS / "x86_64-6.1-zlib", heap / "vmcore")
-    table = fleet.triage(finding.find([tmp_path]), tmp_path / "out", NO_ENGINE, jobs=1)
+    table = scheduler.triage(discovery.find([tmp_path]), tmp_path / "out", NO_ENGINE, jobs=1)
     (row,) = table.rows
     assert (row.status, row.exit_code) == ("partial", 20)
     assert row.dump.endswith("caf\\udce9/vmcore")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import typer.main
 
-from sandbox import entry
+from sandbox import __main__
 
 # typer makes the same command line of the same functions each time it is asked, which is a twentieth of a second.
 typer.main.get_command = functools.cache(typer.main.get_command)
@@ -25,7 +25,7 @@ def vmbox(
         capfd.readouterr()
         status = 0
         try:
-            entry.main()
+            __main__.main()
         except SystemExit as ended:
             status = int(ended.code or 0)
         sys.stdout.flush()

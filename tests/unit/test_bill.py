@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 from referencing import Registry, Resource
 
-from sandbox import bill, selfcontained
+from sandbox.case import self_contained
+from sandbox.commands import sbom
 from sandbox.engine import ContainerSpec, Image
 
 DEBIAN = """\
@@ -59,16 +60,16 @@ SCHEMAS = ("bom-1.6.SNAPSHOT.schema.json", "spdx.SNAPSHOT.schema.json", "jsf-0.8
 
 @pytest.mark.parametrize("said", [DEBIAN, ROCKY], ids=["debian", "rocky"])
 def test_is_valid(said: str) -> None:
-    document = valid(bill.write("localhost/vmbox/x:1", Answering(said, {})))  # type: ignore[arg-type]
+    document = valid(sbom.write("localhost/vmbox/x:1", Answering(said, {})))  # type: ignore[arg-type]
     names = [one["name"] for one in document["components"]]
     assert sorted(names) == sorted(line.split("\t")[1] for line in said.splitlines()[1:] if "gpg-pubkey" not in line)
     assert document["metadata"]["component"]["type"] == "container"
 
 
 def test_package_urls() -> None:
-    told = {one["name"]: one for one in valid(bill.write("r:1", Answering(DEBIAN, {})))["components"]}  # type: ignore[arg-type]
+    told = {one["name"]: one for one in valid(sbom.write("r:1", Answering(DEBIAN, {})))["components"]}  # type: ignore[arg-type]
     assert told["libstdc++6"]["purl"] == "pkg:deb/debian/libstdc%2B%2B6@12.2.0-14?arch=amd64&distro=debian-12"
-    told = {one["name"]: one for one in valid(bill.write("r:1", Answering(ROCKY, {})))["components"]}  # type: ignore[arg-type]
+    told = {one["name"]: one for one in valid(sbom.write("r:1", Answering(ROCKY, {})))["components"]}  # type: ignore[arg-type]
     assert told["dbus"]["purl"] == "pkg:rpm/rocky/dbus@1.12.20-8.el9?arch=x86_64&distro=rocky-9.4&epoch=1"
     assert told["crash"]["version"] == "8.0.4-2.el9"
     assert told["crash"]["licenses"] == [{"license": {"name": "GPLv3"}}]
@@ -76,11 +77,11 @@ def test_package_urls() -> None:
 
 def test_debuginfo_is_named() -> None:
     labels = {
-        selfcontained.RELEASE: "6.1.0-56-amd64",
-        selfcontained.BUILD_ID: "ab12",
-        selfcontained.ORIGIN: "http://x/y",
+        self_contained.RELEASE: "6.1.0-56-amd64",
+        self_contained.BUILD_ID: "ab12",
+        self_contained.ORIGIN: "http://x/y",
     }
-    document = valid(bill.write("r:1", Answering(DEBIAN, labels)))  # type: ignore[arg-type]
+    document = valid(sbom.write("r:1", Answering(DEBIAN, labels)))  # type: ignore[arg-type]
     (kernel,) = [one for one in document["components"] if one["name"] == "vmlinux"]
     assert kernel["version"] == "6.1.0-56-amd64"
     assert {"name": "vmbox:build-id", "value": "ab12"} in kernel["properties"]

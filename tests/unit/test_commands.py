@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from sandbox import render
-from sandbox.commands import StandardInput, from_arguments, from_lines
-from sandbox.entry import _plain_run
+from sandbox.__main__ import _plain_run
+from sandbox.commands.run import StandardInput, from_arguments, from_lines
 from sandbox.errors import VmboxError
-from sandbox.session import MAX_COMMAND, one_line
-from sandbox.verdict import Verdict, crash_part
+from sandbox.session.command_status import Verdict, crash_part
+from sandbox.session.session import MAX_COMMAND, one_line
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import config
 from sandbox.errors import ConfigurationError
+from sandbox.host import config
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import containerfile, image, paths, profiles
+from sandbox import image, profiles
+from sandbox.host import paths
+from sandbox.image import containerfile
 
 INSTRUCTIONS = {"ARG", "FROM", "RUN", "COPY", "ENV", "LABEL", "WORKDIR", "USER", "SHELL", "ENTRYPOINT", "CMD"}
 """What Docker's classic builder and Podman's both take; ADD would fetch from the network unseen."""

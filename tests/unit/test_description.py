@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.commands.info import describe, facts, show_release
 from sandbox.debuginfo.store import About, Store
-from sandbox.description import describe, facts, show_release
 from sandbox.dump import identify
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from sandbox import config, errors
+from sandbox import errors
 from sandbox.cli import app
+from sandbox.host import config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

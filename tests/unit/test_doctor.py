@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import doctor, host, paths, profiles, reach, render
+from sandbox import profiles, render
+from sandbox.commands import doctor, servers
 from sandbox.engine.messages import build_lines
 from sandbox.errors import ImageBuildFailed
+from sandbox.host import checks, paths
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:
@@ -49,8 +51,8 @@ READY = {
 def test_rootless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], obstacle: str, mended: str
 ) -> None:
-    monkeypatch.setattr(host.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
-    found = list(host.rootless_obstacles(_write(tmp_path, READY | change), uid=65534))
+    monkeypatch.setattr(checks.shutil, "which", lambda name, **_: f"/usr/bin/{name}")
+    found = list(checks.rootless_obstacles(_write(tmp_path, READY | change), uid=65534))
     assert len(found) == bool(change)
     for text, hint in found:
         assert obstacle in text
@@ -60,7 +62,7 @@ def test_rootless(
 def test_cgroups_of_both_versions(tmp_path: Path) -> None:
     old, new = {"sys/fs/cgroup/memory/tasks": ""}, {"sys/fs/cgroup/cgroup.controllers": ""}
     hybrid = {"sys/fs/cgroup/unified/cgroup.procs": ""}
-    found = [host.hybrid_cgroups(_write(tmp_path / str(n), kind)) for n, kind in enumerate([old, new, hybrid])]
+    found = [checks.hybrid_cgroups(_write(tmp_path / str(n), kind)) for n, kind in enumerate([old, new, hybrid])]
     assert found == [False, False, True]
     # What Podman 4.3 with crun 1.8 answered on such a host, without runc.
     said = "error running container: from /usr/bin/crun creating container: cgroups in hybrid mode not supported, drop"
@@ -70,9 +72,9 @@ def test_cgroups_of_both_versions(tmp_path: Path) -> None:
 
 
 def test_cgroup_v1_and_no_newuidmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(checks.shutil, "which", lambda *_, **__: None)
     old = {name: text for name, text in READY.items() if "cgroup" not in name}
-    texts = [text for text, _ in host.rootless_obstacles(_write(tmp_path, old), uid=65534)]
+    texts = [text for text, _ in checks.rootless_obstacles(_write(tmp_path, old), uid=65534)]
     assert texts == ["newuidmap is not installed", "cgroup v1: memory limits do not hold"]
 
 
@@ -80,7 +82,7 @@ def test_emulation(tmp_path: Path) -> None:
     entry = "enabled\ninterpreter /usr/libexec/qemu-binfmt/x\nflags: {}\noffset 0\n"
     place = "proc/sys/fs/binfmt_misc/"
     files = {f"{place}qemu-aarch64": entry.format("POCF"), f"{place}qemu-s390x": entry.format("PO")}
-    assert host.emulated(_write(tmp_path, files), machine="x86_64") == (["aarch64"], ["ppc64le", "s390x"])
+    assert checks.emulated(_write(tmp_path, files), machine="x86_64") == (["aarch64"], ["ppc64le", "s390x"])
 
 
 @pytest.mark.parametrize(
@@ -94,12 +96,12 @@ def test_emulation(tmp_path: Path) -> None:
     ],
 )
 def test_one_command_sets_emulation_up(tmp_path: Path, there: list[str], command: str) -> None:
-    assert host.setting_up_emulation("s390x", _write(tmp_path, dict.fromkeys(there, ""))).startswith(command)
+    assert checks.setting_up_emulation("s390x", _write(tmp_path, dict.fromkeys(there, ""))).startswith(command)
 
 
 @pytest.mark.parametrize(("text", "state"), [("1", "enforcing"), ("0\n", "permissive"), (None, "off")])
 def test_selinux(tmp_path: Path, text: str | None, state: str) -> None:
-    assert host.selinux(_write(tmp_path, {} if text is None else {"sys/fs/selinux/enforce": text})) == state
+    assert checks.selinux(_write(tmp_path, {} if text is None else {"sys/fs/selinux/enforce": text})) == state
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def server() -> Iterator[str]:
 
 def test_a_server_that_answers_is_reached_whatever_it_says(server: str) -> None:
     # Port 9 is discard's, where nobody listens.
-    answers = reach.probe([server, "http://127.0.0.1:9/"])
+    answers = servers.probe([server, "http://127.0.0.1:9/"])
     assert answers[server] is None
     assert "refused" in str(answers["http://127.0.0.1:9/"])
 
@@ -128,12 +130,12 @@ def test_a_server_that_answers_is_reached_whatever_it_says(server: str) -> None:
 def test_addresses_are_those_of_the_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
     debian = [profiles.by_name("debian-12")]
     monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
-    assert "https://registry-1.docker.io/v2/" in reach.registries(debian)
-    assert "http://deb.debian.org/" in reach.archives(debian)
+    assert "https://registry-1.docker.io/v2/" in servers.registries(debian)
+    assert "http://deb.debian.org/" in servers.archives(debian)
     monkeypatch.setenv("VMBOX_MIRRORS", "docker.io=127.0.0.1:5000/hub http://deb.debian.org=http://mirror.example:81/x")
-    assert reach.registries(debian) == {"http://127.0.0.1:5000/v2/"}
-    assert "http://mirror.example:81/" in reach.archives(debian)
-    assert "http://deb.debian.org/" not in reach.archives(debian)
+    assert servers.registries(debian) == {"http://127.0.0.1:5000/v2/"}
+    assert "http://mirror.example:81/" in servers.archives(debian)
+    assert "http://deb.debian.org/" not in servers.archives(debian)
 
 
 def test_only_what_runs_on_the_host_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:

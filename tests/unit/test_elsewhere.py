@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import elsewhere
+from sandbox.case import remote
 from sandbox.dump import identify
 from sandbox.errors import DumpDamaged, DumpNotFound, NotADump
 
@@ -20,15 +20,15 @@ PLACE = Path("/var/crash/host-2026-01-01/vmcore")
 
 def _ask(dump: Path, tmp_path: Path) -> bytes:
     """As in the container: no site packages, none of this checkout; below another directory than its /tmp."""
-    code = elsewhere.program()
-    text = elsewhere._PROGRAM.replace("/tmp/vmbox", str(tmp_path / "code"))
+    code = remote.program()
+    text = remote._PROGRAM.replace("/tmp/vmbox", str(tmp_path / "code"))
     argv = [sys.executable, "-I", "-S", "-c", text, str(dump), str(len(code))]
     env = {"HOME": str(tmp_path)}
     return subprocess.run(argv, input=code, capture_output=True, check=True, env=env, cwd="/").stdout
 
 
 def test_reads_what_is_read_here(tmp_path: Path) -> None:
-    there = elsewhere.understood(_ask(FIXTURE, tmp_path), str(FIXTURE), PLACE)
+    there = remote.understood(_ask(FIXTURE, tmp_path), str(FIXTURE), PLACE)
     here = identify(FIXTURE)
     assert there.path == PLACE
     assert there.files == (PLACE,)
@@ -40,7 +40,7 @@ def test_says_what_is_wrong_there(tmp_path: Path) -> None:
     letter = tmp_path / "letter"
     letter.write_text("Dear support,\nour machine died.\n")
     with pytest.raises(NotADump, match="/var/crash/host-2026-01-01/vmcore"):
-        elsewhere.understood(_ask(letter, tmp_path), str(letter), PLACE)
+        remote.understood(_ask(letter, tmp_path), str(letter), PLACE)
 
 
 GOOD: dict[str, Any] = {"path": "/case/vmcore", "files": ["/case/vmcore"], "format": "elf", "size": 7}
@@ -65,23 +65,23 @@ GOOD: dict[str, Any] = {"path": "/case/vmcore", "files": ["/case/vmcore"], "form
 )
 def test_hostile_answers(change: dict[str, Any]) -> None:
     """Whoever made the dump may have made the answer: nothing of it leads to another file, or is of another type."""
-    assert elsewhere.understood(json.dumps(GOOD).encode(), "/case/vmcore", PLACE).size == 7
+    assert remote.understood(json.dumps(GOOD).encode(), "/case/vmcore", PLACE).size == 7
     with pytest.raises(DumpDamaged):
-        elsewhere.understood(json.dumps(GOOD | change).encode(), "/case/vmcore", PLACE)
+        remote.understood(json.dumps(GOOD | change).encode(), "/case/vmcore", PLACE)
 
 
 @pytest.mark.parametrize("answer", [b"", b"[]", b"null", b"{", b"\xff\xfe", b"{}"])
 def test_no_answer(answer: bytes) -> None:
     with pytest.raises(DumpDamaged):
-        elsewhere.understood(answer, "/case/vmcore", PLACE)
+        remote.understood(answer, "/case/vmcore", PLACE)
 
 
 def test_errors_of_a_kind_that_there_is_not() -> None:
     answer = json.dumps({"error": "SystemExit", "message": "x", "hint": ""}).encode()
-    with pytest.raises(elsewhere.DumpError):
-        elsewhere.understood(answer, "/case/vmcore", PLACE)
+    with pytest.raises(remote.DumpError):
+        remote.understood(answer, "/case/vmcore", PLACE)
 
 
 def test_relative_path() -> None:
     with pytest.raises(DumpNotFound, match="no path from the root"):
-        elsewhere.identify(Path("vmcore"), None)  # type: ignore[arg-type] # refused before the engine is asked
+        remote.identify(Path("vmcore"), None)  # type: ignore[arg-type] # refused before the engine is asked

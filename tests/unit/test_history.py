@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import paths
-from sandbox.history import History, TypedLines
+from sandbox.host import paths
 from sandbox.model import Case
+from sandbox.session.history import History, TypedLines
 
 
 def _follow(*events: tuple[bytes, bytes], columns: int = 80) -> list[str]:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import leaks, ledger
-from sandbox.ending import ending
+from sandbox.case import store
+from sandbox.commands import leaks
 from sandbox.engine import Container, ContainerSpec
-from sandbox.engine.owner import LABEL, owned, ownerless
-from sandbox.image import scratch_directory
-from sandbox.locks import held, locked
+from sandbox.engine.orphans import LABEL, owned, ownerless
+from sandbox.host.locks import held, locked
+from sandbox.host.tempdirs import scratch_directory
+from sandbox.render import exit_on_error
 
 
 @pytest.fixture(autouse=True)
@@ -40,12 +41,12 @@ def names() -> set[str]:
 
 
 def test_runtime_directory(places: Path, gone: int) -> None:
-    ledger.prepare(ledger.directory() / "half-docker")
+    store.prepare(store.directory() / "half-docker")
     sockets = [places / "runtime" / f"podman-{gone}-0.sock", places / "runtime" / f"containers.conf.{gone}"]
     for path in (*sockets, places / "runtime" / "containers.conf"):
         path.touch()
     assert names() == {"half-docker", *(path.name for path in sockets)}
-    with ledger.lock("half-docker"):  # somebody is opening it
+    with store.lock("half-docker"):  # somebody is opening it
         assert "half-docker" not in names()
     for leak in leaks._runtime():
         leak.remove()
@@ -73,7 +74,7 @@ def test_cache(places: Path, gone: int) -> None:
 
 def test_a_lock_ends_with_its_holder(places: Path) -> None:
     lock = places / "lock"
-    script = "import sys; from pathlib import Path; from sandbox.locks import locked\n"
+    script = "import sys; from pathlib import Path; from sandbox.host.locks import locked\n"
     script += "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", script, str(lock)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -116,7 +117,7 @@ def test_whose_a_container_is(gone: int) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 50), (errno.EDQUOT, 50), (errno.EROFS, 70)])
 def test_a_disk_that_cannot_be_written(capsys: pytest.CaptureFixture[str], number: int, status: int) -> None:
-    with pytest.raises(SystemExit) as ended, ending():
+    with pytest.raises(SystemExit) as ended, exit_on_error():
         raise OSError(number, "no", "/cache/x")
     assert ended.value.code == status
     said = capsys.readouterr().err

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.loading import wanted
+from sandbox.session.module_debuginfo import wanted
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox.errors import ConfigurationError
-from sandbox.mirrors import rewrite
+from sandbox.host.mirrors import rewrite
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from sandbox import config, paths
+from sandbox.host import config, paths
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from engines import INFO
-from sandbox import bootstrap, host, image, platforms, profiles
+from sandbox import image, profiles
 from sandbox.errors import BaseImageUnavailable, EmulationMissing
+from sandbox.host import checks
+from sandbox.image import bootstrap
+from sandbox.profiles import platforms
 from sandbox.progress import QUIET
 
 
@@ -21,7 +24,7 @@ def test_what_is_foreign() -> None:
 
 
 def test_what_can_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "emulated", lambda: (["aarch64"], ["ppc64le", "s390x"]))
+    monkeypatch.setattr(checks, "emulated", lambda: (["aarch64"], ["ppc64le", "s390x"]))
     assert platforms.emulated("x86_64", INFO) is None
     assert platforms.emulated("aarch64", INFO) == "aarch64"
     assert platforms.emulated("x86_64", dataclasses.replace(INFO, arch="aarch64", local=False)) == "x86_64"
@@ -29,7 +32,7 @@ def test_what_can_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert platforms.emulated("s390x", dataclasses.replace(INFO, local=False)) == "s390x"
     with pytest.raises(EmulationMissing, match="dump is of s390x, and this host") as caught:
         platforms.emulated("s390x", INFO)
-    assert caught.value.hint == host.setting_up_emulation("s390x")
+    assert caught.value.hint == checks.setting_up_emulation("s390x")
     assert caught.value.hint.startswith("sudo ")
     assert caught.value.exit_code == 23
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import paths, profiles
+from sandbox import profiles
 from sandbox.errors import ConfigurationError, UnknownKernel
+from sandbox.host import paths
 from sandbox.model import Vmcore, kernel_version
 
 NEW = """

@@ -9,7 +9,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from engines import INFO
-from sandbox import image, profiles, shipping
+from sandbox import image, profiles
+from sandbox.commands import images
 from sandbox.engine import EngineInfo, Image
 
 DAY = 86400
@@ -47,7 +48,7 @@ def _label(what: str) -> dict[str, str]:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     fake = Engine()
-    monkeypatch.setattr(shipping, "connect", lambda _name: fake)
+    monkeypatch.setattr(images, "connect", lambda _name: fake)
     return fake
 
 

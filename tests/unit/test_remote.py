@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from sandbox.case.opening import _refuse_remote
 from sandbox.errors import EngineFailed
-from sandbox.opening import _refuse_remote
 
 
 @dataclass

@@ -7,7 +7,7 @@ import pytest
 
 from sandbox.errors import SessionFailed
 from sandbox.progress import QUIET
-from sandbox.salvage import LADDER, climb_down, remembered
+from sandbox.session.fallback import LADDER, climb_down, remembered
 
 
 class Noting(type(QUIET)):  # type: ignore[misc]

@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.errors import VmboxError
 from sandbox.progress import QUIET
-from sandbox.scratch import Writes
+from sandbox.session.output_files import Writes
 
 
 class Noting(type(QUIET)):  # type: ignore[misc]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox import terminal
+from sandbox.session import terminal
 
 
 @pytest.mark.parametrize(

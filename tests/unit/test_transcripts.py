@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import paths, transcripts
 from sandbox.errors import CaseNotFound
+from sandbox.host import paths
 from sandbox.model import Case
 from sandbox.progress import QUIET
-from sandbox.transcripts import Recorder
+from sandbox.session import transcript
+from sandbox.session.transcript import Recorder
 
 
 @pytest.fixture(autouse=True)
@@ -51,15 +52,15 @@ def test_what_was_asked_and_answered(tmp_path: Path, state: Path) -> None:
     assert record.end("bt", "ok") >= 0
     record.begin()
     record.end("nosuch", "error")
-    (path,) = transcripts.find("abc")
+    (path,) = transcript.find("abc")
     assert path.stat().st_mode & 0o077 == 0
-    first, second = transcripts.records(path)
+    first, second = transcript.records(path)
     assert (first["command"], first["status"], first["output"], first["bytes"]) == ("bt", "ok", "PID: 1\n\\xff\n", 9)
     assert datetime.fromisoformat(first["time"]).tzinfo is not None
     assert (second["command"], second["output"]) == ("nosuch", "")
-    assert transcripts.find(str(tmp_path / "vmcore")) == [path]
+    assert transcript.find(str(tmp_path / "vmcore")) == [path]
     # Before them, and once: which crash and which debuginfo gave these answers.
-    header, *commands = transcripts.lines(path)
+    header, *commands = transcript.lines(path)
     assert [record["command"] for record in commands] == ["bt", "nosuch"]
     assert (header["release"], header["profile"]) == ("6.1.0", "debian-12")
     assert header["debuginfo"] == {
@@ -70,17 +71,17 @@ def test_what_was_asked_and_answered(tmp_path: Path, state: Path) -> None:
         "check": "",
     }
     with pytest.raises(CaseNotFound):
-        transcripts.find("other")
+        transcript.find("other")
 
 
 def test_a_flood_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcripts, "MAX_OUTPUT", 10)
+    monkeypatch.setattr(transcript, "MAX_OUTPUT", 10)
     record = Recorder(_case(tmp_path))
     record.begin()
     for _ in range(100):
         record(b"1234567\n")
     record.end("log", "ok")
-    (kept,) = transcripts.records(transcripts.find("abc")[0])
+    (kept,) = transcript.records(transcript.find("abc")[0])
     assert (kept["output"], kept["bytes"], kept["truncated"]) == ("1234567\n12", 800, True)
 
 
@@ -97,10 +98,10 @@ def test_writers_do_not_mix_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    (path,) = transcripts.find("abc")
+    (path,) = transcript.find("abc")
     with path.open("a") as file:
         file.write('{"command": "bt", "outp')
-    kept = list(transcripts.records(path))
+    kept = list(transcript.records(path))
     assert len(kept) == 80
     assert all(record["output"] == f"{record['command'][2:]}\n" * 20000 for record in kept)
     assert all(json.dumps(record) for record in kept)
@@ -111,7 +112,7 @@ def test_nothing_is_kept_when_nothing_is_wanted(tmp_path: Path) -> None:
     record.begin()
     record(b"x")
     record.end("bt", "ok")
-    assert transcripts.kept_transcripts() == []
+    assert transcript.kept_transcripts() == []
 
 
 def test_a_transcript_that_cannot_be_written_is_said_once(tmp_path: Path, state: Path) -> None:

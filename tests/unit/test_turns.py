@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import turns
 from sandbox.progress import QUIET
-from sandbox.turns import Turn
+from sandbox.session import ticket_lock
+from sandbox.session.ticket_lock import Turn
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from sandbox.turns import Turn
+from sandbox.session.ticket_lock import Turn
 turn = Turn(Path(sys.argv[1]))
 print("mine", flush=True)
 time.sleep(60)
@@ -74,7 +74,7 @@ def test_the_dead_do_not_keep_others_waiting(place: Path) -> None:
 
 
 def test_a_long_wait_is_said_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_SILENT", 0.05)
+    monkeypatch.setattr(ticket_lock, "_SILENT", 0.05)
     said: list[str] = []
 
     class Noting(type(QUIET)):  # type: ignore[misc]

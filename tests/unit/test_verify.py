@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.commands.verify import fingerprint, verify
 from sandbox.dump import identify
 from sandbox.errors import DumpNotFound, EvidenceChanged, VmboxError
-from sandbox.evidence import fingerprint, verify
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 

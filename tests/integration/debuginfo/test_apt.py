@@ -22,9 +22,12 @@ import archives
 import rpms
 from archives import Archive
 from engines import EngineUnderTest
-from sandbox import bootstrap, config, image, profiles
+from sandbox import image, profiles
+from sandbox.case.package_query import PackageOracle
 from sandbox.debuginfo import locate
 from sandbox.errors import DebuginfoError
+from sandbox.host import config
+from sandbox.image import bootstrap
 from sandbox.model import Debuginfo, Vmcore
 
 PACKAGE = f"linux-image-{archives.RELEASE}-dbg"
@@ -149,7 +152,7 @@ def repository(
     cache = tmp_path / "cache"
 
     def find() -> Debuginfo:
-        return locate(dump, home, oracle=image.PackageOracle(home, docker_engine.engine), cache=cache)
+        return locate(dump, home, oracle=PackageOracle(home, docker_engine.engine), cache=cache)
 
     made = Repository(archive=archive, vendor=vendor, cache=cache, find=find)
     made.publish()

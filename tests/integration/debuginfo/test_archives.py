@@ -12,9 +12,10 @@ import pytest
 import archives
 import rpms
 from archives import Archive
-from sandbox import paths, profiles
+from sandbox import profiles
 from sandbox.debuginfo import certificates as module, download, locate
 from sandbox.errors import ConfigurationError, DebuginfoError, DebuginfoMismatch, DownloadFailed
+from sandbox.host import paths
 from sandbox.model import Debuginfo, Vmcore
 
 NAME = "kernel-debuginfo-4.18.0-80.el8.x86_64.rpm"

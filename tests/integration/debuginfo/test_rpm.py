@@ -13,10 +13,11 @@ import pytest
 import archives
 from archives import Archive
 from rpms import BANNER, PAYLOADS, RELEASE, Packages
-from sandbox import paths, profiles
+from sandbox import profiles
 from sandbox.debuginfo import RemotePackage, elf, locate, rpm
 from sandbox.debuginfo.stream import FileStream
 from sandbox.errors import VerificationFailed
+from sandbox.host import paths
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import ImageProfile
 

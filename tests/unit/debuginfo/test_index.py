@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from debuginfo_bench import Bench
-from sandbox.debuginfo import elf, prepare
-from sandbox.debuginfo.index import Unexpected, rewritten
+from sandbox.debuginfo import elf, gdb_index
+from sandbox.debuginfo.gdb_index_format import Unexpected, rewritten
 
 VARIABLE, FUNCTION, STRUCT, TYPEDEF = 0x34, 0x2E, 0x13, 0x16
 UNITS = [0, 0x100, 0x2345]
@@ -135,7 +135,7 @@ def test_what_is_cut_or_changed_is_refused_or_harmless(tmp_path: Path, number: i
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_prepare_leaves_nothing_behind_and_does_without(tmp_path: Path, bench: Bench, order: str) -> None:
     vmlinux = written(tmp_path, order=order)[3]
-    assert prepare.prepare(tmp_path, lambda *_: None, bench.heard)
+    assert gdb_index.prepare(tmp_path, lambda *_: None, bench.heard)
     section = elf.read(vmlinux).section(".gdb_index")
     assert section is not None
     assert list(tmp_path.iterdir()) == [vmlinux]
@@ -143,6 +143,6 @@ def test_prepare_leaves_nothing_behind_and_does_without(tmp_path: Path, bench: B
     assert looked_up(data, b"linux_banner") == EXPECTED[b"linux_banner"]
     # What cannot be made better is used as it is.
     index = written(tmp_path, version=6, order=order)[0].read_bytes()
-    assert prepare.prepare(tmp_path, lambda *_: None, bench.heard)
+    assert gdb_index.prepare(tmp_path, lambda *_: None, bench.heard)
     assert vmlinux.read_bytes().find(index) > 0
     assert list(tmp_path.iterdir()) == [vmlinux]

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 import archives
 from debuginfo_bench import Bench
-from sandbox import locks, paths
 from sandbox.cli import app
 from sandbox.debuginfo import add
-from sandbox.debuginfo.kept import kept, remove
+from sandbox.debuginfo.inventory import kept, remove
 from sandbox.debuginfo.store import Store
 from sandbox.errors import DebuginfoNotFound
+from sandbox.host import locks, paths
 
 
 @pytest.fixture

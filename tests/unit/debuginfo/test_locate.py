@@ -9,8 +9,7 @@ import pytest
 import archives
 from debuginfo_bench import Bench
 from sandbox import profiles
-from sandbox.debuginfo import store
-from sandbox.debuginfo.cached import peek
+from sandbox.debuginfo.lookup import peek
 from sandbox.errors import (
     DebuginfoMismatch,
     DebuginfoNotFound,
@@ -19,6 +18,7 @@ from sandbox.errors import (
     VerificationFailed,
     VmboxError,
 )
+from sandbox.host import disk
 
 DEBIAN = Path(__file__).parents[3] / "images" / "debian-12.toml"
 
@@ -165,7 +165,7 @@ def test_no_network(bench: Bench) -> None:
 
 
 def test_no_space(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_MARGIN", 1 << 60)
+    monkeypatch.setattr(disk, "_MARGIN", 1 << 60)
     with pytest.raises(NoSpace, match="MB are missing") as caught:
         bench.locate()
     assert "VMBOX_CACHE_DIR" in caught.value.hint

@@ -9,7 +9,7 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
-from sandbox.debuginfo import ranged
+from sandbox.debuginfo import http_ranges
 from sandbox.debuginfo.modules import Modules, fetch_modules, module_name
 from sandbox.errors import DebuginfoNotFound, VerificationFailed
 
@@ -34,7 +34,7 @@ def package() -> bytes:
 
 @pytest.fixture
 def vmlinux(bench: Bench, package: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(ranged, "_WINDOW", 4096)
+    monkeypatch.setattr(http_ranges, "_WINDOW", 4096)
     bench.put(package)
     found = bench.locate().vmlinux
     bench.archive.sent = 0

@@ -7,7 +7,7 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
-from sandbox.debuginfo import elf, prepare, slim
+from sandbox.debuginfo import elf, gdb_index, strip_relocs
 from sandbox.errors import EngineFailed
 
 
@@ -63,16 +63,16 @@ def test_an_index_of_another_version_is_not_used(bench: Bench) -> None:
 
 def test_an_index_is_not_made_twice(tmp_path: Path, bench: Bench) -> None:
     (tmp_path / "vmlinux").write_bytes(archives.vmlinux())
-    assert prepare.prepare(tmp_path, preparer, bench.heard)
-    assert prepare.prepare(tmp_path, lambda *_: pytest.fail("again"), bench.heard)
+    assert gdb_index.prepare(tmp_path, preparer, bench.heard)
+    assert gdb_index.prepare(tmp_path, lambda *_: pytest.fail("again"), bench.heard)
 
 
 @pytest.mark.parametrize("relocations", [b"", b"r" * 4800])
 def test_slim(tmp_path: Path, relocations: bytes) -> None:
     whole, small = tmp_path / "whole", tmp_path / "small"
     whole.write_bytes(archives.vmlinux(relocations=relocations))
-    file = slim.LocalFile(whole)
-    slim.copy(file, small, slim.plan(file))
+    file = strip_relocs.LocalFile(whole)
+    strip_relocs.copy(file, small, strip_relocs.plan(file))
     assert len(small.read_bytes()) < len(archives.vmlinux()) + 100
     before, after = elf.read(whole), elf.read(small)
     assert before.build_id == after.build_id
@@ -91,7 +91,7 @@ def test_modules_keep_their_relocations(tmp_path: Path) -> None:
     module = bytearray(archives.vmlinux(relocations=b"r" * 480))
     module[16] = 1  # ET_REL
     (tmp_path / "x.ko").write_bytes(module)
-    assert slim.plan(slim.LocalFile(tmp_path / "x.ko")) is None
+    assert strip_relocs.plan(strip_relocs.LocalFile(tmp_path / "x.ko")) is None
 
 
 def test_damaged_elf(tmp_path: Path) -> None:
@@ -112,6 +112,6 @@ def try_to_read(path: Path) -> None:
     try:
         read = elf.read(path)
         elf.banners(path, read)
-        slim.plan(slim.LocalFile(path))
+        strip_relocs.plan(strip_relocs.LocalFile(path))
     except elf.NotElf:
         pass

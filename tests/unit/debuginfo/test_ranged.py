@@ -6,7 +6,7 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
-from sandbox.debuginfo import elf, ranged, xz
+from sandbox.debuginfo import elf, http_ranges, xz
 from sandbox.debuginfo.stream import Damaged
 from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, DownloadFailed, VerificationFailed
 
@@ -27,7 +27,7 @@ def package() -> bytes:
 
 @pytest.fixture(autouse=True)
 def large(bench: Bench, package: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranged, "_WINDOW", 4096)
+    monkeypatch.setattr(http_ranges, "_WINDOW", 4096)
     bench.put(package)
 
 

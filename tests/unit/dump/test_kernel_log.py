@@ -201,7 +201,7 @@ def test_split_dump_log(tmp_path):
 )
 def test_aarch64_granules(shift, va_bits, physical_high):
     """Page tables of all three granules, with the 52-bit addresses of 64 KiB pages."""
-    from sandbox.dump.translation import Arm64Memory
+    from sandbox.dump.address_translation import Arm64Memory
 
     page = 1 << shift
     width = shift - 3

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from sandbox import render
-from sandbox.description import describe, show_schema
+from sandbox.commands.info import describe, show_schema
 from sandbox.dump import identify
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"

@@ -1,0 +1,1 @@
+"""Cases: a dump opened in a disposable container, with its image and its debuginfo."""

@@ -1,0 +1,320 @@
+"""Cases: one dump, open in one disposable container.
+
+A case's state is the container and a directory in the runtime directory (see `ledger`); nothing else remembers it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import pwd
+import secrets
+import shlex
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from sandbox.case import store
+from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect
+from sandbox.errors import DumpUnreadable, EngineError, EngineFailed, SessionFailed
+from sandbox.host import config
+from sandbox.model import Case, Debuginfo, Vmcore
+from sandbox.profiles import ImageProfile
+from sandbox.progress import QUIET, Reporter
+
+LABEL: Final = "vmbox.case"
+"""Carried by every case container; the value is the case's id."""
+
+HOST: Final = "vmbox.host"
+"""What the host calls itself that opened the case: only there can be told whether it is still in use."""
+
+DUMP: Final = "/case/vmcore"
+RELAY: Final = "/usr/libexec/vmbox/relay"
+VMLINUX: Final = "/case/debuginfo/vmlinux"
+"""Where a case container has them."""
+
+_ENVIRONMENT: Final = {
+    # Scratch memory: the root file system is read-only.
+    "HOME": "/scratch",
+    "TMPDIR": "/tmp",  # noqa: S108 - in the container
+    "LC_ALL": "C.UTF-8",
+    "LESSSECURE": "1",
+    # Huge pages for what crash allocates, where the kernel gives them to who asks (glibc 2.35): its gdb walks through
+    # lists of a million file names, and a tenth of a start is spent on looking up their pages.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
+
+def open_case(
+    vmcore: Vmcore,
+    *,
+    profile: ImageProfile,
+    image: str,
+    debuginfo: Debuginfo,
+    engine: Engine,
+    asked: str = "",
+    idle: int,
+    once: bool = False,
+    reporter: Reporter = QUIET,
+) -> Case:
+    """Starts the case container of a dump, or returns the case that another process has opened meanwhile.
+
+    One that is opened `once` is its caller's alone: nobody finds it by its dump.
+    """
+    info = engine.info()
+    there = info.endpoint if info.elsewhere else None
+    ident = f"{store.key(vmcore.path, there)}-{info.name}" + (f"{store.ONCE}{secrets.token_hex(3)}" if once else "")
+    directory = store.directory() / ident
+    dump = vmcore.path if there else vmcore.path.resolve()
+    files = vmcore.files or (vmcore.path,)
+    if not there and not info.rootless:
+        for file in files:
+            _refuse_unreadable(file)
+    with store.lock(ident, reporter, f"opening {vmcore.path.name}"):
+        present = store.read(directory)
+        if present is not None and store.alive(present):
+            return present
+        # Whatever is left is of a container that is gone: a reboot, a restarted engine, a kill.
+        engine.remove(f"vmbox-{ident}")
+        store.forget(directory)
+        store.prepare(directory)
+        token = secrets.token_hex(16)
+        spec = container_spec(
+            ident=ident,
+            image=image,
+            files=files if there else [file.resolve() for file in files],
+            debuginfo=None if debuginfo.in_image else debuginfo.directory,
+            runtime=None if there else directory,
+            platform=profile.platform,
+            labels={
+                LABEL: ident,
+                "vmbox.dump": str(dump),
+                "vmbox.release": vmcore.release or "",
+                "vmbox.user": str(os.getuid()),
+                "vmbox.directory": str(directory),
+                HOST: platform.node(),
+            },
+            env={"TOKEN": token, "IDLE": str(idle)},
+            limits=limits(info),
+        )
+        try:
+            with reporter.step("Starting the case container"):
+                container = _started(engine, spec, dump, info)
+                if there:
+                    _await_ready_there(engine, container.id)
+                else:
+                    _await_ready(directory, token, engine, container.id)
+        except BaseException:
+            engine.remove(f"vmbox-{ident}")
+            store.forget(directory)
+            raise
+        case = Case(
+            id=ident,
+            dump=dump,
+            release=vmcore.release or "",
+            profile=profile.name,
+            image=image,
+            vmlinux=debuginfo.vmlinux,
+            proof=debuginfo.proof,
+            origin=debuginfo.origin,
+            verified=debuginfo.verified,
+            check=debuginfo.check,
+            engine=info.name,
+            endpoint=info.endpoint,
+            container=container.id,
+            opened=datetime.now(UTC),
+            directory=directory,
+            token=token,
+            files=len(vmcore.files) or 1,
+            asked=asked,
+            incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
+            elsewhere=there is not None,
+        )
+        store.write(case)
+        return case
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a case may use. None: as much as there is."""
+
+    memory: int | None
+    """Bytes."""
+    cpus: float | None
+    pids: int | None
+    scratch: int
+    """Bytes of each of the two scratch memories; they count against `memory`."""
+
+
+def limits(host: EngineInfo) -> Limits:
+    """As the settings say, else three quarters of the host: crash needs room for the page tables and lists of a large
+    machine, and the host must go on whatever a dump makes of it.
+    """
+    wanted = config.current()
+    memory = host.memory * 3 // 4 if wanted.memory is None else wanted.memory
+    cpus = max(1.0, host.cpus * 0.75) if wanted.cpus is None else min(wanted.cpus, host.cpus)
+    return Limits(
+        memory=memory or None,
+        cpus=cpus or None,
+        pids=int(wanted.pids) or None,
+        scratch=(memory or host.memory) // 8,
+    )
+
+
+def container_spec(
+    *,
+    ident: str,
+    image: str,
+    files: Sequence[Path],
+    debuginfo: Path | None,
+    runtime: Path | None,
+    labels: dict[str, str],
+    env: dict[str, str],
+    limits: Limits,
+    platform: str | None = None,
+) -> ContainerSpec:
+    """The one hardened container a dump is ever given to. A split dump has several `files`.
+
+    Without `debuginfo` it is in the image; without `runtime` the FIFOs are, and the paths are of the engine's host,
+    where who we are means nothing: the case has the uid that the engine runs as, without any capability.
+    """
+    dumps = dump_paths(len(files))
+    return ContainerSpec(
+        image=image,
+        platform=platform,
+        name=f"vmbox-{ident}",
+        argv=["/usr/libexec/vmbox/session", VMLINUX, *dumps],
+        labels=labels,
+        env=_ENVIRONMENT | env,
+        binds=[
+            *(Bind(source=file, target=target) for file, target in zip(files, dumps, strict=True)),
+            *([Bind(source=debuginfo.resolve(), target="/case/debuginfo")] if debuginfo is not None else ()),
+            *([Bind(source=runtime, target="/run/vmbox")] if runtime is not None else ()),
+        ],
+        tmpfs=[
+            *(Tmpfs(target=target, size=limits.scratch) for target in ("/tmp", "/scratch")),  # noqa: S108 - in the container
+            *([Tmpfs(target="/run/vmbox", size=1 << 20)] if runtime is None else ()),
+        ],
+        workdir="/scratch",
+        network="none",
+        hardened=True,
+        as_caller=runtime is not None,
+        memory=limits.memory,
+        pids=limits.pids,
+        cpus=limits.cpus,
+    )
+
+
+def dump_paths(files: int) -> list[str]:
+    """Where a case container has the file of a dump, or the files of a split one."""
+    return [DUMP, *(f"{DUMP}-{number}" for number in range(2, files + 1))]
+
+
+def close(case: Case) -> None:
+    """Ends a case: the container goes, and with it everything that was in it."""
+    with store.lock(case.id):
+        if not case.elsewhere and store.alive(case):
+            _say_stop(case)
+        _remove_container(case)
+        store.forget(case.directory)
+
+
+def _say_stop(case: Case) -> None:
+    # The container ends by itself within milliseconds and its engine removes it; no engine call is needed.
+    descriptor = os.open(case.directory / "ctl", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        os.write(descriptor, b"stop\n")
+    finally:
+        os.close(descriptor)
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline and store.alive(case):
+        time.sleep(0.01)
+
+
+def _remove_container(case: Case) -> None:
+    try:
+        engine = connect(case.endpoint)
+    except EngineError:
+        if case.elsewhere:
+            raise
+        # An engine that is gone has no containers either; one that is down removes it when it comes up.
+        return
+    try:
+        engine.remove(case.container)
+    finally:
+        engine.close()
+
+
+def _refuse_unreadable(file: Path) -> None:
+    """Root reads everything by a capability that a case does not have: there it is a user like any other."""
+    state = file.stat()
+    bits = stat.S_IROTH
+    bits |= stat.S_IRUSR if state.st_uid == 0 else 0
+    bits |= stat.S_IRGRP if state.st_gid in {os.getegid(), *os.getgroups()} else 0
+    if os.geteuid() != 0 or state.st_mode & bits or "system.posix_acl_access" in os.listxattr(file):
+        return
+    owner = f"#{state.st_uid}"
+    with contextlib.suppress(KeyError):
+        owner = pwd.getpwuid(state.st_uid).pw_name
+    raise DumpUnreadable(
+        f"{file} belongs to {owner}, and a case has none of root's privileges to read it with",
+        hint=f"setfacl -m u:root:r {shlex.quote(str(file))}   or, by that user's engine: sudo -u '{owner}' vmbox …",
+    )
+
+
+def _started(engine: Engine, spec: ContainerSpec, dump: Path, info: EngineInfo) -> Container:
+    """Says what the engine does not, whose user is another than ours: who it is that may not read the dump."""
+    try:
+        return engine.start(spec)
+    except EngineFailed as error:
+        if "permission denied" not in f"{error.message} {error.detail or ''}".lower() or info.rootless:
+            raise
+        raise DumpUnreadable(
+            f"{info.name} runs as root, whom the file system of {dump} refuses (NFS with root_squash, FUSE)",
+            hint="take an engine of your own: --engine podman, without sudo",
+            detail=error.message,
+        ) from error
+
+
+def _await_ready_there(engine: Engine, container: str) -> None:
+    try:
+        with engine.exec(container, [RELAY, "ready"]) as waiting:
+            waiting.read()
+            if waiting.exit_code() == 0:
+                return
+            said = waiting.errors
+    except EngineError as error:
+        said = error.message.encode()
+    raise SessionFailed(
+        "the case container ended before it was ready",
+        hint="vmbox doctor --engine checks the engine",
+        detail=said.decode(errors="replace") or None,
+    )
+
+
+def _await_ready(directory: Path, token: str, engine: Engine, container: str) -> None:
+    """Waits for the session script to hold the FIFOs, so that whoever finds the case can use it."""
+    descriptor = os.open(directory / "out", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        seen = b""
+        deadline = time.monotonic() + 30
+        ready = f"{token} ready\n".encode()
+        while ready not in seen:
+            with contextlib.suppress(BlockingIOError):
+                seen += os.read(descriptor, 65536)
+            state = engine.container(container)
+            if state is None or not state.running or time.monotonic() > deadline:
+                said = engine.logs(container) if state is not None else b""
+                raise SessionFailed(
+                    "the case container ended before it was ready",
+                    hint="vmbox doctor checks the engine",
+                    detail=said.decode(errors="replace") or None,
+                )
+            time.sleep(0.02)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,216 @@
+"""From a path to an open case: identify, select, ensure and locate side by side, open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sandbox.case import store
+from sandbox.case.options import Wishes
+from sandbox.case.provision import Ready, gather
+from sandbox.errors import (
+    ConfigurationError,
+    DumpNotFound,
+    DumpUnreadable,
+    EngineFailed,
+)
+from sandbox.host import config, paths
+from sandbox.model import ELSEWHERE, Case
+from sandbox.progress import QUIET, Reporter
+
+if TYPE_CHECKING:
+    # A warm run finds its case and needs none of these.
+    from sandbox.engine import Engine
+    from sandbox.model import Vmcore
+    from sandbox.profiles import Selection
+
+
+def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
+    """The case of a dump as the user wants it: the open one if it is like that, else a new one."""
+    if wishes.once:
+        return open_dump(dump, wishes, reporter)
+    try:
+        found = store.find(dump, engine=wishes.engine)
+    except OSError:
+        # No such file, no permission: identifying it says so properly.
+        found = None
+    if found is not None and wishes.of_case() in {"", found.asked}:
+        return found
+    if found is not None:
+        reporter.notice(f"closing the open case, which is not {wishes.of_case()}")
+        _close(found)
+    return open_dump(dump, wishes, reporter)
+
+
+@contextmanager
+def case_for(tool: str, dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Iterator[Case]:
+    """The case that a tool beside crash runs in: the dump's own. One with the newest image, for as long as it is used,
+    where that of the dump is to have drgn and has not: drgn needs no distribution's version, and reads older kernels.
+    Nor does it need the dump's machine, so that nothing is emulated for it.
+    """
+    case = None if tool == "drgn" and _only_emulated(dump, wishes) else case_of(dump, wishes, reporter)
+    with ExitStack() as at_the_end:
+        if case is not None and wishes.once:
+            at_the_end.callback(_close, case)
+        if case is None or (tool == "drgn" and not _has_drgn(case, wishes)):
+            image = wishes.image or _newest_with_drgn()
+            if case is None:
+                reporter.notice(f"drgn needs no emulation: it runs in the image of {image}")
+            else:
+                beside = "" if wishes.once else ", beside the open case"
+                reporter.notice(f"image {case.profile} has no drgn: it runs in that of {image}{beside}")
+            at_the_end.close()
+            case = open_dump(dump, replace(wishes, image=image, once=True, native=True), reporter)
+            at_the_end.callback(_close, case)
+        yield case
+
+
+def _only_emulated(dump: Path, wishes: Wishes) -> bool:
+    """Whether the dump, which is not open yet, is of another machine than the engine that is to open it."""
+    from sandbox.dump import identify
+    from sandbox.engine import connect
+    from sandbox.profiles.platforms import foreign
+
+    if (wishes.engine or config.current().engine or "").startswith(ELSEWHERE):
+        return False  # what is there is asked by a container; so it is opened first
+    try:
+        if store.find(dump, engine=wishes.engine) is not None:
+            return False
+    except OSError:
+        return False  # opening it says what is wrong
+    machine = identify(dump).arch
+    engine = connect(wishes.engine)
+    try:
+        return foreign(machine, engine.info()) is not None
+    finally:
+        engine.close()
+
+
+def _has_drgn(case: Case, wishes: Wishes) -> bool:
+    """Whether drgn is to run in the case, as far as its profile tells."""
+    from sandbox.profiles import load
+
+    own = load().get(case.profile)
+    # One that is not here is of another machine. What the user chose is used, with or without.
+    return own is not None and (own.image.drgn or wishes.image is not None)
+
+
+def _newest_with_drgn() -> str:
+    from sandbox.profiles import load
+
+    for profile in load().values():
+        if profile.latest and profile.image.drgn:
+            return profile.name
+    raise ConfigurationError("the newest profile has no drgn", hint="name one that has: --image PROFILE")
+
+
+def _close(case: Case) -> None:
+    from sandbox.case.container import close
+
+    close(case)
+
+
+def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
+    """Opens a case of a dump, with what has to be fetched and built for it."""
+    from sandbox.dump import identify, is_plain, unpack
+    from sandbox.engine import connect
+    from sandbox.engine.orphans import ownerless
+
+    wishes = wishes or Wishes()
+    if (wishes.engine or config.current().engine or "").startswith(ELSEWHERE):
+        return _open_elsewhere(dump, wishes, reporter)
+    vmcore = identify(dump)
+    selection = _selected(vmcore, dump, wishes, reporter)
+    if not is_plain(vmcore):
+        vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
+    engine = connect(wishes.engine)
+    try:
+        _refuse_remote(engine, dump)
+        for left in ownerless(engine):  # of a vmbox that was killed
+            engine.remove(left.id)
+        ready = gather(vmcore, selection, wishes, engine, reporter)
+        return _case(vmcore, ready, wishes, engine, reporter)
+    finally:
+        engine.close()
+
+
+def _open_elsewhere(dump: Path, wishes: Wishes, reporter: Reporter) -> Case:
+    """The dump is a path of the engine's host. What is sent there is an image, once, and nothing comes from there but
+    what the dump says about itself.
+    """
+    from sandbox.case import remote, self_contained
+    from sandbox.dump import is_plain
+    from sandbox.engine import connect
+    from sandbox.engine.orphans import ownerless
+
+    engine = connect(wishes.engine)
+    try:
+        for left in ownerless(engine):  # of a vmbox of this host that was killed
+            engine.remove(left.id)
+        vmcore = remote.identify(dump, engine, reporter)
+        selection = _selected(vmcore, dump, wishes, reporter)
+        if not is_plain(vmcore):
+            raise DumpUnreadable(
+                f"{dump} has to be unpacked first: {', '.join(vmcore.wrappers) or 'flattened'}",
+                hint="unpack it there; or run vmbox there, which does that by itself",
+            )
+        ready = gather(vmcore, selection, wishes, engine, reporter)
+        if not ready.debuginfo.in_image:
+            base, debuginfo = ready.image, ready.debuginfo
+            ref = self_contained.make(vmcore, debuginfo, engine, reporter, profile=ready.profile, base=base)
+            inside = replace(
+                debuginfo,
+                directory=self_contained.DIRECTORY,
+                vmlinux=self_contained.DIRECTORY / "vmlinux",
+                in_image=True,
+            )
+            ready = replace(ready, image=ref, debuginfo=inside)
+        return _case(vmcore, ready, wishes, engine, reporter)
+    finally:
+        engine.close()
+
+
+def _selected(vmcore: Vmcore, dump: Path, wishes: Wishes, reporter: Reporter) -> Selection:
+    """What opens a dump. Raises `DumpNotFound` when there is none to open."""
+    from sandbox.profiles import select
+
+    if vmcore.wanted is not None or vmcore.format == "log":
+        where = f": ask for {vmcore.wanted}" if vmcore.wanted else ""
+        raise DumpNotFound(
+            f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {dump}"
+        )
+    if vmcore.complete is False:
+        reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
+    return select(vmcore, override=wishes.image)
+
+
+def _case(vmcore: Vmcore, ready: Ready, wishes: Wishes, engine: Engine, reporter: Reporter) -> Case:
+    from sandbox.case import container as cases
+
+    return cases.open_case(
+        vmcore,
+        profile=ready.profile,
+        image=ready.image,
+        debuginfo=ready.debuginfo,
+        engine=engine,
+        asked=wishes.of_case(),
+        idle=config.current().idle if wishes.idle is None else wishes.idle,
+        once=wishes.once,
+        reporter=reporter,
+    )
+
+
+def _refuse_remote(engine: Engine, dump: Path) -> None:
+    """One that was found and not named: the dump is this host's, and an engine elsewhere would look for it in vain."""
+    import urllib.parse
+
+    endpoint = engine.info().endpoint
+    host = urllib.parse.urlsplit(endpoint).hostname
+    if host is not None and not engine.info().local:
+        raise EngineFailed(
+            f"the engine {endpoint} is on another host, which does not see {dump}",
+            hint=f"for a dump of that host: vmbox run --engine {endpoint} /PATH/THERE -- bt; else --engine podman",
+        )

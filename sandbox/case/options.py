@@ -1,0 +1,31 @@
+"""What a user asks for when a dump is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user asked for beyond the dump itself."""
+
+    engine: str | None = None
+    """docker, podman or a URL."""
+    image: str | None = None
+    """A profile's name."""
+    debuginfo: Path | None = None
+    force: bool = False
+    """Use debuginfo that does not match."""
+    idle: int | None = None
+    """Seconds after which the unused case disposes of itself; 0 never. None: as the settings say, and for a case that
+    is open as whoever opened it said."""
+    once: bool = False
+    """A case of its own, which nobody else finds and which the caller closes."""
+    native: bool = False
+    """Programs of the engine's machine, whichever the dump is of: crash cannot read it then, drgn can."""
+
+    def of_case(self) -> str:
+        """What of it an open case has or has not; empty when any will do."""
+        asked = {"image": self.image, "debuginfo": self.debuginfo and self.debuginfo.resolve(), "force": self.force}
+        return " ".join(f"{name}={value}" for name, value in asked.items() if value)

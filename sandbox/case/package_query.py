@@ -1,0 +1,65 @@
+"""Questions to the package manager of a distribution, asked in a container of its base image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sandbox.debuginfo import RemotePackage
+from sandbox.engine import ContainerSpec, Engine
+from sandbox.errors import DownloadFailed, EngineFailed
+from sandbox.host import paths
+from sandbox.image import ensure_base
+from sandbox.image.package_sources import apt_settings, source_lines
+from sandbox.profiles import ImageProfile
+from sandbox.progress import QUIET, Reporter
+
+
+class PackageOracle:
+    """Asks a distribution's own package manager where packages are, in a container of its base image."""
+
+    def __init__(
+        self, profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET, *, machine: str | None = None
+    ) -> None:
+        """`machine` is the dump's, where that is not the engine's."""
+        self._machine = machine
+        self._profile = profile
+        self._engine = engine
+        self._reporter = reporter
+
+    def __call__(self, packages: Sequence[str]) -> Iterable[RemotePackage]:
+        """What is known of `packages` (NAME or NAME=VERSION), unknown ones left out."""
+        rules = self._profile.debuginfo
+        if rules is None or rules.ask is None:
+            return
+        script = (paths.data_dir() / "Containerfile.d" / "files" / rules.ask).read_text(encoding="utf-8")
+        spec = ContainerSpec(
+            image=ensure_base(self._profile, self._engine, self._reporter),
+            argv=["sh", "-c", script, rules.ask, *packages],
+            env={
+                "SOURCES": source_lines((*self._profile.image.sources, *rules.sources)),
+                "APT_CONF": source_lines([*apt_settings(), *self._architecture()]),
+            },
+            network="host",
+            hardened=False,
+            as_caller=False,
+        )
+        with self._reporter.step(f"Asking {self._profile.title} for {', '.join(packages)}"):
+            try:
+                answer = b"".join(self._engine.run(spec))
+            except EngineFailed as error:
+                raise DownloadFailed(
+                    f"the package sources of {self._profile.title} cannot be read",
+                    hint="check the network and proxy settings, or name a mirror in $VMBOX_MIRRORS",
+                    detail=error.detail or error.message,
+                ) from error
+        for line in answer.decode(errors="replace").splitlines():
+            package, url, size, sha256 = line.split("\t")
+            name, _, version = package.partition("=")
+            yield RemotePackage(package=name, version=version, url=url, size=int(size), sha256=sha256)
+
+    def _architecture(self) -> list[str]:
+        """What makes apt look for packages of another machine than the one it runs on."""
+        if self._machine is None:
+            return []
+        word = self._profile.arch.get(self._machine, self._machine)
+        return [f'APT::Architecture "{word}";', f'APT::Architectures {{ "{word}"; }};']

@@ -1,0 +1,203 @@
+"""Self-contained images: crash and the debuginfo of one kernel build in one image.
+
+For a registry, a USB stick, an engine elsewhere: where such an image is, a dump of that kernel is opened with it and
+nothing is fetched. Its name is made of what every dump of the build says, so that it is found without a list.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final
+
+from sandbox.debuginfo.proof import Identity, prove
+from sandbox.engine import Engine, Image
+from sandbox.errors import BaseImageUnavailable, DebuginfoMismatch, EngineFailed, ImageBuildFailed
+from sandbox.host import config, paths
+from sandbox.host.disk import need_space
+from sandbox.host.locks import locked
+from sandbox.host.tempdirs import scratch_directory
+from sandbox.image import LABEL
+from sandbox.model import Debuginfo, Vmcore
+from sandbox.profiles import ImageProfile
+from sandbox.progress import QUIET, Reporter
+
+KIND: Final = "kernel"
+"""The value of `image.LABEL` on these images."""
+
+DIRECTORY: Final = Path("/case/debuginfo")
+"""Where they have vmlinux and modules: the place where a case has those of other images mounted."""
+
+RELEASE: Final = "vmbox.kernel.release"
+VERSION: Final = "vmbox.kernel.version"
+BUILD_ID: Final = "vmbox.kernel.build-id"
+BANNER: Final = "vmbox.kernel.banner"
+VENDOR: Final = "vmbox.kernel.vendor"
+ARCH: Final = "vmbox.kernel.arch"
+PROFILE: Final = "vmbox.profile"
+ORIGIN: Final = "vmbox.debuginfo.origin"
+VERIFIED: Final = "vmbox.debuginfo.verified"
+CHECK: Final = "vmbox.debuginfo.check"
+
+
+def reference(vmcore: Vmcore) -> str:
+    """What the image of a dump's kernel is called on an engine."""
+    return f"localhost/vmbox/kernel:{_key(vmcore)}"
+
+
+def remote(ref: str, registry: str) -> str:
+    """What a registry calls the image that an engine calls `ref`; `registry` is HOST[:PORT][/PATH]."""
+    return f"{registry.rstrip('/')}/{ref.removeprefix('localhost/vmbox/')}"
+
+
+def find(
+    vmcore: Vmcore, engine: Engine, reporter: Reporter = QUIET, *, platform: str | None = None
+) -> tuple[Image, Debuginfo] | None:
+    """The image of exactly the dump's kernel, on the engine or in the configured registry; None when there is none.
+
+    `platform` is what the engine calls the dump's machine, where that is not the engine's.
+    """
+    ref = reference(vmcore)
+    image = engine.image(ref)
+    if image is None and vmcore.build_id is not None:
+        # One made of another dump of the build, which did not tell its build-id, goes by another name.
+        image = next(iter(engine.images({LABEL: KIND, BUILD_ID: vmcore.build_id})), None)
+    if image is None and (registry := config.current().registry) is not None:
+        image = _pulled(ref, registry, engine, reporter, platform)
+    if image is None:
+        return None
+    found = Identity(
+        build_id=image.labels.get(BUILD_ID) or None,
+        banners=tuple(image.labels[name] for name in (BANNER,) if image.labels.get(name)),
+        dwarf=True,
+    )
+    try:
+        proof = prove(vmcore, found, name=ref)
+    except DebuginfoMismatch as error:
+        reporter.notice(f"{error.message}; it is not used")
+        return None
+    debuginfo = Debuginfo(
+        directory=DIRECTORY,
+        vmlinux=DIRECTORY / "vmlinux",
+        build_id=found.build_id,
+        origin=f"image {ref}",
+        proof=proof,
+        verified=image.labels.get(VERIFIED, ""),
+        check=image.labels.get(CHECK, ""),
+        in_image=True,
+    )
+    return image, debuginfo
+
+
+def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter, platform: str | None) -> Image | None:
+    there = remote(ref, registry)
+    try:
+        with reporter.step(f"Looking for {there}") as step:
+            for line in engine.pull(there, platform=platform):
+                step.say(line)
+            engine.tag(there, ref)
+            engine.remove_image(there)
+    except (BaseImageUnavailable, EngineFailed) as error:
+        if not any(word in error.message for word in ("unknown", "not found")):
+            hint = f"\n{error.hint}" if "login" in error.hint else ""
+            reporter.notice(f"the registry cannot be asked: {error.message}{hint}")
+        return None
+    return engine.image(ref)
+
+
+def make(
+    vmcore: Vmcore,
+    debuginfo: Debuginfo,
+    engine: Engine,
+    reporter: Reporter = QUIET,
+    *,
+    profile: ImageProfile,
+    base: str,
+) -> str:
+    """Makes the image of a dump's kernel out of the image `base` of a profile, and returns its reference.
+
+    One that is there is made anew: it may lack modules that have been fetched meanwhile.
+    """
+    ref = reference(vmcore)
+    labels = {
+        LABEL: KIND,
+        PROFILE: profile.name,
+        RELEASE: vmcore.release or "",
+        VERSION: vmcore.utsname_version or "",
+        BUILD_ID: debuginfo.build_id or vmcore.build_id or "",
+        BANNER: vmcore.banner or "",
+        VENDOR: vmcore.vendor or "",
+        ARCH: vmcore.arch or "",
+        ORIGIN: debuginfo.origin,
+        VERIFIED: debuginfo.verified,
+        CHECK: debuginfo.check,
+    }
+    before = engine.image(ref)
+    with (
+        locked(paths.cache_dir() / "locks" / f"image-{_key(vmcore)}", reporter, f"building {ref}"),
+        _context(debuginfo.directory) as context,
+        reporter.step(f"Building {ref}") as step,
+    ):
+        for line in engine.build(context, ref, labels=labels, args={"BASE": base}, platform=profile.platform):
+            step.say(line)
+    made = engine.image(ref)
+    if made is None:
+        raise ImageBuildFailed(f"the engine built {ref} but does not have it", hint="run vmbox doctor")
+    if before is not None and before.id != made.id:
+        engine.remove_image(before.id)
+    return ref
+
+
+_CONTAINERFILE: Final = b"""\
+ARG BASE
+FROM ${BASE}
+COPY debuginfo /case/debuginfo
+"""
+
+
+@contextmanager
+def _context(directory: Path) -> Iterator[IO[bytes]]:
+    """The build context: vmlinux and the modules beside it, readable by whoever the case runs as."""
+    files = [directory / "vmlinux", *sorted((directory / "modules").glob("*"))]
+    need_space(paths.cache_dir(), sum(file.stat().st_size for file in files), "a build context")
+    with scratch_directory() as scratch:
+        with tarfile.open(scratch / "context.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+            (scratch / "Containerfile").write_bytes(_CONTAINERFILE)
+            tar.add(scratch / "Containerfile", "Containerfile", filter=_plain)
+            for file in files:
+                tar.add(file, f"debuginfo/{file.relative_to(directory)}", filter=_plain)
+        with (scratch / "context.tar").open("rb") as context:
+            yield context
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o644
+    return member
+
+
+def describe(labels: Mapping[str, str]) -> dict[str, str]:
+    """What is known of a self-contained image from its labels: release, build_id, vendor, arch, profile, check (as
+    `Debuginfo.check`: how the package its debuginfo is from was verified).
+    """
+    names = {
+        "release": RELEASE,
+        "build_id": BUILD_ID,
+        "vendor": VENDOR,
+        "arch": ARCH,
+        "profile": PROFILE,
+        "check": CHECK,
+    }
+    return {name: labels.get(label, "") for name, label in names.items()}
+
+
+def _key(vmcore: Vmcore) -> str:
+    """What all dumps of one kernel build have in common, as a tag."""
+    if vmcore.build_id is not None:
+        return vmcore.build_id
+    said = f"{vmcore.release}\n{vmcore.utsname_version}\n{vmcore.arch}"
+    return "uname-" + hashlib.sha256(said.encode()).hexdigest()[:40]

@@ -1,0 +1,180 @@
+"""The open cases, as the runtime directory has them: found from the dump alone, without asking an engine.
+
+Everything a warm `vmbox run` needs is here and in `session`, so both import little.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from sandbox.errors import CaseNotFound, NoSpace, VmboxError
+from sandbox.host import paths
+from sandbox.host.locks import locked
+from sandbox.model import ELSEWHERE, Case
+from sandbox.progress import QUIET, Reporter
+
+_DESCRIPTION: Final = "case.json"
+
+ONCE: Final = ".once"
+"""In the id of a case that is its opener's alone."""
+
+
+def find(dump: Path, *, engine: str | None = None) -> Case | None:
+    """The open case of a dump file, if there is one; of a certain engine if asked for. Asks only one elsewhere."""
+    endpoint = engine if engine is not None and engine.startswith(ELSEWHERE) else None
+    for place in sorted(directory().glob(f"{key(dump, endpoint)}-*")):
+        case = read(place) if ONCE not in place.name else None
+        if case is not None and engine in {None, case.engine, case.endpoint} and alive(case):
+            return case
+    return None
+
+
+def alive(case: Case) -> bool:
+    """Whether the case's PID 1 still holds `ctl`, which is its alone; crash, which has `in`, may take longer to die."""
+    if case.elsewhere:
+        return _alive_elsewhere(case)
+    try:
+        descriptor = os.open(case.directory / "ctl", os.O_WRONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in {errno.ENXIO, errno.ENOENT}:
+            return False
+        raise
+    os.close(descriptor)
+    return True
+
+
+def _alive_elsewhere(case: Case) -> bool:
+    """Whether the container runs; a case whose host cannot be asked is not given up."""
+    from sandbox.engine import connect
+    from sandbox.errors import EngineError
+
+    try:
+        engine = connect(case.endpoint)
+    except EngineError:
+        return True
+    try:
+        container = engine.container(case.container)
+    except EngineError:
+        return True
+    finally:
+        engine.close()
+    return container is not None and container.running
+
+
+def open_cases() -> list[Case]:
+    """All open cases of this user, oldest first. What is left of dead ones is removed on the way."""
+    found: list[Case] = []
+    for place in directory().iterdir():
+        case = read(place)
+        if case is None:
+            continue
+        if alive(case):
+            found.append(case)
+            continue
+        with lock(case.id):
+            if not alive(case):
+                forget(place)
+    return sorted(found, key=lambda case: case.opened)
+
+
+def debuginfo_in_use() -> frozenset[str]:
+    """Names of the cached builds that open cases have mounted."""
+    return frozenset(case.vmlinux.parent.name for case in open_cases())
+
+
+def matching(what: str) -> list[Case]:
+    """The open cases that `what` names: an id, the beginning of one, or a dump file."""
+    cases = open_cases()
+    by_id = [case for case in cases if case.id.startswith(what)]
+    path = Path(what).resolve()
+    found = by_id or [case for case in cases if case.dump == path]
+    if not found:
+        raise CaseNotFound(f"no open case matches {what}")
+    return found
+
+
+def prepare(place: Path) -> None:
+    """Makes a case's directory with its FIFOs. Raises `NoSpace`, or `VmboxError` when it cannot be written."""
+    try:
+        place.mkdir(mode=0o700, parents=True)
+        for name in ("in", "out", "ctl"):
+            os.mkfifo(place / name, 0o600)
+        (place / "lock").touch(mode=0o600)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            hint = f"free some: df -h {place.parent}"
+            raise NoSpace(f"no space left in {place.parent}", hint=hint) from error
+        hint = "choose another place with $VMBOX_RUNTIME_DIR"
+        raise VmboxError(f"{place}: {error.strerror}", hint=hint) from error
+
+
+def forget(place: Path) -> None:
+    # A warm run forgets nothing, and should not pay for what this imports.
+    import shutil
+
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def lock(ident: str, reporter: Reporter = QUIET, doing: str = "") -> AbstractContextManager[None]:
+    """Held while a case is opened or closed."""
+    return locked(directory() / f"{ident}.lock", reporter, doing)
+
+
+def directory() -> Path:
+    """Where the cases' directories are; a case's own is called after its id."""
+    place = paths.runtime_dir() / "cases"
+    place.mkdir(mode=0o700, exist_ok=True)
+    return place
+
+
+def key(dump: Path, endpoint: str | None = None) -> str:
+    """Names a dump file as it is now: a file that was replaced is another dump. One of another host, which `endpoint`
+    leads to, is named by its path alone.
+    """
+    if endpoint is not None:
+        return hashlib.sha256(f"{endpoint}\0{dump}".encode(errors="surrogateescape")).hexdigest()[:10]
+    path = dump.resolve()
+    state = path.stat()
+    text = f"{path}\0{state.st_dev}\0{state.st_ino}\0{state.st_size}\0{state.st_mtime_ns}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:10]
+
+
+_PATHS: Final = frozenset({"dump", "vmlinux", "directory"})
+
+
+def write(case: Case) -> None:
+    """Makes a case findable; last, when it can be used."""
+    values = {name: getattr(case, name) for name in Case.__slots__}
+    text = json.dumps(values | {"opened": case.opened.isoformat()}, default=str)
+    temporary = case.directory / f"{_DESCRIPTION}.new"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(case.directory / _DESCRIPTION)
+
+
+def read(place: Path) -> Case | None:
+    """The case a directory describes; None for one that is half made, or of another version of vmbox."""
+    try:
+        values = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
+        values |= {name: Path(values[name]) for name in _PATHS}
+        values["opened"] = datetime.fromisoformat(values["opened"])
+        return Case(**values)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def about_debuginfo(case: Case) -> dict[str, str]:
+    """The vmlinux of a case: what of it was compared with the dump, where it came from, what of that was checked."""
+    return {
+        "vmlinux": str(case.vmlinux),
+        "proof": case.proof,
+        "origin": case.origin,
+        "verified": case.verified,
+        "check": case.check,
+    }

@@ -1,0 +1,92 @@
+"""The command line's root: the typer application, and how a command is put on it. Only `cli` imports typer."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from sandbox.cli import completion
+from sandbox.host import config
+from sandbox.render import exit_on_error
+from sandbox.version import __version__
+
+_ORDER = [
+    "info",
+    "dmesg",
+    "run",
+    "shell",
+    "list",
+    "close",
+    "log",
+    "report",
+    "triage",
+    "kube",
+    "prepare",
+    "debuginfo",
+    "image",
+    "verify",
+    "demo",
+    "doctor",
+    "config",
+    "mcp",
+]
+"""Commands as a reader meets them; others follow in the order in which they were registered."""
+
+
+class _InOrder(typer.core.TyperGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+
+app = typer.Typer(
+    name="vmbox",
+    cls=_InOrder,
+    no_args_is_help=True,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    help="Opens any Linux kernel crash dump: the right crash, the matching debuginfo, a sandbox around both.",
+)
+
+
+def command(
+    name: str | None = None, *, group: typer.Typer = app, **settings: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command; whatever it raises becomes text and exit status here, before typer sees it."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            with exit_on_error():
+                function(*args, **kwargs)
+
+        group.command(name, **settings)(guarded)
+        return function
+
+    return register
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A setting for this command alone, e.g. idle=2h; keys: vmbox config show.",
+            autocompletion=completion.settings,
+        ),
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if settings:
+        with exit_on_error():
+            config.override(settings)
+    if version:
+        typer.echo(f"vmbox {__version__}")
+        raise typer.Exit

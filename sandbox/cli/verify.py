@@ -1,0 +1,39 @@
+"""Commands about dumps as evidence: verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox import render
+from sandbox.cli.app import command
+from sandbox.cli.options import Json, Quiet
+
+
+@command()
+def verify(
+    vmcores: Annotated[
+        list[Path],
+        typer.Argument(metavar="VMCORE", help="The crash dumps.", show_default=False, readable=False),
+    ],
+    expected: Annotated[
+        str | None, typer.Option("--sha256", metavar="HEX", help="What it must be; also read from VMCORE.sha256.")
+    ] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Record what the file is now.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Record what a dump is, or check that it still is: SHA-256, size, mode, owner, time, extended attributes."""
+    from sandbox.commands.verify import verify as check
+
+    found = check(vmcores, expected=expected, accept=accept, reporter=render.reporter(quiet=quiet))
+    if json:
+        render.as_json(found)
+        return
+    for one in found:
+        # In the form that sha256sum -c reads.
+        typer.echo(f"{one.found.sha256}  {render.visible(str(one.path))}")
+        since = "recorded" if one.first else f"unchanged since {one.recorded.astimezone():%Y-%m-%d %H:%M}"
+        render.note(f"{render.visible(str(one.path))}: {since}")

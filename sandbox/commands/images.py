@@ -1,0 +1,295 @@
+"""Images from and to registries and archives, by what they are of: a dump's kernel, or a profile."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from sandbox import image as images
+from sandbox.case import self_contained, store
+from sandbox.case.options import Wishes
+from sandbox.case.provision import gather
+from sandbox.dump import identify
+from sandbox.engine import Engine, connect
+from sandbox.errors import (
+    BaseImageUnavailable,
+    ConfigurationError,
+    DebuginfoError,
+    DumpNotFound,
+    EngineFailed,
+    NoSpace,
+    SessionError,
+    VmboxError,
+)
+from sandbox.host import config
+from sandbox.host.disk import need_space
+from sandbox.model import Vmcore
+from sandbox.profiles import ImageProfile, load, platforms, select
+from sandbox.progress import QUIET, Reporter
+from sandbox.session import module_debuginfo
+from sandbox.session.start import warm
+
+Subject = Vmcore | ImageProfile
+"""What an image is of: one kernel build, or a distribution major."""
+
+
+def reference(of: Subject) -> str:
+    """What an engine calls the image of `of`."""
+    return self_contained.reference(of) if isinstance(of, Vmcore) else images.reference(of)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """One image of vmbox's on an engine."""
+
+    ref: str
+    kind: str
+    """kernel, image (of a profile), base, or tool (that vmbox itself needs)."""
+    profile: str
+    size: int
+    """Bytes, with the layers that it shares with others."""
+    release: str = ""
+    arch: str = ""
+    vendor: str = ""
+    build_id: str = ""
+    check: str = ""
+    """How the package its debuginfo is from was verified, as `Debuginfo.check`."""
+    outdated: bool = False
+    """Of a profile, but not what it would be built as now."""
+    built: str = ""
+    """When, as ISO 8601 has it, UTC."""
+    id: str = field(default="", repr=False)
+
+
+def subject(what: str) -> Subject:
+    """What the user means: a dump by its path, or a profile by its name."""
+    try:
+        there = Path(what).exists()
+    except OSError:  # a directory above it is closed to us: identifying says so
+        there = True
+    if there:
+        return identify(Path(what))
+    if what in load():
+        return load()[what]
+    raise DumpNotFound(f"{what} is neither a dump nor a profile", hint="vmbox doctor lists the profiles")
+
+
+def build(of: Subject, wishes: Wishes, *, modules: bool = True, reporter: Reporter = QUIET) -> str:
+    """Makes the image of `of` on the engine, with what has to be fetched for it; returns its reference.
+
+    The image of a kernel gets the debug files of the modules that the dump has loaded, for which the dump is opened
+    once; without `modules` it is not.
+    """
+    with closing(connect(wishes.engine)) as engine:
+        if isinstance(of, ImageProfile):
+            return images.ensure(of, engine, reporter)
+        ready = gather(of, select(of, override=wishes.image), wishes, engine, reporter, anew=True)
+        if modules:
+            _add_modules(of.path, ready.debuginfo.vmlinux, wishes, reporter)
+        return self_contained.make(of, ready.debuginfo, engine, reporter, profile=ready.profile, base=ready.image)
+
+
+def bill_of(ref: str, engine: str | None, reporter: Reporter = QUIET) -> bytes:
+    """The bill of materials of an image on the engine, as CycloneDX JSON. See `sandbox.commands.sbom`."""
+    from sandbox.commands import sbom
+
+    with closing(connect(engine)) as connected:
+        return sbom.write(ref, connected, reporter)
+
+
+def _add_modules(dump: Path, vmlinux: Path, wishes: Wishes, reporter: Reporter) -> None:
+    from sandbox.case.container import close
+    from sandbox.debuginfo.modules import fetch_modules
+
+    was_open = store.find(dump, engine=wishes.engine) is not None
+    try:
+        session, _ = warm(dump, wishes, reporter)
+        with session:
+            names = module_debuginfo.loaded(session)
+            case = session.case
+        if not was_open:
+            close(case)
+        if names:
+            missing = fetch_modules(vmlinux, names, reporter).missing
+            if missing:
+                reporter.notice(f"not in the debug package: {', '.join(missing)}")
+    except (SessionError, DebuginfoError) as error:
+        reporter.notice(f"without debug files of modules: {error.message}")
+
+
+def find_all(engine_name: str | None) -> list[Listed]:
+    """All images of vmbox's on the engine: of kernels, of profiles, and bases made from packages."""
+    with closing(connect(engine_name)) as engine:
+        return _listed(engine)
+
+
+def _listed(engine: Engine) -> list[Listed]:
+    found: list[Listed] = []
+    own = engine.info().arch
+    for image in engine.images({images.LABEL: ""}):
+        label = image.labels[images.LABEL]
+        built = datetime.fromtimestamp(image.built, UTC).isoformat(timespec="seconds")
+        for ref in image.tags or (image.id,):
+            if label == self_contained.KIND:
+                facts = self_contained.describe(image.labels)
+                found.append(
+                    Listed(
+                        ref=ref,
+                        kind="kernel",
+                        profile=facts["profile"],
+                        size=image.size,
+                        release=facts["release"],
+                        arch=facts["arch"],
+                        vendor=facts["vendor"],
+                        build_id=facts["build_id"],
+                        built=built,
+                        check=facts["check"],
+                        id=image.id,
+                    )
+                )
+            else:
+                profile = label.removeprefix("base-")
+                of = platforms.named(profile)
+                kind = "base" if profile != label else "image" if of is not None else "tool"
+                # Only the tag is compared: in a registry, the rest of the name is another.
+                current = None if of is None else images.reference(of).rpartition(":")[2]
+                found.append(
+                    Listed(
+                        ref=ref,
+                        kind=kind,
+                        profile=profile,
+                        size=image.size,
+                        arch=own if of is None or of.platform is None else platforms.machine(of.platform),
+                        built=built,
+                        id=image.id,
+                        outdated=kind == "image" and ref.rpartition(":")[2] != current,
+                    )
+                )
+    return sorted(found, key=lambda one: (one.kind, one.profile, one.release, one.ref))
+
+
+def push(of: Subject, registry: str | None, wishes: Wishes, reporter: Reporter = QUIET) -> str:
+    """Sends the image of `of` to a registry, building it if it is not there; returns what the registry calls it."""
+    there = self_contained.remote(reference(of), _registry(registry))
+    ref = _present(of, wishes, reporter)
+    with closing(connect(wishes.engine)) as engine:
+        engine.tag(ref, there)
+        try:
+            with reporter.step(f"Pushing {there}") as step:
+                for line in engine.push(there):
+                    step.say(line)
+        except EngineFailed as error:
+            host = there.partition("/")[0]
+            hint = f"does {host} answer, and are you logged in to it? docker login {host}, or podman login {host}"
+            raise EngineFailed(error.message, hint=hint, detail=error.detail) from error
+        finally:
+            # A second name, for the journey only.
+            engine.remove_image(there)
+    return there
+
+
+def pull(of: Subject, registry: str | None, wishes: Wishes, reporter: Reporter = QUIET) -> str:
+    """Brings the image of `of` from a registry; returns what the engine calls it."""
+    there = self_contained.remote(reference(of), _registry(registry))
+    with closing(connect(wishes.engine)) as engine:
+        try:
+            machine = platforms.foreign(of.arch, engine.info()) if isinstance(of, Vmcore) else None
+            platform = None if machine is None else platforms.platform(machine)
+            with reporter.step(f"Pulling {there}") as step:
+                for line in engine.pull(there, platform=platform):
+                    step.say(line)
+        except BaseImageUnavailable as error:
+            # Who is not logged in has been told so.
+            hint = error.hint if "login" in error.hint else "somebody has to push it first: vmbox image push"
+            raise BaseImageUnavailable(error.message, hint=hint, detail=error.detail) from error
+        engine.tag(there, reference(of))
+        engine.remove_image(there)
+    return reference(of)
+
+
+def save(of: Subject, output: Path | BinaryIO, wishes: Wishes, reporter: Reporter = QUIET) -> str:
+    """Writes the image of `of` as an archive, building it if it is not there. A file appears whole or not at all."""
+    ref = _present(of, wishes, reporter)
+    with closing(connect(wishes.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
+        if not isinstance(output, Path):
+            for piece in engine.save(ref):
+                output.write(piece)
+                step.advance(len(piece))
+            return ref
+        image = engine.image(ref)
+        need_space(output.absolute().parent, image.size if image else 0, f"the archive of {ref}")
+        part = output.with_name(f".{output.name}.part")
+        try:
+            with part.open("wb") as file:
+                for piece in engine.save(ref):
+                    file.write(piece)
+                    step.advance(len(piece))
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(output)
+        except OSError as error:
+            raise NoSpace(f"{output}: {error.strerror}", hint=f"is there room? df -h {part.parent}") from error
+        finally:
+            part.unlink(missing_ok=True)
+    return ref
+
+
+def load_archive(archive: Path | BinaryIO, engine_name: str | None, reporter: Reporter = QUIET) -> list[str]:
+    """Takes in what `save` wrote, a file or a stream of it; returns what the engine calls it."""
+    if isinstance(archive, Path) and not archive.is_file():
+        raise VmboxError(f"{archive}: no such file", hint="it is what vmbox image save wrote")
+    name = archive.name if isinstance(archive, Path) else "what comes in"
+    with closing(connect(engine_name)) as engine, reporter.step(f"Loading {name}"):
+        try:
+            return engine.load(archive)
+        except EngineFailed as error:
+            hint = "it has to be what vmbox image save, docker save or podman save wrote"
+            raise EngineFailed(error.message, hint=hint, detail=error.detail) from error
+
+
+def prune(
+    engine_name: str | None, *, everything: bool = False, older: int | None = None, reporter: Reporter = QUIET
+) -> list[Listed]:
+    """Removes images that profiles have outgrown, also those built more than `older` seconds ago, or all of vmbox's.
+
+    Returns those that went. Open cases keep theirs.
+    """
+    before = "" if older is None else datetime.fromtimestamp(time.time() - older, UTC).isoformat(timespec="seconds")
+    with closing(connect(engine_name)) as engine:
+        in_use = {case.image for case in store.open_cases()}
+        gone: list[Listed] = []
+        # Kernels' images stand on those of profiles, and those on bases.
+        for one in sorted(_listed(engine), key=lambda one: _FIRST.index(one.kind)):
+            if one.ref in in_use or not (everything or one.outdated or one.built < before):
+                continue
+            try:
+                engine.remove_image(one.ref)
+            except EngineFailed as error:
+                reporter.notice(f"{one.ref} stays: {error.message}")
+            else:
+                gone.append(one)
+        return gone
+
+
+_FIRST: Final = ("kernel", "image", "tool", "base")
+
+
+def _present(of: Subject, wishes: Wishes, reporter: Reporter) -> str:
+    with closing(connect(wishes.engine)) as engine:
+        if engine.image(reference(of)) is not None:
+            return reference(of)
+    return build(of, wishes, reporter=reporter)
+
+
+def _registry(given: str | None) -> str:
+    registry = given or config.current().registry
+    if registry is None:
+        raise ConfigurationError(
+            "no registry is configured", hint="give it: --registry HOST[:PORT][/PATH], or export VMBOX_REGISTRY=…"
+        )
+    return registry

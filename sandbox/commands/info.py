@@ -1,0 +1,227 @@
+"""What is known of a dump before anything is fetched: the dump's own words, and what vmbox would do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+from sandbox import render
+from sandbox.dump.release import classify, of_release
+from sandbox.errors import UnknownKernel
+from sandbox.host import paths
+from sandbox.model import Vmcore
+from sandbox.profiles import ImageProfile, select
+
+_WORDS = {
+    "format": "FORMAT",
+    "release": "RELEASE",
+    "utsname_version": "VERSION",
+    "arch": "MACHINE",
+    "vendor": "VENDOR",
+    "build_id": "BUILD-ID",
+    "nr_cpus": "CPUS",
+    "hardware": "HARDWARE",
+    "cause": "CAUSE",
+    "panic": "PANIC",
+}
+"""crash's own words for what its `sys` prints, in that order."""
+
+
+def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = None) -> None:
+    """`vmbox info`: identifies a dump, of this host or of that of an `engine` elsewhere, and prints what is known."""
+    if engine is None:
+        from sandbox.dump import identify
+
+        vmcore = identify(path)
+        if vmcore.unread is not None:
+            vmcore = _of_unpacked(vmcore, unpack=unpack)
+    else:
+        vmcore = _identified_there(path, engine)
+    if json:
+        render.as_json(describe(vmcore))
+    else:
+        render.facts(facts(vmcore))
+
+
+def _of_unpacked(vmcore: Vmcore, *, unpack: bool) -> Vmcore:
+    """The same with what only the whole dump tells: where it lies unpacked in the cache already, or is put there."""
+    from sandbox.dump import identify, unpacking
+    from sandbox.host import paths
+
+    into = paths.unpacked_dir()
+    if not unpack and not unpacking.unpacked_path(vmcore.path, into).is_file():
+        return vmcore
+    inner = identify(unpacking.unpack(vmcore, into, render.reporter(quiet=False)))
+    of_the_file = ("path", "size", "files", "flattened", "wrappers", "member")
+    damage = ("complete", "incomplete_reason") if vmcore.complete is False else ()
+    return replace(inner, **{name: getattr(vmcore, name) for name in (*of_the_file, *damage)})
+
+
+def _identified_there(path: Path, engine: str) -> Vmcore:
+    from contextlib import closing
+
+    from sandbox.case.remote import identify
+    from sandbox.engine import connect
+    from sandbox.errors import ConfigurationError
+    from sandbox.model import ELSEWHERE
+
+    if not engine.startswith(ELSEWHERE):
+        raise ConfigurationError(
+            f"{engine} is of this host, whose dumps are read without an engine", hint="leave it out"
+        )
+    with closing(connect(engine)) as connected:
+        return identify(path, connected, render.reporter(quiet=False))
+
+
+def show_schema() -> None:
+    """`vmbox info --schema`: the JSON schema of what `vmbox info --json` prints."""
+    from importlib.resources import files
+    from json import loads
+
+    render.as_json(loads(files("sandbox.dump").joinpath("vmcore.schema.json").read_text(encoding="utf-8")))
+
+
+def show_release(release: str, utsname_version: str | None, *, json: bool) -> None:
+    """`vmbox info --release`: the same for a bare string, before any dump has arrived."""
+    kernel = of_release(release, utsname_version)
+    values: dict[str, object] = {"release": release, "utsname_version": utsname_version, **_class_of(kernel)}
+    try:
+        selection = select(kernel)
+    except UnknownKernel:
+        values |= {"profile": None, "crash": None, "debuginfo": [], "sources": []}
+    else:
+        packages, sources = _debuginfo_of(kernel, selection.home)
+        values |= {
+            "profile": selection.image.name,
+            "crash": selection.image.crash.version,
+            "debuginfo": packages,
+            "sources": sources,
+        }
+    if json:
+        render.as_json(values)
+        return
+    words = {"release": "RELEASE", "class": "CLASS", "variant": "VARIANT", "profile": "PROFILE", "crash": "CRASH"}
+    shown = [(word, str(values[name])) for name, word in words.items() if values[name] is not None]
+    for name, word in (("debuginfo", "DEBUGINFO"), ("sources", "FROM")):
+        found = values[name]
+        if isinstance(found, list):
+            shown += [(word, str(item)) for item in found]
+    render.facts(shown)
+
+
+def _debuginfo_of(kernel: Vmcore, home: ImageProfile) -> tuple[list[str], list[str]]:
+    """Packages with the kernel's debuginfo, and where they are looked for, in that order; nothing is asked of anybody.
+
+    A package whose exact version only `uname -v` tells is named without it.
+    """
+    from sandbox.debuginfo.package_names import fill, wanted
+
+    found, rules = wanted(kernel, home), home.debuginfo
+    if found is None or rules is None:
+        return [], []
+    bare = (fill(template.partition("=")[0], found.names) for template in rules.packages)
+    packages = list(found.packages) or [name for name in bare if name is not None]
+    sources = []
+    for archive in (*rules.archives, None):
+        templates = rules.urls if archive is None else archive.urls
+        urls = [url for name in packages for one in templates if (url := fill(one, {**found.names, "package": name}))]
+        # The first is where the vendor keeps it now; behind it are vaults.
+        sources += urls if archive is None else [f"{archive.vendor}: {url}" for url in urls[:1]]
+    if not sources:
+        sources += [*home.image.sources, *rules.sources]
+    return packages, [*sources, *rules.debuginfod]
+
+
+def _class_of(vmcore: Vmcore) -> dict[str, object]:
+    kernel = classify(vmcore.release, vmcore.utsname_version) if vmcore.release else None
+    return {"class": kernel.klass if kernel else None, "variant": (kernel.variant or None) if kernel else None}
+
+
+def describe(vmcore: Vmcore) -> dict[str, object]:
+    """Everything `vmbox info --json` prints. Unknown is None."""
+    values: dict[str, object] = {
+        item.name: getattr(vmcore, item.name) for item in fields(vmcore) if item.name != "vmcoreinfo"
+    }
+    origins = dict(vmcore.origins)
+    values |= _class_of(vmcore)
+    origins |= {name: "release" for name in ("class", "variant") if values[name] is not None}
+    values["profile"] = _profile(vmcore)
+    values["debuginfo"] = _debuginfo_here(vmcore)
+    values["origins"] = origins
+    return values
+
+
+def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
+    """The same for people, in the words of crash's `sys`; what is unknown is left out."""
+    yield "DUMPFILE", str(vmcore.path)
+    for name, word in _WORDS.items():
+        value = getattr(vmcore, name)
+        if name == "format" and vmcore.flattened:
+            value = f"{value}, flattened"
+        if value is not None:
+            yield word, str(value)
+    if vmcore.crash_time is not None:
+        yield "DATE", f"{vmcore.crash_time:%a %b %e %H:%M:%S UTC %Y}"
+    if vmcore.uptime_seconds is not None:
+        hours, rest = divmod(int(vmcore.uptime_seconds), 3600)
+        yield "UPTIME", f"{hours // 24} days, {hours % 24:02}:{rest // 60:02}:{rest % 60:02}"
+    if vmcore.taint:
+        yield "TAINT", "; ".join(vmcore.taint)
+    yield "SIZE", render.size(vmcore.size)
+    if vmcore.dump_level is not None:
+        yield "DUMP LEVEL", str(vmcore.dump_level)
+    yield "COMPRESSION", vmcore.compression or ""
+    if vmcore.complete is not None:
+        yield "COMPLETE", "yes" if vmcore.complete else f"no: {vmcore.incomplete_reason}"
+    if vmcore.unread is not None:
+        yield "NOT READ", f"{vmcore.unread}; vmbox info --unpack does that, once"
+    try:
+        selection = select(vmcore)
+    except UnknownKernel:
+        yield "PROFILE", "none knows this kernel"
+    else:
+        home, image = selection.home.name, selection.image.name
+        yield "PROFILE", home if home == image else f"{image}, with the debuginfo of {home}"
+
+    if (here := _debuginfo_here(vmcore)) is not None:
+        yield "DEBUGINFO", here["vmlinux"]
+        yield "AGREES", here["proof"]
+        yield "FROM", here["origin"]
+        yield "CHECKED", here["verified"]
+
+
+def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
+    """The vmlinux that the dump's open case uses, or that is in the cache; None while there is none."""
+    from sandbox.case.store import find
+
+    try:
+        case = find(vmcore.path)
+    except OSError:
+        case = None
+    if case is not None:
+        from sandbox.case.store import about_debuginfo
+
+        return about_debuginfo(case)
+    from sandbox.debuginfo.lookup import peek
+
+    try:
+        home = select(vmcore).home
+    except UnknownKernel:
+        home = None
+    if (found := peek(vmcore, home, paths.cache_dir())) is None:
+        return None
+    return {
+        "vmlinux": str(found.vmlinux),
+        "proof": found.proof,
+        "origin": found.origin,
+        "verified": found.verified,
+        "check": found.check,
+    }
+
+
+def _profile(vmcore: Vmcore) -> str | None:
+    try:
+        return select(vmcore).image.name
+    except UnknownKernel:
+        return None

@@ -1,0 +1,174 @@
+"""What a vmbox that was killed may have left behind, and nothing that is in use.
+
+Looked for where vmbox makes things: containers by their label, the runtime directory, the cache. What belongs to a
+process that lives is told by the locks it holds: the kernel frees them however their owner ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from sandbox.case import store
+from sandbox.case.container import HOST, LABEL
+from sandbox.engine import Engine, connect
+from sandbox.engine.orphans import ownerless
+from sandbox.errors import EngineError
+from sandbox.host import paths
+from sandbox.host.locks import held
+
+_BEGINNING: Final = 600.0
+"""Seconds for which something without a lock may still be somebody's who has just begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """One thing that nobody will use or remove any more."""
+
+    kind: str
+    """container, case, socket, temporary file, half image …"""
+    name: str
+    why: str
+    remove: Callable[[], None] = field(repr=False, compare=False)
+
+
+def find(engine: str | None = None) -> Iterator[Leak]:
+    """Leaks on this host, of this user. With `engine`, that one's containers; else those of every engine that
+    answers. Changes nothing; each leak has a `remove`.
+    """
+    cases = {case.container: case for case in store.open_cases()}
+    for name in [engine] if engine else ["podman", "docker"]:
+        try:
+            connected = connect(name)
+        except EngineError:
+            if engine:
+                raise
+            continue
+        with contextlib.closing(connected):
+            yield from _containers(connected, set(cases))
+            for left in ownerless(connected):
+                endpoint = connected.info().endpoint
+                remove = partial(_remove_container, endpoint, left.id)
+                yield Leak(kind="container", name=left.name, why="the vmbox it ran for is gone", remove=remove)
+            yield from _images(connected)
+    yield from _runtime()
+    yield from _cache()
+
+
+def _containers(engine: Engine, open_ones: set[str]) -> Iterator[Leak]:
+    here = platform.node()
+    for container in engine.containers({LABEL: ""}):
+        ident = container.labels.get(LABEL, "")
+        if container.labels.get(HOST, here) != here:
+            continue  # opened from another host, which alone can tell
+        if container.id in open_ones or container.labels.get("vmbox.user") not in {None, str(os.getuid())}:
+            continue
+        # Where it was opened from: a login session and a cron job have different runtime directories.
+        place = Path(container.labels.get("vmbox.directory") or store.directory() / ident)
+        if held(place.with_name(f"{place.name}.lock")):
+            continue  # being opened, or closed
+        case = store.read(place)
+        if case is not None and case.container == container.id and store.alive(case):
+            continue
+        yield Leak(
+            kind="container",
+            name=container.name,
+            why="its case is not open" if container.running else "has ended and was not removed",
+            remove=partial(_remove_container, engine.info().endpoint, container.id),
+        )
+
+
+def _images(engine: Engine) -> Iterator[Leak]:
+    for image in engine.images({"vmbox.image": ""}):
+        if not image.tags:
+            yield Leak(
+                kind="half image",
+                name=image.id.removeprefix("sha256:")[:12],
+                why="has no name: its build did not end, or a newer one took its place",
+                remove=partial(_remove_image, engine.info().endpoint, image.id),
+            )
+
+
+def _remove_container(endpoint: str, ident: str) -> None:
+    with contextlib.closing(connect(endpoint)) as engine:
+        engine.remove(ident)
+
+
+def _remove_image(endpoint: str, ident: str) -> None:
+    with contextlib.closing(connect(endpoint)) as engine:
+        engine.remove_image(ident)
+
+
+def _runtime() -> Iterator[Leak]:
+    place = paths.runtime_dir()
+    for entry in sorted(store.directory().iterdir()):
+        if entry.is_dir() and store.read(entry) is None and not held(entry.with_name(f"{entry.name}.lock")):
+            yield _file(entry, "case", "its opening did not end")
+    for entry in sorted(place.iterdir()):
+        # podman-PID-NUMBER.sock, ssh-PID-NUMBER.sock, NAME.PID of a file being replaced
+        owner = re.search(r"-(\d+)-\d+\.sock$|\.(\d+)$", entry.name)
+        if owner and not entry.is_dir() and not Path(f"/proc/{owner[1] or owner[2]}").exists():
+            yield _file(entry, "socket" if entry.name.endswith(".sock") else "temporary file", "its process is gone")
+
+
+def _cache() -> Iterator[Leak]:
+    place = paths.cache_dir()
+    for entry in sorted(place.glob("debuginfo/.new-*")):
+        # Filled under the lock of its key, but for files that the user gave.
+        key = entry.name.removeprefix(".new-").rpartition("-")[0]
+        if _mine(entry) and not held(place / "locks" / key) and not _may_be_in_use(entry):
+            yield _file(entry, "temporary file", "was not filled to its end")
+    for pattern in ("debuginfo/.old-*", "debuginfo/*/.modules-*"):
+        for entry in sorted(place.glob(pattern)):
+            if _mine(entry) and not _may_be_in_use(entry):
+                yield _file(entry, "temporary file", "was not removed to its end")
+    for entry in sorted((place / "tmp").glob("[!.]*")):
+        if _mine(entry) and not held(entry):
+            yield _file(entry, "temporary file", "its process is gone")
+    for entry in sorted(place.glob("dumps/*/vmcore.part*")):
+        if _mine(entry) and not Path(f"/proc/{entry.name.removeprefix('vmcore.part')}").exists():
+            yield _file(entry, "temporary file", "an unpacked dump that was not finished")
+
+
+def _mine(entry: Path) -> bool:
+    try:
+        return entry.lstat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def _may_be_in_use(entry: Path) -> bool:
+    """Of what has no lock: it is young, and another vmbox of this user runs that may have made it."""
+    try:
+        state = entry.lstat()
+    except OSError:
+        return True
+    if abs(time.time() - state.st_mtime) > _BEGINNING:
+        return False
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int(process.name) == os.getpid() or process.stat().st_uid != state.st_uid:
+                continue
+            words = (process / "cmdline").read_bytes().split(b"\0")[:3]
+            if any(word.endswith((b"/vmbox", b"sandbox")) or b"sandbox.__main__" in word for word in words):
+                return True
+    return False
+
+
+def _file(entry: Path, kind: str, why: str) -> Leak:
+    def remove() -> None:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+    return Leak(kind=kind, name=str(entry), why=why, remove=remove)

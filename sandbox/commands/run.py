@@ -1,0 +1,200 @@
+"""crash commands as users give them, and running them one after the other."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from sandbox import render
+from sandbox.case.options import Wishes
+from sandbox.errors import CommandTimeout, VmboxError
+from sandbox.progress import Reporter
+from sandbox.session.run_recorded import ask
+from sandbox.session.session import Session
+from sandbox.session.start import warm
+from sandbox.session.transcript import Recorder
+
+_QUIT: Final = frozenset({"q", "quit", "exit"})
+
+_PATIENCE: Final = 0.1
+"""Seconds without a line on standard input after which others get their turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """How commands are run and shown."""
+
+    timeout: float | None = None
+    """Seconds for each command."""
+    json: bool = False
+    transcript: bool = True
+    output: Path | None = None
+    """Directory that gets the files which the commands write into the case's scratch memory."""
+
+
+def from_arguments(arguments: Sequence[str]) -> list[str]:
+    """["bt", "-a", "--", "ps", "-t"] -> ["bt -a", "ps -t"]. Words are joined as crash will split them again."""
+    commands: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument == "--":
+            commands.append([])
+        else:
+            commands[-1].append(argument)
+    return [" ".join(words) for words in commands if words]
+
+
+def from_lines(lines: Iterable[str]) -> Iterator[str]:
+    """One command a line, as in a crash input file: empty lines and comments do nothing."""
+    return (line.strip() for line in lines if _is_command(line))
+
+
+def _is_command(line: str) -> bool:
+    return bool(line.strip()) and not line.lstrip().startswith("#")
+
+
+def wanted(words: Sequence[str], file: Path | None = None) -> Iterable[str]:
+    """The commands of `file`, or of the command line's `words`, or of standard input when there are none, or just -."""
+    if file is not None:
+        return from_lines(from_file(file))
+    return from_arguments(words) if words and list(words) != ["-"] else StandardInput()
+
+
+def from_file(file: Path) -> Iterator[str]:
+    """The lines of a crash input file. Raises `VmboxError` when it cannot be read."""
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            yield from lines
+    except OSError as error:
+        raise VmboxError(f"{file}: {error.strerror}", hint="-i takes a file of crash commands, one a line") from error
+
+
+class StandardInput:
+    """Commands from standard input, and whether the next is there: whoever waits for one should not keep others."""
+
+    def __init__(self, descriptor: int = 0) -> None:
+        self._descriptor = descriptor
+        self._buffer = b""
+        self._ended = False
+
+    def ready(self) -> bool:
+        """Whether a command, or the end, comes within a moment."""
+        while not self._ended:
+            line, newline, rest = self._buffer.partition(b"\n")
+            if newline and _is_command(line.decode(errors="surrogateescape")):
+                return True
+            if newline:
+                self._buffer = rest
+            elif select.select([self._descriptor], [], [], _PATIENCE)[0]:
+                self._fill()
+            else:
+                return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        return from_lines(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        while True:
+            while b"\n" not in self._buffer and not self._ended:
+                self._fill()
+            line, _, self._buffer = self._buffer.partition(b"\n")
+            if not line and not self._buffer and self._ended:
+                return
+            yield line.decode(errors="surrogateescape")
+
+    def _fill(self) -> None:
+        data = os.read(self._descriptor, 65536)
+        self._buffer += data
+        self._ended = not data
+
+
+def run_all(
+    dump: Path,
+    commands: Iterable[str],
+    *,
+    wishes: Wishes,
+    reporter: Reporter,
+    manner: Manner | None = None,
+) -> int:
+    """Runs `commands` on the dump's case, opening it if need be; `quit` ends them and leaves the session warm.
+
+    Returns 0, 1 if crash reported an error for one of them, or 62 if one took too long.
+    """
+    manner = manner or Manner()
+    session = _session(dump, wishes, reporter)
+    try:
+        with session, _brought_out(session, manner.output, reporter):
+            return _run(session, commands, manner, reporter)
+    finally:
+        if wishes.once:
+            from sandbox.case.container import close
+
+            close(session.case)
+
+
+def _brought_out(session: Session, directory: Path | None, reporter: Reporter) -> AbstractContextManager[object]:
+    if directory is None:
+        return nullcontext()
+    from sandbox.session.output_files import Writes
+
+    return Writes(session, directory, reporter)
+
+
+def _run(
+    session: Session,
+    commands: Iterable[str],
+    manner: Manner,
+    reporter: Reporter,
+) -> int:
+    output = render.Output()
+    record = Recorder(session.case, reporter, wanted=manner.transcript)
+    exit_status = 0
+    lines = iter(commands)
+    while True:
+        paused = isinstance(commands, StandardInput) and not commands.ready()
+        if paused:
+            session.pause()
+        command = next(lines, None)
+        if command is None or command in _QUIT:
+            return exit_status
+        if paused:
+            session.resume()
+            session.start()
+        answer = render.JsonAnswer(command) if manner.json else None
+        try:
+            done = ask(
+                command,
+                session,
+                answer or output,
+                recorder=record,
+                reporter=reporter,
+                timeout=manner.timeout,
+                ended=partial(_end, answer),
+            )
+        except CommandTimeout as late:
+            # The others still have their answers to give.
+            exit_status = late.exit_code
+            render.error(late)
+        else:
+            exit_status = exit_status or (1 if done.status != "ok" else 0)
+
+
+def _end(answer: render.JsonAnswer | None, status: str, seconds: float) -> None:
+    if answer is not None:
+        # Whoever read it may have left.
+        with suppress(BrokenPipeError):
+            answer.end(status, seconds)
+
+
+def _session(dump: Path, wishes: Wishes, reporter: Reporter) -> Session:
+    """A session with crash at its prompt; the warnings of its start are shown."""
+    session, said = warm(dump, wishes, reporter)
+    if said:
+        render.note(render.visible(said.decode(errors="replace")).strip("\n"))
+    return session

@@ -1,0 +1,178 @@
+"""A dump as evidence: what the file is, to the byte, recorded once and compared ever after.
+
+Records lie in the user's state directory, one for each path, and outlive cases, caches and reboots. Nothing is written
+to the dump or beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from sandbox.dump.source import cannot_open, open_evidence
+from sandbox.errors import DumpUnreadable, EvidenceChanged, VmboxError
+from sandbox.host import paths
+from sandbox.progress import QUIET, Reporter, Step
+
+_PIECE: Final = 4 << 20
+_AT_ONCE: Final = 4
+"""Files hashed at the same time; hashlib lets the others go on meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """All of a file that tells whether it is still what it was."""
+
+    sha256: str
+    size: int
+    """Bytes."""
+    mode: str
+    """Octal, file type included, as stat shows it."""
+    uid: int
+    gid: int
+    mtime_ns: int
+    xattrs: Mapping[str, str]
+    """Extended attributes, the SELinux label and ACLs among them; values in base 64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """One file, looked at again or for the first time."""
+
+    path: Path
+    found: Fingerprint
+    recorded: datetime
+    """When what it is compared with was recorded; now, if there was nothing."""
+    first: bool
+
+
+def verify(
+    dumps: Sequence[Path], *, expected: str | None = None, accept: bool = False, reporter: Reporter = QUIET
+) -> list[Verified]:
+    """Compares each file with its record, and records it where there is none, or with `accept`.
+
+    `expected` is a SHA-256 known from elsewhere; without it that of FILE.sha256 beside a file counts, in the form
+    sha256sum writes. Raises `EvidenceChanged` with every difference of every file, `DumpNotFound`, `DumpUnreadable`.
+    """
+    if expected is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
+        raise VmboxError("a SHA-256 has 64 hexadecimal digits", hint="sha256sum FILE prints it")
+    if expected is not None and len(dumps) > 1:
+        raise VmboxError("one SHA-256 is of one file", hint="verify the files one by one")
+    with ThreadPoolExecutor(min(_AT_ONCE, len(dumps) or 1)) as pool:
+        found = list(pool.map(lambda path: fingerprint(path, reporter), dumps))
+    results, changes = [], []
+    for path, now in zip(dumps, found, strict=True):
+        wanted = expected or _beside(path)
+        if wanted is not None and wanted.lower() != now.sha256:
+            changes.append(f"{path}: its SHA-256 is {now.sha256}, it should be {wanted.lower()}")
+            continue
+        before = None if accept else _read(path)
+        if before is None:
+            when = _record(path, now)
+        else:
+            recorded, when = before
+            changes += [f"{path}: {change}" for change in _differences(recorded, now)]
+        results.append(Verified(path=path, found=now, recorded=when, first=before is None))
+    if changes:
+        names = ", ".join(sorted({change.partition(": ")[0] for change in changes}))
+        raise EvidenceChanged(f"not what was recorded: {names}", detail="\n".join(changes))
+    return results
+
+
+def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:
+    """Reads all of a file. Raises `DumpUnreadable` also when it changes meanwhile."""
+    try:
+        descriptor = open_evidence(path)
+    except OSError as error:
+        raise cannot_open(path, error) from error
+    try:
+        before = os.fstat(descriptor)
+        with reporter.step(f"Hashing {path.name}", total=before.st_size, unit="B") as step:
+            sha256 = _hash(descriptor, step)
+        after = os.fstat(descriptor)
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise DumpUnreadable(f"{path} changes while it is read", hint="wait until it has been copied to its end")
+        return Fingerprint(
+            sha256=sha256,
+            size=after.st_size,
+            mode=f"{after.st_mode:o}",
+            uid=after.st_uid,
+            gid=after.st_gid,
+            mtime_ns=after.st_mtime_ns,
+            xattrs=_xattrs(descriptor),
+        )
+    except OSError as error:
+        raise DumpUnreadable(f"{path}: {error.strerror}", hint="the disk or the network file system failed") from error
+    finally:
+        os.close(descriptor)
+
+
+def _hash(descriptor: int, step: Step) -> str:
+    sha256 = hashlib.sha256()
+    while data := os.read(descriptor, _PIECE):
+        sha256.update(data)
+        step.advance(len(data))
+    return sha256.hexdigest()
+
+
+def _xattrs(descriptor: int) -> dict[str, str]:
+    try:
+        names = os.listxattr(descriptor)
+        return {name: base64.b64encode(os.getxattr(descriptor, name)).decode() for name in sorted(names)}
+    except OSError:
+        return {}  # a file system without them
+
+
+def _differences(before: Fingerprint, now: Fingerprint) -> list[str]:
+    words = {"sha256": "content (SHA-256)", "xattrs": "extended attributes"}
+    return [
+        f"{words.get(item.name, item.name)} was {getattr(before, item.name)}, is {getattr(now, item.name)}"
+        for item in fields(Fingerprint)
+        if getattr(before, item.name) != getattr(now, item.name)
+    ]
+
+
+def _beside(path: Path) -> str | None:
+    try:
+        text = path.with_name(f"{path.name}.sha256").read_text(encoding="utf-8")[:4096]
+    except (OSError, UnicodeDecodeError):
+        return None
+    found = re.match(r"([0-9a-fA-F]{64})\b", text)
+    return found[1] if found else None
+
+
+def _place(path: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
+    return paths.state_dir() / "evidence" / f"{name}.json"
+
+
+def _read(path: Path) -> tuple[Fingerprint, datetime] | None:
+    try:
+        values = json.loads(_place(path).read_text(encoding="utf-8"))
+        return Fingerprint(**values["fingerprint"]), datetime.fromisoformat(values["recorded"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _record(path: Path, found: Fingerprint) -> datetime:
+    place, now = _place(path), datetime.now(UTC)
+    record = {"path": str(path.resolve()), "recorded": now.isoformat(), "fingerprint": asdict(found)}
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary = place.with_name(f".{place.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(place)
+    except OSError as error:
+        raise VmboxError(
+            f"{place.parent}: {error.strerror}", hint="choose another place with $VMBOX_STATE_DIR"
+        ) from error
+    return now

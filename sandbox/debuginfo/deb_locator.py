@@ -1,0 +1,164 @@
+"""Where a file lies in a remote .deb, though tar has no index: found in a few blocks instead of all of them.
+
+Every .deb lists its files in `md5sums`, and dpkg-deb writes them sorted, each directory's names in the order of their
+bytes (dpkg's treewalk.c). So a guess at a file's place can be corrected by what lies where the guess was. The order is
+checked at every step: a package that does not keep it is read from its start.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.debuginfo.archive import ar_members, tar_members
+from sandbox.debuginfo.http_ranges import Blocks, BlockStream, RemoteFile, RemoteStream
+from sandbox.debuginfo.stream import Damaged, Limited, Skippable, decompressed, exactly
+from sandbox.debuginfo.xz import NotSeekable
+
+_LARGEST_LIST: Final = 32 << 20
+_COMPRESSIONS: Final = {"": "none", ".xz": "xz", ".gz": "gzip", ".zst": "zstd"}
+_BLOCK: Final = 512
+_MAGIC_AT: Final = 257
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """One file in the unpacked tar."""
+
+    at: int
+    size: int
+
+    @property
+    def end(self) -> int:
+        """Where the next member's header begins."""
+        return self.at + self.size + -self.size % _BLOCK
+
+
+def md5sums(file: RemoteFile) -> Mapping[str, str]:
+    """MD5 by path, of every regular file in the package. Raises `NotSeekable` where it has no list."""
+    stream = RemoteStream(file)
+    for member in ar_members(stream):
+        if member.name.startswith("control.tar"):
+            kind = _COMPRESSIONS.get(member.name.removeprefix("control.tar"))
+            if kind is None:
+                break
+            return _listed(decompressed(Limited(io.BytesIO(exactly(stream, member.size)), member.size), kind))
+        if member.name.startswith("data.tar"):
+            break
+        stream.skip(member.size)
+    raise NotSeekable("it does not list its files")
+
+
+def _listed(control: Skippable) -> Mapping[str, str]:
+    for member in tar_members(control):
+        if member.path == "md5sums" and member.size <= _LARGEST_LIST:
+            lines = exactly(control, member.size).decode("utf-8", "surrogateescape").splitlines()
+            return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
+        control.skip(member.size)
+    raise NotSeekable("it does not list its files")
+
+
+class DebIndex:
+    """Finds the places of files in the data.tar that `blocks` unpacks to."""
+
+    def __init__(self, blocks: Blocks, paths: Mapping[str, str]) -> None:
+        self._blocks = blocks
+        self._order = sorted(paths, key=lambda path: path.split("/"))
+        self._numbers = {path: number for number, path in enumerate(self._order)}
+        self._seen: dict[int, Place] = {}
+        self._known: list[int] = []
+        """Keys of `_seen`, sorted."""
+        self._looked_at: set[int] = set()
+        # vmlinux, which is a third of the package and more, begins in the first block of Debian's.
+        self._look(0, 0)
+
+    def find(self, path: str) -> Place:
+        """Raises `NotSeekable` when the package is not in the order described above, `Damaged`, `KeyError`."""
+        number = self._numbers[path]
+        while number not in self._seen:
+            before, after = self._neighbours(number)
+            start = self._seen[before].end if before >= 0 else 0
+            end = self._seen[after].at if after < len(self._order) else self._blocks.size
+            guess = start + (end - start) * (number - before) // (after - before + 1)
+            first, stop = self._blocks.bounds(guess)
+            header = None
+            while first >= start and first not in self._looked_at and (header := self._header_in(first)) is None:
+                # The middle of a large file: the next block says as much about where we are.
+                self._looked_at.add(first)
+                first, stop = self._blocks.bounds(stop)
+            if header is None:
+                self._walk(start, number)
+            else:
+                self._look(header, first)
+        return self._seen[number]
+
+    def _neighbours(self, number: int) -> tuple[int, int]:
+        at = bisect.bisect(self._known, number)
+        before = self._known[at - 1] if at else -1
+        return before, self._known[at] if at < len(self._known) else len(self._order)
+
+    def _look(self, header: int, block: int) -> None:
+        """Notes every member that begins in the block, from `header` on."""
+        self._looked_at.add(block)
+        _, end = self._blocks.bounds(block)
+        stream = BlockStream(self._blocks)
+        stream.at = header
+        for member in tar_members(stream):
+            self._note(member.path, stream.at, member.size)
+            if stream.at + member.size + -member.size % _BLOCK >= end:
+                break
+            stream.skip(member.size)
+
+    def _walk(self, start: int, number: int) -> None:
+        """Member by member from a known header to the one that is looked for."""
+        stream = BlockStream(self._blocks)
+        stream.at = start
+        for member in tar_members(stream):
+            self._note(member.path, stream.at, member.size)
+            if number in self._seen:
+                return
+            if self._numbers.get(member.path, -1) > number:
+                break
+            stream.skip(member.size)
+        raise NotSeekable("its files are in another order than their names")
+
+    def _note(self, path: str, at: int, size: int) -> None:
+        number = self._numbers.get(path)
+        if number is None or number in self._seen:
+            return
+        before, after = self._neighbours(number)
+        if (before >= 0 and self._seen[before].end > at) or (after < len(self._order) and self._seen[after].at < at):
+            raise NotSeekable("its files are in another order than their names")
+        self._seen[number] = Place(at=at, size=size)
+        bisect.insort(self._known, number)
+
+    def _header_in(self, block: int) -> int | None:
+        """The first member's header that begins in the block, found by what every header has."""
+        first, end = self._blocks.bounds(block)
+        data = self._blocks.read_at(first, end - first)
+        at = -1
+        while (at := data.find(b"ustar", at + 1)) >= 0:
+            header = at - _MAGIC_AT
+            if header >= 0 and (first + header) % _BLOCK == 0 and header + _BLOCK <= len(data):
+                try:
+                    tarfile.TarInfo.frombuf(data[header : header + _BLOCK], "utf-8", "surrogateescape")
+                except tarfile.HeaderError:
+                    continue
+                return first + header
+        return None
+
+
+def data_blocks(file: RemoteFile) -> Blocks:
+    """The blocks of a package's data.tar. Raises `NotSeekable`, `Damaged`."""
+    stream = RemoteStream(file)
+    for member in ar_members(stream):
+        if member.name.startswith("data.tar"):
+            if not member.name.endswith(".xz"):
+                raise NotSeekable(f"it is compressed as {member.name}")
+            return Blocks(file, member.offset, member.size)
+        stream.skip(member.size)
+    raise Damaged("it is not a .deb: no data.tar in it")

@@ -1,0 +1,217 @@
+"""vmlinux out of a package: of one read from its start, or of one read where it lies."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.debuginfo import elf, rpm, strip_relocs
+from sandbox.debuginfo.archive import deb_data, tar_members
+from sandbox.debuginfo.http_ranges import Blocks, BlockStream, RemoteFile, RemoteStream
+from sandbox.debuginfo.signature import signer
+from sandbox.debuginfo.stream import PIECE, Damaged, FileStream, Limited, Skippable, Stream, decompressed, write_all
+from sandbox.debuginfo.xz import NotSeekable
+from sandbox.errors import VerificationFailed
+from sandbox.host.disk import need_space, no_space
+from sandbox.progress import Step
+
+
+class NoVmlinux(Damaged):
+    """The package is whole, and holds no vmlinux."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """How to take vmlinux out of a package."""
+
+    kind: str
+    """deb, rpm, or vmlinux for one that is in no package."""
+    patterns: Sequence[re.Pattern[str]]
+    """Over member paths; the first regular file that matches is vmlinux."""
+    keys: Sequence[Path] = ()
+    """Public keys, one of which must have signed an RPM; none means that nobody need have."""
+
+
+def extract(what: Contents, package: Skippable, directory: Path) -> str:
+    """Makes `directory`/vmlinux of a package read from its start; reads no further than it must.
+
+    Returns what the package itself proves about vmlinux, in words. Raises `Damaged`, `NoVmlinux`, `NoSpace`,
+    `VerificationFailed`.
+    """
+    whole = directory / "whole"
+    proven = ""
+    if what.kind == "rpm":
+        proven = _extract_rpm(what, package, whole)
+    elif what.kind == "vmlinux":
+        write(package, None, whole)
+    else:
+        _extract_deb(what, package, whole)
+    keep(whole, directory / "vmlinux")
+    return proven
+
+
+_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
+
+
+def unpack(packed: FileStream, target: Path) -> None:
+    """A file of its own, of one that may be compressed. Raises `Damaged`, `NoSpace`."""
+    head = packed.read(6)
+    packed.skip(-len(head))
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "none")
+    write(decompressed(packed, kind), None, target)
+
+
+def keep(whole: Path, target: Path) -> None:
+    """`whole` becomes `target`, without what crash does not need."""
+    file = strip_relocs.LocalFile(whole)
+    if (plan := strip_relocs.plan(file)) is None:
+        whole.rename(target)
+    else:
+        strip_relocs.copy(file, target, plan)
+        whole.unlink()
+
+
+def extract_ranged(
+    what: Contents, file: RemoteFile, directory: Path, *, check: Callable[[str | None], None], step: Step
+) -> str:
+    """The same of a package that is read where it lies: only blocks that hold what is needed of vmlinux.
+
+    `check` gets the build-id before the bulk is fetched, and may raise. Raises `NoRanges`, `NotSeekable`, `Damaged`,
+    `NoVmlinux`, `NoSpace`, `DownloadFailed`, `VerificationFailed`.
+    """
+    if what.kind == "rpm":
+        return _rpm_by_ranges(what, file, directory, check, step)
+    kind, data = deb_data(RemoteStream(file))
+    if kind != "xz":
+        raise NotSeekable(f"it is compressed with {kind}")
+    with contextlib.closing(Blocks(file, data.offset, data.size)) as blocks:
+        stream = BlockStream(blocks)
+        for member in tar_members(stream):
+            if _is_vmlinux(member.path, what.patterns) and member.regular:
+                vmlinux = strip_relocs.Part(blocks, stream.at, member.size)
+                check(_build_id(vmlinux))
+                plan = strip_relocs.plan(vmlinux)
+                step.total(file.fetched + blocks.cost(stream.at, member.size if plan is None else plan.cut))
+                strip_relocs.copy(vmlinux, directory / "vmlinux", plan)
+                return ""
+            stream.skip(member.size)
+    raise NoVmlinux("there is no vmlinux in it")
+
+
+def _rpm_by_ranges(
+    what: Contents, file: RemoteFile, directory: Path, check: Callable[[str | None], None], step: Step
+) -> str:
+    header = rpm.read(RemoteStream(file))
+    by = signed(what, header)
+    wanted = _wanted(what, header)
+    if header.compression != "xz":
+        raise NotSeekable(f"it is compressed with {header.compression}")
+    at = rpm.offset_in_payload(header, wanted)
+    if at is None:
+        raise NotSeekable("its files cannot be found without reading all of them")
+    with contextlib.closing(Blocks(file, header.payload_at, file.size - header.payload_at)) as blocks:
+        stream = BlockStream(blocks)
+        stream.skip(at)
+        if rpm.payload_member(stream, header) != (wanted.path, wanted.size):
+            raise NotSeekable("its files are not where its header says")
+        # All of it, and not only what is kept: the digest is of all of it.
+        vmlinux = strip_relocs.Part(blocks, stream.at, wanted.size)
+        check(_build_id(vmlinux))
+        step.total(file.fetched + blocks.cost(stream.at, wanted.size))
+        strip_relocs.copy(vmlinux, directory / "whole", None)
+    with (directory / "whole").open("rb") as whole:
+        compare(header, wanted, hashlib.file_digest(whole, header.hash).hexdigest())
+    keep(directory / "whole", directory / "vmlinux")
+    return _proven(header, by)
+
+
+def _extract_rpm(what: Contents, package: Skippable, target: Path) -> str:
+    header = rpm.read(package)
+    by = signed(what, header)
+    wanted = _wanted(what, header)
+    stream = decompressed(package, header.compression)
+    for path, size in rpm.payload_members(stream, header):
+        if path == wanted.path and size == wanted.size:
+            compare(header, wanted, write(stream, size, target, header.hash))
+            return _proven(header, by)
+        stream.skip(size)
+    raise Damaged("its payload has no vmlinux, though its header has")
+
+
+def signed(what: Contents, header: rpm.Rpm) -> str:
+    """Who signed the package's header, in words; empty when nobody need have. Raises `VerificationFailed`."""
+    return signer(header.header, header.signatures, what.keys, what=header.nevra) if what.keys else ""
+
+
+def _wanted(what: Contents, header: rpm.Rpm) -> rpm.RpmFile:
+    wanted = rpm.find(header, what.patterns)
+    if wanted is None:
+        raise NoVmlinux(f"there is no vmlinux in {header.nevra}")
+    if not header.hash:
+        raise Damaged("its digests are of a kind that is not known here")
+    return wanted
+
+
+def compare(header: rpm.Rpm, wanted: rpm.RpmFile, digest: str) -> None:
+    """Raises `VerificationFailed` unless `digest` is what the header says of that file."""
+    if digest != wanted.digest:
+        raise VerificationFailed(
+            f"{header.nevra}: the {header.hash.upper()} of {Path(wanted.path).name} is {digest}, "
+            f"its header says {wanted.digest}"
+        )
+
+
+def _proven(header: rpm.Rpm, signed: str) -> str:
+    digest = f"{header.hash.upper().replace('SHA', 'SHA-')} of vmlinux from the package's header"
+    return f"{digest}, which {signed} signed" if signed else f"{digest}, which nobody was asked to have signed"
+
+
+def _build_id(vmlinux: strip_relocs.Part) -> str | None:
+    try:
+        return elf.parse(vmlinux.read_at).build_id
+    except elf.NotElf as error:
+        raise Damaged(f"its vmlinux is {error}") from None
+
+
+def _extract_deb(what: Contents, package: Skippable, target: Path) -> None:
+    kind, member = deb_data(package)
+    stream = decompressed(Limited(package, member.size), kind)
+    for file in tar_members(stream):
+        if _is_vmlinux(file.path, what.patterns) and file.regular:
+            write(stream, file.size, target)
+            return
+        stream.skip(file.size)
+    raise NoVmlinux("there is no vmlinux in it")
+
+
+def _is_vmlinux(path: str, patterns: Sequence[re.Pattern[str]]) -> bool:
+    return any(pattern.match(path) for pattern in patterns)
+
+
+def write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha256") -> str:
+    """The next `size` bytes of `stream`, or all of it, as a file of its own; their digest."""
+    need_space(target.parent, size or 0, "vmlinux")
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    left = sys.maxsize if size is None else size
+    try:
+        with target.open("wb", buffering=0) as out:
+            while left:
+                data = stream.read(min(left, PIECE))
+                if not data:
+                    if size is None:
+                        break
+                    raise Damaged("it ends too early")
+                write_all(out, data)
+                digest.update(data)
+                left -= len(data)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise no_space(target.parent, "vmlinux") from None
+        raise
+    return digest.hexdigest()

@@ -1,0 +1,274 @@
+"""A package read where it lies, by HTTP ranges: its headers, its index, and only the blocks that are wanted."""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import re
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from typing import Final
+
+from sandbox.debuginfo import xz
+from sandbox.debuginfo.download import client, refuse, retried
+from sandbox.debuginfo.stream import Damaged
+from sandbox.errors import VerificationFailed
+from sandbox.host import mirrors
+from sandbox.progress import Reporter, Step
+
+_WINDOW: Final = 128 << 10
+"""Bytes fetched at once where headers are read."""
+_STREAMS: Final = 4
+"""Requests at once. More than processors: some wait for the network while the others unpack."""
+_KEPT: Final = 3
+"""Blocks kept for small reads, which come back to the first and the last of a file."""
+
+
+Put = Callable[[bytes, int], None]
+"""Takes a piece and where it belongs."""
+
+
+class _Stopped(Exception):
+    """Another thread failed."""
+
+
+class NoRanges(Exception):
+    """The server sends whole files only. One line."""
+
+
+class RemoteFile:
+    """Random access to one URL. May be used by several threads."""
+
+    def __init__(self, url: str, size: int | None, reporter: Reporter, step: Step) -> None:
+        self.url = mirrors.rewrite(url)
+        self.fetched = 0
+        """Bytes that travelled."""
+        self._size = size
+        self._reporter = reporter
+        self._step = step
+        self._lock = threading.Lock()
+        self._etag: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Of the whole file. Raises like `read_at`."""
+        if self._size is None:
+            self.read_at(0, 1)
+        assert self._size is not None  # noqa: S101 - a 206 without the total is refused
+        return self._size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """`size` bytes. Raises `NoRanges`, `DownloadFailed`, `VerificationFailed`."""
+        data = bytearray()
+        self.feed(offset, size, data.extend)
+        return bytes(data)
+
+    def feed(self, offset: int, size: int, take: Callable[[bytes], None]) -> None:
+        """The same, given to `take` as it arrives. Continues where a cut connection stopped."""
+        done = 0
+
+        def attempt() -> None:
+            nonlocal done
+            for piece in self._range(offset + done, size - done):
+                done += len(piece)
+                take(piece)
+
+        if size > 0:
+            retried(self.url, attempt, self._reporter, lambda: done)
+
+    def _range(self, offset: int, size: int) -> Iterator[bytes]:
+        headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
+        with client(self.url).stream("GET", self.url, headers=headers) as response:
+            refuse(response)
+            if response.status_code != 206:
+                raise NoRanges("the server sends whole files only")
+            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
+            if found is None or int(found[1]) != offset or int(found[2]) >= offset + size:
+                raise NoRanges("the server does not send the range that was asked for")
+            self._same_file(int(found[3]), response.headers.get("ETag"))
+            left = min(size, int(found[3]) - offset)
+            for piece in response.iter_raw():
+                left -= len(piece)
+                if left < 0:
+                    raise NoRanges("the server sends more than was asked for")
+                with self._lock:
+                    self.fetched += len(piece)
+                    self._step.advance(len(piece))
+                yield piece
+        if left:
+            import httpx
+
+            raise httpx.RemoteProtocolError("ended too early")
+
+    def _same_file(self, total: int, etag: str | None) -> None:
+        with self._lock:
+            if self._size is None:
+                self._size = total
+            if self._etag is None:
+                self._etag = etag
+            if total != self._size:
+                raise VerificationFailed(f"{self.url}: it is {total} bytes long, not {self._size}")
+            if etag is not None and etag != self._etag:
+                raise VerificationFailed(f"{self.url}: it was replaced while it was read")
+
+
+class RemoteStream:
+    """Bytes of a remote file in order, from `offset`; skipping costs nothing."""
+
+    def __init__(self, file: RemoteFile, offset: int = 0) -> None:
+        self._file = file
+        self._at = offset
+        self._window = b""
+        self._window_at = offset
+
+    def read(self, amount: int) -> bytes:
+        inside = self._at - self._window_at
+        if not 0 <= inside < len(self._window):
+            size = min(max(amount, _WINDOW), self._file.size - self._at)
+            if size <= 0:
+                return b""
+            self._window = self._file.read_at(self._at, size)
+            self._window_at, inside = self._at, 0
+        data = self._window[inside : inside + amount]
+        self._at += len(data)
+        return data
+
+    def skip(self, amount: int) -> None:
+        self._at += amount
+
+
+class Blocks:
+    """Random access to what a remote multi-block xz stream unpacks to. Use it in a `with` statement."""
+
+    def __init__(self, file: RemoteFile, offset: int, size: int) -> None:
+        """The stream begins at `offset` of the file. Raises `xz.NotSeekable`, `Damaged`."""
+        self._file = file
+        self._offset = offset
+        self._header, self._blocks = xz.blocks(lambda at, length: file.read_at(offset + at, length), size)
+        self._starts = [block.at for block in self._blocks]
+        self.size = self._blocks[-1].at + self._blocks[-1].length
+        self._pool = ThreadPoolExecutor(_STREAMS, thread_name_prefix="blocks")
+        self._kept: OrderedDict[int, Future[bytes]] = OrderedDict()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes; fewer at the end. For small reads: the blocks they lie in are kept for the next one."""
+        data = b""
+        for number in self._between(offset, size):
+            if (future := self._kept.pop(number, None)) is None:
+                future = self._submit(number)
+            self._kept[number] = future
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+            start = self._starts[number]
+            data += future.result()[max(offset - start, 0) : offset + size - start]
+        return data
+
+    def copy(self, offset: int, size: int, put: Put) -> None:
+        """Gives `put` all of those bytes, piece by piece and in no order, from several threads.
+
+        Neighbouring blocks are one request: a mirror has as little work with a few streams as with one.
+        """
+        numbers = list(self._between(offset, size))
+        for number in [number for number in numbers if number in self._kept]:
+            self._put(self._kept.pop(number).result(), self._starts[number], offset, size, put)
+            numbers.remove(number)
+        stop = threading.Event()
+        running = [self._pool.submit(self._run, run, offset, size, put, stop) for run in self._runs(numbers)]
+        try:
+            for future in as_completed(running):
+                future.result()
+        finally:
+            stop.set()
+            wait(running)
+
+    def _runs(self, numbers: Sequence[int]) -> list[list[int]]:
+        """Neighbours together, and long runs divided so that all threads have their share."""
+        share = sum(self._blocks[number].size for number in numbers) / _STREAMS
+        runs: list[list[int]] = []
+        size = 0
+        for number in numbers:
+            if runs and runs[-1][-1] == number - 1 and size < share:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+                size = 0
+            size += self._blocks[number].size
+        return runs
+
+    def _run(self, numbers: Sequence[int], offset: int, size: int, put: Put, stop: threading.Event) -> None:
+        coming = deque(numbers)
+        unpacking: xz.Unpacking | None = None
+        missing = 0
+
+        def take(piece: bytes) -> None:
+            nonlocal unpacking, missing
+            view = memoryview(piece)
+            while view:
+                if stop.is_set():
+                    raise _Stopped
+                block = self._blocks[coming[0]]
+                if unpacking is None:
+                    unpacking, missing = xz.Unpacking(self._header, block), block.size
+                at = block.at + unpacking.length
+                data, view = view[:missing], view[missing:]
+                missing -= len(data)
+                self._put(unpacking.feed(bytes(data)), at, offset, size, put)
+                if not missing:
+                    unpacking = None
+                    coming.popleft()
+
+        with contextlib.suppress(_Stopped):
+            first = self._offset + self._blocks[numbers[0]].offset
+            self._file.feed(first, sum(self._blocks[number].size for number in numbers), take)
+
+    def _put(self, data: bytes, at: int, offset: int, size: int, put: Put) -> None:
+        """That part of `data` (from `at`) that was asked for."""
+        start, end = max(offset - at, 0), max(offset + size - at, 0)
+        if wanted := data if not start and end >= len(data) else data[start:end]:
+            put(wanted, max(at - offset, 0))
+
+    def _between(self, offset: int, size: int) -> range:
+        """Numbers of the blocks that hold those bytes."""
+        end = min(offset + size, self.size)
+        if offset >= end:
+            return range(0)
+        return range(bisect.bisect_right(self._starts, offset) - 1, bisect.bisect_left(self._starts, end))
+
+    def bounds(self, offset: int) -> tuple[int, int]:
+        """(first byte, end) of the block that holds the byte at `offset`."""
+        number = max(bisect.bisect_right(self._starts, min(offset, self.size - 1)) - 1, 0)
+        return self._starts[number], self._starts[number] + self._blocks[number].length
+
+    def cost(self, offset: int, size: int) -> int:
+        """Bytes that still have to travel for those."""
+        return sum(self._blocks[number].size for number in self._between(offset, size) if number not in self._kept)
+
+    def _submit(self, number: int) -> Future[bytes]:
+        return self._pool.submit(self._fetch, self._blocks[number])
+
+    def _fetch(self, block: xz.Block) -> bytes:
+        data = self._file.read_at(self._offset + block.offset, block.size)
+        return xz.unpack(self._header, data, block)
+
+
+class BlockStream:
+    """What a remote xz stream unpacks to, in order, for the headers of an archive."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.at = 0
+        self._blocks = blocks
+
+    def read(self, amount: int) -> bytes:
+        data = self._blocks.read_at(self.at, min(amount, 1 << 20))
+        self.at += len(data)
+        return data
+
+    def skip(self, amount: int) -> None:
+        self.at += amount
+        if self.at > self._blocks.size:
+            raise Damaged("it ends too early")

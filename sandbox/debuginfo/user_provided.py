@@ -1,0 +1,81 @@
+"""Debuginfo that the user has: a vmlinux, a package, a directory of them. It is copied: the original may change."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Final
+
+from sandbox.debuginfo import local, strip_relocs
+from sandbox.debuginfo.extract import Contents, extract
+from sandbox.debuginfo.fetch import identify
+from sandbox.debuginfo.gdb_index import Preparer, prepare
+from sandbox.debuginfo.proof import Identity
+from sandbox.debuginfo.store import About, Entry, Store, key_of
+from sandbox.debuginfo.stream import Damaged, FileStream
+from sandbox.errors import DebuginfoError, DebuginfoNotFound
+from sandbox.host import paths
+from sandbox.progress import QUIET, Reporter
+
+ANY_VMLINUX: Final = (re.compile(r"(.*/)?vmlinux(-[^/]*)?(\.debug)?$"),)
+"""For a package the user gave of a kernel no profile knows."""
+
+
+def add(
+    path: Path, *, preparer: Preparer | None = None, reporter: Reporter = QUIET, cache: Path | None = None
+) -> tuple[Entry, ...]:
+    """Puts a vmlinux, a package, or all that is in a directory into the cache, for dumps that are still to come.
+
+    Raises `DebuginfoNotFound` when there is nothing for crash in it, `NoSpace`.
+    """
+    store = Store(cache or paths.cache_dir())
+    files = [path] if local.kind(path) != "directory" else list(local.candidates(path, None))
+    added: list[Entry] = []
+    failures: list[str] = []
+    for file in files:
+        try:
+            added.append(_added(file, store, preparer, reporter))
+        except DebuginfoError as error:
+            failures.append(error.message)
+    if not added:
+        raise DebuginfoNotFound(f"{path}: no vmlinux with debug information in it", detail="\n".join(failures) or None)
+    return tuple(added)
+
+
+def _added(file: Path, store: Store, preparer: Preparer | None, reporter: Reporter) -> Entry:
+    file = file.absolute()
+    with store.new(hashlib.sha256(bytes(file)).hexdigest()) as directory:
+        found, proven = unpacked(file, Contents(kind=local.kind(file), patterns=ANY_VMLINUX), directory, reporter)
+        if (there := store.find(key_of(found.build_id, found.banners))) is not None:
+            return there
+        if preparer is not None:
+            prepare(directory, preparer, reporter)
+        return store.keep(directory, about(found, file, proven))
+
+
+def unpacked(file: Path, contents: Contents, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
+    """Makes `directory`/vmlinux of a vmlinux or package of this host: (what it is, what its package proves of it)."""
+    proven = ""
+    if contents.kind == "vmlinux":
+        identify(file)
+        whole = strip_relocs.LocalFile(file)
+        strip_relocs.copy(whole, directory / "vmlinux", strip_relocs.plan(whole))
+    else:
+        with FileStream(file) as package, reporter.step(f"Unpacking vmlinux of {file.name}"):
+            try:
+                proven = extract(contents, package, directory)
+            except Damaged as error:
+                raise DebuginfoNotFound(f"{file}: {error}") from None
+    return identify(directory / "vmlinux"), proven
+
+
+def about(found: Identity, path: Path, proven: str = "") -> About:
+    return About(
+        build_id=found.build_id,
+        banners=found.banners,
+        origin=str(path),
+        verified=proven or "given as it is",
+        check="given",
+        kind=local.kind(path),
+    )

@@ -1,0 +1,182 @@
+"""identify(path) -> Vmcore: what a dump is, read from the file alone."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from sandbox.dump import completeness, crash_directory, magic, panic, saved_log, vmcoreinfo
+from sandbox.dump.builder import Draft, take_findings, take_header
+from sandbox.dump.memory_dump import SECONDS, take_dump
+from sandbox.dump.printk import Record
+from sandbox.dump.source import FileSource, OutOfTimeError, Source, cannot_open
+from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
+from sandbox.model import Vmcore
+
+
+def identify(path: Path, *, log: bool = True) -> Vmcore:
+    """What the dump at `path` says about itself; nothing is executed, unpacked or written.
+
+    `path` may also be a compressed dump or an archive with one, a directory of kdump's, a sosreport, or a kernel log as
+    text. `log=False` reads headers and notes only. Raises `DumpNotFound`, `DumpUnreadable`, `NotADump` or
+    `DumpDamaged`;
+    a dump that is cut or flagged incomplete is no error as long as its header can be read.
+    """
+    try:
+        directory = path.is_dir()
+    except OSError as error:  # a directory above it is closed to us
+        raise cannot_open(path, error) from error
+    if directory:
+        return _identify_directory(path, log=log)
+    if path.suffix == ".vmem":
+        # VMware's memory without the state that says what it is; that lies beside it.
+        state = next((one for suffix in (".vmss", ".vmsn") if (one := path.with_suffix(suffix)).is_file()), None)
+        if state is not None:
+            return identify(state, log=log)
+    with FileSource(path, seconds=SECONDS) as source:
+        draft = Draft(path, source.size)
+        if source.size == 0:
+            raise NotADump(
+                f"{path} is empty", hint="kdump ran out of space or was killed before it wrote; look for another dump"
+            )
+        try:
+            _examine(draft, source, path, log=log)
+        except OutOfTimeError as error:
+            raise DumpDamaged(
+                f"{path}: no dump was found in it in {SECONDS} s", hint="unpack it, if it is an archive, and try again"
+            ) from error
+    return draft.finish()
+
+
+def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
+    dump = crash_directory.choose(directory)
+    if dump is not None:
+        return identify(dump, log=log)
+    contents = crash_directory.look(directory)
+    if not contents.logs and contents.uname is None:
+        raise NotADump(
+            f"{directory} holds no kernel crash dump", hint="kdump writes to /var/crash/<host>-<time>/vmcore"
+        )
+    draft = Draft(directory, 0)
+    draft.plain(format="sosreport" if contents.uname else "log", wrappers=("directory",))
+    if contents.logs:
+        saved = contents.logs[-1]
+        with FileSource(saved, seconds=SECONDS) as source:
+            draft.plain(member=str(saved.relative_to(directory)))
+            saved_log.take_text(draft, source, "log")
+    if contents.uname is not None:
+        with FileSource(contents.uname) as source:
+            saved_log.take_uname(draft, source.read_at(0, 512).decode("utf-8", "replace"))
+    saved_log.take_wanted(draft, str(contents.logs[-1].absolute()) if contents.logs else None)
+    return draft.finish()
+
+
+def _examine(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
+    head = source.read_at(0, magic.PEEK)
+    kind = magic.dump_format(head) or magic.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
+    if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
+        take_dump(draft, source, path, log=log)
+    elif kind is not None:
+        _take_named(draft, kind, source, path)
+    elif magic.wrapper(head) is not None:
+        _take_wrapped(draft, source, path, log=log)
+    elif magic.is_kernel_log(source.read_at(0, 4096)):
+        draft.plain(format="log")
+        saved_log.take_text(draft, source, "log")
+        saved_log.take_wanted(draft, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None)
+    else:
+        raise _not_a_dump(str(path), head)
+
+
+def _take_named(draft: Draft, kind: str, source: Source, path: Path) -> None:
+    from sandbox.dump import header_only
+
+    header = header_only.parse(kind, source)
+    found = header_only.Remnants()
+    with suppress(VmboxError):
+        memory_file = header_only.find_sibling_memory(path.name)
+        if memory_file is not None and (path.parent / memory_file).is_file():
+            draft.plain(files=(path, path.parent / memory_file))
+            with FileSource(path.parent / memory_file, seconds=SECONDS) as beside:
+                found = header_only.look_through(beside)
+        else:
+            found = header_only.look_through(source)
+    take_header(draft, header, vmcoreinfo.parse(found.vmcoreinfo), "memory")
+    draft.offer("utsname in memory", release=found.release, utsname_version=found.utsname_version)
+    if found.panic is not None:
+        line = Record(nanoseconds=None, text=found.panic.encode())
+        take_findings(draft, panic.examine([line]), "text in memory")
+    if header.flag is not None:
+        draft.offer("header", complete=False, incomplete_reason=header.flag)
+
+
+def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log: bool) -> None:
+    # With every decompressor there is; most dumps need none.
+    from sandbox.dump import header_only, wrappers
+    from sandbox.dump.streams import PeekSource
+
+    found = wrappers.unwrap(source, str(path))
+    draft.plain(wrappers=found.layers)
+    if found.member is not None:
+        draft.plain(member=found.member)
+    if found.sosreport or found.is_log:
+        draft.plain(format="sosreport" if found.sosreport and found.source is None else "log")
+        if found.source is not None:
+            saved_log.take_text(draft, found.source, "log")
+        if found.uname is not None:
+            saved_log.take_uname(draft, found.uname)
+        saved_log.take_wanted(draft, found.member)
+        return
+    inner = found.source
+    if inner is None:
+        raise NotADump(f"{path} holds no kernel crash dump")
+    head = inner.read_at(0, magic.PEEK)
+    kind = magic.dump_format(head)
+    if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
+        # Only of a small dump the whole can be looked at; of others the header, and a log beside it, have to do.
+        if log and isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.WHOLE_LIMIT:
+            inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2)
+        take_dump(draft, inner, path, log=log and inner.size is not None)
+        if log and inner.size is None:
+            _take_log_of_deep(draft, found.log, path)
+    elif kind is not None:
+        header = header_only.parse(kind, inner)
+        take_header(draft, header, vmcoreinfo.parse(header_only.find_vmcoreinfo(inner)), "memory")
+    else:
+        layers = " in ".join(reversed(found.layers))
+        raise _not_a_dump(f"what is in {path} ({layers})", head)
+    if inner.damage is not None:
+        draft.plain(complete=False, incomplete_reason=f"the archive is cut off or damaged: {inner.damage}")
+        draft.origins["complete"] = draft.origins["incomplete_reason"] = "size"
+    elif "xz" in found.layers[:1] and (reason := completeness.of_xz(source)):
+        draft.offer("size", complete=False, incomplete_reason=reason)
+
+
+def _take_log_of_deep(draft: Draft, in_archive: Source | None, path: Path) -> None:
+    """What kdump saved of the log, in the archive before the dump or beside it, when the dump's own is out of reach."""
+    if in_archive is not None:
+        saved_log.take_beside(draft, "log in the archive", in_archive)
+    elif (saved := crash_directory.log_beside(path)) is not None:
+        with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
+            saved_log.take_beside(draft, saved.name, source)
+    if draft.get("panic") is None:
+        layers = ", ".join(draft.values["wrappers"])
+        draft.plain(unread=f"the log, with cause and panic: it lies too deep in {layers} to be read without unpacking")
+
+
+def _not_a_dump(name: str, head: bytes) -> DumpError:
+    if found := magic.foreign(head):
+        what, hint = found
+        return NotADump(f"{name} is {what}, not a kernel crash dump", hint=hint and hint.replace("FILE", name))
+    if not head.strip(b"\0"):
+        return NotADump(
+            f"{name} begins with zeros: the writing of it never finished",
+            hint="kdump or the copy was interrupted; look for the same dump where it was first written",
+        )
+    if magic.is_text(head):
+        return NotADump(f"{name} is text, but no kernel log", hint="give the vmcore, or the output of dmesg")
+    if name.endswith(".vmem"):
+        return NotADump(
+            f"{name} is the memory of a VMware machine, without its state", hint="put the .vmss or .vmsn beside it"
+        )
+    return NotADump(f"{name} is not a kernel crash dump, as far as its first bytes tell")

@@ -1,0 +1,136 @@
+"""A dump whose memory can be read: header, completeness, the log in its memory, and what the kernel image adds."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Final
+
+from sandbox.dump import (
+    completeness,
+    crash_directory,
+    elf,
+    kdump,
+    kernel_image,
+    memory,
+    panic,
+    printk,
+    reader,
+    saved_log,
+    vmcoreinfo,
+)
+from sandbox.dump.builder import Draft, take_findings, take_header
+from sandbox.dump.header import PageMissingError
+from sandbox.dump.source import FileSource, OutOfTimeError, Source
+from sandbox.errors import VmboxError
+
+SECONDS: Final = 1.5
+"""Time that one file may take. Whole dumps take a hundredth of it; crafted ones take no more."""
+
+_LARGE_BITMAP: Final = 1 << 20
+"""Of a machine with 32 GiB. Counting larger ones takes longer than a header-only answer may."""
+
+
+def take_dump(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
+    """A dump whose memory can be read: header, completeness, log, build-id."""
+    opened = reader.open_dump(source, str(path))
+    draft.plain(flattened=opened.flat is not None)
+    with ExitStack() as parts:
+        _take_split_set(draft, opened, path, parts)
+        if source.size is not None:
+            _take_completeness(draft, opened, path, log=log)
+        if log or isinstance(opened.layout, elf.Layout):
+            with suppress(OutOfTimeError):
+                opened.look_for_vmcoreinfo()
+        if log:
+            with suppress(OutOfTimeError):
+                opened.settle_machine()
+        take_header(draft, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
+        if log:
+            # Where time runs out or a page is missing, the rest of the answer stands.
+            with suppress(OutOfTimeError, PageMissingError):
+                _take_log(draft, opened)
+                _take_image(draft, opened)
+
+
+def _take_split_set(draft: Draft, opened: reader.OpenedDump, path: Path, parts: ExitStack) -> None:
+    layout = opened.layout
+    if not isinstance(layout, kdump.Layout) or not layout.split or opened.flat is not None:
+        return
+    files = reader.split_set(path, opened)
+    draft.plain(files=files)
+    memories: list[memory.KdumpMemory] = []
+    expected = 0
+    for file in files:
+        source = parts.enter_context(FileSource(file, seconds=SECONDS))
+        found = kdump.parse(source)
+        if found is None:
+            continue
+        part = found[1]
+        if part.start_pfn != expected and expected >= 0:
+            draft.offer("header", complete=False, incomplete_reason=_gap(expected, part.start_pfn))
+        expected = part.end_pfn
+        index = memory.PageIndex(source, part)
+        memories.append(memory.KdumpMemory(source, part, index))
+        if reason := completeness.of_kdump(source, part, index):
+            draft.offer("size", complete=False, incomplete_reason=f"{file.name}: {reason}")
+    if expected < layout.max_mapnr:
+        draft.offer("header", complete=False, incomplete_reason=_gap(expected, layout.max_mapnr))
+    opened.use_memory(memory.SplitMemory(memories))
+
+
+def _gap(start: int, end: int) -> str:
+    return f"a part of the split dump is not beside it: the one with pages {start} to {end}"
+
+
+def _take_completeness(draft: Draft, opened: reader.OpenedDump, path: Path, *, log: bool) -> None:
+    if opened.header.flag is not None:
+        draft.offer("header", complete=False, incomplete_reason=opened.header.flag)
+    layout = opened.layout
+    if not log and isinstance(layout, kdump.Layout) and layout.bitmap_size > _LARGE_BITMAP:
+        return
+    try:
+        # The parts of a split set were judged together.
+        reason = None if isinstance(layout, kdump.Layout) and layout.split else opened.incomplete()
+    except OutOfTimeError:
+        return
+    if reason is not None:
+        if draft.get("complete") is False:
+            # The writer's flag says that, the size says what.
+            draft.plain(incomplete_reason=f"{draft.get('incomplete_reason')}; {reason}")
+        draft.offer("size", complete=False, incomplete_reason=reason)
+    if by_name := completeness.of_name(path):
+        draft.offer("file name", complete=False, incomplete_reason=by_name)
+    if crash_directory.unfinished_beside(path):
+        draft.offer("README.txt", complete=False, incomplete_reason="kdump's README.txt beside it says so")
+    draft.offer("size", complete=True)
+
+
+def _take_log(draft: Draft, opened: reader.OpenedDump) -> None:
+    try:
+        take_findings(draft, panic.examine(opened.log()), "log")
+    except printk.LogMissingError:
+        saved = crash_directory.log_beside(draft.values["path"])
+        if saved is not None:
+            with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
+                saved_log.take_beside(draft, saved.name, source)
+
+
+def _take_image(draft: Draft, opened: reader.OpenedDump) -> None:
+    """From the kernel image in memory, what neither VMCOREINFO nor the log gave."""
+    kernel = opened.kernel()
+    start = vmcoreinfo.symbol(opened.info, "_stext")
+    if kernel is None:
+        return
+    if draft.get("utsname_version") is None:
+        with suppress(PageMissingError):
+            draft.offer("memory", utsname_version=kernel_image.utsname_version(kernel, opened.info))
+    if start is None:
+        return
+    if draft.get("build_id") is None:
+        draft.offer("memory", build_id=kernel_image.find_build_id(kernel, start))
+    release = draft.get("release")
+    if draft.get("banner") is None and draft.get("uptime_seconds") is not None and release is not None:
+        # The log was read, and its beginning is gone.
+        banner = kernel_image.find_banner(kernel, start, release)
+        take_findings(draft, panic.Findings(banner=banner), "memory")

@@ -1,0 +1,1 @@
+"""Facts about this host: settings, places, locks, mirrors, temporary directories, free disk space."""

@@ -1,0 +1,29 @@
+"""Free space on disks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from sandbox.errors import NoSpace
+
+_MARGIN: Final = 64 << 20
+"""Left free: a full disk hurts more than a refusal."""
+
+
+def need_space(directory: Path, size: int, what: str) -> None:
+    """Raises `NoSpace` unless `size` bytes fit where `directory` is, or will be."""
+    while not directory.exists():
+        directory = directory.parent
+    free = shutil.disk_usage(directory).free
+    if free < size + _MARGIN:
+        raise no_space(directory, what, size + _MARGIN - free)
+
+
+def no_space(directory: Path, what: str, missing: int | None = None) -> NoSpace:
+    lacking = f", {missing / 1e6:,.0f} MB are missing" if missing else ""
+    return NoSpace(
+        f"no space for {what} in {directory}{lacking}",
+        hint="free some there, or put the cache on another disk: export VMBOX_CACHE_DIR=DIRECTORY",
+    )

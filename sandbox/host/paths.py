@@ -1,0 +1,99 @@
+"""Where things are kept: as the settings say, else where platformdirs puts them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+
+from sandbox.errors import ConfigurationError
+from sandbox.host import config
+
+
+def data_dir() -> Path:
+    """Directory that holds `images/` and `Containerfile.d/`: the checkout, or the copy inside the wheel."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "_data"
+    return inside if inside.is_dir() else package.parent
+
+
+def config_dir() -> Path:
+    """The user's own profiles (`images/*.toml`) and configuration. `$VMBOX_CONFIG_DIR` overrides."""
+    return config.directory()
+
+
+def cache_dir() -> Path:
+    """Debuginfo, downloads under way, unpacked dumps. `$VMBOX_CACHE_DIR` overrides."""
+    return config.current().cache_dir or _usual("cache")
+
+
+def unpacked_dir() -> Path:
+    """Where dumps are kept that had to be unpacked, each in a directory of its own."""
+    return cache_dir() / "dumps"
+
+
+def make(directory: Path, cache: Path | None = None) -> None:
+    """mkdir -p, private; but what lies below the cache is as open to others as the cache itself.
+
+    So all users of a host can share one: chmod 1777, or a group's 2775, on its top is all it takes.
+    """
+    top = cache or cache_dir()
+    if top not in directory.parents:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return
+    top.mkdir(parents=True, exist_ok=True)
+    mode = top.stat().st_mode & 0o7777
+    for place in (*(parent for parent in reversed(directory.parents) if top in parent.parents), directory):
+        with contextlib.suppress(FileExistsError):
+            place.mkdir()
+            # mkdir obeys the umask, which knows nothing of the cache.
+            place.chmod(mode)
+
+
+def runtime_dir() -> Path:
+    """FIFOs and descriptions of open cases; mode 0700, gone after a reboot. `$VMBOX_RUNTIME_DIR` overrides.
+
+    Raises `ConfigurationError` when it cannot be made, or is not the caller's own: whoever owns it could read a case.
+    """
+    path = config.current().runtime_dir or _usual("runtime")
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = path.stat().st_uid
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}", hint="choose another with $VMBOX_RUNTIME_DIR") from error
+    if owner != os.getuid():
+        raise ConfigurationError(
+            f"{path} belongs to user {owner}", hint="choose a directory of your own with $VMBOX_RUNTIME_DIR"
+        )
+    return path
+
+
+def state_dir() -> Path:
+    """Histories and transcripts. `$VMBOX_STATE_DIR` overrides."""
+    return config.current().state_dir or _usual("state")
+
+
+@cache
+def _usual(kind: str) -> Path:
+    """Where platformdirs puts it. What a warm run needs is asked of the environment here: the import takes longer than
+    a warm crash does, and says the same.
+    """
+    match kind:
+        case "runtime":
+            if directory := os.environ.get("XDG_RUNTIME_DIR", "").strip():
+                return Path(directory) / "vmbox"
+            # Without a login session there is none, and platformdirs warns about its substitute.
+            if os.getuid() == 0:
+                return Path("/run/vmbox")
+        case "state":
+            return Path(os.environ.get("XDG_STATE_HOME", "").strip() or Path.home() / ".local" / "state") / "vmbox"
+        case _:
+            pass
+    import platformdirs
+
+    dirs = platformdirs.PlatformDirs("vmbox", appauthor=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return dirs.user_cache_path if kind == "cache" else dirs.user_runtime_path

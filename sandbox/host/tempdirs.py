@@ -1,0 +1,35 @@
+"""Temporary directories on the file system of the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sandbox.errors import NoSpace
+from sandbox.host import paths
+from sandbox.host.locks import held, locked
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory on the cache's file system, gone afterwards; those of processes that were killed go first."""
+    directory = paths.cache_dir() / "tmp"
+    with contextlib.ExitStack() as stack:
+        try:
+            paths.make(directory)
+            with locked(directory / ".lock"):
+                for left in directory.iterdir():
+                    if left.is_dir() and not held(left):
+                        shutil.rmtree(left, ignore_errors=True)
+                made = Path(tempfile.mkdtemp(dir=directory))
+                stack.callback(shutil.rmtree, made, ignore_errors=True)
+                # Held for as long as we live, whatever ends us: what can be locked is nobody's.
+                stack.enter_context(locked(made))
+        except OSError as error:
+            hint = "choose another place with $VMBOX_CACHE_DIR"
+            raise NoSpace(f"{directory}: {error.strerror}", hint=hint) from error
+        yield made

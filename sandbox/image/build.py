@@ -1,0 +1,233 @@
+"""Images: a distribution's base with `crash` and the session script on it; small, shared by all kernels of a major.
+
+An image's tag is the hash of its build context, so there is no database and nothing to invalidate: the same profile
+gives the same tag, a changed fragment another one.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from sandbox.engine import ContainerSpec, Engine
+from sandbox.errors import (
+    BaseImageUnavailable,
+    EngineFailed,
+    ImageBuildFailed,
+)
+from sandbox.host import mirrors, paths
+from sandbox.host.locks import locked
+from sandbox.host.tempdirs import scratch_directory
+from sandbox.image import bootstrap, containerfile
+from sandbox.image.containerfile import Recipe
+from sandbox.image.package_sources import package_sources
+from sandbox.profiles import Bootstrap, ImageProfile, digests, load, platforms
+from sandbox.progress import QUIET, Reporter, Step
+
+LABEL: Final = "vmbox.image"
+"""Carried by every image vmbox makes; the value is the profile's name."""
+
+
+def reference(profile: ImageProfile) -> str:
+    """What the image of a profile is called, whether or not it has been built."""
+    return containerfile.reference(profile.name, containerfile.context(containerfile.of_profile(profile)))
+
+
+def ensure(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
+    """The image of a profile, built if the engine does not have it. Returns its reference."""
+    return build(
+        containerfile.of_profile(profile),
+        engine,
+        base=lambda: ensure_base(profile, engine, reporter),
+        reporter=reporter,
+        platform=profile.platform,
+    )
+
+
+def build(
+    recipe: Recipe,
+    engine: Engine,
+    *,
+    base: Callable[[], str],
+    reporter: Reporter = QUIET,
+    platform: str | None = None,
+) -> str:
+    """Builds `recipe` on what `base` returns, unless the engine has it already, and returns its reference."""
+    context = containerfile.context(recipe)
+    ref = containerfile.reference(recipe.name, context)
+    if engine.image(ref) is not None:
+        return ref
+    below = base()
+    # Two builds of one tag at once make one: the second finds the first one's image.
+    with locked(paths.cache_dir() / "locks" / f"image-{ref.rpartition(':')[2]}", reporter, f"building {recipe.name}"):
+        if engine.image(ref) is not None:
+            return ref
+        with reporter.step(f"Building image {recipe.name}") as step:
+            args = {"BASE": below, **recipe.args}
+            labels = {LABEL: recipe.name}
+            for line in engine.build(io.BytesIO(context), ref, labels=labels, args=args, platform=platform):
+                step.say(line)
+    if engine.image(ref) is None:
+        raise ImageBuildFailed(f"the engine built {recipe.name} but does not have {ref}", hint="run vmbox doctor")
+    return ref
+
+
+def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
+    """The base image of a profile: the engine's own copy, else the registry's, else bootstrapped from packages."""
+    suite = profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
+    bootstrapped = f"localhost/vmbox/base-{profile.name}:{suite}"
+    candidates = base_references(profile)
+    # The tags of a registry mean the engine's own machine; a base of another one gets a name of its own.
+    for ref in (bootstrapped, *candidates) if profile.platform is None else (bootstrapped,):
+        if _has(engine, ref, profile.platform):
+            return ref
+    with locked(paths.cache_dir() / "locks" / f"base-{profile.name}", reporter, f"fetching the base of {profile.name}"):
+        if _has(engine, bootstrapped, profile.platform):
+            return bootstrapped
+        failures: list[str] = []
+        for ref in candidates:
+            try:
+                if profile.platform is None:
+                    _pull(ref, engine, reporter)
+                    return ref
+                _pull_foreign(ref, bootstrapped, profile.platform, engine, reporter)
+            except (BaseImageUnavailable, EngineFailed) as error:
+                failures.append(f"{ref}: {error.message}")
+            else:
+                return bootstrapped
+        if profile.base.bootstrap is not None:
+            try:
+                _bootstrap(profile.base.bootstrap, bootstrapped, engine, profile, reporter)
+            except BaseImageUnavailable as error:
+                failures += [f"{profile.base.bootstrap.tool}: {error.message}", *(error.detail or "").splitlines()]
+                hint = error.hint
+            else:
+                return bootstrapped
+        else:
+            hint = "connect to a registry, or name a mirror of it in $VMBOX_MIRRORS"
+    raise BaseImageUnavailable(
+        f"no base image for {profile.title} could be had", hint=hint, detail="\n".join(failures) or None
+    )
+
+
+def _has(engine: Engine, ref: str, platform: str | None) -> bool:
+    """Whether the engine has `ref`, of the machine that is wanted where that is another than its own."""
+    found = engine.image(ref)
+    return found is not None and (platform is None or found.arch == platforms.machine(platform))
+
+
+def _pull(ref: str, engine: Engine, reporter: Reporter, platform: str | None = None) -> None:
+    with reporter.step(f"Pulling {ref}") as step:
+        for line in engine.pull(ref, platform=platform):
+            step.say(line)
+
+
+def _pull_foreign(ref: str, name: str, platform: str, engine: Engine, reporter: Reporter) -> None:
+    """Pulls the image of another machine under a name of its own: the tag goes on to mean what it meant."""
+    before = engine.image(ref)
+    _pull(ref, engine, reporter, platform)
+    pulled = engine.image(ref)
+    if pulled is None or pulled.arch != platforms.machine(platform):
+        raise BaseImageUnavailable(f"{ref} is not of {platform}")
+    engine.tag(ref, name)
+    if before is None:
+        engine.remove_image(ref)
+    elif before.id != pulled.id:
+        engine.tag(before.id, ref)
+
+
+def base_references(profile: ImageProfile) -> list[str]:
+    """Where a base image is pulled from, best first: by digest where its tag is pinned, from the site's mirrors."""
+    known = digests()
+    pinned = [f"{ref.rpartition(':')[0]}@{known[ref]}" if ref in known else ref for ref in profile.base.images]
+    return [mirrors.rewrite(ref) for ref in pinned]
+
+
+def tool(name: str, fragment: str, profile: ImageProfile, engine: Engine, reporter: Reporter) -> str:
+    """The image of a tool that vmbox itself needs, from a profile's packages. Returns its reference."""
+    recipe = Recipe(
+        name=f"{name}-{profile.name}",
+        fragments=("base", "apt", fragment),
+        args={},
+        files=package_sources(profile),
+    )
+    return build(recipe, engine, base=lambda: ensure_base(profile, engine, reporter), reporter=reporter)
+
+
+_FRESH: Final = 24 * 3600
+"""Seconds for which a bootstrapped root file system serves the next engine; older ones lack security updates."""
+
+
+def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: ImageProfile, reporter: Reporter) -> None:
+    kept = paths.cache_dir() / "rootfs" / f"{profile.name}.tar"
+    with reporter.step(f"Bootstrapping {profile.title} from packages") as step:
+        if not (kept.is_file() and abs(time.time() - kept.stat().st_mtime) < _FRESH):
+            with scratch_directory() as directory:
+                tar = directory / "rootfs.tar"
+                if how.tool == "dnf":
+                    _with_dnf(tar, engine, profile, reporter, step)
+                else:
+                    bootstrap.make_rootfs(how, tar, step, architecture=_architecture(profile))
+                kept.parent.mkdir(exist_ok=True)
+                tar.replace(kept)
+        step.say("importing")
+        engine.import_rootfs(kept, ref, {LABEL: f"base-{profile.name}"}, platform=profile.platform)
+
+
+def _architecture(profile: ImageProfile) -> str | None:
+    """The distribution's word for the profile's machine; None for the host's own."""
+    if profile.platform is None:
+        return None
+    name = platforms.machine(profile.platform)
+    return profile.arch.get(name, name)
+
+
+def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
+    """The image with dnf in it, which makes root file systems of RPM packages: no host needs to have dnf."""
+    tools = next((one for one in load().values() if one.indexer), None)
+    if tools is None:
+        raise BaseImageUnavailable("no profile has a dnf that makes bases", hint="connect to a registry")
+    return tool("bootstrap-dnf", "bootstrap-dnf", tools, engine, reporter)
+
+
+def _with_dnf(tar: Path, engine: Engine, profile: ImageProfile, reporter: Reporter, step: Step) -> None:
+    """A root file system of RPM packages, made by dnf in a container."""
+    how = profile.base.bootstrap
+    if how is None or not how.packages:
+        raise BaseImageUnavailable(f"{profile.title} does not say how it is bootstrapped", hint="connect to a registry")
+    sources = package_sources(profile)
+    spec = ContainerSpec(
+        image=bootstrapper(engine, reporter),
+        argv=[
+            "/usr/libexec/vmbox/bootstrap-dnf",
+            how.suite,
+            _architecture(profile) or os.uname().machine,
+            *how.packages,
+        ],
+        env={"REPOSITORIES": sources["vmbox.repo"].decode(), "KEYS": sources["vmbox.asc"].decode()},
+        network="host",
+        hardened=False,
+        as_caller=False,
+    )
+    try:
+        with tar.open("wb") as file:
+            # What dnf prints goes there, for the root file system comes out of stdout.
+            for piece in engine.run(spec, hear=lambda said: _say_last(step, said)):
+                file.write(piece)
+    except EngineFailed as error:
+        raise BaseImageUnavailable(
+            f"dnf cannot install {' '.join(how.packages)}",
+            hint="can its repositories be reached? name mirrors of them in $VMBOX_MIRRORS",
+            detail=error.detail or error.message,
+        ) from error
+
+
+def _say_last(step: Step, said: bytes) -> None:
+    """Of several lines that came together, the newest."""
+    lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
+    if lines:
+        step.say(lines[-1])

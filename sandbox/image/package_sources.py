@@ -1,0 +1,63 @@
+"""Where the package manager of an image finds its packages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Final
+
+from sandbox.host import mirrors
+from sandbox.profiles import ImageProfile, ImageRecipe
+from sandbox.profiles.keys import key_files
+
+
+@cache
+def apt_settings() -> tuple[str, ...]:
+    """What the host's apt is told about the site's proxies and mirrors: it holds for the images' apt as well."""
+    if shutil.which("apt-config") is None:
+        return ()
+    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
+    found = filter(None, map(_INHERITED.match, dump.splitlines()))
+    return tuple(sorted(f'{one[1]} "{one[2]}";' for one in found))
+
+
+_INHERITED: Final = re.compile(
+    r"^(Acquire::(?:https?|ftp)::Proxy(?:::\S+)?|Acquire::Check-Valid-Until|Acquire::Check-Date|Acquire::Retries)"
+    r' "(.+)";$'
+)
+
+
+def repositories(image: ImageRecipe, keys: str = "/etc/vmbox/vmbox.asc") -> str:
+    """The sources of an RPM distribution as a .repo file, which dnf, yum, tdnf and zypper read alike.
+
+    `keys` is the file, where the package manager runs, of the keys that have to have signed the packages.
+    """
+    check = f"gpgcheck=1\ngpgkey=file://{keys}" if image.keys else "gpgcheck=0"
+    sections = []
+    for source in image.sources:
+        name, *urls = source.split()
+        if not name.startswith("deb"):
+            # Several URLs are tried in turn; each stands on a line of its own. Amazon's are lists of such.
+            key = "mirrorlist" if urls[0].endswith("mirror.list") else "baseurl"
+            where = "\n    ".join(mirrors.rewrite(url) for url in urls)
+            # repo_gpgcheck stays off: not all vendors sign their metadata, and every package is checked.
+            sections.append(f"[{name}]\nname={name}\n{key}={where}\nenabled=1\n{check}\nrepo_gpgcheck=0\n")
+    return "\n".join(sections)
+
+
+def package_sources(profile: ImageProfile) -> Mapping[str, bytes]:
+    """The context's files that tell an image's package manager where its packages are."""
+    return {
+        "sources.list": source_lines(profile.image.sources).encode(),
+        "apt.conf": source_lines(apt_settings()).encode(),
+        "vmbox.repo": repositories(profile.image).encode(),
+        "vmbox.asc": b"\n".join(path.read_bytes() for path in key_files(profile.image.keys)),
+    }
+
+
+def source_lines(lines: Iterable[str]) -> str:
+    """Lines of a package manager's configuration with the site's mirrors put in."""
+    return "".join(mirrors.rewrite(line) + "\n" for line in lines)

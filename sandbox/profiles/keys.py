@@ -1,0 +1,28 @@
+"""Files with the public keys of vendors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sandbox.errors import ConfigurationError
+from sandbox.host import paths
+
+
+def key_files(names: Sequence[str]) -> tuple[Path, ...]:
+    """The vendors' public keys, by file name: the user's own in `<config>/images/keys`, else those of vmbox.
+
+    Raises `ConfigurationError` for one that is in neither.
+    """
+    found: list[Path] = []
+    for name in names:
+        for directory in (paths.config_dir(), paths.data_dir()):
+            path = directory / "images" / "keys" / name
+            if path.is_file():
+                found.append(path)
+                break
+        else:
+            raise ConfigurationError(
+                f"there is no key {name}", hint=f"put it into {paths.config_dir() / 'images' / 'keys'}"
+            )
+    return tuple(found)

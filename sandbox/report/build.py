@@ -1,0 +1,208 @@
+"""Making a report: identify the dump, ask crash, read the answers."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from sandbox.case.options import Wishes
+from sandbox.dump import identify, read_log
+from sandbox.dump.panic import TAINT
+from sandbox.dump.release import classify
+from sandbox.errors import VmboxError
+from sandbox.model import Vmcore, kernel_version
+from sandbox.progress import QUIET, Reporter
+from sandbox.report import backtrace, kmem, signature, tables
+from sandbox.report.causes import words_for
+from sandbox.report.collect import PARTS, Answers, ask
+from sandbox.report.log_excerpt import excerpt
+from sandbox.report.model import SCHEMA_VERSION, Identity, Panic, Report
+from sandbox.version import __version__
+
+_TOP: Final = 12
+"""Rows of a table of the largest."""
+
+_LONGEST: Final = 50
+"""Rows of tables that could have thousands."""
+
+_BLOCKED_TASK: Final = re.compile(r"INFO: task .+:(\d+) blocked for more than")
+_HZ: Final = re.compile(r"^\s*HZ: (\d+)", re.MULTILINE)
+
+
+def make(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:
+    """The report of a dump; with what it says by itself when crash cannot open it, and why (`Report.problem`).
+
+    Raises `VmboxError` only when there is no dump to identify.
+    """
+    began = time.monotonic()
+    vmcore = identify(dump)
+    try:
+        answers, problem = ask(dump, wishes or Wishes(), reporter, timeout=timeout), None
+    except VmboxError as error:
+        answers, problem = None, error
+    return read(vmcore, answers, problem, seconds=time.monotonic() - began)
+
+
+def read(vmcore: Vmcore, answers: Answers | None, problem: VmboxError | None = None, *, seconds: float = 0.0) -> Report:
+    """The report that `answers` make, or, without any, what the dump alone tells."""
+    texts = answers.texts if answers else {}
+    log = _log(vmcore, texts)
+    system = tables.system(texts.get("sys", ""))
+    panicking = _panicking(texts)
+    cpus = backtrace.parse(texts.get("bt -a", ""))
+    blocked = backtrace.parse(texts.get("foreach UN bt", ""))
+    tasks = tables.tasks(texts.get("ps", ""), texts.get("ps -m", ""), texts.get("ps -t", ""), tick=_tick(vmcore, texts))
+    missing = _missing(answers, problem)
+    for part, stacks in {"backtrace": panicking, "cpus": cpus, "blocked": blocked}.items():
+        if stacks:
+            # A complaint is of one stack, and stands with it.
+            missing.pop(part, None)
+    if log:
+        # The dump's own log is read without crash.
+        missing.pop("log", None)
+    return Report(
+        schema_version=SCHEMA_VERSION,
+        vmbox_version=__version__,
+        made=datetime.now(UTC).replace(microsecond=0),
+        seconds=round(seconds, 3),
+        problem=None if problem is None else _sentence(problem),
+        exit_code=0 if problem is None else problem.exit_code,
+        identity=_identity(vmcore, answers, system, tables.hardware(texts.get("sys -i", ""))),
+        panic=Panic(
+            cause=vmcore.cause,
+            words=words_for(vmcore.cause),
+            message=vmcore.panic or _unquoted(system),
+            taint=_taint(vmcore, texts),
+        ),
+        signature=signature.of(
+            cause=vmcore.cause, backtrace=_guilty(vmcore, panicking, blocked, log), log=log, panic=vmcore.panic
+        ),
+        backtrace=panicking,
+        cpus=cpus,
+        blocked=blocked[:_LONGEST],
+        load=_load(system),
+        memory=kmem.totals(texts.get("kmem -i", ""), vmcore.page_size or 4096),
+        slab=kmem.slab_caches(texts.get("kmem -s", ""))[:_TOP],
+        tasks_total=len(tasks),
+        states=dict(Counter(task.state for task in tasks).most_common()),
+        active_tasks=tuple(task for task in tasks if task.active),
+        waiting_tasks=tuple(
+            sorted((task for task in tasks if task.state == "UN"), key=lambda task: -(task.waited or 0))
+        )[:_LONGEST],
+        by_memory=_top((task for task in tasks if task.resident), lambda task: task.resident),
+        by_time=_top((task for task in tasks if task.ran), lambda task: task.ran or 0),
+        run_queues=tables.run_queues(texts.get("runq", ""))[:200],
+        log=excerpt(log),
+        log_lines=len(log),
+        modules=tables.modules(texts.get("mod", ""), texts.get("mod -t", "")),
+        mounts=tables.mounts(texts.get("mount", "")),
+        network=tables.network(texts.get("net", "")),
+        interrupts=tables.interrupts(texts.get("irq -s", ""))[:_LONGEST],
+        disks=tables.disks(texts.get("dev -d", "")),
+        missing=missing,
+        commands=answers.runs if answers else (),
+    )
+
+
+def _sentence(problem: VmboxError) -> str:
+    return f"{problem.message}: {problem.detail.strip()}" if problem.detail else problem.message
+
+
+def _identity(vmcore: Vmcore, answers: Answers | None, system: Mapping[str, str], hardware: str | None) -> Identity:
+    case = answers.case if answers else {}
+    return Identity(
+        dump=str(vmcore.path),
+        size=vmcore.size,
+        format=f"{vmcore.format}, flattened" if vmcore.flattened else vmcore.format,
+        release=vmcore.release,
+        version=vmcore.utsname_version,
+        arch=vmcore.arch,
+        vendor=vmcore.vendor,
+        kernel_class=classify(vmcore.release, vmcore.utsname_version).klass if vmcore.release else None,
+        build_id=vmcore.build_id,
+        hardware=vmcore.hardware or hardware,
+        host=system.get("NODENAME"),
+        cpus=vmcore.nr_cpus,
+        crash_time=vmcore.crash_time,
+        uptime_seconds=vmcore.uptime_seconds,
+        dump_level=vmcore.dump_level,
+        complete=vmcore.complete,
+        incomplete_reason=vmcore.incomplete_reason,
+        proof=case.get("proof"),
+        profile=case.get("profile"),
+        engine=case.get("engine"),
+        mode=answers.mode if answers else None,
+        origins=vmcore.origins,
+    )
+
+
+def _taint(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[str, ...] | None:
+    """As the kernel printed it; of a kernel that printed no "Tainted:", as its memory has it."""
+    if vmcore.taint is not None:
+        return vmcore.taint
+    letters = tables.taint(texts.get("sys -t", ""))
+    return None if letters is None else tuple(TAINT.get(one, one) for one in letters if one.isalpha() and one != "G")
+
+
+def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> Sequence[str]:
+    if text := texts.get("log"):
+        return text.splitlines()
+    try:
+        return [line.decode(errors="backslashreplace") for line in read_log(vmcore.path)]
+    except VmboxError:
+        return []
+
+
+def _panicking(texts: Mapping[str, str]) -> backtrace.Backtrace | None:
+    found = backtrace.parse(texts.get("bt -l", ""))
+    return found[0] if found else None
+
+
+def _guilty(
+    vmcore: Vmcore, panicking: backtrace.Backtrace | None, blocked: Sequence[backtrace.Backtrace], log: Sequence[str]
+) -> backtrace.Backtrace | None:
+    """Whose stack tells the bug: of a hung task it is the hung one's, and not the watchdog's that panicked."""
+    if vmcore.cause != "hung-task":
+        return panicking
+    named = [int(found[1]) for found in map(_BLOCKED_TASK.search, log) if found]
+    return next((stack for pid in reversed(named) for stack in blocked if stack.pid == pid), panicking)
+
+
+def _missing(answers: Answers | None, problem: VmboxError | None) -> dict[str, str]:
+    if answers is None:
+        why = problem.message if problem else "crash was not asked"
+        return dict.fromkeys(PARTS, why)
+    found = {part: answers.why_not(command) for part, command in PARTS.items()}
+    return {part: why for part, why in found.items() if why is not None}
+
+
+def _unquoted(system: Mapping[str, str]) -> str | None:
+    return system["PANIC"].strip('"') if "PANIC" in system else None
+
+
+def _load(system: Mapping[str, str]) -> tuple[float, ...]:
+    return tuple(float(word) for word in re.findall(r"\d+\.\d+", system.get("LOAD AVERAGE", "")))
+
+
+def _tick(vmcore: Vmcore, texts: Mapping[str, str]) -> float:
+    """Unit of a task's utime in seconds: nanoseconds since Linux 4.11 (5613fda9a503), ticks before."""
+    if kernel_version(vmcore.release or "") >= (4, 11):
+        return 1e-9
+    found = _HZ.search(texts.get("mach", ""))
+    return 1 / int(found[1]) if found and int(found[1]) else 1e-3
+
+
+def _top(tasks: Iterable[tables.Task], key: Callable[[tables.Task], float]) -> tuple[tables.Task, ...]:
+    # Threads of one process share its memory: the first stands for all.
+    seen: set[tuple[str, float]] = set()
+    found: list[tables.Task] = []
+    for task in sorted(tasks, key=lambda task: (-key(task), task.pid)):
+        if (task.command, key(task)) not in seen:
+            seen.add((task.command, key(task)))
+            found.append(task)
+    return tuple(found[:_TOP])

@@ -1,0 +1,227 @@
+"""The commands a report is made of, and asking crash for them one by one: what fails never stops the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from sandbox.case.options import Wishes
+from sandbox.errors import CommandTimeout, SessionDied, VmboxError
+from sandbox.progress import QUIET, Reporter
+from sandbox.report.model import CommandRun
+from sandbox.session.session import Session
+from sandbox.session.start import warm
+
+COMMANDS: Final = (
+    "sys",
+    "sys -i",
+    "sys -t",
+    "set",
+    "bt -l",
+    "bt -a",
+    "foreach UN bt",
+    "ps",
+    "ps -m",
+    "ps -t",
+    "runq",
+    "kmem -i",
+    "kmem -s",
+    "log",
+    "mod",
+    "mod -t",
+    "mount",
+    "net",
+    "irq -s",
+    "dev -d",
+    "mach",
+)
+
+STACKS: Final = frozenset({"bt -l", "bt -a", "foreach UN bt"})
+
+PARTS: Final[Mapping[str, str]] = {
+    "backtrace": "bt -l",
+    "cpus": "bt -a",
+    "blocked": "foreach UN bt",
+    "load": "sys",
+    "memory": "kmem -i",
+    "slab": "kmem -s",
+    "tasks": "ps",
+    "run_queues": "runq",
+    "log": "log",
+    "modules": "mod",
+    "mounts": "mount",
+    "network": "net",
+    "interrupts": "irq -s",
+    "disks": "dev -d",
+}
+"""What each part of a report is read from."""
+
+_MINIMAL: Final = frozenset({"log", "set"})
+"""Commands of ours that work in crash --minimal (crash(8), minimal mode)."""
+
+_KEPT: Final = 800_000
+"""Characters of all answers together that a report shows: on a large machine they are tens of megabytes. Short ones are
+shown whole, and the long ones as far as there is room for each of them."""
+
+_LIVES: Final = 3
+"""How often crash may end under our commands before the rest goes unasked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What crash answered to `COMMANDS`."""
+
+    runs: tuple[CommandRun, ...]
+    """As they are shown: long output cut."""
+    texts: Mapping[str, str]
+    """Whole, for each command that was answered; of stacks also what came with an error, which is of one of them."""
+    mode: str
+    case: Mapping[str, str]
+    """profile, engine, proof."""
+
+    def why_not(self, command: str) -> str | None:
+        """The reason why `command` was not answered; None when it was."""
+        run = next((run for run in self.runs if run.command == command), None)
+        return "it was not asked" if run is None else reason(run)
+
+
+def reason(run: CommandRun) -> str | None:
+    """Why a command has no answer, in words; None when it has one."""
+    match run.status:
+        case "ok":
+            return None
+        case "timeout":
+            return f"crash took longer than {run.seconds:.0f} seconds"
+        case "died":
+            return f"crash ended at it: {_last_line(run.output)}"
+        case "unasked":
+            return run.output
+        case _ if "page excluded" in run.output:
+            return f"its pages were left out of the dump: {_first_complaint(run)}"
+        case _:
+            return f"crash says: {_first_complaint(run)}"
+
+
+def _first_complaint(run: CommandRun) -> str:
+    lines = [line.strip() for line in run.output.splitlines() if line.strip()]
+    word = run.command.split()[0]
+    return next((line for line in lines if line.startswith(f"{word}: ")), lines[-1] if lines else "nothing")
+
+
+def _tells(command: str, status: str) -> bool:
+    # "bt: cannot transition from exception stack to current process stack" is of one CPU; the others' follow.
+    return status == "ok" or (status == "error" and command in STACKS)
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
+
+
+def ask(
+    dump: Path, wishes: Wishes, reporter: Reporter = QUIET, *, timeout: float = 60, commands: Sequence[str] = COMMANDS
+) -> Answers:
+    """Opens `dump` if need be and asks its crash. Raises what opening raises; commands that fail are in the answer."""
+    session, _ = warm(dump, wishes, reporter)
+    case = session.case
+    mode_file = case.directory / "mode"
+    mode = mode_file.read_text() if mode_file.exists() else ""
+    runs: list[CommandRun] = []
+    texts: dict[str, str] = {}
+    try:
+        with reporter.step("Asking crash", total=len(commands)) as step:
+            for run, text in _each(session, commands, mode, timeout):
+                runs.append(run)
+                step.advance(1)
+                if _tells(run.command, run.status):
+                    texts[run.command] = text
+    finally:
+        session.close()
+        if wishes.once:
+            from sandbox.case.container import close
+
+            close(case)
+    return Answers(
+        runs=fitting(runs),
+        texts=texts,
+        mode=mode,
+        case={"profile": case.profile, "engine": case.engine, "proof": case.proof},
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """One answer that was brought from elsewhere."""
+
+    status: str
+    output: str
+
+
+def answers_of(found: Mapping[str, Text], *, case: Mapping[str, str]) -> Answers:
+    """The answers of a crash that ran elsewhere, by command; one that is missing counts as not asked."""
+    missing = Text(status="unasked", output="crash had ended before")
+    runs = []
+    for command in COMMANDS:
+        one = found.get(command, missing)
+        runs.append(CommandRun(command=command, status=one.status, seconds=0.0, output=one.output))
+    texts = {command: one.output for command, one in found.items() if _tells(command, one.status)}
+    return Answers(runs=fitting(runs), texts=texts, mode="", case=case)
+
+
+def _each(session: Session, commands: Sequence[str], mode: str, timeout: float) -> Iterator[tuple[CommandRun, str]]:
+    lives = _LIVES
+    for command in commands:
+        if lives == 0:
+            yield _unasked(command, f"crash had ended {_LIVES} times before")
+        elif mode == "--minimal" and command not in _MINIMAL:
+            yield _unasked(command, "crash opened the dump only with --minimal, where this does not work")
+        else:
+            run, text = _one(session, command, timeout)
+            yield run, text
+            if run.status == "died":
+                lives -= 1
+                try:
+                    session.start()
+                except VmboxError:
+                    lives = 0
+
+
+def _unasked(command: str, why: str) -> tuple[CommandRun, str]:
+    return CommandRun(command=command, status="unasked", seconds=0.0, output=why), ""
+
+
+def _one(session: Session, command: str, timeout: float) -> tuple[CommandRun, str]:
+    pieces: list[bytes] = []
+    seconds = timeout
+    try:
+        done = session.run(command, pieces.append, timeout=timeout)
+    except CommandTimeout:
+        status = "timeout"
+    except SessionDied as error:
+        status, seconds = "died", 0.0
+        pieces.append(f"\n{error.message}\n".encode())
+    else:
+        status, seconds = done.status, done.seconds
+    text = b"".join(pieces).decode(errors="backslashreplace")
+    return CommandRun(command=command, status=status, seconds=round(seconds, 3), output=text), text
+
+
+def fitting(runs: Sequence[CommandRun]) -> tuple[CommandRun, ...]:
+    """The same, with the middle of long answers left out, as much of each as makes all of them fit on a page."""
+    left, share = _KEPT, _KEPT
+    for number, size in enumerate(sorted(len(run.output) for run in runs)):
+        share = left // (len(runs) - number)
+        if size > share:
+            break
+        left -= size
+    else:
+        return tuple(runs)
+    return tuple(replace(run, output=_cut(run.output, share)) for run in runs)
+
+
+def _cut(text: str, size: int) -> str:
+    if len(text) <= size:
+        return text
+    half = size // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half} characters left out …]\n{text[-half:]}"

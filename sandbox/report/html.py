@@ -1,0 +1,163 @@
+"""A report as one HTML file that needs nothing else: no script, no font, no picture from anywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Final
+
+from sandbox.render import size, visible
+from sandbox.report import charts
+from sandbox.report.backtrace import Backtrace
+from sandbox.report.model import Report
+from sandbox.report.signature import plain_name
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def html(report: Report) -> str:
+    """The page. Whatever the dump holds is text in it: templates escape, and control characters are made visible."""
+    return (
+        environment()
+        .get_template("report.html")
+        .render(report=report, charts=_charts(report), stacks=_alike(report.cpus), shown=_SHOWN)
+    )
+
+
+def ready() -> None:
+    """Loads what pages are made with, ahead of the first."""
+    environment()
+    charts.ready()
+
+
+@cache
+def environment() -> Environment:
+    """The templates, which escape everything and know no undefined names."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    made = Environment(
+        loader=PackageLoader("sandbox.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # What a dump says passes here on its way to the page, escape sequences and half characters included.
+        finalize=lambda value: value if isinstance(value, Markup) else _clean(value),
+    )
+    made.filters |= {
+        "bytes": size,
+        "amount": lambda value: charts.amount(value, "B"),
+        "span": span,
+        "when": when,
+        "minute": minute,
+        "plain_name": plain_name,
+    }
+    return made
+
+
+def _clean(value: object) -> object:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return visible(value.encode(errors="backslashreplace").decode())
+    return value
+
+
+def span(seconds: float | None) -> str:
+    """A duration as people say it: 3 d 04:05:06, 00:01:02, 0.250 s."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.3f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours:02}:{minutes:02}:{rest:02}" if days else f"{hours:02}:{minutes:02}:{rest:02}"
+
+
+def when(time: datetime | None) -> str:
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def minute(time: datetime | None) -> str:
+    """For columns of them, whose head says UTC."""
+    return "" if time is None else f"{time:%Y-%m-%d %H:%M}"
+
+
+_SHOWN: Final = 60
+"""Stacks of CPUs that differ: with more of them it is a large machine, and the page grows large, too."""
+
+
+def _alike(stacks: Sequence[Backtrace]) -> list[tuple[str, Backtrace]]:
+    """Each different stack once, with the CPUs that have it: of a large machine, most are idle."""
+    found: dict[object, list[Backtrace]] = {}
+    for stack in stacks:
+        key = (stack.complaint, *((frame.function, frame.exception) for frame in stack.frames))
+        found.setdefault(key, []).append(stack)
+    return [(_whose(some), some[0]) for some in list(found.values())[:_SHOWN]]
+
+
+def _whose(stacks: Sequence[Backtrace]) -> str:
+    if len(stacks) == 1:
+        return f"CPU {stacks[0].cpu}: {stacks[0].command} (PID {stacks[0].pid})"
+    names = list(dict.fromkeys(re.sub(r"^swapper/\d+$", "swapper", stack.command) for stack in stacks))
+    more = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return f"{len(stacks)} CPUs alike ({_ranges(stack.cpu for stack in stacks)}): {', '.join(names[:3])}{more}"
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """0-3, 7"""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def _charts(report: Report) -> dict[str, str]:
+    """SVG by name; only those that have something to show."""
+    from markupsafe import Markup
+
+    found: dict[str, str] = {}
+
+    def add(ident: str, svg: str) -> None:
+        found[ident] = Markup(svg)  # noqa: S704 - pygal's own markup, in which labels are escaped
+
+    if len(report.load) == 3:
+        averages = list(zip(("1 minute", "5 minutes", "15 minutes"), report.load, strict=True))
+        add("load", charts.bars("Load averages", averages, unit=""))
+    if memory := report.memory:
+        rest = max(0, memory.used - memory.buffers - memory.cached - memory.slab)
+        parts = [
+            ("programs and kernel", rest),
+            ("cached", memory.cached),
+            ("buffers", memory.buffers),
+            ("slab", memory.slab),
+            ("free", memory.free),
+        ]
+        add("memory", charts.stack("Use of memory", [part for part in parts if part[1]], unit="B"))
+    add_bars: Sequence[tuple[str, str, list[tuple[str, float]], str]] = (
+        ("slab", "Largest slab caches", [(one.name, one.bytes) for one in report.slab if one.bytes], "B"),
+        (
+            "by_memory",
+            "Tasks with most resident memory",
+            [(f"{task.command} {task.pid}", task.resident) for task in report.by_memory],
+            "B",
+        ),
+        (
+            "by_time",
+            "Tasks with most CPU time",
+            [(f"{task.command} {task.pid}", task.ran or 0.0) for task in report.by_time],
+            "s",
+        ),
+    )
+    for ident, name, values, unit in add_bars:
+        if values:
+            add(ident, charts.bars(name, values, unit=unit))
+    return found

@@ -1,0 +1,276 @@
+"""A dump read by a cluster: a Kubernetes Job of the dump's self-contained image, and what it brings back.
+
+The image has crash and vmlinux and nothing of vmbox, nor a Python where the distribution's is too old for it. So the
+Job asks crash what a report asks, and leaves on its output volume, whole or not at all, the answers and a plain page
+of them, as a shell can make it; the report itself is made of the answers where vmbox is (`vmbox report VMCORE
+--answers FILE`).
+A pod cannot be without a network as a case is: the NetworkPolicy beside the Job takes it away, where the cluster's
+network plugin enforces such.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+from xml.sax.saxutils import escape
+
+from sandbox.case import self_contained
+from sandbox.case.container import VMLINUX
+from sandbox.errors import ConfigurationError, DumpUnreadable
+from sandbox.model import Vmcore
+from sandbox.render import visible
+from sandbox.report.causes import words_for
+from sandbox.report.collect import COMMANDS, Answers, Text, answers_of
+from sandbox.session.command_status import Verdict
+from sandbox.version import __version__
+
+LABEL: Final = "vmbox.dev/kernel"
+"""Carried by the Job and its pod; the value is the build-id's beginning. What needs characters that a label may not
+have is an annotation."""
+
+_DUMPS: Final = PurePosixPath("/case/dumps")
+_OUTPUT: Final = PurePosixPath("/case/output")
+
+_PAGE: Final = r"""page() {
+    printf '%s\n' "$HEAD"
+    tr -d '\000-\010\013-\037\177' | sed -n \
+        -e 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g' \
+        -e "s,^$TOKEN begin \\(bt -l\\)$,<details open><summary>\\1</summary><pre>," \
+        -e "s,^$TOKEN begin \\(.*\\)$,<details><summary>\\1</summary><pre>," \
+        -e "s,^$TOKEN end$,</pre></details>," \
+        -e '/^<details/,/^<.pre>/p'
+}
+"""
+"""From answers on standard input to a page of them, each folded; what stands between answers is left out."""
+
+_SCRIPT: Final = """\
+set -u
+by_line=; if command -v stdbuf >/dev/null; then by_line='stdbuf -oL'; fi
+printf '%s\\n' "$COMMANDS" | while IFS= read -r command; do
+    printf '!echo %s begin %s\\n%s\\n!echo %s end\\n' "$TOKEN" "$command" "$command" "$TOKEN"
+done | $by_line crash -s --no_crashrc --no_scroll "$VMLINUX" "$@" >"$OUTPUT.part" 2>&1
+grep -q "^$TOKEN end" "$OUTPUT.part" || { tail -n 20 "$OUTPUT.part" >&2; exit 1; }
+page <"$OUTPUT.part" >"$PAGE.part" && mv "$PAGE.part" "$PAGE"
+mv "$OUTPUT.part" "$OUTPUT"
+"""
+"""What the container runs. A line of its own stands around each answer: nothing in a dump can know its token."""
+
+_STYLE: Final = (
+    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:1rem auto;"
+    "padding:0 1rem;overflow-wrap:anywhere}summary{cursor:pointer;font-family:monospace}pre{overflow:auto}"
+    "@media print{pre{white-space:pre-wrap}}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What a cluster's own ways ask for."""
+
+    dumps: str = "vmcores"
+    """The volume claim that has the dump; mounted read-only."""
+    path: str | None = None
+    """Where the dump is in it; its file name, when not said."""
+    output: str = "vmbox-reports"
+    """The volume claim for the answers."""
+    namespace: str | None = None
+    registry: str | None = None
+    """HOST[:PORT][/PATH]; None: the image is already on the nodes, under the name it has on an engine."""
+    memory: str = "8Gi"
+    cpus: str = "2"
+    seconds: int = 3600
+    """After which the Job is given up."""
+    keep: int = 86400
+    """Seconds for which the ended Job stays."""
+    user: int = 0
+    """The uid that may read the dump: kdump leaves files of root's with mode 0600."""
+    kind: str = "job"
+    """"pod" is what Podman before 4.7 can play."""
+
+
+def manifests(vmcore: Vmcore, wanted: Wanted, *, token: str | None = None) -> list[dict[str, Any]]:
+    """The Job (or Pod) and the NetworkPolicy for a dump. Raises `ConfigurationError` for one that has several files."""
+    if len(vmcore.files) > 1:
+        raise ConfigurationError(
+            f"{vmcore.path} consists of {len(vmcore.files)} files", hint="makedumpfile --reassemble joins them"
+        )
+    ref = self_contained.reference(vmcore)
+    key = ref.rpartition(":")[2][:12]
+    name = f"vmbox-{key}-{_dns(vmcore.path.name)}".rstrip("-")[:60].rstrip("-")
+    labels = {"app.kubernetes.io/name": "vmbox", LABEL: key}
+    about: dict[str, Any] = {"name": name, "labels": labels, "annotations": _annotations(vmcore)}
+    if wanted.namespace is not None:
+        about["namespace"] = wanted.namespace
+    pod = _pod(
+        image=self_contained.remote(ref, wanted.registry) if wanted.registry else ref,
+        pull="IfNotPresent" if wanted.registry else "Never",
+        dump=_DUMPS / (wanted.path or vmcore.path.name).lstrip("/"),
+        output=_OUTPUT / name,
+        head=_head(vmcore),
+        token=token or secrets.token_hex(16),
+        wanted=wanted,
+    )
+    if wanted.kind == "pod":
+        return [{"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": pod}]
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": about,
+        "spec": {
+            "backoffLimit": 2,
+            "activeDeadlineSeconds": wanted.seconds,
+            "ttlSecondsAfterFinished": wanted.keep,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {key: value for key, value in about.items() if key != "annotations"},
+        "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress", "Egress"]},
+    }
+    return [policy, job]
+
+
+def _annotations(vmcore: Vmcore) -> dict[str, str]:
+    known = {"dump": str(vmcore.path), "release": vmcore.release, "build-id": vmcore.build_id, "panic": vmcore.panic}
+    return {f"vmbox.dev/{name}": value for name, value in known.items() if value}
+
+
+def _head(vmcore: Vmcore) -> str:
+    """The page above the answers: what the dump says by itself, known before crash is asked."""
+    words = {
+        "Kernel": vmcore.release,
+        "Panic": vmcore.panic,
+        "Cause": words_for(vmcore.cause),
+        "Crashed": vmcore.crash_time and f"{vmcore.crash_time:%Y-%m-%d %H:%M:%S} UTC",
+        "Machine": vmcore.hardware,
+        "Build-ID": vmcore.build_id,
+    }
+    name, facts = _text(vmcore.path.name), [(what, _text(str(value))) for what, value in words.items() if value]
+    return "\n".join(
+        (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>',
+            f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>',
+            f"<h1>{name}</h1>",
+            *(f"<p><b>{what}:</b> {value}</p>" for what, value in facts),
+            f"<p><small>vmbox {__version__}; charts, tables and signature: vmbox report --answers</small></p>",
+            "<h2>What crash answered</h2>",
+        )
+    )
+
+
+def _text(value: str) -> str:
+    # $(NAME) in a variable's value is another variable to Kubernetes.
+    return escape(visible(value.encode(errors="backslashreplace").decode()), {"\n": " ", "$": "&#36;"})
+
+
+def _dns(text: str) -> str:
+    """What may stand in an object's name (RFC 1123)."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _pod(
+    *, image: str, pull: str, dump: PurePosixPath, output: PurePosixPath, head: str, token: str, wanted: Wanted
+) -> dict[str, Any]:
+    environment = {
+        "HOME": "/scratch",
+        "TMPDIR": "/tmp",  # noqa: S108 - in the container
+        "LC_ALL": "C.UTF-8",
+        "LESSSECURE": "1",
+        "VMLINUX": VMLINUX,
+        "COMMANDS": "\n".join(COMMANDS),
+        "OUTPUT": f"{output}.answers",
+        "PAGE": f"{output}.html",
+        "HEAD": head,
+        "TOKEN": token,
+    }
+    container = {
+        "name": "crash",
+        "image": image,
+        "imagePullPolicy": pull,
+        "command": ["/bin/sh", "-c", _PAGE + _SCRIPT, "vmbox", str(dump)],
+        "workingDir": "/scratch",
+        "env": [{"name": name, "value": value} for name, value in environment.items()],
+        "resources": {
+            "limits": {"memory": wanted.memory, "cpu": wanted.cpus},
+            "requests": {"memory": "1Gi", "cpu": "1"},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [
+            {"name": "dumps", "mountPath": str(_DUMPS), "readOnly": True},
+            {"name": "output", "mountPath": str(_OUTPUT)},
+            {"name": "scratch", "mountPath": "/scratch"},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - in the container
+        ],
+    }
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {"runAsUser": wanted.user, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [
+            {"name": "dumps", "persistentVolumeClaim": {"claimName": wanted.dumps, "readOnly": True}},
+            {"name": "output", "persistentVolumeClaim": {"claimName": wanted.output}},
+            {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
+            {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
+        ],
+    }
+
+
+def as_yaml(documents: list[dict[str, Any]]) -> str:
+    """For `kubectl apply -f -` and `podman kube play -`."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        """Texts of several lines as blocks, and nothing by reference: people read what they run."""
+
+        def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - whatever it is
+            return True
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, explicit_start=True, width=120)
+
+
+def read_answers(file: Path) -> Answers:
+    """What a Job left on its output volume. Raises `DumpUnreadable` when it is nothing of that kind."""
+    try:
+        said = file.read_bytes()
+    except OSError as error:
+        raise DumpUnreadable(f"{file}: {error.strerror}") from error
+    found = dict(_answers(said))
+    if not found:
+        raise DumpUnreadable(
+            f"{file} has no answers of crash", hint="vmbox kube VMCORE prints the Job that leaves them"
+        )
+    return answers_of(found, case={"profile": "", "engine": "kubernetes", "proof": "the image is of the dump's build"})
+
+
+def _answers(said: bytes) -> Iterator[tuple[str, Text]]:
+    start = re.search(rb"(?m)^([0-9a-f]{32}) begin ", said)
+    if start is None:
+        return
+    token = re.escape(start[1])
+    for found in re.finditer(rb"(?ms)^%s begin ([^\n]*)\n(.*?)(?:^%s end$|\Z)" % (token, token), said[start.start() :]):
+        command, output = found[1].decode(errors="backslashreplace"), found[2]
+        if command not in COMMANDS:
+            continue
+        verdict = Verdict(command)
+        verdict.look(output)
+        whole = found[0].endswith(b" end")
+        yield (
+            command,
+            Text(status=verdict.status() if whole else "died", output=output.decode(errors="backslashreplace")),
+        )

@@ -1,0 +1,135 @@
+"""The report of one dump as values. What is unknown is None or empty, and `missing` says why.
+
+`report.schema.json` describes their JSON form; a change of meaning is a new `SCHEMA_VERSION`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sandbox.report.backtrace import Backtrace
+from sandbox.report.kmem import Memory, SlabCache
+from sandbox.report.signature import Signature
+from sandbox.report.tables import Disk, Interrupt, Module, Mount, NetworkDevice, Queued, Task
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What the dump says about itself, and what was used to read it."""
+
+    dump: str
+    """Path of the file, as it was given."""
+    size: int
+    """Bytes."""
+    format: str
+    release: str | None
+    version: str | None
+    """uname -v."""
+    arch: str | None
+    vendor: str | None
+    kernel_class: str | None
+    """Distribution and version, e.g. debian:12."""
+    build_id: str | None
+    hardware: str | None
+    host: str | None
+    """uname -n of the crashed machine."""
+    cpus: int | None
+    crash_time: datetime | None
+    """UTC."""
+    uptime_seconds: float | None
+    dump_level: int | None
+    complete: bool | None
+    incomplete_reason: str | None
+    proof: str | None
+    """What shows that the debuginfo is this kernel's."""
+    profile: str | None
+    engine: str | None
+    mode: str | None
+    """How crash had to be started, e.g. --minimal; empty for a dump that opens as it is."""
+    origins: Mapping[str, str]
+    """For each field: where in the dump it was found."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panic:
+    cause: str | None
+    """Class of the panic, e.g. null-pointer."""
+    words: str
+    """The class in a sentence."""
+    message: str | None
+    """The kernel's own line."""
+    taint: tuple[str, ...] | None
+    """In words; empty when the kernel was not tainted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    text: str
+    kind: str = ""
+    """panic, oops, warning, trace or hardware for a line worth reading; else empty."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRun:
+    """A crash command of which the report was made."""
+
+    command: str
+    status: str
+    """ok, error, timeout or died."""
+    seconds: float
+    output: str
+    """What crash printed, cut in the middle when it is very long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything on the page."""
+
+    schema_version: int
+    vmbox_version: str
+    made: datetime
+    seconds: float
+    """What the making took, opening included."""
+    problem: str | None
+    """Why crash could not open the dump; the report then holds what the dump says by itself."""
+    exit_code: int
+    """0, or the exit status of `problem` (see sandbox/errors.py)."""
+    identity: Identity
+    panic: Panic
+    signature: Signature
+    backtrace: Backtrace | None
+    """Of the task that panicked."""
+    cpus: tuple[Backtrace, ...]
+    """What each CPU was doing."""
+    blocked: tuple[Backtrace, ...]
+    """Tasks in uninterruptible sleep."""
+    load: tuple[float, ...]
+    """Averages over 1, 5 and 15 minutes."""
+    memory: Memory | None
+    slab: tuple[SlabCache, ...]
+    """The largest caches."""
+    tasks_total: int
+    states: Mapping[str, int]
+    """How many tasks are in each state."""
+    active_tasks: tuple[Task, ...]
+    waiting_tasks: tuple[Task, ...]
+    """Blocked, the longest waiting first."""
+    by_memory: tuple[Task, ...]
+    by_time: tuple[Task, ...]
+    run_queues: tuple[Queued, ...]
+    log: tuple[LogLine, ...]
+    log_lines: int
+    """Of the whole log; `log` is its end."""
+    modules: tuple[Module, ...]
+    mounts: tuple[Mount, ...]
+    network: tuple[NetworkDevice, ...]
+    interrupts: tuple[Interrupt, ...]
+    disks: tuple[Disk, ...]
+    missing: Mapping[str, str]
+    """For each part above that could not be answered: why."""
+    commands: tuple[CommandRun, ...]

@@ -1,0 +1,52 @@
+"""Reports as files: JSON and HTML, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sandbox.errors import VmboxError
+from sandbox.render import plain
+from sandbox.report.model import Report
+
+
+def as_json(report: Report) -> str:
+    """As `report.schema.json` says."""
+    text = json.dumps(plain(report), ensure_ascii=False, indent=1)
+    # A path or a command may hold bytes that are no UTF-8.
+    return text.encode(errors="backslashreplace").decode()
+
+
+def schema() -> Mapping[str, Any]:
+    """The JSON schema (2020-12) of `as_json`."""
+    found: Mapping[str, Any] = json.loads(
+        files("sandbox.report").joinpath("report.schema.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def write(path: Path, text: str) -> None:
+    """Puts `text` at `path` in one step, so that nobody ever reads half of it. Raises `VmboxError` when it cannot."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
+                file.write(text)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise VmboxError(f"{path} cannot be written: {error.strerror}", hint="choose another place with -o") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""Sessions: the warm crash of a case, asked over FIFOs."""

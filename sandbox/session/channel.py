@@ -1,0 +1,131 @@
+"""The FIFOs of a case: lines to crash, crash's bytes back, words to the session script beside it.
+
+What comes back is told apart by two things that nothing in a dump can imitate: markers, which are random and which
+crash is asked to echo, and the case's token, with which the script's own lines begin.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.errors import SessionDied, VmboxError
+from sandbox.model import Case
+
+_CHUNK: Final = 1 << 16
+
+_EXIT: Final = re.compile(rb" exit (\d+) ([0-9a-f]+)\n")
+_EXIT_LINE: Final = 64
+"""Bytes that an exit line has at most, after its token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """The script's line about a crash that has ended, at `begin` to `end` of what was received."""
+
+    begin: int
+    end: int
+    status: int
+    ident: bytes
+    """Of the start that this crash came from."""
+
+
+class Channel:
+    """Both directions of a case's FIFOs, and what was received and not yet taken."""
+
+    def __init__(self, case: Case) -> None:
+        """Raises OSError: ENXIO when nobody holds the other ends, ENOENT when the case has been closed."""
+        self.buffer = bytearray()
+        self._token = case.token.encode()
+        self._directory = case.directory
+        self._descriptors: list[int] = []
+        try:
+            self._in = self._open("in", os.O_WRONLY | os.O_NONBLOCK)
+            self._out = self._open("out", os.O_RDONLY | os.O_NONBLOCK)
+            self._ctl = self._open("ctl", os.O_WRONLY | os.O_NONBLOCK)
+        except BaseException:
+            self.close()
+            raise
+        os.set_blocking(self._in, True)
+
+    def close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def control(self, *words: str) -> None:
+        """Says words to the session script."""
+        try:
+            os.write(self._ctl, " ".join(words).encode() + b"\n")
+        except BrokenPipeError:
+            raise SessionDied("the case container has ended") from None
+
+    def send(self, lines: bytes) -> None:
+        """Gives crash input; it will read it when it is at its prompt."""
+        data = memoryview(lines + b"\n")
+        try:
+            while data:
+                data = data[os.write(self._in, data) :]
+        except BrokenPipeError:
+            raise SessionDied("the case container has ended") from None
+
+    def ready(self, seconds: float | None) -> bool:
+        return bool(select.select([self._out], [], [], seconds)[0])
+
+    def _read(self) -> bytes:
+        return os.read(self._out, _CHUNK)
+
+    def _ended(self) -> VmboxError:
+        """Why nothing more will come: the container is gone, and its script with it, without a word."""
+        return SessionDied("the case container has ended", detail=last_words(bytes(self.buffer)))
+
+    def receive(self, seconds: float | None) -> bool:
+        """Takes what has come into `buffer`, waiting up to `seconds`. Returns whether anything did."""
+        if not self.ready(seconds):
+            return False
+        try:
+            data = self._read()
+        except BlockingIOError:
+            return False
+        if not data:
+            raise self._ended()
+        self.buffer += data
+        return True
+
+    def take(self, end: int) -> bytes:
+        """Removes and returns the first `end` bytes of the buffer."""
+        taken = bytes(self.buffer[:end])
+        del self.buffer[:end]
+        return taken
+
+    def find_exit(self) -> Exit | None:
+        """The first exit line in the buffer, if one has come whole."""
+        at = self.buffer.find(self._token)
+        if at < 0:
+            return None
+        found = _EXIT.match(self.buffer, at + len(self._token))
+        if found is None:
+            return None
+        begin = at - 1 if at > 0 and self.buffer[at - 1] == ord("\n") else at
+        return Exit(begin=begin, end=found.end(), status=int(found[1]), ident=found[2])
+
+    def longest_frame(self, marker: bytes) -> int:
+        """Bytes at the end of the buffer that may be the beginning of a marker's line or of an exit line."""
+        return max(len(marker) + 1, len(self._token) + _EXIT_LINE)
+
+    def _open(self, name: str, flags: int) -> int:
+        descriptor = os.open(self._directory / name, flags | os.O_CLOEXEC)
+        self._descriptors.append(descriptor)
+        return descriptor
+
+
+def new_marker() -> bytes:
+    return b"vmbox-" + os.urandom(16).hex().encode()
+
+
+def last_words(said: bytes) -> str | None:
+    """The end of what a crash printed that is gone, for people."""
+    lines = [line for line in said[-4096:].decode(errors="backslashreplace").splitlines() if line.strip()]
+    return "\n".join(lines[-5:]) or None

@@ -1,0 +1,81 @@
+"""Which dumps a triage is about: files, directories, globs and lists of them, each dump once."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sandbox.dump import magic
+from sandbox.dump.source import FileSource
+from sandbox.errors import DumpNotFound, VmboxError
+
+_NAMES = ("vmcore", "dump.")
+"""What kdump calls its files. One that begins so counts as a dump whatever is in it: a damaged one is to be told of."""
+_ARCHIVES = (".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".zip", ".7z", ".cpio")
+_BESIDE = (".txt", ".log", ".html", ".json", ".sha256", ".lock", ".filelist")
+
+
+def find(paths: Iterable[str | Path]) -> list[Path]:
+    """The dumps that `paths` name, sorted within a directory, without those that come twice.
+
+    A pattern that the shell did not expand is expanded. A directory is searched all through. Raises `DumpNotFound` when
+    a path leads nowhere: whoever names it expects it to be there.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        for one in _expanded(str(path)):
+            for dump in _below(one) if one.is_dir() else (one,):
+                found.setdefault(dump.resolve())
+    return list(found)
+
+
+def listed(file: Path) -> list[str]:
+    """The paths in a file, one a line; relative ones are relative to the working directory. - is standard input."""
+    try:
+        text = Path("/dev/stdin").read_text("utf-8") if str(file) == "-" else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DumpNotFound(f"{file}: {error}", hint="--from-file takes a file with one path a line") from error
+    return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+
+
+def _expanded(path: str) -> list[Path]:
+    if os.path.lexists(path):
+        return [Path(path)]
+    found = [Path(one) for one in sorted(glob.glob(path, recursive=True))]  # noqa: PTH207 - absolute patterns, too
+    if not found:
+        raise DumpNotFound(f"{path}: there is no such file or directory")
+    return found
+
+
+def _below(directory: Path) -> Iterator[Path]:
+    for top, directories, files in os.walk(directory):
+        directories.sort()
+        paths = [Path(top) / name for name in sorted(files)]
+        dumps = [path for path in paths if not path.is_symlink() and _is_dump(path)]
+        yield from dumps
+        if "sos_commands" in directories:
+            # An unpacked sosreport, with whatever dump or log it holds; all of its small files are no place to search.
+            directories[:] = [name for name in directories if name == "var"]
+            if not any(_below(Path(top) / "var")):
+                yield Path(top)
+        elif not dumps:
+            # kdump's log, where the dump itself was not written or was taken away.
+            yield from (path for path in paths if path.name.startswith("vmcore-dmesg") and path.suffix == ".txt")
+
+
+def _is_dump(path: Path) -> bool:
+    if path.name.startswith(_NAMES):
+        return path.suffix not in _BESIDE
+    try:
+        archived = path.name.startswith("sosreport-") or path.suffix in _ARCHIVES
+        with FileSource(path) as source:
+            head = source.read_at(0, magic.PEEK)
+    except (VmboxError, OSError):
+        return False
+    kind = magic.dump_format(head)
+    if kind == "elf" or (kind is not None and head.startswith(b"\x7fELF")):
+        # ET_CORE: any other ELF file is a program.
+        return head[16:18] in {b"\x04\0", b"\0\x04"}
+    return kind is not None or (archived and magic.wrapper(head) is not None)

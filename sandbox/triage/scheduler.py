@@ -1,0 +1,309 @@
+"""Many dumps: each identified, grouped by kernel, reported in parallel, put into one table; resumable at any point."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from sandbox.case.options import Wishes
+from sandbox.errors import VmboxError
+from sandbox.host.locks import locked
+from sandbox.progress import QUIET, Reporter, Step
+from sandbox.render import plain
+from sandbox.report import write
+from sandbox.triage import table
+from sandbox.triage.executors import Cluster, Local, Pool, fitting
+from sandbox.triage.model import Entry, Job, Made, Row, entry, unidentified
+from sandbox.triage.worker import failed
+
+_JOURNAL: Final = "rows.jsonl"
+_TRIES: Final = 3
+"""How often a job is begun whose worker dies."""
+
+_LACKING: Final = frozenset({14, 30, 31, 40, 41})
+"""Statuses that every dump of the same kernel would share: no profile, image or debuginfo to be had."""
+
+_OF_THE_DUMP: Final = frozenset({*range(10, 16), 60, 61, 62})
+"""Statuses that a second run would find again: the file itself is to blame."""
+
+_REFRESH: Final = 20.0
+"""Seconds between versions of a table that is being filled."""
+
+
+def triage(
+    paths: Sequence[Path],
+    output: Path,
+    wishes: Wishes | None = None,
+    reporter: Reporter = QUIET,
+    *,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    timeout: float = 60,
+    again: bool = False,
+) -> table.Index:
+    """Reports on `paths` (see `finding.find`) into the directory `output`: index.html, index.json and reports/.
+
+    What an earlier run into the same directory finished is not made again, unless `again`. `scheduler` is the address
+    of a Dask cluster; without one, `jobs` processes of this host do the work, as many as it has room for by default.
+    Raises `VmboxError` when `output` cannot be written, and KeyboardInterrupt with the table written so far.
+    """
+    if not _made(output / "reports"):
+        raise VmboxError(f"{output} cannot be written", hint="choose another directory with -o")
+    with locked(output / ".lock", reporter, f"a triage into {output}"):
+        local = None if scheduler else Local(jobs or fitting())
+        pool: Pool = local or Cluster(scheduler or "", reporter)
+        stop = True
+        try:
+            wishes = wishes or Wishes()
+            if local is None:
+                # An engine's address is of this host; each of a cluster's has its own.
+                wishes = replace(wishes, engine=None)
+            entries = _identified(paths, local, reporter)
+            fleet = _Fleet(output=output, pool=pool, wishes=wishes, timeout=timeout, reporter=reporter)
+            try:
+                fleet.run(entries, again=again)
+            except KeyboardInterrupt:
+                reporter.notice("closing what is open; the same command goes on from here")
+                pool.close(stop=True)
+                raise
+            finally:
+                table = fleet.publish(final=True)
+            stop = False
+        finally:
+            pool.close(stop=stop)
+        return table
+
+
+def _made(directory: Path) -> bool:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True
+
+
+def _identified(paths: Sequence[Path], local: Local | None, reporter: Reporter) -> list[Entry]:
+    found: list[Entry] = []
+    parts: set[str] = set()
+    with reporter.step("Identifying", total=len(paths)) as step:
+        # Few are identified sooner than a process is started.
+        for one in map(entry, paths) if local is None or len(paths) < 32 else _beside(paths, local):
+            step.advance(1)
+            if one.dump in parts:
+                continue  # of a split dump that another part stands for
+            parts.update(one.files)
+            found.append(one)
+    return found
+
+
+def _beside(paths: Sequence[Path], local: Local) -> Iterator[Entry]:
+    """As `entry` says, in other processes; a dump whose identification is the end of one is told of, and no more."""
+    done = 0
+    try:
+        for one in local.map(entry, paths):
+            done += 1
+            yield one
+    except BrokenExecutor:
+        for path in paths[done:]:
+            try:
+                (one,) = local.map(entry, [path])
+            except BrokenExecutor:
+                local.renew()
+                try:
+                    (one,) = local.map(entry, [path])
+                except BrokenExecutor:
+                    local.renew()
+                    one = unidentified(path, "the process that read it was killed, most likely for want of memory", 99)
+            yield one
+
+
+@dataclass(slots=True, kw_only=True)
+class _Fleet:
+    output: Path
+    pool: Pool
+    wishes: Wishes
+    timeout: float
+    reporter: Reporter
+    rows: dict[str, Row] = field(default_factory=dict)
+    """By key, in the order of the dumps."""
+    waiting: dict[str | None, deque[Entry]] = field(default_factory=lambda: defaultdict(deque))
+    """By kernel."""
+    suspects: deque[Entry] = field(default_factory=deque)
+    """Whose worker died: tried again alone, for one of them may be the reason."""
+    tries: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    flying: dict[Future[Made], tuple[Entry, str]] = field(default_factory=dict)
+    ready: set[tuple[str, str]] = field(default_factory=set)
+    """(place, kernel): image and debuginfo are there."""
+    warming: set[tuple[str, str]] = field(default_factory=set)
+    """(place, kernel): the first dump is about to bring them."""
+    order: list[str] = field(default_factory=list)
+    """Keys as the dumps were found: the table's order, whichever was done first."""
+    noted: bool = False
+    """Whether this run has written to the journal."""
+    lacking: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Kernels whose image or debuginfo cannot be had: why, and its status."""
+
+    def run(self, entries: Sequence[Entry], *, again: bool) -> None:
+        earlier = {} if again else dict(self._earlier())
+        self.order = [one.key for one in entries]
+        for one in entries:
+            row = earlier.get(one.key)
+            if row is not None and row.stamp == one.stamp and self._stays(row):
+                self.rows[one.key] = row
+            elif one.problem is not None:
+                self._note(failed(one, one.problem, one.exit_code))
+            else:
+                self.waiting[one.kernel].append(one)
+        left = sum(map(len, self.waiting.values()))
+        if left:
+            samples = {kernel: dumps[0] for kernel, dumps in self.waiting.items() if kernel and dumps}
+            self.ready |= self.pool.holding({kernel: one.path or Path(one.dump) for kernel, one in samples.items()})
+        if len(entries) > left:
+            self.reporter.notice(f"{len(entries)} dumps, {left} of them to be reported")
+        with self.reporter.step("Reports", total=left) as step:
+            self._drive(step, left)
+
+    def _drive(self, step: Step, left: int) -> None:
+        began = published = time.monotonic()
+        done = 0
+        while self.flying or self.suspects or any(self.waiting.values()):
+            self._dispatch()
+            for future in wait(self.flying, timeout=1, return_when=FIRST_COMPLETED).done:
+                if self._take(future):
+                    done += 1
+                    step.advance(1)
+                    step.say(_eta(time.monotonic() - began, done, left))
+            if time.monotonic() - published > _REFRESH:
+                self.publish(final=False)
+                published = time.monotonic()
+
+    def _dispatch(self) -> None:
+        if self.suspects:
+            if not self.flying:
+                place = next(iter(self.pool.places()), None)
+                if place is not None:
+                    self._submit(self.suspects.popleft(), place)
+            return
+        for place, room in self.pool.places().items():
+            free = room - sum(1 for _, where in self.flying.values() if where == place)
+            while free > 0 and (one := self._next(place)) is not None:
+                self._submit(one, place)
+                free -= 1
+
+    def _next(self, place: str) -> Entry | None:
+        """A dump for `place`: of a kernel it has, of one that nobody has begun, or of one that is worth getting."""
+        some = (kernel for kernel, dumps in self.waiting.items() if dumps)
+        by_size = sorted(some, key=lambda one: -len(self.waiting[one]))
+        free = [one for one in by_size if one is None or (place, one) in self.ready or one in self.lacking]
+        if free:
+            return self.waiting[free[0]].popleft()
+        held = self.ready | self.warming
+        fresh = [one for one in by_size if not any(kernel == one for _, kernel in held)]
+        here = set(self.pool.places())
+        shared = [
+            one
+            for one in by_size
+            if (place, one) not in self.warming
+            and len(self.waiting[one]) > 2 * sum(1 for where, kernel in held if kernel == one and where in here)
+        ]
+        for one in (*fresh, *shared):
+            if one is not None:
+                self.warming.add((place, one))
+            return self.waiting[one].popleft()
+        return None
+
+    def _submit(self, one: Entry, place: str) -> None:
+        why, status = self.lacking.get(one.kernel or "", (None, 0))
+        job = Job(entry=one, wishes=self.wishes, timeout=self.timeout, without_crash=why, without_crash_status=status)
+        self.tries[one.key] += 1
+        try:
+            self.flying[self.pool.submit(job, place)] = (one, place)
+        except BrokenExecutor:
+            self.suspects.append(one)
+            self.pool.renew()
+
+    def _take(self, future: Future[Made]) -> bool:
+        """Whether a job has come to its end, one way or the other."""
+        one, place = self.flying.pop(future)
+        if one.kernel is not None:
+            self.warming.discard((place, one.kernel))
+        try:
+            made = future.result()
+        except (BrokenExecutor, CancelledError) as error:
+            if self.tries[one.key] < _TRIES:
+                self.suspects.append(one)
+                if isinstance(error, BrokenExecutor) and not self.flying:
+                    self.pool.renew()
+                return False
+            self._note(failed(one, "the process that made its report was killed, most likely for want of memory", 99))
+            if isinstance(error, BrokenExecutor) and not self.flying:
+                self.pool.renew()
+            return True
+        except Exception as error:  # noqa: BLE001 - a cluster has its own; one bad dump never stops the rest
+            self._note(failed(one, f"no worker finished it: {error}", 99))
+            return True
+        if one.kernel is not None and made.row.status == "ok":
+            self.ready.add((place, one.kernel))
+        elif one.kernel is not None and made.row.exit_code in _LACKING:
+            self.lacking[one.kernel] = (made.row.problem or "", made.row.exit_code)
+        if made.html is not None and made.json is not None:
+            write.write(self.output / "reports" / f"{one.key}.html", made.html)
+            write.write(self.output / "reports" / f"{one.key}.json", made.json)
+        self._note(made.row)
+        return True
+
+    def _note(self, row: Row) -> None:
+        self.rows[row.key] = row
+        text = json.dumps(plain(row), ensure_ascii=False) + "\n"
+        with (self.output / _JOURNAL).open("ab+") as journal:
+            if not self.noted and journal.tell() > 0:
+                # A line that was being written when all ended has no end of its own.
+                journal.seek(-1, os.SEEK_END)
+                if journal.read(1) != b"\n":
+                    journal.write(b"\n")
+            self.noted = True
+            journal.write(text.encode())
+
+    def _earlier(self) -> Iterator[tuple[str, Row]]:
+        """What the journal holds, the last word on each dump; a line that was being written when all ended is none."""
+        try:
+            lines = (self.output / _JOURNAL).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return
+        names = {item.name for item in fields(Row)}
+        for line in lines:
+            try:
+                values = json.loads(line)
+                if set(values) != names:
+                    continue
+                time_ = values["crash_time"]
+                yield values["key"], Row(**{**values, "crash_time": time_ and datetime.fromisoformat(time_)})
+            except (ValueError, TypeError):
+                continue
+
+    def _stays(self, row: Row) -> bool:
+        if row.report is not None and not (self.output / row.report).exists():
+            return False
+        return row.status in {"ok", "log"} or row.exit_code in _OF_THE_DUMP
+
+    def publish(self, *, final: bool) -> table.Index:
+        """Writes the table as it is now."""
+        index = table.of(
+            tuple(self.rows[key] for key in self.order if key in self.rows),
+            left=sum(map(len, self.waiting.values())) + len(self.flying),
+        )
+        table.write(self.output, index, final=final)
+        return index
+
+
+def _eta(seconds: float, done: int, whole: int) -> str:
+    left = seconds / done * (whole - done)
+    return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"

@@ -1,0 +1,200 @@
+"""What a worker does: one job, from a dump to its report. Runs in a process or on a host of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Final
+
+from sandbox.case import store
+from sandbox.debuginfo.store import Store
+from sandbox.dump import identify
+from sandbox.dump.unpacking import PASSING, discard, unpacked_path
+from sandbox.errors import VmboxError
+from sandbox.host import config, paths
+from sandbox.report import write
+from sandbox.report.build import make, read
+from sandbox.report.html import html
+from sandbox.report.model import Report
+from sandbox.triage.model import Entry, Job, Made, Row
+
+_GRACE: Final = 20.0
+"""Seconds to close its case that a worker has whose coordinator is gone."""
+
+
+def do(job: Job) -> Made:
+    """The report of a dump. Never raises but for being stopped: what goes wrong is in the row."""
+    began = time.monotonic()
+    try:
+        if job.neighbours:
+            _settle(job.settings, job.neighbours)
+        report = _report(job)
+        made = Made(row=_row(job.entry, report), html=html(report), json=write.as_json(report))
+    except VmboxError as error:
+        made = Made(row=failed(job.entry, error.message, error.exit_code))
+    except Exception as error:  # noqa: BLE001 - one bad dump never stops the rest
+        made = Made(row=failed(job.entry, f"{type(error).__name__}: {error}", 99))
+    return replace(made, row=replace(made.row, seconds=round(time.monotonic() - began, 3), host=platform.node()))
+
+
+def failed(entry: Entry, problem: str, status: int) -> Row:
+    """The line of a dump that there is no report of."""
+    return Row(
+        dump=entry.dump,
+        key=entry.key,
+        stamp=entry.stamp,
+        status="failed",
+        problem=problem,
+        exit_code=status,
+        seconds=0.0,
+        host=platform.node(),
+        kernel=entry.kernel,
+    )
+
+
+def _report(job: Job) -> Report:
+    dump = job.entry.path or Path(job.entry.dump)
+    if job.without_crash is None:
+        # A case of its own that is closed after it: hundreds of warm ones would fill the memory.
+        wishes = replace(job.wishes, once=True, engine=job.wishes.engine or config.current().engine)
+        with _passing_copy(dump) if job.entry.wrapped else nullcontext():
+            return make(dump, wishes, timeout=job.timeout)
+    problem = VmboxError(job.without_crash)
+    return replace(read(identify(dump), None, problem), exit_code=job.without_crash_status)
+
+
+@contextmanager
+def _passing_copy(dump: Path) -> Iterator[None]:
+    """Takes away what the dump is unpacked to for its report: the copies of hundreds of archives would fill the disk.
+
+    One that was there before stays, and one that somebody has opened meanwhile; one that a killed run has left goes.
+    """
+    copy = unpacked_path(dump, paths.unpacked_dir())
+    ours = copy.with_name(PASSING)
+    if not copy.exists():
+        with suppress(OSError):
+            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            ours.touch()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if ours.exists() and store.find(dump) is None:
+                discard(copy)
+
+
+def _row(entry: Entry, report: Report) -> Row:
+    who = report.identity
+    logged = who.format in {"log", "sosreport"}
+    return Row(
+        dump=entry.dump,
+        key=entry.key,
+        stamp=entry.stamp,
+        status="ok" if report.problem is None else "log" if logged else "partial",
+        problem=None if logged else report.problem,
+        exit_code=0 if logged else report.exit_code,
+        seconds=report.seconds,
+        host="",
+        kernel=entry.kernel,
+        release=who.release,
+        vendor=who.vendor,
+        kernel_class=who.kernel_class,
+        crash_time=who.crash_time,
+        cause=report.panic.cause,
+        panic=report.panic.message,
+        signature=report.signature.id,
+        title=report.signature.title,
+        task=report.backtrace.command if report.backtrace else None,
+        report=f"reports/{entry.key}.html",
+    )
+
+
+def begin(settings: Sequence[str]) -> None:
+    """In each worker process first: its share of the host as settings, and its end when the coordinator's has come."""
+    config.override(settings)
+    # Whoever finds the memory short is to take a worker, which is replaced, and not the one who has the table.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    # The terminal's Ctrl-C reaches all of us; the coordinator says who stops and how.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+
+
+_settling: Final = threading.Lock()
+_settled: Final[list[object]] = []
+"""The settings and neighbours that hold in this process, if it is a cluster's."""
+
+
+def _settle(settings: Sequence[str], neighbours: int) -> None:
+    """In a process that is not ours, and serves other callers later: the settings of this one."""
+    with _settling:
+        if _settled != [settings, neighbours]:
+            config.override_anew(settings)
+            config.override_anew(shares(neighbours))
+            _settled[:] = [settings, neighbours]
+
+
+def shares(jobs: int) -> list[str]:
+    """Settings under which `jobs` cases leave the host what one leaves it; what the user has set stays."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    now = config.current()
+    found = [*config.overrides()]
+    if now.memory is None and jobs > 1:
+        found.append(f"memory={memory * 3 // 4 // jobs}")
+    if now.cpus is None and jobs > 1:
+        found.append(f"cpus={max(1.0, len(os.sched_getaffinity(0)) / jobs):.2f}")
+    return found
+
+
+def holding(kernels: Sequence[str]) -> list[str]:
+    """Those of `kernels`, by build-id, whose debuginfo this host has."""
+    store = Store(paths.cache_dir())
+    return [kernel for kernel in kernels if re.fullmatch(r"[0-9a-f]{8,}", kernel) and store.find(kernel) is not None]
+
+
+def prepared(samples: Mapping[str, Path]) -> list[str]:
+    """Those kernels, of each of which there is a dump in `samples`, that this host opens with nothing to be made: it
+    has their image and their debuginfo, or an image that has both.
+    """
+    from sandbox import image as images
+    from sandbox.case import self_contained
+    from sandbox.engine import connect
+    from sandbox.profiles import select
+
+    found: list[str] = []
+    with suppress(VmboxError), closing(connect(config.current().engine)) as engine:
+        whole = {one.labels.get(self_contained.BUILD_ID) for one in engine.images({images.LABEL: self_contained.KIND})}
+        there = set(holding(list(samples)))
+        for kernel, dump in samples.items():
+            with suppress(VmboxError, OSError):
+                if kernel in whole or (
+                    kernel in there
+                    and engine.image(images.reference(select(identify(dump, log=False)).image)) is not None
+                ):
+                    found.append(kernel)
+    return found
+
+
+def _stop(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(143)
+
+
+def _outlive_nobody() -> None:
+    parent = parent_process()
+    if parent is None:
+        return
+    connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE)
+    os._exit(1)

@@ -1,0 +1,56 @@
+"""The JSON schemas of reports and tables, derived from their dataclasses. Run as a program, it writes what ships."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from sandbox.report import backtrace, kmem, model, signature, tables
+from sandbox.triage import model as triage_model, table
+
+SHIPPED = {model.Report: "report.schema.json", table.Index: "index.schema.json"}
+
+
+def schema(of: type = model.Report) -> dict[str, Any]:
+    made = TypeAdapter(of).json_schema(mode="serialization")
+    words = _words()
+    for name, value in {**made.pop("$defs"), of.__name__: made}.items():
+        value["additionalProperties"] = False
+        value["required"] = list(value["properties"])
+        for field, described in value["properties"].items():
+            described.pop("title", None)
+            described.pop("default", None)
+            if text := words.get((name, field)):
+                described["description"] = text
+        if name != of.__name__:
+            made.setdefault("$defs", {})[name] = value
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": _TITLES[of]}
+
+
+_TITLES = {model.Report: "vmbox report", table.Index: "vmbox triage"}
+
+
+def _words() -> dict[tuple[str, str], str]:
+    """The docstrings under fields, by class and field."""
+    found: dict[tuple[str, str], str] = {}
+    for module in (backtrace, model, table, kmem, triage_model, signature, tables):
+        for node in ast.parse(inspect.getsource(module)).body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            for field, text in zip(node.body, node.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    match text:
+                        case ast.Expr(value=ast.Constant(value=str(words))):
+                            found[node.name, field.target.id] = " ".join(words.split())
+    return found
+
+
+if __name__ == "__main__":
+    for kind, file in SHIPPED.items():
+        text = json.dumps(schema(kind), indent=1, ensure_ascii=False) + "\n"
+        Path(inspect.getfile(kind)).with_name(file).write_text(text, encoding="utf-8")

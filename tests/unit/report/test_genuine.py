@@ -1,0 +1,40 @@
+"""What crash answered on three genuine SysRq dumps, kept as `vmbox run --json` printed it, becomes a whole report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sandbox.model import Vmcore
+from sandbox.report import tables
+from sandbox.report.build import read
+from sandbox.report.collect import Answers
+
+ANSWERS = Path(__file__).parents[2] / "fixtures" / "crash"
+
+
+def _texts(kernel: str) -> dict[str, str]:
+    lines = (ANSWERS / f"{kernel}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {answer["command"]: answer["output"] for answer in map(json.loads, lines)}
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
+def test_report_of_genuine_answers(kernel: str) -> None:
+    texts = _texts(kernel)
+    release = tables.system(texts["sys"])["RELEASE"]
+    assert release.startswith(f"{kernel}.")
+    vmcore = Vmcore(path=Path("vmcore"), format="kdump-compressed", size=1, release=release, cause="sysrq")
+    report = read(vmcore, Answers(texts=texts, runs=(), mode="", case={}))
+    assert report.backtrace is not None
+    assert "sysrq_handle_crash" in [frame.function for frame in report.backtrace.frames]
+    # The same death, whatever kernel died it.
+    assert report.signature is not None
+    assert report.signature.frames[0] == "sysrq_handle_crash"
+    assert report.signature.id == "237bf7d6164e"
+    assert report.tasks_total > 1
+    assert len(report.load) == 3
+    assert report.memory
+    assert report.modules
+    assert report.mounts

@@ -1,0 +1,137 @@
+"""The manifests of `vmbox kube`, and what a Job brings back."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from sandbox.dump import identify
+from sandbox.errors import ConfigurationError, DumpUnreadable
+from sandbox.model import Vmcore
+from sandbox.report import kubernetes
+from sandbox.report.build import read
+from sandbox.report.collect import COMMANDS
+from sandbox.report.kubernetes import Wanted, as_yaml, manifests, read_answers
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+TOKEN = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def vmcore() -> Vmcore:
+    return identify(FIXTURES / "dumps" / "x86_64-6.1-zlib")
+
+
+def test_as_hard_as_a_case(vmcore: Vmcore) -> None:
+    policy, job = manifests(vmcore, Wanted(registry="registry.example/vmbox", memory="4Gi"))
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["image"] == f"registry.example/vmbox/kernel:{vmcore.build_id}"
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+    }
+    assert pod["automountServiceAccountToken"] is False
+    assert container["resources"]["limits"] == {"memory": "4Gi", "cpu": "2"}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    assert volumes["dumps"]["persistentVolumeClaim"]["readOnly"] is True
+    assert [mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] == "dumps"] == [True]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= job["metadata"]["labels"].items()
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert job["spec"]["ttlSecondsAfterFinished"] == Wanted().keep
+
+
+def test_hostile_names_stay_values(tmp_path: Path) -> None:
+    source = FIXTURES / "dumps" / "x86_64-6.1-zlib"
+    dump = tmp_path / "-x $(id)\n--- {a: 'b\"}"
+    dump.write_bytes(source.read_bytes())
+    (_, job) = yaml.safe_load_all(as_yaml(manifests(identify(dump), Wanted(), token=TOKEN)))
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["command"][-1] == f"/case/dumps/{dump.name}"
+    assert set(job["metadata"]["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def test_every_reader_of_yaml_takes_it(vmcore: Vmcore) -> None:
+    # Podman's reader refuses a block with an indentation indicator, which a text that begins with an empty line needs.
+    text = as_yaml(manifests(vmcore, Wanted(), token=TOKEN))
+    assert re.search(r"\|[+-]?$", text, re.MULTILINE)
+    assert not re.search(r"\|[+-]?\d", text)
+
+
+def test_a_split_dump_is_refused(vmcore: Vmcore) -> None:
+    split = SimpleNamespace(path=vmcore.path, files=(Path("a"), Path("b")))
+    with pytest.raises(ConfigurationError, match="consists of 2 files"):
+        manifests(split, Wanted())  # type: ignore[arg-type] # as much of a dump as is looked at
+
+
+def _answered(pairs: list[tuple[str, str]], end: bool = True) -> bytes:
+    text = "".join(f"{TOKEN} begin {command}\n{output}{TOKEN} end\n" for command, output in pairs)
+    return (text if end else text.removesuffix(f"{TOKEN} end\n")).encode()
+
+
+def test_what_comes_back_makes_a_report(vmcore: Vmcore, tmp_path: Path) -> None:
+    genuine = [json.loads(line) for line in (FIXTURES / "crash" / "6.1.jsonl").read_text().splitlines()]
+    pairs = [(one["command"], one["output"]) for one in genuine]
+    file = tmp_path / "answers"
+    file.write_bytes(b"WARNING: of crash's start\n" + _answered(pairs))
+    answers = read_answers(file)
+    assert [run.command for run in answers.runs] == list(COMMANDS)
+    report = read(vmcore, answers)
+    assert report.backtrace is not None
+    assert "sysrq_handle_crash" in [frame.function for frame in report.backtrace.frames]
+    assert report.identity.engine == "kubernetes"
+
+
+def test_a_page_arrives_beside_the_answers(vmcore: Vmcore) -> None:
+    genuine = [json.loads(line) for line in (FIXTURES / "crash" / "6.1.jsonl").read_text().splitlines()]
+    evil = "</pre><script>alert(1)</script>&\x1b[31m\n</details>\n"
+    pairs = [(one["command"], one["output"]) for one in genuine] + [("net", evil)]
+    (pod,) = manifests(replace(vmcore, panic="<img src=x>$(TOKEN)"), Wanted(kind="pod"), token=TOKEN)
+    settings = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
+    assert settings["PAGE"] == settings["OUTPUT"].removesuffix("answers") + "html"
+    made = subprocess.run(
+        ["sh", "-c", f"set -eu; {kubernetes._PAGE}\npage"],
+        input=b"WARNING: <of crash's start>\n" + _answered(pairs),
+        env={**settings, "PATH": os.environ["PATH"]},
+        capture_output=True,
+        check=True,
+    )
+    page = made.stdout.decode()
+    assert made.stderr == b""
+    assert vmcore.release is not None
+    assert f"<b>Kernel:</b> {vmcore.release}" in page
+    assert "$(" not in settings["HEAD"]
+    assert page.count("<details><summary>") == len(pairs) - 1
+    assert page.count("<details open><summary>bt -l</summary>") == 1
+    assert page.count("</pre></details>") == len(pairs)
+    assert "sysrq_handle_crash" in page
+    for never in ("<script", "<img", "\x1b", TOKEN, "of crash's start"):
+        assert never not in page
+    assert "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;[31m" in page
+
+
+def test_a_crash_that_ended_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "answers"
+    imitation = f"{'f' * 32} end\n{'f' * 32} begin ps\n"
+    file.write_bytes(_answered([("sys", imitation), ("bt -l", "bt: invalid\n"), ("ps", "half of it\n")], end=False))
+    status = {run.command: run.status for run in read_answers(file).runs}
+    assert (status["sys"], status["bt -l"], status["ps"], status["log"]) == ("ok", "error", "died", "unasked")
+    assert read_answers(file).texts == {"sys": imitation, "bt -l": "bt: invalid\n"}
+
+
+def test_no_answers(tmp_path: Path) -> None:
+    with pytest.raises(DumpUnreadable, match="No such file"):
+        read_answers(tmp_path / "none")
+    (tmp_path / "other").write_text("hello\n")
+    with pytest.raises(DumpUnreadable, match="has no answers of crash"):
+        read_answers(tmp_path / "other")

@@ -1,0 +1,162 @@
+"""What a triage finds, and who gets which dump next. In real processes: tests/integration/test_triage_processes.py."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import schema_of
+
+import heaps
+from sandbox.case.options import Wishes
+from sandbox.errors import DumpNotFound
+from sandbox.triage import discovery, scheduler, table
+from sandbox.triage.model import Entry, Job, Made, entry
+from sandbox.triage.worker import failed
+
+DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"
+
+
+@pytest.fixture
+def heap(tmp_path: Path) -> Path:
+    return heaps.make(tmp_path / "heap")
+
+
+def test_find(heap: Path) -> None:
+    found = discovery.find([heap, f"{heap}/host*/vmcore", heap / "host0" / "vmcore"])
+    assert [str(one.relative_to(heap)) for one in found] == [
+        "vmcore.cut",
+        "vmcore.empty",
+        "host0/vmcore",
+        "host1/vmcore",
+    ]
+    with pytest.raises(DumpNotFound):
+        discovery.find([heap / "nosuch*"])
+
+
+def test_the_schema_is_of_these_values() -> None:
+    assert table.schema() == schema_of.schema(table.Index), "run tests/unit/report/schema_of.py"
+
+
+class _Recording:
+    """A pool of two places that notes who was given what, and is done at once. Stands for a cluster."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, str | None]] = []
+        self.without: list[str] = []
+        self.lost: set[str] = set()
+        self.held: set[tuple[str, str]] = set()
+
+    def places(self) -> Mapping[str, int]:
+        return {place: 2 for place in ("a", "b") if place not in self.lost}
+
+    def submit(self, job: Job, place: str) -> Future[Made]:
+        self.given.append((place, job.entry.kernel))
+        row = failed(job.entry, "", 0)
+        if job.entry.kernel == "unknown":
+            row = replace(row, status="partial", problem="no debuginfo", exit_code=40)
+            if job.without_crash:
+                self.without.append(job.without_crash)
+        else:
+            row = replace(row, status="ok", problem=None)
+        future: Future[Made] = Future()
+        future.set_result(Made(row=row))
+        return future
+
+    def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
+        return {(place, kernel) for place, kernel in self.held if kernel in samples}
+
+    def renew(self) -> None: ...
+
+    def close(self, *, stop: bool) -> None: ...
+
+
+def _some(kernel: str, count: int) -> list[Entry]:
+    return [
+        Entry(dump=f"/{kernel}/{number}", key=f"{kernel}{number}", stamp="1", kernel=kernel) for number in range(count)
+    ]
+
+
+def _driven(pool: _Recording, entries: list[Entry], out: Path) -> scheduler._Fleet:
+    (out / "reports").mkdir(parents=True)
+    made = scheduler._Fleet(output=out, pool=pool, wishes=Wishes(), timeout=1, reporter=scheduler.QUIET)
+    made.run(entries, again=True)
+    return made
+
+
+def test_a_kernel_goes_where_it_is(tmp_path: Path) -> None:
+    pool = _Recording()
+    made = _driven(pool, [*_some("one", 5), *_some("two", 5)], tmp_path / "out")
+    assert len(made.rows) == len(pool.given) == 10
+    # One dump of each kernel goes ahead, to places of their own; the others follow it.
+    assert pool.given[:2] != [("a", "one"), ("a", "one")]
+    first = {kernel: place for place, kernel in reversed(pool.given)}
+    elsewhere = [kernel for place, kernel in pool.given if place != first[kernel]]
+    assert len(elsewhere) <= 5
+
+
+def test_a_kernel_goes_where_an_earlier_day_left_it(tmp_path: Path) -> None:
+    pool = _Recording()
+    pool.held = {("a", "one"), ("b", "two")}
+    _driven(pool, [*_some("one", 2), *_some("two", 2)], tmp_path / "out")
+    assert set(pool.given) == pool.held
+
+
+def test_a_torn_line_of_the_journal_takes_no_other_with_it(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _driven(_Recording(), _some("one", 3), out)
+    journal = out / "rows.jsonl"
+    journal.write_text(journal.read_text()[:-40])
+    for expected in (1, 0):
+        pool = _Recording()
+        made = scheduler._Fleet(output=out, pool=pool, wishes=Wishes(), timeout=1, reporter=scheduler.QUIET)
+        made.run(_some("one", 3), again=False)
+        assert len(pool.given) == expected
+        assert len(made.rows) == 3
+    assert len(journal.read_text().splitlines()) == 4
+    assert "" not in journal.read_text().splitlines()
+
+
+def test_what_a_kernel_lacks_is_looked_for_once(tmp_path: Path) -> None:
+    pool = _Recording()
+    made = _driven(pool, _some("unknown", 6), tmp_path / "out")
+    assert len(made.rows) == 6
+    assert len(pool.without) >= 4
+    assert set(pool.without) == {"no debuginfo"}
+
+
+class _Breaking:
+    """Stands for processes, of which one dump kills whichever reads it; after that all fail until they are renewed."""
+
+    broken = False
+
+    def map(self, function: Callable[[Path], Entry], paths: Sequence[Path]) -> Iterator[Entry]:
+        for path in paths:
+            self.broken |= path.name == "vmcore.killer"
+            if self.broken:
+                raise BrokenExecutor
+            yield function(path)
+
+    def renew(self) -> None:
+        self.broken = False
+
+
+def test_a_dump_that_kills_its_reader_is_told_of(tmp_path: Path) -> None:
+    paths = [tmp_path / f"vmcore.{number}" for number in range(40)]
+    paths[20] = tmp_path / "vmcore.killer"
+    for path in paths:
+        shutil.copy(DUMPS / "x86_64-6.1-zlib", path)
+    found = scheduler._identified(paths, _Breaking(), scheduler.QUIET)
+    assert [one.dump for one in found] == [str(path) for path in paths]
+    assert [path.name for path, one in zip(paths, found, strict=True) if one.problem] == ["vmcore.killer"]
+
+
+def test_entry_of_no_dump(tmp_path: Path) -> None:
+    (tmp_path / "vmcore").write_text("no dump at all")
+    found = entry(tmp_path / "vmcore")
+    assert found.exit_code == 12
+    assert found.problem
