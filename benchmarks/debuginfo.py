@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 from benchmarks.first_bt import ARCHIVES, forwarder
-from sandbox.case.gdb_index import indexer
-from sandbox.debuginfo.gdb_index import prepare
+from sandbox.case.gdb_index import gdb_index_builder
+from sandbox.debuginfo.gdb_index import add_gdb_index
 from sandbox.engine import connect
 from sandbox.host import paths
 from sandbox.progress import QUIET
@@ -66,7 +66,7 @@ def main() -> None:
             bare = Path(again) / "vmlinux"
             subprocess.run(["objcopy", "--remove-section=.gdb_index", vmlinux, bare], check=True)
             began = time.monotonic()
-            assert prepare(Path(again), indexer(engine), QUIET)
+            assert add_gdb_index(Path(again), gdb_index_builder(engine), QUIET)
             print(f"prepared in {time.monotonic() - began:.1f} s")
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx
 
 from sandbox import image, profiles
-from sandbox.debuginfo.package_names import wanted
+from sandbox.debuginfo.package_names import package_names
 from sandbox.debuginfo.store import size_on_disk
 from sandbox.dump import identify
 from sandbox.engine import Bind, ContainerSpec, Engine, connect
@@ -118,7 +118,7 @@ def main() -> None:
     given.scratch.mkdir(parents=True, exist_ok=True)
     vmcore = identify(given.vmcore)
     home = profiles.select(vmcore).home
-    names = wanted(vmcore, home)
+    names = package_names(vmcore, home)
     assert names is not None
     (package, *_) = names.packages
     with contextlib.closing(connect(given.engine)) as engine, forwarder() as through:
@@ -163,7 +163,7 @@ def by_hand(
     dump: Path,
     package: str,
     release: str,
-    home: profiles.ImageProfile,
+    home: profiles.Profile,
     *,
     base: str,
     engine: Engine,

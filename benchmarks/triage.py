@@ -92,13 +92,13 @@ def processors() -> float:
 
 def identification(vmcore: Path, directory: Path, many: int) -> None:
     from sandbox.triage import discovery
-    from sandbox.triage.executors import Local, fitting
+    from sandbox.triage.executors import ProcessPool, fitting_jobs
     from sandbox.triage.model import entry
 
     heap = linked(vmcore, directory / "links", many)
     began = time.monotonic()
     found = discovery.find([heap])
-    pool = Local(fitting())
+    pool = ProcessPool(fitting_jobs())
     kernels = {one.kernel for one in pool.map(entry, found)}
     pool.close(stop=False)
     took = time.monotonic() - began

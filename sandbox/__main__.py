@@ -55,14 +55,14 @@ def _warm_run(arguments: Sequence[str]) -> bool:
         except OSError:
             return False
         from sandbox import render
-        from sandbox.case.options import Wishes
-        from sandbox.commands.run import Manner, run_all, wanted
+        from sandbox.case.options import OpenOptions
+        from sandbox.commands.run import RunOptions, commands_from, run_all
 
         status = run_all(
             dump,
-            wanted(words, Path(options["-i"]) if "-i" in options else None),
-            wishes=Wishes(engine=engine),
-            manner=Manner(
+            commands_from(words, Path(options["-i"]) if "-i" in options else None),
+            wishes=OpenOptions(engine=engine),
+            manner=RunOptions(
                 timeout=float(options["--timeout"]) if "--timeout" in options else None,
                 json="--json" in options,
                 transcript="--no-transcript" not in options,

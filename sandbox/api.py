@@ -14,15 +14,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from sandbox.case import store
-from sandbox.case.opening import case_of
-from sandbox.case.options import Wishes
-from sandbox.case.provision import make_ready
+from sandbox.case.opening import find_or_open_case
+from sandbox.case.options import OpenOptions
+from sandbox.case.provision import prefetch
 from sandbox.host import config, paths
 from sandbox.model import Case, Debuginfo, Transcript, Vmcore
 from sandbox.progress import QUIET, Reporter
-from sandbox.session.run_recorded import ask
+from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session, Sink
-from sandbox.session.start import warm
+from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ class OpenCase:
     it was idle for as long as the setting `idle` says. `close` ends it at once.
     """
 
-    def __init__(self, dump: Path, wishes: Wishes, reporter: Reporter, *, transcript: bool = True) -> None:
+    def __init__(self, dump: Path, wishes: OpenOptions, reporter: Reporter, *, transcript: bool = True) -> None:
         self._dump = dump
         self._transcript = transcript
         self._wishes = wishes
         self._reporter = reporter
-        session, said = warm(dump, wishes, reporter)
+        session, said = open_session(dump, wishes, reporter)
         session.close()
         self.warnings = said.decode(errors="replace").strip("\n")
         """What crash said when it started; empty when it was already up."""
@@ -72,7 +72,7 @@ class OpenCase:
     @property
     def case(self) -> Case:
         """How it is open: release, profile, image, proof of the debuginfo, engine, container."""
-        return case_of(self._dump, self._wishes, self._reporter)
+        return find_or_open_case(self._dump, self._wishes, self._reporter)
 
     def run(self, command: str, *, timeout: float | None = None) -> Answer:
         """Runs one crash command, e.g. "bt -a", and holds its output in memory; `stream` does not.
@@ -88,7 +88,7 @@ class OpenCase:
         """Runs one crash command and gives its output to `sink` in pieces, as it comes. Raises as `run` does."""
         with self.session() as session:
             recorder = Recorder(session.case, self._reporter, wanted=self._transcript)
-            return ask(command, session, sink, recorder=recorder, reporter=self._reporter, timeout=timeout)
+            return run_recorded(command, session, sink, recorder=recorder, reporter=self._reporter, timeout=timeout)
 
     def report(self, *, timeout: float = 60) -> Report:
         """What `vmbox report` shows, as a value: the answers of crash to the first questions, read.
@@ -102,7 +102,7 @@ class OpenCase:
 
     def session(self) -> Session:
         """Exclusive use of the warm crash until its `with` block is left: for many commands in one go."""
-        return warm(self._dump, self._wishes, self._reporter)[0]
+        return open_session(self._dump, self._wishes, self._reporter)[0]
 
     def close(self) -> None:
         """Ends the case: the container is removed, nothing is left behind."""
@@ -160,7 +160,7 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
 
     The first time fetches and builds what is missing, which takes minutes. Raises any `VmboxError`.
     """
-    wishes = Wishes(
+    wishes = OpenOptions(
         engine=engine or config.current().engine,
         image=image,
         debuginfo=None if debuginfo is None else Path(debuginfo),
@@ -171,7 +171,7 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
 
 def prepare(vmcore: Vmcore, *, engine: str | None = None, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
     """Gets (image, debuginfo) of an identified dump ready without opening it, e.g. before it has arrived."""
-    return make_ready(vmcore, Wishes(engine=engine or config.current().engine), reporter)
+    return prefetch(vmcore, OpenOptions(engine=engine or config.current().engine), reporter)
 
 
 def cases() -> list[Case]:

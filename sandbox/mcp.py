@@ -127,11 +127,11 @@ class _Answers:
         def text() -> str:
             from dataclasses import replace
 
-            from sandbox.case.options import Wishes
+            from sandbox.case.options import OpenOptions
             from sandbox.report import write
             from sandbox.report.build import make
 
-            made = make(where, Wishes(engine=self._engine), timeout=_PATIENCE)
+            made = make(where, OpenOptions(engine=self._engine), timeout=_PATIENCE)
             # Without crash's own words, which run has: they are most of it.
             return write.as_json(replace(made, commands=()))
 

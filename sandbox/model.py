@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-ELSEWHERE: Final = ("ssh:", "tcp:", "http:")
+REMOTE_SCHEMES: Final = ("ssh:", "tcp:", "http:")
 """How the address of an engine on another host begins."""
 
 

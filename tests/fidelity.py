@@ -12,7 +12,7 @@ from typing import Final
 
 from sandbox.debuginfo import strip_relocs
 from sandbox.debuginfo.archive import deb_data, tar_members
-from sandbox.debuginfo.http_ranges import Blocks, BlockStream, RemoteFile, RemoteStream
+from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
 from sandbox.progress import QUIET
 
@@ -154,7 +154,7 @@ def shipped_vmlinux(url: str, release: str, target: Path) -> Path:
     if target.exists():
         return target
     with QUIET.step("") as step:
-        file = RemoteFile(url, None, QUIET, step)
+        file = HttpFile(url, None, QUIET, step)
         _, data = deb_data(RemoteStream(file))
         with contextlib.closing(Blocks(file, data.offset, data.size)) as blocks:
             stream = BlockStream(blocks)

@@ -22,7 +22,7 @@ import standins
 from archives import Archive
 from sandbox import image, profiles
 from sandbox.engine import ContainerSpec, Engine
-from sandbox.image.containerfile import Recipe
+from sandbox.image.containerfile import BuildContext
 from sandbox.image.package_sources import package_sources
 
 WORLD = (
@@ -63,7 +63,7 @@ def stand_in(engine: Engine, debian: str, manager: str) -> str:
     if engine.image(ref) is None:
         profile = profiles.by_name(debian)
         # The tool that vmbox makes bases with is a Debian with dnf: for Debian 12 it is the very same image.
-        recipe = Recipe(
+        recipe = BuildContext(
             name=f"bootstrap-dnf-{debian}",
             fragments=("base", "apt", "bootstrap-dnf"),
             args={},

@@ -21,11 +21,11 @@ from typing import Final
 
 import httpx
 
-from sandbox.debuginfo.package_names import wanted
+from sandbox.debuginfo.package_names import package_names
 from sandbox.debuginfo.urls import candidates
 from sandbox.dump.release import of_release
 from sandbox.host import mirrors
-from sandbox.profiles import ImageProfile, load, select
+from sandbox.profiles import Profile, load, select
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DIGESTS: Final = ROOT / "images" / "digests.toml"
@@ -58,7 +58,7 @@ class Seen:
     """A digest, a size, or what went wrong."""
 
 
-def probes(profile: ImageProfile) -> Iterator[Probe]:
+def probes(profile: Profile) -> Iterator[Probe]:
     """All that a profile points to."""
     for ref in profile.base.images:
         yield Probe(profile=profile.name, kind="base", url=mirrors.rewrite(ref))
@@ -78,14 +78,14 @@ def _indexes(source: str) -> Iterator[str]:
         yield url.replace("$basearch", _BASEARCH).rstrip("/") + "/repodata/repomd.xml"
 
 
-def _packages(profile: ImageProfile) -> Iterator[str]:
+def _packages(profile: Profile) -> Iterator[str]:
     """Debuginfo packages of the releases that the tests know."""
     for line in RELEASES.read_text(encoding="utf-8").splitlines()[1:]:
         release, version, *_ = line.split("\t")
         kernel = of_release(release, version or None)
         if profile.debuginfo is None or select(kernel).home.name != profile.name:
             continue
-        if (names := wanted(kernel, profile)) is not None:
+        if (names := package_names(kernel, profile)) is not None:
             for candidate in candidates(profile.debuginfo, kernel, names):
                 yield candidate.remote.url
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sandbox.profiles import ImageProfile, load
+from sandbox.profiles import Profile, load
 
 FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "support-matrix.md"
 
@@ -28,7 +28,7 @@ def page() -> str:
     return "\n".join([_HEAD, *_table(profiles), "", "## Tried", "", *_tried(profiles), ""])
 
 
-def _order(profile: ImageProfile) -> tuple[bool, str, list[int]]:
+def _order(profile: Profile) -> tuple[bool, str, list[int]]:
     family = profile.name.rstrip("0123456789.-")
     return (
         profile.latest,
@@ -37,7 +37,7 @@ def _order(profile: ImageProfile) -> tuple[bool, str, list[int]]:
     )
 
 
-def _table(profiles: list[ImageProfile]) -> Iterator[str]:
+def _table(profiles: list[Profile]) -> Iterator[str]:
     yield "| profile | kernels of | crash | newest kernel | base image | without a registry | debuginfo |"
     yield "|---|---|---|---|---|---|---|"
     for profile in profiles:
@@ -66,7 +66,7 @@ def _table(profiles: list[ImageProfile]) -> Iterator[str]:
         )
 
 
-def _tried(profiles: list[ImageProfile]) -> Iterator[str]:
+def _tried(profiles: list[Profile]) -> Iterator[str]:
     for profile in profiles:
         if profile.tried is not None:
             yield f"* **{profile.title}**: {profile.tried}"

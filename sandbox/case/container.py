@@ -24,7 +24,7 @@ from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, T
 from sandbox.errors import DumpUnreadable, EngineError, EngineFailed, SessionFailed
 from sandbox.host import config
 from sandbox.model import Case, Debuginfo, Vmcore
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
 
 LABEL: Final = "vmbox.case"
@@ -53,7 +53,7 @@ _ENVIRONMENT: Final = {
 def open_case(
     vmcore: Vmcore,
     *,
-    profile: ImageProfile,
+    profile: Profile,
     image: str,
     debuginfo: Debuginfo,
     engine: Engine,
@@ -77,12 +77,12 @@ def open_case(
             _refuse_unreadable(file)
     with store.lock(ident, reporter, f"opening {vmcore.path.name}"):
         present = store.read(directory)
-        if present is not None and store.alive(present):
+        if present is not None and store.is_running(present):
             return present
         # Whatever is left is of a container that is gone: a reboot, a restarted engine, a kill.
         engine.remove(f"vmbox-{ident}")
-        store.forget(directory)
-        store.prepare(directory)
+        store.remove(directory)
+        store.make_directory(directory)
         token = secrets.token_hex(16)
         spec = container_spec(
             ident=ident,
@@ -104,14 +104,14 @@ def open_case(
         )
         try:
             with reporter.step("Starting the case container"):
-                container = _started(engine, spec, dump, info)
+                container = _start_container(engine, spec, dump, info)
                 if there:
-                    _await_ready_there(engine, container.id)
+                    _await_ready_remote(engine, container.id)
                 else:
                     _await_ready(directory, token, engine, container.id)
         except BaseException:
             engine.remove(f"vmbox-{ident}")
-            store.forget(directory)
+            store.remove(directory)
             raise
         case = Case(
             id=ident,
@@ -218,13 +218,13 @@ def dump_paths(files: int) -> list[str]:
 def close(case: Case) -> None:
     """Ends a case: the container goes, and with it everything that was in it."""
     with store.lock(case.id):
-        if not case.elsewhere and store.alive(case):
-            _say_stop(case)
+        if not case.elsewhere and store.is_running(case):
+            _request_stop(case)
         _remove_container(case)
-        store.forget(case.directory)
+        store.remove(case.directory)
 
 
-def _say_stop(case: Case) -> None:
+def _request_stop(case: Case) -> None:
     # The container ends by itself within milliseconds and its engine removes it; no engine call is needed.
     descriptor = os.open(case.directory / "ctl", os.O_WRONLY | os.O_NONBLOCK)
     try:
@@ -232,7 +232,7 @@ def _say_stop(case: Case) -> None:
     finally:
         os.close(descriptor)
     deadline = time.monotonic() + 2
-    while time.monotonic() < deadline and store.alive(case):
+    while time.monotonic() < deadline and store.is_running(case):
         time.sleep(0.01)
 
 
@@ -267,7 +267,7 @@ def _refuse_unreadable(file: Path) -> None:
     )
 
 
-def _started(engine: Engine, spec: ContainerSpec, dump: Path, info: EngineInfo) -> Container:
+def _start_container(engine: Engine, spec: ContainerSpec, dump: Path, info: EngineInfo) -> Container:
     """Says what the engine does not, whose user is another than ours: who it is that may not read the dump."""
     try:
         return engine.start(spec)
@@ -281,7 +281,7 @@ def _started(engine: Engine, spec: ContainerSpec, dump: Path, info: EngineInfo) 
         ) from error
 
 
-def _await_ready_there(engine: Engine, container: str) -> None:
+def _await_ready_remote(engine: Engine, container: str) -> None:
     try:
         with engine.exec(container, [RELAY, "ready"]) as waiting:
             waiting.read()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sandbox.debuginfo.gdb_index import Preparer
+from sandbox.debuginfo.gdb_index import GdbIndexBuilder
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
 from sandbox.errors import ConfigurationError
 from sandbox.image import tool
@@ -13,7 +13,7 @@ from sandbox.profiles import load
 from sandbox.progress import QUIET, Reporter
 
 
-def indexer_image(engine: Engine, reporter: Reporter = QUIET) -> str:
+def gdb_image(engine: Engine, reporter: Reporter = QUIET) -> str:
     """The image with the gdb that indexes vmlinux, built if the engine does not have it. Returns its reference."""
     profile = next((profile for profile in load().values() if profile.indexer), None)
     if profile is None:
@@ -21,7 +21,9 @@ def indexer_image(engine: Engine, reporter: Reporter = QUIET) -> str:
     return tool("prepare", "prepare-apt", profile, engine, reporter)
 
 
-def indexer(engine: Engine, reporter: Reporter = QUIET, *, made: Callable[[], str] | None = None) -> Preparer:
+def gdb_index_builder(
+    engine: Engine, reporter: Reporter = QUIET, *, made: Callable[[], str] | None = None
+) -> GdbIndexBuilder:
     """Makes the index of a vmlinux in a container that has no network and never sees a dump.
 
     `made` returns the reference of `indexer_image`, or raises what kept it from being made, where somebody has seen to
@@ -30,7 +32,7 @@ def indexer(engine: Engine, reporter: Reporter = QUIET, *, made: Callable[[], st
 
     def make_index(vmlinux: Path, directory: Path) -> None:
         spec = ContainerSpec(
-            image=indexer_image(engine, reporter) if made is None else made(),
+            image=gdb_image(engine, reporter) if made is None else made(),
             argv=["/usr/libexec/vmbox/prepare", "/in/vmlinux", "/out"],
             env={"HOME": "/out", "TMPDIR": "/out"},
             binds=[

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.case import store
-from sandbox.case.options import Wishes
-from sandbox.case.provision import Ready, gather
+from sandbox.case.options import OpenOptions
+from sandbox.case.provision import Provisioned, provision
 from sandbox.errors import (
     ConfigurationError,
     DumpNotFound,
@@ -18,7 +18,7 @@ from sandbox.errors import (
     EngineFailed,
 )
 from sandbox.host import config, paths
-from sandbox.model import ELSEWHERE, Case
+from sandbox.model import REMOTE_SCHEMES, Case
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sandbox.profiles import Selection
 
 
-def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
+def find_or_open_case(dump: Path, wishes: OpenOptions, reporter: Reporter = QUIET) -> Case:
     """The case of a dump as the user wants it: the open one if it is like that, else a new one."""
     if wishes.once:
         return open_dump(dump, wishes, reporter)
@@ -41,20 +41,20 @@ def case_of(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Case:
         return found
     if found is not None:
         reporter.notice(f"closing the open case, which is not {wishes.of_case()}")
-        _close(found)
+        _close_case(found)
     return open_dump(dump, wishes, reporter)
 
 
 @contextmanager
-def case_for(tool: str, dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> Iterator[Case]:
+def case_for_tool(tool: str, dump: Path, wishes: OpenOptions, reporter: Reporter = QUIET) -> Iterator[Case]:
     """The case that a tool beside crash runs in: the dump's own. One with the newest image, for as long as it is used,
     where that of the dump is to have drgn and has not: drgn needs no distribution's version, and reads older kernels.
     Nor does it need the dump's machine, so that nothing is emulated for it.
     """
-    case = None if tool == "drgn" and _only_emulated(dump, wishes) else case_of(dump, wishes, reporter)
+    case = None if tool == "drgn" and _needs_emulation(dump, wishes) else find_or_open_case(dump, wishes, reporter)
     with ExitStack() as at_the_end:
         if case is not None and wishes.once:
-            at_the_end.callback(_close, case)
+            at_the_end.callback(_close_case, case)
         if case is None or (tool == "drgn" and not _has_drgn(case, wishes)):
             image = wishes.image or _newest_with_drgn()
             if case is None:
@@ -64,17 +64,17 @@ def case_for(tool: str, dump: Path, wishes: Wishes, reporter: Reporter = QUIET) 
                 reporter.notice(f"image {case.profile} has no drgn: it runs in that of {image}{beside}")
             at_the_end.close()
             case = open_dump(dump, replace(wishes, image=image, once=True, native=True), reporter)
-            at_the_end.callback(_close, case)
+            at_the_end.callback(_close_case, case)
         yield case
 
 
-def _only_emulated(dump: Path, wishes: Wishes) -> bool:
+def _needs_emulation(dump: Path, wishes: OpenOptions) -> bool:
     """Whether the dump, which is not open yet, is of another machine than the engine that is to open it."""
     from sandbox.dump import identify
     from sandbox.engine import connect
-    from sandbox.profiles.platforms import foreign
+    from sandbox.profiles.platforms import foreign_arch
 
-    if (wishes.engine or config.current().engine or "").startswith(ELSEWHERE):
+    if (wishes.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
         return False  # what is there is asked by a container; so it is opened first
     try:
         if store.find(dump, engine=wishes.engine) is not None:
@@ -84,12 +84,12 @@ def _only_emulated(dump: Path, wishes: Wishes) -> bool:
     machine = identify(dump).arch
     engine = connect(wishes.engine)
     try:
-        return foreign(machine, engine.info()) is not None
+        return foreign_arch(machine, engine.info()) is not None
     finally:
         engine.close()
 
 
-def _has_drgn(case: Case, wishes: Wishes) -> bool:
+def _has_drgn(case: Case, wishes: OpenOptions) -> bool:
     """Whether drgn is to run in the case, as far as its profile tells."""
     from sandbox.profiles import load
 
@@ -107,60 +107,60 @@ def _newest_with_drgn() -> str:
     raise ConfigurationError("the newest profile has no drgn", hint="name one that has: --image PROFILE")
 
 
-def _close(case: Case) -> None:
+def _close_case(case: Case) -> None:
     from sandbox.case.container import close
 
     close(case)
 
 
-def open_dump(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET) -> Case:
+def open_dump(dump: Path, wishes: OpenOptions | None = None, reporter: Reporter = QUIET) -> Case:
     """Opens a case of a dump, with what has to be fetched and built for it."""
     from sandbox.dump import identify, is_plain, unpack
     from sandbox.engine import connect
-    from sandbox.engine.orphans import ownerless
+    from sandbox.engine.orphans import orphans
 
-    wishes = wishes or Wishes()
-    if (wishes.engine or config.current().engine or "").startswith(ELSEWHERE):
+    wishes = wishes or OpenOptions()
+    if (wishes.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
         return _open_elsewhere(dump, wishes, reporter)
     vmcore = identify(dump)
-    selection = _selected(vmcore, dump, wishes, reporter)
+    selection = _select(vmcore, dump, wishes, reporter)
     if not is_plain(vmcore):
         vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
     engine = connect(wishes.engine)
     try:
         _refuse_remote(engine, dump)
-        for left in ownerless(engine):  # of a vmbox that was killed
+        for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
-        ready = gather(vmcore, selection, wishes, engine, reporter)
+        ready = provision(vmcore, selection, wishes, engine, reporter)
         return _case(vmcore, ready, wishes, engine, reporter)
     finally:
         engine.close()
 
 
-def _open_elsewhere(dump: Path, wishes: Wishes, reporter: Reporter) -> Case:
+def _open_elsewhere(dump: Path, wishes: OpenOptions, reporter: Reporter) -> Case:
     """The dump is a path of the engine's host. What is sent there is an image, once, and nothing comes from there but
     what the dump says about itself.
     """
     from sandbox.case import remote, self_contained
     from sandbox.dump import is_plain
     from sandbox.engine import connect
-    from sandbox.engine.orphans import ownerless
+    from sandbox.engine.orphans import orphans
 
     engine = connect(wishes.engine)
     try:
-        for left in ownerless(engine):  # of a vmbox of this host that was killed
+        for left in orphans(engine):  # of a vmbox of this host that was killed
             engine.remove(left.id)
         vmcore = remote.identify(dump, engine, reporter)
-        selection = _selected(vmcore, dump, wishes, reporter)
+        selection = _select(vmcore, dump, wishes, reporter)
         if not is_plain(vmcore):
             raise DumpUnreadable(
                 f"{dump} has to be unpacked first: {', '.join(vmcore.wrappers) or 'flattened'}",
                 hint="unpack it there; or run vmbox there, which does that by itself",
             )
-        ready = gather(vmcore, selection, wishes, engine, reporter)
+        ready = provision(vmcore, selection, wishes, engine, reporter)
         if not ready.debuginfo.in_image:
             base, debuginfo = ready.image, ready.debuginfo
-            ref = self_contained.make(vmcore, debuginfo, engine, reporter, profile=ready.profile, base=base)
+            ref = self_contained.build(vmcore, debuginfo, engine, reporter, profile=ready.profile, base=base)
             inside = replace(
                 debuginfo,
                 directory=self_contained.DIRECTORY,
@@ -173,7 +173,7 @@ def _open_elsewhere(dump: Path, wishes: Wishes, reporter: Reporter) -> Case:
         engine.close()
 
 
-def _selected(vmcore: Vmcore, dump: Path, wishes: Wishes, reporter: Reporter) -> Selection:
+def _select(vmcore: Vmcore, dump: Path, wishes: OpenOptions, reporter: Reporter) -> Selection:
     """What opens a dump. Raises `DumpNotFound` when there is none to open."""
     from sandbox.profiles import select
 
@@ -187,7 +187,7 @@ def _selected(vmcore: Vmcore, dump: Path, wishes: Wishes, reporter: Reporter) ->
     return select(vmcore, override=wishes.image)
 
 
-def _case(vmcore: Vmcore, ready: Ready, wishes: Wishes, engine: Engine, reporter: Reporter) -> Case:
+def _case(vmcore: Vmcore, ready: Provisioned, wishes: OpenOptions, engine: Engine, reporter: Reporter) -> Case:
     from sandbox.case import container as cases
 
     return cases.open_case(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class OpenOptions:
     """What the user asked for beyond the dump itself."""
 
     engine: str | None = None

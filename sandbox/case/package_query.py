@@ -10,15 +10,15 @@ from sandbox.errors import DownloadFailed, EngineFailed
 from sandbox.host import paths
 from sandbox.image import ensure_base
 from sandbox.image.package_sources import apt_settings, source_lines
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
 
 
-class PackageOracle:
+class ContainerPackageQuery:
     """Asks a distribution's own package manager where packages are, in a container of its base image."""
 
     def __init__(
-        self, profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET, *, machine: str | None = None
+        self, profile: Profile, engine: Engine, reporter: Reporter = QUIET, *, machine: str | None = None
     ) -> None:
         """`machine` is the dump's, where that is not the engine's."""
         self._machine = machine

@@ -89,7 +89,7 @@ def identify(dump: Path, engine: Engine, reporter: Reporter = QUIET) -> Vmcore:
                     raise DumpDamaged(f"{dump} cannot be read on {_host(engine)}", detail="\n".join(lines[-5:]) or None)
         finally:
             engine.remove(container.id)
-    return understood(said, inside, dump)
+    return parse_answer(said, inside, dump)
 
 
 def program() -> bytes:
@@ -117,7 +117,7 @@ def _answer(process: Exec, deadline: float) -> bytes:
             return bytes(said)
 
 
-def understood(said: bytes, inside: str, dump: Path) -> Vmcore:
+def parse_answer(said: bytes, inside: str, dump: Path) -> Vmcore:
     """The answer of `_PROGRAM` as a value, with the paths of the host. Raises `DumpDamaged` for any other answer."""
     unlike = DumpDamaged(f"what was read of {dump} is not understood", hint="is vmbox of the same version there?")
     try:
@@ -147,12 +147,12 @@ def understood(said: bytes, inside: str, dump: Path) -> Vmcore:
             values[one.name] = read(value)
             continue
         raise unlike
-    values["path"] = _there(values["path"], inside, dump)
-    values["files"] = tuple(_there(file, inside, dump) for file in values.get("files", ()))
+    values["path"] = _to_host_path(values["path"], inside, dump)
+    values["files"] = tuple(_to_host_path(file, inside, dump) for file in values.get("files", ()))
     return Vmcore(**values)
 
 
-def _there(path: Path, inside: str, dump: Path) -> Path:
+def _to_host_path(path: Path, inside: str, dump: Path) -> Path:
     """A path of the container as one of the host. What lies outside of the dump there is none of ours."""
     if path.is_relative_to(inside) and ".." not in path.parts:
         return dump / path.relative_to(inside)

@@ -22,7 +22,7 @@ from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.image import LABEL
 from sandbox.model import Debuginfo, Vmcore
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
 
 KIND: Final = "kernel"
@@ -48,7 +48,7 @@ def reference(vmcore: Vmcore) -> str:
     return f"localhost/vmbox/kernel:{_key(vmcore)}"
 
 
-def remote(ref: str, registry: str) -> str:
+def remote_reference(ref: str, registry: str) -> str:
     """What a registry calls the image that an engine calls `ref`; `registry` is HOST[:PORT][/PATH]."""
     return f"{registry.rstrip('/')}/{ref.removeprefix('localhost/vmbox/')}"
 
@@ -93,7 +93,7 @@ def find(
 
 
 def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter, platform: str | None) -> Image | None:
-    there = remote(ref, registry)
+    there = remote_reference(ref, registry)
     try:
         with reporter.step(f"Looking for {there}") as step:
             for line in engine.pull(there, platform=platform):
@@ -108,13 +108,13 @@ def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter, platfor
     return engine.image(ref)
 
 
-def make(
+def build(
     vmcore: Vmcore,
     debuginfo: Debuginfo,
     engine: Engine,
     reporter: Reporter = QUIET,
     *,
-    profile: ImageProfile,
+    profile: Profile,
     base: str,
 ) -> str:
     """Makes the image of a dump's kernel out of the image `base` of a profile, and returns its reference.

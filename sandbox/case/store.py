@@ -17,7 +17,7 @@ from typing import Final
 from sandbox.errors import CaseNotFound, NoSpace, VmboxError
 from sandbox.host import paths
 from sandbox.host.locks import locked
-from sandbox.model import ELSEWHERE, Case
+from sandbox.model import REMOTE_SCHEMES, Case
 from sandbox.progress import QUIET, Reporter
 
 _DESCRIPTION: Final = "case.json"
@@ -28,18 +28,18 @@ ONCE: Final = ".once"
 
 def find(dump: Path, *, engine: str | None = None) -> Case | None:
     """The open case of a dump file, if there is one; of a certain engine if asked for. Asks only one elsewhere."""
-    endpoint = engine if engine is not None and engine.startswith(ELSEWHERE) else None
+    endpoint = engine if engine is not None and engine.startswith(REMOTE_SCHEMES) else None
     for place in sorted(directory().glob(f"{key(dump, endpoint)}-*")):
         case = read(place) if ONCE not in place.name else None
-        if case is not None and engine in {None, case.engine, case.endpoint} and alive(case):
+        if case is not None and engine in {None, case.engine, case.endpoint} and is_running(case):
             return case
     return None
 
 
-def alive(case: Case) -> bool:
+def is_running(case: Case) -> bool:
     """Whether the case's PID 1 still holds `ctl`, which is its alone; crash, which has `in`, may take longer to die."""
     if case.elsewhere:
-        return _alive_elsewhere(case)
+        return _is_running_remote(case)
     try:
         descriptor = os.open(case.directory / "ctl", os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
@@ -50,7 +50,7 @@ def alive(case: Case) -> bool:
     return True
 
 
-def _alive_elsewhere(case: Case) -> bool:
+def _is_running_remote(case: Case) -> bool:
     """Whether the container runs; a case whose host cannot be asked is not given up."""
     from sandbox.engine import connect
     from sandbox.errors import EngineError
@@ -75,12 +75,12 @@ def open_cases() -> list[Case]:
         case = read(place)
         if case is None:
             continue
-        if alive(case):
+        if is_running(case):
             found.append(case)
             continue
         with lock(case.id):
-            if not alive(case):
-                forget(place)
+            if not is_running(case):
+                remove(place)
     return sorted(found, key=lambda case: case.opened)
 
 
@@ -89,7 +89,7 @@ def debuginfo_in_use() -> frozenset[str]:
     return frozenset(case.vmlinux.parent.name for case in open_cases())
 
 
-def matching(what: str) -> list[Case]:
+def find_by_id_or_dump(what: str) -> list[Case]:
     """The open cases that `what` names: an id, the beginning of one, or a dump file."""
     cases = open_cases()
     by_id = [case for case in cases if case.id.startswith(what)]
@@ -100,7 +100,7 @@ def matching(what: str) -> list[Case]:
     return found
 
 
-def prepare(place: Path) -> None:
+def make_directory(place: Path) -> None:
     """Makes a case's directory with its FIFOs. Raises `NoSpace`, or `VmboxError` when it cannot be written."""
     try:
         place.mkdir(mode=0o700, parents=True)
@@ -115,7 +115,7 @@ def prepare(place: Path) -> None:
         raise VmboxError(f"{place}: {error.strerror}", hint=hint) from error
 
 
-def forget(place: Path) -> None:
+def remove(place: Path) -> None:
     # A warm run forgets nothing, and should not pay for what this imports.
     import shutil
 

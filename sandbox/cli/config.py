@@ -23,12 +23,12 @@ def show(json: Json = False) -> None:
         places = {"cache_dir": paths.cache_dir, "runtime_dir": paths.runtime_dir, "state_dir": paths.state_dir}
         rows = []
         for item in found:
-            value = config.spelled(item.key, item.value)
+            value = config.format_value(item.key, item.value)
             if not value and item.key in places:
                 value = str(places[item.key]())
             rows.append((item.key, value, item.origin))
         render.table(("KEY", "VALUE", "FROM"), rows)
-    for name, near in config.strangers().items():
+    for name, near in config.unknown_variables().items():
         render.note(f"vmbox: ${name} is no setting; did you mean ${near}?")
 
 

@@ -16,7 +16,7 @@ from sandbox.host import config, paths
 
 if TYPE_CHECKING:
     # Every command loads this module, and few need those.
-    from sandbox.debuginfo.inventory import Kept
+    from sandbox.debuginfo.inventory import CachedBuild
 
 group = typer.Typer(no_args_is_help=True, help="Fetch debuginfo ahead of time, see what is kept, make room.")
 app.add_typer(group, name="debuginfo")
@@ -41,13 +41,13 @@ def fetch(
     vmbox debuginfo fetch vmcore --modules
     vmbox debuginfo fetch --release 5.14.0-427.13.1.el9_4.x86_64
     """
-    from sandbox.case.options import Wishes
+    from sandbox.case.options import OpenOptions
     from sandbox.case.provision import find_debuginfo
     from sandbox.debuginfo.modules import fetch_modules
     from sandbox.dump import identify
     from sandbox.dump.release import of_release
-    from sandbox.session.module_debuginfo import loaded
-    from sandbox.session.start import warm
+    from sandbox.session.module_debuginfo import loaded_modules
+    from sandbox.session.start import open_session
 
     match vmcore, release:
         case Path(), None:
@@ -59,12 +59,12 @@ def fetch(
     if modules and vmcore is None:
         raise typer.BadParameter("--modules asks the dump which modules there were; without one, give --module NAME")
     reporter = render.reporter(quiet=quiet)
-    wishes = Wishes(engine=engine, debuginfo=debuginfo, force=wanted.build_id is None and wanted.banner is None)
+    wishes = OpenOptions(engine=engine, debuginfo=debuginfo, force=wanted.build_id is None and wanted.banner is None)
     found = find_debuginfo(wanted, wishes, reporter)
     names = set(module or ())
     if modules and vmcore is not None:
-        with warm(vmcore, Wishes(engine=engine, debuginfo=debuginfo), reporter)[0] as session:
-            names |= loaded(session)
+        with open_session(vmcore, OpenOptions(engine=engine, debuginfo=debuginfo), reporter)[0] as session:
+            names |= loaded_modules(session)
     got = fetch_modules(found.vmlinux, names, reporter) if names else None
     if json:
         render.as_json({"debuginfo": found, "modules": got})
@@ -79,9 +79,9 @@ def fetch(
 @command("list", group=group)
 def list_kept(json: Json = False) -> None:
     """List what is kept, what was used last first."""
-    from sandbox.debuginfo.inventory import kept
+    from sandbox.debuginfo.inventory import cached_builds
 
-    found = kept(paths.cache_dir())
+    found = cached_builds(paths.cache_dir())
     if json:
         render.as_json(found)
     elif found:
@@ -102,12 +102,12 @@ def add(
     quiet: Quiet = False,
 ) -> None:
     """Keep debuginfo that you have: for a host without a network, or a kernel of your own."""
-    from sandbox.case.options import Wishes
-    from sandbox.case.provision import preparing
+    from sandbox.case.options import OpenOptions
+    from sandbox.case.provision import debuginfo_helpers
     from sandbox.debuginfo import add as put
 
     reporter = render.reporter(quiet=quiet)
-    with preparing(Wishes(engine=engine), reporter) as (_, preparer):
+    with debuginfo_helpers(OpenOptions(engine=engine), reporter) as (_, preparer):
         for file in files:
             for entry in put(file, preparer=preparer, reporter=reporter):
                 render.facts([("DEBUGINFO", str(entry.vmlinux)), ("BUILD-ID", entry.about.build_id or "none")])
@@ -133,7 +133,7 @@ def prune(
         most = config.current().debuginfo_limit if limit is None else config.amount(limit)
     except ValueError as error:
         raise typer.BadParameter(f"--limit must be {error}") from None
-    from sandbox.debuginfo.inventory import kept, remove
+    from sandbox.debuginfo.inventory import cached_builds, remove
 
     gone = remove(paths.cache_dir(), builds or (), limit=most, in_use=store.debuginfo_in_use())
     if json:
@@ -142,10 +142,10 @@ def prune(
     for one in gone:
         render.note(f"removed {one.build} ({one.release}), {render.size(one.size)}")
     if not gone:
-        left = sum(one.size for one in kept(paths.cache_dir()))
+        left = sum(one.size for one in cached_builds(paths.cache_dir()))
         render.note(f"nothing to remove; {render.size(left)} stay" if left else "nothing to remove")
 
 
-def _row(one: Kept) -> tuple[str, ...]:
+def _row(one: CachedBuild) -> tuple[str, ...]:
     used = f"{datetime.fromtimestamp(one.used, UTC).astimezone():%Y-%m-%d %H:%M}"
     return (one.build[:16], one.release, render.size(one.size), str(one.modules), used, one.origin)

@@ -52,12 +52,12 @@ def build(
 
     Where that image is, dumps of that kernel are opened with it, and nothing is fetched.
     """
-    from sandbox.case.options import Wishes
-    from sandbox.commands.images import bill_of, build as make, subject
+    from sandbox.case.options import OpenOptions
+    from sandbox.commands.images import bill_of, build as make, resolve_target
 
-    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo)
+    wishes = OpenOptions(engine=engine, image=image, debuginfo=debuginfo)
     reporter = render.reporter(quiet=quiet)
-    ref = make(subject(of), wishes, modules=modules, reporter=reporter)
+    ref = make(resolve_target(of), wishes, modules=modules, reporter=reporter)
     if sbom is None:
         typer.echo(ref)
         return
@@ -75,9 +75,9 @@ def build(
 @command("list", group=group)
 def list_images(json: Json = False, engine: EngineName = None) -> None:
     """List vmbox's images: of kernels, of distributions, and the bases and tools they are made with."""
-    from sandbox.commands.images import find_all
+    from sandbox.commands.images import list_images
 
-    found = find_all(engine)
+    found = list_images(engine)
     if json:
         render.as_json(found)
     elif found:
@@ -103,19 +103,21 @@ def push(
     of: Of, registry: Registry = None, engine: EngineName = None, image: ImageName = None, quiet: Quiet = False
 ) -> None:
     """Send an image to a registry, with the engine's own credentials. It is built if it is not there."""
-    from sandbox.case.options import Wishes
-    from sandbox.commands.images import push as send, subject
+    from sandbox.case.options import OpenOptions
+    from sandbox.commands.images import push as send, resolve_target
 
-    typer.echo(send(subject(of), registry, Wishes(engine=engine, image=image), render.reporter(quiet=quiet)))
+    typer.echo(
+        send(resolve_target(of), registry, OpenOptions(engine=engine, image=image), render.reporter(quiet=quiet))
+    )
 
 
 @command(group=group)
 def pull(of: Of, registry: Registry = None, engine: EngineName = None, quiet: Quiet = False) -> None:
     """Bring an image from a registry. vmbox run does so by itself where $VMBOX_REGISTRY is set."""
-    from sandbox.case.options import Wishes
-    from sandbox.commands.images import pull as bring, subject
+    from sandbox.case.options import OpenOptions
+    from sandbox.commands.images import pull as bring, resolve_target
 
-    typer.echo(bring(subject(of), registry, Wishes(engine=engine), render.reporter(quiet=quiet)))
+    typer.echo(bring(resolve_target(of), registry, OpenOptions(engine=engine), render.reporter(quiet=quiet)))
 
 
 @command(group=group)
@@ -127,12 +129,12 @@ def save(
     quiet: Quiet = False,
 ) -> None:
     """Write an image as an archive, for a host without any network. It is built if it is not there."""
-    from sandbox.case.options import Wishes
-    from sandbox.commands.images import save as write, subject
+    from sandbox.case.options import OpenOptions
+    from sandbox.commands.images import resolve_target, save as write
 
-    wishes = Wishes(engine=engine, image=image)
+    wishes = OpenOptions(engine=engine, image=image)
     where = sys.stdout.buffer if str(output) == "-" else output
-    render.note(f"saved {write(subject(of), where, wishes, render.reporter(quiet=quiet))}")
+    render.note(f"saved {write(resolve_target(of), where, wishes, render.reporter(quiet=quiet))}")
 
 
 @command(group=group)

@@ -62,8 +62,8 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Get image and debuginfo ready before the dump has arrived: from a sosreport, a log, or a release."""
-    from sandbox.case.options import Wishes
-    from sandbox.case.provision import make_ready
+    from sandbox.case.options import OpenOptions
+    from sandbox.case.provision import prefetch
     from sandbox.dump import identify
     from sandbox.dump.release import of_release
 
@@ -76,8 +76,8 @@ def prepare(
             raise typer.BadParameter("give a sosreport, a log or a dump, or --release")
     # Without a dump there is no build-id to compare; the proof comes when the dump does.
     unproven = wanted.build_id is None and wanted.banner is None
-    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=unproven)
-    ready = make_ready(wanted, wishes, render.reporter(quiet=quiet))
+    wishes = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=unproven)
+    ready = prefetch(wanted, wishes, render.reporter(quiet=quiet))
     render.facts([("IMAGE", ready[0]), ("DEBUGINFO", str(ready[1].vmlinux)), ("PROOF", ready[1].proof)])
 
 

@@ -56,9 +56,9 @@ def kube(
     vmbox report vmcore --answers vmbox-….answers -o report.html
     """
     from sandbox.dump import identify
-    from sandbox.report.kubernetes import Wanted, as_yaml, manifests
+    from sandbox.report.kubernetes import JobOptions, as_yaml, manifests
 
-    wanted = Wanted(
+    wanted = JobOptions(
         dumps=claim,
         path=path,
         output=output_claim,

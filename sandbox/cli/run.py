@@ -17,8 +17,8 @@ from sandbox.errors import CaseNotFound, VmboxError
 from sandbox.host import paths
 
 if TYPE_CHECKING:
-    from sandbox.case.options import Wishes
-    from sandbox.commands.run import Manner
+    from sandbox.case.options import OpenOptions
+    from sandbox.commands.run import RunOptions
     from sandbox.model import Case
     from sandbox.progress import Reporter
 
@@ -68,16 +68,18 @@ def run(
 
     vmbox run vmcore --tool drgn -- script.py ARG…
     """
-    from sandbox.case.options import Wishes
-    from sandbox.commands.run import Manner, run_all, wanted
+    from sandbox.case.options import OpenOptions
+    from sandbox.commands.run import RunOptions, commands_from, run_all
 
     if commands and commands[0] != "-" and commands[0].startswith("-"):
         # No command of crash's begins so: it is an option that vmbox does not have.
         raise typer.BadParameter(f"no such option: {commands[0]}")
     if keep and once:
         raise typer.BadParameter("--keep or --once")
-    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force, idle=0 if keep else None, once=once)
-    manner = Manner(timeout=timeout, json=json, transcript=not no_transcript, output=output)
+    wishes = OpenOptions(
+        engine=engine, image=image, debuginfo=debuginfo, force=force, idle=0 if keep else None, once=once
+    )
+    manner = RunOptions(timeout=timeout, json=json, transcript=not no_transcript, output=output)
     reporter = render.reporter(quiet=quiet)
     if tool == "drgn":
         if json or output or input_file:
@@ -87,14 +89,14 @@ def run(
         raise typer.BadParameter("--tool is crash or drgn" if code is None else "-e CODE needs --tool drgn")
     if not commands and input_file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
-    status = run_all(vmcore, wanted(commands or [], input_file), wishes=wishes, manner=manner, reporter=reporter)
+    status = run_all(vmcore, commands_from(commands or [], input_file), wishes=wishes, manner=manner, reporter=reporter)
     raise typer.Exit(status)
 
 
 def _script(
-    vmcore: Path, words: list[str], code: str | None, wishes: Wishes, manner: Manner, reporter: Reporter
+    vmcore: Path, words: list[str], code: str | None, wishes: OpenOptions, manner: RunOptions, reporter: Reporter
 ) -> int:
-    from sandbox.case.opening import case_for
+    from sandbox.case.opening import case_for_tool
     from sandbox.commands.shell import run_script, script_of
 
     if code is not None:
@@ -103,7 +105,7 @@ def _script(
         script, name, arguments = _read(Path(words[0])), Path(words[0]).name, words[1:]
     else:
         raise typer.BadParameter("give a script, or -e CODE: vmbox run vmcore --tool drgn -- script.py")
-    with case_for("drgn", vmcore, wishes, reporter) as case:
+    with case_for_tool("drgn", vmcore, wishes, reporter) as case:
         return run_script(
             case,
             script,
@@ -135,15 +137,15 @@ def shell(
     quiet: Quiet = False,
 ) -> None:
     """Open crash's own prompt on a dump. Does not disturb the warm crash of `vmbox run`."""
-    from sandbox.case.opening import case_for
-    from sandbox.case.options import Wishes
+    from sandbox.case.opening import case_for_tool
+    from sandbox.case.options import OpenOptions
     from sandbox.commands.shell import TOOLS, interactive
 
     if tool not in TOOLS:
         raise typer.BadParameter(f"--tool is one of {', '.join(TOOLS)}")
     reporter = render.reporter(quiet=quiet)
-    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force)
-    with case_for(tool, vmcore, wishes, reporter) as case:
+    wishes = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
+    with case_for_tool(tool, vmcore, wishes, reporter) as case:
         raise typer.Exit(interactive(case, tool=tool, reporter=reporter))
 
 
@@ -196,7 +198,7 @@ def close(
     found: dict[str, Case] = {}
     for one in what or ():
         try:
-            found |= {case.id: case for case in store.matching(one)}
+            found |= {case.id: case for case in store.find_by_id_or_dump(one)}
         except CaseNotFound:
             if not Path(one).exists() or not unpacked_path(Path(one), copies).is_file():
                 raise

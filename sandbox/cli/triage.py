@@ -54,10 +54,10 @@ def report(
     """
     from threading import Thread
 
-    from sandbox.case.options import Wishes
+    from sandbox.case.options import OpenOptions
     from sandbox.report import write
     from sandbox.report.build import make
-    from sandbox.report.html import html, ready as page_ready
+    from sandbox.report.html import html, preload as page_ready
 
     if schema:
         render.as_json(write.schema())
@@ -68,7 +68,7 @@ def report(
         # While crash is at its answers: loading what draws takes as long as they do.
         Thread(target=page_ready, daemon=True).start()
     reporter = render.reporter(quiet=quiet)
-    wishes = Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force)
+    wishes = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
     if answers is None:
         made = make(vmcore, wishes, reporter, timeout=timeout)
     else:
@@ -145,7 +145,7 @@ def triage(
 
     Exit status 1 says that crash did not open one of them, or that there is no report of it.
     """
-    from sandbox.case.options import Wishes
+    from sandbox.case.options import OpenOptions
     from sandbox.triage import discovery, table
     from sandbox.triage.scheduler import triage as triage_all
 
@@ -161,7 +161,7 @@ def triage(
     index = triage_all(
         found,
         output,
-        Wishes(engine=engine, image=image, debuginfo=debuginfo, force=force),
+        OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force),
         render.reporter(quiet=quiet),
         jobs=jobs,
         scheduler=scheduler,

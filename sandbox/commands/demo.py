@@ -21,7 +21,7 @@ from sandbox.host import paths
 from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.image import containerfile, package_sources
-from sandbox.profiles import ImageProfile, by_name
+from sandbox.profiles import Profile, by_name
 from sandbox.progress import QUIET, Reporter, Step
 
 TRIGGERS: Final = ("sysrq", "oom", "hung-task")
@@ -73,7 +73,7 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
         if value not in known:
             raise ConfigurationError(f"{value} is not one of {', '.join(known)}")
     profile = by_name(spec.profile)
-    recipe = containerfile.Recipe(
+    recipe = containerfile.BuildContext(
         name=f"demo-{profile.name}",
         fragments=("base", "apt", "demo-apt"),
         args={},
@@ -102,9 +102,7 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
         return _deliver(work / "out", directory)
 
 
-def _fetch(
-    spec: DemoSpec, profile: ImageProfile, kernels: Path, *, ref: str, engine: Engine, reporter: Reporter
-) -> str:
+def _fetch(spec: DemoSpec, profile: Profile, kernels: Path, *, ref: str, engine: Engine, reporter: Reporter) -> str:
     """The kernel package's file name in `kernels`; downloaded unless an exact package is there already."""
     name, _, version = spec.kernel.partition("=")
     # linux-image-6.1.0-56-cloud-amd64 names a kernel, linux-image-cloud-amd64 whichever is the newest today.

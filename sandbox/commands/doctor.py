@@ -15,7 +15,7 @@ from sandbox.engine import Engine, connect
 from sandbox.errors import EngineNotFound, VmboxError
 from sandbox.host import checks, config, paths
 from sandbox.image import bootstrap
-from sandbox.profiles import ImageProfile, load
+from sandbox.profiles import Profile, load
 from sandbox.render import size
 from sandbox.version import __version__
 
@@ -63,7 +63,7 @@ def _settings() -> Finding:
         given = [f"{item.key} ({item.origin})" for item in config.show() if item.origin != "default"]
     except VmboxError as error:
         return Finding(subject="settings", good=False, text=error.message, hint=error.hint, required=True)
-    for name, near in config.strangers().items():
+    for name, near in config.unknown_variables().items():
         return Finding(subject="settings", good=False, text=f"${name} is no setting", hint=f"did you mean ${near}?")
     return Finding(
         subject="settings", good=True, text=", ".join(given) or f"as they come; {config.file()} is not there"
@@ -106,7 +106,7 @@ def _engine(name: str, engine: Engine) -> Iterator[Finding]:
             subject=name,
             good=False,
             text="crun starts no container on a host with cgroups of both versions, and runc is not installed",
-            hint=f"{checks.MENDING_HYBRID_CGROUPS}   (or boot with systemd.unified_cgroup_hierarchy=1)",
+            hint=f"{checks.HYBRID_CGROUPS_FIX}   (or boot with systemd.unified_cgroup_hierarchy=1)",
         )
     if not info.limits:
         yield Finding(
@@ -129,7 +129,7 @@ def _host() -> Iterator[Finding]:
     can, cannot = checks.emulated()
     if cannot:
         text = f"dumps of {', '.join(cannot)} cannot be opened here: no emulation is registered"
-        yield Finding(subject="binfmt", good=False, text=text, hint=checks.setting_up_emulation())
+        yield Finding(subject="binfmt", good=False, text=text, hint=checks.emulation_fix())
     if can:
         yield Finding(subject="binfmt", good=True, text=f"dumps of {', '.join(can)} open under emulation")
 
@@ -176,7 +176,7 @@ def _cases() -> Finding:
     return Finding(subject="cases", good=True, text=f"{len(open_now)} open", hint=hint)
 
 
-def _bootstrap(profiles: Mapping[str, ImageProfile]) -> Iterator[Finding]:
+def _bootstrap(profiles: Mapping[str, Profile]) -> Iterator[Finding]:
     by_tool: dict[str, list[str]] = {}
     for name, profile in sorted(profiles.items()):
         if profile.base.bootstrap is not None:
@@ -193,7 +193,7 @@ def _bootstrap(profiles: Mapping[str, ImageProfile]) -> Iterator[Finding]:
             )
 
 
-def _servers(profiles: Mapping[str, ImageProfile]) -> Iterator[Finding]:
+def _servers(profiles: Mapping[str, Profile]) -> Iterator[Finding]:
     from sandbox.commands import servers
 
     kinds = {"registries": servers.registries(profiles.values()), "archives": servers.archives(profiles.values())}

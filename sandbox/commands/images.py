@@ -12,8 +12,8 @@ from typing import BinaryIO, Final
 
 from sandbox import image as images
 from sandbox.case import self_contained, store
-from sandbox.case.options import Wishes
-from sandbox.case.provision import gather
+from sandbox.case.options import OpenOptions
+from sandbox.case.provision import provision
 from sandbox.dump import identify
 from sandbox.engine import Engine, connect
 from sandbox.errors import (
@@ -29,22 +29,22 @@ from sandbox.errors import (
 from sandbox.host import config
 from sandbox.host.disk import need_space
 from sandbox.model import Vmcore
-from sandbox.profiles import ImageProfile, load, platforms, select
+from sandbox.profiles import Profile, load, platforms, select
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import module_debuginfo
-from sandbox.session.start import warm
+from sandbox.session.start import open_session
 
-Subject = Vmcore | ImageProfile
+ImageTarget = Vmcore | Profile
 """What an image is of: one kernel build, or a distribution major."""
 
 
-def reference(of: Subject) -> str:
+def reference(of: ImageTarget) -> str:
     """What an engine calls the image of `of`."""
     return self_contained.reference(of) if isinstance(of, Vmcore) else images.reference(of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class ImageSummary:
     """One image of vmbox's on an engine."""
 
     ref: str
@@ -66,7 +66,7 @@ class Listed:
     id: str = field(default="", repr=False)
 
 
-def subject(what: str) -> Subject:
+def resolve_target(what: str) -> ImageTarget:
     """What the user means: a dump by its path, or a profile by its name."""
     try:
         there = Path(what).exists()
@@ -79,19 +79,19 @@ def subject(what: str) -> Subject:
     raise DumpNotFound(f"{what} is neither a dump nor a profile", hint="vmbox doctor lists the profiles")
 
 
-def build(of: Subject, wishes: Wishes, *, modules: bool = True, reporter: Reporter = QUIET) -> str:
+def build(of: ImageTarget, wishes: OpenOptions, *, modules: bool = True, reporter: Reporter = QUIET) -> str:
     """Makes the image of `of` on the engine, with what has to be fetched for it; returns its reference.
 
     The image of a kernel gets the debug files of the modules that the dump has loaded, for which the dump is opened
     once; without `modules` it is not.
     """
     with closing(connect(wishes.engine)) as engine:
-        if isinstance(of, ImageProfile):
+        if isinstance(of, Profile):
             return images.ensure(of, engine, reporter)
-        ready = gather(of, select(of, override=wishes.image), wishes, engine, reporter, anew=True)
+        ready = provision(of, select(of, override=wishes.image), wishes, engine, reporter, anew=True)
         if modules:
             _add_modules(of.path, ready.debuginfo.vmlinux, wishes, reporter)
-        return self_contained.make(of, ready.debuginfo, engine, reporter, profile=ready.profile, base=ready.image)
+        return self_contained.build(of, ready.debuginfo, engine, reporter, profile=ready.profile, base=ready.image)
 
 
 def bill_of(ref: str, engine: str | None, reporter: Reporter = QUIET) -> bytes:
@@ -102,15 +102,15 @@ def bill_of(ref: str, engine: str | None, reporter: Reporter = QUIET) -> bytes:
         return sbom.write(ref, connected, reporter)
 
 
-def _add_modules(dump: Path, vmlinux: Path, wishes: Wishes, reporter: Reporter) -> None:
+def _add_modules(dump: Path, vmlinux: Path, wishes: OpenOptions, reporter: Reporter) -> None:
     from sandbox.case.container import close
     from sandbox.debuginfo.modules import fetch_modules
 
     was_open = store.find(dump, engine=wishes.engine) is not None
     try:
-        session, _ = warm(dump, wishes, reporter)
+        session, _ = open_session(dump, wishes, reporter)
         with session:
-            names = module_debuginfo.loaded(session)
+            names = module_debuginfo.loaded_modules(session)
             case = session.case
         if not was_open:
             close(case)
@@ -122,14 +122,14 @@ def _add_modules(dump: Path, vmlinux: Path, wishes: Wishes, reporter: Reporter) 
         reporter.notice(f"without debug files of modules: {error.message}")
 
 
-def find_all(engine_name: str | None) -> list[Listed]:
+def list_images(engine_name: str | None) -> list[ImageSummary]:
     """All images of vmbox's on the engine: of kernels, of profiles, and bases made from packages."""
     with closing(connect(engine_name)) as engine:
         return _listed(engine)
 
 
-def _listed(engine: Engine) -> list[Listed]:
-    found: list[Listed] = []
+def _listed(engine: Engine) -> list[ImageSummary]:
+    found: list[ImageSummary] = []
     own = engine.info().arch
     for image in engine.images({images.LABEL: ""}):
         label = image.labels[images.LABEL]
@@ -138,7 +138,7 @@ def _listed(engine: Engine) -> list[Listed]:
             if label == self_contained.KIND:
                 facts = self_contained.describe(image.labels)
                 found.append(
-                    Listed(
+                    ImageSummary(
                         ref=ref,
                         kind="kernel",
                         profile=facts["profile"],
@@ -154,17 +154,17 @@ def _listed(engine: Engine) -> list[Listed]:
                 )
             else:
                 profile = label.removeprefix("base-")
-                of = platforms.named(profile)
+                of = platforms.by_name(profile)
                 kind = "base" if profile != label else "image" if of is not None else "tool"
                 # Only the tag is compared: in a registry, the rest of the name is another.
                 current = None if of is None else images.reference(of).rpartition(":")[2]
                 found.append(
-                    Listed(
+                    ImageSummary(
                         ref=ref,
                         kind=kind,
                         profile=profile,
                         size=image.size,
-                        arch=own if of is None or of.platform is None else platforms.machine(of.platform),
+                        arch=own if of is None or of.platform is None else platforms.arch_of(of.platform),
                         built=built,
                         id=image.id,
                         outdated=kind == "image" and ref.rpartition(":")[2] != current,
@@ -173,10 +173,10 @@ def _listed(engine: Engine) -> list[Listed]:
     return sorted(found, key=lambda one: (one.kind, one.profile, one.release, one.ref))
 
 
-def push(of: Subject, registry: str | None, wishes: Wishes, reporter: Reporter = QUIET) -> str:
+def push(of: ImageTarget, registry: str | None, wishes: OpenOptions, reporter: Reporter = QUIET) -> str:
     """Sends the image of `of` to a registry, building it if it is not there; returns what the registry calls it."""
-    there = self_contained.remote(reference(of), _registry(registry))
-    ref = _present(of, wishes, reporter)
+    there = self_contained.remote_reference(reference(of), _registry(registry))
+    ref = _ensure_built(of, wishes, reporter)
     with closing(connect(wishes.engine)) as engine:
         engine.tag(ref, there)
         try:
@@ -193,12 +193,12 @@ def push(of: Subject, registry: str | None, wishes: Wishes, reporter: Reporter =
     return there
 
 
-def pull(of: Subject, registry: str | None, wishes: Wishes, reporter: Reporter = QUIET) -> str:
+def pull(of: ImageTarget, registry: str | None, wishes: OpenOptions, reporter: Reporter = QUIET) -> str:
     """Brings the image of `of` from a registry; returns what the engine calls it."""
-    there = self_contained.remote(reference(of), _registry(registry))
+    there = self_contained.remote_reference(reference(of), _registry(registry))
     with closing(connect(wishes.engine)) as engine:
         try:
-            machine = platforms.foreign(of.arch, engine.info()) if isinstance(of, Vmcore) else None
+            machine = platforms.foreign_arch(of.arch, engine.info()) if isinstance(of, Vmcore) else None
             platform = None if machine is None else platforms.platform(machine)
             with reporter.step(f"Pulling {there}") as step:
                 for line in engine.pull(there, platform=platform):
@@ -212,9 +212,9 @@ def pull(of: Subject, registry: str | None, wishes: Wishes, reporter: Reporter =
     return reference(of)
 
 
-def save(of: Subject, output: Path | BinaryIO, wishes: Wishes, reporter: Reporter = QUIET) -> str:
+def save(of: ImageTarget, output: Path | BinaryIO, wishes: OpenOptions, reporter: Reporter = QUIET) -> str:
     """Writes the image of `of` as an archive, building it if it is not there. A file appears whole or not at all."""
-    ref = _present(of, wishes, reporter)
+    ref = _ensure_built(of, wishes, reporter)
     with closing(connect(wishes.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
         if not isinstance(output, Path):
             for piece in engine.save(ref):
@@ -254,7 +254,7 @@ def load_archive(archive: Path | BinaryIO, engine_name: str | None, reporter: Re
 
 def prune(
     engine_name: str | None, *, everything: bool = False, older: int | None = None, reporter: Reporter = QUIET
-) -> list[Listed]:
+) -> list[ImageSummary]:
     """Removes images that profiles have outgrown, also those built more than `older` seconds ago, or all of vmbox's.
 
     Returns those that went. Open cases keep theirs.
@@ -262,9 +262,9 @@ def prune(
     before = "" if older is None else datetime.fromtimestamp(time.time() - older, UTC).isoformat(timespec="seconds")
     with closing(connect(engine_name)) as engine:
         in_use = {case.image for case in store.open_cases()}
-        gone: list[Listed] = []
+        gone: list[ImageSummary] = []
         # Kernels' images stand on those of profiles, and those on bases.
-        for one in sorted(_listed(engine), key=lambda one: _FIRST.index(one.kind)):
+        for one in sorted(_listed(engine), key=lambda one: _REMOVAL_ORDER.index(one.kind)):
             if one.ref in in_use or not (everything or one.outdated or one.built < before):
                 continue
             try:
@@ -276,10 +276,10 @@ def prune(
         return gone
 
 
-_FIRST: Final = ("kernel", "image", "tool", "base")
+_REMOVAL_ORDER: Final = ("kernel", "image", "tool", "base")
 
 
-def _present(of: Subject, wishes: Wishes, reporter: Reporter) -> str:
+def _ensure_built(of: ImageTarget, wishes: OpenOptions, reporter: Reporter) -> str:
     with closing(connect(wishes.engine)) as engine:
         if engine.image(reference(of)) is not None:
             return reference(of)

@@ -11,7 +11,7 @@ from sandbox.dump.release import classify, of_release
 from sandbox.errors import UnknownKernel
 from sandbox.host import paths
 from sandbox.model import Vmcore
-from sandbox.profiles import ImageProfile, select
+from sandbox.profiles import Profile, select
 
 _WORDS = {
     "format": "FORMAT",
@@ -64,9 +64,9 @@ def _identified_there(path: Path, engine: str) -> Vmcore:
     from sandbox.case.remote import identify
     from sandbox.engine import connect
     from sandbox.errors import ConfigurationError
-    from sandbox.model import ELSEWHERE
+    from sandbox.model import REMOTE_SCHEMES
 
-    if not engine.startswith(ELSEWHERE):
+    if not engine.startswith(REMOTE_SCHEMES):
         raise ConfigurationError(
             f"{engine} is of this host, whose dumps are read without an engine", hint="leave it out"
         )
@@ -110,22 +110,22 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
     render.facts(shown)
 
 
-def _debuginfo_of(kernel: Vmcore, home: ImageProfile) -> tuple[list[str], list[str]]:
+def _debuginfo_of(kernel: Vmcore, home: Profile) -> tuple[list[str], list[str]]:
     """Packages with the kernel's debuginfo, and where they are looked for, in that order; nothing is asked of anybody.
 
     A package whose exact version only `uname -v` tells is named without it.
     """
-    from sandbox.debuginfo.package_names import fill, wanted
+    from sandbox.debuginfo.package_names import expand, package_names
 
-    found, rules = wanted(kernel, home), home.debuginfo
+    found, rules = package_names(kernel, home), home.debuginfo
     if found is None or rules is None:
         return [], []
-    bare = (fill(template.partition("=")[0], found.names) for template in rules.packages)
+    bare = (expand(template.partition("=")[0], found.names) for template in rules.packages)
     packages = list(found.packages) or [name for name in bare if name is not None]
     sources = []
     for archive in (*rules.archives, None):
         templates = rules.urls if archive is None else archive.urls
-        urls = [url for name in packages for one in templates if (url := fill(one, {**found.names, "package": name}))]
+        urls = [url for name in packages for one in templates if (url := expand(one, {**found.names, "package": name}))]
         # The first is where the vendor keeps it now; behind it are vaults.
         sources += urls if archive is None else [f"{archive.vendor}: {url}" for url in urls[:1]]
     if not sources:

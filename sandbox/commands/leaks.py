@@ -21,10 +21,10 @@ from typing import Final
 from sandbox.case import store
 from sandbox.case.container import HOST, LABEL
 from sandbox.engine import Engine, connect
-from sandbox.engine.orphans import ownerless
+from sandbox.engine.orphans import orphans
 from sandbox.errors import EngineError
 from sandbox.host import paths
-from sandbox.host.locks import held
+from sandbox.host.locks import is_locked
 
 _BEGINNING: Final = 600.0
 """Seconds for which something without a lock may still be somebody's who has just begun."""
@@ -55,7 +55,7 @@ def find(engine: str | None = None) -> Iterator[Leak]:
             continue
         with contextlib.closing(connected):
             yield from _containers(connected, set(cases))
-            for left in ownerless(connected):
+            for left in orphans(connected):
                 endpoint = connected.info().endpoint
                 remove = partial(_remove_container, endpoint, left.id)
                 yield Leak(kind="container", name=left.name, why="the vmbox it ran for is gone", remove=remove)
@@ -74,10 +74,10 @@ def _containers(engine: Engine, open_ones: set[str]) -> Iterator[Leak]:
             continue
         # Where it was opened from: a login session and a cron job have different runtime directories.
         place = Path(container.labels.get("vmbox.directory") or store.directory() / ident)
-        if held(place.with_name(f"{place.name}.lock")):
+        if is_locked(place.with_name(f"{place.name}.lock")):
             continue  # being opened, or closed
         case = store.read(place)
-        if case is not None and case.container == container.id and store.alive(case):
+        if case is not None and case.container == container.id and store.is_running(case):
             continue
         yield Leak(
             kind="container",
@@ -111,7 +111,7 @@ def _remove_image(endpoint: str, ident: str) -> None:
 def _runtime() -> Iterator[Leak]:
     place = paths.runtime_dir()
     for entry in sorted(store.directory().iterdir()):
-        if entry.is_dir() and store.read(entry) is None and not held(entry.with_name(f"{entry.name}.lock")):
+        if entry.is_dir() and store.read(entry) is None and not is_locked(entry.with_name(f"{entry.name}.lock")):
             yield _file(entry, "case", "its opening did not end")
     for entry in sorted(place.iterdir()):
         # podman-PID-NUMBER.sock, ssh-PID-NUMBER.sock, NAME.PID of a file being replaced
@@ -125,14 +125,14 @@ def _cache() -> Iterator[Leak]:
     for entry in sorted(place.glob("debuginfo/.new-*")):
         # Filled under the lock of its key, but for files that the user gave.
         key = entry.name.removeprefix(".new-").rpartition("-")[0]
-        if _mine(entry) and not held(place / "locks" / key) and not _may_be_in_use(entry):
+        if _mine(entry) and not is_locked(place / "locks" / key) and not _may_be_in_use(entry):
             yield _file(entry, "temporary file", "was not filled to its end")
     for pattern in ("debuginfo/.old-*", "debuginfo/*/.modules-*"):
         for entry in sorted(place.glob(pattern)):
             if _mine(entry) and not _may_be_in_use(entry):
                 yield _file(entry, "temporary file", "was not removed to its end")
     for entry in sorted((place / "tmp").glob("[!.]*")):
-        if _mine(entry) and not held(entry):
+        if _mine(entry) and not is_locked(entry):
             yield _file(entry, "temporary file", "its process is gone")
     for entry in sorted(place.glob("dumps/*/vmcore.part*")):
         if _mine(entry) and not Path(f"/proc/{entry.name.removeprefix('vmcore.part')}").exists():

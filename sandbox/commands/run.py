@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import render
-from sandbox.case.options import Wishes
+from sandbox.case.options import OpenOptions
 from sandbox.errors import CommandTimeout, VmboxError
 from sandbox.progress import Reporter
-from sandbox.session.run_recorded import ask
+from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session
-from sandbox.session.start import warm
+from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
 
 _QUIT: Final = frozenset({"q", "quit", "exit"})
@@ -27,7 +27,7 @@ _PATIENCE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class RunOptions:
     """How commands are run and shown."""
 
     timeout: float | None = None
@@ -58,11 +58,11 @@ def _is_command(line: str) -> bool:
     return bool(line.strip()) and not line.lstrip().startswith("#")
 
 
-def wanted(words: Sequence[str], file: Path | None = None) -> Iterable[str]:
+def commands_from(words: Sequence[str], file: Path | None = None) -> Iterable[str]:
     """The commands of `file`, or of the command line's `words`, or of standard input when there are none, or just -."""
     if file is not None:
         return from_lines(from_file(file))
-    return from_arguments(words) if words and list(words) != ["-"] else StandardInput()
+    return from_arguments(words) if words and list(words) != ["-"] else StdinCommands()
 
 
 def from_file(file: Path) -> Iterator[str]:
@@ -74,7 +74,7 @@ def from_file(file: Path) -> Iterator[str]:
         raise VmboxError(f"{file}: {error.strerror}", hint="-i takes a file of crash commands, one a line") from error
 
 
-class StandardInput:
+class StdinCommands:
     """Commands from standard input, and whether the next is there: whoever waits for one should not keep others."""
 
     def __init__(self, descriptor: int = 0) -> None:
@@ -118,18 +118,18 @@ def run_all(
     dump: Path,
     commands: Iterable[str],
     *,
-    wishes: Wishes,
+    wishes: OpenOptions,
     reporter: Reporter,
-    manner: Manner | None = None,
+    manner: RunOptions | None = None,
 ) -> int:
     """Runs `commands` on the dump's case, opening it if need be; `quit` ends them and leaves the session warm.
 
     Returns 0, 1 if crash reported an error for one of them, or 62 if one took too long.
     """
-    manner = manner or Manner()
+    manner = manner or RunOptions()
     session = _session(dump, wishes, reporter)
     try:
-        with session, _brought_out(session, manner.output, reporter):
+        with session, _collecting_output(session, manner.output, reporter):
             return _run(session, commands, manner, reporter)
     finally:
         if wishes.once:
@@ -138,18 +138,18 @@ def run_all(
             close(session.case)
 
 
-def _brought_out(session: Session, directory: Path | None, reporter: Reporter) -> AbstractContextManager[object]:
+def _collecting_output(session: Session, directory: Path | None, reporter: Reporter) -> AbstractContextManager[object]:
     if directory is None:
         return nullcontext()
-    from sandbox.session.output_files import Writes
+    from sandbox.session.output_files import OutputFiles
 
-    return Writes(session, directory, reporter)
+    return OutputFiles(session, directory, reporter)
 
 
 def _run(
     session: Session,
     commands: Iterable[str],
-    manner: Manner,
+    manner: RunOptions,
     reporter: Reporter,
 ) -> int:
     output = render.Output()
@@ -157,7 +157,7 @@ def _run(
     exit_status = 0
     lines = iter(commands)
     while True:
-        paused = isinstance(commands, StandardInput) and not commands.ready()
+        paused = isinstance(commands, StdinCommands) and not commands.ready()
         if paused:
             session.pause()
         command = next(lines, None)
@@ -168,7 +168,7 @@ def _run(
             session.start()
         answer = render.JsonAnswer(command) if manner.json else None
         try:
-            done = ask(
+            done = run_recorded(
                 command,
                 session,
                 answer or output,
@@ -192,9 +192,9 @@ def _end(answer: render.JsonAnswer | None, status: str, seconds: float) -> None:
             answer.end(status, seconds)
 
 
-def _session(dump: Path, wishes: Wishes, reporter: Reporter) -> Session:
+def _session(dump: Path, wishes: OpenOptions, reporter: Reporter) -> Session:
     """A session with crash at its prompt; the warnings of its start are shown."""
-    session, said = warm(dump, wishes, reporter)
+    session, said = open_session(dump, wishes, reporter)
     if said:
         render.note(render.visible(said.decode(errors="replace")).strip("\n"))
     return session

@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 from sandbox.host import mirrors
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 
 _PATIENCE = 4.0
 """Seconds a server has to answer."""
 
 
-def registries(profiles: Iterable[ImageProfile]) -> set[str]:
+def registries(profiles: Iterable[Profile]) -> set[str]:
     """Addresses of the registries that the profiles' base images come from, e.g. https://quay.io/v2/."""
     return {_registry(mirrors.rewrite(ref)) for profile in profiles for ref in profile.base.images if "/" in ref}
 
 
-def archives(profiles: Iterable[ImageProfile]) -> set[str]:
+def archives(profiles: Iterable[Profile]) -> set[str]:
     """Addresses of the servers that packages and debuginfo come from."""
     found: set[str] = set()
     for profile in profiles:

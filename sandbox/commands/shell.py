@@ -168,17 +168,17 @@ def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporte
             failed = True
 
     def load(line: str) -> None:
-        names = module_debuginfo.wanted(line)
-        if names is None or not module_debuginfo.lacking(case, names):
+        names = module_debuginfo.modules_requested(line)
+        if names is None or not module_debuginfo.any_missing(case, names):
             return
-        with terminal.ours():
+        with terminal.cooked_output():
             try:
                 if not names:
                     # The warm crash knows which modules there are.
                     with Session(case) as session:
                         session.start()
-                        names = module_debuginfo.loaded(session)
-                    if not module_debuginfo.lacking(case, names):
+                        names = module_debuginfo.loaded_modules(session)
+                    if not module_debuginfo.any_missing(case, names):
                         return
                 print(flush=True)  # noqa: T201 - the line that was typed stays as it is
                 module_debuginfo.fetch(case, names, reporter)

@@ -45,7 +45,7 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
+class VerifiedFile:
     """One file, looked at again or for the first time."""
 
     path: Path
@@ -57,7 +57,7 @@ class Verified:
 
 def verify(
     dumps: Sequence[Path], *, expected: str | None = None, accept: bool = False, reporter: Reporter = QUIET
-) -> list[Verified]:
+) -> list[VerifiedFile]:
     """Compares each file with its record, and records it where there is none, or with `accept`.
 
     `expected` is a SHA-256 known from elsewhere; without it that of FILE.sha256 beside a file counts, in the form
@@ -81,7 +81,7 @@ def verify(
         else:
             recorded, when = before
             changes += [f"{path}: {change}" for change in _differences(recorded, now)]
-        results.append(Verified(path=path, found=now, recorded=when, first=before is None))
+        results.append(VerifiedFile(path=path, found=now, recorded=when, first=before is None))
     if changes:
         names = ", ".join(sorted({change.partition(": ")[0] for change in changes}))
         raise EvidenceChanged(f"not what was recorded: {names}", detail="\n".join(changes))

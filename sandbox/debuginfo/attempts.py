@@ -14,7 +14,7 @@ from sandbox.errors import (
 )
 
 
-class Tried:
+class SearchLog:
     """One line for each source, in the order they were tried."""
 
     def __init__(self, release: str | None) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.debuginfo.archive import ar_members, tar_members
-from sandbox.debuginfo.http_ranges import Blocks, BlockStream, RemoteFile, RemoteStream
+from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
 from sandbox.debuginfo.stream import Damaged, Limited, Skippable, decompressed, exactly
 from sandbox.debuginfo.xz import NotSeekable
 
@@ -38,7 +38,7 @@ class Place:
         return self.at + self.size + -self.size % _BLOCK
 
 
-def md5sums(file: RemoteFile) -> Mapping[str, str]:
+def md5sums(file: HttpFile) -> Mapping[str, str]:
     """MD5 by path, of every regular file in the package. Raises `NotSeekable` where it has no list."""
     stream = RemoteStream(file)
     for member in ar_members(stream):
@@ -62,7 +62,7 @@ def _listed(control: Skippable) -> Mapping[str, str]:
     raise NotSeekable("it does not list its files")
 
 
-class DebIndex:
+class DebFileLocator:
     """Finds the places of files in the data.tar that `blocks` unpacks to."""
 
     def __init__(self, blocks: Blocks, paths: Mapping[str, str]) -> None:
@@ -152,7 +152,7 @@ class DebIndex:
         return None
 
 
-def data_blocks(file: RemoteFile) -> Blocks:
+def data_blocks(file: HttpFile) -> Blocks:
     """The blocks of a package's data.tar. Raises `NotSeekable`, `Damaged`."""
     stream = RemoteStream(file)
     for member in ar_members(stream):

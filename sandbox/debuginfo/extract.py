@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sandbox.debuginfo import elf, rpm, strip_relocs
 from sandbox.debuginfo.archive import deb_data, tar_members
-from sandbox.debuginfo.http_ranges import Blocks, BlockStream, RemoteFile, RemoteStream
+from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
 from sandbox.debuginfo.signature import signer
 from sandbox.debuginfo.stream import PIECE, Damaged, FileStream, Limited, Skippable, Stream, decompressed, write_all
 from sandbox.debuginfo.xz import NotSeekable
@@ -27,7 +27,7 @@ class NoVmlinux(Damaged):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class ExtractSpec:
     """How to take vmlinux out of a package."""
 
     kind: str
@@ -38,7 +38,7 @@ class Contents:
     """Public keys, one of which must have signed an RPM; none means that nobody need have."""
 
 
-def extract(what: Contents, package: Skippable, directory: Path) -> str:
+def extract(what: ExtractSpec, package: Skippable, directory: Path) -> str:
     """Makes `directory`/vmlinux of a package read from its start; reads no further than it must.
 
     Returns what the package itself proves about vmlinux, in words. Raises `Damaged`, `NoVmlinux`, `NoSpace`,
@@ -52,7 +52,7 @@ def extract(what: Contents, package: Skippable, directory: Path) -> str:
         write(package, None, whole)
     else:
         _extract_deb(what, package, whole)
-    keep(whole, directory / "vmlinux")
+    finalize(whole, directory / "vmlinux")
     return proven
 
 
@@ -67,7 +67,7 @@ def unpack(packed: FileStream, target: Path) -> None:
     write(decompressed(packed, kind), None, target)
 
 
-def keep(whole: Path, target: Path) -> None:
+def finalize(whole: Path, target: Path) -> None:
     """`whole` becomes `target`, without what crash does not need."""
     file = strip_relocs.LocalFile(whole)
     if (plan := strip_relocs.plan(file)) is None:
@@ -78,7 +78,7 @@ def keep(whole: Path, target: Path) -> None:
 
 
 def extract_ranged(
-    what: Contents, file: RemoteFile, directory: Path, *, check: Callable[[str | None], None], step: Step
+    what: ExtractSpec, file: HttpFile, directory: Path, *, check: Callable[[str | None], None], step: Step
 ) -> str:
     """The same of a package that is read where it lies: only blocks that hold what is needed of vmlinux.
 
@@ -105,7 +105,7 @@ def extract_ranged(
 
 
 def _rpm_by_ranges(
-    what: Contents, file: RemoteFile, directory: Path, check: Callable[[str | None], None], step: Step
+    what: ExtractSpec, file: HttpFile, directory: Path, check: Callable[[str | None], None], step: Step
 ) -> str:
     header = rpm.read(RemoteStream(file))
     by = signed(what, header)
@@ -127,11 +127,11 @@ def _rpm_by_ranges(
         strip_relocs.copy(vmlinux, directory / "whole", None)
     with (directory / "whole").open("rb") as whole:
         compare(header, wanted, hashlib.file_digest(whole, header.hash).hexdigest())
-    keep(directory / "whole", directory / "vmlinux")
+    finalize(directory / "whole", directory / "vmlinux")
     return _proven(header, by)
 
 
-def _extract_rpm(what: Contents, package: Skippable, target: Path) -> str:
+def _extract_rpm(what: ExtractSpec, package: Skippable, target: Path) -> str:
     header = rpm.read(package)
     by = signed(what, header)
     wanted = _wanted(what, header)
@@ -144,12 +144,12 @@ def _extract_rpm(what: Contents, package: Skippable, target: Path) -> str:
     raise Damaged("its payload has no vmlinux, though its header has")
 
 
-def signed(what: Contents, header: rpm.Rpm) -> str:
+def signed(what: ExtractSpec, header: rpm.Rpm) -> str:
     """Who signed the package's header, in words; empty when nobody need have. Raises `VerificationFailed`."""
     return signer(header.header, header.signatures, what.keys, what=header.nevra) if what.keys else ""
 
 
-def _wanted(what: Contents, header: rpm.Rpm) -> rpm.RpmFile:
+def _wanted(what: ExtractSpec, header: rpm.Rpm) -> rpm.RpmFile:
     wanted = rpm.find(header, what.patterns)
     if wanted is None:
         raise NoVmlinux(f"there is no vmlinux in {header.nevra}")
@@ -179,7 +179,7 @@ def _build_id(vmlinux: strip_relocs.Part) -> str | None:
         raise Damaged(f"its vmlinux is {error}") from None
 
 
-def _extract_deb(what: Contents, package: Skippable, target: Path) -> None:
+def _extract_deb(what: ExtractSpec, package: Skippable, target: Path) -> None:
     kind, member = deb_data(package)
     stream = decompressed(Limited(package, member.size), kind)
     for file in tar_members(stream):

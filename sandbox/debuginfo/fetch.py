@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sandbox.debuginfo import elf
 from sandbox.debuginfo.download import read_package
-from sandbox.debuginfo.extract import Contents, extract, extract_ranged, keep, unpack
-from sandbox.debuginfo.http_ranges import NoRanges, RemoteFile
+from sandbox.debuginfo.extract import ExtractSpec, extract, extract_ranged, finalize, unpack
+from sandbox.debuginfo.http_ranges import HttpFile, RangesUnsupported
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.proof import Identity, identity
 from sandbox.debuginfo.stream import Damaged, FileStream, Skippable
@@ -21,7 +21,7 @@ from sandbox.host import config
 from sandbox.progress import Reporter
 
 
-def strict() -> bool:
+def verify_strictly() -> bool:
     """Whether the setting `verify` asks for the hash of every package: "strict". The default is "auto".
 
     A .deb is signed through the hash of all its bytes, so reading a tenth of it proves less. With "auto" it is read by
@@ -33,17 +33,17 @@ def strict() -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class FetchRequest:
     """What to take out of a package, and how to judge it."""
 
-    contents: Contents
+    contents: ExtractSpec
     prove: Callable[[Identity], str]
     build_id_decides: bool
     """The dump has a build-id, and nothing else will be accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fetched:
+class FetchResult:
     identity: Identity
     proof: str
     verified: str
@@ -53,7 +53,7 @@ class Fetched:
     """Of the whole package, where all of it was read."""
 
 
-def fetch(order: Order, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> Fetched:
+def fetch(order: FetchRequest, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> FetchResult:
     """Puts vmlinux of `remote` into `directory`.
 
     Raises `DebuginfoMismatch`, `DebuginfoNotFound`, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
@@ -63,15 +63,15 @@ def fetch(order: Order, remote: RemotePackage, directory: Path, part: Path, repo
     # A signed header with digests proves as much of one file as the hash of the package would.
     signed = order.contents.kind == "rpm" and bool(order.contents.keys)
     packaged = order.contents.kind != "vmlinux"
-    if packaged and not begun and (signed or (order.build_id_decides and not strict())):
+    if packaged and not begun and (signed or (order.build_id_decides and not verify_strictly())):
         try:
             return _by_ranges(order, remote, directory, reporter)
-        except (NoRanges, NotSeekable) as why:
+        except (RangesUnsupported, NotSeekable) as why:
             reporter.notice(f"{remote.package}: {why}, so all of it is downloaded")
     return _whole(order, remote, directory, part, reporter)
 
 
-def add_kernel(what: Contents, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> None:
+def add_kernel(what: ExtractSpec, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> None:
     """Joins the stripped vmlinux in the package `remote` with the debug information in `directory`/vmlinux.
 
     Raises `DebuginfoMismatch` when they are of different builds, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
@@ -90,14 +90,14 @@ def add_kernel(what: Contents, remote: RemotePackage, directory: Path, part: Pat
             unpack(packed, apart / "unpacked")
         with reporter.step("Joining kernel and debug information"):
             merge(apart / "unpacked", directory / "vmlinux", apart / "whole")
-        keep(apart / "whole", directory / "vmlinux")
+        finalize(apart / "whole", directory / "vmlinux")
     except Damaged as error:
         raise DebuginfoMismatch(f"{remote.url}: {error}") from None
     finally:
         shutil.rmtree(apart)
 
 
-def judged(order: Order, vmlinux: Path) -> tuple[Identity, str]:
+def identify_and_match(order: FetchRequest, vmlinux: Path) -> tuple[Identity, str]:
     """(identity, proof) of an unpacked vmlinux. Raises `DebuginfoMismatch`, `DebuginfoNotFound`."""
     found = identify(vmlinux)
     return found, order.prove(found)
@@ -117,19 +117,19 @@ def identify(vmlinux: Path) -> Identity:
     return found
 
 
-def _by_ranges(order: Order, remote: RemotePackage, directory: Path, reporter: Reporter) -> Fetched:
+def _by_ranges(order: FetchRequest, remote: RemotePackage, directory: Path, reporter: Reporter) -> FetchResult:
     def check(build_id: str | None) -> None:
         if order.build_id_decides:
             order.prove(Identity(build_id=build_id, banners=(), dwarf=True))
 
     with reporter.step(f"Downloading {_title(remote)}", unit="B") as step:
-        file = RemoteFile(remote.url, remote.size, reporter, step)
+        file = HttpFile(remote.url, remote.size, reporter, step)
         try:
             proven = extract_ranged(order.contents, file, directory, check=check, step=step)
         except Damaged as error:
             raise VerificationFailed(f"{remote.url}: {error}") from None
         size = file.size
-    found, proof = judged(order, directory / "vmlinux")
+    found, proof = identify_and_match(order, directory / "vmlinux")
     read = f"{file.fetched / 1e6:.0f} of {size / 1e6:.0f} MB were read"
     level = "signature" if order.contents.keys else "none"
     if not proven:
@@ -139,14 +139,14 @@ def _by_ranges(order: Order, remote: RemotePackage, directory: Path, reporter: R
             f"read by ranges {'over TLS' if secure else 'without TLS'}: build-id, size and block checks, "
             "not the package's hash (VMBOX_VERIFY=strict compares it)"
         )
-    return Fetched(identity=found, proof=proof, verified=f"{proven}; {read}", check=level)
+    return FetchResult(identity=found, proof=proof, verified=f"{proven}; {read}", check=level)
 
 
-def _whole(order: Order, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> Fetched:
+def _whole(order: FetchRequest, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> FetchResult:
     def consume(package: Skippable) -> tuple[Identity, str, str]:
         # While the rest still arrives: a package that does not match need not be fetched to its end.
         proven = extract(order.contents, package, directory)
-        return (*judged(order, directory / "vmlinux"), proven)
+        return (*identify_and_match(order, directory / "vmlinux"), proven)
 
     try:
         (found, proof, proven), sha256 = read_package(
@@ -160,7 +160,7 @@ def _whole(order: Order, remote: RemotePackage, directory: Path, part: Path, rep
         checked.insert(0, "SHA-256 of the whole package")
     verified = "; ".join(checked) or "nothing but its size: no hash is known"
     check = "signature" if order.contents.keys and proven else "hash" if remote.sha256 else "none"
-    return Fetched(identity=found, proof=proof, verified=verified, check=check, sha256=sha256)
+    return FetchResult(identity=found, proof=proof, verified=verified, check=check, sha256=sha256)
 
 
 def _title(remote: RemotePackage) -> str:

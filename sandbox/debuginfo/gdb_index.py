@@ -20,7 +20,7 @@ from sandbox.errors import VmboxError
 from sandbox.host.disk import need_space
 from sandbox.progress import Reporter
 
-Preparer = Callable[[Path, Path], None]
+GdbIndexBuilder = Callable[[Path, Path], None]
 """Makes, of a vmlinux (first), a `vmlinux.gdb-index` in a directory (second), as Containerfile.d/files/prepare does;
 and `vmlinux.debug_names` and `vmlinux.debug_str`, of which a better one is made.
 
@@ -31,7 +31,7 @@ INDEX_VERSIONS: Final = (7, 8)
 """Versions of .gdb_index that every crash since 7.2 reads; an older one gdb refuses, a newer one it ignores."""
 
 
-def prepare(directory: Path, preparer: Preparer, reporter: Reporter) -> bool:
+def add_gdb_index(directory: Path, preparer: GdbIndexBuilder, reporter: Reporter) -> bool:
     """Adds an index to `directory`/vmlinux, unless it has one that fits; whether it has one now."""
     vmlinux = directory / "vmlinux"
     index, names, strings = (directory / f"vmlinux.{kind}" for kind in ("gdb-index", "debug_names", "debug_str"))

@@ -34,11 +34,11 @@ class _Stopped(Exception):
     """Another thread failed."""
 
 
-class NoRanges(Exception):
+class RangesUnsupported(Exception):
     """The server sends whole files only. One line."""
 
 
-class RemoteFile:
+class HttpFile:
     """Random access to one URL. May be used by several threads."""
 
     def __init__(self, url: str, size: int | None, reporter: Reporter, step: Step) -> None:
@@ -83,16 +83,16 @@ class RemoteFile:
         with client(self.url).stream("GET", self.url, headers=headers) as response:
             refuse(response)
             if response.status_code != 206:
-                raise NoRanges("the server sends whole files only")
+                raise RangesUnsupported("the server sends whole files only")
             found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
             if found is None or int(found[1]) != offset or int(found[2]) >= offset + size:
-                raise NoRanges("the server does not send the range that was asked for")
+                raise RangesUnsupported("the server does not send the range that was asked for")
             self._same_file(int(found[3]), response.headers.get("ETag"))
             left = min(size, int(found[3]) - offset)
             for piece in response.iter_raw():
                 left -= len(piece)
                 if left < 0:
-                    raise NoRanges("the server sends more than was asked for")
+                    raise RangesUnsupported("the server sends more than was asked for")
                 with self._lock:
                     self.fetched += len(piece)
                     self._step.advance(len(piece))
@@ -117,7 +117,7 @@ class RemoteFile:
 class RemoteStream:
     """Bytes of a remote file in order, from `offset`; skipping costs nothing."""
 
-    def __init__(self, file: RemoteFile, offset: int = 0) -> None:
+    def __init__(self, file: HttpFile, offset: int = 0) -> None:
         self._file = file
         self._at = offset
         self._window = b""
@@ -142,7 +142,7 @@ class RemoteStream:
 class Blocks:
     """Random access to what a remote multi-block xz stream unpacks to. Use it in a `with` statement."""
 
-    def __init__(self, file: RemoteFile, offset: int, size: int) -> None:
+    def __init__(self, file: HttpFile, offset: int, size: int) -> None:
         """The stream begins at `offset` of the file. Raises `xz.NotSeekable`, `Damaged`."""
         self._file = file
         self._offset = offset

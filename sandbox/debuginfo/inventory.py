@@ -12,7 +12,7 @@ from sandbox.errors import DebuginfoNotFound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class CachedBuild:
     """One cached build."""
 
     build: str
@@ -29,12 +29,12 @@ class Kept:
     vmlinux: Path
 
 
-def kept(cache: Path) -> list[Kept]:
+def cached_builds(cache: Path) -> list[CachedBuild]:
     """All builds in the cache, what was used last first."""
     return sorted(map(_kept, Store(cache).entries()), key=lambda one: -one.used)
 
 
-def remove(cache: Path, builds: Sequence[str], *, limit: int, in_use: frozenset[str]) -> list[Kept]:
+def remove(cache: Path, builds: Sequence[str], *, limit: int, in_use: frozenset[str]) -> list[CachedBuild]:
     """Removes the builds whose names begin so, or, without any, what was not used for longest down to `limit` bytes.
 
     Returns what went. Raises `DebuginfoNotFound` for a beginning that fits none, or one that an open case uses.
@@ -58,9 +58,9 @@ def remove(cache: Path, builds: Sequence[str], *, limit: int, in_use: frozenset[
     return [everything[name][1] for name in chosen]
 
 
-def _kept(entry: Entry) -> Kept:
+def _kept(entry: Entry) -> CachedBuild:
     banner = next(iter(entry.about.banners), "")
-    return Kept(
+    return CachedBuild(
         build=entry.directory.name,
         release=banner.removeprefix("Linux version ").partition(" ")[0],
         size=size_on_disk(entry.directory),

@@ -8,33 +8,33 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sandbox.debuginfo import local, repodata, user_provided
-from sandbox.debuginfo.attempts import Tried
-from sandbox.debuginfo.extract import Contents
-from sandbox.debuginfo.fetch import Order, add_kernel, fetch, identify
-from sandbox.debuginfo.gdb_index import Preparer, prepare
+from sandbox.debuginfo.attempts import SearchLog
+from sandbox.debuginfo.extract import ExtractSpec
+from sandbox.debuginfo.fetch import FetchRequest, add_kernel, fetch, identify
+from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
 from sandbox.debuginfo.lookup import banner_decides, cached, debuginfo_of
-from sandbox.debuginfo.package_names import PackageOracle, RemotePackage, Wanted, wanted
+from sandbox.debuginfo.package_names import PackageNames, PackageQuery, RemotePackage, package_names
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.debuginfo.urls import Candidate, bases, candidates, debuginfods, unsigned
 from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
 from sandbox.host import config, paths
 from sandbox.model import Debuginfo, Vmcore
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
 
 
 def locate(
     vmcore: Vmcore,
-    home: ImageProfile,
+    home: Profile,
     *,
-    oracle: PackageOracle,
+    oracle: PackageQuery,
     given: Path | None = None,
     force: bool = False,
     reporter: Reporter = QUIET,
     cache: Path | None = None,
-    preparer: Preparer | None = None,
+    preparer: GdbIndexBuilder | None = None,
     in_use: Callable[[], frozenset[str]] = frozenset,
 ) -> Debuginfo:
     """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
@@ -56,7 +56,7 @@ def locate(
         store=Store(cache or paths.cache_dir()),
         preparer=preparer,
         in_use=in_use,
-        wanted=wanted(vmcore, home),
+        wanted=package_names(vmcore, home),
     )
     return search.run(given)
 
@@ -64,18 +64,18 @@ def locate(
 @dataclass(slots=True, kw_only=True)
 class _Search:
     vmcore: Vmcore
-    home: ImageProfile
-    oracle: PackageOracle
+    home: Profile
+    oracle: PackageQuery
     force: bool
     reporter: Reporter
     store: Store
-    preparer: Preparer | None
+    preparer: GdbIndexBuilder | None
     in_use: Callable[[], frozenset[str]]
-    wanted: Wanted | None
-    tried: Tried = field(init=False)
+    wanted: PackageNames | None
+    tried: SearchLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tried = Tried(self.vmcore.release)
+        self.tried = SearchLog(self.vmcore.release)
 
     def run(self, given: Path | None) -> Debuginfo:
         if given is not None:
@@ -229,7 +229,7 @@ class _Search:
     def _fetch(self, candidate: Candidate) -> Debuginfo:
         remote = candidate.remote
         part = self.store.part(remote.sha256 or remote.url)
-        order = Order(
+        order = FetchRequest(
             contents=self._contents(candidate.kind, candidate.keys),
             prove=lambda found: self._prove(found, remote.package, force=self.force),
             build_id_decides=self.vmcore.build_id is not None and not self._by_banner and not self.force,
@@ -260,7 +260,7 @@ class _Search:
         rules, names = self.home.debuginfo, self.wanted
         assert rules is not None  # noqa: S101 - there are names
         assert names is not None  # noqa: S101 - the caller looked
-        what = Contents(kind=rules.format, patterns=names.kernel_files, keys=key_files(rules.keys))
+        what = ExtractSpec(kind=rules.format, patterns=names.kernel_files, keys=key_files(rules.keys))
         for base in bases((*rules.kernel_repositories, *rules.repositories), names):
             for remote in self._look_up(base, names.kernel):
                 part = self.store.part(remote.sha256 or remote.url)
@@ -275,7 +275,7 @@ class _Search:
 
     def _keep(self, directory: Path, about: About) -> Entry:
         if self.preparer is not None:
-            prepare(directory, self.preparer, self.reporter)
+            add_gdb_index(directory, self.preparer, self.reporter)
         entry = self.store.keep(directory, about)
         gone = self.store.prune(config.current().debuginfo_limit, keep=self.in_use() | {entry.directory.name})
         if gone:
@@ -284,8 +284,8 @@ class _Search:
             )
         return entry
 
-    def _contents(self, kind: str, keys: Sequence[str] = ()) -> Contents:
-        return Contents(
+    def _contents(self, kind: str, keys: Sequence[str] = ()) -> ExtractSpec:
+        return ExtractSpec(
             kind=kind,
             patterns=(self.wanted.vmlinux if self.wanted is not None else ()) or user_provided.ANY_VMLINUX,
             keys=key_files(keys),

@@ -9,10 +9,10 @@ from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.store import Entry, Store
 from sandbox.errors import DebuginfoMismatch
 from sandbox.model import Debuginfo, Vmcore
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 
 
-def cached(vmcore: Vmcore, home: ImageProfile | None, store: Store) -> Debuginfo | None:
+def cached(vmcore: Vmcore, home: Profile | None, store: Store) -> Debuginfo | None:
     """The debuginfo that is there and matches; `home` is the profile of the dump's kernel, where one knows it."""
     by_banner = banner_decides(vmcore, home)
     if vmcore.build_id is not None and (entry := store.find(vmcore.build_id)) is not None:
@@ -27,7 +27,7 @@ def cached(vmcore: Vmcore, home: ImageProfile | None, store: Store) -> Debuginfo
     return None
 
 
-def peek(vmcore: Vmcore, home: ImageProfile | None, cache: Path) -> Debuginfo | None:
+def peek(vmcore: Vmcore, home: Profile | None, cache: Path) -> Debuginfo | None:
     """The same, for who only wants to know; None as well where what is there does not match."""
     try:
         return cached(vmcore, home, Store(cache))
@@ -35,7 +35,7 @@ def peek(vmcore: Vmcore, home: ImageProfile | None, cache: Path) -> Debuginfo | 
         return None
 
 
-def banner_decides(vmcore: Vmcore, home: ImageProfile | None) -> bool:
+def banner_decides(vmcore: Vmcore, home: Profile | None) -> bool:
     """Whether the kernel is one whose shipped vmlinux may have another build-id than the running one had."""
     rules = home.debuginfo if home is not None else None
     release = vmcore.release

@@ -16,11 +16,11 @@ from typing import Final, Self
 
 from sandbox.debuginfo import extract as packages, local, rpm
 from sandbox.debuginfo.archive import deb_data, tar_members
-from sandbox.debuginfo.deb_locator import DebIndex, data_blocks, md5sums
+from sandbox.debuginfo.deb_locator import DebFileLocator, data_blocks, md5sums
 from sandbox.debuginfo.download import read_package
-from sandbox.debuginfo.extract import Contents
-from sandbox.debuginfo.fetch import strict
-from sandbox.debuginfo.http_ranges import Blocks, BlockStream, NoRanges, RemoteFile, RemoteStream
+from sandbox.debuginfo.extract import ExtractSpec
+from sandbox.debuginfo.fetch import verify_strictly
+from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RangesUnsupported, RemoteStream
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.store import Entry, Store
 from sandbox.debuginfo.stream import Damaged, FileStream, Limited, Skippable, Stream, decompressed
@@ -139,19 +139,19 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
         raise DebuginfoNotFound(
             f"{about.url} has vmlinux and no modules", hint="give a package: vmbox debuginfo add PACKAGE"
         )
-    contents = Contents(kind=kind, patterns=(), keys=key_files(about.keys))
+    contents = ExtractSpec(kind=kind, patterns=(), keys=key_files(about.keys))
     remote = RemotePackage(
         package=about.package or "the package", version=None, url=about.url, size=about.size, sha256=about.sha256
     )
     title = f"Downloading {len(room.wanted)} modules of {remote.package}"
     # The hash of a .deb is of all of it; an RPM's signed header has one for each file.
-    if kind == "rpm" or not strict():
+    if kind == "rpm" or not verify_strictly():
         try:
             with reporter.step(title, unit="B") as step:
-                file = RemoteFile(remote.url, remote.size, reporter, step)
+                file = HttpFile(remote.url, remote.size, reporter, step)
                 _by_ranges(room, file, contents)
                 return
-        except (NoRanges, NotSeekable) as why:
+        except (RangesUnsupported, NotSeekable) as why:
             reporter.notice(f"{remote.package}: {why}, so all of it is downloaded")
         except Damaged as error:
             raise VerificationFailed(f"{remote.url}: {error}") from None
@@ -160,7 +160,7 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
     part.unlink(missing_ok=True)
 
 
-def _by_ranges(room: _Room, file: RemoteFile, what: Contents) -> None:
+def _by_ranges(room: _Room, file: HttpFile, what: ExtractSpec) -> None:
     if what.kind == "rpm":
         header = rpm.read(RemoteStream(file))
         packages.signed(what, header)
@@ -179,7 +179,7 @@ def _by_ranges(room: _Room, file: RemoteFile, what: Contents) -> None:
         return
     sums = md5sums(file)
     with contextlib.closing(data_blocks(file)) as blocks:
-        index = DebIndex(blocks, sums)
+        index = DebFileLocator(blocks, sums)
         for path in sorted(filter(room.wants, sums), key=lambda path: path.split("/")):
             place = index.find(path)
             stream = BlockStream(blocks)
@@ -192,7 +192,7 @@ def _is(room: _Room, file: rpm.RpmFile) -> bool:
     return file.regular and room.wants(file.path)
 
 
-def _from_start(room: _Room, package: Skippable, what: Contents) -> None:
+def _from_start(room: _Room, package: Skippable, what: ExtractSpec) -> None:
     if what.kind == "rpm":
         header = rpm.read(package)
         packages.signed(what, header)
@@ -223,7 +223,7 @@ def _from_host(room: _Room, origin: Path, kind: str) -> None:
     with contextlib.suppress(OSError):
         if kind in {"deb", "rpm"}:
             with FileStream(origin) as package:
-                _from_start(room, package, Contents(kind=kind, patterns=()))
+                _from_start(room, package, ExtractSpec(kind=kind, patterns=()))
             return
         for path in _near(origin):
             if room.wants(str(path)):

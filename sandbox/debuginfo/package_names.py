@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sandbox.model import Vmcore
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class RemotePackage:
     """Of the whole package, lower-case hexadecimal; None where the source does not say."""
 
 
-class PackageOracle(Protocol):
+class PackageQuery(Protocol):
     """A package manager that says where packages are, without installing any."""
 
     def __call__(self, packages: Sequence[str]) -> Iterable[RemotePackage]:
@@ -33,7 +33,7 @@ class PackageOracle(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class PackageNames:
     """The names that a dump's debuginfo can go by."""
 
     packages: tuple[str, ...]
@@ -47,7 +47,7 @@ class Wanted:
     """Where in those."""
 
 
-def wanted(vmcore: Vmcore, profile: ImageProfile) -> Wanted | None:
+def package_names(vmcore: Vmcore, profile: Profile) -> PackageNames | None:
     """The packages to ask for; None when the profile has no rules or the dump does not name its kernel."""
     rules = profile.debuginfo
     if rules is None or vmcore.release is None:
@@ -68,17 +68,17 @@ def wanted(vmcore: Vmcore, profile: ImageProfile) -> Wanted | None:
         release = re.escape(vmcore.release or "")
         return tuple(re.compile(expression.replace("{release}", release)) for expression in expressions)
 
-    return Wanted(
+    return PackageNames(
         # A template that needs what this dump does not say is left out; another one may do.
-        packages=tuple(name for template in rules.packages if (name := fill(template, names)) is not None),
+        packages=tuple(name for template in rules.packages if (name := expand(template, names)) is not None),
         names=names,
         vmlinux=patterns(rules.vmlinux),
-        kernel=tuple(name for template in rules.kernel if (name := fill(template, names)) is not None),
+        kernel=tuple(name for template in rules.kernel if (name := expand(template, names)) is not None),
         kernel_files=patterns(rules.kernel_files),
     )
 
 
-def fill(template: str, names: Mapping[str, str]) -> str | None:
+def expand(template: str, names: Mapping[str, str]) -> str | None:
     """The template with names put in; None when it uses one that is not there."""
     try:
         return template.format_map(names)

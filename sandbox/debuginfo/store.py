@@ -165,7 +165,7 @@ class Store:
 
     def _make(self, directory: Path) -> None:
         try:
-            paths.make(directory, self.root)
+            paths.make_directory(directory, self.root)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise no_space(directory, "the cache") from None

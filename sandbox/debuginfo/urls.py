@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sandbox.debuginfo.package_names import RemotePackage, Wanted, fill
+from sandbox.debuginfo.package_names import PackageNames, RemotePackage, expand
 from sandbox.model import Vmcore
 from sandbox.profiles import DebuginfoRules
 
@@ -21,7 +21,7 @@ class Candidate:
     """deb, rpm or vmlinux."""
 
 
-def candidates(rules: DebuginfoRules, vmcore: Vmcore, wanted: Wanted) -> Iterator[Candidate]:
+def candidates(rules: DebuginfoRules, vmcore: Vmcore, wanted: PackageNames) -> Iterator[Candidate]:
     """URLs to try, best first: the vendor's archives, current tree before vault; then those that have all.
 
     Where the dump does not say who built its kernel, the archives of all who ship such releases: the proof decides.
@@ -40,15 +40,15 @@ def candidates(rules: DebuginfoRules, vmcore: Vmcore, wanted: Wanted) -> Iterato
             yield _candidate(rules, url, package, rules.keys)
 
 
-def unsigned(rules: DebuginfoRules, wanted: Wanted) -> Iterator[Candidate]:
+def unsigned(rules: DebuginfoRules, wanted: PackageNames) -> Iterator[Candidate]:
     """URLs of packages that nobody signed."""
     for url, package in _urls(rules.unsigned, wanted):
         yield _candidate(rules, url, package, ())
 
 
-def bases(templates: Sequence[str], wanted: Wanted) -> list[str]:
+def bases(templates: Sequence[str], wanted: PackageNames) -> list[str]:
     """Repositories to ask, each once."""
-    return list(dict.fromkeys(url for template in templates if (url := fill(template, wanted.names)) is not None))
+    return list(dict.fromkeys(url for template in templates if (url := expand(template, wanted.names)) is not None))
 
 
 def debuginfods(rules: DebuginfoRules | None, vmcore: Vmcore) -> Iterator[Candidate]:
@@ -68,9 +68,9 @@ def _candidate(rules: DebuginfoRules, url: str, package: str, keys: Sequence[str
     return Candidate(remote=remote, keys=keys, kind=rules.format)
 
 
-def _urls(templates: Sequence[str], wanted: Wanted) -> Iterator[tuple[str, str]]:
+def _urls(templates: Sequence[str], wanted: PackageNames) -> Iterator[tuple[str, str]]:
     for asked in wanted.packages:
         package = asked.partition("=")[0]
         for template in templates:
-            if (url := fill(template, {**wanted.names, "package": package})) is not None:
+            if (url := expand(template, {**wanted.names, "package": package})) is not None:
                 yield url, package

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.debuginfo import local, strip_relocs
-from sandbox.debuginfo.extract import Contents, extract
+from sandbox.debuginfo.extract import ExtractSpec, extract
 from sandbox.debuginfo.fetch import identify
-from sandbox.debuginfo.gdb_index import Preparer, prepare
+from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
 from sandbox.debuginfo.proof import Identity
 from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.debuginfo.stream import Damaged, FileStream
@@ -23,7 +23,7 @@ ANY_VMLINUX: Final = (re.compile(r"(.*/)?vmlinux(-[^/]*)?(\.debug)?$"),)
 
 
 def add(
-    path: Path, *, preparer: Preparer | None = None, reporter: Reporter = QUIET, cache: Path | None = None
+    path: Path, *, preparer: GdbIndexBuilder | None = None, reporter: Reporter = QUIET, cache: Path | None = None
 ) -> tuple[Entry, ...]:
     """Puts a vmlinux, a package, or all that is in a directory into the cache, for dumps that are still to come.
 
@@ -43,18 +43,18 @@ def add(
     return tuple(added)
 
 
-def _added(file: Path, store: Store, preparer: Preparer | None, reporter: Reporter) -> Entry:
+def _added(file: Path, store: Store, preparer: GdbIndexBuilder | None, reporter: Reporter) -> Entry:
     file = file.absolute()
     with store.new(hashlib.sha256(bytes(file)).hexdigest()) as directory:
-        found, proven = unpacked(file, Contents(kind=local.kind(file), patterns=ANY_VMLINUX), directory, reporter)
+        found, proven = unpacked(file, ExtractSpec(kind=local.kind(file), patterns=ANY_VMLINUX), directory, reporter)
         if (there := store.find(key_of(found.build_id, found.banners))) is not None:
             return there
         if preparer is not None:
-            prepare(directory, preparer, reporter)
+            add_gdb_index(directory, preparer, reporter)
         return store.keep(directory, about(found, file, proven))
 
 
-def unpacked(file: Path, contents: Contents, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
+def unpacked(file: Path, contents: ExtractSpec, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
     """Makes `directory`/vmlinux of a vmlinux or package of this host: (what it is, what its package proves of it)."""
     proven = ""
     if contents.kind == "vmlinux":

@@ -12,7 +12,7 @@ from sandbox.dump.header import Header
 from sandbox.model import Vmcore
 
 
-class Draft:
+class VmcoreBuilder:
     """A Vmcore in the making. The first value for a field wins, and its origin is kept."""
 
     def __init__(self, path: Path, size: int) -> None:
@@ -25,7 +25,7 @@ class Draft:
                 self.values[name] = value
                 self.origins[name] = origin
 
-    def take_over(self, other: Draft) -> None:
+    def take_over(self, other: VmcoreBuilder) -> None:
         for name, origin in other.origins.items():
             self.offer(origin, **{name: other.values[name]})
 
@@ -40,7 +40,7 @@ class Draft:
         return Vmcore(**self.values, origins=self.origins)
 
 
-def take_header(draft: Draft, header: Header, info: Mapping[str, str], origin: str) -> None:
+def apply_header(draft: VmcoreBuilder, header: Header, info: Mapping[str, str], origin: str) -> None:
     """`origin` is "notes", or "memory" when the VMCOREINFO note was lost and its text found by looking for it."""
     draft.plain(format=header.format, vmcoreinfo=info)
     found = "vmcoreinfo" if origin == "notes" else "vmcoreinfo in memory"
@@ -58,7 +58,7 @@ def take_header(draft: Draft, header: Header, info: Mapping[str, str], origin: s
     draft.offer("header", dump_level=header.dump_level, compression=header.compression, panic=header.panic)
 
 
-def take_findings(draft: Draft, found: panic.Findings, origin: str) -> None:
+def apply_findings(draft: VmcoreBuilder, found: panic.LogFindings, origin: str) -> None:
     draft.offer(
         origin,
         banner=found.banner,

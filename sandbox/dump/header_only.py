@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sandbox.dump.header import MACHINES, Header
-from sandbox.dump.source import OutOfTimeError, Source
+from sandbox.dump.source import DeadlineExceeded, Source
 
 FORMATS: Final = frozenset(
     {"lkcd", "s390", "sadump", "vmware", "qemu-migration", "libvirt-save", "xen", "mclx"},
@@ -54,7 +54,7 @@ def parse(kind: str, source: Source) -> Header:
 
 
 @dataclass(slots=True, kw_only=True)
-class Remnants:
+class ScanResult:
     """What uncompressed memory shows of the kernel in it, without its page tables. Unknown is None or empty."""
 
     vmcoreinfo: bytes = b""
@@ -68,10 +68,10 @@ class Remnants:
         return bool(self.vmcoreinfo) and self.release is not None and self.panic is not None
 
 
-def look_through(source: Source) -> Remnants:
+def scan_memory(source: Source) -> ScanResult:
     """Looks for VMCOREINFO, the kernel's utsname and the end of a panic, until the time or the limit is used up."""
-    found = Remnants()
-    with suppress(OutOfTimeError):
+    found = ScanResult()
+    with suppress(DeadlineExceeded):
         for at in _from_both_ends(0, source.size):
             piece = source.read_at(at, _SCAN_STEP + 6 * _UTS_FIELD)
             if found.whole or (not piece and source.size is None):
@@ -85,7 +85,7 @@ def look_through(source: Source) -> Remnants:
     return found
 
 
-def _take_utsname(found: Remnants, piece: bytes) -> None:
+def _take_utsname(found: ScanResult, piece: bytes) -> None:
     at = piece.find(_SYSNAME)
     while at >= 0:
         fields = [_text(piece[at + n * _UTS_FIELD : at + (n + 1) * _UTS_FIELD]) for n in (2, 3)]

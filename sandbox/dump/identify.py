@@ -6,10 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from sandbox.dump import completeness, crash_directory, magic, panic, saved_log, vmcoreinfo
-from sandbox.dump.builder import Draft, take_findings, take_header
-from sandbox.dump.memory_dump import SECONDS, take_dump
+from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
+from sandbox.dump.memory_dump import SECONDS, apply_dump
 from sandbox.dump.printk import Record
-from sandbox.dump.source import FileSource, OutOfTimeError, Source, cannot_open
+from sandbox.dump.source import DeadlineExceeded, FileSource, Source, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
 from sandbox.model import Vmcore
 
@@ -34,14 +34,14 @@ def identify(path: Path, *, log: bool = True) -> Vmcore:
         if state is not None:
             return identify(state, log=log)
     with FileSource(path, seconds=SECONDS) as source:
-        draft = Draft(path, source.size)
+        draft = VmcoreBuilder(path, source.size)
         if source.size == 0:
             raise NotADump(
                 f"{path} is empty", hint="kdump ran out of space or was killed before it wrote; look for another dump"
             )
         try:
             _examine(draft, source, path, log=log)
-        except OutOfTimeError as error:
+        except DeadlineExceeded as error:
             raise DumpDamaged(
                 f"{path}: no dump was found in it in {SECONDS} s", hint="unpack it, if it is an archive, and try again"
             ) from error
@@ -57,60 +57,62 @@ def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
         raise NotADump(
             f"{directory} holds no kernel crash dump", hint="kdump writes to /var/crash/<host>-<time>/vmcore"
         )
-    draft = Draft(directory, 0)
+    draft = VmcoreBuilder(directory, 0)
     draft.plain(format="sosreport" if contents.uname else "log", wrappers=("directory",))
     if contents.logs:
         saved = contents.logs[-1]
         with FileSource(saved, seconds=SECONDS) as source:
             draft.plain(member=str(saved.relative_to(directory)))
-            saved_log.take_text(draft, source, "log")
+            saved_log.apply_text(draft, source, "log")
     if contents.uname is not None:
         with FileSource(contents.uname) as source:
-            saved_log.take_uname(draft, source.read_at(0, 512).decode("utf-8", "replace"))
-    saved_log.take_wanted(draft, str(contents.logs[-1].absolute()) if contents.logs else None)
+            saved_log.apply_uname(draft, source.read_at(0, 512).decode("utf-8", "replace"))
+    saved_log.apply_original_path(draft, str(contents.logs[-1].absolute()) if contents.logs else None)
     return draft.finish()
 
 
-def _examine(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
+def _examine(draft: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
     head = source.read_at(0, magic.PEEK)
     kind = magic.dump_format(head) or magic.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
     if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
-        take_dump(draft, source, path, log=log)
+        apply_dump(draft, source, path, log=log)
     elif kind is not None:
         _take_named(draft, kind, source, path)
     elif magic.wrapper(head) is not None:
         _take_wrapped(draft, source, path, log=log)
     elif magic.is_kernel_log(source.read_at(0, 4096)):
         draft.plain(format="log")
-        saved_log.take_text(draft, source, "log")
-        saved_log.take_wanted(draft, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None)
+        saved_log.apply_text(draft, source, "log")
+        saved_log.apply_original_path(
+            draft, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None
+        )
     else:
         raise _not_a_dump(str(path), head)
 
 
-def _take_named(draft: Draft, kind: str, source: Source, path: Path) -> None:
+def _take_named(draft: VmcoreBuilder, kind: str, source: Source, path: Path) -> None:
     from sandbox.dump import header_only
 
     header = header_only.parse(kind, source)
-    found = header_only.Remnants()
+    found = header_only.ScanResult()
     with suppress(VmboxError):
         memory_file = header_only.find_sibling_memory(path.name)
         if memory_file is not None and (path.parent / memory_file).is_file():
             draft.plain(files=(path, path.parent / memory_file))
             with FileSource(path.parent / memory_file, seconds=SECONDS) as beside:
-                found = header_only.look_through(beside)
+                found = header_only.scan_memory(beside)
         else:
-            found = header_only.look_through(source)
-    take_header(draft, header, vmcoreinfo.parse(found.vmcoreinfo), "memory")
+            found = header_only.scan_memory(source)
+    apply_header(draft, header, vmcoreinfo.parse(found.vmcoreinfo), "memory")
     draft.offer("utsname in memory", release=found.release, utsname_version=found.utsname_version)
     if found.panic is not None:
         line = Record(nanoseconds=None, text=found.panic.encode())
-        take_findings(draft, panic.examine([line]), "text in memory")
+        apply_findings(draft, panic.examine([line]), "text in memory")
     if header.flag is not None:
         draft.offer("header", complete=False, incomplete_reason=header.flag)
 
 
-def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log: bool) -> None:
+def _take_wrapped(draft: VmcoreBuilder, source: FileSource | Source, path: Path, *, log: bool) -> None:
     # With every decompressor there is; most dumps need none.
     from sandbox.dump import header_only, wrappers
     from sandbox.dump.streams import PeekSource
@@ -122,10 +124,10 @@ def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log:
     if found.sosreport or found.is_log:
         draft.plain(format="sosreport" if found.sosreport and found.source is None else "log")
         if found.source is not None:
-            saved_log.take_text(draft, found.source, "log")
+            saved_log.apply_text(draft, found.source, "log")
         if found.uname is not None:
-            saved_log.take_uname(draft, found.uname)
-        saved_log.take_wanted(draft, found.member)
+            saved_log.apply_uname(draft, found.uname)
+        saved_log.apply_original_path(draft, found.member)
         return
     inner = found.source
     if inner is None:
@@ -136,12 +138,12 @@ def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log:
         # Only of a small dump the whole can be looked at; of others the header, and a log beside it, have to do.
         if log and isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.WHOLE_LIMIT:
             inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2)
-        take_dump(draft, inner, path, log=log and inner.size is not None)
+        apply_dump(draft, inner, path, log=log and inner.size is not None)
         if log and inner.size is None:
             _take_log_of_deep(draft, found.log, path)
     elif kind is not None:
         header = header_only.parse(kind, inner)
-        take_header(draft, header, vmcoreinfo.parse(header_only.find_vmcoreinfo(inner)), "memory")
+        apply_header(draft, header, vmcoreinfo.parse(header_only.find_vmcoreinfo(inner)), "memory")
     else:
         layers = " in ".join(reversed(found.layers))
         raise _not_a_dump(f"what is in {path} ({layers})", head)
@@ -152,13 +154,13 @@ def _take_wrapped(draft: Draft, source: FileSource | Source, path: Path, *, log:
         draft.offer("size", complete=False, incomplete_reason=reason)
 
 
-def _take_log_of_deep(draft: Draft, in_archive: Source | None, path: Path) -> None:
+def _take_log_of_deep(draft: VmcoreBuilder, in_archive: Source | None, path: Path) -> None:
     """What kdump saved of the log, in the archive before the dump or beside it, when the dump's own is out of reach."""
     if in_archive is not None:
-        saved_log.take_beside(draft, "log in the archive", in_archive)
+        saved_log.apply_saved_log(draft, "log in the archive", in_archive)
     elif (saved := crash_directory.log_beside(path)) is not None:
         with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
-            saved_log.take_beside(draft, saved.name, source)
+            saved_log.apply_saved_log(draft, saved.name, source)
     if draft.get("panic") is None:
         layers = ", ".join(draft.values["wrappers"])
         draft.plain(unread=f"the log, with cause and panic: it lies too deep in {layers} to be read without unpacking")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.dump import crash_directory, header_only, kdump, magic, memory, printk, reader
-from sandbox.dump.source import FileSource, OutOfTimeError
+from sandbox.dump.source import DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable
 
 _SECONDS: Final = 60.0
@@ -59,11 +59,11 @@ def read_log(path: Path) -> Iterator[bytes]:
                     f"{path}: {error}", hint=f"in a case container: vmbox run {path} -- log"
                 ) from error
             yield from _saved(saved)
-        except OutOfTimeError as error:
+        except DeadlineExceeded as error:
             raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
 
 
-def _walk(opened: reader.OpenedDump, path: Path) -> Iterator[bytes]:
+def _walk(opened: reader.DumpReader, path: Path) -> Iterator[bytes]:
     opened.look_for_vmcoreinfo()
     opened.settle_machine()
     files = reader.split_set(path, opened)

@@ -19,9 +19,9 @@ from sandbox.dump import (
     saved_log,
     vmcoreinfo,
 )
-from sandbox.dump.builder import Draft, take_findings, take_header
+from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
 from sandbox.dump.header import PageMissingError
-from sandbox.dump.source import FileSource, OutOfTimeError, Source
+from sandbox.dump.source import DeadlineExceeded, FileSource, Source
 from sandbox.errors import VmboxError
 
 SECONDS: Final = 1.5
@@ -31,29 +31,29 @@ _LARGE_BITMAP: Final = 1 << 20
 """Of a machine with 32 GiB. Counting larger ones takes longer than a header-only answer may."""
 
 
-def take_dump(draft: Draft, source: Source, path: Path, *, log: bool) -> None:
+def apply_dump(draft: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
     """A dump whose memory can be read: header, completeness, log, build-id."""
     opened = reader.open_dump(source, str(path))
     draft.plain(flattened=opened.flat is not None)
     with ExitStack() as parts:
-        _take_split_set(draft, opened, path, parts)
+        _apply_split_set(draft, opened, path, parts)
         if source.size is not None:
-            _take_completeness(draft, opened, path, log=log)
+            _apply_completeness(draft, opened, path, log=log)
         if log or isinstance(opened.layout, elf.Layout):
-            with suppress(OutOfTimeError):
+            with suppress(DeadlineExceeded):
                 opened.look_for_vmcoreinfo()
         if log:
-            with suppress(OutOfTimeError):
+            with suppress(DeadlineExceeded):
                 opened.settle_machine()
-        take_header(draft, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
+        apply_header(draft, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
         if log:
             # Where time runs out or a page is missing, the rest of the answer stands.
-            with suppress(OutOfTimeError, PageMissingError):
-                _take_log(draft, opened)
-                _take_image(draft, opened)
+            with suppress(DeadlineExceeded, PageMissingError):
+                _apply_log(draft, opened)
+                _apply_image(draft, opened)
 
 
-def _take_split_set(draft: Draft, opened: reader.OpenedDump, path: Path, parts: ExitStack) -> None:
+def _apply_split_set(draft: VmcoreBuilder, opened: reader.DumpReader, path: Path, parts: ExitStack) -> None:
     layout = opened.layout
     if not isinstance(layout, kdump.Layout) or not layout.split or opened.flat is not None:
         return
@@ -83,7 +83,7 @@ def _gap(start: int, end: int) -> str:
     return f"a part of the split dump is not beside it: the one with pages {start} to {end}"
 
 
-def _take_completeness(draft: Draft, opened: reader.OpenedDump, path: Path, *, log: bool) -> None:
+def _apply_completeness(draft: VmcoreBuilder, opened: reader.DumpReader, path: Path, *, log: bool) -> None:
     if opened.header.flag is not None:
         draft.offer("header", complete=False, incomplete_reason=opened.header.flag)
     layout = opened.layout
@@ -92,7 +92,7 @@ def _take_completeness(draft: Draft, opened: reader.OpenedDump, path: Path, *, l
     try:
         # The parts of a split set were judged together.
         reason = None if isinstance(layout, kdump.Layout) and layout.split else opened.incomplete()
-    except OutOfTimeError:
+    except DeadlineExceeded:
         return
     if reason is not None:
         if draft.get("complete") is False:
@@ -106,17 +106,17 @@ def _take_completeness(draft: Draft, opened: reader.OpenedDump, path: Path, *, l
     draft.offer("size", complete=True)
 
 
-def _take_log(draft: Draft, opened: reader.OpenedDump) -> None:
+def _apply_log(draft: VmcoreBuilder, opened: reader.DumpReader) -> None:
     try:
-        take_findings(draft, panic.examine(opened.log()), "log")
+        apply_findings(draft, panic.examine(opened.log()), "log")
     except printk.LogMissingError:
         saved = crash_directory.log_beside(draft.values["path"])
         if saved is not None:
             with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
-                saved_log.take_beside(draft, saved.name, source)
+                saved_log.apply_saved_log(draft, saved.name, source)
 
 
-def _take_image(draft: Draft, opened: reader.OpenedDump) -> None:
+def _apply_image(draft: VmcoreBuilder, opened: reader.DumpReader) -> None:
     """From the kernel image in memory, what neither VMCOREINFO nor the log gave."""
     kernel = opened.kernel()
     start = vmcoreinfo.symbol(opened.info, "_stext")
@@ -133,4 +133,4 @@ def _take_image(draft: Draft, opened: reader.OpenedDump) -> None:
     if draft.get("banner") is None and draft.get("uptime_seconds") is not None and release is not None:
         # The log was read, and its beginning is gone.
         banner = kernel_image.find_banner(kernel, start, release)
-        take_findings(draft, panic.Findings(banner=banner), "memory")
+        apply_findings(draft, panic.LogFindings(banner=banner), "memory")

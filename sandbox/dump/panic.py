@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.dump.printk import Record
-from sandbox.dump.source import OutOfTimeError
+from sandbox.dump.source import DeadlineExceeded
 
 _KEPT: Final = 4000
 """Lines before the end that are looked at; an oops with all CPUs' stacks is some hundreds."""
@@ -93,7 +93,7 @@ _TRIGGER: Final = re.compile(r"sysrq ?: Trigger a crash", re.IGNORECASE)
 
 
 @dataclass(slots=True, kw_only=True)
-class Findings:
+class LogFindings:
     """Of one log. Unknown is None."""
 
     banner: str | None = None
@@ -107,9 +107,9 @@ class Findings:
     uptime_seconds: float | None = None
 
 
-def examine(records: Iterable[Record], *, seconds: float = 1.5) -> Findings:
+def examine(records: Iterable[Record], *, seconds: float = 1.5) -> LogFindings:
     """Reads the whole log once and keeps its end. Raises `OutOfTimeError` for one that is made to take long."""
-    found = Findings()
+    found = LogFindings()
     deadline = time.monotonic() + seconds
     tail: deque[str] = deque(maxlen=_KEPT)
     panicked = False
@@ -117,7 +117,7 @@ def examine(records: Iterable[Record], *, seconds: float = 1.5) -> Findings:
     dmi: str | None = None
     for number, record in enumerate(records):
         if number % 1024 == 0 and time.monotonic() > deadline:
-            raise OutOfTimeError
+            raise DeadlineExceeded
         if record.nanoseconds is not None:
             last = max(last or 0, record.nanoseconds)
         for raw in record.text.split(b"\n"):
@@ -135,7 +135,7 @@ def examine(records: Iterable[Record], *, seconds: float = 1.5) -> Findings:
     return found
 
 
-def _take_banner(found: Findings, line: str) -> None:
+def _take_banner(found: LogFindings, line: str) -> None:
     match = _BANNER.search(line)
     if match is None:
         return
@@ -146,7 +146,7 @@ def _take_banner(found: Findings, line: str) -> None:
     found.utsname_version = version[1] if version else None
 
 
-def _conclude(found: Findings, lines: list[str]) -> None:
+def _conclude(found: LogFindings, lines: list[str]) -> None:
     panic_at = _last(lines, _PANIC)
     oops_at = _last(lines[:panic_at], _OOPS)
     panic = _PANIC.search(lines[panic_at]) if panic_at is not None else None

@@ -21,7 +21,7 @@ from sandbox.dump import (
     vmcoreinfo,
 )
 from sandbox.dump.header import Header, Memory, PageMissingError
-from sandbox.dump.source import FileSource, OutOfTimeError, Source
+from sandbox.dump.source import DeadlineExceeded, FileSource, Source
 from sandbox.errors import DumpDamaged
 
 _MOST_PARTS: Final = 64
@@ -33,7 +33,7 @@ _SEARCH_SECONDS: Final = 0.7
 
 
 @dataclass(slots=True, kw_only=True)
-class OpenedDump:
+class DumpReader:
     """One file, or the parts of a split dump, with what was read of it so far."""
 
     source: Source
@@ -125,7 +125,7 @@ class OpenedDump:
         return None if index is None else completeness.of_kdump(self.source, self.layout, index)
 
 
-def open_dump(source: Source, name: str) -> OpenedDump:
+def open_dump(source: Source, name: str) -> DumpReader:
     """Header and layout of a kdump-compressed, diskdump, ELF or flattened file.
 
     Raises `DumpDamaged` when they cannot be read, `NotADump` for ELF files that are something else.
@@ -140,7 +140,7 @@ def open_dump(source: Source, name: str) -> OpenedDump:
     if head.startswith(elf.MAGIC):
         if flat is not None:
             # makedumpfile -E -F writes the program headers last; without them there is still the note section.
-            with suppress(OutOfTimeError):
+            with suppress(DeadlineExceeded):
                 flat.complete_index()
         header, layout = elf.parse(source, name)
     else:
@@ -148,10 +148,10 @@ def open_dump(source: Source, name: str) -> OpenedDump:
         if found is None:
             raise _damaged_header(name, source, flat)
         header, layout = found
-    return OpenedDump(source=source, header=header, layout=layout, flat=flat, info=vmcoreinfo.parse(header.vmcoreinfo))
+    return DumpReader(source=source, header=header, layout=layout, flat=flat, info=vmcoreinfo.parse(header.vmcoreinfo))
 
 
-def split_set(path: Path, opened: OpenedDump) -> tuple[Path, ...]:
+def split_set(path: Path, opened: DumpReader) -> tuple[Path, ...]:
     """The files of a split dump in order, found beside `path` by their common header. Without gaps it is complete.
 
     makedumpfile writes the same header into every part; only the range of pages differs.

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from sandbox.dump import panic, printk
-from sandbox.dump.builder import Draft, take_findings
+from sandbox.dump.builder import VmcoreBuilder, apply_findings
 from sandbox.dump.header import MACHINES
 from sandbox.dump.source import Source
 
@@ -16,24 +16,24 @@ _CASE_NAME: Final = re.compile(r".+-\d{4}-\d\d-\d\d-\d\d:\d\d(?::\d\d)?|\d{12,14
 """What kdump calls the directory of one dump: address and time, on Debian the time alone."""
 
 
-def take_text(draft: Draft, source: Source, origin: str) -> None:
+def apply_text(draft: VmcoreBuilder, source: Source, origin: str) -> None:
     text = source.read_at(0, _LOG_BYTES)
     size = source.size
     if size is not None and size > _LOG_BYTES:
         # The beginning has the banner, the end the panic.
         text = text[: 1 << 20] + source.read_at(size - _LOG_BYTES, _LOG_BYTES)
-    take_findings(draft, panic.examine(printk.from_text(text)), origin)
+    apply_findings(draft, panic.examine(printk.from_text(text)), origin)
 
 
-def take_beside(draft: Draft, name: str, source: Source) -> None:
+def apply_saved_log(draft: VmcoreBuilder, name: str, source: Source) -> None:
     """The log that kdump saved for a dump, unless it is of another kernel: then it is another crash's."""
-    beside = Draft(draft.values["path"], 0)
-    take_text(beside, source, name)
+    beside = VmcoreBuilder(draft.values["path"], 0)
+    apply_text(beside, source, name)
     if draft.get("release") in {None, beside.get("release")}:
         draft.take_over(beside)
 
 
-def take_uname(draft: Draft, uname: str) -> None:
+def apply_uname(draft: VmcoreBuilder, uname: str) -> None:
     """`uname -a` of the machine after its reboot, usually with the same kernel."""
     words = uname.split()
     if len(words) > 3 and words[0] == "Linux":
@@ -41,7 +41,7 @@ def take_uname(draft: Draft, uname: str) -> None:
         draft.offer("sosreport", arch=next((word for word in reversed(words) if word in MACHINES), None))
 
 
-def take_wanted(draft: Draft, saved_log: str | None) -> None:
+def apply_original_path(draft: VmcoreBuilder, saved_log: str | None) -> None:
     """Where the dump itself is, as far as the name of the log beside it tells."""
     if saved_log is None:
         draft.plain(wanted="/var/crash/<address>-<time>/vmcore")

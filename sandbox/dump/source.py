@@ -20,7 +20,7 @@ READ_LIMIT: Final = 32 << 20
 """Most bytes that one read returns. Sizes in a dump are not trusted; nothing here needs more at once."""
 
 
-class OutOfTimeError(Exception):
+class DeadlineExceeded(Exception):
     """The time one question about a dump may take is over. Caught inside this package."""
 
 
@@ -77,7 +77,7 @@ class FileSource:
 
     def read_at(self, offset: int, size: int) -> bytes:
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise OutOfTimeError
+            raise DeadlineExceeded
         if offset < 0 or size <= 0 or offset >= self.size:
             return b""
         size = min(size, READ_LIMIT, self.size - offset)

@@ -120,12 +120,12 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
                 raise DumpDamaged(f"{vmcore.path}: {error}") from error
             reporter.notice(f"{vmcore.path}: {error}; the dump is unpacked as far as it goes")
         with FileSource(part) as written:
-            for where, said in list(_what_it_leaves_out(written, sink.end, vmcore)):
+            for where, said in list(_missing_vmcoreinfo(written, sink.end, vmcore)):
                 sink.write(where, said)
         os.ftruncate(out.fileno(), sink.end)
 
 
-def _what_it_leaves_out(written: Source, end: int, vmcore: Vmcore) -> Iterator[tuple[int, bytes]]:
+def _missing_vmcoreinfo(written: Source, end: int, vmcore: Vmcore) -> Iterator[tuple[int, bytes]]:
     """What is known of the dump, for where a kdump tells it, if that tells nothing: QEMU's kdump of a guest without a
     vmcoreinfo device. Without, libkdumpfile and so drgn refuse it, and crash searches.
     """

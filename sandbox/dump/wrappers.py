@@ -13,7 +13,7 @@ from typing import Final
 
 from sandbox.dump import archives, magic
 from sandbox.dump.archives import Member
-from sandbox.dump.source import OutOfTimeError, SliceSource, Source
+from sandbox.dump.source import DeadlineExceeded, SliceSource, Source
 from sandbox.dump.streams import (
     ChunkStream,
     LimitedStream,
@@ -133,7 +133,7 @@ def _choose(members: Iterator[Member], name: str, layers: tuple[str, ...]) -> Un
             found = _dump_inside(member, name, layers)
             if found is not None:
                 return replace(found, log=log.source) if log is not None else found
-    except (OutOfTimeError, WrapperDamagedError):
+    except (DeadlineExceeded, WrapperDamagedError):
         # What was found until then is an answer all the same.
         if log is None and not sosreport:
             raise

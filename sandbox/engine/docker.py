@@ -255,7 +255,7 @@ class DockerEngine:
             self._api.start(ident)
 
     def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
-        ident = self._create(orphans.owned(spec), auto_remove=False)
+        ident = self._create(orphans.with_owner_label(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident),
@@ -267,7 +267,7 @@ class DockerEngine:
     def _attach(self, ident: str) -> ExecStream:
         with self._asking("attach to a container"):
             sock = self._api.attach_socket(ident, params={"stdout": 1, "stderr": 1, "stream": 1})
-        return ExecStream(sock._response, _bare(sock), tty=False, exit_code=lambda: self.wait(ident))  # noqa: SLF001
+        return ExecStream(sock._response, _raw_socket(sock), tty=False, exit_code=lambda: self.wait(ident))  # noqa: SLF001
 
     def container(self, ident: str) -> Container | None:
         with self._asking("look at a container"):
@@ -319,7 +319,7 @@ class DockerEngine:
             sock = self._api.exec_start(exec_id, tty=tty, socket=True)
         return ExecStream(
             sock._response,  # noqa: SLF001 - the reader that holds the first bytes, see ExecStream
-            _bare(sock),
+            _raw_socket(sock),
             tty=tty,
             exit_code=lambda: self._exec_exit_code(exec_id),
             resize=lambda rows, columns: self._exec_resize(exec_id, rows, columns),
@@ -369,7 +369,7 @@ class DockerEngine:
             self._service.close()
 
 
-def _bare(sock: Any) -> Any:
+def _raw_socket(sock: Any) -> Any:
     """The socket under docker-py's read-only SocketIO (issue 2255); TLS gives the socket itself."""
     return getattr(sock, "_sock", sock)
 

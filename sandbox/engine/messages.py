@@ -28,7 +28,7 @@ def proxies() -> dict[str, str]:
 
 _REMEDIES: Final = {
     # crun 1.8 starts nothing on a host with both kinds of cgroups; vmbox takes runc there, where it is installed.
-    "cgroups in hybrid mode not supported": checks.MENDING_HYBRID_CGROUPS,
+    "cgroups in hybrid mode not supported": checks.HYBRID_CGROUPS_FIX,
 }
 """What mends a host whose engine says this."""
 

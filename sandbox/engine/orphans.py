@@ -18,12 +18,12 @@ LABEL: Final = "vmbox.run"
 """Carried by every container of `Engine.run`; the value is the process it runs for."""
 
 
-def owned(spec: ContainerSpec) -> ContainerSpec:
+def with_owner_label(spec: ContainerSpec) -> ContainerSpec:
     """`spec` with a label that names this process."""
     return dataclasses.replace(spec, labels={**spec.labels, LABEL: _name(os.getpid())})
 
 
-def ownerless(engine: Engine) -> Iterator[Container]:
+def orphans(engine: Engine) -> Iterator[Container]:
     """Containers of `Engine.run` whose vmbox is gone. Those of other hosts, and of other process namespaces, where
     nothing can be known from here, are left out.
     """

@@ -257,7 +257,7 @@ class PodmanEngine:
             self._call("post", f"/containers/{ident}/start")
 
     def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
-        ident = self._create(orphans.owned(spec), auto_remove=False)
+        ident = self._create(orphans.with_owner_label(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident, spec),

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Literal, Protocol, Self
 
-from sandbox.model import ELSEWHERE
+from sandbox.model import REMOTE_SCHEMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +87,7 @@ class EngineInfo:
     @property
     def elsewhere(self) -> bool:
         """Whether it was reached over the network: paths are those of its host, and there are no FIFOs to share."""
-        return self.endpoint.startswith(ELSEWHERE)
+        return self.endpoint.startswith(REMOTE_SCHEMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

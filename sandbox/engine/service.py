@@ -26,7 +26,7 @@ _LONGEST_SOCKET: Final = 100
 _LONGEST_RUNROOT: Final = 50
 """Characters Podman allows."""
 
-_LEASH: Final = """
+_SUPERVISOR: Final = """
 exec 3<&0 </dev/null
 (
     trap '' HUP INT TERM
@@ -66,7 +66,7 @@ class Service:
         try:
             # A session of its own: Ctrl-C in the terminal is for vmbox, which still has containers to remove.
             self._process = subprocess.Popen(
-                [*prefix, "/bin/sh", "-c", _LEASH, "vmbox-service", str(socket), self._name, *argv],
+                [*prefix, "/bin/sh", "-c", _SUPERVISOR, "vmbox-service", str(socket), self._name, *argv],
                 stdin=read_end,
                 stdout=self._log,
                 stderr=self._log,

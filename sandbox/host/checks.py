@@ -46,7 +46,7 @@ def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tu
         )
 
 
-MENDING_HYBRID_CGROUPS: Final = "sudo apt-get install runc"
+HYBRID_CGROUPS_FIX: Final = "sudo apt-get install runc"
 
 
 def hybrid_cgroups(root: Path = ROOT) -> bool:
@@ -80,7 +80,7 @@ def emulated(root: Path = ROOT, machine: str | None = None) -> tuple[list[str], 
     return can, cannot
 
 
-def setting_up_emulation(machine: str | None = None, root: Path = ROOT) -> str:
+def emulation_fix(machine: str | None = None, root: Path = ROOT) -> str:
     """The one command that lets programs of `machine` (or of all common ones) run here."""
     emulator = f"qemu-{MACHINES.get(machine or '', 'aarch64')}-static"
     if not any((root / directory / emulator).exists() for directory in ("usr/bin", "usr/local/bin")):

@@ -217,7 +217,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class SettingValue:
     """One setting and where its value comes from."""
 
     key: str
@@ -280,7 +280,7 @@ def overrides() -> tuple[str, ...]:
     return tuple(_words.values())
 
 
-def override_anew(assignments: Iterable[str]) -> None:
+def replace_overrides(assignments: Iterable[str]) -> None:
     """As `override`, and what was overridden before no longer is: for a process that serves many callers in turn."""
     _overridden.clear()
     _words.clear()
@@ -292,17 +292,17 @@ _words: Final[dict[str, str]] = {}
 """By the command line of this process."""
 
 
-def show() -> list[Found]:
+def show() -> list[SettingValue]:
     """Every setting with its value and where that comes from."""
     given = _given()
     shown = []
     for item in fields(Settings):
         value, origin = given.get(item.name, (item.default, "default"))
-        shown.append(Found(key=item.name, value=value, origin=origin, meaning=item.metadata["meaning"]))
+        shown.append(SettingValue(key=item.name, value=value, origin=origin, meaning=item.metadata["meaning"]))
     return shown
 
 
-def spelled(key: str, value: object) -> str:
+def format_value(key: str, value: object) -> str:
     """A value as the environment would have it, for people: 1800 of `idle` is "30m"; no value is ""."""
     reader = _readers()[key]
     match value:
@@ -331,7 +331,7 @@ def origin(key: str) -> str:
     return _given().get(key, (None, "default"))[1]
 
 
-def strangers() -> dict[str, str]:
+def unknown_variables() -> dict[str, str]:
     """Variables that look like ours and are not, with the nearest one that is; other programs may own them."""
     known = {*map(variable, _readers()), *ONLY_ENVIRONMENT}
     return {

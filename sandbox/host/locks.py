@@ -16,7 +16,7 @@ from sandbox.progress import QUIET, Reporter
 @contextmanager
 def locked(path: Path, reporter: Reporter = QUIET, doing: str = "") -> Iterator[None]:
     """Holds the lock file (or directory) `path`; waits, and says for another `doing` what."""
-    paths.make(path.parent)
+    paths.make_directory(path.parent)
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.is_dir() else _open(path)
     try:
         try:
@@ -29,7 +29,7 @@ def locked(path: Path, reporter: Reporter = QUIET, doing: str = "") -> Iterator[
         os.close(descriptor)
 
 
-def held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a process that lives holds the lock file, or locked directory, `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

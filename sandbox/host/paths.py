@@ -26,7 +26,7 @@ def config_dir() -> Path:
 
 def cache_dir() -> Path:
     """Debuginfo, downloads under way, unpacked dumps. `$VMBOX_CACHE_DIR` overrides."""
-    return config.current().cache_dir or _usual("cache")
+    return config.current().cache_dir or _default("cache")
 
 
 def unpacked_dir() -> Path:
@@ -34,7 +34,7 @@ def unpacked_dir() -> Path:
     return cache_dir() / "dumps"
 
 
-def make(directory: Path, cache: Path | None = None) -> None:
+def make_directory(directory: Path, cache: Path | None = None) -> None:
     """mkdir -p, private; but what lies below the cache is as open to others as the cache itself.
 
     So all users of a host can share one: chmod 1777, or a group's 2775, on its top is all it takes.
@@ -57,7 +57,7 @@ def runtime_dir() -> Path:
 
     Raises `ConfigurationError` when it cannot be made, or is not the caller's own: whoever owns it could read a case.
     """
-    path = config.current().runtime_dir or _usual("runtime")
+    path = config.current().runtime_dir or _default("runtime")
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = path.stat().st_uid
@@ -72,11 +72,11 @@ def runtime_dir() -> Path:
 
 def state_dir() -> Path:
     """Histories and transcripts. `$VMBOX_STATE_DIR` overrides."""
-    return config.current().state_dir or _usual("state")
+    return config.current().state_dir or _default("state")
 
 
 @cache
-def _usual(kind: str) -> Path:
+def _default(kind: str) -> Path:
     """Where platformdirs puts it. What a warm run needs is asked of the environment here: the import takes longer than
     a warm crash does, and says the same.
     """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sandbox.errors import NoSpace
 from sandbox.host import paths
-from sandbox.host.locks import held, locked
+from sandbox.host.locks import is_locked, locked
 
 
 @contextmanager
@@ -20,10 +20,10 @@ def scratch_directory() -> Iterator[Path]:
     directory = paths.cache_dir() / "tmp"
     with contextlib.ExitStack() as stack:
         try:
-            paths.make(directory)
+            paths.make_directory(directory)
             with locked(directory / ".lock"):
                 for left in directory.iterdir():
-                    if left.is_dir() and not held(left):
+                    if left.is_dir() and not is_locked(left):
                         shutil.rmtree(left, ignore_errors=True)
                 made = Path(tempfile.mkdtemp(dir=directory))
                 stack.callback(shutil.rmtree, made, ignore_errors=True)

@@ -23,21 +23,21 @@ from sandbox.host import mirrors, paths
 from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.image import bootstrap, containerfile
-from sandbox.image.containerfile import Recipe
+from sandbox.image.containerfile import BuildContext
 from sandbox.image.package_sources import package_sources
-from sandbox.profiles import Bootstrap, ImageProfile, digests, load, platforms
+from sandbox.profiles import Bootstrap, Profile, digests, load, platforms
 from sandbox.progress import QUIET, Reporter, Step
 
 LABEL: Final = "vmbox.image"
 """Carried by every image vmbox makes; the value is the profile's name."""
 
 
-def reference(profile: ImageProfile) -> str:
+def reference(profile: Profile) -> str:
     """What the image of a profile is called, whether or not it has been built."""
     return containerfile.reference(profile.name, containerfile.context(containerfile.of_profile(profile)))
 
 
-def ensure(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
+def ensure(profile: Profile, engine: Engine, reporter: Reporter = QUIET) -> str:
     """The image of a profile, built if the engine does not have it. Returns its reference."""
     return build(
         containerfile.of_profile(profile),
@@ -49,7 +49,7 @@ def ensure(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) ->
 
 
 def build(
-    recipe: Recipe,
+    recipe: BuildContext,
     engine: Engine,
     *,
     base: Callable[[], str],
@@ -76,7 +76,7 @@ def build(
     return ref
 
 
-def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIET) -> str:
+def ensure_base(profile: Profile, engine: Engine, reporter: Reporter = QUIET) -> str:
     """The base image of a profile: the engine's own copy, else the registry's, else bootstrapped from packages."""
     suite = profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
     bootstrapped = f"localhost/vmbox/base-{profile.name}:{suite}"
@@ -117,7 +117,7 @@ def ensure_base(profile: ImageProfile, engine: Engine, reporter: Reporter = QUIE
 def _has(engine: Engine, ref: str, platform: str | None) -> bool:
     """Whether the engine has `ref`, of the machine that is wanted where that is another than its own."""
     found = engine.image(ref)
-    return found is not None and (platform is None or found.arch == platforms.machine(platform))
+    return found is not None and (platform is None or found.arch == platforms.arch_of(platform))
 
 
 def _pull(ref: str, engine: Engine, reporter: Reporter, platform: str | None = None) -> None:
@@ -131,7 +131,7 @@ def _pull_foreign(ref: str, name: str, platform: str, engine: Engine, reporter: 
     before = engine.image(ref)
     _pull(ref, engine, reporter, platform)
     pulled = engine.image(ref)
-    if pulled is None or pulled.arch != platforms.machine(platform):
+    if pulled is None or pulled.arch != platforms.arch_of(platform):
         raise BaseImageUnavailable(f"{ref} is not of {platform}")
     engine.tag(ref, name)
     if before is None:
@@ -140,16 +140,16 @@ def _pull_foreign(ref: str, name: str, platform: str, engine: Engine, reporter: 
         engine.tag(before.id, ref)
 
 
-def base_references(profile: ImageProfile) -> list[str]:
+def base_references(profile: Profile) -> list[str]:
     """Where a base image is pulled from, best first: by digest where its tag is pinned, from the site's mirrors."""
     known = digests()
     pinned = [f"{ref.rpartition(':')[0]}@{known[ref]}" if ref in known else ref for ref in profile.base.images]
     return [mirrors.rewrite(ref) for ref in pinned]
 
 
-def tool(name: str, fragment: str, profile: ImageProfile, engine: Engine, reporter: Reporter) -> str:
+def tool(name: str, fragment: str, profile: Profile, engine: Engine, reporter: Reporter) -> str:
     """The image of a tool that vmbox itself needs, from a profile's packages. Returns its reference."""
-    recipe = Recipe(
+    recipe = BuildContext(
         name=f"{name}-{profile.name}",
         fragments=("base", "apt", fragment),
         args={},
@@ -162,7 +162,7 @@ _FRESH: Final = 24 * 3600
 """Seconds for which a bootstrapped root file system serves the next engine; older ones lack security updates."""
 
 
-def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: ImageProfile, reporter: Reporter) -> None:
+def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: Profile, reporter: Reporter) -> None:
     kept = paths.cache_dir() / "rootfs" / f"{profile.name}.tar"
     with reporter.step(f"Bootstrapping {profile.title} from packages") as step:
         if not (kept.is_file() and abs(time.time() - kept.stat().st_mtime) < _FRESH):
@@ -178,11 +178,11 @@ def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: ImageProfile, 
         engine.import_rootfs(kept, ref, {LABEL: f"base-{profile.name}"}, platform=profile.platform)
 
 
-def _architecture(profile: ImageProfile) -> str | None:
+def _architecture(profile: Profile) -> str | None:
     """The distribution's word for the profile's machine; None for the host's own."""
     if profile.platform is None:
         return None
-    name = platforms.machine(profile.platform)
+    name = platforms.arch_of(profile.platform)
     return profile.arch.get(name, name)
 
 
@@ -194,7 +194,7 @@ def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
     return tool("bootstrap-dnf", "bootstrap-dnf", tools, engine, reporter)
 
 
-def _with_dnf(tar: Path, engine: Engine, profile: ImageProfile, reporter: Reporter, step: Step) -> None:
+def _with_dnf(tar: Path, engine: Engine, profile: Profile, reporter: Reporter, step: Step) -> None:
     """A root file system of RPM packages, made by dnf in a container."""
     how = profile.base.bootstrap
     if how is None or not how.packages:

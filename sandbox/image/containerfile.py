@@ -16,11 +16,11 @@ from pathlib import Path
 
 from sandbox.host import paths
 from sandbox.image.package_sources import package_sources
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class BuildContext:
     """What an image is built from: a name for people, and everything that goes into the hash."""
 
     name: str
@@ -31,8 +31,8 @@ class Recipe:
     """Generated files of the context, beside those of `Containerfile.d/files/` that the fragments copy."""
 
 
-def of_profile(profile: ImageProfile) -> Recipe:
-    return Recipe(
+def of_profile(profile: Profile) -> BuildContext:
+    return BuildContext(
         name=profile.name,
         fragments=profile.image.fragments,
         args=profile.image.args,
@@ -40,7 +40,7 @@ def of_profile(profile: ImageProfile) -> Recipe:
     )
 
 
-def context(recipe: Recipe) -> bytes:
+def context(recipe: BuildContext) -> bytes:
     """The build context as a tar, the same bytes for the same recipe."""
     directory = _fragments()
     parts = [(directory / name).read_bytes() for name in recipe.fragments]

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Final
 
 from sandbox.host import mirrors
-from sandbox.profiles import ImageProfile, ImageRecipe
+from sandbox.profiles import ImageDefinition, Profile
 from sandbox.profiles.keys import key_files
 
 
@@ -30,7 +30,7 @@ _INHERITED: Final = re.compile(
 )
 
 
-def repositories(image: ImageRecipe, keys: str = "/etc/vmbox/vmbox.asc") -> str:
+def repositories(image: ImageDefinition, keys: str = "/etc/vmbox/vmbox.asc") -> str:
     """The sources of an RPM distribution as a .repo file, which dnf, yum, tdnf and zypper read alike.
 
     `keys` is the file, where the package manager runs, of the keys that have to have signed the packages.
@@ -48,7 +48,7 @@ def repositories(image: ImageRecipe, keys: str = "/etc/vmbox/vmbox.asc") -> str:
     return "\n".join(sections)
 
 
-def package_sources(profile: ImageProfile) -> Mapping[str, bytes]:
+def package_sources(profile: Profile) -> Mapping[str, bytes]:
     """The context's files that tell an image's package manager where its packages are."""
     return {
         "sources.list": source_lines(profile.image.sources).encode(),

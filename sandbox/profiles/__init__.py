@@ -55,7 +55,7 @@ _DRGN: Final = "DRGN"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageRecipe:
+class ImageDefinition:
     """What is put on the base."""
 
     fragments: tuple[str, ...]
@@ -75,7 +75,7 @@ class ImageRecipe:
         """Whether drgn is in it."""
         return bool(self.args.get(_DRGN))
 
-    def without_drgn(self) -> ImageRecipe:
+    def without_drgn(self) -> ImageDefinition:
         return replace(self, args={name: value for name, value in self.args.items() if name != _DRGN})
 
 
@@ -147,13 +147,13 @@ class DebuginfoRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageProfile:
+class Profile:
     """One distribution major."""
 
     name: str
     title: str
     base: Base
-    image: ImageRecipe
+    image: ImageDefinition
     crash: Crash
     classes: tuple[str, ...] = ()
     """Release classes it opens, e.g. "debian:12"; "rhel:8" takes in "rhel:8.10", and "fedora" takes in "fedora:40"."""
@@ -177,18 +177,18 @@ class ImageProfile:
 class Selection:
     """What a dump is opened with."""
 
-    home: ImageProfile
+    home: Profile
     """The profile of the kernel's own distribution: it says where debuginfo is."""
-    image: ImageProfile
+    image: Profile
     """The profile whose crash is used; another one than `home` when the kernel is too new for that one's crash."""
     reason: str
     """Why this image, in words."""
 
 
 @cache
-def load() -> Mapping[str, ImageProfile]:
+def load() -> Mapping[str, Profile]:
     """All profiles by name. Raises `ConfigurationError` naming file and key."""
-    return _without_rivals({name: read(file) for name, file in _files().items()})
+    return _check_unique_claims({name: read(file) for name, file in _files().items()})
 
 
 def _files() -> dict[str, Path]:
@@ -201,7 +201,7 @@ def _files() -> dict[str, Path]:
     }
 
 
-def _claiming(klass: str) -> Mapping[str, ImageProfile]:
+def _claiming(klass: str) -> Mapping[str, Profile]:
     """The profiles that can claim a class, and the latest: all of them take longer to read than a dump does.
 
     A class is claimed by its own name or by one that it goes on from, and that stands in the file in quotes.
@@ -216,10 +216,10 @@ def _claiming(klass: str) -> Mapping[str, ImageProfile]:
             text = b"latest"  # reading it properly says what is wrong
         if b"latest" in text or any(claim in text for claim in quoted):
             found[name] = read(file)
-    return _without_rivals(found)
+    return _check_unique_claims(found)
 
 
-def _without_rivals(found: Mapping[str, ImageProfile]) -> Mapping[str, ImageProfile]:
+def _check_unique_claims(found: Mapping[str, Profile]) -> Mapping[str, Profile]:
     claimed: dict[str, str] = {}
     for profile in found.values():
         for claim in (*profile.classes, *profile.releases):
@@ -254,7 +254,7 @@ def digests() -> Mapping[str, str]:
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def read(file: Path) -> ImageProfile:
+def read(file: Path) -> Profile:
     """One profile from its TOML file."""
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -266,7 +266,7 @@ def read(file: Path) -> ImageProfile:
     debuginfo = table.pop("debuginfo", None)
     archives = debuginfo.pop("archives", []) if isinstance(debuginfo, dict) else []
     return build.make(
-        ImageProfile,
+        Profile,
         table,
         "",
         name=file.stem,
@@ -277,7 +277,7 @@ def read(file: Path) -> ImageProfile:
             "base",
             bootstrap=build.make(Bootstrap, bootstrap, "base.bootstrap") if bootstrap is not None else None,
         ),
-        image=build.make(ImageRecipe, build.table(table, "image"), "image"),
+        image=build.make(ImageDefinition, build.table(table, "image"), "image"),
         crash=build.make(Crash, build.table(table, "crash"), "crash"),
         debuginfo=build.make(
             DebuginfoRules,
@@ -325,7 +325,7 @@ def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
     return Selection(home=home, image=home, reason=f"kernel {vmcore.release} is of {home.title}")
 
 
-def in_its_place(selection: Selection) -> Selection | None:
+def fallback(selection: Selection) -> Selection | None:
     """What is left when the selected image cannot be had, or its crash does not open the dump: the newest crash.
 
     None when that is what was selected.
@@ -337,21 +337,21 @@ def in_its_place(selection: Selection) -> Selection | None:
     return Selection(home=selection.home, image=newest, reason=reason)
 
 
-def by_name(name: str) -> ImageProfile:
+def by_name(name: str) -> Profile:
     profiles = load()
     if name not in profiles:
         raise ConfigurationError(f"there is no profile {name}", hint="one of: " + ", ".join(sorted(profiles)))
     return profiles[name]
 
 
-def _of_class(profiles: Mapping[str, ImageProfile], klass: str) -> ImageProfile | None:
+def _of_class(profiles: Mapping[str, Profile], klass: str) -> Profile | None:
     for profile in profiles.values():
         if any(klass == known or klass.startswith((f"{known}.", f"{known}:")) for known in profile.classes):
             return profile
     return None
 
 
-def _of_release(profiles: Mapping[str, ImageProfile], release: str) -> ImageProfile | None:
+def _of_release(profiles: Mapping[str, Profile], release: str) -> Profile | None:
     for profile in profiles.values():
         if any(re.search(pattern, release) for pattern in profile.releases):
             return profile

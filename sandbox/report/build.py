@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox.case.options import Wishes
+from sandbox.case.options import OpenOptions
 from sandbox.dump import identify, read_log
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
@@ -18,8 +18,8 @@ from sandbox.errors import VmboxError
 from sandbox.model import Vmcore, kernel_version
 from sandbox.progress import QUIET, Reporter
 from sandbox.report import backtrace, kmem, signature, tables
-from sandbox.report.causes import words_for
-from sandbox.report.collect import PARTS, Answers, ask
+from sandbox.report.causes import explain
+from sandbox.report.collect import PARTS, CommandOutputs, collect
 from sandbox.report.log_excerpt import excerpt
 from sandbox.report.model import SCHEMA_VERSION, Identity, Panic, Report
 from sandbox.version import __version__
@@ -34,7 +34,7 @@ _BLOCKED_TASK: Final = re.compile(r"INFO: task .+:(\d+) blocked for more than")
 _HZ: Final = re.compile(r"^\s*HZ: (\d+)", re.MULTILINE)
 
 
-def make(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:
+def make(dump: Path, wishes: OpenOptions | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:
     """The report of a dump; with what it says by itself when crash cannot open it, and why (`Report.problem`).
 
     Raises `VmboxError` only when there is no dump to identify.
@@ -42,13 +42,15 @@ def make(dump: Path, wishes: Wishes | None = None, reporter: Reporter = QUIET, *
     began = time.monotonic()
     vmcore = identify(dump)
     try:
-        answers, problem = ask(dump, wishes or Wishes(), reporter, timeout=timeout), None
+        answers, problem = collect(dump, wishes or OpenOptions(), reporter, timeout=timeout), None
     except VmboxError as error:
         answers, problem = None, error
     return read(vmcore, answers, problem, seconds=time.monotonic() - began)
 
 
-def read(vmcore: Vmcore, answers: Answers | None, problem: VmboxError | None = None, *, seconds: float = 0.0) -> Report:
+def read(
+    vmcore: Vmcore, answers: CommandOutputs | None, problem: VmboxError | None = None, *, seconds: float = 0.0
+) -> Report:
     """The report that `answers` make, or, without any, what the dump alone tells."""
     texts = answers.texts if answers else {}
     log = _log(vmcore, texts)
@@ -75,7 +77,7 @@ def read(vmcore: Vmcore, answers: Answers | None, problem: VmboxError | None = N
         identity=_identity(vmcore, answers, system, tables.hardware(texts.get("sys -i", ""))),
         panic=Panic(
             cause=vmcore.cause,
-            words=words_for(vmcore.cause),
+            words=explain(vmcore.cause),
             message=vmcore.panic or _unquoted(system),
             taint=_taint(vmcore, texts),
         ),
@@ -113,7 +115,9 @@ def _sentence(problem: VmboxError) -> str:
     return f"{problem.message}: {problem.detail.strip()}" if problem.detail else problem.message
 
 
-def _identity(vmcore: Vmcore, answers: Answers | None, system: Mapping[str, str], hardware: str | None) -> Identity:
+def _identity(
+    vmcore: Vmcore, answers: CommandOutputs | None, system: Mapping[str, str], hardware: str | None
+) -> Identity:
     case = answers.case if answers else {}
     return Identity(
         dump=str(vmcore.path),
@@ -173,7 +177,7 @@ def _guilty(
     return next((stack for pid in reversed(named) for stack in blocked if stack.pid == pid), panicking)
 
 
-def _missing(answers: Answers | None, problem: VmboxError | None) -> dict[str, str]:
+def _missing(answers: CommandOutputs | None, problem: VmboxError | None) -> dict[str, str]:
     if answers is None:
         why = problem.message if problem else "crash was not asked"
         return dict.fromkeys(PARTS, why)

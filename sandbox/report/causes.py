@@ -40,6 +40,6 @@ _WORDS: Final = MappingProxyType(
 )
 
 
-def words_for(cause: str | None) -> str:
+def explain(cause: str | None) -> str:
     """The sentence for a class of `sandbox.dump.panic`."""
     return _WORDS.get(cause or "", "Why the kernel died is not known.")

@@ -22,7 +22,7 @@ _KEPT: Final = frozenset({"g", "rect", "text"})
 """All that a drawing is made of. The rest is comments, tooltips, styles, and a script with the settings."""
 
 
-def ready() -> None:
+def preload() -> None:
     """Loads what drawing needs: while crash is at its answers, say."""
     import pygal  # noqa: F401 - for those who come later
 

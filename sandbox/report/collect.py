@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sandbox.case.options import Wishes
+from sandbox.case.options import OpenOptions
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
 from sandbox.progress import QUIET, Reporter
 from sandbox.report.model import CommandRun
 from sandbox.session.session import Session
-from sandbox.session.start import warm
+from sandbox.session.start import open_session
 
 COMMANDS: Final = (
     "sys",
@@ -70,7 +70,7 @@ _LIVES: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class CommandOutputs:
     """What crash answered to `COMMANDS`."""
 
     runs: tuple[CommandRun, ...]
@@ -119,11 +119,16 @@ def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a word")
 
 
-def ask(
-    dump: Path, wishes: Wishes, reporter: Reporter = QUIET, *, timeout: float = 60, commands: Sequence[str] = COMMANDS
-) -> Answers:
+def collect(
+    dump: Path,
+    wishes: OpenOptions,
+    reporter: Reporter = QUIET,
+    *,
+    timeout: float = 60,
+    commands: Sequence[str] = COMMANDS,
+) -> CommandOutputs:
     """Opens `dump` if need be and asks its crash. Raises what opening raises; commands that fail are in the answer."""
-    session, _ = warm(dump, wishes, reporter)
+    session, _ = open_session(dump, wishes, reporter)
     case = session.case
     mode_file = case.directory / "mode"
     mode = mode_file.read_text() if mode_file.exists() else ""
@@ -142,8 +147,8 @@ def ask(
             from sandbox.case.container import close
 
             close(case)
-    return Answers(
-        runs=fitting(runs),
+    return CommandOutputs(
+        runs=truncate_to_fit(runs),
         texts=texts,
         mode=mode,
         case={"profile": case.profile, "engine": case.engine, "proof": case.proof},
@@ -151,22 +156,22 @@ def ask(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
+class ExternalOutput:
     """One answer that was brought from elsewhere."""
 
     status: str
     output: str
 
 
-def answers_of(found: Mapping[str, Text], *, case: Mapping[str, str]) -> Answers:
+def from_external(found: Mapping[str, ExternalOutput], *, case: Mapping[str, str]) -> CommandOutputs:
     """The answers of a crash that ran elsewhere, by command; one that is missing counts as not asked."""
-    missing = Text(status="unasked", output="crash had ended before")
+    missing = ExternalOutput(status="unasked", output="crash had ended before")
     runs = []
     for command in COMMANDS:
         one = found.get(command, missing)
         runs.append(CommandRun(command=command, status=one.status, seconds=0.0, output=one.output))
     texts = {command: one.output for command, one in found.items() if _tells(command, one.status)}
-    return Answers(runs=fitting(runs), texts=texts, mode="", case=case)
+    return CommandOutputs(runs=truncate_to_fit(runs), texts=texts, mode="", case=case)
 
 
 def _each(session: Session, commands: Sequence[str], mode: str, timeout: float) -> Iterator[tuple[CommandRun, str]]:
@@ -207,7 +212,7 @@ def _one(session: Session, command: str, timeout: float) -> tuple[CommandRun, st
     return CommandRun(command=command, status=status, seconds=round(seconds, 3), output=text), text
 
 
-def fitting(runs: Sequence[CommandRun]) -> tuple[CommandRun, ...]:
+def truncate_to_fit(runs: Sequence[CommandRun]) -> tuple[CommandRun, ...]:
     """The same, with the middle of long answers left out, as much of each as makes all of them fit on a page."""
     left, share = _KEPT, _KEPT
     for number, size in enumerate(sorted(len(run.output) for run in runs)):

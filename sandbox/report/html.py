@@ -27,10 +27,10 @@ def html(report: Report) -> str:
     )
 
 
-def ready() -> None:
+def preload() -> None:
     """Loads what pages are made with, ahead of the first."""
     environment()
-    charts.ready()
+    charts.preload()
 
 
 @cache

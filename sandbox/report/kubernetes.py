@@ -23,9 +23,9 @@ from sandbox.case.container import VMLINUX
 from sandbox.errors import ConfigurationError, DumpUnreadable
 from sandbox.model import Vmcore
 from sandbox.render import visible
-from sandbox.report.causes import words_for
-from sandbox.report.collect import COMMANDS, Answers, Text, answers_of
-from sandbox.session.command_status import Verdict
+from sandbox.report.causes import explain
+from sandbox.report.collect import COMMANDS, CommandOutputs, ExternalOutput, from_external
+from sandbox.session.command_status import ErrorDetector
 from sandbox.version import __version__
 
 LABEL: Final = "vmbox.dev/kernel"
@@ -67,7 +67,7 @@ _STYLE: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class JobOptions:
     """What a cluster's own ways ask for."""
 
     dumps: str = "vmcores"
@@ -91,7 +91,7 @@ class Wanted:
     """"pod" is what Podman before 4.7 can play."""
 
 
-def manifests(vmcore: Vmcore, wanted: Wanted, *, token: str | None = None) -> list[dict[str, Any]]:
+def manifests(vmcore: Vmcore, wanted: JobOptions, *, token: str | None = None) -> list[dict[str, Any]]:
     """The Job (or Pod) and the NetworkPolicy for a dump. Raises `ConfigurationError` for one that has several files."""
     if len(vmcore.files) > 1:
         raise ConfigurationError(
@@ -105,7 +105,7 @@ def manifests(vmcore: Vmcore, wanted: Wanted, *, token: str | None = None) -> li
     if wanted.namespace is not None:
         about["namespace"] = wanted.namespace
     pod = _pod(
-        image=self_contained.remote(ref, wanted.registry) if wanted.registry else ref,
+        image=self_contained.remote_reference(ref, wanted.registry) if wanted.registry else ref,
         pull="IfNotPresent" if wanted.registry else "Never",
         dump=_DUMPS / (wanted.path or vmcore.path.name).lstrip("/"),
         output=_OUTPUT / name,
@@ -145,7 +145,7 @@ def _head(vmcore: Vmcore) -> str:
     words = {
         "Kernel": vmcore.release,
         "Panic": vmcore.panic,
-        "Cause": words_for(vmcore.cause),
+        "Cause": explain(vmcore.cause),
         "Crashed": vmcore.crash_time and f"{vmcore.crash_time:%Y-%m-%d %H:%M:%S} UTC",
         "Machine": vmcore.hardware,
         "Build-ID": vmcore.build_id,
@@ -174,7 +174,7 @@ def _dns(text: str) -> str:
 
 
 def _pod(
-    *, image: str, pull: str, dump: PurePosixPath, output: PurePosixPath, head: str, token: str, wanted: Wanted
+    *, image: str, pull: str, dump: PurePosixPath, output: PurePosixPath, head: str, token: str, wanted: JobOptions
 ) -> dict[str, Any]:
     environment = {
         "HOME": "/scratch",
@@ -244,7 +244,7 @@ def as_yaml(documents: list[dict[str, Any]]) -> str:
     return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, explicit_start=True, width=120)
 
 
-def read_answers(file: Path) -> Answers:
+def read_answers(file: Path) -> CommandOutputs:
     """What a Job left on its output volume. Raises `DumpUnreadable` when it is nothing of that kind."""
     try:
         said = file.read_bytes()
@@ -255,10 +255,12 @@ def read_answers(file: Path) -> Answers:
         raise DumpUnreadable(
             f"{file} has no answers of crash", hint="vmbox kube VMCORE prints the Job that leaves them"
         )
-    return answers_of(found, case={"profile": "", "engine": "kubernetes", "proof": "the image is of the dump's build"})
+    return from_external(
+        found, case={"profile": "", "engine": "kubernetes", "proof": "the image is of the dump's build"}
+    )
 
 
-def _answers(said: bytes) -> Iterator[tuple[str, Text]]:
+def _answers(said: bytes) -> Iterator[tuple[str, ExternalOutput]]:
     start = re.search(rb"(?m)^([0-9a-f]{32}) begin ", said)
     if start is None:
         return
@@ -267,10 +269,12 @@ def _answers(said: bytes) -> Iterator[tuple[str, Text]]:
         command, output = found[1].decode(errors="backslashreplace"), found[2]
         if command not in COMMANDS:
             continue
-        verdict = Verdict(command)
+        verdict = ErrorDetector(command)
         verdict.look(output)
         whole = found[0].endswith(b" end")
         yield (
             command,
-            Text(status=verdict.status() if whole else "died", output=output.decode(errors="backslashreplace")),
+            ExternalOutput(
+                status=verdict.status() if whole else "died", output=output.decode(errors="backslashreplace")
+            ),
         )

@@ -23,7 +23,7 @@ _EXIT_LINE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class CrashExit:
     """The script's line about a crash that has ended, at `begin` to `end` of what was received."""
 
     begin: int
@@ -33,7 +33,7 @@ class Exit:
     """Of the start that this crash came from."""
 
 
-class Channel:
+class FifoChannel:
     """Both directions of a case's FIFOs, and what was received and not yet taken."""
 
     def __init__(self, case: Case) -> None:
@@ -100,7 +100,7 @@ class Channel:
         del self.buffer[:end]
         return taken
 
-    def find_exit(self) -> Exit | None:
+    def find_exit(self) -> CrashExit | None:
         """The first exit line in the buffer, if one has come whole."""
         at = self.buffer.find(self._token)
         if at < 0:
@@ -109,7 +109,7 @@ class Channel:
         if found is None:
             return None
         begin = at - 1 if at > 0 and self.buffer[at - 1] == ord("\n") else at
-        return Exit(begin=begin, end=found.end(), status=int(found[1]), ident=found[2])
+        return CrashExit(begin=begin, end=found.end(), status=int(found[1]), ident=found[2])
 
     def longest_frame(self, marker: bytes) -> int:
         """Bytes at the end of the buffer that may be the beginning of a marker's line or of an exit line."""

@@ -19,7 +19,7 @@ _ALIASES: Final = {
 """crash's built-in aliases (alias.c) whose error messages begin with another word than the user typed."""
 
 
-class Verdict:
+class ErrorDetector:
     """Watches a command's output for crash's own error messages.
 
     Errors are lines "<command>: …" (`error()` in tools.c, with the command's own name or "crash"), a usage text, or
@@ -28,7 +28,7 @@ class Verdict:
 
     def __init__(self, command: str) -> None:
         # What stands behind a pipe is another program, and crash says nothing of its errors.
-        own = crash_part(command)
+        own = before_pipeline(command)
         words = {word.encode() for word in re.findall(r"[a-z]+", own)}
         if words & {b"set"} and own.split()[0] in {"set", "crash"}:
             # Its answers look like complaints of the words it was given: "gdb: on", "debug: 1".
@@ -54,7 +54,7 @@ class Verdict:
         return "error" if self._found or self._wrong.search(self._tail) else "ok"
 
 
-def crash_part(command: str) -> str:
+def before_pipeline(command: str) -> str:
     """A command up to its pipe or redirection, found as crash finds it (`setup_redirect` in cmdline.c)."""
     depth, quote = 0, ""
     for at, char in enumerate(command):

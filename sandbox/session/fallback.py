@@ -12,7 +12,7 @@ from sandbox.progress import Reporter
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class StartMode:
     """One way to start crash."""
 
     option: str
@@ -22,25 +22,25 @@ class Rung:
 
 MINIMAL: Final = "--minimal"
 
-LADDER: Final = (
-    Rung("", ""),
-    Rung("--zero_excluded", "pages that are missing read as zeros, so what is shown may be wrong"),
-    Rung("--no_modules", "modules are not known: addresses in them have no names"),
-    Rung(MINIMAL, "only log, dis, rd, sym, eval, set and exit work"),
+START_MODES: Final = (
+    StartMode("", ""),
+    StartMode("--zero_excluded", "pages that are missing read as zeros, so what is shown may be wrong"),
+    StartMode("--no_modules", "modules are not known: addresses in them have no names"),
+    StartMode(MINIMAL, "only log, dis, rd, sym, eval, set and exit work"),
 )
 """Each rung is tried when the one above it failed, and said. Before the last one a newer crash is tried, in another
 image; see `opening`."""
 
 
-def climb_down(
-    start: Callable[[Sequence[str]], bytes], mode: Path, reporter: Reporter, ladder: Sequence[Rung] = LADDER
+def start_with_fallbacks(
+    start: Callable[[Sequence[str]], bytes], mode: Path, reporter: Reporter, ladder: Sequence[StartMode] = START_MODES
 ) -> bytes:
     """Starts crash on the first rung that holds. `mode` remembers it: what opened the dump once will do so again.
 
     `start` takes crash's options, returns what crash said and raises `SessionFailed` when it does not come up; the
     last rung's error is passed on.
     """
-    known = remembered(mode)
+    known = last_mode(mode)
     first = next((number for number, rung in enumerate(ladder) if rung.option == known), 0)
     for number, rung in enumerate(ladder[first:], first):
         try:
@@ -48,7 +48,7 @@ def climb_down(
         except SessionFailed as error:
             if rung is ladder[-1]:
                 raise
-            reporter.notice(f"crash cannot open the dump: {reason(error)}; trying {ladder[number + 1].option}")
+            reporter.notice(f"crash cannot open the dump: {error_line(error)}; trying {ladder[number + 1].option}")
         else:
             if rung.option and (said or rung.option != known):
                 reporter.notice(f"opened with {rung.option}: {rung.lacks}")
@@ -57,12 +57,12 @@ def climb_down(
     raise SessionFailed("there is no way to start crash")
 
 
-def remembered(mode: Path) -> str:
+def last_mode(mode: Path) -> str:
     """The option with which crash was started last; empty when as it is, or not yet."""
     return mode.read_text() if mode.exists() else ""
 
 
-def reason(error: SessionFailed) -> str:
+def error_line(error: SessionFailed) -> str:
     """The line of crash's words that says most: its own error, else the last one."""
     lines = [line.strip() for line in (error.detail or "").splitlines() if line.strip()]
     return next((line for line in lines if line.startswith("crash: ")), lines[-1] if lines else error.message)

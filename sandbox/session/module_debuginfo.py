@@ -14,7 +14,7 @@ _LISTED: Final = re.compile(r"(?m)^\s*[0-9a-f]{8,16}\s+([\w-]+)\s")
 """A line of crash's `mod`: address of struct module, name."""
 
 
-def wanted(command: str) -> frozenset[str] | None:
+def modules_requested(command: str) -> frozenset[str] | None:
     """The modules a command loads debug information of: names, none in particular (`mod -S`: all), or None for none."""
     words = command.split()
     if not words or words[0] not in {"mod", "lsmod"} or len(words) < 2:
@@ -29,7 +29,7 @@ def wanted(command: str) -> frozenset[str] | None:
             return None
 
 
-def loaded(session: Session) -> frozenset[str]:
+def loaded_modules(session: Session) -> frozenset[str]:
     """Names of the modules the dead kernel had, in the kernel's spelling."""
     output = bytearray()
     session.run("mod", output.extend)
@@ -38,12 +38,12 @@ def loaded(session: Session) -> frozenset[str]:
 
 def fetch_for(command: str, session: Session, reporter: Reporter) -> None:
     """Fetches what `command` needs, if it needs anything. What cannot be had is said, and crash says the rest."""
-    names = wanted(command)
-    if names is not None and lacking(session.case, names):
-        fetch(session.case, names or loaded(session), reporter)
+    names = modules_requested(command)
+    if names is not None and any_missing(session.case, names):
+        fetch(session.case, names or loaded_modules(session), reporter)
 
 
-def lacking(case: Case, names: frozenset[str]) -> bool:
+def any_missing(case: Case, names: frozenset[str]) -> bool:
     """Whether debug files of `names` (none: all that were loaded, which may be many) could be fetched and are not here.
 
     In a self-contained image they are there or not; nothing can be added to it.

@@ -17,7 +17,7 @@ from sandbox.session.session import Session
 _SINCE = "/tmp/.since"  # noqa: S108 - in the container
 
 
-class Writes:
+class OutputFiles:
     """Brings the files that are written while the context lasts into `directory`, when it ends.
 
     They come as a tar through crash's own output, so no engine is needed, and in base 64, for crash's shell escape

@@ -16,13 +16,13 @@ from sandbox.case.container import RELAY
 from sandbox.engine import Exec, connect
 from sandbox.errors import EngineError, EngineFailed, VmboxError
 from sandbox.model import Case
-from sandbox.session.channel import Channel
+from sandbox.session.channel import FifoChannel
 
 _PATIENCE: Final = 60.0
 """Seconds in which the script must be up: an exec of a busy host takes some."""
 
 
-class RelayChannel(Channel):
+class RemoteChannel(FifoChannel):
     """`Channel` over the streams of an exec."""
 
     def __init__(self, case: Case) -> None:

@@ -12,7 +12,7 @@ from sandbox.session.session import Session, Sink
 from sandbox.session.transcript import Recorder
 
 
-def ask(
+def run_recorded(
     command: str,
     session: Session,
     sink: Sink,

@@ -19,10 +19,10 @@ from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, VmboxErro
 from sandbox.host import config
 from sandbox.model import Case, Transcript
 from sandbox.progress import QUIET, Reporter
-from sandbox.session.channel import Channel, last_words, new_marker
-from sandbox.session.command_status import Verdict
-from sandbox.session.fallback import LADDER, MINIMAL, Rung, climb_down
-from sandbox.session.ticket_lock import Turn
+from sandbox.session.channel import FifoChannel, last_words, new_marker
+from sandbox.session.command_status import ErrorDetector
+from sandbox.session.fallback import MINIMAL, START_MODES, StartMode, start_with_fallbacks
+from sandbox.session.ticket_lock import TicketLock
 
 Sink = Callable[[bytes], None]
 """Takes crash's output in pieces. Raising BrokenPipeError from it ends the command and not the session."""
@@ -53,8 +53,8 @@ class Session:
         """Waits for those who came first, then for nobody. Raises `SessionDied` when the case has ended."""
         self._case = case
         self._reporter = reporter
-        self._turn: Turn | None = None
-        self._channel: Channel | None = None
+        self._turn: TicketLock | None = None
+        self._channel: FifoChannel | None = None
         self._up = case.directory / "up"
         """There while crash is known to be at its prompt or at a command."""
         self._minimal = False
@@ -64,7 +64,7 @@ class Session:
     def resume(self) -> None:
         """Takes a turn again that was given back with `pause`; `start` has to follow."""
         try:
-            self._turn = Turn(self._case.directory, self._reporter)
+            self._turn = TicketLock(self._case.directory, self._reporter)
             self._channel = open_channel(self._case)
         except OSError as error:
             self.close()
@@ -99,20 +99,20 @@ class Session:
     ) -> None:
         self.close()
 
-    def start(self, ladder: Sequence[Rung] = LADDER) -> bytes:
+    def start(self, ladder: Sequence[StartMode] = START_MODES) -> bytes:
         """Waits until crash is at its prompt, starting it if it is not running; as it is, or with less if it must.
 
         Returns what crash said on the way: the warnings of its start, or nothing when it was already up. Raises
         `SessionFailed` with crash's own words when it does not come up on any rung.
         """
-        return climb_down(self._start, self._case.directory / "mode", self._reporter, ladder)
+        return start_with_fallbacks(self._start, self._case.directory / "mode", self._reporter, ladder)
 
     def set_idle(self, seconds: int) -> None:
         """Changes how long the case may be unused before it disposes of itself; 0: for ever."""
         self._wire.control("idle", str(seconds))
 
     @property
-    def _wire(self) -> Channel:
+    def _wire(self) -> FifoChannel:
         if self._channel is None:
             raise SessionDied("the session is not open", hint="take a turn with resume() first")
         return self._channel
@@ -181,7 +181,7 @@ class Session:
         """
         line = one_line(command)
         marker = new_marker()
-        verdict = Verdict(command)
+        verdict = ErrorDetector(command)
         began = time.monotonic()
         total = 0
         try:
@@ -350,10 +350,10 @@ def one_line(command: str) -> bytes:
     return line
 
 
-def open_channel(case: Case) -> Channel:
+def open_channel(case: Case) -> FifoChannel:
     """The way to a case's crash: its FIFOs, or through the engine where those are on another host."""
     if case.elsewhere:
-        from sandbox.session.remote_channel import RelayChannel
+        from sandbox.session.remote_channel import RemoteChannel
 
-        return RelayChannel(case)
-    return Channel(case)
+        return RemoteChannel(case)
+    return FifoChannel(case)

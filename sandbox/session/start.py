@@ -7,69 +7,69 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox.case.opening import case_of, open_dump
-from sandbox.case.options import Wishes
+from sandbox.case.opening import find_or_open_case, open_dump
+from sandbox.case.options import OpenOptions
 from sandbox.errors import DumpDamaged, ImageError, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
-from sandbox.session.fallback import LADDER, reason
+from sandbox.session.fallback import START_MODES, error_line
 from sandbox.session.session import Session
 
 if TYPE_CHECKING:
     # A warm run needs none of this.
-    from sandbox.profiles import ImageProfile
+    from sandbox.profiles import Profile
 
 
-def warm(dump: Path, wishes: Wishes, reporter: Reporter = QUIET) -> tuple[Session, bytes]:
+def open_session(dump: Path, wishes: OpenOptions, reporter: Reporter = QUIET) -> tuple[Session, bytes]:
     """A session of the dump's case with crash at its prompt, and what crash said when it started: b"" if it was up.
 
     Raises `SessionFailed` when crash does not open the dump in any way, `DumpDamaged` when that is for want of a part.
     """
     began = datetime.now(UTC)
-    case = case_of(dump, wishes, reporter)
+    case = find_or_open_case(dump, wishes, reporter)
     try:
-        return _warmed(case, dump, wishes, reporter)
+        return _start_session(case, dump, wishes, reporter)
     except SessionDied:
         if case.opened >= began:
             raise
         # It ended between being found and being used, e.g. by its idle timer.
-        return _warmed(case_of(dump, wishes, reporter), dump, wishes, reporter)
+        return _start_session(find_or_open_case(dump, wishes, reporter), dump, wishes, reporter)
 
 
-def _warmed(case: Case, dump: Path, wishes: Wishes, reporter: Reporter) -> tuple[Session, bytes]:
+def _start_session(case: Case, dump: Path, wishes: OpenOptions, reporter: Reporter) -> tuple[Session, bytes]:
     session = Session(case, reporter)
-    newer = _newer_may_open(case, wishes)
+    newer = _may_retry(case, wishes)
     try:
         try:
-            said = session.start(LADDER[:-1] if newer else LADDER)
+            said = session.start(START_MODES[:-1] if newer else START_MODES)
         except SessionFailed as error:
             if not newer:
                 raise
             # The rung above the last one: less than all of crash is worth less than all of a newer one.
-            newest = _newer_crash(case)
-            other = None if newest is None else _reopened(session, newest, wishes, error, reporter)
+            newest = _newest_crash(case)
+            other = None if newest is None else _retry_with_newest_crash(session, newest, wishes, error, reporter)
             if other is None:
-                reporter.notice(f"crash cannot open the dump: {reason(error)}; trying {LADDER[-1].option}")
-                said = session.start(LADDER[-1:])
+                reporter.notice(f"crash cannot open the dump: {error_line(error)}; trying {START_MODES[-1].option}")
+                said = session.start(START_MODES[-1:])
             else:
                 session = other
                 said = session.start()
         if wishes.idle is not None:
             session.set_idle(wishes.idle)
     except SessionFailed as error:
-        _leave(session, wishes)
+        _close_after_failure(session, wishes)
         if case.incomplete is not None:
             raise DumpDamaged(
                 f"{dump} is incomplete, and crash cannot open it: {case.incomplete}", detail=error.detail
             ) from error
         raise
     except BaseException:
-        _leave(session, wishes)
+        _close_after_failure(session, wishes)
         raise
     return session, said if said.strip() else b""
 
 
-def _leave(session: Session, wishes: Wishes) -> None:
+def _close_after_failure(session: Session, wishes: OpenOptions) -> None:
     session.close()
     if wishes.once:
         from sandbox.case.container import close
@@ -78,7 +78,7 @@ def _leave(session: Session, wishes: Wishes) -> None:
         close(session.case)
 
 
-def _newer_may_open(case: Case, wishes: Wishes) -> bool:
+def _may_retry(case: Case, wishes: OpenOptions) -> bool:
     """Whether it makes sense to try a newer crash, if there is one."""
     # Not when the user chose this one, when what is lacking no crash can know, and when it opened the dump before. Nor
     # in a self-contained image: its debuginfo is there and nowhere else.
@@ -90,7 +90,7 @@ def _newer_may_open(case: Case, wishes: Wishes) -> bool:
     )
 
 
-def _newer_crash(case: Case) -> ImageProfile | None:
+def _newest_crash(case: Case) -> Profile | None:
     """The profile whose crash may open what the case's does not, if there is one."""
     from sandbox.profiles import load
 
@@ -99,8 +99,8 @@ def _newer_crash(case: Case) -> ImageProfile | None:
     return newest if newest is not None and case.profile in load() and newest.name != case.profile else None
 
 
-def _reopened(
-    session: Session, newest: ImageProfile, wishes: Wishes, error: SessionFailed, reporter: Reporter
+def _retry_with_newest_crash(
+    session: Session, newest: Profile, wishes: OpenOptions, error: SessionFailed, reporter: Reporter
 ) -> Session | None:
     """A session of the same dump with another profile's crash; None when that cannot be had."""
     from sandbox import image as images
@@ -109,7 +109,7 @@ def _reopened(
 
     case = session.case
     reporter.notice(
-        f"crash of {case.profile} cannot open the dump: {reason(error)}; "
+        f"crash of {case.profile} cannot open the dump: {error_line(error)}; "
         f"trying crash {newest.crash.version} of {newest.name}"
     )
     engine = connect(case.endpoint)

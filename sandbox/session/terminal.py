@@ -89,7 +89,7 @@ def _raw(descriptor: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ours() -> Iterator[None]:
+def cooked_output() -> Iterator[None]:
     """For as long as the program waits, lines we print begin on the left and Ctrl-C is KeyboardInterrupt."""
     descriptor = sys.stdin.fileno()
     raw = termios.tcgetattr(descriptor)

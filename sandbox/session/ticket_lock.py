@@ -20,7 +20,7 @@ _SILENT: Final = 0.3
 _PREFIX: Final = "turn-"
 
 
-class Turn:
+class TicketLock:
     """One caller's turn: drawn, waited for, and given back with `close` or by dying."""
 
     def __init__(self, place: Path, reporter: Reporter = QUIET) -> None:

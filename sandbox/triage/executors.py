@@ -20,7 +20,7 @@ from sandbox.errors import ConfigurationError
 from sandbox.host import config
 from sandbox.progress import QUIET, Reporter
 from sandbox.triage import worker
-from sandbox.triage.model import Job, Made
+from sandbox.triage.model import JobResult, ReportJob
 
 HERE: Final = "here"
 _ROOM: Final = 4 << 30
@@ -42,7 +42,7 @@ class Pool(Protocol):
     def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
         """(place, kernel) where what a kernel needs is at hand, of an earlier day. `samples` has a dump of each."""
 
-    def submit(self, job: Job, place: str) -> Future[Made]:
+    def submit(self, job: ReportJob, place: str) -> Future[JobResult]:
         """Does the job, at that place if it still is there."""
 
     def renew(self) -> None:
@@ -52,7 +52,7 @@ class Pool(Protocol):
         """Ends it; `stop` also ends what is under way, which closes its cases."""
 
 
-class Local:
+class ProcessPool:
     """Processes on this host, each with its share of memory and processors."""
 
     def __init__(self, jobs: int) -> None:
@@ -64,7 +64,7 @@ class Local:
         return ProcessPoolExecutor(
             self._jobs,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=worker.begin,
+            initializer=worker.init_worker,
             initargs=(worker.shares(self._jobs),),
         )
 
@@ -75,8 +75,8 @@ class Local:
         # There is no other place to choose, and an image that is missing is made by one while others wait for it.
         return {(HERE, kernel) for kernel in worker.holding(list(samples))}
 
-    def submit(self, job: Job, place: str) -> Future[Made]:  # noqa: ARG002 - there is one
-        return self._executor.submit(worker.do, job)
+    def submit(self, job: ReportJob, place: str) -> Future[JobResult]:  # noqa: ARG002 - there is one
+        return self._executor.submit(worker.run_job, job)
 
     def map(self, function: Callable[[Any], Any], values: Sequence[Any]) -> Any:
         return self._executor.map(function, values, chunksize=8)
@@ -99,7 +99,7 @@ class Local:
                     os.kill(process.pid, signal.SIGKILL)
 
 
-class Cluster:
+class DaskPool:
     """The workers of a Dask cluster: hosts that have vmbox and an engine, and see the dumps at the same paths."""
 
     def __init__(self, address: str, reporter: Reporter = QUIET) -> None:
@@ -132,7 +132,7 @@ class Cluster:
         held = self._client.run(worker.prepared, dict(samples), on_error="ignore")
         return {(place, kernel) for place, some in held.items() for kernel in some}
 
-    def submit(self, job: Job, place: str) -> Future[Made]:
+    def submit(self, job: ReportJob, place: str) -> Future[JobResult]:
         executor = self._client.get_executor(
             workers=[place],
             # Should it be lost, another does the job.
@@ -145,7 +145,9 @@ class Cluster:
         wishes = replace(job.wishes, engine=None) if job.wishes.engine == config.current().engine else job.wishes
         neighbours = max(1, self._client.nthreads().get(place, 1))
         job = replace(job, wishes=wishes, settings=config.overrides(), neighbours=neighbours)
-        future: Future[Made] = executor.submit(worker.do, job, key=f"report-{job.entry.key}-{time.monotonic_ns()}")
+        future: Future[JobResult] = executor.submit(
+            worker.run_job, job, key=f"report-{job.entry.key}-{time.monotonic_ns()}"
+        )
         return future
 
     def renew(self) -> None: ...
@@ -154,7 +156,7 @@ class Cluster:
         self._client.close(timeout=5)
 
 
-def fitting() -> int:
+def fitting_jobs() -> int:
     """How many jobs this host takes at once."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(os.sched_getaffinity(0)), memory * 3 // 4 // _ROOM))

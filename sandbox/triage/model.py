@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sandbox.case.options import Wishes
+from sandbox.case.options import OpenOptions
 from sandbox.dump import identify, is_plain
 from sandbox.errors import VmboxError
 from sandbox.version import __version__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class DumpEntry:
     """A dump that was found, identified."""
 
     dump: str
@@ -66,11 +66,11 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class ReportJob:
     """What a worker is given; travels between hosts."""
 
-    entry: Entry
-    wishes: Wishes
+    entry: DumpEntry
+    wishes: OpenOptions
     timeout: float
     """Seconds for each crash command."""
     without_crash: str | None = None
@@ -83,7 +83,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class JobResult:
     """What a worker gives back."""
 
     row: Row
@@ -91,7 +91,7 @@ class Made:
     json: str | None = None
 
 
-def entry(path: Path) -> Entry:
+def entry(path: Path) -> DumpEntry:
     """Identifies the dump at `path`; what goes wrong with it is in the answer."""
     text, key = _named(path)
     try:
@@ -105,13 +105,15 @@ def entry(path: Path) -> Entry:
     kernel = vmcore.build_id or (f"{vmcore.release} {vmcore.utsname_version or ''}" if vmcore.release else None)
     files = tuple(_named(file)[0] for file in vmcore.files)
     odd = path if text != str(path) else None
-    return Entry(dump=text, key=key, stamp=stamp, kernel=kernel, files=files, wrapped=not is_plain(vmcore), path=odd)
+    return DumpEntry(
+        dump=text, key=key, stamp=stamp, kernel=kernel, files=files, wrapped=not is_plain(vmcore), path=odd
+    )
 
 
-def unidentified(path: Path, problem: str, status: int) -> Entry:
+def unidentified(path: Path, problem: str, status: int) -> DumpEntry:
     """What cannot be told what it is."""
     text, key = _named(path)
-    return Entry(dump=text, key=key, stamp="", problem=problem, exit_code=status)
+    return DumpEntry(dump=text, key=key, stamp="", problem=problem, exit_code=status)
 
 
 def _named(path: Path) -> tuple[str, str]:

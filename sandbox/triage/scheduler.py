@@ -13,15 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox.case.options import Wishes
+from sandbox.case.options import OpenOptions
 from sandbox.errors import VmboxError
 from sandbox.host.locks import locked
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
 from sandbox.report import write
 from sandbox.triage import table
-from sandbox.triage.executors import Cluster, Local, Pool, fitting
-from sandbox.triage.model import Entry, Job, Made, Row, entry, unidentified
+from sandbox.triage.executors import DaskPool, Pool, ProcessPool, fitting_jobs
+from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row, entry, unidentified
 from sandbox.triage.worker import failed
 
 _JOURNAL: Final = "rows.jsonl"
@@ -41,7 +41,7 @@ _REFRESH: Final = 20.0
 def triage(
     paths: Sequence[Path],
     output: Path,
-    wishes: Wishes | None = None,
+    wishes: OpenOptions | None = None,
     reporter: Reporter = QUIET,
     *,
     jobs: int | None = None,
@@ -58,16 +58,16 @@ def triage(
     if not _made(output / "reports"):
         raise VmboxError(f"{output} cannot be written", hint="choose another directory with -o")
     with locked(output / ".lock", reporter, f"a triage into {output}"):
-        local = None if scheduler else Local(jobs or fitting())
-        pool: Pool = local or Cluster(scheduler or "", reporter)
+        local = None if scheduler else ProcessPool(jobs or fitting_jobs())
+        pool: Pool = local or DaskPool(scheduler or "", reporter)
         stop = True
         try:
-            wishes = wishes or Wishes()
+            wishes = wishes or OpenOptions()
             if local is None:
                 # An engine's address is of this host; each of a cluster's has its own.
                 wishes = replace(wishes, engine=None)
             entries = _identified(paths, local, reporter)
-            fleet = _Fleet(output=output, pool=pool, wishes=wishes, timeout=timeout, reporter=reporter)
+            fleet = _Scheduler(output=output, pool=pool, wishes=wishes, timeout=timeout, reporter=reporter)
             try:
                 fleet.run(entries, again=again)
             except KeyboardInterrupt:
@@ -90,8 +90,8 @@ def _made(directory: Path) -> bool:
     return True
 
 
-def _identified(paths: Sequence[Path], local: Local | None, reporter: Reporter) -> list[Entry]:
-    found: list[Entry] = []
+def _identified(paths: Sequence[Path], local: ProcessPool | None, reporter: Reporter) -> list[DumpEntry]:
+    found: list[DumpEntry] = []
     parts: set[str] = set()
     with reporter.step("Identifying", total=len(paths)) as step:
         # Few are identified sooner than a process is started.
@@ -104,7 +104,7 @@ def _identified(paths: Sequence[Path], local: Local | None, reporter: Reporter) 
     return found
 
 
-def _beside(paths: Sequence[Path], local: Local) -> Iterator[Entry]:
+def _beside(paths: Sequence[Path], local: ProcessPool) -> Iterator[DumpEntry]:
     """As `entry` says, in other processes; a dump whose identification is the end of one is told of, and no more."""
     done = 0
     try:
@@ -126,20 +126,20 @@ def _beside(paths: Sequence[Path], local: Local) -> Iterator[Entry]:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Fleet:
+class _Scheduler:
     output: Path
     pool: Pool
-    wishes: Wishes
+    wishes: OpenOptions
     timeout: float
     reporter: Reporter
     rows: dict[str, Row] = field(default_factory=dict)
     """By key, in the order of the dumps."""
-    waiting: dict[str | None, deque[Entry]] = field(default_factory=lambda: defaultdict(deque))
+    waiting: dict[str | None, deque[DumpEntry]] = field(default_factory=lambda: defaultdict(deque))
     """By kernel."""
-    suspects: deque[Entry] = field(default_factory=deque)
+    suspects: deque[DumpEntry] = field(default_factory=deque)
     """Whose worker died: tried again alone, for one of them may be the reason."""
     tries: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    flying: dict[Future[Made], tuple[Entry, str]] = field(default_factory=dict)
+    flying: dict[Future[JobResult], tuple[DumpEntry, str]] = field(default_factory=dict)
     ready: set[tuple[str, str]] = field(default_factory=set)
     """(place, kernel): image and debuginfo are there."""
     warming: set[tuple[str, str]] = field(default_factory=set)
@@ -151,7 +151,7 @@ class _Fleet:
     lacking: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Kernels whose image or debuginfo cannot be had: why, and its status."""
 
-    def run(self, entries: Sequence[Entry], *, again: bool) -> None:
+    def run(self, entries: Sequence[DumpEntry], *, again: bool) -> None:
         earlier = {} if again else dict(self._earlier())
         self.order = [one.key for one in entries]
         for one in entries:
@@ -198,7 +198,7 @@ class _Fleet:
                 self._submit(one, place)
                 free -= 1
 
-    def _next(self, place: str) -> Entry | None:
+    def _next(self, place: str) -> DumpEntry | None:
         """A dump for `place`: of a kernel it has, of one that nobody has begun, or of one that is worth getting."""
         some = (kernel for kernel, dumps in self.waiting.items() if dumps)
         by_size = sorted(some, key=lambda one: -len(self.waiting[one]))
@@ -220,9 +220,11 @@ class _Fleet:
             return self.waiting[one].popleft()
         return None
 
-    def _submit(self, one: Entry, place: str) -> None:
+    def _submit(self, one: DumpEntry, place: str) -> None:
         why, status = self.lacking.get(one.kernel or "", (None, 0))
-        job = Job(entry=one, wishes=self.wishes, timeout=self.timeout, without_crash=why, without_crash_status=status)
+        job = ReportJob(
+            entry=one, wishes=self.wishes, timeout=self.timeout, without_crash=why, without_crash_status=status
+        )
         self.tries[one.key] += 1
         try:
             self.flying[self.pool.submit(job, place)] = (one, place)
@@ -230,7 +232,7 @@ class _Fleet:
             self.suspects.append(one)
             self.pool.renew()
 
-    def _take(self, future: Future[Made]) -> bool:
+    def _take(self, future: Future[JobResult]) -> bool:
         """Whether a job has come to its end, one way or the other."""
         one, place = self.flying.pop(future)
         if one.kernel is not None:

@@ -25,28 +25,28 @@ from sandbox.report import write
 from sandbox.report.build import make, read
 from sandbox.report.html import html
 from sandbox.report.model import Report
-from sandbox.triage.model import Entry, Job, Made, Row
+from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row
 
 _GRACE: Final = 20.0
 """Seconds to close its case that a worker has whose coordinator is gone."""
 
 
-def do(job: Job) -> Made:
+def run_job(job: ReportJob) -> JobResult:
     """The report of a dump. Never raises but for being stopped: what goes wrong is in the row."""
     began = time.monotonic()
     try:
         if job.neighbours:
-            _settle(job.settings, job.neighbours)
+            _apply_settings(job.settings, job.neighbours)
         report = _report(job)
-        made = Made(row=_row(job.entry, report), html=html(report), json=write.as_json(report))
+        made = JobResult(row=_row(job.entry, report), html=html(report), json=write.as_json(report))
     except VmboxError as error:
-        made = Made(row=failed(job.entry, error.message, error.exit_code))
+        made = JobResult(row=failed(job.entry, error.message, error.exit_code))
     except Exception as error:  # noqa: BLE001 - one bad dump never stops the rest
-        made = Made(row=failed(job.entry, f"{type(error).__name__}: {error}", 99))
+        made = JobResult(row=failed(job.entry, f"{type(error).__name__}: {error}", 99))
     return replace(made, row=replace(made.row, seconds=round(time.monotonic() - began, 3), host=platform.node()))
 
 
-def failed(entry: Entry, problem: str, status: int) -> Row:
+def failed(entry: DumpEntry, problem: str, status: int) -> Row:
     """The line of a dump that there is no report of."""
     return Row(
         dump=entry.dump,
@@ -61,7 +61,7 @@ def failed(entry: Entry, problem: str, status: int) -> Row:
     )
 
 
-def _report(job: Job) -> Report:
+def _report(job: ReportJob) -> Report:
     dump = job.entry.path or Path(job.entry.dump)
     if job.without_crash is None:
         # A case of its own that is closed after it: hundreds of warm ones would fill the memory.
@@ -92,7 +92,7 @@ def _passing_copy(dump: Path) -> Iterator[None]:
                 discard(copy)
 
 
-def _row(entry: Entry, report: Report) -> Row:
+def _row(entry: DumpEntry, report: Report) -> Row:
     who = report.identity
     logged = who.format in {"log", "sosreport"}
     return Row(
@@ -118,7 +118,7 @@ def _row(entry: Entry, report: Report) -> Row:
     )
 
 
-def begin(settings: Sequence[str]) -> None:
+def init_worker(settings: Sequence[str]) -> None:
     """In each worker process first: its share of the host as settings, and its end when the coordinator's has come."""
     config.override(settings)
     # Whoever finds the memory short is to take a worker, which is replaced, and not the one who has the table.
@@ -127,7 +127,7 @@ def begin(settings: Sequence[str]) -> None:
     # The terminal's Ctrl-C reaches all of us; the coordinator says who stops and how.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
-    threading.Thread(target=_outlive_nobody, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 _settling: Final = threading.Lock()
@@ -135,12 +135,12 @@ _settled: Final[list[object]] = []
 """The settings and neighbours that hold in this process, if it is a cluster's."""
 
 
-def _settle(settings: Sequence[str], neighbours: int) -> None:
+def _apply_settings(settings: Sequence[str], neighbours: int) -> None:
     """In a process that is not ours, and serves other callers later: the settings of this one."""
     with _settling:
         if _settled != [settings, neighbours]:
-            config.override_anew(settings)
-            config.override_anew(shares(neighbours))
+            config.replace_overrides(settings)
+            config.replace_overrides(shares(neighbours))
             _settled[:] = [settings, neighbours]
 
 
@@ -190,7 +190,7 @@ def _stop(_number: int, _frame: object) -> None:
     raise SystemExit(143)
 
 
-def _outlive_nobody() -> None:
+def _exit_with_parent() -> None:
     parent = parent_process()
     if parent is None:
         return

@@ -17,7 +17,7 @@ import engines
 from engines import ENTRY, EngineUnderTest
 from sandbox import profiles
 from sandbox.case.container import DUMP, VMLINUX
-from sandbox.case.package_query import PackageOracle
+from sandbox.case.package_query import ContainerPackageQuery
 from sandbox.dump import identify
 from sandbox.host.locks import locked
 
@@ -151,7 +151,7 @@ class Dumps:
 
     def _has_debuginfo(self, dump: Path, profile: str) -> bool:
         release = identify(dump).release
-        oracle = PackageOracle(profiles.by_name(profile), self.maker.engine)
+        oracle = ContainerPackageQuery(profiles.by_name(profile), self.maker.engine)
         for package in oracle([f"linux-image-{release}-dbg"]):
             head = ["curl", "--head", "--silent", "--fail", "--location", package.url]
             return subprocess.run(head, capture_output=True, check=False).returncode == 0

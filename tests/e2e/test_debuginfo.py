@@ -18,7 +18,7 @@ import rpms
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
 from sandbox import image, profiles
-from sandbox.case.gdb_index import indexer
+from sandbox.case.gdb_index import gdb_index_builder
 from sandbox.debuginfo import elf, gdb_index
 from sandbox.progress import QUIET
 
@@ -96,7 +96,7 @@ def test_crash_prints_the_same_with_prepared_debuginfo(
     # Prepared again: what the tests keep between runs may have been prepared by an earlier vmbox.
     prepared = podman_rootful.directory() / "vmlinux"
     rpms.run(["objcopy", "--remove-section=.gdb_index", str(found), str(prepared)])
-    assert gdb_index.prepare(prepared.parent, indexer(podman_rootful.engine), QUIET)
+    assert gdb_index.add_gdb_index(prepared.parent, gdb_index_builder(podman_rootful.engine), QUIET)
     release = json.loads(podman_rootful.run("info", str(dump), "--json").stdout)["release"]
     kept = engines.cache_root() / "shipped"
     kept.mkdir(exist_ok=True)

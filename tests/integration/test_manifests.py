@@ -10,16 +10,20 @@ import yaml
 from kubernetes import client
 
 from sandbox.dump import identify
-from sandbox.report.kubernetes import Wanted, as_yaml, manifests
+from sandbox.report.kubernetes import JobOptions, as_yaml, manifests
 
 DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 
 
 @pytest.mark.parametrize(
     "wanted",
-    [Wanted(), Wanted(kind="pod"), Wanted(registry="registry.example:5000/vmbox", namespace="dumps", user=1000)],
+    [
+        JobOptions(),
+        JobOptions(kind="pod"),
+        JobOptions(registry="registry.example:5000/vmbox", namespace="dumps", user=1000),
+    ],
 )
-def test_the_api_knows_every_field(wanted: Wanted) -> None:
+def test_the_api_knows_every_field(wanted: JobOptions) -> None:
     """A model takes what it knows: what is lost on the way through it is no field of the API's."""
     documents = list(yaml.safe_load_all(as_yaml(manifests(identify(DUMP), wanted))))
     assert [document["kind"] for document in documents] == (

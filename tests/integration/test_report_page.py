@@ -13,7 +13,7 @@ from browser import Browser, chromium
 from sandbox.model import Vmcore
 from sandbox.report import tables
 from sandbox.report.build import read
-from sandbox.report.collect import Answers
+from sandbox.report.collect import CommandOutputs
 from sandbox.report.html import html
 from sandbox.report.model import CommandRun
 from sandbox.triage import table as triage_table
@@ -68,7 +68,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     release = tables.system(texts["sys"])["RELEASE"]
     vmcore = Vmcore(path=Path("/var/crash/vmcore"), format="kdump-compressed", size=1 << 26, release=release)
     page = tmp_path_factory.mktemp("report") / "report.html"
-    made = read(vmcore, Answers(texts=texts, runs=runs, mode="", case={"proof": "build-id"}))
+    made = read(vmcore, CommandOutputs(texts=texts, runs=runs, mode="", case={"proof": "build-id"}))
     page.write_text(html(made), encoding="utf-8")
     return page
 
@@ -161,7 +161,7 @@ def test_prints(browser: Browser, report: Path) -> None:
 def test_nothing_in_a_dump_runs(browser: Browser, tmp_path: Path) -> None:
     evil = "<script>document.title='hit'</script><img src=x onerror=\"document.title='hit'\"> \x1b[31m </style>"
     vmcore = Vmcore(path=Path(f"/{evil}"), format="kdump-compressed", size=1, release=evil, panic=evil, hardware=evil)
-    made = read(vmcore, Answers(texts={"log": evil}, runs=(), mode="", case={"proof": evil}))
+    made = read(vmcore, CommandOutputs(texts={"log": evil}, runs=(), mode="", case={"proof": evil}))
     page = tmp_path / "evil.html"
     page.write_text(html(made), encoding="utf-8")
     browser.open(page, *SIZES["laptop"])

@@ -13,11 +13,11 @@ import jsonschema
 import pytest
 
 import heaps
-from sandbox.case.options import Wishes
+from sandbox.case.options import OpenOptions
 from sandbox.triage import discovery, scheduler
 
 DUMPS = Path(__file__).parents[1] / "fixtures" / "dumps"
-NO_ENGINE = Wishes(engine="unix:///nonexistent/engine.sock")
+NO_ENGINE = OpenOptions(engine="unix:///nonexistent/engine.sock")
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 
 from sandbox import render
 from sandbox.__main__ import _plain_run
-from sandbox.commands.run import StandardInput, from_arguments, from_lines
+from sandbox.commands.run import StdinCommands, from_arguments, from_lines
 from sandbox.errors import VmboxError
-from sandbox.session.command_status import Verdict, crash_part
+from sandbox.session.command_status import ErrorDetector, before_pipeline
 from sandbox.session.session import MAX_COMMAND, one_line
 
 
@@ -53,7 +53,7 @@ def test_lines() -> None:
     ],
 )
 def test_verdict(command: str, output: bytes, status: str) -> None:
-    verdict = Verdict(command)
+    verdict = ErrorDetector(command)
     for at in range(len(output)):
         verdict.look(output[at : at + 1])
     assert verdict.status() == status
@@ -72,7 +72,7 @@ def test_verdict(command: str, output: bytes, status: str) -> None:
     ],
 )
 def test_where_crash_ends_and_another_program_begins(command: str, part: str) -> None:
-    assert crash_part(command) == part
+    assert before_pipeline(command) == part
 
 
 def test_a_command_is_one_line_that_crash_can_read() -> None:
@@ -103,7 +103,7 @@ def test_sizes() -> None:
 
 def test_standard_input_says_whether_a_line_is_there() -> None:
     reader, writer = os.pipe()
-    source = StandardInput(reader)
+    source = StdinCommands(reader)
     assert not source.ready()
     os.write(writer, b"# comment\nbt\n\nps")
     assert source.ready()

@@ -109,7 +109,7 @@ def test_nonsense_in_the_environment(home: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_misspelt_variable_is_noticed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_ENGIN", "docker")
     monkeypatch.setenv("VMBOX_SOMETHING_OF_ANOTHER_PROGRAM", "1")
-    assert config.strangers() == {"VMBOX_ENGIN": "VMBOX_ENGINE"}
+    assert config.unknown_variables() == {"VMBOX_ENGIN": "VMBOX_ENGINE"}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_amounts(text: str, value: int) -> None:
     ],
 )
 def test_spelled_as_it_may_be_set(key: str, value: object, text: str) -> None:
-    assert config.spelled(key, value) == text
+    assert config.format_value(key, value) == text
     if text:
         assert config._readers()[key](text) == value
 

@@ -34,7 +34,7 @@ version = "9.9"
 """
 
 
-def files_of(profile: profiles.ImageProfile) -> dict[str, str]:
+def files_of(profile: profiles.Profile) -> dict[str, str]:
     with tarfile.open(fileobj=io.BytesIO(containerfile.context(containerfile.of_profile(profile)))) as tar:
         return {member.name: tar.extractfile(member).read().decode() for member in tar}  # type: ignore[union-attr]
 

@@ -96,7 +96,7 @@ def test_emulation(tmp_path: Path) -> None:
     ],
 )
 def test_one_command_sets_emulation_up(tmp_path: Path, there: list[str], command: str) -> None:
-    assert checks.setting_up_emulation("s390x", _write(tmp_path, dict.fromkeys(there, ""))).startswith(command)
+    assert checks.emulation_fix("s390x", _write(tmp_path, dict.fromkeys(there, ""))).startswith(command)
 
 
 @pytest.mark.parametrize(("text", "state"), [("1", "enforcing"), ("0\n", "permissive"), (None, "off")])

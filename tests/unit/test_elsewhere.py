@@ -28,7 +28,7 @@ def _ask(dump: Path, tmp_path: Path) -> bytes:
 
 
 def test_reads_what_is_read_here(tmp_path: Path) -> None:
-    there = remote.understood(_ask(FIXTURE, tmp_path), str(FIXTURE), PLACE)
+    there = remote.parse_answer(_ask(FIXTURE, tmp_path), str(FIXTURE), PLACE)
     here = identify(FIXTURE)
     assert there.path == PLACE
     assert there.files == (PLACE,)
@@ -40,7 +40,7 @@ def test_says_what_is_wrong_there(tmp_path: Path) -> None:
     letter = tmp_path / "letter"
     letter.write_text("Dear support,\nour machine died.\n")
     with pytest.raises(NotADump, match="/var/crash/host-2026-01-01/vmcore"):
-        remote.understood(_ask(letter, tmp_path), str(letter), PLACE)
+        remote.parse_answer(_ask(letter, tmp_path), str(letter), PLACE)
 
 
 GOOD: dict[str, Any] = {"path": "/case/vmcore", "files": ["/case/vmcore"], "format": "elf", "size": 7}
@@ -65,21 +65,21 @@ GOOD: dict[str, Any] = {"path": "/case/vmcore", "files": ["/case/vmcore"], "form
 )
 def test_hostile_answers(change: dict[str, Any]) -> None:
     """Whoever made the dump may have made the answer: nothing of it leads to another file, or is of another type."""
-    assert remote.understood(json.dumps(GOOD).encode(), "/case/vmcore", PLACE).size == 7
+    assert remote.parse_answer(json.dumps(GOOD).encode(), "/case/vmcore", PLACE).size == 7
     with pytest.raises(DumpDamaged):
-        remote.understood(json.dumps(GOOD | change).encode(), "/case/vmcore", PLACE)
+        remote.parse_answer(json.dumps(GOOD | change).encode(), "/case/vmcore", PLACE)
 
 
 @pytest.mark.parametrize("answer", [b"", b"[]", b"null", b"{", b"\xff\xfe", b"{}"])
 def test_no_answer(answer: bytes) -> None:
     with pytest.raises(DumpDamaged):
-        remote.understood(answer, "/case/vmcore", PLACE)
+        remote.parse_answer(answer, "/case/vmcore", PLACE)
 
 
 def test_errors_of_a_kind_that_there_is_not() -> None:
     answer = json.dumps({"error": "SystemExit", "message": "x", "hint": ""}).encode()
     with pytest.raises(remote.DumpError):
-        remote.understood(answer, "/case/vmcore", PLACE)
+        remote.parse_answer(answer, "/case/vmcore", PLACE)
 
 
 def test_relative_path() -> None:

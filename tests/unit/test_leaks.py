@@ -14,8 +14,8 @@ import pytest
 from sandbox.case import store
 from sandbox.commands import leaks
 from sandbox.engine import Container, ContainerSpec
-from sandbox.engine.orphans import LABEL, owned, ownerless
-from sandbox.host.locks import held, locked
+from sandbox.engine.orphans import LABEL, orphans, with_owner_label
+from sandbox.host.locks import is_locked, locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.render import exit_on_error
 
@@ -41,7 +41,7 @@ def names() -> set[str]:
 
 
 def test_runtime_directory(places: Path, gone: int) -> None:
-    store.prepare(store.directory() / "half-docker")
+    store.make_directory(store.directory() / "half-docker")
     sockets = [places / "runtime" / f"podman-{gone}-0.sock", places / "runtime" / f"containers.conf.{gone}"]
     for path in (*sockets, places / "runtime" / "containers.conf"):
         path.touch()
@@ -80,9 +80,9 @@ def test_a_lock_ends_with_its_holder(places: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        assert held(lock)
+        assert is_locked(lock)
         holder.kill()
-    assert not held(lock)
+    assert not is_locked(lock)
 
 
 @dataclass
@@ -100,7 +100,7 @@ class OneContainer:
 
 
 def test_whose_a_container_is(gone: int) -> None:
-    own = owned(ContainerSpec(image="i", argv=["true"], labels={"other": "kept"})).labels
+    own = with_owner_label(ContainerSpec(image="i", argv=["true"], labels={"other": "kept"})).labels
     assert own["other"] == "kept"
     boot, namespace, pid, started = own[LABEL].split(".")
     for label, local, expected in (
@@ -112,7 +112,7 @@ def test_whose_a_container_is(gone: int) -> None:
         (f"deadbeef.{namespace}.{pid}.{started}", False, 0),  # another host's
         ("nonsense", True, 0),
     ):
-        assert len(list(ownerless(OneContainer(label, local)))) == expected, label  # type: ignore[arg-type]
+        assert len(list(orphans(OneContainer(label, local)))) == expected, label  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 50), (errno.EDQUOT, 50), (errno.EROFS, 70)])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.session.module_debuginfo import wanted
+from sandbox.session.module_debuginfo import modules_requested
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from sandbox.session.module_debuginfo import wanted
     ],
 )
 def test_what_a_command_loads(command: str, names: frozenset[str] | None) -> None:
-    assert wanted(command) == names
+    assert modules_requested(command) == names

@@ -11,10 +11,10 @@ from sandbox.host import config, paths
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    paths._usual.cache_clear()
+    paths._default.cache_clear()
     config._usual_directory.cache_clear()
     yield
-    paths._usual.cache_clear()
+    paths._default.cache_clear()
     config._usual_directory.cache_clear()
 
 
@@ -31,7 +31,7 @@ def test_what_is_answered_without_platformdirs_is_what_it_says(
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     usual = platformdirs.PlatformDirs("vmbox", appauthor=False)
-    assert paths._usual("runtime") == usual.user_runtime_path
-    assert paths._usual("state") == usual.user_state_path
+    assert paths._default("runtime") == usual.user_runtime_path
+    assert paths._default("state") == usual.user_state_path
     assert config.directory() == usual.user_config_path
-    assert paths._usual("cache") == usual.user_cache_path
+    assert paths._default("cache") == usual.user_cache_path

@@ -17,22 +17,22 @@ from sandbox.progress import QUIET
 
 
 def test_what_is_foreign() -> None:
-    assert platforms.foreign("x86_64", INFO) is None
-    assert platforms.foreign(None, INFO) is None
-    assert platforms.foreign("riscv64", INFO) is None
-    assert platforms.foreign("aarch64", INFO) == "aarch64"
+    assert platforms.foreign_arch("x86_64", INFO) is None
+    assert platforms.foreign_arch(None, INFO) is None
+    assert platforms.foreign_arch("riscv64", INFO) is None
+    assert platforms.foreign_arch("aarch64", INFO) == "aarch64"
 
 
 def test_what_can_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "emulated", lambda: (["aarch64"], ["ppc64le", "s390x"]))
-    assert platforms.emulated("x86_64", INFO) is None
-    assert platforms.emulated("aarch64", INFO) == "aarch64"
-    assert platforms.emulated("x86_64", dataclasses.replace(INFO, arch="aarch64", local=False)) == "x86_64"
+    assert platforms.require_emulation("x86_64", INFO) is None
+    assert platforms.require_emulation("aarch64", INFO) == "aarch64"
+    assert platforms.require_emulation("x86_64", dataclasses.replace(INFO, arch="aarch64", local=False)) == "x86_64"
     # On another host it is seen when it is tried.
-    assert platforms.emulated("s390x", dataclasses.replace(INFO, local=False)) == "s390x"
+    assert platforms.require_emulation("s390x", dataclasses.replace(INFO, local=False)) == "s390x"
     with pytest.raises(EmulationMissing, match="dump is of s390x, and this host") as caught:
-        platforms.emulated("s390x", INFO)
-    assert caught.value.hint == checks.setting_up_emulation("s390x")
+        platforms.require_emulation("s390x", INFO)
+    assert caught.value.hint == checks.emulation_fix("s390x")
     assert caught.value.hint.startswith("sudo ")
     assert caught.value.exit_code == 23
 
@@ -42,13 +42,13 @@ def test_what_can_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_profile_of_another_machine_has_images_of_its_own(machine: str, platform: str) -> None:
     own = profiles.by_name("debian-12")
-    other = platforms.on(own, machine)
+    other = platforms.for_arch(own, machine)
     assert other.platform == platform
-    assert platforms.machine(platform) == machine
+    assert platforms.arch_of(platform) == machine
     assert image.reference(other).startswith(f"localhost/vmbox/debian-12-{machine}:")
     assert image.reference(other) != image.reference(own)
-    assert platforms.on(own, None) is own
-    assert platforms.on(other, machine) is other
+    assert platforms.for_arch(own, None) is own
+    assert platforms.for_arch(other, machine) is other
     assert other.debuginfo == own.debuginfo
     assert own.image.drgn
     assert not other.image.drgn
@@ -56,11 +56,11 @@ def test_a_profile_of_another_machine_has_images_of_its_own(machine: str, platfo
 
 def test_a_profile_is_found_by_its_name_with_and_without_a_machine() -> None:
     own = profiles.by_name("latest")
-    for profile in (own, *(platforms.on(own, machine) for machine in ("aarch64", "ppc64le", "s390x"))):
-        found = platforms.named(profile.name)
+    for profile in (own, *(platforms.for_arch(own, machine) for machine in ("aarch64", "ppc64le", "s390x"))):
+        found = platforms.by_name(profile.name)
         assert found == profile
-    assert platforms.named("prepare-debian-12") is None
-    assert platforms.named("latest-vax") is None
+    assert platforms.by_name("prepare-debian-12") is None
+    assert platforms.by_name("latest-vax") is None
 
 
 def test_what_a_base_of_another_machine_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,10 +127,10 @@ def test_programs_of_el6_are_not_run_and_the_reason_is_said() -> None:
 def test_the_newest_crash_is_one_and_takes_the_place_of_others() -> None:
     assert [profile.name for profile in profiles.load().values() if profile.latest] == ["latest"]
     selection = profiles.select(_dump("4.18.0-553.el8_10.x86_64"))
-    instead = profiles.in_its_place(selection)
+    instead = profiles.fallback(selection)
     assert instead is not None
     assert (instead.home.name, instead.image.name) == ("el8", "latest")
-    assert profiles.in_its_place(instead) is None
+    assert profiles.fallback(instead) is None
 
 
 def test_override_chooses_the_image_and_leaves_the_home() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from sandbox.errors import SessionFailed
 from sandbox.progress import QUIET
-from sandbox.session.fallback import LADDER, climb_down, remembered
+from sandbox.session.fallback import START_MODES, last_mode, start_with_fallbacks
 
 
 class Noting(type(QUIET)):  # type: ignore[misc]
@@ -32,26 +32,26 @@ class Crash:
         return b"WARNING: something\n"
 
 
-@pytest.mark.parametrize("needs", [rung.option for rung in LADDER])
+@pytest.mark.parametrize("needs", [rung.option for rung in START_MODES])
 def test_each_rung_is_tried_said_and_remembered(needs: str, tmp_path: Path) -> None:
     mode, noting, crash = tmp_path / "mode", Noting(), Crash(needs)
-    assert climb_down(crash, mode, noting) == b"WARNING: something\n"
-    above = [rung.option for rung in LADDER[: len(crash.tried)]]
+    assert start_with_fallbacks(crash, mode, noting) == b"WARNING: something\n"
+    above = [rung.option for rung in START_MODES[: len(crash.tried)]]
     assert crash.tried == above
     assert noting.said[: len(above) - 1] == [
         f"crash cannot open the dump: crash: page excluded: {number}; trying {option}"
         for number, option in enumerate(above[1:], 1)
     ]
     assert len(noting.said) == (len(above) if needs else 0)
-    assert remembered(mode) == needs
+    assert last_mode(mode) == needs
     # What opened it before is tried first.
     crash.tried.clear()
-    climb_down(crash, mode, noting)
+    start_with_fallbacks(crash, mode, noting)
     assert crash.tried == [needs]
 
 
 def test_the_last_rungs_reason_is_the_error(tmp_path: Path) -> None:
     with pytest.raises(SessionFailed) as failed:
-        climb_down(Crash("nothing"), tmp_path / "mode", Noting())
+        start_with_fallbacks(Crash("nothing"), tmp_path / "mode", Noting())
     assert failed.value.detail == "\ncrash: page excluded: 4\n\n"
-    assert remembered(tmp_path / "mode") == ""
+    assert last_mode(tmp_path / "mode") == ""

@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.errors import VmboxError
 from sandbox.progress import QUIET
-from sandbox.session.output_files import Writes
+from sandbox.session.output_files import OutputFiles
 
 
 class Noting(type(QUIET)):  # type: ignore[misc]
@@ -53,7 +53,7 @@ def _tar(*members: tuple[str, bytes, bytes]) -> bytes:
 
 def _bring(archive: bytes, directory: Path) -> list[str]:
     noting = Noting()
-    with Writes(Hostile(archive), directory, noting):  # type: ignore[arg-type]
+    with OutputFiles(Hostile(archive), directory, noting):  # type: ignore[arg-type]
         pass
     return noting.said
 

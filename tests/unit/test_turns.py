@@ -14,13 +14,13 @@ import pytest
 
 from sandbox.progress import QUIET
 from sandbox.session import ticket_lock
-from sandbox.session.ticket_lock import Turn
+from sandbox.session.ticket_lock import TicketLock
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from sandbox.session.ticket_lock import Turn
-turn = Turn(Path(sys.argv[1]))
+from sandbox.session.ticket_lock import TicketLock
+turn = TicketLock(Path(sys.argv[1]))
 print("mine", flush=True)
 time.sleep(60)
 """
@@ -38,10 +38,10 @@ def _left(place: Path) -> set[str]:
 
 def test_first_come_first_served(place: Path) -> None:
     order: list[int] = []
-    first = Turn(place)
+    first = TicketLock(place)
 
     def wait(number: int) -> None:
-        turn = Turn(place)
+        turn = TicketLock(place)
         order.append(number)
         turn.close()
 
@@ -64,7 +64,7 @@ def test_the_dead_do_not_keep_others_waiting(place: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"mine\n"
         taken = threading.Event()
-        waiter = threading.Thread(target=lambda: (Turn(place).close(), taken.set()))
+        waiter = threading.Thread(target=lambda: (TicketLock(place).close(), taken.set()))
         waiter.start()
         assert not taken.wait(0.1)
         os.kill(holder.pid, signal.SIGKILL)
@@ -81,12 +81,12 @@ def test_a_long_wait_is_said_once(place: Path, monkeypatch: pytest.MonkeyPatch) 
         def notice(self, line: str) -> None:
             said.append(line)
 
-    first = Turn(place)
+    first = TicketLock(place)
     threading.Timer(0.2, first.close).start()
-    Turn(place, Noting()).close()
+    TicketLock(place, Noting()).close()
     assert said == ["waiting: the case is in use by 1 other"]
 
 
 def test_a_case_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Turn(tmp_path / "nowhere")
+        TicketLock(tmp_path / "nowhere")

@@ -23,7 +23,7 @@ import rpms
 from archives import Archive
 from engines import EngineUnderTest
 from sandbox import image, profiles
-from sandbox.case.package_query import PackageOracle
+from sandbox.case.package_query import ContainerPackageQuery
 from sandbox.debuginfo import locate
 from sandbox.errors import DebuginfoError
 from sandbox.host import config
@@ -152,7 +152,7 @@ def repository(
     cache = tmp_path / "cache"
 
     def find() -> Debuginfo:
-        return locate(dump, home, oracle=PackageOracle(home, docker_engine.engine), cache=cache)
+        return locate(dump, home, oracle=ContainerPackageQuery(home, docker_engine.engine), cache=cache)
 
     made = Repository(archive=archive, vendor=vendor, cache=cache, find=find)
     made.publish()

@@ -31,7 +31,7 @@ from sandbox.dump import zstandard
 from sandbox.errors import DebuginfoError
 from sandbox.host import paths
 from sandbox.model import Debuginfo, Vmcore
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 
 SUSE = "5.14.21-150400.24.18-default"
 AMAZON = "6.1.61-85.141.amzn2023.x86_64"
@@ -269,7 +269,7 @@ def test_debians_debuginfod(
     served.mkdir()
     scratch.mkdir()
     (served / "vmlinux").write_bytes(packages.vmlinux)
-    home: ImageProfile = profiles.by_name("fedora")
+    home: Profile = profiles.by_name("fedora")
     release = "6.14.0-63.fc42.x86_64"
     names = ("dl", "archives", "kojipkgs", "debuginfod")
     mirrored(monkeypatch, archive, *(f"https://{name}.fedoraproject.org" for name in names))

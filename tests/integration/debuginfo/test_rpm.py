@@ -19,7 +19,7 @@ from sandbox.debuginfo.stream import FileStream
 from sandbox.errors import VerificationFailed
 from sandbox.host import paths
 from sandbox.model import Debuginfo, Vmcore
-from sandbox.profiles import ImageProfile
+from sandbox.profiles import Profile
 
 PROFILE = """\
 title = "An EL 8"
@@ -39,7 +39,7 @@ keys = ["key.asc"]
 
 
 @pytest.fixture
-def home(tmp_path: Path, packages: Packages, monkeypatch: pytest.MonkeyPatch) -> ImageProfile:
+def home(tmp_path: Path, packages: Packages, monkeypatch: pytest.MonkeyPatch) -> Profile:
     keys = tmp_path / "config" / "images" / "keys"
     keys.mkdir(parents=True)
     shutil.copy(packages.key, keys / "key.asc")
@@ -48,7 +48,7 @@ def home(tmp_path: Path, packages: Packages, monkeypatch: pytest.MonkeyPatch) ->
     return profiles.read(tmp_path / "el8.toml")
 
 
-def find(home: ImageProfile, archive: Archive, cache: Path, **changes: object) -> Debuginfo:
+def find(home: Profile, archive: Archive, cache: Path, **changes: object) -> Debuginfo:
     def oracle(names: object) -> list[RemotePackage]:
         size = len(archive.files["/x.rpm"])
         return [
@@ -70,7 +70,7 @@ def find(home: ImageProfile, archive: Archive, cache: Path, **changes: object) -
 @pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("build_id", [archives.BUILD_ID, None])
 def test_signed_package(
-    packages: Packages, home: ImageProfile, archive: Archive, tmp_path: Path, *, payload: str, build_id: str | None
+    packages: Packages, home: Profile, archive: Archive, tmp_path: Path, *, payload: str, build_id: str | None
 ) -> None:
     archive.files["/x.rpm"] = packages.files[payload].read_bytes()
     found = find(home, archive, tmp_path / "cache", build_id=build_id)
@@ -85,7 +85,7 @@ def test_signed_package(
 
 
 @pytest.mark.parametrize("payload", ["one xz block", "xz blocks", "zstd"])
-def test_flipped_bytes(packages: Packages, home: ImageProfile, archive: Archive, tmp_path: Path, payload: str) -> None:
+def test_flipped_bytes(packages: Packages, home: Profile, archive: Archive, tmp_path: Path, payload: str) -> None:
     data = archive.files["/x.rpm"] = packages.files[payload].read_bytes()
     for flip in (0, 120, 3000, 12_000, len(data) - 1_000_000, len(data) - 30):
         archive.flip = flip
@@ -100,9 +100,7 @@ def test_flipped_bytes(packages: Packages, home: ImageProfile, archive: Archive,
     assert find(home, archive, tmp_path / "cache").proof
 
 
-def test_unsigned_and_otherwise_signed(
-    packages: Packages, home: ImageProfile, archive: Archive, tmp_path: Path
-) -> None:
+def test_unsigned_and_otherwise_signed(packages: Packages, home: Profile, archive: Archive, tmp_path: Path) -> None:
     copy = tmp_path / "unsigned.rpm"
     shutil.copy(packages.files["gzip"], copy)
     subprocess.run(["rpmsign", "--delsign", str(copy)], check=True, capture_output=True)
@@ -138,7 +136,7 @@ def with_signatures(package: bytes, added: list[bytes], *, classic: bool) -> byt
 
 
 def test_newer_signatures_beside_a_classic_one(
-    packages: Packages, home: ImageProfile, archive: Archive, tmp_path: Path
+    packages: Packages, home: Profile, archive: Archive, tmp_path: Path
 ) -> None:
     """Version 6 and post-quantum (ML-DSA-65 with Ed25519), made by Sequoia."""
     import pysequoia
@@ -181,7 +179,7 @@ def test_newer_signatures_beside_a_classic_one(
     assert list((tmp_path / "nobody" / "debuginfo").iterdir()) == []
 
 
-def test_given_rpm(packages: Packages, home: ImageProfile, tmp_path: Path) -> None:
+def test_given_rpm(packages: Packages, home: Profile, tmp_path: Path) -> None:
     vmcore = Vmcore(path=tmp_path / "v", format="elf", size=1, release=RELEASE, build_id=archives.BUILD_ID)
     for package in packages.files.values():
         found = locate(vmcore, home, oracle=lambda _: [], given=package, cache=tmp_path / "cache")

@@ -135,7 +135,7 @@ def test_what_is_cut_or_changed_is_refused_or_harmless(tmp_path: Path, number: i
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_prepare_leaves_nothing_behind_and_does_without(tmp_path: Path, bench: Bench, order: str) -> None:
     vmlinux = written(tmp_path, order=order)[3]
-    assert gdb_index.prepare(tmp_path, lambda *_: None, bench.heard)
+    assert gdb_index.add_gdb_index(tmp_path, lambda *_: None, bench.heard)
     section = elf.read(vmlinux).section(".gdb_index")
     assert section is not None
     assert list(tmp_path.iterdir()) == [vmlinux]
@@ -143,6 +143,6 @@ def test_prepare_leaves_nothing_behind_and_does_without(tmp_path: Path, bench: B
     assert looked_up(data, b"linux_banner") == EXPECTED[b"linux_banner"]
     # What cannot be made better is used as it is.
     index = written(tmp_path, version=6, order=order)[0].read_bytes()
-    assert gdb_index.prepare(tmp_path, lambda *_: None, bench.heard)
+    assert gdb_index.add_gdb_index(tmp_path, lambda *_: None, bench.heard)
     assert vmlinux.read_bytes().find(index) > 0
     assert list(tmp_path.iterdir()) == [vmlinux]

@@ -15,7 +15,7 @@ import archives
 from debuginfo_bench import Bench
 from sandbox.cli import app
 from sandbox.debuginfo import add
-from sandbox.debuginfo.inventory import kept, remove
+from sandbox.debuginfo.inventory import cached_builds, remove
 from sandbox.debuginfo.store import Store
 from sandbox.errors import DebuginfoNotFound
 from sandbox.host import locks, paths
@@ -35,20 +35,20 @@ def builds(bench: Bench, make_vmlinux) -> list[str]:
 
 
 def test_listed_by_last_use(bench: Bench, builds: list[str]) -> None:
-    found = kept(bench.cache)
+    found = cached_builds(bench.cache)
     assert [one.build for one in found] == builds[::-1]
     assert [one.release for one in found] == [f"6.{number}.0-50-cloud-amd64" for number in (3, 2, 1)]
     assert all(one.size > 0 and one.modules == 0 for one in found)
 
 
 def test_what_was_not_used_for_longest_goes_first(bench: Bench, builds: list[str]) -> None:
-    one = kept(bench.cache)[0].size
+    one = cached_builds(bench.cache)[0].size
     gone = remove(bench.cache, (), limit=2 * one, in_use=frozenset())
     assert [it.build for it in gone] == builds[:1]
     # The oldest is open now: the next one goes.
     gone = remove(bench.cache, (), limit=one, in_use=frozenset({builds[1]}))
     assert [it.build for it in gone] == builds[2:]
-    assert [it.build for it in kept(bench.cache)] == [builds[1]]
+    assert [it.build for it in cached_builds(bench.cache)] == [builds[1]]
 
 
 def test_what_others_have_in_a_shared_cache_stays(
@@ -64,9 +64,9 @@ def test_what_others_have_in_a_shared_cache_stays(
 
 
 def test_a_fetch_makes_room(bench: Bench, builds: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VMBOX_DEBUGINFO_LIMIT", str(kept(bench.cache)[0].size * 2))
+    monkeypatch.setenv("VMBOX_DEBUGINFO_LIMIT", str(cached_builds(bench.cache)[0].size * 2))
     found = bench.locate(in_use=lambda: frozenset({builds[0]}))
-    assert {one.build for one in kept(bench.cache)} == {archives.BUILD_ID, builds[0]}
+    assert {one.build for one in cached_builds(bench.cache)} == {archives.BUILD_ID, builds[0]}
     assert found.vmlinux.exists()
     assert any("cache is full" in notice for notice in bench.heard.notices)
 
@@ -77,7 +77,7 @@ def test_certain_builds(bench: Bench, builds: list[str]) -> None:
     with pytest.raises(DebuginfoNotFound, match="no debuginfo of build ff"):
         remove(bench.cache, ["ff"], limit=0, in_use=frozenset())
     assert [one.build for one in remove(bench.cache, ["0101"], limit=0, in_use=frozenset())] == builds[:1]
-    assert len(kept(bench.cache)) == 2
+    assert len(cached_builds(bench.cache)) == 2
 
 
 def test_what_the_dead_left_is_swept(bench: Bench, builds: list[str]) -> None:

@@ -63,8 +63,8 @@ def test_an_index_of_another_version_is_not_used(bench: Bench) -> None:
 
 def test_an_index_is_not_made_twice(tmp_path: Path, bench: Bench) -> None:
     (tmp_path / "vmlinux").write_bytes(archives.vmlinux())
-    assert gdb_index.prepare(tmp_path, preparer, bench.heard)
-    assert gdb_index.prepare(tmp_path, lambda *_: pytest.fail("again"), bench.heard)
+    assert gdb_index.add_gdb_index(tmp_path, preparer, bench.heard)
+    assert gdb_index.add_gdb_index(tmp_path, lambda *_: pytest.fail("again"), bench.heard)
 
 
 @pytest.mark.parametrize("relocations", [b"", b"r" * 4800])

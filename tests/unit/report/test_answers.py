@@ -16,7 +16,7 @@ from sandbox.errors import DebuginfoNotFound
 from sandbox.model import Vmcore
 from sandbox.report import backtrace, html, kmem, signature, tables, write
 from sandbox.report.build import read
-from sandbox.report.collect import Answers, Text, answers_of, fitting, reason
+from sandbox.report.collect import CommandOutputs, ExternalOutput, from_external, reason, truncate_to_fit
 from sandbox.report.compare import compare
 from sandbox.report.model import CommandRun
 
@@ -103,12 +103,14 @@ def vmcore(tmp_path) -> Vmcore:
 
 
 @pytest.fixture
-def answers() -> Answers:
+def answers() -> CommandOutputs:
     runs = [CommandRun(command=name, status="ok", seconds=0.1, output=text) for name, text in TEXTS.items()]
     failed = CommandRun(
         command="dev -d", status="error", seconds=0.1, output="dev: invalid kernel virtual address: 0\n"
     )
-    return Answers(runs=(*runs, failed), texts=TEXTS, mode="", case={"profile": "debian-12", "proof": "build-id"})
+    return CommandOutputs(
+        runs=(*runs, failed), texts=TEXTS, mode="", case={"profile": "debian-12", "proof": "build-id"}
+    )
 
 
 def test_backtraces() -> None:
@@ -182,14 +184,14 @@ def test_signature_begins_below_panic_and_ends_above_the_system_call(functions: 
     assert signature.of(cause="panic", backtrace=found).frames == ("ext4_error", "write_inode")
 
 
-def test_report_json_is_as_the_schema_says(vmcore: Vmcore, answers: Answers) -> None:
+def test_report_json_is_as_the_schema_says(vmcore: Vmcore, answers: CommandOutputs) -> None:
     assert write.schema() == schema_of.schema(), "run tests/unit/report/schema_of.py"
     for report in (read(vmcore, answers), read(vmcore, None, DebuginfoNotFound("there is none"))):
         text = write.as_json(report)
         jsonschema.Draft202012Validator(write.schema()).validate(json.loads(text))
 
 
-def test_what_a_dump_holds_never_becomes_markup(vmcore: Vmcore, answers: Answers) -> None:
+def test_what_a_dump_holds_never_becomes_markup(vmcore: Vmcore, answers: CommandOutputs) -> None:
     made = html.html(read(vmcore, answers))
     assert "<script" not in made
     assert "\x1b" not in made
@@ -197,7 +199,7 @@ def test_what_a_dump_holds_never_becomes_markup(vmcore: Vmcore, answers: Answers
     assert made.count("<svg") == made.count('role="img"') >= 4
 
 
-def test_a_part_that_crash_cannot_answer_says_why(vmcore: Vmcore, answers: Answers) -> None:
+def test_a_part_that_crash_cannot_answer_says_why(vmcore: Vmcore, answers: CommandOutputs) -> None:
     report = read(vmcore, answers)
     assert report.missing["disks"] == "crash says: dev: invalid kernel virtual address: 0"
     assert "dev: invalid kernel virtual address" in html.html(report)
@@ -206,7 +208,7 @@ def test_a_part_that_crash_cannot_answer_says_why(vmcore: Vmcore, answers: Answe
     assert "no debuginfo for this kernel" in html.html(degraded)
 
 
-def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: Answers) -> None:
+def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: CommandOutputs) -> None:
     busy = "".join(BT.replace("CPU: 0", f"CPU: {cpu}").replace("napi_poll", f"poll_{cpu % 100}") for cpu in range(100))
     idle = BT.replace("mlx5e_poll", "cpuidle_enter").replace('"init"', '"swapper/7"')
     texts = {
@@ -219,7 +221,7 @@ def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: Answers) -> Non
     for command in ("ps -t", "log", "foreach UN bt", "kmem -s", "irq -s"):
         texts[command] = "x" * 79 + "\n" + "".join(f"{n:078}\n" for n in range(15_000))
     runs = [CommandRun(command=command, status="ok", seconds=1, output=text) for command, text in texts.items()]
-    shown = fitting(runs)
+    shown = truncate_to_fit(runs)
     assert sum(len(run.output) for run in shown) <= 801_000
     # Short answers are whole; of long ones begin and end are there.
     assert [run for run in shown if len(run.output) < 5000] == [run for run in runs if len(run.output) < 5000]
@@ -234,7 +236,7 @@ def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: Answers) -> Non
     assert [whose for whose, _ in few] == ["CPU 0: init (PID 1)", "4 CPUs alike (1-3, 7): swapper"]
 
 
-def test_one_stack_that_crash_cannot_walk_hides_no_other(vmcore: Vmcore, answers: Answers) -> None:
+def test_one_stack_that_crash_cannot_walk_hides_no_other(vmcore: Vmcore, answers: CommandOutputs) -> None:
     """Of a real dump: the NMI that stops the other CPUs came while one of them took a page fault."""
     lost = (
         'PID: 102      TASK: ff1d8c222ff120c0  CPU: 0    COMMAND: "sh"\n'
@@ -242,7 +244,7 @@ def test_one_stack_that_crash_cannot_walk_hides_no_other(vmcore: Vmcore, answers
         "bt: cannot transition from exception stack to current process stack:\n"
         "    exception stack pointer: fffffe000000dea8\n\n"
     )
-    told = answers_of({"bt -a": Text(status="error", output=lost + BT)}, case={})
+    told = from_external({"bt -a": ExternalOutput(status="error", output=lost + BT)}, case={})
     report = read(vmcore, told)
     assert [(stack.cpu, stack.pid) for stack in report.cpus] == [(0, 102), (0, 1)]
     assert "cannot transition" in str(report.cpus[0].complaint)
@@ -258,7 +260,7 @@ def test_reasons() -> None:
     assert reason(CommandRun(command="sys", status="ok", seconds=0, output="")) is None
 
 
-def test_comparison(vmcore: Vmcore, answers: Answers) -> None:
+def test_comparison(vmcore: Vmcore, answers: CommandOutputs) -> None:
     first = read(vmcore, answers)
     assert compare(first, first).same
     other = compare(first, read(vmcore, None))

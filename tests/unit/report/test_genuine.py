@@ -10,7 +10,7 @@ import pytest
 from sandbox.model import Vmcore
 from sandbox.report import tables
 from sandbox.report.build import read
-from sandbox.report.collect import Answers
+from sandbox.report.collect import CommandOutputs
 
 ANSWERS = Path(__file__).parents[2] / "fixtures" / "crash"
 
@@ -26,7 +26,7 @@ def test_report_of_genuine_answers(kernel: str) -> None:
     release = tables.system(texts["sys"])["RELEASE"]
     assert release.startswith(f"{kernel}.")
     vmcore = Vmcore(path=Path("vmcore"), format="kdump-compressed", size=1, release=release, cause="sysrq")
-    report = read(vmcore, Answers(texts=texts, runs=(), mode="", case={}))
+    report = read(vmcore, CommandOutputs(texts=texts, runs=(), mode="", case={}))
     assert report.backtrace is not None
     assert "sysrq_handle_crash" in [frame.function for frame in report.backtrace.frames]
     # The same death, whatever kernel died it.

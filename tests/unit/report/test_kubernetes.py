@@ -19,7 +19,7 @@ from sandbox.model import Vmcore
 from sandbox.report import kubernetes
 from sandbox.report.build import read
 from sandbox.report.collect import COMMANDS
-from sandbox.report.kubernetes import Wanted, as_yaml, manifests, read_answers
+from sandbox.report.kubernetes import JobOptions, as_yaml, manifests, read_answers
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 TOKEN = "0123456789abcdef" * 2
@@ -31,7 +31,7 @@ def vmcore() -> Vmcore:
 
 
 def test_as_hard_as_a_case(vmcore: Vmcore) -> None:
-    policy, job = manifests(vmcore, Wanted(registry="registry.example/vmbox", memory="4Gi"))
+    policy, job = manifests(vmcore, JobOptions(registry="registry.example/vmbox", memory="4Gi"))
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["image"] == f"registry.example/vmbox/kernel:{vmcore.build_id}"
@@ -48,14 +48,14 @@ def test_as_hard_as_a_case(vmcore: Vmcore) -> None:
     assert [mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] == "dumps"] == [True]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= job["metadata"]["labels"].items()
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-    assert job["spec"]["ttlSecondsAfterFinished"] == Wanted().keep
+    assert job["spec"]["ttlSecondsAfterFinished"] == JobOptions().keep
 
 
 def test_hostile_names_stay_values(tmp_path: Path) -> None:
     source = FIXTURES / "dumps" / "x86_64-6.1-zlib"
     dump = tmp_path / "-x $(id)\n--- {a: 'b\"}"
     dump.write_bytes(source.read_bytes())
-    (_, job) = yaml.safe_load_all(as_yaml(manifests(identify(dump), Wanted(), token=TOKEN)))
+    (_, job) = yaml.safe_load_all(as_yaml(manifests(identify(dump), JobOptions(), token=TOKEN)))
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["command"][-1] == f"/case/dumps/{dump.name}"
     assert set(job["metadata"]["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
@@ -63,7 +63,7 @@ def test_hostile_names_stay_values(tmp_path: Path) -> None:
 
 def test_every_reader_of_yaml_takes_it(vmcore: Vmcore) -> None:
     # Podman's reader refuses a block with an indentation indicator, which a text that begins with an empty line needs.
-    text = as_yaml(manifests(vmcore, Wanted(), token=TOKEN))
+    text = as_yaml(manifests(vmcore, JobOptions(), token=TOKEN))
     assert re.search(r"\|[+-]?$", text, re.MULTILINE)
     assert not re.search(r"\|[+-]?\d", text)
 
@@ -71,7 +71,7 @@ def test_every_reader_of_yaml_takes_it(vmcore: Vmcore) -> None:
 def test_a_split_dump_is_refused(vmcore: Vmcore) -> None:
     split = SimpleNamespace(path=vmcore.path, files=(Path("a"), Path("b")))
     with pytest.raises(ConfigurationError, match="consists of 2 files"):
-        manifests(split, Wanted())  # type: ignore[arg-type] # as much of a dump as is looked at
+        manifests(split, JobOptions())  # type: ignore[arg-type] # as much of a dump as is looked at
 
 
 def _answered(pairs: list[tuple[str, str]], end: bool = True) -> bytes:
@@ -96,7 +96,7 @@ def test_a_page_arrives_beside_the_answers(vmcore: Vmcore) -> None:
     genuine = [json.loads(line) for line in (FIXTURES / "crash" / "6.1.jsonl").read_text().splitlines()]
     evil = "</pre><script>alert(1)</script>&\x1b[31m\n</details>\n"
     pairs = [(one["command"], one["output"]) for one in genuine] + [("net", evil)]
-    (pod,) = manifests(replace(vmcore, panic="<img src=x>$(TOKEN)"), Wanted(kind="pod"), token=TOKEN)
+    (pod,) = manifests(replace(vmcore, panic="<img src=x>$(TOKEN)"), JobOptions(kind="pod"), token=TOKEN)
     settings = {one["name"]: one["value"] for one in pod["spec"]["containers"][0]["env"]}
     assert settings["PAGE"] == settings["OUTPUT"].removesuffix("answers") + "html"
     made = subprocess.run(

@@ -12,10 +12,10 @@ import pytest
 import schema_of
 
 import heaps
-from sandbox.case.options import Wishes
+from sandbox.case.options import OpenOptions
 from sandbox.errors import DumpNotFound
 from sandbox.triage import discovery, scheduler, table
-from sandbox.triage.model import Entry, Job, Made, entry
+from sandbox.triage.model import DumpEntry, JobResult, ReportJob, entry
 from sandbox.triage.worker import failed
 
 DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"
@@ -54,7 +54,7 @@ class _Recording:
     def places(self) -> Mapping[str, int]:
         return {place: 2 for place in ("a", "b") if place not in self.lost}
 
-    def submit(self, job: Job, place: str) -> Future[Made]:
+    def submit(self, job: ReportJob, place: str) -> Future[JobResult]:
         self.given.append((place, job.entry.kernel))
         row = failed(job.entry, "", 0)
         if job.entry.kernel == "unknown":
@@ -63,8 +63,8 @@ class _Recording:
                 self.without.append(job.without_crash)
         else:
             row = replace(row, status="ok", problem=None)
-        future: Future[Made] = Future()
-        future.set_result(Made(row=row))
+        future: Future[JobResult] = Future()
+        future.set_result(JobResult(row=row))
         return future
 
     def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
@@ -75,15 +75,16 @@ class _Recording:
     def close(self, *, stop: bool) -> None: ...
 
 
-def _some(kernel: str, count: int) -> list[Entry]:
+def _some(kernel: str, count: int) -> list[DumpEntry]:
     return [
-        Entry(dump=f"/{kernel}/{number}", key=f"{kernel}{number}", stamp="1", kernel=kernel) for number in range(count)
+        DumpEntry(dump=f"/{kernel}/{number}", key=f"{kernel}{number}", stamp="1", kernel=kernel)
+        for number in range(count)
     ]
 
 
-def _driven(pool: _Recording, entries: list[Entry], out: Path) -> scheduler._Fleet:
+def _driven(pool: _Recording, entries: list[DumpEntry], out: Path) -> scheduler._Scheduler:
     (out / "reports").mkdir(parents=True)
-    made = scheduler._Fleet(output=out, pool=pool, wishes=Wishes(), timeout=1, reporter=scheduler.QUIET)
+    made = scheduler._Scheduler(output=out, pool=pool, wishes=OpenOptions(), timeout=1, reporter=scheduler.QUIET)
     made.run(entries, again=True)
     return made
 
@@ -113,7 +114,7 @@ def test_a_torn_line_of_the_journal_takes_no_other_with_it(tmp_path: Path) -> No
     journal.write_text(journal.read_text()[:-40])
     for expected in (1, 0):
         pool = _Recording()
-        made = scheduler._Fleet(output=out, pool=pool, wishes=Wishes(), timeout=1, reporter=scheduler.QUIET)
+        made = scheduler._Scheduler(output=out, pool=pool, wishes=OpenOptions(), timeout=1, reporter=scheduler.QUIET)
         made.run(_some("one", 3), again=False)
         assert len(pool.given) == expected
         assert len(made.rows) == 3
@@ -134,7 +135,7 @@ class _Breaking:
 
     broken = False
 
-    def map(self, function: Callable[[Path], Entry], paths: Sequence[Path]) -> Iterator[Entry]:
+    def map(self, function: Callable[[Path], DumpEntry], paths: Sequence[Path]) -> Iterator[DumpEntry]:
         for path in paths:
             self.broken |= path.name == "vmcore.killer"
             if self.broken:

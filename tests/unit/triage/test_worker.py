@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.case.options import Wishes
+from sandbox.case.options import OpenOptions
 from sandbox.dump import identify, unpack
 from sandbox.host import config
 from sandbox.triage import worker
-from sandbox.triage.model import Job, entry
+from sandbox.triage.model import ReportJob, entry
 
 DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 
@@ -20,21 +20,21 @@ DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
     yield
-    config.override_anew(())
+    config.replace_overrides(())
     worker._settled.clear()
 
 
 def test_settings_are_of_the_caller_alone() -> None:
-    wishes = Wishes(engine="unix:///nonexistent/engine.sock")
-    job = Job(entry=entry(DUMP), wishes=wishes, timeout=1, settings=("idle=5m",), neighbours=2)
-    assert worker.do(job).row.exit_code == 20
+    wishes = OpenOptions(engine="unix:///nonexistent/engine.sock")
+    job = ReportJob(entry=entry(DUMP), wishes=wishes, timeout=1, settings=("idle=5m",), neighbours=2)
+    assert worker.run_job(job).row.exit_code == 20
     first = config.current()
     assert first.idle == 300
     assert first.memory is not None
     assert first.cpus is not None
     assert first.cpus >= 1
     # The next one set nothing, and has the host to itself.
-    worker.do(Job(entry=entry(DUMP), wishes=wishes, timeout=1, neighbours=1))
+    worker.run_job(ReportJob(entry=entry(DUMP), wishes=wishes, timeout=1, neighbours=1))
     assert config.current().idle == 1800
     assert config.current().memory is None
 
@@ -57,20 +57,20 @@ def test_what_an_archive_is_unpacked_to_goes_with_its_report(tmp_path: Path, mon
         monkeypatch.setenv(f"VMBOX_{name}_DIR", str(tmp_path / name))
     packed, into = tmp_path / "vmcore.gz", tmp_path / "CACHE" / "dumps"
     packed.write_bytes(gzip.compress(DUMP.read_bytes(), 1))
-    job = Job(entry=entry(packed), wishes=Wishes(engine="unix:///nonexistent/engine.sock"), timeout=1)
+    job = ReportJob(entry=entry(packed), wishes=OpenOptions(engine="unix:///nonexistent/engine.sock"), timeout=1)
     assert job.entry.wrapped
     with worker._passing_copy(packed):
         assert unpack(identify(packed), into).read_bytes() == DUMP.read_bytes()
     assert list(into.iterdir()) == []
     # It is unpacked before an engine is looked for.
-    assert worker.do(job).row.status == "partial"
+    assert worker.run_job(job).row.status == "partial"
     assert list(into.iterdir()) == []
     # The copy of a run that was killed goes with the next one; the copy of a user stays.
     abandoned = worker._passing_copy(packed)
     abandoned.__enter__()
     unpack(identify(packed), into)
-    worker.do(job)
+    worker.run_job(job)
     assert list(into.iterdir()) == []
     copy = unpack(identify(packed), into)
-    worker.do(job)
+    worker.run_job(job)
     assert copy.exists()
