@@ -65,7 +65,7 @@ MOST_WANTED = ("6.1", "kdump")
 """What `vmbox demo` makes when it is asked for nothing: by itself, so that nobody has to wait for the others."""
 _WITH_MORE = """
 import sys
-from sandbox import demo
+from sandbox.commands import demo
 demo._MAKEDUMPFILE[sys.argv[1]] += sys.argv[2]
 demo.DemoSpec.__init__.__kwdefaults__.update(timeout=600, memory=int(sys.argv[3]))
 del sys.argv[1:4]

@@ -37,7 +37,7 @@ BY_QEMU = {
 MAKE = """
 import sys
 from pathlib import Path
-from sandbox import demo
+from sandbox.commands import demo
 from sandbox.engine import connect
 commands, directory = sys.argv[1:]
 demo._QEMU["qemu-elf"] = commands

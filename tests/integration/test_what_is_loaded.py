@@ -32,5 +32,5 @@ def test_the_library_loads_what_is_asked_of_it() -> None:
 
 def test_only_who_has_a_file_of_settings_pays_for_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
-    code = "from sandbox import config; config.current(); print(*{'tomllib', 'difflib'} & set(sys.modules))"
+    code = "from sandbox.host import config; config.current(); print(*{'tomllib', 'difflib'} & set(sys.modules))"
     assert _printed(code) == []
