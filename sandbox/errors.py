@@ -185,6 +185,14 @@ class DemoFailed(VmboxError):
     exit_code = 80
 
 
+def missing_extra(what: str, extra: str, library: str) -> ConfigurationError:
+    """The error of a feature whose optional `library`, of the distribution's `extra`, is not installed."""
+    return ConfigurationError(
+        f"{what} needs a library that is not installed",
+        hint=f"pip install 'vmbox-crash[{extra}]'   or: pipx inject vmbox-crash {library}",
+    )
+
+
 def kinds() -> list[type[VmboxError]]:
     """The errors that have an exit status of their own, in its order."""
     found: dict[int, type[VmboxError]] = {}

@@ -1,7 +1,7 @@
 """A Model Context Protocol server over stdio: assistants and editors ask crash what people ask with `vmbox run`.
 
 Everything a tool does is reading: the dump is in the same sandbox as always, commands that write, leave crash or never
-end are refused, and long answers come in pages. Sole importer of the protocol's SDK, an optional extra: vmbox[mcp].
+end are refused, and long answers come in pages. Sole importer of the protocol's SDK, an optional extra: vmbox-crash[mcp].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from sandbox import api
-from sandbox.errors import ConfigurationError, VmboxError
+from sandbox.errors import ConfigurationError, VmboxError, missing_extra
 from sandbox.version import __version__
 
 if TYPE_CHECKING:
@@ -52,10 +52,7 @@ def server(directories: Sequence[Path] = (), *, engine: str | None = None) -> MC
         from mcp.server.mcpserver.exceptions import ToolError
         from mcp.types import ToolAnnotations
     except ImportError as error:
-        raise ConfigurationError(
-            "the Model Context Protocol's SDK is not installed",
-            hint="pipx inject vmbox mcp   or: pip install 'vmbox[mcp]'",
-        ) from error
+        raise missing_extra("the Model Context Protocol's server", "mcp", "mcp") from error
     made: MCPServer[Any] = MCPServer("vmbox", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     answers = _Answers(directories, engine)
     reading = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)

@@ -1,7 +1,7 @@
 """The bill of materials of an image (`vmbox image build --sbom`): what its own package database says, as CycloneDX.
 
 Asked in a container of the image that has no network and sees no dump. cyclonedx-python-lib writes it, and is needed
-for nothing else: `pip install cyclonedx-python-lib`.
+for nothing else: an optional extra, vmbox-crash[sbom].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandbox.case import self_contained
 from sandbox.engine import ContainerSpec, Engine, Image
-from sandbox.errors import ConfigurationError, EngineFailed, ImageBuildFailed
+from sandbox.errors import EngineFailed, ImageBuildFailed, missing_extra
 from sandbox.progress import QUIET, Reporter
 from sandbox.version import __version__
 
@@ -54,9 +54,7 @@ def write(ref: str, engine: Engine, reporter: Reporter = QUIET) -> bytes:
         from cyclonedx.model.bom import Bom
         from cyclonedx.output.json import JsonV1Dot6
     except ImportError:
-        raise ConfigurationError(
-            "a bill of materials needs a library that is not installed", hint="pip install cyclonedx-python-lib"
-        ) from None
+        raise missing_extra("a bill of materials", "sbom", "cyclonedx-python-lib") from None
     image = engine.image(ref)
     if image is None:
         raise ImageBuildFailed(f"the engine does not have {ref}", hint="vmbox image list")

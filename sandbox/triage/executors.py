@@ -1,6 +1,6 @@
 """Where jobs are done: processes of this host, or workers of a Dask cluster. Both are `concurrent.futures` executors.
 
-Sole importer of distributed, an optional extra: vmbox[cluster].
+Sole importer of distributed, an optional extra: vmbox-crash[cluster].
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sandbox.errors import ConfigurationError
+from sandbox.errors import ConfigurationError, missing_extra
 from sandbox.host import config
 from sandbox.progress import QUIET, Reporter
 from sandbox.triage import worker
@@ -109,9 +109,7 @@ class DaskPool:
         try:
             from distributed import Client
         except ImportError as error:
-            raise ConfigurationError(
-                "the library for a cluster is not installed", hint="pipx inject vmbox distributed"
-            ) from error
+            raise missing_extra("a cluster", "cluster", "distributed") from error
         try:
             self._client = Client(address, timeout="10s", set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:

@@ -61,7 +61,14 @@ def test_the_sdist_holds_what_the_wheel_is_made_of(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "README.md", "CHANGELOG.md", "images/debian-12.toml", "docs/architecture.md"} <= names
+    assert {
+        "pyproject.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "images/debian-12.toml",
+        "docs/architecture.md",
+        "LICENSE",
+    } <= names
     assert not [name for name in names if name.startswith((".cache", ".venv", "dist"))]
 
 
@@ -73,6 +80,10 @@ def test_the_wheel_holds_profiles_types_and_the_manual(wheel: Path) -> None:
                 if path.is_file():
                     assert f"sandbox/_data/{path.relative_to(CHECKOUT)}" in names
         assert "sandbox/py.typed" in names
+        (license_file,) = (name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
+        assert archive.read(license_file) == (CHECKOUT / "LICENSE").read_bytes()
+        metadata = archive.read(license_file.replace("licenses/LICENSE", "METADATA")).decode().splitlines()
+        assert {"Name: vmbox-crash", "License-Expression: Apache-2.0", "License-File: LICENSE"} <= set(metadata)
         (manual,) = (name for name in names if name.endswith("share/man/man1/vmbox.1"))
         text = archive.read(manual).decode()
     assert "vmbox shell" in text

@@ -1,0 +1,18 @@
+"""What pyproject.toml says of the distribution, and what errors say of it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from sandbox.errors import missing_extra
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_hints_name_the_distribution_and_its_extras() -> None:
+    for extra, (requirement,) in PROJECT["optional-dependencies"].items():
+        library = requirement.partition(">")[0]
+        hint = missing_extra("it", extra, library).hint
+        assert f"{PROJECT['name']}[{extra}]" in hint
+        assert f"pipx inject {PROJECT['name']} {library}" in hint
