@@ -1,7 +1,8 @@
 """A Model Context Protocol server over stdio: assistants and editors ask crash what people ask with `vmbox run`.
 
 Everything a tool does is reading: the dump is in the same sandbox as always, commands that write, leave crash or never
-end are refused, and long answers come in pages. Sole importer of the protocol's SDK, an optional extra: vmbox-crash[mcp].
+end are refused, and long answers come in pages. Sole importer of the protocol's SDK, an optional extra:
+vmbox-crash[mcp].
 """
 
 from __future__ import annotations
