@@ -1,71 +1,68 @@
-"""Charts as inline SVG, computed by pygal. What they look like is the page's own business: text stays text, in its ink.
-
-pygal also writes styles and scripts for charts that stand alone; nothing of that is left in what is returned.
-"""
+"""Bar charts as numbers and words; the templates draw them (`chart` in parts.html)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
-from xml.etree.ElementTree import Element
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from sandbox.render import visible
-
-if TYPE_CHECKING:
-    from pygal import Config
-
-_WIDTH: Final = 460
-"""Units of the drawing, of which the page makes its own width; text is 12 of them high (page.css)."""
-_ROW: Final = 26
-
-_KEPT: Final = frozenset({"g", "rect", "text"})
-"""All that a drawing is made of. The rest is comments, tooltips, styles, and a script with the settings."""
+_LABEL: Final = 40
+"""Characters of a label; a slab cache's name in a damaged dump has no end."""
 
 
-def preload() -> None:
-    """Loads what drawing needs: while crash is at its answers, say."""
-    import pygal  # noqa: F401 - for those who come later
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One value of a chart."""
+
+    label: str
+    amount: str
+    """The value and its unit; of a stack, its share too."""
+    start: float
+    """Where it begins, in percent of the drawing's width."""
+    width: float
+    """Percent of the drawing's width."""
+    neutral: bool = False
+    """Drawn in grey: what nothing uses."""
 
 
-def bars(name: str, values: Sequence[tuple[str, float]], *, unit: str) -> str:
-    """Horizontal bars, the first on top, each with its label and its amount in words. `name` is the chart's name."""
-    from pygal import HorizontalBar
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """Values to compare, or the parts of a whole."""
 
-    values = [(_short(label), value) for label, value in values]
-    chart = HorizontalBar(
-        _config(len(values) * _ROW),
-        show_legend=False,
-        print_values=True,
-        print_values_position="top",
-        margin_right=80,
-        range=(0, max(value for _, value in values) or 1),
-        formatter=lambda value: amount(value, unit),
+    name: str
+    """The accessible name."""
+    bars: tuple[Bar, ...]
+    stacked: bool = False
+    """In one row that makes a whole, with a legend below; else a row for each."""
+
+
+def bars(name: str, values: Sequence[tuple[str, float]], *, unit: str) -> Chart:
+    """A row for each value, the first on top, in proportion to the largest."""
+    most = max((value for _, value in values), default=0) or 1
+    drawn = (
+        Bar(label=_short(label), amount=amount(value, unit), start=0, width=round(100 * value / most, 2))
+        for label, value in values
     )
-    # Its axis goes upwards.
-    chart.x_labels = [label for label, _ in reversed(values)]
-    chart.add("", [value for _, value in reversed(values)])
-    return _svg(chart, name, [f"{label} {amount(value, unit)}" for label, value in values])
+    return Chart(name=name, bars=tuple(drawn))
 
 
-def stack(name: str, values: Sequence[tuple[str, float]], *, unit: str) -> str:
-    """One bar of parts that make a whole, and its legend with amounts."""
-    from pygal import HorizontalStackedBar
-
-    values = [(_short(label), value) for label, value in values]
+def stack(name: str, values: Sequence[tuple[str, float]], *, unit: str, neutral: str = "") -> Chart:
+    """Parts of a whole in one row. The part with the label `neutral` is drawn in grey."""
     whole = sum(value for _, value in values) or 1
-    chart = HorizontalStackedBar(
-        _config(_ROW + 18 * len(values) + 12),
-        show_y_labels=False,
-        legend_at_bottom=True,
-        legend_at_bottom_columns=1,
-        legend_box_size=12,
-        truncate_legend=60,
-        range=(0, whole),
-    )
-    said = [f"{label} {amount(value, unit)} ({value / whole:.0%})" for label, value in values]
-    for words, (_, value) in zip(said, values, strict=True):
-        chart.add(words, [value])
-    return _svg(chart, name, said)
+    drawn = []
+    start = 0.0
+    for label, value in values:
+        drawn.append(
+            Bar(
+                label=_short(label),
+                amount=f"{amount(value, unit)} ({value / whole:.0%})",
+                start=round(100 * start / whole, 2),
+                width=round(100 * value / whole, 2),
+                neutral=label == neutral,
+            )
+        )
+        start += value
+    return Chart(name=name, bars=tuple(drawn), stacked=True)
 
 
 def amount(value: float, unit: str) -> str:
@@ -80,51 +77,5 @@ def amount(value: float, unit: str) -> str:
 
 
 def _short(label: str) -> str:
-    label = visible(label.encode(errors="backslashreplace").decode()).replace("\n", " ").replace("\t", " ")
-    return label if len(label) <= 28 else f"{label[:27]}…"
-
-
-def _config(height: int) -> Config:
-    from pygal import Config
-    from pygal.style import Style
-
-    return Config(
-        width=_WIDTH,
-        height=height,
-        explicit_size=False,
-        disable_xml_declaration=True,
-        margin=2,
-        spacing=6,
-        show_x_labels=False,
-        show_x_guides=False,
-        show_y_guides=False,
-        # For the measuring of texts.
-        style=Style(label_font_size=12, major_label_font_size=12, value_font_size=12, legend_font_size=12),
-    )
-
-
-def _svg(chart: Any, name: str, parts: Sequence[str]) -> str:
-    """The chart as an element of a page: no ids, no scripts and styles; a name and a description."""
-    chart.add_xml_filter(_cleaned(name, "; ".join(parts)))
-    return str(chart.render(is_unicode=True))
-
-
-def _cleaned(name: str, description: str) -> Callable[[Element], Element]:
-    def clean(element: Element) -> None:
-        element.attrib.pop("id", None)
-        for child in list(element):
-            if child.tag not in _KEPT or "tooltip-overlay" in child.get("class", ""):
-                element.remove(child)
-            else:
-                clean(child)
-
-    def finish(root: Element) -> Element:
-        clean(root)
-        root.attrib |= {"role": "img", "aria-label": name, "class": "chart"}
-        for at, (tag, text) in enumerate((("title", name), ("desc", description))):
-            told = Element(tag)
-            told.text = text
-            root.insert(at, told)
-        return root
-
-    return finish
+    label = " ".join(label.split())
+    return label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-from sandbox.render import size, visible
+from sandbox.render import visible
 from sandbox.report import charts
 from sandbox.report.backtrace import Backtrace
 from sandbox.report.model import Report
@@ -30,7 +30,6 @@ def html(report: Report) -> str:
 def preload() -> None:
     """Loads what pages are made with, ahead of the first."""
     environment()
-    charts.preload()
 
 
 @cache
@@ -49,7 +48,6 @@ def environment() -> Environment:
         finalize=lambda value: value if isinstance(value, Markup) else _clean(value),
     )
     made.filters |= {
-        "bytes": size,
         "amount": lambda value: charts.amount(value, "B"),
         "span": span,
         "when": when,
@@ -120,18 +118,12 @@ def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
-def _charts(report: Report) -> dict[str, str]:
-    """SVG by name; only those that have something to show."""
-    from markupsafe import Markup
-
-    found: dict[str, str] = {}
-
-    def add(ident: str, svg: str) -> None:
-        found[ident] = Markup(svg)  # noqa: S704 - pygal's own markup, in which labels are escaped
-
+def _charts(report: Report) -> dict[str, charts.Chart]:
+    """Charts by their ids in the page; only those that have something to show."""
+    found: dict[str, charts.Chart] = {}
     if len(report.load) == 3:
         averages = list(zip(("1 minute", "5 minutes", "15 minutes"), report.load, strict=True))
-        add("load", charts.bars("Load averages", averages, unit=""))
+        found["load"] = charts.bars("Load averages", averages, unit="")
     if memory := report.memory:
         rest = max(0, memory.used - memory.buffers - memory.cached - memory.slab)
         parts = [
@@ -141,8 +133,9 @@ def _charts(report: Report) -> dict[str, str]:
             ("slab", memory.slab),
             ("free", memory.free),
         ]
-        add("memory", charts.stack("Use of memory", [part for part in parts if part[1]], unit="B"))
-    add_bars: Sequence[tuple[str, str, list[tuple[str, float]], str]] = (
+        parts = [part for part in parts if part[1]]
+        found["memory"] = charts.stack("Use of memory", parts, unit="B", neutral="free")
+    compared: Sequence[tuple[str, str, list[tuple[str, float]], str]] = (
         ("slab", "Largest slab caches", [(one.name, one.bytes) for one in report.slab if one.bytes], "B"),
         (
             "by_memory",
@@ -157,7 +150,7 @@ def _charts(report: Report) -> dict[str, str]:
             "s",
         ),
     )
-    for ident, name, values, unit in add_bars:
+    for ident, name, values, unit in compared:
         if values:
-            add(ident, charts.bars(name, values, unit=unit))
+            found[ident] = charts.bars(name, values, unit=unit)
     return found

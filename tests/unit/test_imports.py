@@ -27,7 +27,6 @@ SOLE_IMPORTERS = {
     "docker": {"engine.docker", "engine.docker_tls"},
     "podman": {"engine.podman"},
     "jinja2": {"report.html"},
-    "pygal": {"report.charts"},
     "distributed": {"triage.executors"},
     "cyclonedx": {"commands.sbom"},
 }

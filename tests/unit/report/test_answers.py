@@ -196,7 +196,7 @@ def test_what_a_dump_holds_never_becomes_markup(vmcore: Vmcore, answers: Command
     assert "<script" not in made
     assert "\x1b" not in made
     assert "&lt;script&gt;" in made
-    assert made.count("<svg") == made.count('role="img"') >= 4
+    assert made.count('role="img"') >= 4
 
 
 def test_a_part_that_crash_cannot_answer_says_why(vmcore: Vmcore, answers: CommandOutputs) -> None:

@@ -8,30 +8,57 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from sandbox.report import charts
+from sandbox.report.html import environment
 
-EVIL = "\x1b[31m\ud800</text><script>alert(1)</script>"
+EVIL = "\x1b[31m\ud800\"'</span><script>alert(1)</script>"
 
 
-@pytest.mark.parametrize("draw", [charts.bars, charts.stack])
+def drawn(chart: charts.Chart) -> ET.Element:
+    module = environment().get_template("parts.html").module
+    return ET.fromstring(str(module.chart("it", chart)))
+
+
+@pytest.mark.parametrize("make", [charts.bars, charts.stack])
 @pytest.mark.parametrize("count", [1, 2, 12])
-def test_a_drawing_with_a_name(draw, count: int) -> None:
-    values = [(f"{EVIL} {number}", float(number)) for number in range(count)]
-    text = draw("Use of <memory>", values, unit="B")
-    root = ET.fromstring(text)
-    assert {element.tag.rpartition("}")[2] for element in root.iter()} == {"svg", "title", "desc", "g", "rect", "text"}
-    assert root.get("aria-label") == "Use of <memory>"
-    assert not re.search(r'\b(id|on\w+|href|style)="', text)
-    # A bar for each, and its amount beside it.
-    assert len(root.findall(".//{*}g[@class='bar']")) == count
-    said = [element.text for element in root.findall(".//{*}text")]
-    assert sum(charts.amount(count - 1, "B") in (words or "") for words in said) >= 1
-    # Nothing is drawn outside, where it would be cut off.
-    height = float(root.get("viewBox").split()[3])
-    legend = root.find(".//{*}g[@class='legends']")
-    if legend is not None:
-        top = float(re.search(r", (\d+)\)", legend.get("transform"))[1])
-        assert all(top + float(one.get("y")) <= height for one in legend.iter("{http://www.w3.org/2000/svg}text"))
+def test_a_drawing_with_a_name(make, count: int) -> None:
+    values = [(f"{number} {EVIL}", float(number)) for number in range(count)]
+    chart = make("Use of <memory>", values, unit="B")
+    figure = drawn(chart)
+    assert {element.tag for element in figure.iter()} == {"figure", "svg", "rect", "div", "span"}
+    assert (figure.get("role"), figure.get("aria-label")) == ("img", "Use of <memory>")
+    # What describes the drawing are the words beside it.
+    (words,) = (element for element in figure.iter() if element.get("id") == figure.get("aria-describedby"))
+    said = [span.text for span in words.iter("span")]
+    assert [amount for label, amount in zip(said[::2], said[1::2], strict=True)] == [bar.amount for bar in chart.bars]
+    assert all(label.startswith(f"{number} ") for number, label in enumerate(said[::2]))
+    assert not any("\x1b" in text for text in figure.itertext())
+    assert all(not re.fullmatch(r"on\w+|href|style", name) for element in figure.iter() for name in element.attrib)
+
+
+def test_rows_are_in_proportion_to_the_largest() -> None:
+    chart = charts.bars("Largest", [("a", 4096.0), ("b", 1024.0)], unit="B")
+    assert [(bar.label, bar.amount, bar.width) for bar in chart.bars] == [("a", "4.0 KiB", 100), ("b", "1.0 KiB", 25)]
+    assert [rect.get("width") for rect in drawn(chart).iter("rect") if rect.get("class") == "part-1"] == [
+        "100.0%",
+        "25.0%",
+    ]
+
+
+def test_parts_fill_the_whole() -> None:
+    chart = charts.stack("Use", [("used", 1.0), ("cached", 1.0), ("free", 2.0)], unit="B", neutral="free")
+    assert [(bar.start, bar.width, bar.neutral) for bar in chart.bars] == [
+        (0, 25, False),
+        (25, 25, False),
+        (50, 50, True),
+    ]
+    assert [bar.amount for bar in chart.bars] == ["1 B (25%)", "1 B (25%)", "2 B (50%)"]
+
+
+def test_a_long_label_is_cut() -> None:
+    (bar,) = charts.bars("Largest", [("x" * 1000 + "\n", 1.0)], unit="B").bars
+    assert len(bar.label) == 40
 
 
 def test_nothing_to_compare() -> None:
-    assert "0.00" in charts.bars("Load averages", [("1 minute", 0.0), ("5 minutes", 0.0)], unit="")
+    chart = charts.bars("Load averages", [("1 minute", 0.0), ("5 minutes", 0.0)], unit="")
+    assert [(bar.amount, bar.width) for bar in chart.bars] == [("0.00", 0), ("0.00", 0)]
