@@ -125,7 +125,7 @@ def show(what: str, own: float, name: str, other: float, ratios: list[float], *,
 def first(engine: Engine, vmcore: Path) -> None:
     """The first bt of a kernel never seen, once: it downloads hundreds of megabytes each way."""
     found = api.identify(vmcore)
-    home = profiles.select(found).home
+    home = profiles.select(found).distribution
     assert home.debuginfo is not None
     assert found.release is not None
     spec = ContainerSpec(

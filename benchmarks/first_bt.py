@@ -117,7 +117,7 @@ def main() -> None:
     given = parser.parse_args()
     given.scratch.mkdir(parents=True, exist_ok=True)
     vmcore = identify(given.vmcore)
-    home = profiles.select(vmcore).home
+    home = profiles.select(vmcore).distribution
     names = package_names(vmcore, home)
     assert names is not None
     (package, *_) = names.packages

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sandbox.version import __version__
-
 if TYPE_CHECKING:
     from sandbox.api import Answer, OpenCase, cases, dmesg, identify, open, prepare  # noqa: A004 - as sandbox.open
     from sandbox.errors import VmboxError
     from sandbox.model import Case, Debuginfo, Transcript, Vmcore
     from sandbox.report.model import Report
+    from sandbox.version import __version__
 
 __all__ = [
     "Answer",
@@ -45,7 +44,7 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = {"VmboxError": "errors", "Report": "report.model"} | dict.fromkeys(
+    home = {"VmboxError": "errors", "Report": "report.model", "__version__": "version"} | dict.fromkeys(
         ("Case", "Debuginfo", "Transcript", "Vmcore"), "model"
     )
     value = getattr(import_module(f"{__name__}.{home.get(name, 'api')}"), name)

@@ -61,8 +61,8 @@ def _warm_run(arguments: Sequence[str]) -> bool:
         status = run_all(
             dump,
             commands_from(words, Path(options["-i"]) if "-i" in options else None),
-            wishes=OpenOptions(engine=engine),
-            manner=RunOptions(
+            options=OpenOptions(engine=engine),
+            run_options=RunOptions(
                 timeout=float(options["--timeout"]) if "--timeout" in options else None,
                 json="--json" in options,
                 transcript="--no-transcript" not in options,

@@ -59,12 +59,12 @@ class OpenCase:
     it was idle for as long as the setting `idle` says. `close` ends it at once.
     """
 
-    def __init__(self, dump: Path, wishes: OpenOptions, reporter: Reporter, *, transcript: bool = True) -> None:
+    def __init__(self, dump: Path, options: OpenOptions, reporter: Reporter, *, transcript: bool = True) -> None:
         self._dump = dump
         self._transcript = transcript
-        self._wishes = wishes
+        self._wishes = options
         self._reporter = reporter
-        session, said = open_session(dump, wishes, reporter)
+        session, said = open_session(dump, options, reporter)
         session.close()
         self.warnings = said.decode(errors="replace").strip("\n")
         """What crash said when it started; empty when it was already up."""
@@ -160,13 +160,13 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
 
     The first time fetches and builds what is missing, which takes minutes. Raises any `VmboxError`.
     """
-    wishes = OpenOptions(
+    options = OpenOptions(
         engine=engine or config.current().engine,
         image=image,
         debuginfo=None if debuginfo is None else Path(debuginfo),
         force=force,
     )
-    return OpenCase(Path(path), wishes, reporter, transcript=transcript)
+    return OpenCase(Path(path), options, reporter, transcript=transcript)
 
 
 def prepare(vmcore: Vmcore, *, engine: str | None = None, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:

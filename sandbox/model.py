@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 REMOTE_SCHEMES: Final = ("ssh:", "tcp:", "http:")
 """How the address of an engine on another host begins."""
+
+
+def field_with_key(key: str, default: object = MISSING) -> Any:
+    """A field that JSON has under another name: JSON that users and earlier versions have keeps its keys."""
+    if default is MISSING:
+        return field(metadata={"key": key})
+    return field(default=default, metadata={"key": key})
+
+
+def key_of(item: Field[Any]) -> str:
+    """The key of a dataclass's field in JSON."""
+    return str(item.metadata.get("key", item.name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +50,7 @@ class Vmcore:
     build_id: str | None = None
     """Of vmlinux, lower-case hexadecimal."""
     vendor: str | None = None
-    """Who built an EL kernel: rhel, centos, rocky, alma, oracle. The release string does not say."""
+    """Who built an EL kernel: rhel, centos, rocky, alma, package_query. The release string does not say."""
     page_size: int | None = None
     nr_cpus: int | None = None
     """CPUs whose registers are in the dump."""
@@ -60,9 +72,9 @@ class Vmcore:
     hardware: str | None = None
     member: str | None = None
     """Name of the dump in the archive that holds it."""
-    unread: str | None = None
+    skipped: str | None = field_with_key("unread", None)
     """What was left unread because it would have taken too long, and why; see `vmbox info --unpack`."""
-    wanted: str | None = None
+    original_path: str | None = field_with_key("wanted", None)
     """Where the dump lies on the crashed machine, when only a report or log of it is here."""
     vmcoreinfo: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -98,9 +110,9 @@ class Debuginfo:
     """Where it came from, e.g. a URL or a path the user gave."""
     proof: str
     """What was compared with the dump, in words; begins with "forced" when nothing agreed and the user insisted."""
-    verified: str = ""
+    verification_detail: str = field_with_key("verified", "")
     """What of the package was checked against its archive, in words."""
-    check: str = ""
+    verification: str = field_with_key("check", "")
     """The same in one word: signature (the vendor's, over the header of an RPM, and the file's digest), hash (of the
     whole package), ranged-tls and ranged-plain (build-id, size and blocks, over TLS or without), given (by the user),
     none; empty where it is not known."""
@@ -133,17 +145,17 @@ class Case:
     """How many files the dump has in the container: more than one for a split one."""
     token: str
     """What the session script's own lines begin with; random."""
-    asked: str = ""
+    requested: str = field_with_key("asked", "")
     """What the user chose for it, e.g. "image=debian-13"; empty when nothing."""
     origin: str = ""
     """Where the debuginfo came from."""
-    verified: str = ""
+    verification_detail: str = field_with_key("verified", "")
     """What of its package was checked against its archive, in words."""
-    check: str = ""
+    verification: str = field_with_key("check", "")
     """The same in one word, as `Debuginfo.check`."""
     incomplete: str | None = None
     """What is missing of the dump, if something is known to be."""
-    elsewhere: bool = False
+    remote: bool = field_with_key("elsewhere", False)
     """The engine is on another host: `dump` is a path of that host, and the FIFOs are in the container."""
 
 

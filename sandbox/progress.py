@@ -18,7 +18,7 @@ class Step(Protocol):
     def total(self, amount: int) -> None:
         """The whole is `amount`, now that it is known."""
 
-    def say(self, line: str) -> None:
+    def detail(self, line: str) -> None:
         """One line of detail, e.g. of a build's output; shown while it is the newest."""
 
 
@@ -39,7 +39,7 @@ class _Quiet:
     def notice(self, line: str) -> None: ...
     def advance(self, amount: int) -> None: ...
     def total(self, amount: int) -> None: ...
-    def say(self, line: str) -> None: ...
+    def detail(self, line: str) -> None: ...
 
 
 QUIET: Final[Reporter] = _Quiet()

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sandbox.errors import ConfigurationError, NoSpace, VmboxError
+from sandbox.model import key_of
 from sandbox.progress import QUIET, Reporter, Step
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def plain(value: object) -> Any:
         case Iterable():
             return [plain(item) for item in value]
         case _ if is_dataclass(value):
-            return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+            return {key_of(item): plain(getattr(value, item.name)) for item in fields(value)}
         case _:
             return str(value)
 
@@ -218,7 +219,7 @@ class _LiveStep:
         self._total = amount
         self._progress.update(self._task, total=amount)
 
-    def say(self, line: str) -> None:
+    def detail(self, line: str) -> None:
         self._progress.update(self._task, said=_newest(line)[-60:])
 
 
@@ -262,7 +263,7 @@ class _PlainStep:
     def total(self, amount: int) -> None:
         self._total = amount
 
-    def say(self, line: str) -> None:
+    def detail(self, line: str) -> None:
         if time.monotonic() - self._shown > self._EVERY:
             self._shown = time.monotonic()
             note(f"{self._title}: {_newest(line)}")

@@ -34,7 +34,7 @@ class Heard:
         self.done += amount
 
     def total(self, amount: int) -> None: ...
-    def say(self, line: str) -> None: ...
+    def detail(self, line: str) -> None: ...
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Bench:
         }
         return Vmcore(**(fields | changes))  # type: ignore[arg-type]
 
-    def oracle(self, packages: Sequence[str]) -> Iterator[RemotePackage]:
+    def package_query(self, packages: Sequence[str]) -> Iterator[RemotePackage]:
         self.asked.append(tuple(packages))
         for url in self.urls:
             yield RemotePackage(
@@ -90,7 +90,7 @@ class Bench:
     def locate(self, **options: object) -> Debuginfo:
         vmcore = options.pop("vmcore", None) or self.vmcore()
         home = profiles.read(Path(__file__).parents[1] / "images" / "debian-12.toml")
-        return locate(vmcore, home, oracle=self.oracle, reporter=self.heard, cache=self.cache, **options)  # type: ignore[arg-type]
+        return locate(vmcore, home, package_query=self.package_query, reporter=self.heard, cache=self.cache, **options)  # type: ignore[arg-type]
 
     def left_over(self) -> list[str]:
         """What lies in the cache beside whole entries."""

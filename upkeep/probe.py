@@ -83,7 +83,7 @@ def _packages(profile: Profile) -> Iterator[str]:
     for line in RELEASES.read_text(encoding="utf-8").splitlines()[1:]:
         release, version, *_ = line.split("\t")
         kernel = of_release(release, version or None)
-        if profile.debuginfo is None or select(kernel).home.name != profile.name:
+        if profile.debuginfo is None or select(kernel).distribution.name != profile.name:
             continue
         if (names := package_names(kernel, profile)) is not None:
             for candidate in candidates(profile.debuginfo, kernel, names):

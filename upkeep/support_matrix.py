@@ -44,12 +44,12 @@ def _table(profiles: list[Profile]) -> Iterator[str]:
         rules = profile.debuginfo
         kernels = ", ".join(f"`{one}`" for one in profile.classes) or "all others"
         base = f"`{profile.base.images[0]}`" if profile.base.images else ""
-        if profile.image.not_run is not None:
+        if profile.image.unusable is not None:
             base = "not run: `latest` is used"
         bootstrap = profile.base.bootstrap.tool if profile.base.bootstrap is not None else "no"
         sources = []
         if rules is not None:
-            if rules.ask is not None:
+            if rules.query_script is not None:
                 sources.append("package manager")
             vendors = sorted({archive.vendor for archive in rules.archives})
             if vendors:
@@ -59,7 +59,7 @@ def _table(profiles: list[Profile]) -> Iterator[str]:
             if rules.debuginfod:
                 sources.append("debuginfod")
         where = "; ".join(sources) or "bring your own (`--debuginfo`)"
-        newest = profile.crash.newest_kernel or "any"
+        newest = profile.crash.max_kernel or "any"
         yield (
             f"| `{profile.name}` {profile.title} | {kernels} | {profile.crash.version} | {newest} "
             f"| {base} | {bootstrap} | {where} |"
@@ -68,9 +68,9 @@ def _table(profiles: list[Profile]) -> Iterator[str]:
 
 def _tried(profiles: list[Profile]) -> Iterator[str]:
     for profile in profiles:
-        if profile.tried is not None:
-            yield f"* **{profile.title}**: {profile.tried}"
-    rest = ", ".join(f"`{profile.name}`" for profile in profiles if profile.tried is None)
+        if profile.tested is not None:
+            yield f"* **{profile.title}**: {profile.tested}"
+    rest = ", ".join(f"`{profile.name}`" for profile in profiles if profile.tested is None)
     if rest:
         yield f"* Only written from documents: {rest}."
 

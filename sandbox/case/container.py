@@ -57,7 +57,7 @@ def open_case(
     image: str,
     debuginfo: Debuginfo,
     engine: Engine,
-    asked: str = "",
+    requested: str = "",
     idle: int,
     once: bool = False,
     reporter: Reporter = QUIET,
@@ -67,7 +67,7 @@ def open_case(
     One that is opened `once` is its caller's alone: nobody finds it by its dump.
     """
     info = engine.info()
-    there = info.endpoint if info.elsewhere else None
+    there = info.endpoint if info.remote else None
     ident = f"{store.key(vmcore.path, there)}-{info.name}" + (f"{store.ONCE}{secrets.token_hex(3)}" if once else "")
     directory = store.directory() / ident
     dump = vmcore.path if there else vmcore.path.resolve()
@@ -122,8 +122,8 @@ def open_case(
             vmlinux=debuginfo.vmlinux,
             proof=debuginfo.proof,
             origin=debuginfo.origin,
-            verified=debuginfo.verified,
-            check=debuginfo.check,
+            verification_detail=debuginfo.verification_detail,
+            verification=debuginfo.verification,
             engine=info.name,
             endpoint=info.endpoint,
             container=container.id,
@@ -131,9 +131,9 @@ def open_case(
             directory=directory,
             token=token,
             files=len(vmcore.files) or 1,
-            asked=asked,
+            requested=requested,
             incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
-            elsewhere=there is not None,
+            remote=there is not None,
         )
         store.write(case)
         return case
@@ -218,7 +218,7 @@ def dump_paths(files: int) -> list[str]:
 def close(case: Case) -> None:
     """Ends a case: the container goes, and with it everything that was in it."""
     with store.lock(case.id):
-        if not case.elsewhere and store.is_running(case):
+        if not case.remote and store.is_running(case):
             _request_stop(case)
         _remove_container(case)
         store.remove(case.directory)
@@ -240,7 +240,7 @@ def _remove_container(case: Case) -> None:
     try:
         engine = connect(case.endpoint)
     except EngineError:
-        if case.elsewhere:
+        if case.remote:
             raise
         # An engine that is gone has no containers either; one that is down removes it when it comes up.
         return

@@ -15,7 +15,7 @@ from sandbox.progress import QUIET, Reporter
 
 def gdb_image(engine: Engine, reporter: Reporter = QUIET) -> str:
     """The image with the gdb that indexes vmlinux, built if the engine does not have it. Returns its reference."""
-    profile = next((profile for profile in load().values() if profile.indexer), None)
+    profile = next((profile for profile in load().values() if profile.builds_gdb_index), None)
     if profile is None:
         raise ConfigurationError("no profile has a gdb whose index every crash reads")
     return tool("prepare", "prepare-apt", profile, engine, reporter)

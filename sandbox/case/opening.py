@@ -28,74 +28,74 @@ if TYPE_CHECKING:
     from sandbox.profiles import Selection
 
 
-def find_or_open_case(dump: Path, wishes: OpenOptions, reporter: Reporter = QUIET) -> Case:
+def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> Case:
     """The case of a dump as the user wants it: the open one if it is like that, else a new one."""
-    if wishes.once:
-        return open_dump(dump, wishes, reporter)
+    if options.once:
+        return open_dump(dump, options, reporter)
     try:
-        found = store.find(dump, engine=wishes.engine)
+        found = store.find(dump, engine=options.engine)
     except OSError:
         # No such file, no permission: identifying it says so properly.
         found = None
-    if found is not None and wishes.of_case() in {"", found.asked}:
+    if found is not None and options.case_key() in {"", found.requested}:
         return found
     if found is not None:
-        reporter.notice(f"closing the open case, which is not {wishes.of_case()}")
+        reporter.notice(f"closing the open case, which is not {options.case_key()}")
         _close_case(found)
-    return open_dump(dump, wishes, reporter)
+    return open_dump(dump, options, reporter)
 
 
 @contextmanager
-def case_for_tool(tool: str, dump: Path, wishes: OpenOptions, reporter: Reporter = QUIET) -> Iterator[Case]:
+def case_for_tool(tool: str, dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> Iterator[Case]:
     """The case that a tool beside crash runs in: the dump's own. One with the newest image, for as long as it is used,
     where that of the dump is to have drgn and has not: drgn needs no distribution's version, and reads older kernels.
     Nor does it need the dump's machine, so that nothing is emulated for it.
     """
-    case = None if tool == "drgn" and _needs_emulation(dump, wishes) else find_or_open_case(dump, wishes, reporter)
+    case = None if tool == "drgn" and _needs_emulation(dump, options) else find_or_open_case(dump, options, reporter)
     with ExitStack() as at_the_end:
-        if case is not None and wishes.once:
+        if case is not None and options.once:
             at_the_end.callback(_close_case, case)
-        if case is None or (tool == "drgn" and not _has_drgn(case, wishes)):
-            image = wishes.image or _newest_with_drgn()
+        if case is None or (tool == "drgn" and not _has_drgn(case, options)):
+            image = options.image or _newest_with_drgn()
             if case is None:
                 reporter.notice(f"drgn needs no emulation: it runs in the image of {image}")
             else:
-                beside = "" if wishes.once else ", beside the open case"
+                beside = "" if options.once else ", beside the open case"
                 reporter.notice(f"image {case.profile} has no drgn: it runs in that of {image}{beside}")
             at_the_end.close()
-            case = open_dump(dump, replace(wishes, image=image, once=True, native=True), reporter)
+            case = open_dump(dump, replace(options, image=image, once=True, native=True), reporter)
             at_the_end.callback(_close_case, case)
         yield case
 
 
-def _needs_emulation(dump: Path, wishes: OpenOptions) -> bool:
+def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
     """Whether the dump, which is not open yet, is of another machine than the engine that is to open it."""
     from sandbox.dump import identify
     from sandbox.engine import connect
     from sandbox.profiles.platforms import foreign_arch
 
-    if (wishes.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
+    if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
         return False  # what is there is asked by a container; so it is opened first
     try:
-        if store.find(dump, engine=wishes.engine) is not None:
+        if store.find(dump, engine=options.engine) is not None:
             return False
     except OSError:
         return False  # opening it says what is wrong
     machine = identify(dump).arch
-    engine = connect(wishes.engine)
+    engine = connect(options.engine)
     try:
         return foreign_arch(machine, engine.info()) is not None
     finally:
         engine.close()
 
 
-def _has_drgn(case: Case, wishes: OpenOptions) -> bool:
+def _has_drgn(case: Case, options: OpenOptions) -> bool:
     """Whether drgn is to run in the case, as far as its profile tells."""
     from sandbox.profiles import load
 
     own = load().get(case.profile)
     # One that is not here is of another machine. What the user chose is used, with or without.
-    return own is not None and (own.image.drgn or wishes.image is not None)
+    return own is not None and (own.image.drgn or options.image is not None)
 
 
 def _newest_with_drgn() -> str:
@@ -113,31 +113,31 @@ def _close_case(case: Case) -> None:
     close(case)
 
 
-def open_dump(dump: Path, wishes: OpenOptions | None = None, reporter: Reporter = QUIET) -> Case:
+def open_dump(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET) -> Case:
     """Opens a case of a dump, with what has to be fetched and built for it."""
     from sandbox.dump import identify, is_plain, unpack
     from sandbox.engine import connect
     from sandbox.engine.orphans import orphans
 
-    wishes = wishes or OpenOptions()
-    if (wishes.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
-        return _open_elsewhere(dump, wishes, reporter)
+    options = options or OpenOptions()
+    if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
+        return _open_elsewhere(dump, options, reporter)
     vmcore = identify(dump)
-    selection = _select(vmcore, dump, wishes, reporter)
+    selection = _select(vmcore, dump, options, reporter)
     if not is_plain(vmcore):
         vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
-    engine = connect(wishes.engine)
+    engine = connect(options.engine)
     try:
         _refuse_remote(engine, dump)
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
-        ready = provision(vmcore, selection, wishes, engine, reporter)
-        return _case(vmcore, ready, wishes, engine, reporter)
+        ready = provision(vmcore, selection, options, engine, reporter)
+        return _case(vmcore, ready, options, engine, reporter)
     finally:
         engine.close()
 
 
-def _open_elsewhere(dump: Path, wishes: OpenOptions, reporter: Reporter) -> Case:
+def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter) -> Case:
     """The dump is a path of the engine's host. What is sent there is an image, once, and nothing comes from there but
     what the dump says about itself.
     """
@@ -146,18 +146,18 @@ def _open_elsewhere(dump: Path, wishes: OpenOptions, reporter: Reporter) -> Case
     from sandbox.engine import connect
     from sandbox.engine.orphans import orphans
 
-    engine = connect(wishes.engine)
+    engine = connect(options.engine)
     try:
         for left in orphans(engine):  # of a vmbox of this host that was killed
             engine.remove(left.id)
         vmcore = remote.identify(dump, engine, reporter)
-        selection = _select(vmcore, dump, wishes, reporter)
+        selection = _select(vmcore, dump, options, reporter)
         if not is_plain(vmcore):
             raise DumpUnreadable(
                 f"{dump} has to be unpacked first: {', '.join(vmcore.wrappers) or 'flattened'}",
                 hint="unpack it there; or run vmbox there, which does that by itself",
             )
-        ready = provision(vmcore, selection, wishes, engine, reporter)
+        ready = provision(vmcore, selection, options, engine, reporter)
         if not ready.debuginfo.in_image:
             base, debuginfo = ready.image, ready.debuginfo
             ref = self_contained.build(vmcore, debuginfo, engine, reporter, profile=ready.profile, base=base)
@@ -168,26 +168,26 @@ def _open_elsewhere(dump: Path, wishes: OpenOptions, reporter: Reporter) -> Case
                 in_image=True,
             )
             ready = replace(ready, image=ref, debuginfo=inside)
-        return _case(vmcore, ready, wishes, engine, reporter)
+        return _case(vmcore, ready, options, engine, reporter)
     finally:
         engine.close()
 
 
-def _select(vmcore: Vmcore, dump: Path, wishes: OpenOptions, reporter: Reporter) -> Selection:
+def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter) -> Selection:
     """What opens a dump. Raises `DumpNotFound` when there is none to open."""
     from sandbox.profiles import select
 
-    if vmcore.wanted is not None or vmcore.format == "log":
-        where = f": ask for {vmcore.wanted}" if vmcore.wanted else ""
+    if vmcore.original_path is not None or vmcore.format == "log":
+        where = f": ask for {vmcore.original_path}" if vmcore.original_path else ""
         raise DumpNotFound(
             f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {dump}"
         )
     if vmcore.complete is False:
         reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
-    return select(vmcore, override=wishes.image)
+    return select(vmcore, override=options.image)
 
 
-def _case(vmcore: Vmcore, ready: Provisioned, wishes: OpenOptions, engine: Engine, reporter: Reporter) -> Case:
+def _case(vmcore: Vmcore, ready: Provisioned, options: OpenOptions, engine: Engine, reporter: Reporter) -> Case:
     from sandbox.case import container as cases
 
     return cases.open_case(
@@ -196,9 +196,9 @@ def _case(vmcore: Vmcore, ready: Provisioned, wishes: OpenOptions, engine: Engin
         image=ready.image,
         debuginfo=ready.debuginfo,
         engine=engine,
-        asked=wishes.of_case(),
-        idle=config.current().idle if wishes.idle is None else wishes.idle,
-        once=wishes.once,
+        requested=options.case_key(),
+        idle=config.current().idle if options.idle is None else options.idle,
+        once=options.once,
         reporter=reporter,
     )
 

@@ -25,7 +25,7 @@ class OpenOptions:
     native: bool = False
     """Programs of the engine's machine, whichever the dump is of: crash cannot read it then, drgn can."""
 
-    def of_case(self) -> str:
+    def case_key(self) -> str:
         """What of it an open case has or has not; empty when any will do."""
         asked = {"image": self.image, "debuginfo": self.debuginfo and self.debuginfo.resolve(), "force": self.force}
         return " ".join(f"{name}={value}" for name, value in asked.items() if value)

@@ -29,12 +29,12 @@ class ContainerPackageQuery:
     def __call__(self, packages: Sequence[str]) -> Iterable[RemotePackage]:
         """What is known of `packages` (NAME or NAME=VERSION), unknown ones left out."""
         rules = self._profile.debuginfo
-        if rules is None or rules.ask is None:
+        if rules is None or rules.query_script is None:
             return
-        script = (paths.data_dir() / "Containerfile.d" / "files" / rules.ask).read_text(encoding="utf-8")
+        script = (paths.data_dir() / "Containerfile.d" / "files" / rules.query_script).read_text(encoding="utf-8")
         spec = ContainerSpec(
             image=ensure_base(self._profile, self._engine, self._reporter),
-            argv=["sh", "-c", script, rules.ask, *packages],
+            argv=["sh", "-c", script, rules.query_script, *packages],
             env={
                 "SOURCES": source_lines((*self._profile.image.sources, *rules.sources)),
                 "APT_CONF": source_lines([*apt_settings(), *self._architecture()]),

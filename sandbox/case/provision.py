@@ -15,7 +15,7 @@ from sandbox.host import paths
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
-    # Whoever asks only for the wishes, as a warm run does, needs none of these.
+    # Whoever asks only for the options, as a warm run does, needs none of these.
     from concurrent.futures import Future
 
     from sandbox.debuginfo import GdbIndexBuilder, RemotePackage
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def prefetch(vmcore: Vmcore, wishes: OpenOptions, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
+def prefetch(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
     """Image and debuginfo for a dump that may not be here yet."""
     from sandbox.engine import connect
     from sandbox.profiles import select
 
-    engine = connect(wishes.engine)
+    engine = connect(options.engine)
     try:
-        ready = provision(vmcore, select(vmcore, override=wishes.image), wishes, engine, reporter)
+        ready = provision(vmcore, select(vmcore, override=options.image), options, engine, reporter)
         return ready.image, ready.debuginfo
     finally:
         engine.close()
@@ -52,7 +52,13 @@ class Provisioned:
 
 
 def provision(
-    vmcore: Vmcore, selection: Selection, wishes: OpenOptions, engine: Engine, reporter: Reporter, *, anew: bool = False
+    vmcore: Vmcore,
+    selection: Selection,
+    options: OpenOptions,
+    engine: Engine,
+    reporter: Reporter,
+    *,
+    anew: bool = False,
 ) -> Provisioned:
     """Image and debuginfo: a self-contained image that has both (unless `anew`), or each from its own sources.
 
@@ -65,32 +71,33 @@ def provision(
     from sandbox.profiles import platforms
 
     machine = platforms.foreign_arch(vmcore.arch, engine.info())
-    if not wishes.native:
+    if not options.native:
         selection = replace(
-            selection, image=platforms.for_arch(selection.image, platforms.require_emulation(machine, engine.info()))
+            selection,
+            crash_from=platforms.for_arch(selection.crash_from, platforms.require_emulation(machine, engine.info())),
         )
     # A self-contained image of another machine has programs of that machine, and no others.
-    self_contained = not anew and not (wishes.native and machine is not None)
-    if self_contained and (found := _self_contained(vmcore, selection, wishes, engine, reporter)) is not None:
+    self_contained = not anew and not (options.native and machine is not None)
+    if self_contained and (found := _self_contained(vmcore, selection, options, engine, reporter)) is not None:
         return found
-    if selection.image.platform is not None:
+    if selection.crash_from.platform is not None:
         reporter.notice(f"the dump is of {machine}: its crash runs under emulation, which is slow")
-    if wishes.image is None and (selection.image.latest or selection.home.image.not_run is not None):
+    if options.image is None and (selection.crash_from.latest or selection.distribution.image.unusable is not None):
         reporter.notice(selection.reason)
     # Both may need the same base first; made once, before they part.
-    if engine.image(images.reference(selection.image)) is None:
-        reporter.notice(f"the image {selection.image.name} is made first, which takes minutes, once on this host")
-        selection = _with_base(selection, wishes, engine, reporter)
-    building = _in_background(lambda: _ensure_image(selection, wishes, engine, reporter))
-    fetching = peek(vmcore, selection.home, paths.cache_dir()) is None
+    if engine.image(images.reference(selection.crash_from)) is None:
+        reporter.notice(f"the image {selection.crash_from.name} is made first, which takes minutes, once on this host")
+        selection = _with_base(selection, options, engine, reporter)
+    building = _in_background(lambda: _ensure_image(selection, options, engine, reporter))
+    fetching = peek(vmcore, selection.distribution, paths.cache_dir()) is None
     debuginfo = locate(
         vmcore,
-        selection.home,
-        oracle=ContainerPackageQuery(selection.home, engine, reporter, machine=machine),
-        given=wishes.debuginfo,
-        force=wishes.force,
+        selection.distribution,
+        package_query=ContainerPackageQuery(selection.distribution, engine, reporter, machine=machine),
+        given=options.debuginfo,
+        force=options.force,
         reporter=reporter,
-        preparer=_indexer(engine, reporter, soon=fetching),
+        gdb_index_builder=_indexer(engine, reporter, soon=fetching),
         in_use=store.debuginfo_in_use,
     )
     profile, image = building.result()
@@ -105,7 +112,7 @@ def _indexer(engine: Engine, reporter: Reporter, *, soon: bool) -> GdbIndexBuild
     from sandbox.case.gdb_index import gdb_image, gdb_index_builder
     from sandbox.engine import connect
 
-    if not engine.info().elsewhere:
+    if not engine.info().remote:
         making = _in_background(lambda: gdb_image(engine, reporter)) if soon else None
         return gdb_index_builder(engine, reporter, made=None if making is None else making.result)
 
@@ -121,86 +128,88 @@ def _indexer(engine: Engine, reporter: Reporter, *, soon: bool) -> GdbIndexBuild
 
 
 def _self_contained(
-    vmcore: Vmcore, selection: Selection, wishes: OpenOptions, engine: Engine, reporter: Reporter
+    vmcore: Vmcore, selection: Selection, options: OpenOptions, engine: Engine, reporter: Reporter
 ) -> Provisioned | None:
-    if wishes.debuginfo is not None or wishes.force:
+    if options.debuginfo is not None or options.force:
         return None
     from sandbox.case import self_contained
     from sandbox.profiles import load
 
-    found = self_contained.find(vmcore, engine, reporter, platform=selection.image.platform)
+    found = self_contained.find(vmcore, engine, reporter, platform=selection.crash_from.platform)
     if found is None:
         return None
     image, debuginfo = found
     inside = image.labels.get(self_contained.PROFILE, "")
-    if wishes.image is not None and inside != selection.image.name:
+    if options.image is not None and inside != selection.crash_from.name:
         return None
     # A profile of the user's that made the image may not be on this host.
-    profile = load().get(inside, selection.image)
+    profile = load().get(inside, selection.crash_from)
     # One that came from a registry goes by the registry's name as well.
     ref = next((tag for tag in image.tags if tag.startswith("localhost/")), image.id)
     return Provisioned(image=ref, profile=profile, debuginfo=debuginfo)
 
 
-def _with_base(selection: Selection, wishes: OpenOptions, engine: Engine, reporter: Reporter) -> Selection:
+def _with_base(selection: Selection, options: OpenOptions, engine: Engine, reporter: Reporter) -> Selection:
     """The selection, with a base for its image on the engine; another one where that cannot be had."""
     from sandbox import image as images
 
     try:
-        images.ensure_base(selection.image, engine, reporter)
+        images.ensure_base(selection.crash_from, engine, reporter)
     except ImageError as error:
-        instead = _fallback(selection, wishes, error, reporter)
-        if engine.image(images.reference(instead.image)) is None:
-            images.ensure_base(instead.image, engine, reporter)
+        instead = _fallback(selection, options, error, reporter)
+        if engine.image(images.reference(instead.crash_from)) is None:
+            images.ensure_base(instead.crash_from, engine, reporter)
         return instead
     return selection
 
 
-def _ensure_image(selection: Selection, wishes: OpenOptions, engine: Engine, reporter: Reporter) -> tuple[Profile, str]:
+def _ensure_image(
+    selection: Selection, options: OpenOptions, engine: Engine, reporter: Reporter
+) -> tuple[Profile, str]:
     from sandbox import image as images
 
     try:
-        return selection.image, images.ensure(selection.image, engine, reporter)
+        return selection.crash_from, images.ensure(selection.crash_from, engine, reporter)
     except ImageError as error:
-        instead = _fallback(selection, wishes, error, reporter)
-        return instead.image, images.ensure(instead.image, engine, reporter)
+        instead = _fallback(selection, options, error, reporter)
+        return instead.crash_from, images.ensure(instead.crash_from, engine, reporter)
 
 
-def _fallback(selection: Selection, wishes: OpenOptions, error: ImageError, reporter: Reporter) -> Selection:
+def _fallback(selection: Selection, options: OpenOptions, error: ImageError, reporter: Reporter) -> Selection:
     """The newest crash, when a major's image cannot be had; not when it is that one, or the user's own choice."""
     from sandbox.profiles import fallback, platforms
 
-    instead = None if wishes.image is not None else fallback(selection)
+    instead = None if options.image is not None else fallback(selection)
     if instead is None:
         raise error
     said = "\n".join(line for line in (error.message, error.detail or "") if line)
     reporter.notice(f"{said}\n{instead.reason}")
-    machine = None if selection.image.platform is None else platforms.arch_of(selection.image.platform)
-    return replace(instead, image=platforms.for_arch(instead.image, machine))
+    machine = None if selection.crash_from.platform is None else platforms.arch_of(selection.crash_from.platform)
+    return replace(instead, crash_from=platforms.for_arch(instead.crash_from, machine))
 
 
-def find_debuginfo(vmcore: Vmcore, wishes: OpenOptions, reporter: Reporter = QUIET) -> Debuginfo:
+def find_debuginfo(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET) -> Debuginfo:
     """Debuginfo alone, without an image; and without an engine where none answers and none is needed."""
     from sandbox.debuginfo import locate
     from sandbox.profiles import select
 
-    with debuginfo_helpers(wishes, reporter, machine=vmcore.arch) as (oracle, preparer):
-        home = select(vmcore, override=wishes.image).home
+    with debuginfo_helpers(options, reporter, machine=vmcore.arch) as (package_query, gdb_index_builder):
+        home = select(vmcore, override=options.image).distribution
         return locate(
             vmcore,
             home,
-            oracle=lambda packages: oracle(home, packages),
-            given=wishes.debuginfo,
-            force=wishes.force,
+            package_query=lambda packages: package_query(home, packages),
+            given=options.debuginfo,
+            force=options.force,
             reporter=reporter,
-            preparer=preparer,
+            gdb_index_builder=gdb_index_builder,
             in_use=store.debuginfo_in_use,
         )
 
 
 @contextmanager
 def debuginfo_helpers(
-    wishes: OpenOptions, reporter: Reporter = QUIET, *, machine: str | None = None
+    options: OpenOptions, reporter: Reporter = QUIET, *, machine: str | None = None
 ) -> Iterator[tuple[_Query, GdbIndexBuilder | None]]:
     """What an engine does for debuginfo: asking package managers, indexing vmlinux. Without one, neither is done.
 
@@ -211,9 +220,9 @@ def debuginfo_helpers(
     from sandbox.engine import connect
 
     try:
-        engine = connect(wishes.engine)
+        engine = connect(options.engine)
     except EngineError as error:
-        if wishes.engine is not None:
+        if options.engine is not None:
             raise
         reporter.notice(f"{error.message}; so no package manager is asked, and vmlinux is not indexed")
         yield (lambda _profile, _packages: ()), None

@@ -39,8 +39,8 @@ VENDOR: Final = "vmbox.kernel.vendor"
 ARCH: Final = "vmbox.kernel.arch"
 PROFILE: Final = "vmbox.profile"
 ORIGIN: Final = "vmbox.debuginfo.origin"
-VERIFIED: Final = "vmbox.debuginfo.verified"
-CHECK: Final = "vmbox.debuginfo.check"
+VERIFIED: Final = "vmbox.debuginfo.verification_detail"
+CHECK: Final = "vmbox.debuginfo.verification"
 
 
 def reference(vmcore: Vmcore) -> str:
@@ -85,8 +85,8 @@ def find(
         build_id=found.build_id,
         origin=f"image {ref}",
         proof=proof,
-        verified=image.labels.get(VERIFIED, ""),
-        check=image.labels.get(CHECK, ""),
+        verification_detail=image.labels.get(VERIFIED, ""),
+        verification=image.labels.get(CHECK, ""),
         in_image=True,
     )
     return image, debuginfo
@@ -97,7 +97,7 @@ def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter, platfor
     try:
         with reporter.step(f"Looking for {there}") as step:
             for line in engine.pull(there, platform=platform):
-                step.say(line)
+                step.detail(line)
             engine.tag(there, ref)
             engine.remove_image(there)
     except (BaseImageUnavailable, EngineFailed) as error:
@@ -132,8 +132,8 @@ def build(
         VENDOR: vmcore.vendor or "",
         ARCH: vmcore.arch or "",
         ORIGIN: debuginfo.origin,
-        VERIFIED: debuginfo.verified,
-        CHECK: debuginfo.check,
+        VERIFIED: debuginfo.verification_detail,
+        CHECK: debuginfo.verification,
     }
     before = engine.image(ref)
     with (
@@ -142,7 +142,7 @@ def build(
         reporter.step(f"Building {ref}") as step,
     ):
         for line in engine.build(context, ref, labels=labels, args={"BASE": base}, platform=profile.platform):
-            step.say(line)
+            step.detail(line)
     made = engine.image(ref)
     if made is None:
         raise ImageBuildFailed(f"the engine built {ref} but does not have it", hint="run vmbox doctor")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from contextlib import AbstractContextManager
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,7 @@ from typing import Final
 from sandbox.errors import CaseNotFound, NoSpace, VmboxError
 from sandbox.host import paths
 from sandbox.host.locks import locked
-from sandbox.model import REMOTE_SCHEMES, Case
+from sandbox.model import REMOTE_SCHEMES, Case, key_of
 from sandbox.progress import QUIET, Reporter
 
 _DESCRIPTION: Final = "case.json"
@@ -38,7 +39,7 @@ def find(dump: Path, *, engine: str | None = None) -> Case | None:
 
 def is_running(case: Case) -> bool:
     """Whether the case's PID 1 still holds `ctl`, which is its alone; crash, which has `in`, may take longer to die."""
-    if case.elsewhere:
+    if case.remote:
         return _is_running_remote(case)
     try:
         descriptor = os.open(case.directory / "ctl", os.O_WRONLY | os.O_NONBLOCK)
@@ -151,7 +152,7 @@ _PATHS: Final = frozenset({"dump", "vmlinux", "directory"})
 
 def write(case: Case) -> None:
     """Makes a case findable; last, when it can be used."""
-    values = {name: getattr(case, name) for name in Case.__slots__}
+    values = {key_of(item): getattr(case, item.name) for item in fields(Case)}
     text = json.dumps(values | {"opened": case.opened.isoformat()}, default=str)
     temporary = case.directory / f"{_DESCRIPTION}.new"
     temporary.write_text(text, encoding="utf-8")
@@ -160,11 +161,12 @@ def write(case: Case) -> None:
 
 def read(place: Path) -> Case | None:
     """The case a directory describes; None for one that is half made, or of another version of vmbox."""
+    names = {key_of(item): item.name for item in fields(Case)}
     try:
         values = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
         values |= {name: Path(values[name]) for name in _PATHS}
         values["opened"] = datetime.fromisoformat(values["opened"])
-        return Case(**values)
+        return Case(**{names[key]: value for key, value in values.items()})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -175,6 +177,6 @@ def about_debuginfo(case: Case) -> dict[str, str]:
         "vmlinux": str(case.vmlinux),
         "proof": case.proof,
         "origin": case.origin,
-        "verified": case.verified,
-        "check": case.check,
+        "verified": case.verification_detail,
+        "check": case.verification,
     }

@@ -59,8 +59,8 @@ def fetch(
     if modules and vmcore is None:
         raise typer.BadParameter("--modules asks the dump which modules there were; without one, give --module NAME")
     reporter = render.reporter(quiet=quiet)
-    wishes = OpenOptions(engine=engine, debuginfo=debuginfo, force=wanted.build_id is None and wanted.banner is None)
-    found = find_debuginfo(wanted, wishes, reporter)
+    options = OpenOptions(engine=engine, debuginfo=debuginfo, force=wanted.build_id is None and wanted.banner is None)
+    found = find_debuginfo(wanted, options, reporter)
     names = set(module or ())
     if modules and vmcore is not None:
         with open_session(vmcore, OpenOptions(engine=engine, debuginfo=debuginfo), reporter)[0] as session:
@@ -70,7 +70,7 @@ def fetch(
         render.as_json({"debuginfo": found, "modules": got})
         return
     facts = [("DEBUGINFO", str(found.vmlinux)), ("ORIGIN", found.origin), ("PROOF", found.proof)]
-    facts.append(("VERIFIED", found.verified))
+    facts.append(("VERIFIED", found.verification_detail))
     if got is not None:
         facts += [("MODULES", " ".join(got.fetched)), ("NOT THERE", " ".join(got.missing))]
     render.facts(facts)
@@ -107,9 +107,9 @@ def add(
     from sandbox.debuginfo import add as put
 
     reporter = render.reporter(quiet=quiet)
-    with debuginfo_helpers(OpenOptions(engine=engine), reporter) as (_, preparer):
+    with debuginfo_helpers(OpenOptions(engine=engine), reporter) as (_, gdb_index_builder):
         for file in files:
-            for entry in put(file, preparer=preparer, reporter=reporter):
+            for entry in put(file, gdb_index_builder=gdb_index_builder, reporter=reporter):
                 render.facts([("DEBUGINFO", str(entry.vmlinux)), ("BUILD-ID", entry.about.build_id or "none")])
 
 

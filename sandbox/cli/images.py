@@ -55,9 +55,9 @@ def build(
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import bill_of, build as make, resolve_target
 
-    wishes = OpenOptions(engine=engine, image=image, debuginfo=debuginfo)
+    options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo)
     reporter = render.reporter(quiet=quiet)
-    ref = make(resolve_target(of), wishes, modules=modules, reporter=reporter)
+    ref = make(resolve_target(of), options, modules=modules, reporter=reporter)
     if sbom is None:
         typer.echo(ref)
         return
@@ -132,9 +132,9 @@ def save(
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import resolve_target, save as write
 
-    wishes = OpenOptions(engine=engine, image=image)
+    options = OpenOptions(engine=engine, image=image)
     where = sys.stdout.buffer if str(output) == "-" else output
-    render.note(f"saved {write(resolve_target(of), where, wishes, render.reporter(quiet=quiet))}")
+    render.note(f"saved {write(resolve_target(of), where, options, render.reporter(quiet=quiet))}")
 
 
 @command(group=group)

@@ -76,8 +76,8 @@ def prepare(
             raise typer.BadParameter("give a sosreport, a log or a dump, or --release")
     # Without a dump there is no build-id to compare; the proof comes when the dump does.
     unproven = wanted.build_id is None and wanted.banner is None
-    wishes = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=unproven)
-    ready = prefetch(wanted, wishes, render.reporter(quiet=quiet))
+    options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=unproven)
+    ready = prefetch(wanted, options, render.reporter(quiet=quiet))
     render.facts([("IMAGE", ready[0]), ("DEBUGINFO", str(ready[1].vmlinux)), ("PROOF", ready[1].proof)])
 
 

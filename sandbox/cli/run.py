@@ -76,25 +76,27 @@ def run(
         raise typer.BadParameter(f"no such option: {commands[0]}")
     if keep and once:
         raise typer.BadParameter("--keep or --once")
-    wishes = OpenOptions(
+    options = OpenOptions(
         engine=engine, image=image, debuginfo=debuginfo, force=force, idle=0 if keep else None, once=once
     )
-    manner = RunOptions(timeout=timeout, json=json, transcript=not no_transcript, output=output)
+    run_options = RunOptions(timeout=timeout, json=json, transcript=not no_transcript, output=output)
     reporter = render.reporter(quiet=quiet)
     if tool == "drgn":
         if json or output or input_file:
             raise typer.BadParameter("--json, --output and --input are for crash commands")
-        raise typer.Exit(_script(vmcore, commands or [], code, wishes, manner, reporter))
+        raise typer.Exit(_script(vmcore, commands or [], code, options, run_options, reporter))
     if tool != "crash" or code is not None:
         raise typer.BadParameter("--tool is crash or drgn" if code is None else "-e CODE needs --tool drgn")
     if not commands and input_file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
-    status = run_all(vmcore, commands_from(commands or [], input_file), wishes=wishes, manner=manner, reporter=reporter)
+    status = run_all(
+        vmcore, commands_from(commands or [], input_file), options=options, run_options=run_options, reporter=reporter
+    )
     raise typer.Exit(status)
 
 
 def _script(
-    vmcore: Path, words: list[str], code: str | None, wishes: OpenOptions, manner: RunOptions, reporter: Reporter
+    vmcore: Path, words: list[str], code: str | None, options: OpenOptions, run_options: RunOptions, reporter: Reporter
 ) -> int:
     from sandbox.case.opening import case_for_tool
     from sandbox.commands.shell import run_script, script_of
@@ -105,14 +107,14 @@ def _script(
         script, name, arguments = _read(Path(words[0])), Path(words[0]).name, words[1:]
     else:
         raise typer.BadParameter("give a script, or -e CODE: vmbox run vmcore --tool drgn -- script.py")
-    with case_for_tool("drgn", vmcore, wishes, reporter) as case:
+    with case_for_tool("drgn", vmcore, options, reporter) as case:
         return run_script(
             case,
             script,
             name,
             arguments,
-            timeout=manner.timeout,
-            transcript=manner.transcript,
+            timeout=run_options.timeout,
+            transcript=run_options.transcript,
             reporter=reporter,
         )
 
@@ -144,8 +146,8 @@ def shell(
     if tool not in TOOLS:
         raise typer.BadParameter(f"--tool is one of {', '.join(TOOLS)}")
     reporter = render.reporter(quiet=quiet)
-    wishes = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
-    with case_for_tool(tool, vmcore, wishes, reporter) as case:
+    options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
+    with case_for_tool(tool, vmcore, options, reporter) as case:
         raise typer.Exit(interactive(case, tool=tool, reporter=reporter))
 
 
@@ -206,7 +208,7 @@ def close(
     for case in store.open_cases() if everything else found.values():
         end(case)
         render.note(f"closed {case.id} ({case.dump})")
-        if not case.elsewhere:
+        if not case.remote:
             ended.append(case.dump)
     for dump in dict.fromkeys(ended):
         # A dump that is gone, or cannot be looked at any more, has no name for a copy either.

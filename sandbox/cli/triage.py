@@ -68,9 +68,9 @@ def report(
         # While crash is at its answers: loading what draws takes as long as they do.
         Thread(target=page_ready, daemon=True).start()
     reporter = render.reporter(quiet=quiet)
-    wishes = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
+    options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
     if answers is None:
-        made = make(vmcore, wishes, reporter, timeout=timeout)
+        made = make(vmcore, options, reporter, timeout=timeout)
     else:
         from sandbox.dump import identify
         from sandbox.report.build import read
@@ -78,7 +78,7 @@ def report(
 
         made = read(identify(vmcore), read_answers(answers))
     if other is not None:
-        _compared(made, make(other, wishes, reporter, timeout=timeout), json=json)
+        _compared(made, make(other, options, reporter, timeout=timeout), json=json)
         return
     if json:
         text = write.as_json(made)

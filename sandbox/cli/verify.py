@@ -35,5 +35,5 @@ def verify(
     for one in found:
         # In the form that sha256sum -c reads.
         typer.echo(f"{one.found.sha256}  {render.visible(str(one.path))}")
-        since = "recorded" if one.first else f"unchanged since {one.recorded.astimezone():%Y-%m-%d %H:%M}"
+        since = "recorded" if one.newly_recorded else f"unchanged since {one.recorded.astimezone():%Y-%m-%d %H:%M}"
         render.note(f"{render.visible(str(one.path))}: {since}")

@@ -180,7 +180,7 @@ def _follow(line: str, step: Step, reporter: Reporter) -> None:
         reporter.notice(line.partition("] ")[2] or line)
     elif said.startswith("FAILED"):
         reporter.notice(said)
-    step.say(said or line)
+    step.detail(said or line)
 
 
 def _deliver(made: Path, directory: Path) -> Path:

@@ -79,18 +79,18 @@ def resolve_target(what: str) -> ImageTarget:
     raise DumpNotFound(f"{what} is neither a dump nor a profile", hint="vmbox doctor lists the profiles")
 
 
-def build(of: ImageTarget, wishes: OpenOptions, *, modules: bool = True, reporter: Reporter = QUIET) -> str:
+def build(of: ImageTarget, options: OpenOptions, *, modules: bool = True, reporter: Reporter = QUIET) -> str:
     """Makes the image of `of` on the engine, with what has to be fetched for it; returns its reference.
 
     The image of a kernel gets the debug files of the modules that the dump has loaded, for which the dump is opened
     once; without `modules` it is not.
     """
-    with closing(connect(wishes.engine)) as engine:
+    with closing(connect(options.engine)) as engine:
         if isinstance(of, Profile):
             return images.ensure(of, engine, reporter)
-        ready = provision(of, select(of, override=wishes.image), wishes, engine, reporter, anew=True)
+        ready = provision(of, select(of, override=options.image), options, engine, reporter, anew=True)
         if modules:
-            _add_modules(of.path, ready.debuginfo.vmlinux, wishes, reporter)
+            _add_modules(of.path, ready.debuginfo.vmlinux, options, reporter)
         return self_contained.build(of, ready.debuginfo, engine, reporter, profile=ready.profile, base=ready.image)
 
 
@@ -102,13 +102,13 @@ def bill_of(ref: str, engine: str | None, reporter: Reporter = QUIET) -> bytes:
         return sbom.write(ref, connected, reporter)
 
 
-def _add_modules(dump: Path, vmlinux: Path, wishes: OpenOptions, reporter: Reporter) -> None:
+def _add_modules(dump: Path, vmlinux: Path, options: OpenOptions, reporter: Reporter) -> None:
     from sandbox.case.container import close
     from sandbox.debuginfo.modules import fetch_modules
 
-    was_open = store.find(dump, engine=wishes.engine) is not None
+    was_open = store.find(dump, engine=options.engine) is not None
     try:
-        session, _ = open_session(dump, wishes, reporter)
+        session, _ = open_session(dump, options, reporter)
         with session:
             names = module_debuginfo.loaded_modules(session)
             case = session.case
@@ -173,16 +173,16 @@ def _listed(engine: Engine) -> list[ImageSummary]:
     return sorted(found, key=lambda one: (one.kind, one.profile, one.release, one.ref))
 
 
-def push(of: ImageTarget, registry: str | None, wishes: OpenOptions, reporter: Reporter = QUIET) -> str:
+def push(of: ImageTarget, registry: str | None, options: OpenOptions, reporter: Reporter = QUIET) -> str:
     """Sends the image of `of` to a registry, building it if it is not there; returns what the registry calls it."""
     there = self_contained.remote_reference(reference(of), _registry(registry))
-    ref = _ensure_built(of, wishes, reporter)
-    with closing(connect(wishes.engine)) as engine:
+    ref = _ensure_built(of, options, reporter)
+    with closing(connect(options.engine)) as engine:
         engine.tag(ref, there)
         try:
             with reporter.step(f"Pushing {there}") as step:
                 for line in engine.push(there):
-                    step.say(line)
+                    step.detail(line)
         except EngineFailed as error:
             host = there.partition("/")[0]
             hint = f"does {host} answer, and are you logged in to it? docker login {host}, or podman login {host}"
@@ -193,16 +193,16 @@ def push(of: ImageTarget, registry: str | None, wishes: OpenOptions, reporter: R
     return there
 
 
-def pull(of: ImageTarget, registry: str | None, wishes: OpenOptions, reporter: Reporter = QUIET) -> str:
+def pull(of: ImageTarget, registry: str | None, options: OpenOptions, reporter: Reporter = QUIET) -> str:
     """Brings the image of `of` from a registry; returns what the engine calls it."""
     there = self_contained.remote_reference(reference(of), _registry(registry))
-    with closing(connect(wishes.engine)) as engine:
+    with closing(connect(options.engine)) as engine:
         try:
             machine = platforms.foreign_arch(of.arch, engine.info()) if isinstance(of, Vmcore) else None
             platform = None if machine is None else platforms.platform(machine)
             with reporter.step(f"Pulling {there}") as step:
                 for line in engine.pull(there, platform=platform):
-                    step.say(line)
+                    step.detail(line)
         except BaseImageUnavailable as error:
             # Who is not logged in has been told so.
             hint = error.hint if "login" in error.hint else "somebody has to push it first: vmbox image push"
@@ -212,10 +212,10 @@ def pull(of: ImageTarget, registry: str | None, wishes: OpenOptions, reporter: R
     return reference(of)
 
 
-def save(of: ImageTarget, output: Path | BinaryIO, wishes: OpenOptions, reporter: Reporter = QUIET) -> str:
+def save(of: ImageTarget, output: Path | BinaryIO, options: OpenOptions, reporter: Reporter = QUIET) -> str:
     """Writes the image of `of` as an archive, building it if it is not there. A file appears whole or not at all."""
-    ref = _ensure_built(of, wishes, reporter)
-    with closing(connect(wishes.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
+    ref = _ensure_built(of, options, reporter)
+    with closing(connect(options.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
         if not isinstance(output, Path):
             for piece in engine.save(ref):
                 output.write(piece)
@@ -279,11 +279,11 @@ def prune(
 _REMOVAL_ORDER: Final = ("kernel", "image", "tool", "base")
 
 
-def _ensure_built(of: ImageTarget, wishes: OpenOptions, reporter: Reporter) -> str:
-    with closing(connect(wishes.engine)) as engine:
+def _ensure_built(of: ImageTarget, options: OpenOptions, reporter: Reporter) -> str:
+    with closing(connect(options.engine)) as engine:
         if engine.image(reference(of)) is not None:
             return reference(of)
-    return build(of, wishes, reporter=reporter)
+    return build(of, options, reporter=reporter)
 
 
 def _registry(given: str | None) -> str:

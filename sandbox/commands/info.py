@@ -10,7 +10,7 @@ from sandbox import render
 from sandbox.dump.release import classify, of_release
 from sandbox.errors import UnknownKernel
 from sandbox.host import paths
-from sandbox.model import Vmcore
+from sandbox.model import Vmcore, key_of
 from sandbox.profiles import Profile, select
 
 _WORDS = {
@@ -34,7 +34,7 @@ def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = N
         from sandbox.dump import identify
 
         vmcore = identify(path)
-        if vmcore.unread is not None:
+        if vmcore.skipped is not None:
             vmcore = _of_unpacked(vmcore, unpack=unpack)
     else:
         vmcore = _identified_there(path, engine)
@@ -91,10 +91,10 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
     except UnknownKernel:
         values |= {"profile": None, "crash": None, "debuginfo": [], "sources": []}
     else:
-        packages, sources = _debuginfo_of(kernel, selection.home)
+        packages, sources = _debuginfo_of(kernel, selection.distribution)
         values |= {
-            "profile": selection.image.name,
-            "crash": selection.image.crash.version,
+            "profile": selection.crash_from.name,
+            "crash": selection.crash_from.crash.version,
             "debuginfo": packages,
             "sources": sources,
         }
@@ -141,7 +141,7 @@ def _class_of(vmcore: Vmcore) -> dict[str, object]:
 def describe(vmcore: Vmcore) -> dict[str, object]:
     """Everything `vmbox info --json` prints. Unknown is None."""
     values: dict[str, object] = {
-        item.name: getattr(vmcore, item.name) for item in fields(vmcore) if item.name != "vmcoreinfo"
+        key_of(item): getattr(vmcore, item.name) for item in fields(vmcore) if item.name != "vmcoreinfo"
     }
     origins = dict(vmcore.origins)
     values |= _class_of(vmcore)
@@ -174,14 +174,14 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     yield "COMPRESSION", vmcore.compression or ""
     if vmcore.complete is not None:
         yield "COMPLETE", "yes" if vmcore.complete else f"no: {vmcore.incomplete_reason}"
-    if vmcore.unread is not None:
-        yield "NOT READ", f"{vmcore.unread}; vmbox info --unpack does that, once"
+    if vmcore.skipped is not None:
+        yield "NOT READ", f"{vmcore.skipped}; vmbox info --unpack does that, once"
     try:
         selection = select(vmcore)
     except UnknownKernel:
         yield "PROFILE", "none knows this kernel"
     else:
-        home, image = selection.home.name, selection.image.name
+        home, image = selection.distribution.name, selection.crash_from.name
         yield "PROFILE", home if home == image else f"{image}, with the debuginfo of {home}"
 
     if (here := _debuginfo_here(vmcore)) is not None:
@@ -206,7 +206,7 @@ def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
     from sandbox.debuginfo.lookup import peek
 
     try:
-        home = select(vmcore).home
+        home = select(vmcore).distribution
     except UnknownKernel:
         home = None
     if (found := peek(vmcore, home, paths.cache_dir())) is None:
@@ -215,13 +215,13 @@ def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
         "vmlinux": str(found.vmlinux),
         "proof": found.proof,
         "origin": found.origin,
-        "verified": found.verified,
-        "check": found.check,
+        "verified": found.verification_detail,
+        "check": found.verification,
     }
 
 
 def _profile(vmcore: Vmcore) -> str | None:
     try:
-        return select(vmcore).image.name
+        return select(vmcore).crash_from.name
     except UnknownKernel:
         return None

@@ -118,21 +118,21 @@ def run_all(
     dump: Path,
     commands: Iterable[str],
     *,
-    wishes: OpenOptions,
+    options: OpenOptions,
     reporter: Reporter,
-    manner: RunOptions | None = None,
+    run_options: RunOptions | None = None,
 ) -> int:
     """Runs `commands` on the dump's case, opening it if need be; `quit` ends them and leaves the session warm.
 
     Returns 0, 1 if crash reported an error for one of them, or 62 if one took too long.
     """
-    manner = manner or RunOptions()
-    session = _session(dump, wishes, reporter)
+    run_options = run_options or RunOptions()
+    session = _session(dump, options, reporter)
     try:
-        with session, _collecting_output(session, manner.output, reporter):
-            return _run(session, commands, manner, reporter)
+        with session, _collecting_output(session, run_options.output, reporter):
+            return _run(session, commands, run_options, reporter)
     finally:
-        if wishes.once:
+        if options.once:
             from sandbox.case.container import close
 
             close(session.case)
@@ -149,24 +149,24 @@ def _collecting_output(session: Session, directory: Path | None, reporter: Repor
 def _run(
     session: Session,
     commands: Iterable[str],
-    manner: RunOptions,
+    run_options: RunOptions,
     reporter: Reporter,
 ) -> int:
     output = render.Output()
-    record = Recorder(session.case, reporter, wanted=manner.transcript)
+    record = Recorder(session.case, reporter, wanted=run_options.transcript)
     exit_status = 0
     lines = iter(commands)
     while True:
         paused = isinstance(commands, StdinCommands) and not commands.ready()
         if paused:
-            session.pause()
+            session.release()
         command = next(lines, None)
         if command is None or command in _QUIT:
             return exit_status
         if paused:
-            session.resume()
+            session.acquire()
             session.start()
-        answer = render.JsonAnswer(command) if manner.json else None
+        answer = render.JsonAnswer(command) if run_options.json else None
         try:
             done = run_recorded(
                 command,
@@ -174,7 +174,7 @@ def _run(
                 answer or output,
                 recorder=record,
                 reporter=reporter,
-                timeout=manner.timeout,
+                timeout=run_options.timeout,
                 ended=partial(_end, answer),
             )
         except CommandTimeout as late:
@@ -192,9 +192,9 @@ def _end(answer: render.JsonAnswer | None, status: str, seconds: float) -> None:
             answer.end(status, seconds)
 
 
-def _session(dump: Path, wishes: OpenOptions, reporter: Reporter) -> Session:
+def _session(dump: Path, options: OpenOptions, reporter: Reporter) -> Session:
     """A session with crash at its prompt; the warnings of its start are shown."""
-    session, said = open_session(dump, wishes, reporter)
+    session, said = open_session(dump, options, reporter)
     if said:
         render.note(render.visible(said.decode(errors="replace")).strip("\n"))
     return session

@@ -152,7 +152,7 @@ def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporte
     """Gives crash the case's history, and keeps what is typed."""
     history = History(case)
     given = case.directory / f"history-{ident}"
-    if not case.elsewhere:  # there, what is typed is kept, and not at hand again
+    if not case.remote:  # there, what is typed is kept, and not at hand again
         given.touch(mode=0o600)
         given.write_text("".join(f"{line}\n" for line in history.lines()), encoding="utf-8")
     env["GDBHISTFILE"] = f"/run/vmbox/{given.name}"
@@ -194,7 +194,7 @@ def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporte
 def _presence(case: Case, engine: Engine) -> Iterator[str]:
     """A lock held for as long as we live: the script in the container ends the program when it is let go."""
     ident = secrets.token_hex(4)
-    if case.elsewhere:
+    if case.remote:
         with engine.exec(case.container, [RELAY, "hold", ident], stdin=True) as holding:
             if not holding.read():
                 raise SessionDied(f"the case of {case.dump.name} does not answer")

@@ -21,6 +21,7 @@ from typing import Final
 from sandbox.dump.source import cannot_open, open_evidence
 from sandbox.errors import DumpUnreadable, EvidenceChanged, VmboxError
 from sandbox.host import paths
+from sandbox.model import field_with_key
 from sandbox.progress import QUIET, Reporter, Step
 
 _PIECE: Final = 4 << 20
@@ -52,7 +53,7 @@ class VerifiedFile:
     found: Fingerprint
     recorded: datetime
     """When what it is compared with was recorded; now, if there was nothing."""
-    first: bool
+    newly_recorded: bool = field_with_key("first")
 
 
 def verify(
@@ -81,7 +82,7 @@ def verify(
         else:
             recorded, when = before
             changes += [f"{path}: {change}" for change in _differences(recorded, now)]
-        results.append(VerifiedFile(path=path, found=now, recorded=when, first=before is None))
+        results.append(VerifiedFile(path=path, found=now, recorded=when, newly_recorded=before is None))
     if changes:
         names = ", ".join(sorted({change.partition(": ")[0] for change in changes}))
         raise EvidenceChanged(f"not what was recorded: {names}", detail="\n".join(changes))

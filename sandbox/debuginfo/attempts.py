@@ -25,7 +25,7 @@ class SearchLog:
         """`source` had nothing; a bare sentence is the reason where nothing went wrong."""
         self._failures.append((source, DebuginfoNotFound(error, hint="") if isinstance(error, str) else error))
 
-    def nothing(self, message: str | None = None) -> DebuginfoError:
+    def to_error(self, message: str | None = None) -> DebuginfoError:
         """What to raise when no source had it: the failure that says most, with all of them as detail."""
         detail = "\n".join(_told(source, error) for source, error in self._failures)
         for telling in (DebuginfoMismatch, VerificationFailed, DownloadFailed):

@@ -31,7 +31,7 @@ INDEX_VERSIONS: Final = (7, 8)
 """Versions of .gdb_index that every crash since 7.2 reads; an older one gdb refuses, a newer one it ignores."""
 
 
-def add_gdb_index(directory: Path, preparer: GdbIndexBuilder, reporter: Reporter) -> bool:
+def add_gdb_index(directory: Path, gdb_index_builder: GdbIndexBuilder, reporter: Reporter) -> bool:
     """Adds an index to `directory`/vmlinux, unless it has one that fits; whether it has one now."""
     vmlinux = directory / "vmlinux"
     index, names, strings = (directory / f"vmlinux.{kind}" for kind in ("gdb-index", "debug_names", "debug_str"))
@@ -42,7 +42,7 @@ def add_gdb_index(directory: Path, preparer: GdbIndexBuilder, reporter: Reporter
         return False
     try:
         with reporter.step("Indexing vmlinux"):
-            preparer(vmlinux, directory)
+            gdb_index_builder(vmlinux, directory)
             _complete(index, names, strings, vmlinux)
         if index_version(index) not in INDEX_VERSIONS:
             reporter.notice("the index of vmlinux is of a version crash does not read; going on without")

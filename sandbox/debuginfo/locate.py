@@ -29,20 +29,20 @@ def locate(
     vmcore: Vmcore,
     home: Profile,
     *,
-    oracle: PackageQuery,
+    package_query: PackageQuery,
     given: Path | None = None,
     force: bool = False,
     reporter: Reporter = QUIET,
     cache: Path | None = None,
-    preparer: GdbIndexBuilder | None = None,
+    gdb_index_builder: GdbIndexBuilder | None = None,
     in_use: Callable[[], frozenset[str]] = frozenset,
 ) -> Debuginfo:
     """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
 
     Sources in order: `given` (vmlinux, package or directory; nothing else is tried then), the cache, what lies beside
-    the dump, the package manager (`oracle`). With `force`, a given file that does not match is used all the same, and
-    the proof says so. What enters the cache is prepared for a fast start first, where a `preparer` is given; then,
-    above the setting debuginfo_limit, what was not used for longest goes, except the builds `in_use`.
+    the dump, the package manager (`package_query`). With `force`, a given file that does not match is used nevertheless, and
+    the proof says so. A vmlinux gets a .gdb_index before it enters the cache, where a `gdb_index_builder` is given.
+    Then the least recently used builds are removed above the setting debuginfo_limit, except those `in_use`.
 
     Raises `DebuginfoNotFound` (its `detail` has one line for each source), `DebuginfoMismatch`, `DownloadFailed`,
     `VerificationFailed`, `NoSpace`.
@@ -50,11 +50,11 @@ def locate(
     search = _Search(
         vmcore=vmcore,
         home=home,
-        oracle=oracle,
+        package_query=package_query,
         force=force,
         reporter=reporter,
         store=Store(cache or paths.cache_dir()),
-        preparer=preparer,
+        gdb_index_builder=gdb_index_builder,
         in_use=in_use,
         wanted=package_names(vmcore, home),
     )
@@ -65,17 +65,17 @@ def locate(
 class _Search:
     vmcore: Vmcore
     home: Profile
-    oracle: PackageQuery
+    package_query: PackageQuery
     force: bool
     reporter: Reporter
     store: Store
-    preparer: GdbIndexBuilder | None
+    gdb_index_builder: GdbIndexBuilder | None
     in_use: Callable[[], frozenset[str]]
     wanted: PackageNames | None
-    tried: SearchLog = field(init=False)
+    search_log: SearchLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tried = SearchLog(self.vmcore.release)
+        self.search_log = SearchLog(self.vmcore.release)
 
     def run(self, given: Path | None) -> Debuginfo:
         if given is not None:
@@ -88,7 +88,7 @@ class _Search:
             for source in (*sources, self._unsigned, self._servers):
                 if (found := source()) is not None:
                     return found
-        raise self.tried.nothing()
+        raise self.search_log.to_error()
 
     def _key(self) -> str:
         """Of the lock: what two dumps of one build have in common."""
@@ -120,34 +120,34 @@ class _Search:
                 try:
                     return self._from_file(candidate, force=force)
                 except DebuginfoError as error:
-                    self.tried.note(str(candidate), error)
-        raise self.tried.nothing(f"{path}: no debuginfo of this kernel in it")
+                    self.search_log.note(str(candidate), error)
+        raise self.search_log.to_error(f"{path}: no debuginfo of this kernel in it")
 
     def _beside(self) -> Debuginfo | None:
         for path in local.beside(self.vmcore.path, self.vmcore.release):
             try:
                 return self._from_file(path)
             except DebuginfoError as error:
-                self.tried.note(str(path), error)
+                self.search_log.note(str(path), error)
         return None
 
     def _asked(self) -> Debuginfo | None:
         rules = self.home.debuginfo
         if self.wanted is None or rules is None:
-            self.tried.note(self.home.title, "vmbox does not know its debug packages")
+            self.search_log.note(self.home.title, "vmbox does not know its debug packages")
             return None
         if not self.wanted.packages:
-            self.tried.note(self.home.title, "the dump does not say which package its kernel came from")
+            self.search_log.note(self.home.title, "the dump does not say which package its kernel came from")
             return None
-        if rules.ask is None:
+        if rules.query_script is None:
             return None
         try:
-            remotes = list(self.oracle(self.wanted.packages))
+            remotes = list(self.package_query(self.wanted.packages))
         except (DebuginfoError, ImageError) as error:
-            self.tried.note(f"package manager of {self.home.title}", error)
+            self.search_log.note(f"package manager of {self.home.title}", error)
             return None
         if not remotes:
-            self.tried.note(f"package manager of {self.home.title}", f"it has no {' '.join(self.wanted.packages)}")
+            self.search_log.note(f"package manager of {self.home.title}", f"it has no {' '.join(self.wanted.packages)}")
         for remote in remotes:
             if (found := self._try(Candidate(remote=remote, keys=rules.keys, kind=rules.format))) is not None:
                 return found
@@ -164,7 +164,7 @@ class _Search:
                 return found
         if not tried and rules.archives:
             whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""
-            self.tried.note("archives", f"none{whose} is known to have it")
+            self.search_log.note("archives", f"none{whose} is known to have it")
         return None
 
     def _repositories(self) -> Debuginfo | None:
@@ -181,10 +181,10 @@ class _Search:
         try:
             remotes = repodata.find(base, packages, self.vmcore.arch, self.reporter)
         except DebuginfoError as error:
-            self.tried.note(base, error)
+            self.search_log.note(base, error)
             return []
         if not remotes:
-            self.tried.note(base, f"it has no {' '.join(packages)}")
+            self.search_log.note(base, f"it has no {' '.join(packages)}")
         return remotes
 
     def _unsigned(self) -> Debuginfo | None:
@@ -206,7 +206,7 @@ class _Search:
         try:
             return self._fetch(candidate)
         except DebuginfoError as error:
-            self.tried.note(candidate.remote.url, error)
+            self.search_log.note(candidate.remote.url, error)
             return None
 
     def _from_file(self, path: Path, *, force: bool = False) -> Debuginfo:
@@ -267,15 +267,15 @@ class _Search:
                 try:
                     add_kernel(what, remote, directory, part, self.reporter)
                 except DebuginfoError as error:
-                    self.tried.note(remote.url, error)
+                    self.search_log.note(remote.url, error)
                 else:
                     part.unlink(missing_ok=True)
                     return
         raise DebuginfoNotFound(f"{candidate.remote.url}: the kernel it was stripped from is nowhere", hint="")
 
     def _keep(self, directory: Path, about: About) -> Entry:
-        if self.preparer is not None:
-            add_gdb_index(directory, self.preparer, self.reporter)
+        if self.gdb_index_builder is not None:
+            add_gdb_index(directory, self.gdb_index_builder, self.reporter)
         entry = self.store.keep(directory, about)
         gone = self.store.prune(config.current().debuginfo_limit, keep=self.in_use() | {entry.directory.name})
         if gone:

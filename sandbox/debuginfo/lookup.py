@@ -52,8 +52,8 @@ def debuginfo_of(entry: Entry, proof: str) -> Debuginfo:
         origin=about.origin,
         package=about.package,
         proof=proof,
-        verified=about.verified,
-        check=about.check,
+        verification_detail=about.verified,
+        verification=about.check,
     )
 
 

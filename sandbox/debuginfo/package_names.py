@@ -57,7 +57,7 @@ def package_names(vmcore: Vmcore, profile: Profile) -> PackageNames | None:
         names["arch"] = profile.arch.get(vmcore.arch, vmcore.arch)
     if rules.names is not None and (found := re.match(rules.names, vmcore.release)):
         names |= {key: value for key, value in found.groupdict().items() if value is not None}
-    for pattern, base in rules.bases.items():
+    for pattern, base in rules.base_packages.items():
         if re.search(pattern, vmcore.release):
             names["base"] = base
             break

@@ -23,7 +23,11 @@ ANY_VMLINUX: Final = (re.compile(r"(.*/)?vmlinux(-[^/]*)?(\.debug)?$"),)
 
 
 def add(
-    path: Path, *, preparer: GdbIndexBuilder | None = None, reporter: Reporter = QUIET, cache: Path | None = None
+    path: Path,
+    *,
+    gdb_index_builder: GdbIndexBuilder | None = None,
+    reporter: Reporter = QUIET,
+    cache: Path | None = None,
 ) -> tuple[Entry, ...]:
     """Puts a vmlinux, a package, or all that is in a directory into the cache, for dumps that are still to come.
 
@@ -35,7 +39,7 @@ def add(
     failures: list[str] = []
     for file in files:
         try:
-            added.append(_added(file, store, preparer, reporter))
+            added.append(_added(file, store, gdb_index_builder, reporter))
         except DebuginfoError as error:
             failures.append(error.message)
     if not added:
@@ -43,14 +47,14 @@ def add(
     return tuple(added)
 
 
-def _added(file: Path, store: Store, preparer: GdbIndexBuilder | None, reporter: Reporter) -> Entry:
+def _added(file: Path, store: Store, gdb_index_builder: GdbIndexBuilder | None, reporter: Reporter) -> Entry:
     file = file.absolute()
     with store.new(hashlib.sha256(bytes(file)).hexdigest()) as directory:
         found, proven = unpacked(file, ExtractSpec(kind=local.kind(file), patterns=ANY_VMLINUX), directory, reporter)
         if (there := store.find(key_of(found.build_id, found.banners))) is not None:
             return there
-        if preparer is not None:
-            add_gdb_index(directory, preparer, reporter)
+        if gdb_index_builder is not None:
+            add_gdb_index(directory, gdb_index_builder, reporter)
         return store.keep(directory, about(found, file, proven))
 
 

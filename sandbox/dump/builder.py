@@ -19,47 +19,47 @@ class VmcoreBuilder:
         self.values: dict[str, Any] = {"path": path, "size": size, "files": (path,)}
         self.origins: dict[str, str] = {}
 
-    def offer(self, origin: str, **fields: object) -> None:
+    def propose(self, origin: str, **fields: object) -> None:
         for name, value in fields.items():
             if value is not None and name not in self.values:
                 self.values[name] = value
                 self.origins[name] = origin
 
-    def take_over(self, other: VmcoreBuilder) -> None:
+    def merge(self, other: VmcoreBuilder) -> None:
         for name, origin in other.origins.items():
-            self.offer(origin, **{name: other.values[name]})
+            self.propose(origin, **{name: other.values[name]})
 
-    def plain(self, **fields: object) -> None:
+    def set(self, **fields: object) -> None:
         """Fields that need no origin."""
         self.values.update(fields)
 
     def get(self, name: str) -> Any:
         return self.values.get(name)
 
-    def finish(self) -> Vmcore:
+    def build(self) -> Vmcore:
         return Vmcore(**self.values, origins=self.origins)
 
 
-def apply_header(draft: VmcoreBuilder, header: Header, info: Mapping[str, str], origin: str) -> None:
+def apply_header(builder: VmcoreBuilder, header: Header, info: Mapping[str, str], origin: str) -> None:
     """`origin` is "notes", or "memory" when the VMCOREINFO note was lost and its text found by looking for it."""
-    draft.plain(format=header.format, vmcoreinfo=info)
+    builder.set(format=header.format, vmcoreinfo=info)
     found = "vmcoreinfo" if origin == "notes" else "vmcoreinfo in memory"
-    draft.offer(found, release=_release(info))
-    draft.offer("header", release=header.release, utsname_version=header.utsname_version)
-    draft.offer(header.arch_origin, arch=header.arch)
-    draft.offer(found, arch=vmcoreinfo.architecture(info))
-    draft.offer(found, build_id=vmcoreinfo.build_id(info, draft.get("utsname_version")))
+    builder.propose(found, release=_release(info))
+    builder.propose("header", release=header.release, utsname_version=header.utsname_version)
+    builder.propose(header.arch_origin, arch=header.arch)
+    builder.propose(found, arch=vmcoreinfo.architecture(info))
+    builder.propose(found, build_id=vmcoreinfo.build_id(info, builder.get("utsname_version")))
     page_size = vmcoreinfo.decimal(info, "PAGESIZE")
-    draft.offer(found, page_size=page_size if page_size and 4096 <= page_size <= 1 << 20 else None)
-    draft.offer("header", page_size=header.page_size)
-    draft.offer("notes" if header.format == "elf" else "header", nr_cpus=header.nr_cpus)
-    draft.offer(found, crash_time=_utc(vmcoreinfo.decimal(info, "CRASHTIME")))
-    draft.offer("header", crash_time=_utc(header.timestamp))
-    draft.offer("header", dump_level=header.dump_level, compression=header.compression, panic=header.panic)
+    builder.propose(found, page_size=page_size if page_size and 4096 <= page_size <= 1 << 20 else None)
+    builder.propose("header", page_size=header.page_size)
+    builder.propose("notes" if header.format == "elf" else "header", nr_cpus=header.nr_cpus)
+    builder.propose(found, crash_time=_utc(vmcoreinfo.decimal(info, "CRASHTIME")))
+    builder.propose("header", crash_time=_utc(header.timestamp))
+    builder.propose("header", dump_level=header.dump_level, compression=header.compression, panic=header.panic)
 
 
-def apply_findings(draft: VmcoreBuilder, found: panic.LogFindings, origin: str) -> None:
-    draft.offer(
+def apply_findings(builder: VmcoreBuilder, found: panic.LogFindings, origin: str) -> None:
+    builder.propose(
         origin,
         banner=found.banner,
         release=found.release,
@@ -74,10 +74,10 @@ def apply_findings(draft: VmcoreBuilder, found: panic.LogFindings, origin: str) 
         # RPM's build system; the rules are only read when there is something to ask them.
         from sandbox.dump.release import vendor
 
-        draft.offer("banner", vendor=vendor(found.banner))
-    if found.release is not None and found.release != draft.get("release"):
+        builder.propose("banner", vendor=vendor(found.banner))
+    if found.release is not None and found.release != builder.get("release"):
         # Some tools that convert hypervisors' snapshots put VMCOREINFO of another kernel in (drgn issue 350).
-        draft.origins["release"] += f"; the {origin} says {found.release}"
+        builder.origins["release"] += f"; the {origin} says {found.release}"
 
 
 def _utc(seconds: int | None) -> datetime | None:

@@ -34,18 +34,18 @@ def identify(path: Path, *, log: bool = True) -> Vmcore:
         if state is not None:
             return identify(state, log=log)
     with FileSource(path, seconds=SECONDS) as source:
-        draft = VmcoreBuilder(path, source.size)
+        builder = VmcoreBuilder(path, source.size)
         if source.size == 0:
             raise NotADump(
                 f"{path} is empty", hint="kdump ran out of space or was killed before it wrote; look for another dump"
             )
         try:
-            _examine(draft, source, path, log=log)
+            _examine(builder, source, path, log=log)
         except DeadlineExceeded as error:
             raise DumpDamaged(
                 f"{path}: no dump was found in it in {SECONDS} s", hint="unpack it, if it is an archive, and try again"
             ) from error
-    return draft.finish()
+    return builder.build()
 
 
 def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
@@ -57,40 +57,40 @@ def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
         raise NotADump(
             f"{directory} holds no kernel crash dump", hint="kdump writes to /var/crash/<host>-<time>/vmcore"
         )
-    draft = VmcoreBuilder(directory, 0)
-    draft.plain(format="sosreport" if contents.uname else "log", wrappers=("directory",))
+    builder = VmcoreBuilder(directory, 0)
+    builder.set(format="sosreport" if contents.uname else "log", wrappers=("directory",))
     if contents.logs:
         saved = contents.logs[-1]
         with FileSource(saved, seconds=SECONDS) as source:
-            draft.plain(member=str(saved.relative_to(directory)))
-            saved_log.apply_text(draft, source, "log")
+            builder.set(member=str(saved.relative_to(directory)))
+            saved_log.apply_text(builder, source, "log")
     if contents.uname is not None:
         with FileSource(contents.uname) as source:
-            saved_log.apply_uname(draft, source.read_at(0, 512).decode("utf-8", "replace"))
-    saved_log.apply_original_path(draft, str(contents.logs[-1].absolute()) if contents.logs else None)
-    return draft.finish()
+            saved_log.apply_uname(builder, source.read_at(0, 512).decode("utf-8", "replace"))
+    saved_log.apply_original_path(builder, str(contents.logs[-1].absolute()) if contents.logs else None)
+    return builder.build()
 
 
-def _examine(draft: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
+def _examine(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
     head = source.read_at(0, magic.PEEK)
     kind = magic.dump_format(head) or magic.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
     if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
-        apply_dump(draft, source, path, log=log)
+        apply_dump(builder, source, path, log=log)
     elif kind is not None:
-        _take_named(draft, kind, source, path)
+        _take_named(builder, kind, source, path)
     elif magic.wrapper(head) is not None:
-        _take_wrapped(draft, source, path, log=log)
+        _take_wrapped(builder, source, path, log=log)
     elif magic.is_kernel_log(source.read_at(0, 4096)):
-        draft.plain(format="log")
-        saved_log.apply_text(draft, source, "log")
+        builder.set(format="log")
+        saved_log.apply_text(builder, source, "log")
         saved_log.apply_original_path(
-            draft, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None
+            builder, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None
         )
     else:
         raise _not_a_dump(str(path), head)
 
 
-def _take_named(draft: VmcoreBuilder, kind: str, source: Source, path: Path) -> None:
+def _take_named(builder: VmcoreBuilder, kind: str, source: Source, path: Path) -> None:
     from sandbox.dump import header_only
 
     header = header_only.parse(kind, source)
@@ -98,36 +98,36 @@ def _take_named(draft: VmcoreBuilder, kind: str, source: Source, path: Path) -> 
     with suppress(VmboxError):
         memory_file = header_only.find_sibling_memory(path.name)
         if memory_file is not None and (path.parent / memory_file).is_file():
-            draft.plain(files=(path, path.parent / memory_file))
+            builder.set(files=(path, path.parent / memory_file))
             with FileSource(path.parent / memory_file, seconds=SECONDS) as beside:
                 found = header_only.scan_memory(beside)
         else:
             found = header_only.scan_memory(source)
-    apply_header(draft, header, vmcoreinfo.parse(found.vmcoreinfo), "memory")
-    draft.offer("utsname in memory", release=found.release, utsname_version=found.utsname_version)
+    apply_header(builder, header, vmcoreinfo.parse(found.vmcoreinfo), "memory")
+    builder.propose("utsname in memory", release=found.release, utsname_version=found.utsname_version)
     if found.panic is not None:
         line = Record(nanoseconds=None, text=found.panic.encode())
-        apply_findings(draft, panic.examine([line]), "text in memory")
+        apply_findings(builder, panic.examine([line]), "text in memory")
     if header.flag is not None:
-        draft.offer("header", complete=False, incomplete_reason=header.flag)
+        builder.propose("header", complete=False, incomplete_reason=header.flag)
 
 
-def _take_wrapped(draft: VmcoreBuilder, source: FileSource | Source, path: Path, *, log: bool) -> None:
+def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Path, *, log: bool) -> None:
     # With every decompressor there is; most dumps need none.
     from sandbox.dump import header_only, wrappers
     from sandbox.dump.streams import PeekSource
 
     found = wrappers.unwrap(source, str(path))
-    draft.plain(wrappers=found.layers)
+    builder.set(wrappers=found.layers)
     if found.member is not None:
-        draft.plain(member=found.member)
+        builder.set(member=found.member)
     if found.sosreport or found.is_log:
-        draft.plain(format="sosreport" if found.sosreport and found.source is None else "log")
+        builder.set(format="sosreport" if found.sosreport and found.source is None else "log")
         if found.source is not None:
-            saved_log.apply_text(draft, found.source, "log")
+            saved_log.apply_text(builder, found.source, "log")
         if found.uname is not None:
-            saved_log.apply_uname(draft, found.uname)
-        saved_log.apply_original_path(draft, found.member)
+            saved_log.apply_uname(builder, found.uname)
+        saved_log.apply_original_path(builder, found.member)
         return
     inner = found.source
     if inner is None:
@@ -138,32 +138,32 @@ def _take_wrapped(draft: VmcoreBuilder, source: FileSource | Source, path: Path,
         # Only of a small dump the whole can be looked at; of others the header, and a log beside it, have to do.
         if log and isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.WHOLE_LIMIT:
             inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2)
-        apply_dump(draft, inner, path, log=log and inner.size is not None)
+        apply_dump(builder, inner, path, log=log and inner.size is not None)
         if log and inner.size is None:
-            _take_log_of_deep(draft, found.log, path)
+            _take_log_of_deep(builder, found.log, path)
     elif kind is not None:
         header = header_only.parse(kind, inner)
-        apply_header(draft, header, vmcoreinfo.parse(header_only.find_vmcoreinfo(inner)), "memory")
+        apply_header(builder, header, vmcoreinfo.parse(header_only.find_vmcoreinfo(inner)), "memory")
     else:
         layers = " in ".join(reversed(found.layers))
         raise _not_a_dump(f"what is in {path} ({layers})", head)
     if inner.damage is not None:
-        draft.plain(complete=False, incomplete_reason=f"the archive is cut off or damaged: {inner.damage}")
-        draft.origins["complete"] = draft.origins["incomplete_reason"] = "size"
+        builder.set(complete=False, incomplete_reason=f"the archive is cut off or damaged: {inner.damage}")
+        builder.origins["complete"] = builder.origins["incomplete_reason"] = "size"
     elif "xz" in found.layers[:1] and (reason := completeness.of_xz(source)):
-        draft.offer("size", complete=False, incomplete_reason=reason)
+        builder.propose("size", complete=False, incomplete_reason=reason)
 
 
-def _take_log_of_deep(draft: VmcoreBuilder, in_archive: Source | None, path: Path) -> None:
+def _take_log_of_deep(builder: VmcoreBuilder, in_archive: Source | None, path: Path) -> None:
     """What kdump saved of the log, in the archive before the dump or beside it, when the dump's own is out of reach."""
     if in_archive is not None:
-        saved_log.apply_saved_log(draft, "log in the archive", in_archive)
+        saved_log.apply_saved_log(builder, "log in the archive", in_archive)
     elif (saved := crash_directory.log_beside(path)) is not None:
         with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
-            saved_log.apply_saved_log(draft, saved.name, source)
-    if draft.get("panic") is None:
-        layers = ", ".join(draft.values["wrappers"])
-        draft.plain(unread=f"the log, with cause and panic: it lies too deep in {layers} to be read without unpacking")
+            saved_log.apply_saved_log(builder, saved.name, source)
+    if builder.get("panic") is None:
+        layers = ", ".join(builder.values["wrappers"])
+        builder.set(skipped=f"the log, with cause and panic: it lies too deep in {layers} to be read without unpacking")
 
 
 def _not_a_dump(name: str, head: bytes) -> DumpError:

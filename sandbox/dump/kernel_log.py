@@ -64,8 +64,8 @@ def read_log(path: Path) -> Iterator[bytes]:
 
 
 def _walk(opened: reader.DumpReader, path: Path) -> Iterator[bytes]:
-    opened.look_for_vmcoreinfo()
-    opened.settle_machine()
+    opened.find_vmcoreinfo()
+    opened.detect_arch()
     files = reader.split_set(path, opened)
     if len(files) == 1:
         for record in opened.log():

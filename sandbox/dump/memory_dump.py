@@ -31,34 +31,34 @@ _LARGE_BITMAP: Final = 1 << 20
 """Of a machine with 32 GiB. Counting larger ones takes longer than a header-only answer may."""
 
 
-def apply_dump(draft: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
+def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
     """A dump whose memory can be read: header, completeness, log, build-id."""
     opened = reader.open_dump(source, str(path))
-    draft.plain(flattened=opened.flat is not None)
+    builder.set(flattened=opened.flat is not None)
     with ExitStack() as parts:
-        _apply_split_set(draft, opened, path, parts)
+        _apply_split_set(builder, opened, path, parts)
         if source.size is not None:
-            _apply_completeness(draft, opened, path, log=log)
+            _apply_completeness(builder, opened, path, log=log)
         if log or isinstance(opened.layout, elf.Layout):
             with suppress(DeadlineExceeded):
-                opened.look_for_vmcoreinfo()
+                opened.find_vmcoreinfo()
         if log:
             with suppress(DeadlineExceeded):
-                opened.settle_machine()
-        apply_header(draft, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
+                opened.detect_arch()
+        apply_header(builder, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
         if log:
             # Where time runs out or a page is missing, the rest of the answer stands.
             with suppress(DeadlineExceeded, PageMissingError):
-                _apply_log(draft, opened)
-                _apply_image(draft, opened)
+                _apply_log(builder, opened)
+                _apply_image(builder, opened)
 
 
-def _apply_split_set(draft: VmcoreBuilder, opened: reader.DumpReader, path: Path, parts: ExitStack) -> None:
+def _apply_split_set(builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, parts: ExitStack) -> None:
     layout = opened.layout
     if not isinstance(layout, kdump.Layout) or not layout.split or opened.flat is not None:
         return
     files = reader.split_set(path, opened)
-    draft.plain(files=files)
+    builder.set(files=files)
     memories: list[memory.KdumpMemory] = []
     expected = 0
     for file in files:
@@ -68,14 +68,14 @@ def _apply_split_set(draft: VmcoreBuilder, opened: reader.DumpReader, path: Path
             continue
         part = found[1]
         if part.start_pfn != expected and expected >= 0:
-            draft.offer("header", complete=False, incomplete_reason=_gap(expected, part.start_pfn))
+            builder.propose("header", complete=False, incomplete_reason=_gap(expected, part.start_pfn))
         expected = part.end_pfn
         index = memory.PageIndex(source, part)
         memories.append(memory.KdumpMemory(source, part, index))
         if reason := completeness.of_kdump(source, part, index):
-            draft.offer("size", complete=False, incomplete_reason=f"{file.name}: {reason}")
+            builder.propose("size", complete=False, incomplete_reason=f"{file.name}: {reason}")
     if expected < layout.max_mapnr:
-        draft.offer("header", complete=False, incomplete_reason=_gap(expected, layout.max_mapnr))
+        builder.propose("header", complete=False, incomplete_reason=_gap(expected, layout.max_mapnr))
     opened.use_memory(memory.SplitMemory(memories))
 
 
@@ -83,9 +83,9 @@ def _gap(start: int, end: int) -> str:
     return f"a part of the split dump is not beside it: the one with pages {start} to {end}"
 
 
-def _apply_completeness(draft: VmcoreBuilder, opened: reader.DumpReader, path: Path, *, log: bool) -> None:
+def _apply_completeness(builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, *, log: bool) -> None:
     if opened.header.flag is not None:
-        draft.offer("header", complete=False, incomplete_reason=opened.header.flag)
+        builder.propose("header", complete=False, incomplete_reason=opened.header.flag)
     layout = opened.layout
     if not log and isinstance(layout, kdump.Layout) and layout.bitmap_size > _LARGE_BITMAP:
         return
@@ -95,42 +95,42 @@ def _apply_completeness(draft: VmcoreBuilder, opened: reader.DumpReader, path: P
     except DeadlineExceeded:
         return
     if reason is not None:
-        if draft.get("complete") is False:
+        if builder.get("complete") is False:
             # The writer's flag says that, the size says what.
-            draft.plain(incomplete_reason=f"{draft.get('incomplete_reason')}; {reason}")
-        draft.offer("size", complete=False, incomplete_reason=reason)
+            builder.set(incomplete_reason=f"{builder.get('incomplete_reason')}; {reason}")
+        builder.propose("size", complete=False, incomplete_reason=reason)
     if by_name := completeness.of_name(path):
-        draft.offer("file name", complete=False, incomplete_reason=by_name)
+        builder.propose("file name", complete=False, incomplete_reason=by_name)
     if crash_directory.unfinished_beside(path):
-        draft.offer("README.txt", complete=False, incomplete_reason="kdump's README.txt beside it says so")
-    draft.offer("size", complete=True)
+        builder.propose("README.txt", complete=False, incomplete_reason="kdump's README.txt beside it says so")
+    builder.propose("size", complete=True)
 
 
-def _apply_log(draft: VmcoreBuilder, opened: reader.DumpReader) -> None:
+def _apply_log(builder: VmcoreBuilder, opened: reader.DumpReader) -> None:
     try:
-        apply_findings(draft, panic.examine(opened.log()), "log")
+        apply_findings(builder, panic.examine(opened.log()), "log")
     except printk.LogMissingError:
-        saved = crash_directory.log_beside(draft.values["path"])
+        saved = crash_directory.log_beside(builder.values["path"])
         if saved is not None:
             with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
-                saved_log.apply_saved_log(draft, saved.name, source)
+                saved_log.apply_saved_log(builder, saved.name, source)
 
 
-def _apply_image(draft: VmcoreBuilder, opened: reader.DumpReader) -> None:
+def _apply_image(builder: VmcoreBuilder, opened: reader.DumpReader) -> None:
     """From the kernel image in memory, what neither VMCOREINFO nor the log gave."""
     kernel = opened.kernel()
     start = vmcoreinfo.symbol(opened.info, "_stext")
     if kernel is None:
         return
-    if draft.get("utsname_version") is None:
+    if builder.get("utsname_version") is None:
         with suppress(PageMissingError):
-            draft.offer("memory", utsname_version=kernel_image.utsname_version(kernel, opened.info))
+            builder.propose("memory", utsname_version=kernel_image.utsname_version(kernel, opened.info))
     if start is None:
         return
-    if draft.get("build_id") is None:
-        draft.offer("memory", build_id=kernel_image.find_build_id(kernel, start))
-    release = draft.get("release")
-    if draft.get("banner") is None and draft.get("uptime_seconds") is not None and release is not None:
+    if builder.get("build_id") is None:
+        builder.propose("memory", build_id=kernel_image.find_build_id(kernel, start))
+    release = builder.get("release")
+    if builder.get("banner") is None and builder.get("uptime_seconds") is not None and release is not None:
         # The log was read, and its beginning is gone.
         banner = kernel_image.find_banner(kernel, start, release)
-        apply_findings(draft, panic.LogFindings(banner=banner), "memory")
+        apply_findings(builder, panic.LogFindings(banner=banner), "memory")

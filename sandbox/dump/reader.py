@@ -50,7 +50,7 @@ class DumpReader:
     def arch(self) -> str | None:
         return self.header.arch or vmcoreinfo.architecture(self.info)
 
-    def settle_machine(self) -> None:
+    def detect_arch(self) -> None:
         """As the memory has it, where the header is silent or wrong: QEMU's, of ppc64le, arm and loongarch64."""
         if self.arch in {"ppc64", "ppc64le"} and (kernel := self.kernel()) is not None:
             self.header.arch = "ppc64le" if kernel.order == "little" else "ppc64"
@@ -84,7 +84,7 @@ class DumpReader:
         """VMCOREINFO that was found elsewhere than in its note."""
         self.info = vmcoreinfo.parse(text)
 
-    def look_for_vmcoreinfo(self) -> None:
+    def find_vmcoreinfo(self) -> None:
         """The kernel's own copy of its VMCOREINFO, in its memory: hypervisors that know of none leave the note out.
 
         In an uncompressed dump by its text alone; in a compressed one at the beginning of a page, where the kernel

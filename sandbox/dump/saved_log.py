@@ -16,35 +16,35 @@ _CASE_NAME: Final = re.compile(r".+-\d{4}-\d\d-\d\d-\d\d:\d\d(?::\d\d)?|\d{12,14
 """What kdump calls the directory of one dump: address and time, on Debian the time alone."""
 
 
-def apply_text(draft: VmcoreBuilder, source: Source, origin: str) -> None:
+def apply_text(builder: VmcoreBuilder, source: Source, origin: str) -> None:
     text = source.read_at(0, _LOG_BYTES)
     size = source.size
     if size is not None and size > _LOG_BYTES:
         # The beginning has the banner, the end the panic.
         text = text[: 1 << 20] + source.read_at(size - _LOG_BYTES, _LOG_BYTES)
-    apply_findings(draft, panic.examine(printk.from_text(text)), origin)
+    apply_findings(builder, panic.examine(printk.from_text(text)), origin)
 
 
-def apply_saved_log(draft: VmcoreBuilder, name: str, source: Source) -> None:
+def apply_saved_log(builder: VmcoreBuilder, name: str, source: Source) -> None:
     """The log that kdump saved for a dump, unless it is of another kernel: then it is another crash's."""
-    beside = VmcoreBuilder(draft.values["path"], 0)
+    beside = VmcoreBuilder(builder.values["path"], 0)
     apply_text(beside, source, name)
-    if draft.get("release") in {None, beside.get("release")}:
-        draft.take_over(beside)
+    if builder.get("release") in {None, beside.get("release")}:
+        builder.merge(beside)
 
 
-def apply_uname(draft: VmcoreBuilder, uname: str) -> None:
+def apply_uname(builder: VmcoreBuilder, uname: str) -> None:
     """`uname -a` of the machine after its reboot, usually with the same kernel."""
     words = uname.split()
     if len(words) > 3 and words[0] == "Linux":
-        draft.offer("sosreport", release=words[2])
-        draft.offer("sosreport", arch=next((word for word in reversed(words) if word in MACHINES), None))
+        builder.propose("sosreport", release=words[2])
+        builder.propose("sosreport", arch=next((word for word in reversed(words) if word in MACHINES), None))
 
 
-def apply_original_path(draft: VmcoreBuilder, saved_log: str | None) -> None:
+def apply_original_path(builder: VmcoreBuilder, saved_log: str | None) -> None:
     """Where the dump itself is, as far as the name of the log beside it tells."""
     if saved_log is None:
-        draft.plain(wanted="/var/crash/<address>-<time>/vmcore")
+        builder.set(original_path="/var/crash/<address>-<time>/vmcore")
         return
     before, found, name = saved_log.rpartition("/")
     at = before.find("var/crash")
@@ -55,4 +55,4 @@ def apply_original_path(draft: VmcoreBuilder, saved_log: str | None) -> None:
         directory = f"/var/crash/{own if _CASE_NAME.fullmatch(own) else '<address>-<time>'}"
     stamp = name.removeprefix("dmesg.")
     dump = f"dump.{stamp}" if found and stamp.isdigit() else "vmcore"
-    draft.plain(wanted=f"{directory}/{dump}")
+    builder.set(original_path=f"{directory}/{dump}")

@@ -248,7 +248,7 @@ def _space_hint(directory: Path) -> str:
 
 
 def _no_dump(vmcore: Vmcore) -> NotADump:
-    where = vmcore.wanted or "/var/crash"
+    where = vmcore.original_path or "/var/crash"
     return NotADump(
         f"{vmcore.path} has the kernel's log but not the dump itself",
         hint=f"ask for {where}; until then vmbox info shows the panic, and vmbox prepare makes everything ready",

@@ -167,7 +167,7 @@ def _private_podman() -> Engine:
     started = service.start_podman()
     try:
         engine = PodmanEngine(f"unix://{started.socket}", endpoint="podman", service=started)
-        if engine.copies_layers() and service.can_own_storage():
+        if engine.uses_vfs() and service.can_own_storage():
             engine.close()
             started = service.start_podman(own_storage=True)
             engine = PodmanEngine(f"unix://{started.socket}", endpoint="podman", service=started)

@@ -30,7 +30,7 @@ class DockerEngine:
     def __init__(self, url: str, *, endpoint: str | None = None, service: Service | None = None) -> None:
         self._endpoint = endpoint or url
         self._service = service
-        with self._asking("connect"):
+        with self._translating_errors("connect"):
             # No timeout: builds, waits and terminals are silent for as long as they like. Detection has its own.
             self._client = docker.DockerClient(
                 base_url=url, timeout=None, tls=docker_tls.wanted() if url.startswith("tcp:") else False
@@ -39,7 +39,7 @@ class DockerEngine:
         self._info: EngineInfo | None = None
 
     @contextlib.contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
+    def _translating_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except docker.errors.APIError as error:
@@ -49,7 +49,7 @@ class DockerEngine:
 
     def info(self) -> EngineInfo:
         if self._info is None:
-            with self._asking("describe itself"):
+            with self._translating_errors("describe itself"):
                 told = self._api.info()
             host = os.uname()
             self._info = EngineInfo(
@@ -69,7 +69,7 @@ class DockerEngine:
     # Images
 
     def image(self, ref: str) -> Image | None:
-        with self._asking(f"look at {ref}"):
+        with self._translating_errors(f"look at {ref}"):
             try:
                 found = self._api.inspect_image(ref)
             except docker.errors.NotFound:
@@ -83,7 +83,7 @@ class DockerEngine:
         )
 
     def images(self, labels: Mapping[str, str]) -> list[Image]:
-        with self._asking("list images"):
+        with self._translating_errors("list images"):
             found = self._api.images(filters={"label": messages.label_filters(labels)})
         return [
             Image(
@@ -108,23 +108,23 @@ class DockerEngine:
 
     def push(self, ref: str) -> Iterator[str]:
         repository, tag = docker.utils.parse_repository_tag(ref)
-        with self._asking(f"push {ref}"):
+        with self._translating_errors(f"push {ref}"):
             events = self._api.push(repository, tag=tag or "latest", stream=True, decode=True)
             yield from messages.push_lines(events, ref)
 
     def tag(self, ref: str, name: str) -> None:
         repository, tag = docker.utils.parse_repository_tag(name)
-        with self._asking(f"call {ref} {name}"):
+        with self._translating_errors(f"call {ref} {name}"):
             self._api.tag(ref, repository, tag or "latest", force=True)
 
     def save(self, ref: str) -> Iterator[bytes]:
-        with self._asking(f"save {ref}"):
+        with self._translating_errors(f"save {ref}"):
             yield from self._api.get_image(ref)
 
     def load(self, archive: Path | IO[bytes]) -> list[str]:
         with contextlib.ExitStack() as stack:
             data = stack.enter_context(archive.open("rb")) if isinstance(archive, Path) else archive
-            stack.enter_context(self._asking("load an archive of images"))
+            stack.enter_context(self._translating_errors("load an archive of images"))
             lines = list(messages.push_lines(self._api.load_image(data), "the archive"))
         return [line.removeprefix("Loaded image: ") for line in lines if line.startswith("Loaded image: ")]
 
@@ -134,7 +134,7 @@ class DockerEngine:
         with contextlib.ExitStack() as stack:
             data = stack.enter_context(tar.open("rb")) if isinstance(tar, Path) else tar
             repository, tag = docker.utils.parse_repository_tag(ref)
-            stack.enter_context(self._asking(f"import {ref}"))
+            stack.enter_context(self._translating_errors(f"import {ref}"))
             if platform is not None:
                 list(
                     messages.push_lines(
@@ -190,7 +190,7 @@ class DockerEngine:
             messages.fail(f"{ref} cannot be built", str(error))
 
     def remove_image(self, ref: str) -> None:
-        with self._asking(f"remove {ref}"), contextlib.suppress(docker.errors.NotFound):
+        with self._translating_errors(f"remove {ref}"), contextlib.suppress(docker.errors.NotFound):
             self._api.remove_image(ref)
 
     # Containers
@@ -206,7 +206,7 @@ class DockerEngine:
         elif spec.binds:
             hardening = {"security_opt": ["label=disable"]}
         as_caller = spec.as_caller and not self.info().rootless
-        with self._asking(f"create a container of {spec.image}"):
+        with self._translating_errors(f"create a container of {spec.image}"):
             host_config = self._api.create_host_config(
                 auto_remove=auto_remove,
                 network_mode=spec.network,
@@ -251,26 +251,26 @@ class DockerEngine:
         return self.container(ident) or Container(id=ident, name=spec.name or ident, running=False, labels=spec.labels)
 
     def _start(self, ident: str, spec: ContainerSpec) -> None:
-        with self._asking(f"start {spec.argv[0]} in {spec.image}"):
+        with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
             self._api.start(ident)
 
-    def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
+    def run(self, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         ident = self._create(orphans.with_owner_label(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident),
             start=lambda: self._start(ident, spec),
             remove=lambda: self.remove(ident),
-            hear=hear,
+            on_stderr=on_stderr,
         )
 
     def _attach(self, ident: str) -> ExecStream:
-        with self._asking("attach to a container"):
+        with self._translating_errors("attach to a container"):
             sock = self._api.attach_socket(ident, params={"stdout": 1, "stderr": 1, "stream": 1})
         return ExecStream(sock._response, _raw_socket(sock), tty=False, exit_code=lambda: self.wait(ident))  # noqa: SLF001
 
     def container(self, ident: str) -> Container | None:
-        with self._asking("look at a container"):
+        with self._translating_errors("look at a container"):
             try:
                 found = self._api.inspect_container(ident)
             except docker.errors.NotFound:
@@ -286,7 +286,7 @@ class DockerEngine:
         )
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        with self._asking("list containers"):
+        with self._translating_errors("list containers"):
             found = self._api.containers(all=True, filters={"label": messages.label_filters(labels)})
         return [
             Container(
@@ -307,7 +307,7 @@ class DockerEngine:
         stdin: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> Exec:
-        with self._asking(f"run {argv[0]} in the container"):
+        with self._translating_errors(f"run {argv[0]} in the container"):
             exec_id = self._api.exec_create(
                 ident,
                 list(argv),
@@ -327,31 +327,31 @@ class DockerEngine:
 
     def _exec_exit_code(self, exec_id: str) -> int:
         while True:
-            with self._asking("tell how a command ended"):
+            with self._translating_errors("tell how a command ended"):
                 state = self._api.exec_inspect(exec_id)
             if not state["Running"]:
                 return int(state["ExitCode"] or 0)
             time.sleep(0.02)
 
     def _exec_resize(self, exec_id: str, rows: int, columns: int) -> None:
-        with self._asking("resize a terminal"):
+        with self._translating_errors("resize a terminal"):
             self._api.exec_resize(exec_id, height=rows, width=columns)
 
     def logs(self, ident: str, *, tail: int = 50) -> bytes:
-        with self._asking("read a container's log"):
+        with self._translating_errors("read a container's log"):
             log: bytes = self._api.logs(ident, stdout=True, stderr=True, tail=tail)
         return log
 
     def signal(self, ident: str, name: str) -> None:
-        with self._asking(f"send SIG{name}"):
+        with self._translating_errors(f"send SIG{name}"):
             self._api.kill(ident, f"SIG{name.removeprefix('SIG')}")
 
     def wait(self, ident: str) -> int:
-        with self._asking("wait for a container"):
+        with self._translating_errors("wait for a container"):
             return int(self._api.wait(ident)["StatusCode"])
 
     def remove(self, ident: str) -> None:
-        with self._asking("remove a container"):
+        with self._translating_errors("remove a container"):
             try:
                 self._api.remove_container(ident, v=True, force=True)
             except docker.errors.NotFound:

@@ -47,7 +47,7 @@ class ExecStream:
         self._kind = 0
         self._left = 0
         self._errors = bytearray()
-        self.hear: Callable[[bytes], None] | None = None
+        self.on_stderr: Callable[[bytes], None] | None = None
         """Gets what comes on stderr as it comes."""
         sock.settimeout(None)
         if sock.family in {socket.AF_INET, socket.AF_INET6}:
@@ -76,8 +76,8 @@ class ExecStream:
             self._left -= len(piece)
             if self._kind != _STDERR:
                 return piece
-            if self.hear is not None:
-                self.hear(piece)
+            if self.on_stderr is not None:
+                self.on_stderr(piece)
             self._errors += piece
             del self._errors[:-_KEPT_ERRORS]
         return b""
@@ -162,14 +162,14 @@ def run_attached(
     attach: Callable[[], ExecStream],
     start: Callable[[], None],
     remove: Callable[[], None],
-    hear: Callable[[bytes], None] | None = None,
+    on_stderr: Callable[[bytes], None] | None = None,
 ) -> Iterator[bytes]:
     """What `Engine.run` does once the container is created. Attached before it starts, so that nothing is missed;
     not read from the log, which is text on both engines and would damage binary output.
     """
     try:
         with attach() as stream:
-            stream.hear = hear
+            stream.on_stderr = on_stderr
             start()
             while piece := stream.read():
                 yield piece

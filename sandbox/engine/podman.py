@@ -38,7 +38,7 @@ class PodmanEngine:
         self._info: EngineInfo | None = None
 
     @contextlib.contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
+    def _translating_errors(self, what: str) -> Iterator[None]:
         try:
             yield
         except podman.errors.APIError as error:
@@ -55,7 +55,7 @@ class PodmanEngine:
 
     def info(self) -> EngineInfo:
         if self._info is None:
-            with self._asking("describe itself"):
+            with self._translating_errors("describe itself"):
                 told = self._client.info()
             host, here = told["host"], os.uname()
             rootless = bool(host["security"]["rootless"])
@@ -74,15 +74,15 @@ class PodmanEngine:
             )
         return self._info
 
-    def copies_layers(self) -> bool:
+    def uses_vfs(self) -> bool:
         """Whether its storage copies every layer in full, for want of overlay (driver vfs)."""
-        with self._asking("describe itself"):
+        with self._translating_errors("describe itself"):
             return bool(self._client.info()["store"]["graphDriverName"] == "vfs")
 
     # Images
 
     def image(self, ref: str) -> Image | None:
-        with self._asking(f"look at {ref}"):
+        with self._translating_errors(f"look at {ref}"):
             try:
                 found = self._client.images.get(ref).attrs
             except podman.errors.ImageNotFound:
@@ -96,7 +96,7 @@ class PodmanEngine:
         )
 
     def images(self, labels: Mapping[str, str]) -> list[Image]:
-        with self._asking("list images"):
+        with self._translating_errors("list images"):
             found = [one.attrs for one in self._client.images.list()]
         # Filtered here: Podman 4.3 finds no image when asked for two labels.
         return [
@@ -127,7 +127,7 @@ class PodmanEngine:
         path = f"/images/{urllib.parse.quote(ref, safe='')}/push"
         params = {"destination": ref, "tlsVerify": not messages.on_loopback(ref), "quiet": False}
         with (
-            self._asking(f"push {ref}"),
+            self._translating_errors(f"push {ref}"),
             contextlib.closing(self._call("post", path, params=params, stream=True)) as answer,
         ):
             # Podman 4.3 answers with one object when all is done, later ones with events.
@@ -137,13 +137,13 @@ class PodmanEngine:
     def tag(self, ref: str, name: str) -> None:
         repository, _, tag = name.rpartition(":")
         path = f"/images/{urllib.parse.quote(ref, safe='')}/tag"
-        with self._asking(f"call {ref} {name}"):
+        with self._translating_errors(f"call {ref} {name}"):
             self._call("post", path, params={"repo": repository, "tag": tag})
 
     def save(self, ref: str) -> Iterator[bytes]:
         path = f"/images/{urllib.parse.quote(ref, safe='')}/get"
         with (
-            self._asking(f"save {ref}"),
+            self._translating_errors(f"save {ref}"),
             contextlib.closing(self._call("get", path, params={"format": "docker-archive"}, stream=True)) as answer,
         ):
             yield from answer.iter_content(chunk_size=1 << 20)
@@ -151,7 +151,7 @@ class PodmanEngine:
     def load(self, archive: Path | IO[bytes]) -> list[str]:
         with contextlib.ExitStack() as stack:
             data = stack.enter_context(archive.open("rb")) if isinstance(archive, Path) else archive
-            stack.enter_context(self._asking("load an archive of images"))
+            stack.enter_context(self._translating_errors("load an archive of images"))
             headers = {"Content-Type": "application/x-tar"}
             names: list[str] = self._call("post", "/images/load", data=data, headers=headers).json()["Names"]
         return names
@@ -161,7 +161,7 @@ class PodmanEngine:
     ) -> None:
         with contextlib.ExitStack() as stack:
             data = stack.enter_context(tar.open("rb")) if isinstance(tar, Path) else tar
-            stack.enter_context(self._asking(f"import {ref}"))
+            stack.enter_context(self._translating_errors(f"import {ref}"))
             self._call(
                 "post",
                 "/images/import",
@@ -217,7 +217,10 @@ class PodmanEngine:
 
     def remove_image(self, ref: str) -> None:
         path = f"/images/{urllib.parse.quote(ref, safe='')}"
-        with self._asking(f"remove {ref}"), contextlib.suppress(podman.errors.NotFound, podman.errors.ImageNotFound):
+        with (
+            self._translating_errors(f"remove {ref}"),
+            contextlib.suppress(podman.errors.NotFound, podman.errors.ImageNotFound),
+        ):
             try:
                 self._call("delete", path)
             except podman.errors.APIError as error:
@@ -238,7 +241,7 @@ class PodmanEngine:
 
     def _create(self, spec: ContainerSpec, *, auto_remove: bool) -> str:
         payload = podman_spec.of(spec, self.info(), auto_remove=auto_remove)
-        with self._asking(f"create a container of {spec.image}"):
+        with self._translating_errors(f"create a container of {spec.image}"):
             ident: str = self._call("post", "/containers/create", data=json.dumps(payload)).json()["Id"]
         return ident
 
@@ -253,21 +256,21 @@ class PodmanEngine:
         return self.container(ident) or Container(id=ident, name=spec.name or ident, running=False, labels=spec.labels)
 
     def _start(self, ident: str, spec: ContainerSpec) -> None:
-        with self._asking(f"start {spec.argv[0]} in {spec.image}"):
+        with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
             self._call("post", f"/containers/{ident}/start")
 
-    def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
+    def run(self, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         ident = self._create(orphans.with_owner_label(spec), auto_remove=False)
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident, spec),
             start=lambda: self._start(ident, spec),
             remove=lambda: self.remove(ident),
-            hear=hear,
+            on_stderr=on_stderr,
         )
 
     def _attach(self, ident: str, spec: ContainerSpec) -> ExecStream:
-        with self._asking(f"start {spec.argv[0]} in {spec.image}"):
+        with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
             self._call("post", f"/containers/{ident}/init")  # what is not initialized cannot be attached to
             answer = self._call(
                 "post",
@@ -279,7 +282,7 @@ class PodmanEngine:
         return ExecStream(answer, answer.raw.connection.sock, tty=False, exit_code=lambda: self.wait(ident))
 
     def container(self, ident: str) -> Container | None:
-        with self._asking("look at a container"):
+        with self._translating_errors("look at a container"):
             try:
                 found = self._call("get", f"/containers/{urllib.parse.quote(ident, safe='')}/json").json()
             except podman.errors.APIError as error:
@@ -298,7 +301,7 @@ class PodmanEngine:
         )
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        with self._asking("list containers"):
+        with self._translating_errors("list containers"):
             # A list, not a mapping: podman-py makes one string of a mapping's lists, which matches nothing (issue 542).
             found = self._client.containers.list(
                 all=True, sparse=True, filters=[f"label={one}" for one in messages.label_filters(labels)]
@@ -322,7 +325,7 @@ class PodmanEngine:
         stdin: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> Exec:
-        with self._asking(f"run {argv[0]} in the container"):
+        with self._translating_errors(f"run {argv[0]} in the container"):
             exec_id: str = self._call(
                 "post",
                 f"/containers/{urllib.parse.quote(ident, safe='')}/exec",
@@ -356,33 +359,33 @@ class PodmanEngine:
 
     def _exec_exit_code(self, exec_id: str) -> int:
         while True:
-            with self._asking("tell how a command ended"):
+            with self._translating_errors("tell how a command ended"):
                 state = self._call("get", f"/exec/{exec_id}/json").json()
             if not state["Running"]:
                 return int(state["ExitCode"] or 0)
             time.sleep(0.02)
 
     def _exec_resize(self, exec_id: str, rows: int, columns: int) -> None:
-        with self._asking("resize a terminal"):
+        with self._translating_errors("resize a terminal"):
             self._call("post", f"/exec/{exec_id}/resize", params={"h": rows, "w": columns})
 
     def logs(self, ident: str, *, tail: int = 50) -> bytes:
-        with self._asking("read a container's log"):
+        with self._translating_errors("read a container's log"):
             answer = self._call(
                 "get", f"/containers/{ident}/logs", params={"stdout": True, "stderr": True, "tail": tail}
             )
         return demultiplexed(answer.content)
 
     def signal(self, ident: str, name: str) -> None:
-        with self._asking(f"send SIG{name}"):
+        with self._translating_errors(f"send SIG{name}"):
             self._call("post", f"/containers/{ident}/kill", params={"signal": f"SIG{name.removeprefix('SIG')}"})
 
     def wait(self, ident: str) -> int:
-        with self._asking("wait for a container"):
+        with self._translating_errors("wait for a container"):
             return int(self._call("post", f"/containers/{ident}/wait").text)
 
     def remove(self, ident: str) -> None:
-        with self._asking("remove a container"):
+        with self._translating_errors("remove a container"):
             try:
                 self._call("delete", f"/containers/{ident}", params={"force": True, "volumes": True, "timeout": 0})
             except podman.errors.APIError as error:

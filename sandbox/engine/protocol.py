@@ -85,7 +85,7 @@ class EngineInfo:
     """Whether the engine sees the host's files and FIFOs (false for ssh://, tcp://, a VM)."""
 
     @property
-    def elsewhere(self) -> bool:
+    def remote(self) -> bool:
         """Whether it was reached over the network: paths are those of its host, and there are no FIFOs to share."""
         return self.endpoint.startswith(REMOTE_SCHEMES)
 
@@ -203,8 +203,8 @@ class Engine(Protocol):
 
     def start(self, spec: ContainerSpec) -> Container: ...
 
-    def run(self, spec: ContainerSpec, *, hear: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
-        """Starts, yields stdout in pieces as it comes, removes. `hear` gets stderr as it comes.
+    def run(self, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
+        """Starts, yields stdout in pieces as it comes, removes. `on_stderr` gets stderr as it comes.
 
         Raises `EngineFailed` with the last lines of stderr (and exit status) when the process fails. The container is
         removed also when the iterator is closed early.

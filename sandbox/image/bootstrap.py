@@ -52,7 +52,7 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
         try:
             for line in process.stderr or ():
                 seen.append(line.rstrip())
-                step.say(line.rstrip())
+                step.detail(line.rstrip())
         except BaseException:
             # Ctrl-C: the tool unpacks into a directory of its own and removes it when it is told to end.
             process.terminate()

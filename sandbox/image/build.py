@@ -70,7 +70,7 @@ def build(
             args = {"BASE": below, **recipe.args}
             labels = {LABEL: recipe.name}
             for line in engine.build(io.BytesIO(context), ref, labels=labels, args=args, platform=platform):
-                step.say(line)
+                step.detail(line)
     if engine.image(ref) is None:
         raise ImageBuildFailed(f"the engine built {recipe.name} but does not have {ref}", hint="run vmbox doctor")
     return ref
@@ -123,7 +123,7 @@ def _has(engine: Engine, ref: str, platform: str | None) -> bool:
 def _pull(ref: str, engine: Engine, reporter: Reporter, platform: str | None = None) -> None:
     with reporter.step(f"Pulling {ref}") as step:
         for line in engine.pull(ref, platform=platform):
-            step.say(line)
+            step.detail(line)
 
 
 def _pull_foreign(ref: str, name: str, platform: str, engine: Engine, reporter: Reporter) -> None:
@@ -174,7 +174,7 @@ def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: Profile, repor
                     bootstrap.make_rootfs(how, tar, step, architecture=_architecture(profile))
                 kept.parent.mkdir(exist_ok=True)
                 tar.replace(kept)
-        step.say("importing")
+        step.detail("importing")
         engine.import_rootfs(kept, ref, {LABEL: f"base-{profile.name}"}, platform=profile.platform)
 
 
@@ -188,7 +188,7 @@ def _architecture(profile: Profile) -> str | None:
 
 def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
     """The image with dnf in it, which makes root file systems of RPM packages: no host needs to have dnf."""
-    tools = next((one for one in load().values() if one.indexer), None)
+    tools = next((one for one in load().values() if one.builds_gdb_index), None)
     if tools is None:
         raise BaseImageUnavailable("no profile has a dnf that makes bases", hint="connect to a registry")
     return tool("bootstrap-dnf", "bootstrap-dnf", tools, engine, reporter)
@@ -216,7 +216,7 @@ def _with_dnf(tar: Path, engine: Engine, profile: Profile, reporter: Reporter, s
     try:
         with tar.open("wb") as file:
             # What dnf prints goes there, for the root file system comes out of stdout.
-            for piece in engine.run(spec, hear=lambda said: _say_last(step, said)):
+            for piece in engine.run(spec, on_stderr=lambda said: _say_last(step, said)):
                 file.write(piece)
     except EngineFailed as error:
         raise BaseImageUnavailable(
@@ -230,4 +230,4 @@ def _say_last(step: Step, said: bytes) -> None:
     """Of several lines that came together, the newest."""
     lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
     if lines:
-        step.say(lines[-1])
+        step.detail(lines[-1])

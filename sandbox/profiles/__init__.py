@@ -67,7 +67,7 @@ class ImageDefinition:
     """Files of `images/keys/` with public keys, one of which must have signed each RPM package."""
     args: Mapping[str, str] = field(default_factory=dict)
     """Build arguments of the fragments; `DRGN` is the package that has drgn."""
-    not_run: str | None = None
+    unusable: str | None = None
     """Why programs of this distribution cannot be run today; the `latest` profile's crash is used then."""
 
     @property
@@ -84,7 +84,7 @@ class Crash:
     """The crash of the distribution."""
 
     version: str
-    newest_kernel: str | None = None
+    max_kernel: str | None = None
     """major.minor of the newest kernel this crash knows; above it the `latest` profile's crash is used."""
     backports: str | None = None
     """Why it knows a newer kernel than upstream's crash of that version, where the vendor patched it."""
@@ -117,9 +117,9 @@ class DebuginfoRules:
     """Regular expression over uname -v, for families whose release does not name the package."""
     names: str | None = None
     """Regular expression over uname -r, whose named groups the templates may use."""
-    bases: Mapping[str, str] = field(default_factory=dict)
+    base_packages: Mapping[str, str] = field(default_factory=dict)
     """`{base}` of the templates by regular expression over uname -r; the first that is found in it counts."""
-    ask: str | None = None
+    query_script: str | None = None
     """Script of `Containerfile.d/files/` that asks the distribution's package manager for URL, size and hash."""
     sources: tuple[str, ...] = ()
     """Package sources that only debuginfo is taken from, beside the image's."""
@@ -167,9 +167,9 @@ class Profile:
     platform: str | None = None
     """As engines call the machine that its programs are of, e.g. linux/arm64, where that is not the engine's own; see
     `platforms.on`. Not in the file."""
-    tried: str | None = None
+    tested: str | None = None
     """What of it was really run, in words, for docs/support-matrix.md; None when it is written from documents only."""
-    indexer: bool = False
+    builds_gdb_index: bool = False
     """Its gdb writes the .gdb_index version that every crash reads (8: up to gdb 13)."""
 
 
@@ -177,10 +177,10 @@ class Profile:
 class Selection:
     """What a dump is opened with."""
 
-    home: Profile
+    distribution: Profile
     """The profile of the kernel's own distribution: it says where debuginfo is."""
-    image: Profile
-    """The profile whose crash is used; another one than `home` when the kernel is too new for that one's crash."""
+    crash_from: Profile
+    """The profile whose crash is used: not `distribution` when the kernel is too new for its crash."""
     reason: str
     """Why this image, in words."""
 
@@ -307,22 +307,22 @@ def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
     home = home or newest
     if override is not None:
         chosen = by_name(override)
-        return Selection(home=home or chosen, image=chosen, reason="chosen with --image")
+        return Selection(distribution=home or chosen, crash_from=chosen, reason="chosen with --image")
     if home is None:
         raise UnknownKernel(f"no profile knows kernel {vmcore.release}")
     if home.latest:
         reason = f"no profile is of kernel {vmcore.release}, so {home.name} with crash {home.crash.version} is used"
-        return Selection(home=home, image=home, reason=reason)
+        return Selection(distribution=home, crash_from=home, reason=reason)
     if newest is None:
-        return Selection(home=home, image=home, reason=f"kernel {vmcore.release} is of {home.title}")
+        return Selection(distribution=home, crash_from=home, reason=f"kernel {vmcore.release} is of {home.title}")
     instead = f"{newest.name} with crash {newest.crash.version} is used"
-    if home.image.not_run is not None:
-        return Selection(home=home, image=newest, reason=f"{home.image.not_run}, so {instead}")
-    ceiling = home.crash.newest_kernel
+    if home.image.unusable is not None:
+        return Selection(distribution=home, crash_from=newest, reason=f"{home.image.unusable}, so {instead}")
+    ceiling = home.crash.max_kernel
     if ceiling is not None and kernel_version(vmcore.release) > kernel_version(ceiling):
         reason = f"crash {home.crash.version} of {home.name} knows kernels up to {ceiling}, so {instead}"
-        return Selection(home=home, image=newest, reason=reason)
-    return Selection(home=home, image=home, reason=f"kernel {vmcore.release} is of {home.title}")
+        return Selection(distribution=home, crash_from=newest, reason=reason)
+    return Selection(distribution=home, crash_from=home, reason=f"kernel {vmcore.release} is of {home.title}")
 
 
 def fallback(selection: Selection) -> Selection | None:
@@ -331,10 +331,10 @@ def fallback(selection: Selection) -> Selection | None:
     None when that is what was selected.
     """
     newest = next((profile for profile in load().values() if profile.latest), None)
-    if newest is None or selection.image.latest:
+    if newest is None or selection.crash_from.latest:
         return None
-    reason = f"{newest.name} with crash {newest.crash.version} is used in place of {selection.image.name}"
-    return Selection(home=selection.home, image=newest, reason=reason)
+    reason = f"{newest.name} with crash {newest.crash.version} is used in place of {selection.crash_from.name}"
+    return Selection(distribution=selection.distribution, crash_from=newest, reason=reason)
 
 
 def by_name(name: str) -> Profile:
@@ -358,6 +358,17 @@ def _of_release(profiles: Mapping[str, Profile], release: str) -> Profile | None
     return None
 
 
+_RENAMED: Final = {
+    "ask": "query_script",
+    "bases": "base_packages",
+    "indexer": "builds_gdb_index",
+    "newest_kernel": "max_kernel",
+    "not_run": "unusable",
+    "tried": "tested",
+}
+"""Keys of earlier versions, which a user's file may still have -> what they are called now."""
+
+
 class _Reader:
     """Turns TOML tables into dataclasses and names what does not fit."""
 
@@ -376,6 +387,9 @@ class _Reader:
         known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]  # every kind here is a dataclass
         values: dict[str, object] = dict(given)
         for key, value in table.items():
+            if key in _RENAMED and _RENAMED[key] in known:
+                old, new = (f"{where + '.' if where else ''}{name}" for name in (key, _RENAMED[key]))
+                raise self.error(f"{old} is called {new} now", hint=f"sed -i 's/{key}/{_RENAMED[key]}/' {self.file}")
             if key not in known or key in given:
                 raise self.error(f"unknown key {where + '.' if where else ''}{key}", known)
             wanted = str(known[key].type)
@@ -400,6 +414,8 @@ class _Reader:
             missing = ", ".join(re.findall(r"'(\w+)'", str(error)))
             raise self.error(f"[{where or 'top level'}] lacks {missing}") from None
 
-    def error(self, what: str, known: Mapping[str, object] | None = None) -> ConfigurationError:
-        hint = "keys there: " + ", ".join(sorted(known)) if known else "see the profiles that come with vmbox"
+    def error(
+        self, what: str, known: Mapping[str, object] | None = None, *, hint: str | None = None
+    ) -> ConfigurationError:
+        hint = hint or ("keys there: " + ", ".join(sorted(known)) if known else "see the profiles that come with vmbox")
         return ConfigurationError(f"{self.file}: {what}", hint=hint)

@@ -34,7 +34,7 @@ _BLOCKED_TASK: Final = re.compile(r"INFO: task .+:(\d+) blocked for more than")
 _HZ: Final = re.compile(r"^\s*HZ: (\d+)", re.MULTILINE)
 
 
-def make(dump: Path, wishes: OpenOptions | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:
+def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:
     """The report of a dump; with what it says by itself when crash cannot open it, and why (`Report.problem`).
 
     Raises `VmboxError` only when there is no dump to identify.
@@ -42,7 +42,7 @@ def make(dump: Path, wishes: OpenOptions | None = None, reporter: Reporter = QUI
     began = time.monotonic()
     vmcore = identify(dump)
     try:
-        answers, problem = collect(dump, wishes or OpenOptions(), reporter, timeout=timeout), None
+        answers, problem = collect(dump, options or OpenOptions(), reporter, timeout=timeout), None
     except VmboxError as error:
         answers, problem = None, error
     return read(vmcore, answers, problem, seconds=time.monotonic() - began)
@@ -181,7 +181,7 @@ def _missing(answers: CommandOutputs | None, problem: VmboxError | None) -> dict
     if answers is None:
         why = problem.message if problem else "crash was not asked"
         return dict.fromkeys(PARTS, why)
-    found = {part: answers.why_not(command) for part, command in PARTS.items()}
+    found = {part: answers.missing_reason(command) for part, command in PARTS.items()}
     return {part: why for part, why in found.items() if why is not None}
 
 

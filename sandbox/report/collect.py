@@ -81,7 +81,7 @@ class CommandOutputs:
     case: Mapping[str, str]
     """profile, engine, proof."""
 
-    def why_not(self, command: str) -> str | None:
+    def missing_reason(self, command: str) -> str | None:
         """The reason why `command` was not answered; None when it was."""
         run = next((run for run in self.runs if run.command == command), None)
         return "it was not asked" if run is None else reason(run)
@@ -121,14 +121,14 @@ def _last_line(text: str) -> str:
 
 def collect(
     dump: Path,
-    wishes: OpenOptions,
+    options: OpenOptions,
     reporter: Reporter = QUIET,
     *,
     timeout: float = 60,
     commands: Sequence[str] = COMMANDS,
 ) -> CommandOutputs:
     """Opens `dump` if need be and asks its crash. Raises what opening raises; commands that fail are in the answer."""
-    session, _ = open_session(dump, wishes, reporter)
+    session, _ = open_session(dump, options, reporter)
     case = session.case
     mode_file = case.directory / "mode"
     mode = mode_file.read_text() if mode_file.exists() else ""
@@ -143,7 +143,7 @@ def collect(
                     texts[run.command] = text
     finally:
         session.close()
-        if wishes.once:
+        if options.once:
             from sandbox.case.container import close
 
             close(case)

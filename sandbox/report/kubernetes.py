@@ -269,12 +269,12 @@ def _answers(said: bytes) -> Iterator[tuple[str, ExternalOutput]]:
         command, output = found[1].decode(errors="backslashreplace"), found[2]
         if command not in COMMANDS:
             continue
-        verdict = ErrorDetector(command)
-        verdict.look(output)
+        detector = ErrorDetector(command)
+        detector.feed(output)
         whole = found[0].endswith(b" end")
         yield (
             command,
             ExternalOutput(
-                status=verdict.status() if whole else "died", output=output.decode(errors="backslashreplace")
+                status=detector.status() if whole else "died", output=output.decode(errors="backslashreplace")
             ),
         )

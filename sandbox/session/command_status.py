@@ -41,7 +41,7 @@ class ErrorDetector:
         self._tail = b""
         self._found = False
 
-    def look(self, piece: bytes) -> None:
+    def feed(self, piece: bytes) -> None:
         if self._found:
             return
         text = self._tail + piece

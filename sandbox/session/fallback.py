@@ -1,4 +1,4 @@
-"""The salvage ladder: what crash can do with a dump that it does not open as it is."""
+"""The salvage modes: what crash can do with a dump that it does not open as it is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StartMode:
     """One way to start crash."""
 
     option: str
-    lacks: str
+    limitation: str
     """What no longer works, in words."""
 
 
@@ -28,31 +28,34 @@ START_MODES: Final = (
     StartMode("--no_modules", "modules are not known: addresses in them have no names"),
     StartMode(MINIMAL, "only log, dis, rd, sym, eval, set and exit work"),
 )
-"""Each rung is tried when the one above it failed, and said. Before the last one a newer crash is tried, in another
+"""Each mode is tried when the one above it failed, and said. Before the last one a newer crash is tried, in another
 image; see `opening`."""
 
 
 def start_with_fallbacks(
-    start: Callable[[Sequence[str]], bytes], mode: Path, reporter: Reporter, ladder: Sequence[StartMode] = START_MODES
+    start: Callable[[Sequence[str]], bytes],
+    mode_file: Path,
+    reporter: Reporter,
+    modes: Sequence[StartMode] = START_MODES,
 ) -> bytes:
-    """Starts crash on the first rung that holds. `mode` remembers it: what opened the dump once will do so again.
+    """Starts crash on the first mode that holds. `mode_file` remembers it: what opened the dump once will do so again.
 
     `start` takes crash's options, returns what crash said and raises `SessionFailed` when it does not come up; the
-    last rung's error is passed on.
+    last mode's error is passed on.
     """
-    known = last_mode(mode)
-    first = next((number for number, rung in enumerate(ladder) if rung.option == known), 0)
-    for number, rung in enumerate(ladder[first:], first):
+    known = last_mode(mode_file)
+    first = next((number for number, mode in enumerate(modes) if mode.option == known), 0)
+    for number, mode in enumerate(modes[first:], first):
         try:
-            said = start((rung.option,) if rung.option else ())
+            said = start((mode.option,) if mode.option else ())
         except SessionFailed as error:
-            if rung is ladder[-1]:
+            if mode is modes[-1]:
                 raise
-            reporter.notice(f"crash cannot open the dump: {error_line(error)}; trying {ladder[number + 1].option}")
+            reporter.notice(f"crash cannot open the dump: {error_line(error)}; trying {modes[number + 1].option}")
         else:
-            if rung.option and (said or rung.option != known):
-                reporter.notice(f"opened with {rung.option}: {rung.lacks}")
-            mode.write_text(rung.option)
+            if mode.option and (said or mode.option != known):
+                reporter.notice(f"opened with {mode.option}: {mode.limitation}")
+            mode_file.write_text(mode.option)
             return said
     raise SessionFailed("there is no way to start crash")
 

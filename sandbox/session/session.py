@@ -54,18 +54,18 @@ class Session:
         self._case = case
         self._reporter = reporter
         self._turn: TicketLock | None = None
-        self._channel: FifoChannel | None = None
-        self._up = case.directory / "up"
+        self._opened: FifoChannel | None = None
+        self._ready_file = case.directory / "up"
         """There while crash is known to be at its prompt or at a command."""
         self._minimal = False
         """Whether crash runs without its gdb."""
-        self.resume()
+        self.acquire()
 
-    def resume(self) -> None:
+    def acquire(self) -> None:
         """Takes a turn again that was given back with `pause`; `start` has to follow."""
         try:
             self._turn = TicketLock(self._case.directory, self._reporter)
-            self._channel = open_channel(self._case)
+            self._opened = open_channel(self._case)
         except OSError as error:
             self.close()
             if error.errno in {errno.ENXIO, errno.ENOENT}:
@@ -75,7 +75,7 @@ class Session:
             self.close()
             raise
 
-    def pause(self) -> None:
+    def release(self) -> None:
         """Lets others have their turn while there is nothing to do. Between commands only."""
         self.close()
 
@@ -84,9 +84,9 @@ class Session:
         return self._case
 
     def close(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
         if self._turn is not None:
             self._turn.close()
             self._turn = None
@@ -99,28 +99,28 @@ class Session:
     ) -> None:
         self.close()
 
-    def start(self, ladder: Sequence[StartMode] = START_MODES) -> bytes:
+    def start(self, modes: Sequence[StartMode] = START_MODES) -> bytes:
         """Waits until crash is at its prompt, starting it if it is not running; as it is, or with less if it must.
 
         Returns what crash said on the way: the warnings of its start, or nothing when it was already up. Raises
-        `SessionFailed` with crash's own words when it does not come up on any rung.
+        `SessionFailed` with crash's own words when it does not come up on any mode.
         """
-        return start_with_fallbacks(self._start, self._case.directory / "mode", self._reporter, ladder)
+        return start_with_fallbacks(self._start, self._case.directory / "mode", self._reporter, modes)
 
     def set_idle(self, seconds: int) -> None:
         """Changes how long the case may be unused before it disposes of itself; 0: for ever."""
-        self._wire.control("idle", str(seconds))
+        self._channel.control("idle", str(seconds))
 
     @property
-    def _wire(self) -> FifoChannel:
-        if self._channel is None:
-            raise SessionDied("the session is not open", hint="take a turn with resume() first")
-        return self._channel
+    def _channel(self) -> FifoChannel:
+        if self._opened is None:
+            raise SessionDied("the session is not open", hint="take a turn with acquire() first")
+        return self._opened
 
     def _start(self, options: Sequence[str]) -> bytes:
-        wire = self._wire
+        channel = self._channel
         self._minimal = MINIMAL in options
-        warm = answered = self._up.exists()
+        warm = answered = self._ready_file.exists()
         ident, marker = self._ask_to_start(options)
         earlier = marker
         flood = False
@@ -128,15 +128,15 @@ class Session:
         limit = config.current().start
         with self._waiting() as waiting:
             while True:
-                at = wire.buffer.find(marker + b"\n")
-                died = wire.find_exit()
+                at = channel.buffer.find(marker + b"\n")
+                died = channel.find_exit()
                 if at >= 0 and (died is None or died.begin > at):
-                    said = wire.take(at + len(marker) + 1)[:at]
-                    self._up.touch()
+                    said = channel.take(at + len(marker) + 1)[:at]
+                    self._ready_file.touch()
                     return b"" if answered else said.replace(earlier + b"\n", b"")
                 if died is not None:
-                    said = wire.take(died.end)[: died.begin]
-                    self._up.unlink(missing_ok=True)
+                    said = channel.take(died.end)[: died.begin]
+                    self._ready_file.unlink(missing_ok=True)
                     if died.ident == ident and died.status == _KILLED:
                         # With less of crash it would be no better, nor with a newer one.
                         raise self._died(died.status, said, "while it started")
@@ -151,23 +151,23 @@ class Session:
                     earlier = marker
                     ident, marker = self._ask_to_start(options)
                     continue
-                if len(wire.buffer) > _FLOOD:
+                if len(channel.buffer) > _FLOOD:
                     flood = True
-                    del wire.buffer[:-_KEPT]
+                    del channel.buffer[:-_KEPT]
                 if 0 < limit < time.monotonic() - began:
                     self._kill()
                     raise CommandTimeout(
                         f"crash did not come up on {self._case.dump.name} within {limit} s and was ended",
                         hint=f"one of many terabytes may need more: vmbox --set start=1h run {self._case.dump} -- bt",
                     )
-                quiet = not wire.receive(0.3)
+                quiet = not channel.receive(0.3)
                 if warm and (flood or time.monotonic() - asked > _ANSWER_OF_IDLE):
                     # It is our turn and crash is busy: with what somebody asked for who is gone. It may be silent, or
                     # print a little for ever.
                     self._reporter.notice("stopping a command that an earlier vmbox left behind")
                     self._interrupt()
                     warm = flood = False
-                    answered = self._up.exists()
+                    answered = self._ready_file.exists()
                     ident, marker = self._ask_to_start(options)
                     asked = time.monotonic()
                 elif quiet:
@@ -181,15 +181,15 @@ class Session:
         """
         line = one_line(command)
         marker = new_marker()
-        verdict = ErrorDetector(command)
+        detector = ErrorDetector(command)
         began = time.monotonic()
         total = 0
         try:
-            self._wire.send(line + b"\n" + self._echo(marker))
+            self._channel.send(line + b"\n" + self._echo(marker))
             for piece in self._until(marker, None if timeout is None else began + timeout):
                 if piece:
                     total += len(piece)
-                    verdict.look(piece)
+                    detector.feed(piece)
                     sink(piece)
         except TimeoutError:
             self._interrupt()
@@ -197,39 +197,39 @@ class Session:
         except (KeyboardInterrupt, BrokenPipeError):
             self._interrupt()
             raise
-        return Transcript(command=command, status=verdict.status(), seconds=time.monotonic() - began, bytes=total)
+        return Transcript(command=command, status=detector.status(), seconds=time.monotonic() - began, bytes=total)
 
     def _until(self, marker: bytes, deadline: float | None) -> Iterator[bytes]:
         """Yields output up to the marker's line, and takes the marker with it."""
-        wire = self._wire
+        channel = self._channel
         wanted = marker + b"\n"
         # What must not be torn.
-        keep = wire.longest_frame(marker)
+        keep = channel.longest_frame(marker)
         last = b""
         while True:
-            at = wire.buffer.find(wanted)
-            died = wire.find_exit()
+            at = channel.buffer.find(wanted)
+            died = channel.find_exit()
             if died is not None and (at < 0 or died.begin < at):
-                said = wire.take(died.end)[: died.begin]
-                self._up.unlink(missing_ok=True)
+                said = channel.take(died.end)[: died.begin]
+                self._ready_file.unlink(missing_ok=True)
                 yield said
                 raise self._died(died.status, last + said)
             if at >= 0:
-                yield wire.take(at + len(wanted))[:at]
+                yield channel.take(at + len(wanted))[:at]
                 return
             piece = b""
-            if len(wire.buffer) > keep:
-                piece = wire.take(len(wire.buffer) - keep)
-            elif wire.buffer and not wire.ready(0.05):
+            if len(channel.buffer) > keep:
+                piece = channel.take(len(channel.buffer) - keep)
+            elif channel.buffer and not channel.ready(0.05):
                 # Nothing more is coming for now: show what there is, unless it may be the beginning of a marker.
-                piece = wire.take(wire.buffer.rfind(b"\n") + 1)
+                piece = channel.take(channel.buffer.rfind(b"\n") + 1)
             if piece:
                 last = (last + piece)[-512:]
                 yield piece
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError
-            wire.receive(left)
+            channel.receive(left)
 
     def _interrupt(self) -> None:
         """Stops the running command and waits for its end; what it still prints is thrown away.
@@ -237,16 +237,16 @@ class Session:
         A crash that does not come back to its prompt is killed, and started anew by whoever needs it next. A second
         Ctrl-C does that at once.
         """
-        wire = self._wire
+        channel = self._channel
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
         told = False
         try:
-            wire.control("int")
+            channel.control("int")
             while time.monotonic() < deadline:
                 # A new marker each time: the signal may hit the very echo that was to print the last one.
                 marker = new_marker()
                 try:
-                    wire.send(self._echo(marker))
+                    channel.send(self._echo(marker))
                     for _ in self._until(marker, time.monotonic() + 1):
                         pass
                 except TimeoutError:
@@ -266,26 +266,26 @@ class Session:
 
     def _kill(self) -> None:
         """Ends crash and waits until its script has seen that."""
-        wire = self._wire
-        wire.control("kill")
+        channel = self._channel
+        channel.control("kill")
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
-        while (died := wire.find_exit()) is None:
+        while (died := channel.find_exit()) is None:
             if time.monotonic() > deadline:
                 # Not even SIGKILL: it hangs in the kernel, on the storage of the dump. The case cannot be used.
                 self._reporter.notice("crash cannot be ended; its case is closed")
-                wire.control("stop")
+                channel.control("stop")
                 return
-            del wire.buffer[:-_KEPT]
-            wire.receive(0.3)
-        wire.take(died.end)
-        self._up.unlink(missing_ok=True)
+            del channel.buffer[:-_KEPT]
+            channel.receive(0.3)
+        channel.take(died.end)
+        self._ready_file.unlink(missing_ok=True)
 
     def _ask_to_start(self, options: Sequence[str]) -> tuple[bytes, bytes]:
         """Returns the id that the exit line carries if this start fails, and the marker crash prints when it is up."""
         ident = os.urandom(8).hex()
         marker = new_marker()
-        self._wire.control("start", ident, *options)
-        self._wire.send(self._echo(marker))
+        self._channel.control("start", ident, *options)
+        self._channel.send(self._echo(marker))
         return ident.encode(), marker
 
     def _echo(self, marker: bytes) -> bytes:
@@ -352,7 +352,7 @@ def one_line(command: str) -> bytes:
 
 def open_channel(case: Case) -> FifoChannel:
     """The way to a case's crash: its FIFOs, or through the engine where those are on another host."""
-    if case.elsewhere:
+    if case.remote:
         from sandbox.session.remote_channel import RemoteChannel
 
         return RemoteChannel(case)

@@ -20,70 +20,70 @@ if TYPE_CHECKING:
     from sandbox.profiles import Profile
 
 
-def open_session(dump: Path, wishes: OpenOptions, reporter: Reporter = QUIET) -> tuple[Session, bytes]:
+def open_session(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> tuple[Session, bytes]:
     """A session of the dump's case with crash at its prompt, and what crash said when it started: b"" if it was up.
 
     Raises `SessionFailed` when crash does not open the dump in any way, `DumpDamaged` when that is for want of a part.
     """
     began = datetime.now(UTC)
-    case = find_or_open_case(dump, wishes, reporter)
+    case = find_or_open_case(dump, options, reporter)
     try:
-        return _start_session(case, dump, wishes, reporter)
+        return _start_session(case, dump, options, reporter)
     except SessionDied:
         if case.opened >= began:
             raise
         # It ended between being found and being used, e.g. by its idle timer.
-        return _start_session(find_or_open_case(dump, wishes, reporter), dump, wishes, reporter)
+        return _start_session(find_or_open_case(dump, options, reporter), dump, options, reporter)
 
 
-def _start_session(case: Case, dump: Path, wishes: OpenOptions, reporter: Reporter) -> tuple[Session, bytes]:
+def _start_session(case: Case, dump: Path, options: OpenOptions, reporter: Reporter) -> tuple[Session, bytes]:
     session = Session(case, reporter)
-    newer = _may_retry(case, wishes)
+    newer = _may_retry(case, options)
     try:
         try:
             said = session.start(START_MODES[:-1] if newer else START_MODES)
         except SessionFailed as error:
             if not newer:
                 raise
-            # The rung above the last one: less than all of crash is worth less than all of a newer one.
+            # The mode above the last one: less than all of crash is worth less than all of a newer one.
             newest = _newest_crash(case)
-            other = None if newest is None else _retry_with_newest_crash(session, newest, wishes, error, reporter)
+            other = None if newest is None else _retry_with_newest_crash(session, newest, options, error, reporter)
             if other is None:
                 reporter.notice(f"crash cannot open the dump: {error_line(error)}; trying {START_MODES[-1].option}")
                 said = session.start(START_MODES[-1:])
             else:
                 session = other
                 said = session.start()
-        if wishes.idle is not None:
-            session.set_idle(wishes.idle)
+        if options.idle is not None:
+            session.set_idle(options.idle)
     except SessionFailed as error:
-        _close_after_failure(session, wishes)
+        _close_after_failure(session, options)
         if case.incomplete is not None:
             raise DumpDamaged(
                 f"{dump} is incomplete, and crash cannot open it: {case.incomplete}", detail=error.detail
             ) from error
         raise
     except BaseException:
-        _close_after_failure(session, wishes)
+        _close_after_failure(session, options)
         raise
     return session, said if said.strip() else b""
 
 
-def _close_after_failure(session: Session, wishes: OpenOptions) -> None:
+def _close_after_failure(session: Session, options: OpenOptions) -> None:
     session.close()
-    if wishes.once:
+    if options.once:
         from sandbox.case.container import close
 
         # Nobody else knows of it.
         close(session.case)
 
 
-def _may_retry(case: Case, wishes: OpenOptions) -> bool:
+def _may_retry(case: Case, options: OpenOptions) -> bool:
     """Whether it makes sense to try a newer crash, if there is one."""
     # Not when the user chose this one, when what is lacking no crash can know, and when it opened the dump before. Nor
     # in a self-contained image: its debuginfo is there and nowhere else.
     return (
-        wishes.image is None
+        options.image is None
         and case.incomplete is None
         and not (case.directory / "mode").exists()
         and case.vmlinux.exists()
@@ -100,7 +100,7 @@ def _newest_crash(case: Case) -> Profile | None:
 
 
 def _retry_with_newest_crash(
-    session: Session, newest: Profile, wishes: OpenOptions, error: SessionFailed, reporter: Reporter
+    session: Session, newest: Profile, options: OpenOptions, error: SessionFailed, reporter: Reporter
 ) -> Session | None:
     """A session of the same dump with another profile's crash; None when that cannot be had."""
     from sandbox import image as images
@@ -122,4 +122,4 @@ def _retry_with_newest_crash(
         engine.close()
     session.close()
     close(case)
-    return Session(open_dump(case.dump, replace(wishes, image=newest.name), reporter), reporter)
+    return Session(open_dump(case.dump, replace(options, image=newest.name), reporter), reporter)

@@ -140,9 +140,9 @@ class DaskPool:
         )
         # The threads of a worker share its host, as processes of ours do this one.
         # An engine that our settings name is this host's: each worker has its own.
-        wishes = replace(job.wishes, engine=None) if job.wishes.engine == config.current().engine else job.wishes
+        options = replace(job.options, engine=None) if job.options.engine == config.current().engine else job.options
         neighbours = max(1, self._client.nthreads().get(place, 1))
-        job = replace(job, wishes=wishes, settings=config.overrides(), neighbours=neighbours)
+        job = replace(job, options=options, settings=config.overrides(), neighbours=neighbours)
         future: Future[JobResult] = executor.submit(
             worker.run_job, job, key=f"report-{job.entry.key}-{time.monotonic_ns()}"
         )

@@ -70,7 +70,7 @@ class ReportJob:
     """What a worker is given; travels between hosts."""
 
     entry: DumpEntry
-    wishes: OpenOptions
+    options: OpenOptions
     timeout: float
     """Seconds for each crash command."""
     without_crash: str | None = None

@@ -41,7 +41,7 @@ _REFRESH: Final = 20.0
 def triage(
     paths: Sequence[Path],
     output: Path,
-    wishes: OpenOptions | None = None,
+    options: OpenOptions | None = None,
     reporter: Reporter = QUIET,
     *,
     jobs: int | None = None,
@@ -62,12 +62,12 @@ def triage(
         pool: Pool = local or DaskPool(scheduler or "", reporter)
         stop = True
         try:
-            wishes = wishes or OpenOptions()
+            options = options or OpenOptions()
             if local is None:
                 # An engine's address is of this host; each of a cluster's has its own.
-                wishes = replace(wishes, engine=None)
+                options = replace(options, engine=None)
             entries = _identified(paths, local, reporter)
-            fleet = _Scheduler(output=output, pool=pool, wishes=wishes, timeout=timeout, reporter=reporter)
+            fleet = _Scheduler(output=output, pool=pool, options=options, timeout=timeout, reporter=reporter)
             try:
                 fleet.run(entries, again=again)
             except KeyboardInterrupt:
@@ -129,26 +129,26 @@ def _beside(paths: Sequence[Path], local: ProcessPool) -> Iterator[DumpEntry]:
 class _Scheduler:
     output: Path
     pool: Pool
-    wishes: OpenOptions
+    options: OpenOptions
     timeout: float
     reporter: Reporter
     rows: dict[str, Row] = field(default_factory=dict)
     """By key, in the order of the dumps."""
     waiting: dict[str | None, deque[DumpEntry]] = field(default_factory=lambda: defaultdict(deque))
     """By kernel."""
-    suspects: deque[DumpEntry] = field(default_factory=deque)
+    retry_alone: deque[DumpEntry] = field(default_factory=deque)
     """Whose worker died: tried again alone, for one of them may be the reason."""
     tries: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    flying: dict[Future[JobResult], tuple[DumpEntry, str]] = field(default_factory=dict)
+    in_flight: dict[Future[JobResult], tuple[DumpEntry, str]] = field(default_factory=dict)
     ready: set[tuple[str, str]] = field(default_factory=set)
     """(place, kernel): image and debuginfo are there."""
-    warming: set[tuple[str, str]] = field(default_factory=set)
+    provisioning: set[tuple[str, str]] = field(default_factory=set)
     """(place, kernel): the first dump is about to bring them."""
     order: list[str] = field(default_factory=list)
     """Keys as the dumps were found: the table's order, whichever was done first."""
     noted: bool = False
     """Whether this run has written to the journal."""
-    lacking: dict[str, tuple[str, int]] = field(default_factory=dict)
+    unavailable: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Kernels whose image or debuginfo cannot be had: why, and its status."""
 
     def run(self, entries: Sequence[DumpEntry], *, again: bool) -> None:
@@ -174,26 +174,26 @@ class _Scheduler:
     def _drive(self, step: Step, left: int) -> None:
         began = published = time.monotonic()
         done = 0
-        while self.flying or self.suspects or any(self.waiting.values()):
+        while self.in_flight or self.retry_alone or any(self.waiting.values()):
             self._dispatch()
-            for future in wait(self.flying, timeout=1, return_when=FIRST_COMPLETED).done:
+            for future in wait(self.in_flight, timeout=1, return_when=FIRST_COMPLETED).done:
                 if self._take(future):
                     done += 1
                     step.advance(1)
-                    step.say(_eta(time.monotonic() - began, done, left))
+                    step.detail(_eta(time.monotonic() - began, done, left))
             if time.monotonic() - published > _REFRESH:
                 self.publish(final=False)
                 published = time.monotonic()
 
     def _dispatch(self) -> None:
-        if self.suspects:
-            if not self.flying:
+        if self.retry_alone:
+            if not self.in_flight:
                 place = next(iter(self.pool.places()), None)
                 if place is not None:
-                    self._submit(self.suspects.popleft(), place)
+                    self._submit(self.retry_alone.popleft(), place)
             return
         for place, room in self.pool.places().items():
-            free = room - sum(1 for _, where in self.flying.values() if where == place)
+            free = room - sum(1 for _, where in self.in_flight.values() if where == place)
             while free > 0 and (one := self._next(place)) is not None:
                 self._submit(one, place)
                 free -= 1
@@ -202,51 +202,51 @@ class _Scheduler:
         """A dump for `place`: of a kernel it has, of one that nobody has begun, or of one that is worth getting."""
         some = (kernel for kernel, dumps in self.waiting.items() if dumps)
         by_size = sorted(some, key=lambda one: -len(self.waiting[one]))
-        free = [one for one in by_size if one is None or (place, one) in self.ready or one in self.lacking]
+        free = [one for one in by_size if one is None or (place, one) in self.ready or one in self.unavailable]
         if free:
             return self.waiting[free[0]].popleft()
-        held = self.ready | self.warming
+        held = self.ready | self.provisioning
         fresh = [one for one in by_size if not any(kernel == one for _, kernel in held)]
         here = set(self.pool.places())
         shared = [
             one
             for one in by_size
-            if (place, one) not in self.warming
+            if (place, one) not in self.provisioning
             and len(self.waiting[one]) > 2 * sum(1 for where, kernel in held if kernel == one and where in here)
         ]
         for one in (*fresh, *shared):
             if one is not None:
-                self.warming.add((place, one))
+                self.provisioning.add((place, one))
             return self.waiting[one].popleft()
         return None
 
     def _submit(self, one: DumpEntry, place: str) -> None:
-        why, status = self.lacking.get(one.kernel or "", (None, 0))
+        why, status = self.unavailable.get(one.kernel or "", (None, 0))
         job = ReportJob(
-            entry=one, wishes=self.wishes, timeout=self.timeout, without_crash=why, without_crash_status=status
+            entry=one, options=self.options, timeout=self.timeout, without_crash=why, without_crash_status=status
         )
         self.tries[one.key] += 1
         try:
-            self.flying[self.pool.submit(job, place)] = (one, place)
+            self.in_flight[self.pool.submit(job, place)] = (one, place)
         except BrokenExecutor:
-            self.suspects.append(one)
+            self.retry_alone.append(one)
             self.pool.renew()
 
     def _take(self, future: Future[JobResult]) -> bool:
         """Whether a job has come to its end, one way or the other."""
-        one, place = self.flying.pop(future)
+        one, place = self.in_flight.pop(future)
         if one.kernel is not None:
-            self.warming.discard((place, one.kernel))
+            self.provisioning.discard((place, one.kernel))
         try:
             made = future.result()
         except (BrokenExecutor, CancelledError) as error:
             if self.tries[one.key] < _TRIES:
-                self.suspects.append(one)
-                if isinstance(error, BrokenExecutor) and not self.flying:
+                self.retry_alone.append(one)
+                if isinstance(error, BrokenExecutor) and not self.in_flight:
                     self.pool.renew()
                 return False
             self._note(failed(one, "the process that made its report was killed, most likely for want of memory", 99))
-            if isinstance(error, BrokenExecutor) and not self.flying:
+            if isinstance(error, BrokenExecutor) and not self.in_flight:
                 self.pool.renew()
             return True
         except Exception as error:  # noqa: BLE001 - a cluster has its own; one bad dump never stops the rest
@@ -255,7 +255,7 @@ class _Scheduler:
         if one.kernel is not None and made.row.status == "ok":
             self.ready.add((place, one.kernel))
         elif one.kernel is not None and made.row.exit_code in _LACKING:
-            self.lacking[one.kernel] = (made.row.problem or "", made.row.exit_code)
+            self.unavailable[one.kernel] = (made.row.problem or "", made.row.exit_code)
         if made.html is not None and made.json is not None:
             write.write(self.output / "reports" / f"{one.key}.html", made.html)
             write.write(self.output / "reports" / f"{one.key}.json", made.json)
@@ -300,7 +300,7 @@ class _Scheduler:
         """Writes the table as it is now."""
         index = table.of(
             tuple(self.rows[key] for key in self.order if key in self.rows),
-            left=sum(map(len, self.waiting.values())) + len(self.flying),
+            left=sum(map(len, self.waiting.values())) + len(self.in_flight),
         )
         table.write(self.output, index, final=final)
         return index

@@ -65,9 +65,9 @@ def _report(job: ReportJob) -> Report:
     dump = job.entry.path or Path(job.entry.dump)
     if job.without_crash is None:
         # A case of its own that is closed after it: hundreds of warm ones would fill the memory.
-        wishes = replace(job.wishes, once=True, engine=job.wishes.engine or config.current().engine)
+        options = replace(job.options, once=True, engine=job.options.engine or config.current().engine)
         with _passing_copy(dump) if job.entry.wrapped else nullcontext():
-            return make(dump, wishes, timeout=job.timeout)
+            return make(dump, options, timeout=job.timeout)
     problem = VmboxError(job.without_crash)
     return replace(read(identify(dump), None, problem), exit_code=job.without_crash_status)
 
@@ -179,7 +179,7 @@ def prepared(samples: Mapping[str, Path]) -> list[str]:
             with suppress(VmboxError, OSError):
                 if kernel in whole or (
                     kernel in there
-                    and engine.image(images.reference(select(identify(dump, log=False)).image)) is not None
+                    and engine.image(images.reference(select(identify(dump, log=False)).crash_from)) is not None
                 ):
                     found.append(kernel)
     return found

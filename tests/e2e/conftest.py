@@ -151,8 +151,8 @@ class Dumps:
 
     def _has_debuginfo(self, dump: Path, profile: str) -> bool:
         release = identify(dump).release
-        oracle = ContainerPackageQuery(profiles.by_name(profile), self.maker.engine)
-        for package in oracle([f"linux-image-{release}-dbg"]):
+        package_query = ContainerPackageQuery(profiles.by_name(profile), self.maker.engine)
+        for package in package_query([f"linux-image-{release}-dbg"]):
             head = ["curl", "--head", "--silent", "--fail", "--location", package.url]
             return subprocess.run(head, capture_output=True, check=False).returncode == 0
         return False

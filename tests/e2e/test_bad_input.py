@@ -50,7 +50,7 @@ def test_not_a_dump(docker_engine: EngineUnderTest, name: str, command: tuple[st
 
 
 def test_cut_dump(docker_engine: EngineUnderTest, dumps: Dumps) -> None:
-    """Identified all the same; run warns, tries every rung, and says that it is the dump's fault."""
+    """Identified all the same; run warns, tries every mode, and says that it is the dump's fault."""
     whole = dumps()
     cut = docker_engine.directory() / "vmcore"
     with whole.open("rb") as source:

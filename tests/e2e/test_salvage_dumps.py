@@ -1,4 +1,4 @@
-"""The salvage ladder, each rung with a dump that needs it: genuine ones, damaged."""
+"""The salvage modes, each mode with a dump that needs it: genuine ones, damaged."""
 
 from __future__ import annotations
 

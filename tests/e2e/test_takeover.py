@@ -56,7 +56,7 @@ def test_a_crash_that_does_not_open_the_dump(docker_engine: EngineUnderTest, dum
         r"(?s)\n\[base\].*?(?=\n\[image\])", '\n[base]\nimages = ["localhost/vmbox/base-debian-11:bullseye"]\n', own
     )
     text = re.sub(r"(?s)\n\[image\].*?(?=\n\[crash\])", re.search(r"(?s)\n\[image\].*?(?=\n\[crash\])", older)[0], text)
-    text = re.sub(r"(?m)^newest_kernel.*$", "", text)
+    text = re.sub(r"(?m)^max_kernel.*$", "", text)
     said, case = _opened(vmbox, docker_engine, dumps(), text)
     assert "crash of debian-12 cannot open the dump: " in said
     assert "trying crash 9.0.2 of latest" in said
@@ -64,7 +64,7 @@ def test_a_crash_that_does_not_open_the_dump(docker_engine: EngineUnderTest, dum
 
 
 def test_an_image_that_cannot_be_had(docker_engine: EngineUnderTest, dumps: Dumps, vmbox: Vmbox) -> None:
-    text = re.sub(r"(?m)^newest_kernel.*$", "", _profile("debian-12.toml"))
+    text = re.sub(r"(?m)^max_kernel.*$", "", _profile("debian-12.toml"))
     # A registry and an archive that are not there.
     text = re.sub(r"(?s)\n\[base\].*?(?=\n\[image\])", '\n[base]\nimages = ["127.0.0.1:9/debian:12"]\n', text)
     said, case = _opened(vmbox, docker_engine, dumps(), text.replace("bookworm main", "bookworm main contrib"))

@@ -15,14 +15,16 @@ def _printed(code: str) -> list[str]:
 
 
 def test_warm_path_loads_nothing_heavy() -> None:
-    modules = ["entry", "commands", "description", "dump", "engine", "opening"]
+    modules = ("__main__", "commands.run", "commands.info", "dump", "engine", "session.start")
     imports = ", ".join(f"sandbox.{module}" for module in modules)
     heavy = {"docker", "podman", "rich", "httpx", "typer"}
     assert _printed(f"import {imports}; print(*(set(sys.modules) & {heavy}))") == []
 
 
 def test_the_command_line_loads_what_all_commands_need() -> None:
-    parts = {f"sandbox.{part}" for part in ("debuginfo", "engine", "dump", "triage", "opening", "session")}
+    parts = {
+        f"sandbox.{part}" for part in ("debuginfo", "engine", "dump", "report", "triage", "case.opening", "session")
+    }
     assert _printed(f"import sandbox.cli; print(*(set(sys.modules) & {parts}))") == []
 
 

@@ -53,10 +53,10 @@ def test_lines() -> None:
     ],
 )
 def test_verdict(command: str, output: bytes, status: str) -> None:
-    verdict = ErrorDetector(command)
+    detector = ErrorDetector(command)
     for at in range(len(output)):
-        verdict.look(output[at : at + 1])
-    assert verdict.status() == status
+        detector.feed(output[at : at + 1])
+    assert detector.status() == status
 
 
 @pytest.mark.parametrize(

@@ -63,14 +63,14 @@ def _dump(release: str | None, version: str | None = None) -> Vmcore:
 )
 def test_debian_kernels_find_their_profile(release: str, home: str, image: str) -> None:
     selection = profiles.select(_dump(release))
-    assert (selection.home.name, selection.image.name) == (home, image)
+    assert (selection.distribution.name, selection.crash_from.name) == (home, image)
     if home != image:
         assert "knows kernels up to" in selection.reason
 
 
 def test_unknown_kernel() -> None:
     selection = profiles.select(_dump("9.9.9-nobody"))
-    assert (selection.home.name, selection.image.name) == ("latest", "latest")
+    assert (selection.distribution.name, selection.crash_from.name) == ("latest", "latest")
     assert "no profile is of kernel 9.9.9-nobody" in selection.reason
     with pytest.raises(UnknownKernel, match="does not say which kernel"):
         profiles.select(_dump(None))
@@ -111,17 +111,17 @@ HOMES = {
 def test_every_known_release_finds_its_profile(release: str, version: str | None, klass: str) -> None:
     expected = HOMES.get(klass) or HOMES.get(klass.partition(".")[0]) or HOMES.get(klass.partition(":")[0], "latest")
     selection = profiles.select(_dump(release, version))
-    assert selection.home.name == expected
-    ceiling = selection.home.crash.newest_kernel
+    assert selection.distribution.name == expected
+    ceiling = selection.distribution.crash.max_kernel
     too_new = ceiling is not None and kernel_version(release) > kernel_version(ceiling)
-    assert selection.image.name == ("latest" if too_new or selection.home.image.not_run else expected)
+    assert selection.crash_from.name == ("latest" if too_new or selection.distribution.image.unusable else expected)
 
 
-def test_programs_of_el6_are_not_run_and_the_reason_is_said() -> None:
+def test_programs_of_el6_are_unusable_and_the_reason_is_said() -> None:
     selection = profiles.select(_dump("2.6.32-754.35.1.el6.x86_64"))
-    assert (selection.home.name, selection.image.name) == ("el6", "latest")
+    assert (selection.distribution.name, selection.crash_from.name) == ("el6", "latest")
     assert "vsyscall" in selection.reason
-    assert profiles.select(_dump("2.6.32-754.35.1.el6.x86_64"), override="el6").image.name == "el6"
+    assert profiles.select(_dump("2.6.32-754.35.1.el6.x86_64"), override="el6").crash_from.name == "el6"
 
 
 def test_the_newest_crash_is_one_and_takes_the_place_of_others() -> None:
@@ -129,13 +129,13 @@ def test_the_newest_crash_is_one_and_takes_the_place_of_others() -> None:
     selection = profiles.select(_dump("4.18.0-553.el8_10.x86_64"))
     instead = profiles.fallback(selection)
     assert instead is not None
-    assert (instead.home.name, instead.image.name) == ("el8", "latest")
+    assert (instead.distribution.name, instead.crash_from.name) == ("el8", "latest")
     assert profiles.fallback(instead) is None
 
 
 def test_override_chooses_the_image_and_leaves_the_home() -> None:
     selection = profiles.select(_dump("6.1.0-50-cloud-amd64"), override="debian-13")
-    assert (selection.home.name, selection.image.name) == ("debian-12", "debian-13")
+    assert (selection.distribution.name, selection.crash_from.name) == ("debian-12", "debian-13")
     with pytest.raises(ConfigurationError, match="no profile debian-77"):
         profiles.select(_dump("6.1.0-50-cloud-amd64"), override="debian-77")
 
@@ -145,12 +145,12 @@ def test_files_that_cannot_claim_a_class_are_not_read(own_profiles: Path) -> Non
     (own_profiles / "debian-99.toml").write_text("title = 3 = 4")
     for release in ("6.1.0-50-cloud-amd64", "4.18.0-553.el8_10.x86_64"):
         few = profiles.select(_dump(release))
-        assert few.home.name == {"6": "debian-12", "4": "el8"}[release[0]]
+        assert few.distribution.name == {"6": "debian-12", "4": "el8"}[release[0]]
 
 
 def test_a_new_major_is_one_file(own_profiles: Path) -> None:
     (own_profiles / "debian-99.toml").write_text(NEW.format(claim='"debian:99"', extra='releases = ["-mine$"]'))
-    assert profiles.select(_dump("9.9.9-mine")).image.title == "Debian 99"
+    assert profiles.select(_dump("9.9.9-mine")).crash_from.title == "Debian 99"
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_fragments_and_scripts_that_profiles_name_exist() -> None:
     for profile in profiles.load().values():
         for name in profile.image.fragments:
             assert (fragments / name).is_file(), (profile.name, name)
-        if profile.debuginfo and profile.debuginfo.ask:
-            assert (fragments / "files" / profile.debuginfo.ask).is_file()
+        if profile.debuginfo and profile.debuginfo.query_script:
+            assert (fragments / "files" / profile.debuginfo.query_script).is_file()
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -196,5 +196,5 @@ def test_no_ceiling_is_above_what_the_crash_knows() -> None:
             if _numbers(profile.crash.version) < _numbers(change["crash"])
         ]
         # Without a ceiling, its crash has to know all of them.
-        ceiling = profile.crash.newest_kernel
+        ceiling = profile.crash.max_kernel
         assert not unknown or (ceiling is not None and kernel_version(ceiling) < min(unknown)), profile.name

@@ -12,5 +12,5 @@ def test_a_line_that_was_written_over_is_shown_as_it_ended(
 ) -> None:
     monkeypatch.setattr(render._PlainStep, "_EVERY", -1.0)
     with render._Plain().step("Building") as step:
-        step.say("(Reading database ... \r(Reading database ... 5%\r(Reading database ... 100%\r\n")
+        step.detail("(Reading database ... \r(Reading database ... 5%\r(Reading database ... 100%\r\n")
     assert "Building: (Reading database ... 100%\n" in capsys.readouterr().err

@@ -32,11 +32,11 @@ class Crash:
         return b"WARNING: something\n"
 
 
-@pytest.mark.parametrize("needs", [rung.option for rung in START_MODES])
+@pytest.mark.parametrize("needs", [mode.option for mode in START_MODES])
 def test_each_rung_is_tried_said_and_remembered(needs: str, tmp_path: Path) -> None:
     mode, noting, crash = tmp_path / "mode", Noting(), Crash(needs)
     assert start_with_fallbacks(crash, mode, noting) == b"WARNING: something\n"
-    above = [rung.option for rung in START_MODES[: len(crash.tried)]]
+    above = [mode.option for mode in START_MODES[: len(crash.tried)]]
     assert crash.tried == above
     assert noting.said[: len(above) - 1] == [
         f"crash cannot open the dump: crash: page excluded: {number}; trying {option}"

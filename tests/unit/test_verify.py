@@ -28,10 +28,10 @@ def dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_recorded_once_then_compared(dump: Path) -> None:
     (first,) = verify([dump])
-    assert first.first
+    assert first.newly_recorded
     assert first.found.sha256 == hashlib.sha256(dump.read_bytes()).hexdigest()
     (second,) = verify([dump])
-    assert not second.first
+    assert not second.newly_recorded
     assert (second.found, second.recorded) == (first.found, first.recorded)
 
 
@@ -59,8 +59,8 @@ def test_says_what_changed(dump: Path, change, said: str) -> None:
     with pytest.raises(EvidenceChanged, match="not what was recorded") as caught:
         verify([dump])
     assert said in (caught.value.detail or "")
-    assert verify([dump], accept=True)[0].first
-    assert not verify([dump])[0].first
+    assert verify([dump], accept=True)[0].newly_recorded
+    assert not verify([dump])[0].newly_recorded
 
 
 def test_a_hash_from_elsewhere(dump: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_hash_from_elsewhere(dump: Path) -> None:
     with pytest.raises(EvidenceChanged):
         verify([dump])
     # Nothing wrong was recorded; and what the user gives goes before the file.
-    assert verify([dump], expected=right.upper())[0].first
+    assert verify([dump], expected=right.upper())[0].newly_recorded
     with pytest.raises(VmboxError, match="64 hexadecimal"):
         verify([dump], expected="abc")
 

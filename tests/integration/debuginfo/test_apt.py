@@ -48,7 +48,7 @@ x86_64 = "amd64"
 format = "deb"
 version = 'Debian (?P<version>\\S+)'
 packages = ["linux-image-{{release}}-dbg={{version}}"]
-ask = "ask-apt"
+query_script = "ask-apt"
 vmlinux = ['usr/lib/debug/boot/vmlinux-{{release}}$']
 """
 
@@ -152,7 +152,7 @@ def repository(
     cache = tmp_path / "cache"
 
     def find() -> Debuginfo:
-        return locate(dump, home, oracle=ContainerPackageQuery(home, docker_engine.engine), cache=cache)
+        return locate(dump, home, package_query=ContainerPackageQuery(home, docker_engine.engine), cache=cache)
 
     made = Repository(archive=archive, vendor=vendor, cache=cache, find=find)
     made.publish()
@@ -170,7 +170,7 @@ def refused(repository: Repository) -> str:
 def test_strict_reads_all_of_the_package(repository: Repository) -> None:
     assert config.current().verify == "strict"
     found = repository.find()
-    assert (found.check, found.verified) == ("hash", "SHA-256 of the whole package")
+    assert (found.verification, found.verification_detail) == ("hash", "SHA-256 of the whole package")
     assert found.proof == f"build-id {archives.BUILD_ID}"
     assert [span for path, span in repository.archive.requests if path.endswith(".deb")] == [None]
 
@@ -208,7 +208,7 @@ def test_a_changed_package(repository: Repository, at: float) -> None:
     said = refused(repository)
     assert POOL.rpartition("/")[2] in said
     repository.publish()
-    assert repository.find().check == "hash"
+    assert repository.find().verification == "hash"
 
 
 def test_another_package_that_fits_the_dump(repository: Repository) -> None:

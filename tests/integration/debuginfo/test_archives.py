@@ -52,7 +52,7 @@ class World:
             "build_id": archives.BUILD_ID,
         }
         vmcore = Vmcore(**(fields | changes))  # type: ignore[arg-type]
-        return locate(vmcore, profiles.by_name("el8"), oracle=lambda _: [], cache=self.cache)
+        return locate(vmcore, profiles.by_name("el8"), package_query=lambda _: [], cache=self.cache)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_every_place(world: World, place: str, vendor_known: bool) -> None:
     world.archive.files[PLACES[place]] = world.good
     found = world.locate(vendor=place.partition(" ")[0] if vendor_known else None)
     assert found.proof == f"build-id {archives.BUILD_ID}"
-    assert "which Kernel Builders" in found.verified
+    assert "which Kernel Builders" in found.verification_detail
 
 
 @pytest.mark.parametrize("build_id", [archives.BUILD_ID, None])
@@ -125,7 +125,7 @@ def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.Mo
         (entitlement / "1234-key.pem").write_bytes(client.read_bytes())
         monkeypatch.setenv("VMBOX_CLIENT_CERTIFICATES", f"{cdn.url}={entitlement}")
         found = world.locate(vendor="rhel")
-        assert "which Kernel Builders" in found.verified
+        assert "which Kernel Builders" in found.verification_detail
         (entitlement / "1234-key.pem").write_text("nothing of the kind")
         broken = module.certificate_for(f"{cdn.url}/x")
         assert broken is not None

@@ -92,7 +92,7 @@ def mirrored(monkeypatch: pytest.MonkeyPatch, archive: Archive, *hosts: str) -> 
 
 
 def find(profile: str, dump: Vmcore, cache: Path) -> Debuginfo:
-    return locate(dump, profiles.by_name(profile), oracle=lambda _: [], cache=cache)
+    return locate(dump, profiles.by_name(profile), package_query=lambda _: [], cache=cache)
 
 
 @pytest.mark.usefixtures("keys")
@@ -113,7 +113,7 @@ def test_amazon(
     found = find("amazon-2023", vmcore(AMAZON, tmp_path), tmp_path / "cache")
     assert found.proof == f"build-id {archives.BUILD_ID}"
     assert found.origin.endswith(f"guids/0123abcd/x86_64/kernel-debuginfo-{AMAZON}.rpm")
-    assert "which Kernel Builders" in found.verified
+    assert "which Kernel Builders" in found.verification_detail
 
 
 @pytest.fixture
@@ -216,8 +216,8 @@ def test_koji_after_the_mirrors_and_the_archive(
     found = find("fedora", vmcore(release, tmp_path), tmp_path / "cache")
     assert found.proof == f"build-id {archives.BUILD_ID}"
     assert found.origin.endswith(place)
-    assert found.check == "none"
-    assert "which nobody was asked to have signed" in found.verified
+    assert found.verification == "none"
+    assert "which nobody was asked to have signed" in found.verification_detail
     assert elf.read(found.vmlinux).has_dwarf
     asked = list(dict.fromkeys(path.partition("/Everything")[0] for path, _ in archive.requests))
     assert asked == [
@@ -277,12 +277,12 @@ def test_debians_debuginfod(
         monkeypatch.setenv("DEBUGINFOD_URLS", url)
         wait_for(f"{url}/buildid/{archives.BUILD_ID}/debuginfo")
         dump = vmcore(release, tmp_path / "crash")
-        found = locate(dump, home, oracle=lambda _: [], cache=tmp_path / "cache")
+        found = locate(dump, home, package_query=lambda _: [], cache=tmp_path / "cache")
         assert found.origin == f"{url}/buildid/{archives.BUILD_ID}/debuginfo"
         assert found.proof == f"build-id {archives.BUILD_ID}"
         unknown = vmcore(release, tmp_path / "crash", build_id="00" * 20)
         with pytest.raises(DebuginfoError):
-            locate(unknown, home, oracle=lambda _: [], cache=tmp_path / "other")
+            locate(unknown, home, package_query=lambda _: [], cache=tmp_path / "other")
 
 
 def wait_for(url: str) -> None:

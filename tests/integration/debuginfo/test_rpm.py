@@ -31,7 +31,7 @@ fragments = []
 version = "7.3"
 [debuginfo]
 format = "rpm"
-ask = "ask-dnf"
+query_script = "ask-dnf"
 packages = ["kernel-debuginfo-{release}"]
 vmlinux = ['usr/lib/debug/(usr/)?lib/modules/{release}/vmlinux$']
 keys = ["key.asc"]
@@ -49,7 +49,7 @@ def home(tmp_path: Path, packages: Packages, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def find(home: Profile, archive: Archive, cache: Path, **changes: object) -> Debuginfo:
-    def oracle(names: object) -> list[RemotePackage]:
+    def package_query(names: object) -> list[RemotePackage]:
         size = len(archive.files["/x.rpm"])
         return [
             RemotePackage(package="kernel-debuginfo", version=None, url=f"{archive.url}/x.rpm", size=size, sha256=None)
@@ -64,7 +64,7 @@ def find(home: Profile, archive: Archive, cache: Path, **changes: object) -> Deb
         "banner": BANNER,
         "build_id": archives.BUILD_ID,
     }
-    return locate(Vmcore(**(fields | changes)), home, oracle=oracle, cache=cache)  # type: ignore[arg-type]
+    return locate(Vmcore(**(fields | changes)), home, package_query=package_query, cache=cache)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -74,9 +74,9 @@ def test_signed_package(
 ) -> None:
     archive.files["/x.rpm"] = packages.files[payload].read_bytes()
     found = find(home, archive, tmp_path / "cache", build_id=build_id)
-    assert "which Kernel Builders <k@example.org>" in found.verified
-    assert "SHA-256 of vmlinux" in found.verified
-    assert found.check == "signature"
+    assert "which Kernel Builders <k@example.org>" in found.verification_detail
+    assert "SHA-256 of vmlinux" in found.verification_detail
+    assert found.verification == "signature"
     assert elf.read(found.vmlinux).build_id == archives.BUILD_ID
     assert found.vmlinux.stat().st_size < 0.7 * len(packages.vmlinux)
     if payload == "xz blocks":
@@ -162,7 +162,7 @@ def test_newer_signatures_beside_a_classic_one(
     for number, added in enumerate([newer, newer[::-1], [later, *newer], [*newer, later]]):
         archive.files["/x.rpm"] = with_signatures(package, added, classic=True)
         found = find(home, archive, tmp_path / f"beside-{number}")
-        assert "which Kernel Builders <k@example.org>" in found.verified
+        assert "which Kernel Builders <k@example.org>" in found.verification_detail
     # Alone: the vendor's key file has them, or they are nobody's.
     for one in newer:
         archive.files["/x.rpm"] = with_signatures(package, [later, one], classic=False)
@@ -171,8 +171,8 @@ def test_newer_signatures_beside_a_classic_one(
             find(home, archive, tmp_path / "nobody")
         keys.write_text("".join(str(tsk.extract_certificate()) for tsk in tsks) + classic)
         found = find(home, archive, tmp_path / f"alone-{newer.index(one)}")
-        assert "which Newer <n@example.org>" in found.verified
-        assert found.check == "signature"
+        assert "which Newer <n@example.org>" in found.verification_detail
+        assert found.verification == "signature"
     archive.files["/x.rpm"] = with_signatures(package, signed(header + b"x"), classic=False)
     with pytest.raises(VerificationFailed):
         find(home, archive, tmp_path / "nobody")
@@ -182,6 +182,6 @@ def test_newer_signatures_beside_a_classic_one(
 def test_given_rpm(packages: Packages, home: Profile, tmp_path: Path) -> None:
     vmcore = Vmcore(path=tmp_path / "v", format="elf", size=1, release=RELEASE, build_id=archives.BUILD_ID)
     for package in packages.files.values():
-        found = locate(vmcore, home, oracle=lambda _: [], given=package, cache=tmp_path / "cache")
+        found = locate(vmcore, home, package_query=lambda _: [], given=package, cache=tmp_path / "cache")
         assert found.proof
         shutil.rmtree(tmp_path / "cache")

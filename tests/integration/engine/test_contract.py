@@ -183,7 +183,7 @@ def test_run_streams(api: Engine, base: str) -> None:
 def test_run_tells_of_errors_as_they_come(api: Engine, base: str) -> None:
     heard: list[tuple[float, bytes]] = []
     script = "echo one >&2; sleep 1; echo two >&2; sleep 1; echo out"
-    said = b"".join(api.run(spec(base, script), hear=lambda piece: heard.append((time.monotonic(), piece))))
+    said = b"".join(api.run(spec(base, script), on_stderr=lambda piece: heard.append((time.monotonic(), piece))))
     assert said == b"out\n"
     assert b"".join(piece for _, piece in heard) == b"one\ntwo\n"
     assert heard[-1][0] - heard[0][0] > 0.5

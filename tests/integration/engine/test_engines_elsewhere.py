@@ -55,7 +55,7 @@ def trusted(secured: Behind, monkeypatch: pytest.MonkeyPatch) -> Behind:
 def test_work_behind_tls(trusted: Behind, rootfs: Path) -> None:
     with contextlib.closing(connect(trusted.url)) as engine:
         info = engine.info()
-        assert (info.name, info.endpoint, info.elsewhere, info.local) == ("docker", trusted.url, True, False)
+        assert (info.name, info.endpoint, info.remote, info.local) == ("docker", trusted.url, True, False)
         _work(engine, rootfs)
 
 

@@ -105,7 +105,7 @@ def test_containers_outlive_the_service(env: dict[str, str], rootfs: Path, lifet
 def test_rootless_service_of_its_own(podman_rootless: EngineUnderTest) -> None:
     """As a user whose Podman has no socket and would copy layers: overlay is used, and no service stays."""
     script = "from sandbox.engine import connect; e = connect('podman'); "
-    script += "print(e.info().rootless, e.copies_layers()); e.close()"
+    script += "print(e.info().rootless, e.uses_vfs()); e.close()"
     ran = as_engine_user(podman_rootless, script)
     assert ran.stdout.split() == ["True", "False"], ran.stderr
     deadline = time.monotonic() + 20

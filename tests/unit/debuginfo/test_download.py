@@ -107,4 +107,4 @@ def test_length_that_is_wrong_by_itself(bench: Bench) -> None:
 
 def test_without_size_or_hash(bench: Bench) -> None:
     bench.size = bench.sha256 = None
-    assert "no hash is known" in bench.locate().verified
+    assert "no hash is known" in bench.locate().verification_detail

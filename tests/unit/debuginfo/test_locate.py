@@ -34,10 +34,15 @@ def test_downloads_proves_and_keeps(bench: Bench) -> None:
     assert found.vmlinux.read_bytes() == archives.vmlinux()
     assert found.vmlinux == bench.cache / "debuginfo" / archives.BUILD_ID / "vmlinux"
     assert found.proof == f"build-id {archives.BUILD_ID}"
-    assert (found.verified, found.check) == ("SHA-256 of the whole package", "hash")
+    assert (found.verification_detail, found.verification) == ("SHA-256 of the whole package", "hash")
     here = peek(bench.vmcore(), profiles.read(DEBIAN), bench.cache)
     assert here is not None
-    assert (here.vmlinux, here.proof, here.check, here.package) == (found.vmlinux, found.proof, "hash", found.package)
+    assert (here.vmlinux, here.proof, here.verification, here.package) == (
+        found.vmlinux,
+        found.proof,
+        "hash",
+        found.package,
+    )
     assert peek(bench.vmcore(build_id="00" * 20), profiles.read(DEBIAN), bench.cache) is None
     assert bench.asked == [(f"linux-image-{archives.RELEASE}-dbg={archives.VERSION}",)]
     assert bench.left_over() == []

@@ -15,7 +15,7 @@ def index(version: int = 8) -> bytes:
     return struct.pack("<6I", version, 24, 24, 24, 24, 24) + bytes(1000)
 
 
-def preparer(vmlinux: Path, directory: Path) -> None:
+def gdb_index_builder(vmlinux: Path, directory: Path) -> None:
     assert elf.read(vmlinux).has_dwarf
     (directory / "vmlinux.gdb-index").write_bytes(index())
 
@@ -29,7 +29,7 @@ def test_an_index_is_added_once(bench: Bench, tmp_path: Path, way: str) -> None:
     elif way == "given package":
         given = tmp_path / "x.deb"
         given.write_bytes(bench.package)
-    found = bench.locate(preparer=preparer, given=given)
+    found = bench.locate(gdb_index_builder=gdb_index_builder, given=given)
     data = found.vmlinux.read_bytes()
     read = elf.read(found.vmlinux)
     section = read.section(".gdb_index")
@@ -38,7 +38,7 @@ def test_an_index_is_added_once(bench: Bench, tmp_path: Path, way: str) -> None:
     assert read.build_id == archives.BUILD_ID
     assert [it.name for it in read.sections][:-1] == [it.name for it in elf.parse(archives_reader()).sections]
     assert sorted(path.name for path in found.directory.iterdir()) == ["about.json", "vmlinux"]
-    assert bench.locate(preparer=None).vmlinux == found.vmlinux
+    assert bench.locate(gdb_index_builder=None).vmlinux == found.vmlinux
 
 
 def archives_reader() -> elf.ReadAt:
@@ -50,7 +50,7 @@ def test_without_an_index_it_works_too(bench: Bench) -> None:
     def fails(vmlinux: Path, directory: Path) -> None:
         raise EngineFailed("no gdb")
 
-    assert bench.locate(preparer=fails).vmlinux.read_bytes() == archives.vmlinux()
+    assert bench.locate(gdb_index_builder=fails).vmlinux.read_bytes() == archives.vmlinux()
     assert bench.heard.notices[-1] == "vmlinux could not be indexed, so crash starts slower: no gdb"
 
 
@@ -58,12 +58,12 @@ def test_an_index_of_another_version_is_not_used(bench: Bench) -> None:
     def newer(vmlinux: Path, directory: Path) -> None:
         (directory / "vmlinux.gdb-index").write_bytes(index(9))
 
-    assert bench.locate(preparer=newer).vmlinux.read_bytes() == archives.vmlinux()
+    assert bench.locate(gdb_index_builder=newer).vmlinux.read_bytes() == archives.vmlinux()
 
 
 def test_an_index_is_not_made_twice(tmp_path: Path, bench: Bench) -> None:
     (tmp_path / "vmlinux").write_bytes(archives.vmlinux())
-    assert gdb_index.add_gdb_index(tmp_path, preparer, bench.heard)
+    assert gdb_index.add_gdb_index(tmp_path, gdb_index_builder, bench.heard)
     assert gdb_index.add_gdb_index(tmp_path, lambda *_: pytest.fail("again"), bench.heard)
 
 

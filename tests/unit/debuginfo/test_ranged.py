@@ -35,8 +35,8 @@ def test_reads_only_what_is_kept(bench: Bench) -> None:
     found = bench.locate()
     assert bench.archive.sent < 0.2 * len(bench.package)
     assert all(wanted for _, wanted in bench.archive.requests)
-    assert "without TLS: build-id, size and block checks" in found.verified
-    assert found.check == "ranged-plain"
+    assert "without TLS: build-id, size and block checks" in found.verification_detail
+    assert found.verification == "ranged-plain"
     assert bench.left_over() == []
     kept = found.vmlinux.read_bytes()
     read = elf.read(found.vmlinux)
@@ -56,13 +56,13 @@ def test_the_same_as_from_the_whole_package(bench: Bench, monkeypatch: pytest.Mo
     assert whole.vmlinux.read_bytes() == by_ranges
     (whole.directory / "about.json").unlink()
     again = bench.locate()
-    assert again.verified == "SHA-256 of the whole package"
+    assert again.verification_detail == "SHA-256 of the whole package"
     assert again.vmlinux.read_bytes() == by_ranges
 
 
 def test_strict_reads_all(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_VERIFY", "strict")
-    assert bench.locate().verified == "SHA-256 of the whole package"
+    assert bench.locate().verification_detail == "SHA-256 of the whole package"
     assert bench.archive.sent == len(bench.package)
     monkeypatch.setenv("VMBOX_VERIFY", "sometimes")
     with pytest.raises(ConfigurationError):
@@ -70,18 +70,18 @@ def test_strict_reads_all(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_without_build_id_all_is_read(bench: Bench) -> None:
-    assert bench.locate(vmcore=bench.vmcore(build_id=None)).verified == "SHA-256 of the whole package"
+    assert bench.locate(vmcore=bench.vmcore(build_id=None)).verification_detail == "SHA-256 of the whole package"
 
 
 def test_a_server_without_ranges(bench: Bench) -> None:
     bench.archive.ranges = False
-    assert bench.locate().verified == "SHA-256 of the whole package"
+    assert bench.locate().verification_detail == "SHA-256 of the whole package"
     assert any("whole files only" in notice for notice in bench.heard.notices)
 
 
 def test_one_block(bench: Bench) -> None:
     bench.put(archives.deb({archives.PATH: archives.vmlinux()}, "xz"))
-    assert bench.locate().verified == "SHA-256 of the whole package"
+    assert bench.locate().verification_detail == "SHA-256 of the whole package"
     assert any("one xz block" in notice for notice in bench.heard.notices)
 
 

@@ -234,7 +234,7 @@ def test_saved_log_and_directory(tmp_path):
         assert list(read_log(path))[-1] == b"[    1.500000] second"
     found = identify(case)
     assert found.release == "5.14.0-70.el9.x86_64"
-    assert found.wanted == "/var/crash/127.0.0.1-2026-01-02-03:04:05/vmcore"
+    assert found.original_path == "/var/crash/127.0.0.1-2026-01-02-03:04:05/vmcore"
 
 
 def test_journal_lines():

@@ -226,7 +226,7 @@ def test_sosreport_without_the_dump(tmp_path):
     found = identify(path)
     assert (found.format, found.release, found.cause) == ("log", "5.14.0-70.el9.x86_64", "soft-lockup")
     assert (found.arch, found.vendor) == ("x86_64", "rhel")
-    assert found.wanted == "/var/crash/127.0.0.1-2026-01-02-03:04:05/vmcore"
+    assert found.original_path == "/var/crash/127.0.0.1-2026-01-02-03:04:05/vmcore"
     with pytest.raises(NotADump, match="not the dump itself") as error:
         unpack(found, tmp_path / "cache")
     assert "/var/crash/127.0.0.1-2026-01-02-03:04:05/vmcore" in error.value.hint
@@ -288,14 +288,14 @@ def test_log_of_a_large_dump_is_not_read_through_a_wrapper_and_that_is_said(tmp_
     """As if the fixture were larger than what is held in memory."""
     path = tmp_path / "vmcore.xz"
     path.write_bytes(lzma.compress(DUMP, preset=0))
-    assert identify(path).unread is None
+    assert identify(path).skipped is None
     monkeypatch.setattr(wrappers, "WHOLE_LIMIT", 1 << 13)
     monkeypatch.setattr(wrappers, "PEEK_LIMIT", 1 << 14)
     found = identify(path)
     assert (found.release, found.build_id is None) == ("6.1.0-50-cloud-amd64", False)
     assert (found.cause, found.panic, found.complete) == (None, None, None)
-    assert str(found.unread).startswith("the log, with cause and panic: it lies too deep in xz")
-    assert identify(path, log=False).unread is None
+    assert str(found.skipped).startswith("the log, with cause and panic: it lies too deep in xz")
+    assert identify(path, log=False).skipped is None
     with pytest.raises(DumpUnreadable, match="too deep"):
         list(read_log(path))
     # What kdump saved beside it is of the same crash.
@@ -303,13 +303,13 @@ def test_log_of_a_large_dump_is_not_read_through_a_wrapper_and_that_is_said(tmp_
     log = b"\n".join(lines[:20] + lines[-70:])
     (tmp_path / "vmcore-dmesg.txt").write_bytes(log)
     beside = identify(path)
-    assert (beside.cause, beside.unread, beside.origins["panic"]) == ("sysrq", None, "vmcore-dmesg.txt")
+    assert (beside.cause, beside.skipped, beside.origins["panic"]) == ("sysrq", None, "vmcore-dmesg.txt")
     (tmp_path / "vmcore-dmesg.txt").write_bytes(LOG)
-    assert identify(path).unread is not None
+    assert identify(path).skipped is not None
     archive = tmp_path / "case.tar.gz"
     archive.write_bytes(gzip.compress(tar({"a/vmcore-dmesg.txt": log, "a/vmcore": DUMP}), 1))
     together = identify(archive)
-    assert (together.member, together.cause, together.unread) == ("a/vmcore", "sysrq", None)
+    assert (together.member, together.cause, together.skipped) == ("a/vmcore", "sysrq", None)
     assert together.origins["panic"] == "log in the archive"
 
 
@@ -319,7 +319,7 @@ def test_time_that_is_over_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(wrappers, "PEEK_LIMIT", 1 << 14)
     exhaust = PeekSource.exhaust
     monkeypatch.setattr(PeekSource, "exhaust", lambda self, limit=0, **_: exhaust(self, limit, seconds=0))
-    assert identify(path).unread is not None
+    assert identify(path).skipped is not None
 
 
 def test_info_of_a_large_dump_unpacks_it_when_asked(tmp_path, monkeypatch, vmbox):

@@ -84,7 +84,7 @@ def _some(kernel: str, count: int) -> list[DumpEntry]:
 
 def _driven(pool: _Recording, entries: list[DumpEntry], out: Path) -> scheduler._Scheduler:
     (out / "reports").mkdir(parents=True)
-    made = scheduler._Scheduler(output=out, pool=pool, wishes=OpenOptions(), timeout=1, reporter=scheduler.QUIET)
+    made = scheduler._Scheduler(output=out, pool=pool, options=OpenOptions(), timeout=1, reporter=scheduler.QUIET)
     made.run(entries, again=True)
     return made
 
@@ -114,7 +114,7 @@ def test_a_torn_line_of_the_journal_takes_no_other_with_it(tmp_path: Path) -> No
     journal.write_text(journal.read_text()[:-40])
     for expected in (1, 0):
         pool = _Recording()
-        made = scheduler._Scheduler(output=out, pool=pool, wishes=OpenOptions(), timeout=1, reporter=scheduler.QUIET)
+        made = scheduler._Scheduler(output=out, pool=pool, options=OpenOptions(), timeout=1, reporter=scheduler.QUIET)
         made.run(_some("one", 3), again=False)
         assert len(pool.given) == expected
         assert len(made.rows) == 3

@@ -25,8 +25,8 @@ def _as_it_was() -> Iterator[None]:
 
 
 def test_settings_are_of_the_caller_alone() -> None:
-    wishes = OpenOptions(engine="unix:///nonexistent/engine.sock")
-    job = ReportJob(entry=entry(DUMP), wishes=wishes, timeout=1, settings=("idle=5m",), neighbours=2)
+    options = OpenOptions(engine="unix:///nonexistent/engine.sock")
+    job = ReportJob(entry=entry(DUMP), options=options, timeout=1, settings=("idle=5m",), neighbours=2)
     assert worker.run_job(job).row.exit_code == 20
     first = config.current()
     assert first.idle == 300
@@ -34,7 +34,7 @@ def test_settings_are_of_the_caller_alone() -> None:
     assert first.cpus is not None
     assert first.cpus >= 1
     # The next one set nothing, and has the host to itself.
-    worker.run_job(ReportJob(entry=entry(DUMP), wishes=wishes, timeout=1, neighbours=1))
+    worker.run_job(ReportJob(entry=entry(DUMP), options=options, timeout=1, neighbours=1))
     assert config.current().idle == 1800
     assert config.current().memory is None
 
@@ -57,7 +57,7 @@ def test_what_an_archive_is_unpacked_to_goes_with_its_report(tmp_path: Path, mon
         monkeypatch.setenv(f"VMBOX_{name}_DIR", str(tmp_path / name))
     packed, into = tmp_path / "vmcore.gz", tmp_path / "CACHE" / "dumps"
     packed.write_bytes(gzip.compress(DUMP.read_bytes(), 1))
-    job = ReportJob(entry=entry(packed), wishes=OpenOptions(engine="unix:///nonexistent/engine.sock"), timeout=1)
+    job = ReportJob(entry=entry(packed), options=OpenOptions(engine="unix:///nonexistent/engine.sock"), timeout=1)
     assert job.entry.wrapped
     with worker._passing_copy(packed):
         assert unpack(identify(packed), into).read_bytes() == DUMP.read_bytes()
