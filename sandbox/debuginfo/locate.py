@@ -40,8 +40,8 @@ def locate(
     """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
 
     Sources in order: `given` (vmlinux, package or directory; nothing else is tried then), the cache, what lies beside
-    the dump, the package manager (`package_query`). With `force`, a given file that does not match is used nevertheless, and
-    the proof says so. A vmlinux gets a .gdb_index before it enters the cache, where a `gdb_index_builder` is given.
+    the dump, the package manager (`package_query`). With `force`, a given file that does not match is used nevertheless,
+    and the proof says so. A vmlinux gets a .gdb_index before it enters the cache, where a `gdb_index_builder` is given.
     Then the least recently used builds are removed above the setting debuginfo_limit, except those `in_use`.
 
     Raises `DebuginfoNotFound` (its `detail` has one line for each source), `DebuginfoMismatch`, `DownloadFailed`,

@@ -28,20 +28,20 @@ def heap(tmp_path: Path) -> Path:
 def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = discovery.find([heap])
-    table = scheduler.triage(found, out, NO_ENGINE, jobs=1)
-    states = {Path(row.dump).relative_to(heap).as_posix(): row.status for row in table.rows}
+    index = scheduler.triage(found, out, NO_ENGINE, jobs=1)
+    states = {Path(row.dump).relative_to(heap).as_posix(): row.status for row in index.rows}
     assert states == {
         "host0/vmcore": "partial",
         "host1/vmcore": "partial",
         "vmcore.cut": "partial",
         "vmcore.empty": "failed",
     }
-    assert {row.exit_code for row in table.rows if row.dump.endswith("/vmcore")} == {20}
+    assert {row.exit_code for row in index.rows if row.dump.endswith("/vmcore")} == {20}
     written = json.loads((out / "index.json").read_text())
     jsonschema.Draft202012Validator(table.schema()).validate(written)
-    assert {group["title"] for group in written["kernels"]} == {row.release for row in table.rows if row.release}
+    assert {group["title"] for group in written["kernels"]} == {row.release for row in index.rows if row.release}
     page = (out / "index.html").read_text()
-    for row in table.rows:
+    for row in index.rows:
         assert row.dump in page
         assert row.report is None or (f'href="{row.report}"' in page and (out / row.report).exists())
     # What looks like the same bug leads to a report of it.
@@ -53,7 +53,7 @@ def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path
     (out / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
     again = scheduler.triage(found, out, NO_ENGINE, jobs=1)
     # In the same order: as the dumps were found, whichever was done first.
-    assert [row.key for row in again.rows] == [row.key for row in table.rows]
+    assert [row.key for row in again.rows] == [row.key for row in index.rows]
 
 
 def test_logs_and_sosreports(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_logs_and_sosreports(tmp_path: Path) -> None:
     alone.write_bytes(log)
     found = discovery.find([tmp_path])
     assert found == [alone, sos]
-    table = scheduler.triage(found, tmp_path / "out", NO_ENGINE, jobs=1)
-    assert [row.status for row in table.rows] == ["log", "log"]
+    index = scheduler.triage(found, tmp_path / "out", NO_ENGINE, jobs=1)
+    assert [row.status for row in index.rows] == ["log", "log"]
     assert table.rows[0].signature
     # A dump in it is what counts.
     shutil.copy(DUMPS / "x86_64-6.1-zlib", crash / "vmcore")
@@ -82,7 +82,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     heap = tmp_path / os.fsdecode(b"caf\xe9")
     heap.mkdir()
     shutil.copy(DUMPS / "x86_64-6.1-zlib", heap / "vmcore")
-    table = scheduler.triage(discovery.find([tmp_path]), tmp_path / "out", NO_ENGINE, jobs=1)
+    index = scheduler.triage(discovery.find([tmp_path]), tmp_path / "out", NO_ENGINE, jobs=1)
     (row,) = table.rows
     assert (row.status, row.exit_code) == ("partial", 20)
     assert row.dump.endswith("caf\\udce9/vmcore")
