@@ -86,7 +86,7 @@ def _packages(profile: Profile) -> Iterator[str]:
         if profile.debuginfo is None or select(kernel).distribution.name != profile.name:
             continue
         if (names := package_names(kernel, profile)) is not None:
-            for candidate in candidates(profile.debuginfo, kernel, names):
+            for candidate in candidates(profile, kernel, names):
                 yield candidate.remote.url
 
 

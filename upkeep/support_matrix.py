@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from sandbox.debuginfo.urls import Source, places
 from sandbox.profiles import Profile, load
 
 FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "support-matrix.md"
@@ -20,6 +21,14 @@ its Containerfile is rendered and checked in the tests, and nobody has yet run i
 `vmbox info --release $(uname -r)` says which profile a kernel belongs to. Above a profile's newest kernel, where its
 image cannot be had, and where its crash does not open a dump, `latest` takes over, and vmbox says so.
 """
+
+_WORDS: Final = {
+    Source.PACKAGE_MANAGER: "package manager",
+    Source.URLS: "archive",
+    Source.REPOSITORIES: "repositories",
+    Source.UNSIGNED: "build system",
+    Source.DEBUGINFOD: "debuginfod",
+}
 
 
 def page() -> str:
@@ -41,23 +50,17 @@ def _table(profiles: list[Profile]) -> Iterator[str]:
     yield "| profile | kernels of | crash | newest kernel | base image | without a registry | debuginfo |"
     yield "|---|---|---|---|---|---|---|"
     for profile in profiles:
-        rules = profile.debuginfo
         kernels = ", ".join(f"`{one}`" for one in profile.classes) or "all others"
         base = f"`{profile.base.images[0]}`" if profile.base.images else ""
         if profile.image.unusable is not None:
             base = "not run: `latest` is used"
         bootstrap = profile.base.bootstrap.tool if profile.base.bootstrap is not None else "no"
-        sources = []
-        if rules is not None:
-            if rules.query_script is not None:
-                sources.append("package manager")
-            vendors = sorted({archive.vendor for archive in rules.archives})
-            if vendors:
-                sources.append("archives of " + ", ".join(vendors))
-            if rules.urls:
-                sources.append("archive")
-            if rules.debuginfod:
-                sources.append("debuginfod")
+        vendors: dict[Source, list[str]] = {}
+        for place in places(profile):
+            vendors.setdefault(place.source, []).extend(filter(None, [place.vendor]))
+        sources = [
+            f"archives of {', '.join(sorted(whose))}" if whose else _WORDS[source] for source, whose in vendors.items()
+        ]
         where = "; ".join(sources) or "bring your own (`--debuginfo`)"
         newest = profile.crash.max_kernel or "any"
         yield (

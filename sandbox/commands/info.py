@@ -116,21 +116,25 @@ def _debuginfo_of(kernel: Vmcore, home: Profile) -> tuple[list[str], list[str]]:
     A package whose exact version only `uname -v` tells is named without it.
     """
     from sandbox.debuginfo.package_names import expand, package_names
+    from sandbox.debuginfo.urls import Source, places
 
     found, rules = package_names(kernel, home), home.debuginfo
     if found is None or rules is None:
         return [], []
     bare = (expand(template.partition("=")[0], found.names) for template in rules.packages)
     packages = list(found.packages) or [name for name in bare if name is not None]
-    sources = []
-    for archive in (*rules.archives, None):
-        templates = rules.urls if archive is None else archive.urls
-        urls = [url for name in packages for one in templates if (url := expand(one, {**found.names, "package": name}))]
+    sources: list[str] = []
+    for place in places(home):
+        if place.source is Source.PACKAGE_MANAGER:
+            sources += place.templates
+            continue
+        named = [{**found.names, "package": name} for name in packages]
+        urls = [url for names in named for one in place.templates if (url := expand(one, names)) is not None]
+        # What this release does not say stays in its braces.
+        urls = list(dict.fromkeys(urls or place.templates))
         # The first is where the vendor keeps it now; behind it are vaults.
-        sources += urls if archive is None else [f"{archive.vendor}: {url}" for url in urls[:1]]
-    if not sources:
-        sources += [*home.image.sources, *rules.sources]
-    return packages, [*sources, *rules.debuginfod]
+        sources += urls if place.vendor is None else [f"{place.vendor}: {urls[0]}"]
+    return packages, sources
 
 
 def _class_of(vmcore: Vmcore) -> dict[str, object]:

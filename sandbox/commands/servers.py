@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+from sandbox.debuginfo.urls import kernel_repositories, places
 from sandbox.host import mirrors
 from sandbox.profiles import Profile
 
@@ -23,10 +24,9 @@ def archives(profiles: Iterable[Profile]) -> set[str]:
     """Addresses of the servers that packages and debuginfo come from."""
     found: set[str] = set()
     for profile in profiles:
-        rules = profile.debuginfo
-        named = list(rules.urls) if rules else []
-        named += [url for archive in (rules.archives if rules else ()) for url in archive.urls]
-        named += [*profile.image.sources, *(rules.sources if rules else ())]
+        named = [template for place in places(profile) for template in place.templates]
+        named += profile.image.sources
+        named += kernel_repositories(profile.debuginfo) if profile.debuginfo else ()
         named += [profile.base.bootstrap.mirror] if profile.base.bootstrap else []
         for line in named:
             for url in re.findall(r"https?://[^\s\]{}'\"]+", mirrors.rewrite(line)):

@@ -16,7 +16,7 @@ from sandbox.debuginfo.lookup import banner_decides, cached, debuginfo_of
 from sandbox.debuginfo.package_names import PackageNames, PackageQuery, RemotePackage, package_names
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.store import About, Entry, Store, key_of
-from sandbox.debuginfo.urls import Candidate, bases, candidates, debuginfods, unsigned
+from sandbox.debuginfo.urls import Candidate, Source, bases, candidates, debuginfods, kernel_repositories, unsigned
 from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
 from sandbox.host import config, paths
 from sandbox.model import Debuginfo, Vmcore
@@ -84,9 +84,10 @@ class _Search:
             return found
         with self.store.locked(self._key(), self.reporter):
             # The cache again: another vmbox may just have fetched it.
-            sources = (self._cached, self._beside, self._asked, self._templates, self._repositories)
-            for source in (*sources, self._unsigned, self._servers):
-                if (found := source()) is not None:
+            if (found := self._cached() or self._beside()) is not None:
+                return found
+            for source in Source:
+                if (found := self._ask(source)) is not None:
                     return found
         raise self.search_log.to_error()
 
@@ -131,7 +132,20 @@ class _Search:
                 self.search_log.note(str(path), error)
         return None
 
-    def _asked(self) -> Debuginfo | None:
+    def _ask(self, source: Source) -> Debuginfo | None:
+        match source:
+            case Source.PACKAGE_MANAGER:
+                return self._package_manager()
+            case Source.URLS:
+                return self._urls()
+            case Source.REPOSITORIES:
+                return self._repositories()
+            case Source.UNSIGNED:
+                return self._unsigned()
+            case Source.DEBUGINFOD:
+                return self._servers()
+
+    def _package_manager(self) -> Debuginfo | None:
         rules = self.home.debuginfo
         if self.wanted is None or rules is None:
             self.search_log.note(self.home.title, "vmbox does not know its debug packages")
@@ -153,12 +167,12 @@ class _Search:
                 return found
         return None
 
-    def _templates(self) -> Debuginfo | None:
+    def _urls(self) -> Debuginfo | None:
         rules = self.home.debuginfo
         if rules is None or self.wanted is None:
             return None
         tried = False
-        for candidate in candidates(rules, self.vmcore, self.wanted):
+        for candidate in candidates(self.home, self.vmcore, self.wanted):
             tried = True
             if (found := self._try(candidate)) is not None:
                 return found
@@ -261,7 +275,7 @@ class _Search:
         assert rules is not None  # noqa: S101 - there are names
         assert names is not None  # noqa: S101 - the caller looked
         what = ExtractSpec(kind=rules.format, patterns=names.kernel_files, keys=key_files(rules.keys))
-        for base in bases((*rules.kernel_repositories, *rules.repositories), names):
+        for base in bases(kernel_repositories(rules), names):
             for remote in self._look_up(base, names.kernel):
                 part = self.store.part(remote.sha256 or remote.url)
                 try:

@@ -1,14 +1,70 @@
-"""Where packages lie that no package manager of an image knows: URL templates, and debuginfod servers."""
+"""The places that may have a kernel's debuginfo, in their order, and the URLs that are tried there."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from sandbox.debuginfo.package_names import PackageNames, RemotePackage, expand
 from sandbox.model import Vmcore
-from sandbox.profiles import DebuginfoRules
+from sandbox.profiles import DebuginfoRules, Profile
+
+
+class Source(StrEnum):
+    """The kinds of places that have debuginfo, in the order in which they are asked."""
+
+    PACKAGE_MANAGER = "package manager"
+    URLS = "URLs"
+    REPOSITORIES = "repositories"
+    UNSIGNED = "unsigned"
+    DEBUGINFOD = "debuginfod"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Entries of a profile that are of one kind, and of one vendor."""
+
+    source: Source
+    templates: tuple[str, ...]
+    """Package sources, URL templates, or servers; best first."""
+    keys: tuple[str, ...] = ()
+    """Files of `images/keys/`, one of which must have signed an RPM."""
+    vendor: str | None = None
+    """Whose archive it is, for releases that several vendors build under one name."""
+
+
+def places(profile: Profile) -> list[Place]:
+    """Every place that the profile names for debuginfo, in the order in which they are asked."""
+    rules = profile.debuginfo
+    if rules is None:
+        return []
+    return [place for source in Source for place in _places(source, profile, rules) if place.templates]
+
+
+def kernel_repositories(rules: DebuginfoRules) -> tuple[str, ...]:
+    """Templates of the repositories with the stripped kernel itself, best first."""
+    return (*rules.kernel_repositories, *rules.repositories)
+
+
+def _places(source: Source, profile: Profile, rules: DebuginfoRules) -> list[Place]:
+    match source:
+        case Source.PACKAGE_MANAGER:
+            asked = (*profile.image.sources, *rules.sources) if rules.query_script is not None else ()
+            return [Place(source=source, templates=asked, keys=rules.keys)]
+        case Source.URLS:
+            archives = [
+                Place(source=source, templates=archive.urls, keys=archive.keys, vendor=archive.vendor)
+                for archive in rules.archives
+            ]
+            return [*archives, Place(source=source, templates=rules.urls, keys=rules.keys)]
+        case Source.REPOSITORIES:
+            return [Place(source=source, templates=rules.repositories, keys=rules.keys)]
+        case Source.UNSIGNED:
+            return [Place(source=source, templates=rules.unsigned)]
+        case Source.DEBUGINFOD:
+            return [Place(source=source, templates=rules.debuginfod)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,23 +77,22 @@ class Candidate:
     """deb, rpm or vmlinux."""
 
 
-def candidates(rules: DebuginfoRules, vmcore: Vmcore, wanted: PackageNames) -> Iterator[Candidate]:
+def candidates(profile: Profile, vmcore: Vmcore, wanted: PackageNames) -> Iterator[Candidate]:
     """URLs to try, best first: the vendor's archives, current tree before vault; then those that have all.
 
     Where the dump does not say who built its kernel, the archives of all who ship such releases: the proof decides.
     """
+    rules = profile.debuginfo
+    if rules is None:
+        return
     seen: set[str] = set()
-    for archive in rules.archives:
-        if vmcore.vendor is not None and archive.vendor != vmcore.vendor:
+    for place in _places(Source.URLS, profile, rules):
+        if None not in {place.vendor, vmcore.vendor} and place.vendor != vmcore.vendor:
             continue
-        for url, package in _urls(archive.urls, wanted):
+        for url, package in _urls(place.templates, wanted):
             if url not in seen:
                 seen.add(url)
-                yield _candidate(rules, url, package, archive.keys)
-    for url, package in _urls(rules.urls, wanted):
-        if url not in seen:
-            seen.add(url)
-            yield _candidate(rules, url, package, rules.keys)
+                yield _candidate(rules, url, package, place.keys)
 
 
 def unsigned(rules: DebuginfoRules, wanted: PackageNames) -> Iterator[Candidate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -136,6 +137,15 @@ def test_addresses_are_those_of_the_mirrors(monkeypatch: pytest.MonkeyPatch) -> 
     assert servers.registries(debian) == {"http://127.0.0.1:5000/v2/"}
     assert "http://mirror.example:81/" in servers.archives(debian)
     assert "http://deb.debian.org/" not in servers.archives(debian)
+
+
+@pytest.mark.parametrize("name", sorted(profiles.load()))
+def test_no_address_in_a_profile_is_forgotten(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
+    profile = profiles.by_name(name)
+    places = repr((profile.debuginfo, profile.image.sources, profile.base.bootstrap))
+    addresses = {f"{scheme}://{host}/" for scheme, host in re.findall(r"(https?)://([^/\s'\"\]{}]+)", places)}
+    assert servers.archives([profile]) == addresses
 
 
 def test_only_what_runs_on_the_host_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
