@@ -40,7 +40,7 @@ def locate(
     """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
 
     Sources in order: `given` (vmlinux, package or directory; nothing else is tried then), the cache, what lies beside
-    the dump, the package manager (`package_query`). With `force`, a given file that does not match is used nevertheless,
+    the dump, the package manager (`package_query`). With `force`, a given file that does not match is used,
     and the proof says so. A vmlinux gets a .gdb_index before it enters the cache, where a `gdb_index_builder` is given.
     Then the least recently used builds are removed above the setting debuginfo_limit, except those `in_use`.
 

@@ -14,7 +14,7 @@ import pytest
 
 import heaps
 from sandbox.case.options import OpenOptions
-from sandbox.triage import discovery, scheduler
+from sandbox.triage import discovery, scheduler, table as triage_table
 
 DUMPS = Path(__file__).parents[1] / "fixtures" / "dumps"
 NO_ENGINE = OpenOptions(engine="unix:///nonexistent/engine.sock")
@@ -38,15 +38,15 @@ def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path
     }
     assert {row.exit_code for row in index.rows if row.dump.endswith("/vmcore")} == {20}
     written = json.loads((out / "index.json").read_text())
-    jsonschema.Draft202012Validator(table.schema()).validate(written)
+    jsonschema.Draft202012Validator(triage_table.schema()).validate(written)
     assert {group["title"] for group in written["kernels"]} == {row.release for row in index.rows if row.release}
     page = (out / "index.html").read_text()
     for row in index.rows:
         assert row.dump in page
         assert row.report is None or (f'href="{row.report}"' in page and (out / row.report).exists())
     # What looks like the same bug leads to a report of it.
-    assert table.signatures
-    for group in table.signatures:
+    assert index.signatures
+    for group in index.signatures:
         assert any(f'<a href="reports/{key}.html">{escape(group.title)}' in page for key in group.keys)
     # Killed while it wrote: a torn line, and one dump's row not yet there.
     lines = (out / "rows.jsonl").read_text().splitlines()
@@ -72,7 +72,7 @@ def test_logs_and_sosreports(tmp_path: Path) -> None:
     assert found == [alone, sos]
     index = scheduler.triage(found, tmp_path / "out", NO_ENGINE, jobs=1)
     assert [row.status for row in index.rows] == ["log", "log"]
-    assert table.rows[0].signature
+    assert index.rows[0].signature
     # A dump in it is what counts.
     shutil.copy(DUMPS / "x86_64-6.1-zlib", crash / "vmcore")
     assert discovery.find([sos]) == [crash / "vmcore"]
@@ -83,7 +83,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     heap.mkdir()
     shutil.copy(DUMPS / "x86_64-6.1-zlib", heap / "vmcore")
     index = scheduler.triage(discovery.find([tmp_path]), tmp_path / "out", NO_ENGINE, jobs=1)
-    (row,) = table.rows
+    (row,) = index.rows
     assert (row.status, row.exit_code) == ("partial", 20)
     assert row.dump.endswith("caf\\udce9/vmcore")
     assert row.report is not None
