@@ -3,6 +3,7 @@
 Every error has a one-line message, a hint that can be pasted or followed, and an exit status of its own::
 
     VmboxError
+    ├── UsageError                  2
     ├── DumpError
     │   ├── DumpNotFound           10
     │   ├── DumpUnreadable         11
@@ -32,12 +33,13 @@ Every error has a one-line message, a hint that can be pasted or followed, and a
     ├── ConfigurationError         70
     └── DemoFailed                 80
 
-0 is success, 1 means that crash itself reported an error for a command, 2 is a usage error, 130 is Ctrl-C.
+0 is success, 1 means that crash itself reported an error for a command, 99 is an internal error, 130 is Ctrl-C.
 The library raises; only the command line exits.
 """
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -52,6 +54,13 @@ class VmboxError(Exception):
         self.message = message
         self.hint = self.default_hint if hint is None else hint
         self.detail = detail
+
+
+class UsageError(VmboxError):
+    """A command, an argument or a file given beside the dump that cannot be used."""
+
+    exit_code = 2
+    default_hint = "vmbox COMMAND --help says what a command takes"
 
 
 class DumpError(VmboxError):
@@ -183,6 +192,17 @@ class ConfigurationError(VmboxError):
 
 class DemoFailed(VmboxError):
     exit_code = 80
+
+
+def unwritable(place: object, error: OSError, *, hint: str, setting: bool = False) -> VmboxError:
+    """The error of a `place` that cannot be written: its disk is full, or it was chosen badly.
+
+    `setting`: a setting of vmbox chose it, and not an argument of this command.
+    """
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return NoSpace(f"no space left in {place}", hint=hint)
+    kind = ConfigurationError if setting else UsageError
+    return kind(f"{place} cannot be written: {error.strerror}", hint=hint)
 
 
 def missing_extra(what: str, extra: str, library: str) -> ConfigurationError:

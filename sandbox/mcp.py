@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from sandbox import api
-from sandbox.errors import ConfigurationError, VmboxError, missing_extra
+from sandbox.errors import UsageError, VmboxError, missing_extra
 from sandbox.version import __version__
 
 if TYPE_CHECKING:
@@ -149,9 +149,7 @@ class _Answers:
         where = Path(path).expanduser().resolve()
         if self._directories and not any(where.is_relative_to(directory) for directory in self._directories):
             below = ", ".join(map(str, self._directories))
-            raise ConfigurationError(
-                f"{path} is not below {below}", hint="this server was started for those directories"
-            )
+            raise UsageError(f"{path} is not below {below}", hint="this server was started for those directories")
         return where
 
     def _asked(self, path: Path, command: str) -> str:
@@ -190,17 +188,15 @@ class _Held:
 
 
 def refuse(command: str) -> None:
-    """Raises `ConfigurationError` for a command that does more than read."""
+    """Raises `UsageError` for a command that does more than read."""
     words = command.split()
     first = words[0] if words else ""
     if first in _REFUSED or "!" in command or ">" in re.sub(r"->", "", command) or "`" in command or "$(" in command:
-        raise ConfigurationError(f"{command!r} is not a reading command", hint="bt, ps, log, struct, rd, kmem, files …")
+        raise UsageError(f"{command!r} is not a reading command", hint="bt, ps, log, struct, rd, kmem, files …")
     if "|" in command:
         filters = [part.split()[0] if part.split() else "" for part in command.split("|")[1:]]
         if unknown := set(filters) - {"grep", "egrep", "head", "tail", "sort", "uniq", "wc", "cut"}:
-            raise ConfigurationError(
-                f"| {' '.join(sorted(unknown))} is not allowed", hint="grep, head, tail, sort, uniq, wc"
-            )
+            raise UsageError(f"| {' '.join(sorted(unknown))} is not allowed", hint="grep, head, tail, sort, uniq, wc")
 
 
 def _paged(text: str, page: int) -> str:
@@ -212,6 +208,6 @@ def _paged(text: str, page: int) -> str:
                 pages.append("")
             pages[-1] += piece
     if not 1 <= page <= len(pages):
-        raise ConfigurationError(f"there is no page {page}", hint=f"pages 1 to {len(pages)}")
+        raise UsageError(f"there is no page {page}", hint=f"pages 1 to {len(pages)}")
     more = f"\n[page {page} of {len(pages)}]" if len(pages) > 1 else ""
     return pages[page - 1].rstrip("\n") + more

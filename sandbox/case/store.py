@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox.errors import CaseNotFound, NoSpace, VmboxError
+from sandbox.errors import CaseNotFound, unwritable
 from sandbox.host import paths
 from sandbox.host.locks import locked
 from sandbox.model import REMOTE_SCHEMES, Case, key_of
@@ -102,18 +102,16 @@ def find_by_id_or_dump(what: str) -> list[Case]:
 
 
 def make_directory(place: Path) -> None:
-    """Makes a case's directory with its FIFOs. Raises `NoSpace`, or `VmboxError` when it cannot be written."""
+    """Makes a case's directory with its FIFOs. Raises `NoSpace`, or `ConfigurationError` when it cannot be written."""
     try:
         place.mkdir(mode=0o700, parents=True)
         for name in ("in", "out", "ctl"):
             os.mkfifo(place / name, 0o600)
         (place / "lock").touch(mode=0o600)
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            hint = f"free some: df -h {place.parent}"
-            raise NoSpace(f"no space left in {place.parent}", hint=hint) from error
-        hint = "choose another place with $VMBOX_RUNTIME_DIR"
-        raise VmboxError(f"{place}: {error.strerror}", hint=hint) from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        hint = f"free some: df -h {place.parent}" if full else "choose another place with $VMBOX_RUNTIME_DIR"
+        raise unwritable(place.parent, error, hint=hint, setting=True) from error
 
 
 def remove(place: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 from sandbox import render
 from sandbox.cli.app import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, ImageName, Json, Quiet
-from sandbox.errors import VmboxError
+from sandbox.errors import unwritable
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -68,7 +68,7 @@ def build(
     try:
         sbom.write_bytes(bill)
     except OSError as error:
-        raise VmboxError(f"{sbom}: {error.strerror}", hint="choose another place with --sbom") from error
+        raise unwritable(sbom, error, hint="choose another place with --sbom") from error
     typer.echo(ref)
 
 

@@ -51,10 +51,9 @@ def statuses() -> Iterator[tuple[int, str]]:
     """Every exit status with its meaning."""
     yield 0, "every command was answered"
     yield 1, "crash reported an error for a command, or doctor found something missing"
-    yield 2, "usage error"
     for kind in errors.kinds():
         yield kind.exit_code, kind.__name__ + (f": {kind.default_hint}" if kind.default_hint else "")
-    yield errors.VmboxError.exit_code, "any other failure"
+    yield errors.VmboxError.exit_code, "an internal error of vmbox"
     yield 130, "Ctrl-C"
     yield 141, "the reader of a pipe left"
 

@@ -13,7 +13,7 @@ from sandbox import render
 from sandbox.cli import completion
 from sandbox.cli.app import command
 from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet
-from sandbox.errors import CaseNotFound, VmboxError
+from sandbox.errors import CaseNotFound, UsageError
 from sandbox.host import paths
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _read(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
-        raise VmboxError(f"{file}: {error.strerror}", hint="the script is a file of this host") from error
+        raise UsageError(f"{file}: {error.strerror}", hint="the script is a file of this host") from error
 
 
 @command()

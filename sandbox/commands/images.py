@@ -24,7 +24,7 @@ from sandbox.errors import (
     EngineFailed,
     NoSpace,
     SessionError,
-    VmboxError,
+    UsageError,
 )
 from sandbox.host import config
 from sandbox.host.disk import need_space
@@ -242,7 +242,7 @@ def save(of: ImageTarget, output: Path | BinaryIO, options: OpenOptions, reporte
 def load_archive(archive: Path | BinaryIO, engine_name: str | None, reporter: Reporter = QUIET) -> list[str]:
     """Takes in what `save` wrote, a file or a stream of it; returns what the engine calls it."""
     if isinstance(archive, Path) and not archive.is_file():
-        raise VmboxError(f"{archive}: no such file", hint="it is what vmbox image save wrote")
+        raise UsageError(f"{archive}: no such file", hint="it is what vmbox image save wrote")
     name = archive.name if isinstance(archive, Path) else "what comes in"
     with closing(connect(engine_name)) as engine, reporter.step(f"Loading {name}"):
         try:

@@ -13,7 +13,7 @@ from typing import Final
 
 from sandbox import render
 from sandbox.case.options import OpenOptions
-from sandbox.errors import CommandTimeout, VmboxError
+from sandbox.errors import CommandTimeout, UsageError
 from sandbox.progress import Reporter
 from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session
@@ -66,12 +66,12 @@ def commands_from(words: Sequence[str], file: Path | None = None) -> Iterable[st
 
 
 def from_file(file: Path) -> Iterator[str]:
-    """The lines of a crash input file. Raises `VmboxError` when it cannot be read."""
+    """The lines of a crash input file. Raises `UsageError` when it cannot be read."""
     try:
         with file.open(encoding="utf-8", errors="surrogateescape") as lines:
             yield from lines
     except OSError as error:
-        raise VmboxError(f"{file}: {error.strerror}", hint="-i takes a file of crash commands, one a line") from error
+        raise UsageError(f"{file}: {error.strerror}", hint="-i takes a file of crash commands, one a line") from error
 
 
 class StdinCommands:

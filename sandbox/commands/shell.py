@@ -17,7 +17,7 @@ from typing import Final
 from sandbox import render
 from sandbox.case.container import RELAY, VMLINUX, dump_paths
 from sandbox.engine import Engine, Exec, connect
-from sandbox.errors import CommandTimeout, SessionDied, VmboxError
+from sandbox.errors import CommandTimeout, SessionDied, UsageError, VmboxError
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import module_debuginfo, terminal
@@ -36,7 +36,7 @@ _PRELUDE: Final = "from drgn import *; from drgn.helpers.common import *; from d
 def interactive(case: Case, *, tool: str = "crash", reporter: Reporter = QUIET) -> int:
     """Runs a tool at the user's terminal until it ends. Returns its exit status."""
     if not sys.stdin.isatty():
-        raise VmboxError(
+        raise UsageError(
             "vmbox shell needs a terminal", hint=f"for scripts: vmbox run {case.dump} -- COMMAND, or commands on stdin"
         )
     env = {"TERM": os.environ.get("TERM", "xterm")}
@@ -129,7 +129,7 @@ def _started(
             argv = ["crash", "--no_crashrc", VMLINUX, *dumps]
         case "drgn":
             if len(dumps) > 1:
-                raise VmboxError(
+                raise UsageError(
                     "drgn does not read split dumps", hint="join the parts first: makedumpfile --reassemble"
                 )
             # Modules have their symbols from the dump; without their debug files drgn would only complain.
@@ -142,7 +142,7 @@ def _started(
 
 def _checked(code: int, case: Case, tool: str) -> int:
     if code == _NOT_FOUND and tool == "drgn":
-        raise VmboxError(
+        raise UsageError(
             f"image {case.profile} has no drgn", hint=f"--image latest has one: vmbox shell --image latest {case.dump}"
         )
     return code

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.dump.source import cannot_open, open_evidence
-from sandbox.errors import DumpUnreadable, EvidenceChanged, VmboxError
+from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, unwritable
 from sandbox.host import paths
 from sandbox.model import field_with_key
 from sandbox.progress import QUIET, Reporter, Step
@@ -62,12 +62,13 @@ def verify(
     """Compares each file with its record, and records it where there is none, or with `accept`.
 
     `expected` is a SHA-256 known from elsewhere; without it that of FILE.sha256 beside a file counts, in the form
-    sha256sum writes. Raises `EvidenceChanged` with every difference of every file, `DumpNotFound`, `DumpUnreadable`.
+    sha256sum writes. Raises `EvidenceChanged` with every difference of every file, `DumpNotFound`, `DumpUnreadable`, or
+    `UsageError` for an `expected` that cannot be the hash of one file.
     """
     if expected is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
-        raise VmboxError("a SHA-256 has 64 hexadecimal digits", hint="sha256sum FILE prints it")
+        raise UsageError("a SHA-256 has 64 hexadecimal digits", hint="sha256sum FILE prints it")
     if expected is not None and len(dumps) > 1:
-        raise VmboxError("one SHA-256 is of one file", hint="verify the files one by one")
+        raise UsageError("one SHA-256 is of one file", hint="verify the files one by one")
     with ThreadPoolExecutor(min(_AT_ONCE, len(dumps) or 1)) as pool:
         found = list(pool.map(lambda path: fingerprint(path, reporter), dumps))
     results, changes = [], []
@@ -173,7 +174,6 @@ def _record(path: Path, found: Fingerprint) -> datetime:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         temporary.replace(place)
     except OSError as error:
-        raise VmboxError(
-            f"{place.parent}: {error.strerror}", hint="choose another place with $VMBOX_STATE_DIR"
-        ) from error
+        hint = "choose another place with $VMBOX_STATE_DIR"
+        raise unwritable(place.parent, error, hint=hint, setting=True) from error
     return now

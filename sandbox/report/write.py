@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from sandbox.errors import VmboxError
+from sandbox.errors import unwritable
 from sandbox.render import plain
 from sandbox.report.model import Report
 
@@ -31,7 +31,7 @@ def schema() -> Mapping[str, Any]:
 
 
 def write(path: Path, text: str) -> None:
-    """Puts `text` at `path` in one step, so that nobody ever reads half of it. Raises `VmboxError` when it cannot."""
+    """Puts `text` at `path` in one step, so that nobody ever reads half of it. Raises `UsageError` or `NoSpace`."""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -43,7 +43,7 @@ def write(path: Path, text: str) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise VmboxError(f"{path} cannot be written: {error.strerror}", hint="choose another place with -o") from error
+        raise unwritable(path, error, hint="choose another place with -o") from error
 
 
 def _umask() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import IO, Self
 
-from sandbox.errors import NoSpace, SessionDied, VmboxError
+from sandbox.errors import NoSpace, SessionDied, SessionFailed, unwritable
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.session import Session
 
@@ -34,7 +34,7 @@ class OutputFiles:
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise VmboxError(f"{self._directory}: {error.strerror}", hint="choose another with --output") from error
+            raise unwritable(self._directory, error, hint="choose another with --output") from error
         # A tick of the clock that files are stamped with, so that what is written next is newer.
         self._session.run(f"!touch {_SINCE}; sleep 0.02", lambda _: None)
         return self
@@ -62,7 +62,7 @@ class OutputFiles:
                     for member in tar:
                         self._extract(tar, member)
             except (tarfile.TarError, binascii.Error) as error:
-                raise VmboxError(f"the files of the case cannot be read: {error}") from error
+                raise SessionFailed(f"the files of the case cannot be read: {error}") from error
             except OSError as error:
                 raise NoSpace(f"{self._directory}: {error.strerror}", hint="choose another with --output") from error
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, VmboxError
+from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, UsageError
 from sandbox.host import config
 from sandbox.model import Case, Transcript
 from sandbox.progress import QUIET, Reporter
@@ -337,16 +337,16 @@ class _Waiting:
 
 
 def one_line(command: str) -> bytes:
-    """A command as crash reads it. Raises `VmboxError` for one that crash cannot read or would not come back from."""
+    """A command as crash reads it. Raises `UsageError` for one that crash cannot read or would not come back from."""
     line = command.strip().encode(errors="surrogateescape")
     if b"\n" in line or b"\0" in line:
-        raise VmboxError("a crash command is one line", hint="give several commands separated by --, or a file with -i")
+        raise UsageError("a crash command is one line", hint="give several commands separated by --, or a file with -i")
     if len(line) > MAX_COMMAND:
-        raise VmboxError(
+        raise UsageError(
             f"the command has {len(line)} bytes, crash reads {MAX_COMMAND}", hint="split it, or use crash's < FILE"
         )
     if line in {b"!", b"|"}:
-        raise VmboxError(f"crash's {command.strip()} is a shell", hint="vmbox shell --tool bash VMCORE opens one")
+        raise UsageError(f"crash's {command.strip()} is a shell", hint="vmbox shell --tool bash VMCORE opens one")
     return line
 
 

@@ -101,7 +101,7 @@ def entry(path: Path) -> DumpEntry:
     except VmboxError as error:
         return unidentified(path, error.message, error.exit_code)
     except Exception as error:  # noqa: BLE001 - one bad dump never stops the rest
-        return unidentified(path, f"{type(error).__name__}: {error}", 99)
+        return unidentified(path, f"{type(error).__name__}: {error}", VmboxError.exit_code)
     kernel = vmcore.build_id or (f"{vmcore.release} {vmcore.utsname_version or ''}" if vmcore.release else None)
     files = tuple(_named(file)[0] for file in vmcore.files)
     odd = path if text != str(path) else None

@@ -14,7 +14,23 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.options import OpenOptions
-from sandbox.errors import VmboxError
+from sandbox.errors import (
+    BaseImageUnavailable,
+    CommandTimeout,
+    DebuginfoMismatch,
+    DebuginfoNotFound,
+    DumpDamaged,
+    DumpNotFound,
+    DumpUnreadable,
+    EvidenceChanged,
+    ImageBuildFailed,
+    NotADump,
+    SessionDied,
+    SessionFailed,
+    UnknownKernel,
+    UsageError,
+    VmboxError,
+)
 from sandbox.host.locks import locked
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
@@ -28,10 +44,19 @@ _JOURNAL: Final = "rows.jsonl"
 _TRIES: Final = 3
 """How often a job is begun whose worker dies."""
 
-_LACKING: Final = frozenset({14, 30, 31, 40, 41})
+_LACKING: Final = frozenset(
+    kind.exit_code
+    for kind in (UnknownKernel, BaseImageUnavailable, ImageBuildFailed, DebuginfoNotFound, DebuginfoMismatch)
+)
 """Statuses that every dump of the same kernel would share: no profile, image or debuginfo to be had."""
 
-_OF_THE_DUMP: Final = frozenset({*range(10, 16), 60, 61, 62})
+_OF_THE_DUMP: Final = frozenset(
+    kind.exit_code
+    for kind in (
+        *(DumpNotFound, DumpUnreadable, NotADump, DumpDamaged, UnknownKernel, EvidenceChanged),
+        *(SessionFailed, SessionDied, CommandTimeout),
+    )
+)
 """Statuses that a second run would find again: the file itself is to blame."""
 
 _REFRESH: Final = 20.0
@@ -53,10 +78,10 @@ def triage(
 
     What an earlier run into the same directory finished is not made again, unless `again`. `scheduler` is the address
     of a Dask cluster; without one, `jobs` processes of this host do the work, as many as it has room for by default.
-    Raises `VmboxError` when `output` cannot be written, and KeyboardInterrupt with the table written so far.
+    Raises `UsageError` when `output` cannot be written, and KeyboardInterrupt with the table written so far.
     """
     if not _made(output / "reports"):
-        raise VmboxError(f"{output} cannot be written", hint="choose another directory with -o")
+        raise UsageError(f"{output} cannot be written", hint="choose another directory with -o")
     with locked(output / ".lock", reporter, f"a triage into {output}"):
         local = None if scheduler else ProcessPool(jobs or fitting_jobs())
         pool: Pool = local or DaskPool(scheduler or "", reporter)
@@ -121,7 +146,11 @@ def _beside(paths: Sequence[Path], local: ProcessPool) -> Iterator[DumpEntry]:
                     (one,) = local.map(entry, [path])
                 except BrokenExecutor:
                     local.renew()
-                    one = unidentified(path, "the process that read it was killed, most likely for want of memory", 99)
+                    one = unidentified(
+                        path,
+                        "the process that read it was killed, most likely for want of memory",
+                        VmboxError.exit_code,
+                    )
             yield one
 
 
@@ -245,12 +274,18 @@ class _Scheduler:
                 if isinstance(error, BrokenExecutor) and not self.in_flight:
                     self.pool.renew()
                 return False
-            self._note(failed(one, "the process that made its report was killed, most likely for want of memory", 99))
+            self._note(
+                failed(
+                    one,
+                    "the process that made its report was killed, most likely for want of memory",
+                    VmboxError.exit_code,
+                )
+            )
             if isinstance(error, BrokenExecutor) and not self.in_flight:
                 self.pool.renew()
             return True
         except Exception as error:  # noqa: BLE001 - a cluster has its own; one bad dump never stops the rest
-            self._note(failed(one, f"no worker finished it: {error}", 99))
+            self._note(failed(one, f"no worker finished it: {error}", VmboxError.exit_code))
             return True
         if one.kernel is not None and made.row.status == "ok":
             self.ready.add((place, one.kernel))

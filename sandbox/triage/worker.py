@@ -19,7 +19,7 @@ from sandbox.case import store
 from sandbox.debuginfo.store import Store
 from sandbox.dump import identify
 from sandbox.dump.unpacking import PASSING, discard, unpacked_path
-from sandbox.errors import VmboxError
+from sandbox.errors import VmboxError, kinds
 from sandbox.host import config, paths
 from sandbox.report import write
 from sandbox.report.build import make, read
@@ -42,7 +42,7 @@ def run_job(job: ReportJob) -> JobResult:
     except VmboxError as error:
         made = JobResult(row=failed(job.entry, error.message, error.exit_code))
     except Exception as error:  # noqa: BLE001 - one bad dump never stops the rest
-        made = JobResult(row=failed(job.entry, f"{type(error).__name__}: {error}", 99))
+        made = JobResult(row=failed(job.entry, f"{type(error).__name__}: {error}", VmboxError.exit_code))
     return replace(made, row=replace(made.row, seconds=round(time.monotonic() - began, 3), host=platform.node()))
 
 
@@ -68,8 +68,8 @@ def _report(job: ReportJob) -> Report:
         options = replace(job.options, once=True, engine=job.options.engine or config.current().engine)
         with _passing_copy(dump) if job.entry.wrapped else nullcontext():
             return make(dump, options, timeout=job.timeout)
-    problem = VmboxError(job.without_crash)
-    return replace(read(identify(dump), None, problem), exit_code=job.without_crash_status)
+    kind = next((kind for kind in kinds() if kind.exit_code == job.without_crash_status), VmboxError)
+    return read(identify(dump), None, kind(job.without_crash, hint=""))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 from mcp import Client
 
 from sandbox import mcp
-from sandbox.errors import ConfigurationError
+from sandbox.errors import UsageError
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "dumps"
 DUMP = FIXTURES / "x86_64-6.1-zlib"
@@ -76,7 +76,7 @@ def test_only_below_the_given_directories(tmp_path: Path) -> None:
     ["wr jiffies 0", "!ls", "bt > file", "log | sh", "quit", "bt | grep x | tee y", "gdb shell", "rd `x`", "repeat bt"],
 )
 def test_commands_that_do_more_than_read_are_refused(command: str) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(UsageError):
         mcp.refuse(command)
     assert _call("run", path=str(DUMP), command=command)[1]
 

@@ -9,7 +9,7 @@ import pytest
 from sandbox import render
 from sandbox.__main__ import _plain_run
 from sandbox.commands.run import StdinCommands, from_arguments, from_lines
-from sandbox.errors import VmboxError
+from sandbox.errors import UsageError
 from sandbox.session.command_status import ErrorDetector, before_pipeline
 from sandbox.session.session import MAX_COMMAND, one_line
 
@@ -78,11 +78,11 @@ def test_where_crash_ends_and_another_program_begins(command: str, part: str) ->
 def test_a_command_is_one_line_that_crash_can_read() -> None:
     assert one_line(" bt ") == b"bt"
     assert len(one_line("x" * MAX_COMMAND)) == MAX_COMMAND
-    with pytest.raises(VmboxError, match="crash reads"):
+    with pytest.raises(UsageError, match="crash reads"):
         one_line("x" * (MAX_COMMAND + 1))
-    with pytest.raises(VmboxError, match="one line"):
+    with pytest.raises(UsageError, match="one line"):
         one_line("bt\nquit")
-    with pytest.raises(VmboxError, match="is a shell"):
+    with pytest.raises(UsageError, match="is a shell"):
         one_line(" ! ")
 
 

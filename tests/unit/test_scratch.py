@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.errors import VmboxError
+from sandbox.errors import SessionFailed
 from sandbox.progress import QUIET
 from sandbox.session.output_files import OutputFiles
 
@@ -102,6 +102,6 @@ def test_a_link_of_the_host_is_replaced_and_not_followed(tmp_path: Path) -> None
 
 
 def test_what_is_no_archive_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(VmboxError, match="cannot be read"):
+    with pytest.raises(SessionFailed, match="cannot be read"):
         _bring(b"garbage" * 1000, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.commands.verify import fingerprint, verify
 from sandbox.dump import identify
-from sandbox.errors import DumpNotFound, EvidenceChanged, VmboxError
+from sandbox.errors import DumpNotFound, EvidenceChanged, UsageError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 
@@ -70,7 +70,7 @@ def test_a_hash_from_elsewhere(dump: Path) -> None:
         verify([dump])
     # Nothing wrong was recorded; and what the user gives goes before the file.
     assert verify([dump], expected=right.upper())[0].newly_recorded
-    with pytest.raises(VmboxError, match="64 hexadecimal"):
+    with pytest.raises(UsageError, match="64 hexadecimal"):
         verify([dump], expected="abc")
 
 
