@@ -30,7 +30,7 @@ from sandbox import image, profiles
 from sandbox.debuginfo.package_names import package_names
 from sandbox.debuginfo.store import size_on_disk
 from sandbox.dump import identify
-from sandbox.engine import Bind, ContainerSpec, Engine, connect
+from sandbox.engine import Bind, ContainerSpec, Engine, connect, labels
 from sandbox.host import mirrors, paths
 
 ARCHIVES = ("http://deb.debian.org/debian-security", "http://deb.debian.org/debian")
@@ -192,7 +192,7 @@ def drop_images(engine: Engine) -> None:
     import docker
 
     client = docker.DockerClient(base_url=engine.info().endpoint)
-    for one in client.images.list(filters={"label": image.LABEL}):
+    for one in client.images.list(filters={"label": labels.IMAGE}):
         for tag in one.tags:
             if "/vmbox/base-" not in tag:
                 client.images.remove(tag, force=True)

@@ -20,18 +20,12 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case import store
-from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect
+from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
 from sandbox.errors import DumpUnreadable, EngineError, EngineFailed, SessionFailed
 from sandbox.host import config
 from sandbox.model import Case, Debuginfo, Vmcore
 from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
-
-LABEL: Final = "vmbox.case"
-"""Carried by every case container; the value is the case's id."""
-
-HOST: Final = "vmbox.host"
-"""What the host calls itself that opened the case: only there can be told whether it is still in use."""
 
 DUMP: Final = "/case/vmcore"
 RELAY: Final = "/usr/libexec/vmbox/relay"
@@ -92,12 +86,12 @@ def open_case(
             runtime=None if there else directory,
             platform=profile.platform,
             labels={
-                LABEL: ident,
-                "vmbox.dump": str(dump),
-                "vmbox.release": vmcore.release or "",
-                "vmbox.user": str(os.getuid()),
-                "vmbox.directory": str(directory),
-                HOST: platform.node(),
+                labels.CASE: ident,
+                labels.DUMP: str(dump),
+                labels.RELEASE: vmcore.release or "",
+                labels.USER: str(os.getuid()),
+                labels.DIRECTORY: str(directory),
+                labels.HOST: platform.node(),
             },
             env={"TOKEN": token, "IDLE": str(idle)},
             limits=limits(info),

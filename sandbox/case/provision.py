@@ -133,13 +133,14 @@ def _self_contained(
     if options.debuginfo is not None or options.force:
         return None
     from sandbox.case import self_contained
+    from sandbox.engine import labels
     from sandbox.profiles import load
 
     found = self_contained.find(vmcore, engine, reporter, platform=selection.crash_from.platform)
     if found is None:
         return None
     image, debuginfo = found
-    inside = image.labels.get(self_contained.PROFILE, "")
+    inside = image.labels.get(labels.PROFILE, "")
     if options.image is not None and inside != selection.crash_from.name:
         return None
     # A profile of the user's that made the image may not be on this host.

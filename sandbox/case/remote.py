@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox import errors, image, profiles
-from sandbox.case import self_contained
 from sandbox.case.container import limits
-from sandbox.engine import Bind, ContainerSpec, Engine, Exec, Tmpfs
+from sandbox.engine import Bind, ContainerSpec, Engine, Exec, Tmpfs, labels
 from sandbox.errors import BaseImageUnavailable, DumpDamaged, DumpError, DumpNotFound, EngineFailed, VmboxError
 from sandbox.host import paths
 from sandbox.model import Vmcore
@@ -215,7 +214,7 @@ def _with_python(engine: Engine, reporter: Reporter) -> str:
         raise BaseImageUnavailable("no profile is marked as the latest, whose image would read the dump")
     ref = image.reference(newest)
     if engine.image(ref) is None:
-        found = engine.images({image.LABEL: self_contained.KIND, self_contained.PROFILE: newest.name})
+        found = engine.images({labels.IMAGE: labels.KERNEL_IMAGE, labels.PROFILE: newest.name})
         if found:
             return found[0].id
     return image.ensure(newest, engine, reporter)

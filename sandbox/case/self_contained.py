@@ -14,33 +14,18 @@ from pathlib import Path
 from typing import IO, Final
 
 from sandbox.debuginfo.proof import Identity, prove
-from sandbox.engine import Engine, Image
+from sandbox.engine import Engine, Image, labels
 from sandbox.errors import BaseImageUnavailable, DebuginfoMismatch, EngineFailed, ImageBuildFailed
 from sandbox.host import config, paths
 from sandbox.host.disk import need_space
 from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
-from sandbox.image import LABEL
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
 
-KIND: Final = "kernel"
-"""The value of `image.LABEL` on these images."""
-
 DIRECTORY: Final = Path("/case/debuginfo")
 """Where they have vmlinux and modules: the place where a case has those of other images mounted."""
-
-RELEASE: Final = "vmbox.kernel.release"
-VERSION: Final = "vmbox.kernel.version"
-BUILD_ID: Final = "vmbox.kernel.build-id"
-BANNER: Final = "vmbox.kernel.banner"
-VENDOR: Final = "vmbox.kernel.vendor"
-ARCH: Final = "vmbox.kernel.arch"
-PROFILE: Final = "vmbox.profile"
-ORIGIN: Final = "vmbox.debuginfo.origin"
-VERIFIED: Final = "vmbox.debuginfo.verification_detail"
-CHECK: Final = "vmbox.debuginfo.verification"
 
 
 def reference(vmcore: Vmcore) -> str:
@@ -64,14 +49,16 @@ def find(
     image = engine.image(ref)
     if image is None and vmcore.build_id is not None:
         # One made of another dump of the build, which did not tell its build-id, goes by another name.
-        image = next(iter(engine.images({LABEL: KIND, BUILD_ID: vmcore.build_id})), None)
+        image = next(
+            iter(engine.images({labels.IMAGE: labels.KERNEL_IMAGE, labels.KERNEL_BUILD_ID: vmcore.build_id})), None
+        )
     if image is None and (registry := config.current().registry) is not None:
         image = _pulled(ref, registry, engine, reporter, platform)
     if image is None:
         return None
     found = Identity(
-        build_id=image.labels.get(BUILD_ID) or None,
-        banners=tuple(image.labels[name] for name in (BANNER,) if image.labels.get(name)),
+        build_id=image.labels.get(labels.KERNEL_BUILD_ID) or None,
+        banners=tuple(image.labels[name] for name in (labels.KERNEL_BANNER,) if image.labels.get(name)),
         dwarf=True,
     )
     try:
@@ -85,8 +72,8 @@ def find(
         build_id=found.build_id,
         origin=f"image {ref}",
         proof=proof,
-        verification_detail=image.labels.get(VERIFIED, ""),
-        verification=image.labels.get(CHECK, ""),
+        verification_detail=image.labels.get(labels.DEBUGINFO_VERIFIED, ""),
+        verification=image.labels.get(labels.DEBUGINFO_CHECK, ""),
         in_image=True,
     )
     return image, debuginfo
@@ -122,18 +109,18 @@ def build(
     One that is there is made anew: it may lack modules that have been fetched meanwhile.
     """
     ref = reference(vmcore)
-    labels = {
-        LABEL: KIND,
-        PROFILE: profile.name,
-        RELEASE: vmcore.release or "",
-        VERSION: vmcore.utsname_version or "",
-        BUILD_ID: debuginfo.build_id or vmcore.build_id or "",
-        BANNER: vmcore.banner or "",
-        VENDOR: vmcore.vendor or "",
-        ARCH: vmcore.arch or "",
-        ORIGIN: debuginfo.origin,
-        VERIFIED: debuginfo.verification_detail,
-        CHECK: debuginfo.verification,
+    carried = {
+        labels.IMAGE: labels.KERNEL_IMAGE,
+        labels.PROFILE: profile.name,
+        labels.KERNEL_RELEASE: vmcore.release or "",
+        labels.KERNEL_VERSION: vmcore.utsname_version or "",
+        labels.KERNEL_BUILD_ID: debuginfo.build_id or vmcore.build_id or "",
+        labels.KERNEL_BANNER: vmcore.banner or "",
+        labels.KERNEL_VENDOR: vmcore.vendor or "",
+        labels.KERNEL_ARCH: vmcore.arch or "",
+        labels.DEBUGINFO_ORIGIN: debuginfo.origin,
+        labels.DEBUGINFO_VERIFIED: debuginfo.verification_detail,
+        labels.DEBUGINFO_CHECK: debuginfo.verification,
     }
     before = engine.image(ref)
     with (
@@ -141,7 +128,7 @@ def build(
         _context(debuginfo.directory) as context,
         reporter.step(f"Building {ref}") as step,
     ):
-        for line in engine.build(context, ref, labels=labels, args={"BASE": base}, platform=profile.platform):
+        for line in engine.build(context, ref, labels=carried, args={"BASE": base}, platform=profile.platform):
             step.detail(line)
     made = engine.image(ref)
     if made is None:
@@ -180,19 +167,19 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def describe(labels: Mapping[str, str]) -> dict[str, str]:
-    """What is known of a self-contained image from its labels: release, build_id, vendor, arch, profile, check (as
-    `Debuginfo.check`: how the package its debuginfo is from was verified).
+def describe(carried: Mapping[str, str]) -> dict[str, str]:
+    """What the labels `carried` by a self-contained image say: release, build_id, vendor, arch, profile, and check (as
+    `Debuginfo.verification`: how the package its debuginfo is from was verified).
     """
     names = {
-        "release": RELEASE,
-        "build_id": BUILD_ID,
-        "vendor": VENDOR,
-        "arch": ARCH,
-        "profile": PROFILE,
-        "check": CHECK,
+        "release": labels.KERNEL_RELEASE,
+        "build_id": labels.KERNEL_BUILD_ID,
+        "vendor": labels.KERNEL_VENDOR,
+        "arch": labels.KERNEL_ARCH,
+        "profile": labels.PROFILE,
+        "check": labels.DEBUGINFO_CHECK,
     }
-    return {name: labels.get(label, "") for name, label in names.items()}
+    return {name: carried.get(label, "") for name, label in names.items()}
 
 
 def _key(vmcore: Vmcore) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sandbox.case import store
-from sandbox.engine import Engine, connect
+from sandbox.engine import Engine, connect, labels
 from sandbox.errors import EngineNotFound, VmboxError
 from sandbox.host import checks, config, paths
 from sandbox.image import bootstrap
@@ -93,11 +93,10 @@ def _engines(wanted: str | None) -> Iterator[Finding]:
 
 
 def _engine(name: str, engine: Engine) -> Iterator[Finding]:
-    from sandbox.image import LABEL
 
     info = engine.info()
     mode = "rootless" if info.rootless else "as root"
-    images = engine.images({LABEL: ""})
+    images = engine.images({labels.IMAGE: ""})
     kept = f"; {len(images)} images of vmbox, {size(sum(image.size for image in images))}" if images else ""
     text = f"{info.version} {mode} on {info.arch} at {info.endpoint}{kept}"
     yield Finding(subject=name, good=True, text=text)

@@ -15,7 +15,7 @@ from sandbox.case import self_contained, store
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import provision
 from sandbox.dump import identify
-from sandbox.engine import Engine, connect
+from sandbox.engine import Engine, connect, labels
 from sandbox.errors import (
     BaseImageUnavailable,
     ConfigurationError,
@@ -131,11 +131,11 @@ def list_images(engine_name: str | None) -> list[ImageSummary]:
 def _listed(engine: Engine) -> list[ImageSummary]:
     found: list[ImageSummary] = []
     own = engine.info().arch
-    for image in engine.images({images.LABEL: ""}):
-        label = image.labels[images.LABEL]
+    for image in engine.images({labels.IMAGE: ""}):
+        label = image.labels[labels.IMAGE]
         built = datetime.fromtimestamp(image.built, UTC).isoformat(timespec="seconds")
         for ref in image.tags or (image.id,):
-            if label == self_contained.KIND:
+            if label == labels.KERNEL_IMAGE:
                 facts = self_contained.describe(image.labels)
                 found.append(
                     ImageSummary(

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case import store
-from sandbox.case.container import HOST, LABEL
-from sandbox.engine import Engine, connect
+from sandbox.engine import Engine, connect, labels
 from sandbox.engine.orphans import orphans
 from sandbox.errors import EngineError
 from sandbox.host import paths
@@ -66,14 +65,14 @@ def find(engine: str | None = None) -> Iterator[Leak]:
 
 def _containers(engine: Engine, open_ones: set[str]) -> Iterator[Leak]:
     here = platform.node()
-    for container in engine.containers({LABEL: ""}):
-        ident = container.labels.get(LABEL, "")
-        if container.labels.get(HOST, here) != here:
+    for container in engine.containers({labels.CASE: ""}):
+        ident = container.labels.get(labels.CASE, "")
+        if container.labels.get(labels.HOST, here) != here:
             continue  # opened from another host, which alone can tell
-        if container.id in open_ones or container.labels.get("vmbox.user") not in {None, str(os.getuid())}:
+        if container.id in open_ones or container.labels.get(labels.USER) not in {None, str(os.getuid())}:
             continue
         # Where it was opened from: a login session and a cron job have different runtime directories.
-        place = Path(container.labels.get("vmbox.directory") or store.directory() / ident)
+        place = Path(container.labels.get(labels.DIRECTORY) or store.directory() / ident)
         if is_locked(place.with_name(f"{place.name}.lock")):
             continue  # being opened, or closed
         case = store.read(place)
@@ -88,7 +87,7 @@ def _containers(engine: Engine, open_ones: set[str]) -> Iterator[Leak]:
 
 
 def _images(engine: Engine) -> Iterator[Leak]:
-    for image in engine.images({"vmbox.image": ""}):
+    for image in engine.images({labels.IMAGE: ""}):
         if not image.tags:
             yield Leak(
                 kind="half image",

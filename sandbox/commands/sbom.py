@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sandbox.case import self_contained
-from sandbox.engine import ContainerSpec, Engine, Image
+from sandbox.engine import ContainerSpec, Engine, Image, labels
 from sandbox.errors import EngineFailed, ImageBuildFailed, missing_extra
 from sandbox.progress import QUIET, Reporter
 from sandbox.version import __version__
@@ -142,11 +141,11 @@ def _vmbox() -> Component:
     return Component(type=ComponentType.APPLICATION, name="vmbox", version=__version__)
 
 
-def _kernel(labels: Mapping[str, str]) -> Component | None:
+def _kernel(carried: Mapping[str, str]) -> Component | None:
     """The debuginfo in a self-contained image, which no package manager has put there."""
     from cyclonedx.model.component import Component, ComponentType
 
-    release = labels.get(self_contained.RELEASE)
+    release = carried.get(labels.KERNEL_RELEASE)
     if not release:
         return None
     return Component(
@@ -155,19 +154,19 @@ def _kernel(labels: Mapping[str, str]) -> Component | None:
         version=release,
         bom_ref=f"vmlinux-{release}",
         description="debug information of exactly one kernel build",
-        properties=list(_properties(labels)),
+        properties=list(_properties(carried)),
     )
 
 
-def _properties(labels: Mapping[str, str]) -> Iterator[Property]:
+def _properties(carried: Mapping[str, str]) -> Iterator[Property]:
     from cyclonedx.model import Property
 
     told = {
-        "build-id": self_contained.BUILD_ID,
-        "utsname-version": self_contained.VERSION,
-        "origin": self_contained.ORIGIN,
-        "verified": self_contained.VERIFIED,
+        "build-id": labels.KERNEL_BUILD_ID,
+        "utsname-version": labels.KERNEL_VERSION,
+        "origin": labels.DEBUGINFO_ORIGIN,
+        "verified": labels.DEBUGINFO_VERIFIED,
     }
     for name, label in told.items():
-        if labels.get(label):
-            yield Property(name=f"vmbox:{name}", value=labels[label])
+        if carried.get(label):
+            yield Property(name=f"vmbox:{name}", value=carried[label])

@@ -9,26 +9,25 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from sandbox.engine import labels
 
 if TYPE_CHECKING:
     from sandbox.engine.protocol import Container, ContainerSpec, Engine
 
-LABEL: Final = "vmbox.run"
-"""Carried by every container of `Engine.run`; the value is the process it runs for."""
-
 
 def with_owner_label(spec: ContainerSpec) -> ContainerSpec:
     """`spec` with a label that names this process."""
-    return dataclasses.replace(spec, labels={**spec.labels, LABEL: _name(os.getpid())})
+    return dataclasses.replace(spec, labels={**spec.labels, labels.RUN: _name(os.getpid())})
 
 
 def orphans(engine: Engine) -> Iterator[Container]:
     """Containers of `Engine.run` whose vmbox is gone. Those of other hosts, and of other process namespaces, where
     nothing can be known from here, are left out.
     """
-    for container in engine.containers({LABEL: ""}):
-        boot, namespace, pid, started = (container.labels[LABEL].split(".") + [""] * 4)[:4]
+    for container in engine.containers({labels.RUN: ""}):
+        boot, namespace, pid, started = (container.labels[labels.RUN].split(".") + [""] * 4)[:4]
         if not pid.isdigit():
             continue
         ended = boot == _boot() and namespace == _namespace() and started != _started(int(pid))

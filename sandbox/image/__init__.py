@@ -1,5 +1,5 @@
 """The image of a distribution with `crash` on it, built if the engine does not have it."""
 
-from sandbox.image.build import LABEL, base_references, bootstrapper, build, ensure, ensure_base, reference, tool
+from sandbox.image.build import base_references, bootstrapper, build, ensure, ensure_base, reference, tool
 
-__all__ = ["LABEL", "base_references", "bootstrapper", "build", "ensure", "ensure_base", "reference", "tool"]
+__all__ = ["base_references", "bootstrapper", "build", "ensure", "ensure_base", "reference", "tool"]

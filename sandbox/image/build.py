@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sandbox.engine import ContainerSpec, Engine
+from sandbox.engine import ContainerSpec, Engine, labels
 from sandbox.errors import (
     BaseImageUnavailable,
     EngineFailed,
@@ -27,9 +27,6 @@ from sandbox.image.containerfile import BuildContext
 from sandbox.image.package_sources import package_sources
 from sandbox.profiles import Bootstrap, Profile, digests, load, platforms
 from sandbox.progress import QUIET, Reporter, Step
-
-LABEL: Final = "vmbox.image"
-"""Carried by every image vmbox makes; the value is the profile's name."""
 
 
 def reference(profile: Profile) -> str:
@@ -68,8 +65,8 @@ def build(
             return ref
         with reporter.step(f"Building image {recipe.name}") as step:
             args = {"BASE": below, **recipe.args}
-            labels = {LABEL: recipe.name}
-            for line in engine.build(io.BytesIO(context), ref, labels=labels, args=args, platform=platform):
+            carried = {labels.IMAGE: recipe.name}
+            for line in engine.build(io.BytesIO(context), ref, labels=carried, args=args, platform=platform):
                 step.detail(line)
     if engine.image(ref) is None:
         raise ImageBuildFailed(f"the engine built {recipe.name} but does not have {ref}", hint="run vmbox doctor")
@@ -175,7 +172,7 @@ def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: Profile, repor
                 kept.parent.mkdir(exist_ok=True)
                 tar.replace(kept)
         step.detail("importing")
-        engine.import_rootfs(kept, ref, {LABEL: f"base-{profile.name}"}, platform=profile.platform)
+        engine.import_rootfs(kept, ref, {labels.IMAGE: f"base-{profile.name}"}, platform=profile.platform)
 
 
 def _architecture(profile: Profile) -> str | None:

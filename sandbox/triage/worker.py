@@ -167,13 +167,12 @@ def prepared(samples: Mapping[str, Path]) -> list[str]:
     has their image and their debuginfo, or an image that has both.
     """
     from sandbox import image as images
-    from sandbox.case import self_contained
-    from sandbox.engine import connect
+    from sandbox.engine import connect, labels
     from sandbox.profiles import select
 
     found: list[str] = []
     with suppress(VmboxError), closing(connect(config.current().engine)) as engine:
-        whole = {one.labels.get(self_contained.BUILD_ID) for one in engine.images({images.LABEL: self_contained.KIND})}
+        whole = {one.labels.get(labels.KERNEL_BUILD_ID) for one in engine.images({labels.IMAGE: labels.KERNEL_IMAGE})}
         there = set(holding(list(samples)))
         for kernel, dump in samples.items():
             with suppress(VmboxError, OSError):

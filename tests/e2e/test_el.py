@@ -27,7 +27,7 @@ from e2e.conftest import Dumps
 from engines import EngineUnderTest
 from registries import registry
 from sandbox import image, profiles
-from sandbox.engine import ContainerSpec, Engine
+from sandbox.engine import ContainerSpec, Engine, labels
 from standins import Disguise
 from vendors import Vendor
 
@@ -231,8 +231,8 @@ def world(
 
 def forget(engine: Engine, *names: str) -> None:
     """Removes the images of EL profiles, and of their bases, or of those named."""
-    for one in engine.images({image.LABEL: ""}):
-        if one.labels[image.LABEL] in names or (not names and re.match(r"(base-)?el\d", one.labels[image.LABEL])):
+    for one in engine.images({labels.IMAGE: ""}):
+        if one.labels[labels.IMAGE] in names or (not names and re.match(r"(base-)?el\d", one.labels[labels.IMAGE])):
             for tag in one.tags:
                 engine.remove_image(tag)
 

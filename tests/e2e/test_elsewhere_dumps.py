@@ -16,10 +16,7 @@ import pytest
 from e2e.conftest import Dumps
 from engines import ENTRY, EngineUnderTest, cache_root
 from remotes import Sshd, docker_behind_tls, sshd
-from sandbox.case.container import LABEL
-from sandbox.case.self_contained import KIND
-from sandbox.engine import connect
-from sandbox.image import LABEL as LABEL_OF_IMAGE
+from sandbox.engine import connect, labels
 
 _BLIND = 'mount -t tmpfs none "$0" && exec "$@"'
 
@@ -71,7 +68,7 @@ def there(podman_rootless: EngineUnderTest, dumps: Dumps, tmp_path_factory: pyte
         if server.process is not None:
             found.vmbox("close", "--all")
         # Else other tests would find it, where they expect to fetch.
-        for image in podman_rootless.engine.images({LABEL_OF_IMAGE: KIND}):
+        for image in podman_rootless.engine.images({labels.IMAGE: labels.KERNEL_IMAGE}):
             podman_rootless.engine.remove_image(image.id)
 
 
@@ -140,7 +137,7 @@ def test_behind_tls(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path
         assert vmbox("run", str(dump), *script).strip() == b"0"
         vmbox("close", str(dump))
         with contextlib.closing(connect(behind.socket)) as engine:
-            assert engine.containers({LABEL: ""}) == []
+            assert engine.containers({labels.CASE: ""}) == []
 
 
 def test_a_lost_connection_loses_no_case(there: There, tmp_path: Path) -> None:
@@ -170,5 +167,5 @@ def test_a_lost_connection_loses_no_case(there: There, tmp_path: Path) -> None:
     looked = there.engine.run("doctor", "--leaks", "--engine", there.engine.url)
     assert case["container"][:12].encode() not in looked.stdout
     there.vmbox("close", str(there.dump))
-    assert there.engine.engine.containers({LABEL: ""}) == []
+    assert there.engine.engine.containers({labels.CASE: ""}) == []
     assert there.vmbox("doctor", "--leaks", "--engine", there.url).returncode == 0

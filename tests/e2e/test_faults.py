@@ -19,8 +19,7 @@ import pytest
 import engines
 from e2e.conftest import Dumps
 from engines import PATH, EngineUnderTest
-from sandbox.case.container import LABEL
-from sandbox.engine import connect
+from sandbox.engine import connect, labels
 from sandbox.engine.service import Service, reachable
 from sandbox.errors import EngineError
 
@@ -128,7 +127,7 @@ def test_killed_at_each_stage(engine: EngineUnderTest, own_dump: Path, apart: di
             busy.kill()
         works(engine, own_dump, env=apart)
     _vmbox(engine, "close", "--all", env=apart)
-    assert engine.engine.containers({LABEL: ""}) == []
+    assert engine.engine.containers({labels.CASE: ""}) == []
 
 
 @on_demand
@@ -184,7 +183,7 @@ def test_runtime_directory_wiped(engine: EngineUnderTest, own_dump: Path) -> Non
     # And without another run of that dump, by its own hand.
     shutil.rmtree(runtime / "cases")
     assert _vmbox(engine, "doctor", "--leaks", "--remove", "--engine", engine.url).returncode == 0
-    assert engine.engine.containers({LABEL: ""}) == []
+    assert engine.engine.containers({labels.CASE: ""}) == []
 
 
 def test_two_versions_at_once(engine: EngineUnderTest, own_dump: Path) -> None:
@@ -208,7 +207,7 @@ def test_dump_removed_or_cut_while_open(vmbox, engine: EngineUnderTest, dumps: D
     gone = vmbox("run", dump, "--", "bt", status=10)
     assert b"there is no file" in gone.stderr
     vmbox("close", "--all")
-    assert engine.engine.containers({LABEL: ""}) == []
+    assert engine.engine.containers({labels.CASE: ""}) == []
 
 
 def test_cache_is_full(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
@@ -368,7 +367,7 @@ def test_engine_stopped_and_killed_at_each_stage(docker_engine: EngineUnderTest,
     works(docker_engine, dump, env=daemon.env)
     _vmbox(docker_engine, "close", "--all", env=daemon.env)
     with contextlib.closing(connect(daemon.env["VMBOX_ENGINE"])) as engine:
-        _wait(lambda: engine.containers({LABEL: ""}) == [], 20)
+        _wait(lambda: engine.containers({labels.CASE: ""}) == [], 20)
 
 
 @pytest.mark.parametrize("build", [False, pytest.param(True, marks=on_demand)])

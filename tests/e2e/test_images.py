@@ -16,8 +16,7 @@ from engines import EngineUnderTest
 from registries import registry
 from sandbox.case import self_contained
 from sandbox.dump import identify
-from sandbox.engine import Engine
-from sandbox.image import LABEL
+from sandbox.engine import Engine, labels
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,7 @@ def _elsewhere(user: EngineUnderTest) -> dict[str, str]:
 
 
 def _remove_kernels(engine: Engine) -> None:
-    for image in engine.images({LABEL: self_contained.KIND}):
+    for image in engine.images({labels.IMAGE: labels.KERNEL_IMAGE}):
         for tag in image.tags or (image.id,):
             engine.remove_image(tag)
 
@@ -81,8 +80,8 @@ def test_built_by_one_engine_pushed_pulled_and_opened_by_the_other(
     assert ref == f"localhost/vmbox/kernel:{vmcore.build_id}"
     image = docker_engine.engine.image(ref)
     assert image is not None
-    assert image.labels[self_contained.RELEASE] == vmcore.release
-    assert image.labels[self_contained.BUILD_ID] == vmcore.build_id
+    assert image.labels[labels.KERNEL_RELEASE] == vmcore.release
+    assert image.labels[labels.KERNEL_BUILD_ID] == vmcore.build_id
     listing = json.loads(_vmbox(docker_engine, "image", "list", "--json").stdout)
     (listed,) = [one for one in listing if one["ref"] == ref]
     assert (listed["release"], listed["arch"], listed["profile"]) == (vmcore.release, "x86_64", "latest")

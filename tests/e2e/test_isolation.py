@@ -19,8 +19,8 @@ import pytest
 
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
-from sandbox.case.container import LABEL, container_spec, limits
-from sandbox.engine import Bind, ContainerSpec
+from sandbox.case.container import container_spec, limits
+from sandbox.engine import Bind, ContainerSpec, labels
 from sandbox.engine.docker import DockerEngine
 
 QUESTIONS = {
@@ -402,7 +402,7 @@ def test_notices_a_socket_of_the_engine(engine: EngineUnderTest, spec: Container
 @pytest.fixture(scope="module")
 def crash(engine: EngineUnderTest, case: dict[str, Any]) -> Path:
     """/proc/PID of the case's crash, on the host."""
-    (container,) = engine.engine.containers({LABEL: ""})
+    (container,) = engine.engine.containers({labels.CASE: ""})
     api: Any = engine.engine
     if isinstance(api, DockerEngine):
         first = api._api.inspect_container(container.id)["State"]["Pid"]
@@ -463,7 +463,7 @@ def test_is_not_root_for_a_caller_who_is_not(
     """On an engine that runs as root, somebody of the socket's group."""
     if os.getuid() != 0:
         return  # then test_runs_as_the_caller_without_privileges has shown it
-    image = docker_engine.engine.images({"vmbox.image": ""})[0].id
+    image = docker_engine.engine.images({labels.IMAGE: ""})[0].id
     script = (
         "import sys; from sandbox.engine import ContainerSpec, connect; e = connect(sys.argv[1]);"
         "print(b''.join(e.run(ContainerSpec(image=sys.argv[2], argv=['id', '-u']))).decode()); e.close()"

@@ -12,7 +12,7 @@ import pytest
 
 from e2e.conftest import crash_by_hand, wait_for
 from engines import EngineUnderTest
-from sandbox.case.container import LABEL
+from sandbox.engine import labels
 
 
 def test_backtrace(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
@@ -115,7 +115,7 @@ def test_list_and_close(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     assert case["id"].encode() in vmbox("list").stdout
     vmbox("close", own_dump)
     assert json.loads(vmbox("list", "--json").stdout) == []
-    wait_for(lambda: engine.engine.containers({LABEL: ""}) == [])
+    wait_for(lambda: engine.engine.containers({labels.CASE: ""}) == [])
     assert [
         path for path in Path(engine.env["VMBOX_RUNTIME_DIR"]).rglob("*") if path.name in {"in", "out", "ctl"}
     ] == []

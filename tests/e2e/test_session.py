@@ -13,6 +13,7 @@ import pexpect
 
 from e2e.conftest import wait_for
 from engines import EngineUnderTest
+from sandbox.engine import labels
 
 CALLERS, COMMANDS = 8, 50
 
@@ -74,7 +75,7 @@ def test_once_leaves_nothing_and_touches_nobody(vmbox, engine: EngineUnderTest, 
     before = vmbox("list", "--json").stdout
     assert re.search(rb"\$1 = 5\n$", vmbox("run", own_dump, "--once", "--", "p 5").stdout)
     assert vmbox("list", "--json").stdout == before
-    assert len(engine.engine.containers({"vmbox.case": ""})) == len(json.loads(before))
+    assert len(engine.engine.containers({labels.CASE: ""})) == len(json.loads(before))
 
 
 def test_an_idle_case_disposes_of_itself_unless_it_is_kept(docker_engine: EngineUnderTest, dumps) -> None:
@@ -106,7 +107,7 @@ def test_what_a_reboot_leaves_behind_is_no_obstacle(vmbox, engine: EngineUnderTe
     (case,) = json.loads(vmbox("list", "--json").stdout)
     # FIFOs, locks and description of a container that nobody removed in order.
     engine.engine.signal(case["container"], "KILL")
-    wait_for(lambda: not any(one.running for one in engine.engine.containers({"vmbox.case": ""})))
+    wait_for(lambda: not any(one.running for one in engine.engine.containers({labels.CASE: ""})))
     assert re.search(rb"= 2\n$", vmbox("run", own_dump, "--", "p 1+1").stdout)
 
 

@@ -14,6 +14,7 @@ import pexpect
 
 from e2e.conftest import wait_for
 from engines import EngineUnderTest
+from sandbox.engine import labels
 
 PROMPT = r"crash> "
 
@@ -150,7 +151,7 @@ def test_drgn_for_an_image_without_it(docker_engine: EngineUnderTest, dumps) -> 
     # In a case of its own, which is gone; the dump's own is still there.
     left = json.loads(docker_engine.run("list", "--json").stdout)
     assert [case["profile"] for case in left if case["dump"] == dump] == ["debian-11"]
-    assert len(docker_engine.engine.containers({"vmbox.case": ""})) == len(left)
+    assert len(docker_engine.engine.containers({labels.CASE: ""})) == len(left)
     named = docker_engine.run("run", dump, "--image", "debian-11", "--tool", "drgn", "-e", "1")
     docker_engine.run("close", dump)
     assert named.returncode == 2

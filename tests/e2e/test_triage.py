@@ -21,7 +21,7 @@ import pytest
 
 from engines import EngineUnderTest
 from sandbox import image, profiles
-from sandbox.case.container import LABEL
+from sandbox.engine import labels
 
 SCHEDULER = "from distributed.cli.dask_scheduler import main; main()"
 WORKER = "from distributed.cli.dask_worker import main; main()"
@@ -39,7 +39,7 @@ def _heap(directory: Path, dumps: Sequence[Path], *, times: int) -> Path:
 
 
 def _cases(engine: EngineUnderTest) -> int:
-    return sum(1 for one in engine.engine.containers({}) if LABEL in one.labels)
+    return sum(1 for one in engine.engine.containers({}) if labels.CASE in one.labels)
 
 
 def _rows(journal: Path) -> list[dict[str, object]]:

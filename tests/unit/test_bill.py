@@ -11,9 +11,8 @@ import jsonschema
 import pytest
 from referencing import Registry, Resource
 
-from sandbox.case import self_contained
 from sandbox.commands import sbom
-from sandbox.engine import ContainerSpec, Image
+from sandbox.engine import ContainerSpec, Image, labels
 
 DEBIAN = """\
 os	debian	12
@@ -76,12 +75,12 @@ def test_package_urls() -> None:
 
 
 def test_debuginfo_is_named() -> None:
-    labels = {
-        self_contained.RELEASE: "6.1.0-56-amd64",
-        self_contained.BUILD_ID: "ab12",
-        self_contained.ORIGIN: "http://x/y",
+    carried = {
+        labels.KERNEL_RELEASE: "6.1.0-56-amd64",
+        labels.KERNEL_BUILD_ID: "ab12",
+        labels.DEBUGINFO_ORIGIN: "http://x/y",
     }
-    document = valid(sbom.write("r:1", Answering(DEBIAN, labels)))  # type: ignore[arg-type]
+    document = valid(sbom.write("r:1", Answering(DEBIAN, carried)))  # type: ignore[arg-type]
     (kernel,) = [one for one in document["components"] if one["name"] == "vmlinux"]
     assert kernel["version"] == "6.1.0-56-amd64"
     assert {"name": "vmbox:build-id", "value": "ab12"} in kernel["properties"]

@@ -13,8 +13,8 @@ import pytest
 
 from sandbox.case import store
 from sandbox.commands import leaks
-from sandbox.engine import Container, ContainerSpec
-from sandbox.engine.orphans import LABEL, orphans, with_owner_label
+from sandbox.engine import Container, ContainerSpec, labels
+from sandbox.engine.orphans import orphans, with_owner_label
 from sandbox.host.locks import is_locked, locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.render import exit_on_error
@@ -93,7 +93,7 @@ class OneContainer:
     local: bool = True
 
     def containers(self, _: object) -> list[Container]:
-        return [Container(id="1", name="one", running=True, labels={LABEL: self.label})]
+        return [Container(id="1", name="one", running=True, labels={labels.RUN: self.label})]
 
     def info(self) -> OneContainer:
         return self
@@ -102,9 +102,9 @@ class OneContainer:
 def test_whose_a_container_is(gone: int) -> None:
     own = with_owner_label(ContainerSpec(image="i", argv=["true"], labels={"other": "kept"})).labels
     assert own["other"] == "kept"
-    boot, namespace, pid, started = own[LABEL].split(".")
+    boot, namespace, pid, started = own[labels.RUN].split(".")
     for label, local, expected in (
-        (own[LABEL], True, 0),
+        (own[labels.RUN], True, 0),
         (f"{boot}.{namespace}.{gone}.{started}", True, 1),
         (f"{boot}.{namespace}.{pid}.1", True, 1),  # the number was given again
         (f"{boot}.1.{gone}.{started}", True, 0),  # another process namespace: nothing can be known

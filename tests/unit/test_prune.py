@@ -11,7 +11,7 @@ import pytest
 from engines import INFO
 from sandbox import image, profiles
 from sandbox.commands import images
-from sandbox.engine import EngineInfo, Image
+from sandbox.engine import EngineInfo, Image, labels
 
 DAY = 86400
 CURRENT = image.reference(profiles.by_name("debian-12"))
@@ -42,7 +42,7 @@ class Engine:
 
 
 def _label(what: str) -> dict[str, str]:
-    return {image.LABEL: what}
+    return {labels.IMAGE: what}
 
 
 @pytest.fixture

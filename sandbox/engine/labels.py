@@ -1,0 +1,40 @@
+"""The labels that vmbox puts on containers and images, and finds them by.
+
+Their names outlive a version of vmbox: they are never changed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+RUN: Final = "vmbox.run"
+"""On every container of `Engine.run`: the process it runs for."""
+
+CASE: Final = "vmbox.case"
+"""On every case container: the case's id."""
+DUMP: Final = "vmbox.dump"
+"""The dump's path. For people who look at their containers, as the next one."""
+RELEASE: Final = "vmbox.release"
+USER: Final = "vmbox.user"
+"""Number of the user who opened the case."""
+DIRECTORY: Final = "vmbox.directory"
+"""The case's runtime directory."""
+HOST: Final = "vmbox.host"
+"""Name of the host that opened the case: only there can be told whether it is still in use."""
+
+IMAGE: Final = "vmbox.image"
+"""On every image that vmbox makes: the profile's name, `KERNEL_IMAGE`, or what else it is."""
+KERNEL_IMAGE: Final = "kernel"
+"""Value of `IMAGE` on self-contained images, which carry the labels below as well."""
+PROFILE: Final = "vmbox.profile"
+KERNEL_RELEASE: Final = "vmbox.kernel.release"
+KERNEL_VERSION: Final = "vmbox.kernel.version"
+KERNEL_BUILD_ID: Final = "vmbox.kernel.build-id"
+KERNEL_BANNER: Final = "vmbox.kernel.banner"
+KERNEL_VENDOR: Final = "vmbox.kernel.vendor"
+KERNEL_ARCH: Final = "vmbox.kernel.arch"
+DEBUGINFO_ORIGIN: Final = "vmbox.debuginfo.origin"
+DEBUGINFO_VERIFIED: Final = "vmbox.debuginfo.verified"
+"""`Debuginfo.verification_detail`"""
+DEBUGINFO_CHECK: Final = "vmbox.debuginfo.check"
+"""`Debuginfo.verification`"""
