@@ -66,6 +66,17 @@ class EngineUnderTest:
         os.chown(path, self.uid, self.gid)
         return path
 
+    def signal(self, container: str, name: str) -> None:
+        """Sends e.g. "KILL" to the container's PID 1, from outside of vmbox."""
+        from sandbox.engine.docker import DockerEngine
+        from sandbox.engine.podman import PodmanEngine
+
+        if isinstance(self.engine, PodmanEngine):
+            self.engine._call("post", f"/containers/{container}/kill", params={"signal": f"SIG{name}"})
+        else:
+            assert isinstance(self.engine, DockerEngine)
+            self.engine._api.kill(container, f"SIG{name}")
+
     def run(self, *args: str, **kwargs: object) -> subprocess.CompletedProcess[bytes]:
         """`vmbox ARGS`, output captured."""
         options = {"capture_output": True, "timeout": 600, "stdin": subprocess.DEVNULL, **kwargs}

@@ -47,7 +47,6 @@ def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = N
 def _of_unpacked(vmcore: Vmcore, *, unpack: bool) -> Vmcore:
     """The same with what only the whole dump tells: where it lies unpacked in the cache already, or is put there."""
     from sandbox.dump import identify, unpacking
-    from sandbox.host import paths
 
     into = paths.unpacked_dir()
     if not unpack and not unpacking.unpacked_path(vmcore.path, into).is_file():

@@ -24,7 +24,7 @@ from typing import Final
 
 from sandbox.errors import ConfigurationError
 from sandbox.host import paths
-from sandbox.host.disk import need_space, no_space
+from sandbox.host.disk import no_space
 from sandbox.host.locks import locked
 from sandbox.progress import Reporter
 
@@ -172,10 +172,6 @@ class Store:
             raise ConfigurationError(
                 f"{directory}: {error.strerror}", hint="choose another cache: export VMBOX_CACHE_DIR=DIRECTORY"
             ) from None
-
-    def need(self, size: int, what: str) -> None:
-        """Raises `NoSpace` unless `size` bytes fit."""
-        need_space(self.root, size, what)
 
     def prune(self, limit: int, *, keep: frozenset[str] = frozenset()) -> tuple[Entry, ...]:
         """Removes what was not used for longest until at most `limit` bytes are left; returns what went.

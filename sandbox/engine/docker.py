@@ -282,7 +282,6 @@ class DockerEngine:
             running=state["Running"],
             labels=found["Config"].get("Labels") or {},
             exit_code=None if state["Running"] else state["ExitCode"],
-            oom_killed=bool(state.get("OOMKilled")),
         )
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
@@ -341,10 +340,6 @@ class DockerEngine:
         with self._translating_errors("read a container's log"):
             log: bytes = self._api.logs(ident, stdout=True, stderr=True, tail=tail)
         return log
-
-    def signal(self, ident: str, name: str) -> None:
-        with self._translating_errors(f"send SIG{name}"):
-            self._api.kill(ident, f"SIG{name.removeprefix('SIG')}")
 
     def wait(self, ident: str) -> int:
         with self._translating_errors("wait for a container"):

@@ -1,6 +1,6 @@
 """Podman, by podman-py. Sole importer of `podman`. Seen with podman-py 5.8.0 against Podman 4.3.
 
-What podman-py gets wrong or lacks goes through its session by hand: create (see `specification`), build (no progress),
+What podman-py gets wrong or lacks goes through its session by hand: create (see `podman_spec`), build (no progress),
 exec and attach (stdin hangs, no TTY size, no exit code; issue 421), remove (waits ten seconds for SIGTERM).
 """
 
@@ -297,7 +297,6 @@ class PodmanEngine:
             running=state["Running"],
             labels=found["Config"].get("Labels") or {},
             exit_code=None if state["Running"] else state["ExitCode"],
-            oom_killed=bool(state.get("OOMKilled")),
         )
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
@@ -375,10 +374,6 @@ class PodmanEngine:
                 "get", f"/containers/{ident}/logs", params={"stdout": True, "stderr": True, "tail": tail}
             )
         return demultiplexed(answer.content)
-
-    def signal(self, ident: str, name: str) -> None:
-        with self._translating_errors(f"send SIG{name}"):
-            self._call("post", f"/containers/{ident}/kill", params={"signal": f"SIG{name.removeprefix('SIG')}"})
 
     def wait(self, ident: str) -> int:
         with self._translating_errors("wait for a container"):

@@ -62,6 +62,7 @@ class ContainerSpec:
     platform: str | None = None
     """As engines write it, e.g. linux/arm64; None is the engine's own."""
     auto_remove: bool = True
+    """False: it stays when it ends. The engines' contract looks at the log and exit status of such."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +111,7 @@ class Container:
     running: bool
     labels: Mapping[str, str]
     exit_code: int | None = None
-    oom_killed: bool = False
-    """Known from `inspect`; not from `containers`."""
+    """Known from `container`; not from `containers`."""
 
 
 class Exec(Protocol):
@@ -227,9 +227,6 @@ class Engine(Protocol):
     ) -> Exec: ...
 
     def logs(self, ident: str, *, tail: int = 50) -> bytes: ...
-
-    def signal(self, ident: str, name: str) -> None:
-        """Sends e.g. "INT" to PID 1."""
 
     def wait(self, ident: str) -> int: ...
 

@@ -86,8 +86,6 @@ class Crash:
     version: str
     max_kernel: str | None = None
     """major.minor of the newest kernel this crash knows; above it the `latest` profile's crash is used."""
-    backports: str | None = None
-    """Why it knows a newer kernel than upstream's crash of that version, where the vendor patched it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,9 +163,9 @@ def test_container_ended_from_outside(engine: EngineUnderTest, own_dump: Path, h
         case "removed":
             engine.engine.remove(container)
         case "killed":
-            engine.engine.signal(container, "KILL")
+            engine.signal(container, "KILL")
         case "stopped":
-            engine.engine.signal(container, "TERM")
+            engine.signal(container, "TERM")
         case _:
             engine.run("run", str(own_dump), "--", "!kill -9 $PPID")
     works(engine, own_dump)

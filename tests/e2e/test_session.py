@@ -106,7 +106,7 @@ def test_what_a_reboot_leaves_behind_is_no_obstacle(vmbox, engine: EngineUnderTe
     vmbox("run", own_dump, "--", "p 1")
     (case,) = json.loads(vmbox("list", "--json").stdout)
     # FIFOs, locks and description of a container that nobody removed in order.
-    engine.engine.signal(case["container"], "KILL")
+    engine.signal(case["container"], "KILL")
     wait_for(lambda: not any(one.running for one in engine.engine.containers({labels.CASE: ""})))
     assert re.search(rb"= 2\n$", vmbox("run", own_dump, "--", "p 1+1").stdout)
 

@@ -59,6 +59,22 @@ def test_commands_and_options_that_are_shown_exist(page: Path) -> None:
             assert option in known | {"--help"}, f"{page.name}: {line}"
 
 
+def test_the_table_of_the_readme_has_every_command() -> None:
+    root = typer.main.get_command(app)
+    expected = set()
+    for name, command in root.commands.items():
+        if not command.hidden:
+            expected |= {f"{name} {child}" for child in command.commands} if hasattr(command, "commands") else {name}
+    table = (ROOT / "README.md").read_text().partition("## Commands")[2].partition("\n## ")[0]
+    named = set()
+    for row in re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE):
+        for usage in re.findall(r"`(?:vmbox )?([^`]+)`", row):
+            first, *words = usage.split()
+            group = hasattr(root.commands[first], "commands")
+            named |= {f"{first} {child}" for child in words[0].split("\\|")} if group else {first}
+    assert named == expected
+
+
 def test_every_setting_of_the_readme_exists() -> None:
     table = (ROOT / "README.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
     named = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}

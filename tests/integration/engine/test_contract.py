@@ -129,15 +129,6 @@ def test_auto_remove(api: Engine, base: str) -> None:
     gone_within(api, container.id, 10)
 
 
-def test_signal(api: Engine, base: str) -> None:
-    script = "trap 'echo interrupted; exit 5' INT; echo ready; while :; do sleep 0.1; done"
-    with started(api, spec(base, script, auto_remove=False)) as container:
-        wait_for(lambda: b"ready" in api.logs(container.id))
-        api.signal(container.id, "INT")
-        assert api.wait(container.id) == 5
-        assert b"interrupted" in api.logs(container.id)
-
-
 def test_a_container_that_cannot_start_leaves_nothing(api: Engine, base: str) -> None:
     with pytest.raises(EngineFailed, match="/no/such/binary") as caught:
         api.start(ContainerSpec(image=base, argv=["/no/such/binary"], labels=LABELS))
@@ -486,10 +477,7 @@ def test_limits(api: Engine, base: str) -> None:
     assert b"fork" in output(api, spec(base, script + "; true", pids=20)).lower()
     hog = spec(base, "head -c 200000000 /dev/zero | tail -c 200000000 >/dev/null", memory=32 << 20, auto_remove=False)
     with started(api, hog) as container:
-        assert api.wait(container.id) != 0
-        ended = api.container(container.id)
-        assert ended is not None
-        assert ended.oom_killed or ended.exit_code == 137
+        assert api.wait(container.id) == 137
 
 
 def test_binds_follow_the_caller(engine: EngineUnderTest, api: Engine, base: str) -> None:

@@ -1,0 +1,38 @@
+"""Failures that users can do something about have statuses of their own; 99 is left to internal errors."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from sandbox import errors
+
+PACKAGE = Path(errors.__file__).parent
+
+
+def test_statuses_are_different() -> None:
+    statuses = [kind.exit_code for kind in errors.kinds()]
+    assert len(statuses) == len({*statuses, errors.VmboxError.exit_code}) - 1
+    assert not {0, 1} & set(statuses)
+
+
+def test_no_failure_is_raised_without_a_class() -> None:
+    assert [str(path) for path in PACKAGE.rglob("*.py") if "raise VmboxError" in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("number", "setting", "kind"),
+    [
+        (errno.EACCES, False, errors.UsageError),
+        (errno.EACCES, True, errors.ConfigurationError),
+        (errno.ENOSPC, False, errors.NoSpace),
+        (errno.EDQUOT, True, errors.NoSpace),
+    ],
+)
+def test_a_place_that_cannot_be_written(number: int, setting: bool, kind: type[errors.VmboxError]) -> None:
+    made = errors.unwritable("/out", OSError(number, "why"), hint="choose another", setting=setting)
+    assert type(made) is kind
+    assert "/out" in made.message
+    assert made.hint == "choose another"
