@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from sandbox.dump import zstandard
+from sandbox.formats import zstandard
 
 RELEASE = "6.1.0-50-cloud-amd64"
 VERSION = "6.1.176-1"

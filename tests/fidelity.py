@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.debuginfo import strip_relocs
-from sandbox.debuginfo.archive import deb_data, tar_members
 from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
+from sandbox.formats.deb import deb_data, tar_members
 from sandbox.progress import QUIET
 
 COMMANDS = """\

@@ -32,7 +32,7 @@ _LONGEST: Final = 4 << 20
 """Bytes of an answer."""
 _MEMORY: Final = 2 << 30
 
-_PACKAGES: Final = ("__init__.py", "errors.py", "model.py", "progress.py", "version.py", "host", "dump")
+_PACKAGES: Final = ("__init__.py", "errors.py", "model.py", "progress.py", "version.py", "host", "formats", "dump")
 """Of the package, what identifying needs."""
 
 _PROGRAM: Final = """\

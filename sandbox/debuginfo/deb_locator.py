@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.debuginfo.archive import ar_members, tar_members
 from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
-from sandbox.debuginfo.stream import Damaged, Limited, Skippable, decompressed, exactly
-from sandbox.debuginfo.xz import NotSeekable
+from sandbox.formats.deb import ar_members, tar_members
+from sandbox.formats.stream import Damaged, Limited, Skippable, decompressed, exactly
+from sandbox.formats.xz import NotSeekable
 
 _LARGEST_LIST: Final = 32 << 20
 _COMPRESSIONS: Final = {"": "none", ".xz": "xz", ".gz": "gzip", ".zst": "zstd"}

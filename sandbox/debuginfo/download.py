@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from sandbox.debuginfo import certificates
 from sandbox.debuginfo.package_names import RemotePackage
-from sandbox.debuginfo.stream import PIECE, ArrivingFile, Damaged, Skippable, write_all
 from sandbox.errors import DownloadFailed, VerificationFailed
+from sandbox.formats.stream import PIECE, ArrivingFile, Damaged, Skippable, write_all
 from sandbox.host import mirrors
 from sandbox.host.disk import need_space, no_space
 from sandbox.progress import Reporter, Step

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.debuginfo import elf, rpm, strip_relocs
-from sandbox.debuginfo.archive import deb_data, tar_members
+from sandbox.debuginfo import strip_relocs
 from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
 from sandbox.debuginfo.signature import signer
-from sandbox.debuginfo.stream import PIECE, Damaged, FileStream, Limited, Skippable, Stream, decompressed, write_all
-from sandbox.debuginfo.xz import NotSeekable
 from sandbox.errors import VerificationFailed
+from sandbox.formats import elf, rpm
+from sandbox.formats.deb import deb_data, tar_members
+from sandbox.formats.stream import PIECE, Damaged, FileStream, Limited, Skippable, Stream, decompressed, write_all
+from sandbox.formats.xz import NotSeekable
 from sandbox.host.disk import need_space, no_space
 from sandbox.progress import Step
 

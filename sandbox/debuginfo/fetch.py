@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.debuginfo import elf
 from sandbox.debuginfo.download import read_package
 from sandbox.debuginfo.extract import ExtractSpec, extract, extract_ranged, finalize, unpack
 from sandbox.debuginfo.http_ranges import HttpFile, RangesUnsupported
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.proof import Identity, identity
-from sandbox.debuginfo.stream import Damaged, FileStream, Skippable
 from sandbox.debuginfo.unstrip import merge
-from sandbox.debuginfo.xz import NotSeekable
 from sandbox.errors import DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
+from sandbox.formats import elf
+from sandbox.formats.stream import Damaged, FileStream, Skippable
+from sandbox.formats.xz import NotSeekable
 from sandbox.host import config
 from sandbox.progress import Reporter
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sandbox.debuginfo import elf
 from sandbox.debuginfo.gdb_index_format import Unexpected, rewritten
-from sandbox.debuginfo.stream import PIECE
 from sandbox.errors import VmboxError
+from sandbox.formats import elf
+from sandbox.formats.stream import PIECE
 from sandbox.host.disk import need_space
 from sandbox.progress import Reporter
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sandbox.debuginfo import elf
+from sandbox.formats import elf
 
 _COMPILE_UNIT: Final = 1
 _INTERNAL: Final = 0x2000

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from typing import Final
 
-from sandbox.debuginfo import xz
 from sandbox.debuginfo.download import client, refuse, retried
-from sandbox.debuginfo.stream import Damaged
 from sandbox.errors import VerificationFailed
+from sandbox.formats import xz
+from sandbox.formats.stream import Damaged
 from sandbox.host import mirrors
 from sandbox.progress import Reporter, Step
 

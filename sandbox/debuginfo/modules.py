@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from sandbox.debuginfo import extract as packages, local, rpm
-from sandbox.debuginfo.archive import deb_data, tar_members
+from sandbox.debuginfo import extract as packages, local
 from sandbox.debuginfo.deb_locator import DebFileLocator, data_blocks, md5sums
 from sandbox.debuginfo.download import read_package
 from sandbox.debuginfo.extract import ExtractSpec
@@ -23,9 +22,11 @@ from sandbox.debuginfo.fetch import verify_strictly
 from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RangesUnsupported, RemoteStream
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.store import Entry, Store
-from sandbox.debuginfo.stream import Damaged, FileStream, Limited, Skippable, Stream, decompressed
-from sandbox.debuginfo.xz import NotSeekable
 from sandbox.errors import DebuginfoNotFound, NoSpace, VerificationFailed
+from sandbox.formats import rpm
+from sandbox.formats.deb import deb_data, tar_members
+from sandbox.formats.stream import Damaged, FileStream, Limited, Skippable, Stream, decompressed
+from sandbox.formats.xz import NotSeekable
 from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
 

@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.debuginfo import elf
 from sandbox.errors import DebuginfoMismatch
+from sandbox.formats import elf
 from sandbox.model import Vmcore
 
 

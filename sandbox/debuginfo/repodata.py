@@ -15,8 +15,8 @@ from urllib.parse import urljoin
 
 from sandbox.debuginfo.download import client, refuse, retried
 from sandbox.debuginfo.package_names import RemotePackage
-from sandbox.debuginfo.stream import PIECE, Damaged, decompressed
 from sandbox.errors import VerificationFailed
+from sandbox.formats.stream import PIECE, Damaged, decompressed
 from sandbox.host import mirrors
 from sandbox.progress import Reporter
 

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from sandbox.debuginfo import openpgp
 from sandbox.errors import VerificationFailed
+from sandbox.formats import openpgp
 
 
 def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, what: str) -> str:

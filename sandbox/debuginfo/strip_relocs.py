@@ -16,8 +16,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Final, Protocol
 
-from sandbox.debuginfo import elf
-from sandbox.debuginfo.stream import PIECE, Damaged
+from sandbox.formats import elf
+from sandbox.formats.stream import PIECE, Damaged
 from sandbox.host.disk import need_space, no_space
 
 _ET_EXEC: Final = 2

@@ -10,8 +10,9 @@ import struct
 from pathlib import Path
 from typing import Final
 
-from sandbox.debuginfo import elf, strip_relocs
-from sandbox.debuginfo.stream import Damaged
+from sandbox.debuginfo import strip_relocs
+from sandbox.formats import elf
+from sandbox.formats.stream import Damaged
 from sandbox.host.disk import need_space
 
 _SHT_NOBITS: Final = 8

@@ -13,8 +13,8 @@ from sandbox.debuginfo.fetch import identify
 from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
 from sandbox.debuginfo.proof import Identity
 from sandbox.debuginfo.store import About, Entry, Store, key_of
-from sandbox.debuginfo.stream import Damaged, FileStream
 from sandbox.errors import DebuginfoError, DebuginfoNotFound
+from sandbox.formats.stream import Damaged, FileStream
 from sandbox.host import paths
 from sandbox.progress import QUIET, Reporter
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from sandbox.dump import vmcoreinfo
 from sandbox.dump.header import Header, Memory, PageMissingError
-from sandbox.dump.notes import ByteOrder
+from sandbox.formats.notes import ByteOrder
 
 _64_BITS: Final = (1 << 64) - 1
 

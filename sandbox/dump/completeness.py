@@ -12,7 +12,7 @@ from typing import Final
 
 from sandbox.dump import elf, kdump
 from sandbox.dump.memory import PageIndex
-from sandbox.dump.source import Source
+from sandbox.formats.streams import Source
 
 _STEP: Final = 2048 * kdump.DESCRIPTOR_SIZE
 _NAMES: Final = ("vmcore-incomplete", "dump-incomplete", "vmcore-dmesg-incomplete")

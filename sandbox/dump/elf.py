@@ -9,11 +9,11 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.dump import notes
 from sandbox.dump.header import Header
-from sandbox.dump.notes import ByteOrder
-from sandbox.dump.source import Source
 from sandbox.errors import DumpDamaged, NotADump
+from sandbox.formats import notes
+from sandbox.formats.notes import ByteOrder
+from sandbox.formats.streams import Source
 
 MAGIC: Final = b"\x7fELF"
 

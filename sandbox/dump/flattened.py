@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-from sandbox.dump.source import READ_LIMIT, Source
+from sandbox.dump.source import READ_LIMIT
+from sandbox.formats.streams import Source
 
 MAGIC: Final = b"makedumpfile\0\0\0\0"
 HEADER_SIZE: Final = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sandbox.dump.notes import ByteOrder
+from sandbox.formats.notes import ByteOrder
 
 
 class PageMissingError(Exception):

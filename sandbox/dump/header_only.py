@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sandbox.dump.header import MACHINES, Header
-from sandbox.dump.source import DeadlineExceeded, Source
+from sandbox.dump.source import DeadlineExceeded
+from sandbox.formats.streams import Source
 
 FORMATS: Final = frozenset(
     {"lkcd", "s390", "sadump", "vmware", "qemu-migration", "libvirt-save", "xen", "mclx"},

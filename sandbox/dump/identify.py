@@ -9,8 +9,9 @@ from sandbox.dump import completeness, crash_directory, magic, panic, saved_log,
 from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
 from sandbox.dump.memory_dump import SECONDS, apply_dump
 from sandbox.dump.printk import Record
-from sandbox.dump.source import DeadlineExceeded, FileSource, Source, cannot_open
+from sandbox.dump.source import DeadlineExceeded, FileSource, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
+from sandbox.formats.streams import Source
 from sandbox.model import Vmcore
 
 
@@ -115,7 +116,7 @@ def _take_named(builder: VmcoreBuilder, kind: str, source: Source, path: Path) -
 def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Path, *, log: bool) -> None:
     # With every decompressor there is; most dumps need none.
     from sandbox.dump import header_only, wrappers
-    from sandbox.dump.streams import PeekSource
+    from sandbox.formats.streams import PeekSource
 
     found = wrappers.unwrap(source, str(path))
     builder.set(wrappers=found.layers)

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.dump import notes
 from sandbox.dump.header import MACHINES, Header
-from sandbox.dump.notes import ByteOrder
-from sandbox.dump.source import Source
+from sandbox.formats import notes
+from sandbox.formats.notes import ByteOrder
+from sandbox.formats.streams import Source
 
 SIGNATURES: Final = {b"KDUMP   ": "kdump-compressed", b"DISKDUMP": "diskdump"}
 HEADER_SIZE: Final = 464

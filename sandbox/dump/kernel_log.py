@@ -88,7 +88,7 @@ def _walk(opened: reader.DumpReader, path: Path) -> Iterator[bytes]:
 
 def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
     from sandbox.dump import wrappers
-    from sandbox.dump.streams import PeekSource
+    from sandbox.formats.streams import PeekSource
 
     found = wrappers.unwrap(source, str(path))
     if found.source is not None and found.is_log:

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
-from sandbox.dump import elf, kdump, lzo, snappy, zstandard
+from sandbox.dump import elf, kdump
 from sandbox.dump.header import Memory, PageMissingError
-from sandbox.dump.source import Source
+from sandbox.formats import lzo, snappy, zstandard
+from sandbox.formats.streams import Source
 
 _BLOCK: Final = 4096
 """Bytes of the bitmap that one counter covers."""

@@ -21,8 +21,9 @@ from sandbox.dump import (
 )
 from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
 from sandbox.dump.header import PageMissingError
-from sandbox.dump.source import DeadlineExceeded, FileSource, Source
+from sandbox.dump.source import DeadlineExceeded, FileSource
 from sandbox.errors import VmboxError
+from sandbox.formats.streams import Source
 
 SECONDS: Final = 1.5
 """Time that one file may take. Whole dumps take a hundredth of it; crafted ones take no more."""

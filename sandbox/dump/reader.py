@@ -21,8 +21,9 @@ from sandbox.dump import (
     vmcoreinfo,
 )
 from sandbox.dump.header import Header, Memory, PageMissingError
-from sandbox.dump.source import DeadlineExceeded, FileSource, Source
+from sandbox.dump.source import DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged
+from sandbox.formats.streams import Source
 
 _MOST_PARTS: Final = 64
 

@@ -8,7 +8,7 @@ from typing import Final
 from sandbox.dump import panic, printk
 from sandbox.dump.builder import VmcoreBuilder, apply_findings
 from sandbox.dump.header import MACHINES
-from sandbox.dump.source import Source
+from sandbox.formats.streams import Source
 
 _LOG_BYTES: Final = 4 << 20
 

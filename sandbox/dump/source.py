@@ -12,7 +12,7 @@ import stat
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from sandbox.errors import DumpNotFound, DumpUnreadable, NotADump
 
@@ -22,17 +22,6 @@ READ_LIMIT: Final = 32 << 20
 
 class DeadlineExceeded(Exception):
     """The time one question about a dump may take is over. Caught inside this package."""
-
-
-class Source(Protocol):
-    """A range of bytes that starts at 0."""
-
-    @property
-    def size(self) -> int | None:
-        """Bytes in all; None where only unpacking would tell."""
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`; fewer at the end, none beyond it or before 0."""
 
 
 def open_evidence(path: Path) -> int:
@@ -102,22 +91,6 @@ class FileSource:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-
-
-class SliceSource:
-    """A part of another source: a member of an archive that is stored as it is."""
-
-    damage: str | None = None
-
-    def __init__(self, source: Source, offset: int, size: int) -> None:
-        self._source = source
-        self._offset = offset
-        self.size = size
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        if offset < 0 or offset >= self.size:
-            return b""
-        return self._source.read_at(self._offset + offset, min(size, self.size - offset))
 
 
 def _permission(path: Path) -> str:

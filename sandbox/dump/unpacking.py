@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.dump import crash_directory, flattened, kdump, wrappers
-from sandbox.dump.source import FileSource, Source
-from sandbox.dump.streams import SourceStream, Stream, WrapperDamagedError
+from sandbox.dump.source import FileSource
 from sandbox.errors import DumpDamaged, NoSpace, NotADump
+from sandbox.formats.streams import Source, SourceStream, Stream, WrapperDamagedError
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter, Step
 

@@ -11,20 +11,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sandbox.dump import archives, magic
-from sandbox.dump.archives import Member
-from sandbox.dump.source import DeadlineExceeded, SliceSource, Source
-from sandbox.dump.streams import (
+from sandbox.dump import magic
+from sandbox.dump.source import DeadlineExceeded
+from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump
+from sandbox.formats import archives
+from sandbox.formats.archives import Member
+from sandbox.formats.streams import (
     ChunkStream,
     LimitedStream,
     PeekSource,
+    SliceSource,
+    Source,
     SourceStream,
     Stream,
     WrapperDamagedError,
     WrapperForeignError,
     decompressed,
 )
-from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump
 
 PEEK_LIMIT: Final = 4 << 20
 """Bytes of the dump that are unpacked to look at it: header, notes, and the bitmap of a machine of usual size."""

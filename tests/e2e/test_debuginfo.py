@@ -19,7 +19,8 @@ from e2e.conftest import Dumps
 from engines import EngineUnderTest
 from sandbox import image, profiles
 from sandbox.case.gdb_index import gdb_index_builder
-from sandbox.debuginfo import elf, gdb_index
+from sandbox.debuginfo import gdb_index
+from sandbox.formats import elf
 from sandbox.progress import QUIET
 
 FIDELITY = [("6.1", "latest")]

@@ -21,7 +21,7 @@ import standins
 from archives import Archive
 from engines import EngineUnderTest
 from sandbox import profiles
-from sandbox.debuginfo import elf
+from sandbox.formats import elf
 from standins import Disguise
 
 RELEASE = "6.12.100-{}-longterm"

@@ -24,11 +24,11 @@ import rpms
 import standins
 from archives import Archive
 from sandbox import profiles
-from sandbox.debuginfo import elf, locate
+from sandbox.debuginfo import locate
 from sandbox.debuginfo.fetch import identify
 from sandbox.debuginfo.unstrip import merge
-from sandbox.dump import zstandard
 from sandbox.errors import DebuginfoError
+from sandbox.formats import elf, zstandard
 from sandbox.host import paths
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import Profile

@@ -14,9 +14,10 @@ import archives
 from archives import Archive
 from rpms import BANNER, PAYLOADS, RELEASE, Packages
 from sandbox import profiles
-from sandbox.debuginfo import RemotePackage, elf, locate, rpm
-from sandbox.debuginfo.stream import FileStream
+from sandbox.debuginfo import RemotePackage, locate
 from sandbox.errors import VerificationFailed
+from sandbox.formats import elf, rpm
+from sandbox.formats.stream import FileStream
 from sandbox.host import paths
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import Profile

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from debuginfo_bench import Bench
-from sandbox.debuginfo import elf, gdb_index
+from sandbox.debuginfo import gdb_index
 from sandbox.debuginfo.gdb_index_format import Unexpected, rewritten
+from sandbox.formats import elf
 
 VARIABLE, FUNCTION, STRUCT, TYPEDEF = 0x34, 0x2E, 0x13, 0x16
 UNITS = [0, 0x100, 0x2345]

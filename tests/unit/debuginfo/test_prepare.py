@@ -7,8 +7,9 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
-from sandbox.debuginfo import elf, gdb_index, strip_relocs
+from sandbox.debuginfo import gdb_index, strip_relocs
 from sandbox.errors import EngineFailed
+from sandbox.formats import elf
 
 
 def index(version: int = 8) -> bytes:

@@ -6,9 +6,10 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
-from sandbox.debuginfo import elf, http_ranges, xz
-from sandbox.debuginfo.stream import Damaged
+from sandbox.debuginfo import http_ranges
 from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, DownloadFailed, VerificationFailed
+from sandbox.formats import elf, xz
+from sandbox.formats.stream import Damaged
 
 BLOCK = 1 << 14
 

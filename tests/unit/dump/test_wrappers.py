@@ -14,9 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from sandbox.cli import app
-from sandbox.dump import identify, is_plain, notes, read_log, unpack, wrappers, zstandard
-from sandbox.dump.streams import PeekSource
+from sandbox.dump import identify, is_plain, read_log, unpack, wrappers
 from sandbox.errors import CaseNotFound, DumpDamaged, DumpUnreadable, NoSpace, NotADump
+from sandbox.formats import notes, zstandard
+from sandbox.formats.streams import PeekSource
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 DUMP = FIXTURE.read_bytes()
@@ -189,7 +190,7 @@ def test_zstd(tmp_path):
 
 def test_compressed_lz4_block(tmp_path):
     from sandbox.dump.source import FileSource
-    from sandbox.dump.streams import SourceStream, decompressed
+    from sandbox.formats.streams import SourceStream, decompressed
 
     # Literals "abcd", a match of 20 four bytes back, literals "xy": token, literals, distance, more of the length.
     block = b"\x4fabcd\x04\x00\x01" + b"\x20xy"

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.dump.source import Source
-from sandbox.dump.streams import (
+from sandbox.formats.streams import (
     ChunkStream,
     LimitedStream,
+    Source,
     SourceStream,
     Stream,
     WrapperDamagedError,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.debuginfo.stream import Damaged, Skippable, exactly
+from sandbox.formats.stream import Damaged, Skippable, exactly
 
 _BLOCK: Final = 512
 _LONGEST_NAME: Final = 64 << 10

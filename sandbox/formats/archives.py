@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.dump.streams import (
+from sandbox.formats.streams import (
     ChunkStream,
     LimitedStream,
     SourceStream,
@@ -196,7 +196,7 @@ class _Deflated:
 
 
 def _sevenzip(stream: Stream) -> Iterator[Member]:
-    from sandbox.dump import sevenzip
+    from sandbox.formats import sevenzip
 
     if not isinstance(stream, SourceStream):
         raise WrapperForeignError("a 7z archive inside another archive has to be unpacked by hand")

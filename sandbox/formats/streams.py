@@ -11,8 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
-from sandbox.dump import lzo, zstandard
-from sandbox.dump.source import SliceSource, Source
+from sandbox.formats import lzo, zstandard
 
 _STEP: Final = 1 << 18
 """Bytes that one step of decompression gives at most, and reads at most."""
@@ -30,6 +29,33 @@ class WrapperDamagedError(Exception):
 
 class WrapperForeignError(WrapperDamagedError):
     """Nothing is wrong with it, but it is encrypted, or of a method that is not read here."""
+
+
+class Source(Protocol):
+    """A range of bytes that starts at 0."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes in all; None where only unpacking would tell."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`; fewer at the end, none beyond it or before 0."""
+
+
+class SliceSource:
+    """A part of another source: a member of an archive that is stored as it is."""
+
+    damage: str | None = None
+
+    def __init__(self, source: Source, offset: int, size: int) -> None:
+        self._source = source
+        self._offset = offset
+        self.size = size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        if offset < 0 or offset >= self.size:
+            return b""
+        return self._source.read_at(self._offset + offset, min(size, self.size - offset))
 
 
 class Stream(Protocol):

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self, cast
 
-from sandbox.dump import zstandard
+from sandbox.formats import zstandard
 
 PIECE: Final = 1 << 20
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.debuginfo.stream import Damaged, Skippable, exactly
+from sandbox.formats.stream import Damaged, Skippable, exactly
 
 _LEAD: Final = 96
 _MAGIC: Final = b"\x8e\xad\xe8\x01"

@@ -1,7 +1,7 @@
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from sandbox.dump import lzo, snappy
+from sandbox.formats import lzo, snappy
 
 
 def test_lzo_literals_and_matches():

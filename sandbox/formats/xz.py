@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.debuginfo.stream import Damaged
+from sandbox.formats.stream import Damaged
 
 _HEADER: Final = 12
 _FOOTER: Final = 12
