@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.debuginfo import strip_relocs
-from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
+from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RemoteStream, XzBlocks
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
-from sandbox.formats.deb import deb_data, tar_members
+from sandbox.formats import deb, tar
 from sandbox.progress import QUIET
 
 COMMANDS = """\
@@ -155,16 +155,15 @@ def shipped_vmlinux(url: str, release: str, target: Path) -> Path:
         return target
     with QUIET.step("") as step:
         file = HttpFile(url, None, QUIET, step)
-        _, data = deb_data(RemoteStream(file))
-        with contextlib.closing(Blocks(file, data.offset, data.size)) as blocks:
+        data = deb.part(RemoteStream(file), "data.tar").member
+        with contextlib.closing(XzBlocks(file, data.offset, data.size)) as blocks:
             stream = BlockStream(blocks)
-            for member in tar_members(stream):
+            for member in tar.members(stream):
                 if member.regular and member.path == f"usr/lib/debug/boot/vmlinux-{release}":
                     part = target.with_suffix(".part")
                     strip_relocs.copy(strip_relocs.Part(blocks, stream.at, member.size), part, None)
                     part.replace(target)
                     return target
-                stream.skip(member.size)
     raise FileNotFoundError(f"{url} has no vmlinux")
 
 

@@ -8,20 +8,17 @@ checked at every step: a package that does not keep it is read from its start.
 from __future__ import annotations
 
 import bisect
-import io
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
-from sandbox.formats.deb import ar_members, tar_members
-from sandbox.formats.stream import Damaged, Limited, Skippable, decompressed, exactly
+from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RemoteStream, XzBlocks
+from sandbox.formats import ar, deb, tar
+from sandbox.formats.compressions import by_suffix, decompressed
+from sandbox.formats.streams import ChunkStream, CorruptData, Stream, exactly
 from sandbox.formats.xz import NotSeekable
 
 _LARGEST_LIST: Final = 32 << 20
-_COMPRESSIONS: Final = {"": "none", ".xz": "xz", ".gz": "gzip", ".zst": "zstd"}
-_BLOCK: Final = 512
 _MAGIC_AT: Final = 257
 
 
@@ -35,37 +32,36 @@ class Place:
     @property
     def end(self) -> int:
         """Where the next member's header begins."""
-        return self.at + self.size + -self.size % _BLOCK
+        return self.at + self.size + -self.size % tar.BLOCK
 
 
 def md5sums(file: HttpFile) -> Mapping[str, str]:
     """MD5 by path, of every regular file in the package. Raises `NotSeekable` where it has no list."""
     stream = RemoteStream(file)
-    for member in ar_members(stream):
+    for member in ar.members(stream):
         if member.name.startswith("control.tar"):
-            kind = _COMPRESSIONS.get(member.name.removeprefix("control.tar"))
-            if kind is None:
+            kind = by_suffix(member.name.removeprefix("control.tar"))
+            if kind is None or member.size > _LARGEST_LIST:
                 break
-            return _listed(decompressed(Limited(io.BytesIO(exactly(stream, member.size)), member.size), kind))
+            # One request brings all of it.
+            return _listed(decompressed(ChunkStream(iter([exactly(stream, member.size)])), kind))
         if member.name.startswith("data.tar"):
             break
-        stream.skip(member.size)
     raise NotSeekable("it does not list its files")
 
 
-def _listed(control: Skippable) -> Mapping[str, str]:
-    for member in tar_members(control):
+def _listed(control: Stream) -> Mapping[str, str]:
+    for member in tar.members(control):
         if member.path == "md5sums" and member.size <= _LARGEST_LIST:
-            lines = exactly(control, member.size).decode("utf-8", "surrogateescape").splitlines()
+            lines = exactly(member.content, member.size).decode("utf-8", "surrogateescape").splitlines()
             return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
-        control.skip(member.size)
     raise NotSeekable("it does not list its files")
 
 
 class DebFileLocator:
     """Finds the places of files in the data.tar that `blocks` unpacks to."""
 
-    def __init__(self, blocks: Blocks, paths: Mapping[str, str]) -> None:
+    def __init__(self, blocks: XzBlocks, paths: Mapping[str, str]) -> None:
         self._blocks = blocks
         self._order = sorted(paths, key=lambda path: path.split("/"))
         self._numbers = {path: number for number, path in enumerate(self._order)}
@@ -77,7 +73,7 @@ class DebFileLocator:
         self._look(0, 0)
 
     def find(self, path: str) -> Place:
-        """Raises `NotSeekable` when the package is not in the order described above, `Damaged`, `KeyError`."""
+        """Raises `NotSeekable` when the package is not in the order described above, `CorruptData`, `KeyError`."""
         number = self._numbers[path]
         while number not in self._seen:
             before, after = self._neighbours(number)
@@ -107,23 +103,21 @@ class DebFileLocator:
         _, end = self._blocks.bounds(block)
         stream = BlockStream(self._blocks)
         stream.at = header
-        for member in tar_members(stream):
+        for member in tar.members(stream):
             self._note(member.path, stream.at, member.size)
-            if stream.at + member.size + -member.size % _BLOCK >= end:
+            if stream.at + member.size + -member.size % tar.BLOCK >= end:
                 break
-            stream.skip(member.size)
 
     def _walk(self, start: int, number: int) -> None:
         """Member by member from a known header to the one that is looked for."""
         stream = BlockStream(self._blocks)
         stream.at = start
-        for member in tar_members(stream):
+        for member in tar.members(stream):
             self._note(member.path, stream.at, member.size)
             if number in self._seen:
                 return
             if self._numbers.get(member.path, -1) > number:
                 break
-            stream.skip(member.size)
         raise NotSeekable("its files are in another order than their names")
 
     def _note(self, path: str, at: int, size: int) -> None:
@@ -143,22 +137,18 @@ class DebFileLocator:
         at = -1
         while (at := data.find(b"ustar", at + 1)) >= 0:
             header = at - _MAGIC_AT
-            if header >= 0 and (first + header) % _BLOCK == 0 and header + _BLOCK <= len(data):
+            if header >= 0 and (first + header) % tar.BLOCK == 0 and header + tar.BLOCK <= len(data):
                 try:
-                    tarfile.TarInfo.frombuf(data[header : header + _BLOCK], "utf-8", "surrogateescape")
-                except tarfile.HeaderError:
+                    tar.header(data[header : header + tar.BLOCK])
+                except CorruptData:
                     continue
                 return first + header
         return None
 
 
-def data_blocks(file: HttpFile) -> Blocks:
-    """The blocks of a package's data.tar. Raises `NotSeekable`, `Damaged`."""
-    stream = RemoteStream(file)
-    for member in ar_members(stream):
-        if member.name.startswith("data.tar"):
-            if not member.name.endswith(".xz"):
-                raise NotSeekable(f"it is compressed as {member.name}")
-            return Blocks(file, member.offset, member.size)
-        stream.skip(member.size)
-    raise Damaged("it is not a .deb: no data.tar in it")
+def data_blocks(file: HttpFile) -> XzBlocks:
+    """The blocks of a package's data.tar. Raises `NotSeekable`, `CorruptData`."""
+    data = deb.part(RemoteStream(file), "data.tar")
+    if data.compression != "xz":
+        raise NotSeekable(f"it is compressed with {data.compression}")
+    return XzBlocks(file, data.member.offset, data.member.size)

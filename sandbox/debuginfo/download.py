@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from sandbox.debuginfo import certificates
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.errors import DownloadFailed, VerificationFailed
-from sandbox.formats.stream import PIECE, ArrivingFile, Damaged, Skippable, write_all
+from sandbox.formats.streams import CHUNK, CorruptData, GrowingFile, Stream, write_all
 from sandbox.host import mirrors
 from sandbox.host.disk import need_space, no_space
 from sandbox.progress import Reporter, Step
@@ -130,7 +130,7 @@ def total_of(response: httpx.Response) -> int | None:
 
 
 def read_package(
-    remote: RemotePackage, part: Path, consume: Callable[[Skippable], _T], *, title: str, reporter: Reporter
+    remote: RemotePackage, part: Path, consume: Callable[[Stream], _T], *, title: str, reporter: Reporter
 ) -> tuple[_T, str]:
     """Downloads `remote` into `part` while `consume` reads it in a thread: (its result, the package's SHA-256).
 
@@ -166,7 +166,7 @@ class _Arrival:
         self.offset = 0
         self.hash = hashlib.sha256()
 
-    def run(self, consume: Callable[[Skippable], _T], title: str) -> tuple[_T, str]:
+    def run(self, consume: Callable[[Stream], _T], title: str) -> tuple[_T, str]:
         try:
             with self.part.open("ab", buffering=0) as out, self._reader() as arriving:
                 reading = _Reading(consume, arriving)
@@ -183,7 +183,7 @@ class _Arrival:
                     with self.reporter.step(f"Unpacking {self.remote.package}"):
                         reading.join()
                 result = reading.result()
-        except Damaged as error:
+        except CorruptData as error:
             raise VerificationFailed(f"{self.url}: {error}") from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
@@ -195,17 +195,17 @@ class _Arrival:
         return result, found
 
     @contextlib.contextmanager
-    def _reader(self) -> Iterator[ArrivingFile]:
-        arriving = ArrivingFile(self.part)
+    def _reader(self) -> Iterator[GrowingFile]:
+        arriving = GrowingFile(self.part)
         try:
             yield arriving
         finally:
             arriving.close()
 
-    def _rehash(self, arriving: ArrivingFile, step: Step) -> None:
+    def _rehash(self, arriving: GrowingFile, step: Step) -> None:
         """What an earlier attempt left counts as arrived."""
         with self.part.open("rb", buffering=0) as old:
-            while data := old.read(PIECE):
+            while data := old.read(CHUNK):
                 self.hash.update(data)
                 self.offset += len(data)
                 arriving.arrived(self.offset)
@@ -213,7 +213,7 @@ class _Arrival:
         if self.size is not None and self.offset > self.size:
             raise _StartOver("more is here than there should be")
 
-    def _download(self, out: FileIO, arriving: ArrivingFile, reading: _Reading[_T], step: Step) -> None:
+    def _download(self, out: FileIO, arriving: GrowingFile, reading: _Reading[_T], step: Step) -> None:
         if self.size is not None:
             need_space(self.part.parent, self.size - self.offset, self.remote.package)
 
@@ -260,7 +260,7 @@ class _Arrival:
 class _Reading(Generic[_T]):
     """`consume` in a thread of its own."""
 
-    def __init__(self, consume: Callable[[Skippable], _T], stream: Skippable) -> None:
+    def __init__(self, consume: Callable[[Stream], _T], stream: Stream) -> None:
         self._result: list[_T] = []
         self._error: BaseException | None = None
 

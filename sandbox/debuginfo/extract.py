@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.debuginfo import strip_relocs
-from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RemoteStream
+from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RemoteStream, XzBlocks
 from sandbox.debuginfo.signature import signer
 from sandbox.errors import VerificationFailed
-from sandbox.formats import elf, rpm
-from sandbox.formats.deb import deb_data, tar_members
-from sandbox.formats.stream import PIECE, Damaged, FileStream, Limited, Skippable, Stream, decompressed, write_all
+from sandbox.formats import deb, elf, rpm, tar
+from sandbox.formats.compressions import by_magic, decompressed
+from sandbox.formats.streams import CHUNK, CorruptData, FileStream, Member, Stream, write_all
 from sandbox.formats.xz import NotSeekable
 from sandbox.host.disk import need_space, no_space
 from sandbox.progress import Step
 
 
-class NoVmlinux(Damaged):
+class NoVmlinux(CorruptData):
     """The package is whole, and holds no vmlinux."""
 
 
@@ -39,10 +39,10 @@ class ExtractSpec:
     """Public keys, one of which must have signed an RPM; none means that nobody need have."""
 
 
-def extract(what: ExtractSpec, package: Skippable, directory: Path) -> str:
+def extract(what: ExtractSpec, package: Stream, directory: Path) -> str:
     """Makes `directory`/vmlinux of a package read from its start; reads no further than it must.
 
-    Returns what the package itself proves about vmlinux, in words. Raises `Damaged`, `NoVmlinux`, `NoSpace`,
+    Returns what the package itself proves about vmlinux, in words. Raises `CorruptData`, `NoVmlinux`, `NoSpace`,
     `VerificationFailed`.
     """
     whole = directory / "whole"
@@ -57,15 +57,12 @@ def extract(what: ExtractSpec, package: Skippable, directory: Path) -> str:
     return proven
 
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2"}
-
-
-def unpack(packed: FileStream, target: Path) -> None:
-    """A file of its own, of one that may be compressed. Raises `Damaged`, `NoSpace`."""
-    head = packed.read(6)
-    packed.skip(-len(head))
-    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "none")
-    write(decompressed(packed, kind), None, target)
+def unpack(packed: Path, target: Path) -> None:
+    """A file of its own, of one that may be compressed. Raises `CorruptData`, `NoSpace`."""
+    with FileStream(packed) as file:
+        kind = by_magic(file.read(16))
+    with FileStream(packed) as file:
+        write(decompressed(file, kind), None, target)
 
 
 def finalize(whole: Path, target: Path) -> None:
@@ -83,25 +80,24 @@ def extract_ranged(
 ) -> str:
     """The same of a package that is read where it lies: only blocks that hold what is needed of vmlinux.
 
-    `check` gets the build-id before the bulk is fetched, and may raise. Raises `NoRanges`, `NotSeekable`, `Damaged`,
-    `NoVmlinux`, `NoSpace`, `DownloadFailed`, `VerificationFailed`.
+    `check` gets the build-id before the bulk is fetched, and may raise. Raises `RangesUnsupported`, `NotSeekable`,
+    `CorruptData`, `NoVmlinux`, `NoSpace`, `DownloadFailed`, `VerificationFailed`.
     """
     if what.kind == "rpm":
         return _rpm_by_ranges(what, file, directory, check, step)
-    kind, data = deb_data(RemoteStream(file))
-    if kind != "xz":
-        raise NotSeekable(f"it is compressed with {kind}")
-    with contextlib.closing(Blocks(file, data.offset, data.size)) as blocks:
+    data = deb.part(RemoteStream(file), "data.tar")
+    if data.compression != "xz":
+        raise NotSeekable(f"it is compressed with {data.compression}")
+    with contextlib.closing(XzBlocks(file, data.member.offset, data.member.size)) as blocks:
         stream = BlockStream(blocks)
-        for member in tar_members(stream):
+        for member in tar.members(stream):
             if _is_vmlinux(member.path, what.patterns) and member.regular:
                 vmlinux = strip_relocs.Part(blocks, stream.at, member.size)
                 check(_build_id(vmlinux))
                 plan = strip_relocs.plan(vmlinux)
-                step.total(file.fetched + blocks.cost(stream.at, member.size if plan is None else plan.cut))
+                step.total(file.fetched + blocks.cost(stream.at, vmlinux.size if plan is None else plan.cut))
                 strip_relocs.copy(vmlinux, directory / "vmlinux", plan)
                 return ""
-            stream.skip(member.size)
     raise NoVmlinux("there is no vmlinux in it")
 
 
@@ -116,10 +112,10 @@ def _rpm_by_ranges(
     at = rpm.offset_in_payload(header, wanted)
     if at is None:
         raise NotSeekable("its files cannot be found without reading all of them")
-    with contextlib.closing(Blocks(file, header.payload_at, file.size - header.payload_at)) as blocks:
+    with contextlib.closing(XzBlocks(file, header.payload_at, file.size - header.payload_at)) as blocks:
         stream = BlockStream(blocks)
         stream.skip(at)
-        if rpm.payload_member(stream, header) != (wanted.path, wanted.size):
+        if not is_file(rpm.payload_member(stream, header), wanted):
             raise NotSeekable("its files are not where its header says")
         # All of it, and not only what is kept: the digest is of all of it.
         vmlinux = strip_relocs.Part(blocks, stream.at, wanted.size)
@@ -132,17 +128,16 @@ def _rpm_by_ranges(
     return _proven(header, by)
 
 
-def _extract_rpm(what: ExtractSpec, package: Skippable, target: Path) -> str:
+def _extract_rpm(what: ExtractSpec, package: Stream, target: Path) -> str:
     header = rpm.read(package)
     by = signed(what, header)
     wanted = _wanted(what, header)
     stream = decompressed(package, header.compression)
-    for path, size in rpm.payload_members(stream, header):
-        if path == wanted.path and size == wanted.size:
-            compare(header, wanted, write(stream, size, target, header.hash))
+    for member in rpm.payload_members(stream, header):
+        if is_file(member, wanted):
+            compare(header, wanted, write(member.content, wanted.size, target, header.hash))
             return _proven(header, by)
-        stream.skip(size)
-    raise Damaged("its payload has no vmlinux, though its header has")
+    raise CorruptData("its payload has no vmlinux, though its header has")
 
 
 def signed(what: ExtractSpec, header: rpm.Rpm) -> str:
@@ -155,8 +150,13 @@ def _wanted(what: ExtractSpec, header: rpm.Rpm) -> rpm.RpmFile:
     if wanted is None:
         raise NoVmlinux(f"there is no vmlinux in {header.nevra}")
     if not header.hash:
-        raise Damaged("its digests are of a kind that is not known here")
+        raise CorruptData("its digests are of a kind that is not known here")
     return wanted
+
+
+def is_file(member: Member | None, file: rpm.RpmFile) -> bool:
+    """Whether a member of the payload is the one the header tells of."""
+    return member is not None and (member.path, member.size) == (file.path, file.size)
 
 
 def compare(header: rpm.Rpm, wanted: rpm.RpmFile, digest: str) -> None:
@@ -177,17 +177,14 @@ def _build_id(vmlinux: strip_relocs.Part) -> str | None:
     try:
         return elf.parse(vmlinux.read_at).build_id
     except elf.NotElf as error:
-        raise Damaged(f"its vmlinux is {error}") from None
+        raise CorruptData(f"its vmlinux is {error}") from None
 
 
-def _extract_deb(what: ExtractSpec, package: Skippable, target: Path) -> None:
-    kind, member = deb_data(package)
-    stream = decompressed(Limited(package, member.size), kind)
-    for file in tar_members(stream):
-        if _is_vmlinux(file.path, what.patterns) and file.regular:
-            write(stream, file.size, target)
+def _extract_deb(what: ExtractSpec, package: Stream, target: Path) -> None:
+    for member in deb.files(package):
+        if _is_vmlinux(member.path, what.patterns) and member.regular:
+            write(member.content, member.size, target)
             return
-        stream.skip(file.size)
     raise NoVmlinux("there is no vmlinux in it")
 
 
@@ -203,11 +200,11 @@ def write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha2
     try:
         with target.open("wb", buffering=0) as out:
             while left:
-                data = stream.read(min(left, PIECE))
+                data = stream.read(min(left, CHUNK))
                 if not data:
                     if size is None:
                         break
-                    raise Damaged("it ends too early")
+                    raise CorruptData("it ends too early")
                 write_all(out, data)
                 digest.update(data)
                 left -= len(data)

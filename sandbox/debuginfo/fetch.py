@@ -15,7 +15,7 @@ from sandbox.debuginfo.proof import Identity, identity
 from sandbox.debuginfo.unstrip import merge
 from sandbox.errors import DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
 from sandbox.formats import elf
-from sandbox.formats.stream import Damaged, FileStream, Skippable
+from sandbox.formats.streams import CorruptData, Stream
 from sandbox.formats.xz import NotSeekable
 from sandbox.host import config
 from sandbox.progress import Reporter
@@ -86,12 +86,11 @@ def add_kernel(what: ExtractSpec, remote: RemotePackage, directory: Path, part: 
             title=f"Downloading {_title(remote)}",
             reporter=reporter,
         )
-        with FileStream(apart / "vmlinux") as packed:
-            unpack(packed, apart / "unpacked")
+        unpack(apart / "vmlinux", apart / "unpacked")
         with reporter.step("Joining kernel and debug information"):
             merge(apart / "unpacked", directory / "vmlinux", apart / "whole")
         finalize(apart / "whole", directory / "vmlinux")
-    except Damaged as error:
+    except CorruptData as error:
         raise DebuginfoMismatch(f"{remote.url}: {error}") from None
     finally:
         shutil.rmtree(apart)
@@ -126,7 +125,7 @@ def _by_ranges(order: FetchRequest, remote: RemotePackage, directory: Path, repo
         file = HttpFile(remote.url, remote.size, reporter, step)
         try:
             proven = extract_ranged(order.contents, file, directory, check=check, step=step)
-        except Damaged as error:
+        except CorruptData as error:
             raise VerificationFailed(f"{remote.url}: {error}") from None
         size = file.size
     found, proof = identify_and_match(order, directory / "vmlinux")
@@ -143,7 +142,7 @@ def _by_ranges(order: FetchRequest, remote: RemotePackage, directory: Path, repo
 
 
 def _whole(order: FetchRequest, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> FetchResult:
-    def consume(package: Skippable) -> tuple[Identity, str, str]:
+    def consume(package: Stream) -> tuple[Identity, str, str]:
         # While the rest still arrives: a package that does not match need not be fetched to its end.
         proven = extract(order.contents, package, directory)
         return (*identify_and_match(order, directory / "vmlinux"), proven)

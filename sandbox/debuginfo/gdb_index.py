@@ -16,7 +16,7 @@ from typing import Final
 from sandbox.debuginfo.gdb_index_format import Unexpected, rewritten
 from sandbox.errors import VmboxError
 from sandbox.formats import elf
-from sandbox.formats.stream import PIECE
+from sandbox.formats.streams import CHUNK
 from sandbox.host.disk import need_space
 from sandbox.progress import Reporter
 
@@ -95,7 +95,7 @@ def add_section(path: Path, name: str, content: Path) -> None:
         offset = _align(file.seek(0, 2))
         file.seek(offset)
         size = 0
-        while data := added.read(PIECE):
+        while data := added.read(CHUNK):
             size += file.write(data)
         strings_at = offset + size
         file.write(strings)

@@ -14,7 +14,7 @@ from typing import Final
 from sandbox.debuginfo.download import client, refuse, retried
 from sandbox.errors import VerificationFailed
 from sandbox.formats import xz
-from sandbox.formats.stream import Damaged
+from sandbox.formats.streams import CorruptData, Stream
 from sandbox.host import mirrors
 from sandbox.progress import Reporter, Step
 
@@ -23,7 +23,7 @@ _WINDOW: Final = 128 << 10
 _STREAMS: Final = 4
 """Requests at once. More than processors: some wait for the network while the others unpack."""
 _KEPT: Final = 3
-"""Blocks kept for small reads, which come back to the first and the last of a file."""
+"""XzBlocks kept for small reads, which come back to the first and the last of a file."""
 
 
 Put = Callable[[bytes, int], None]
@@ -114,7 +114,7 @@ class HttpFile:
                 raise VerificationFailed(f"{self.url}: it was replaced while it was read")
 
 
-class RemoteStream:
+class RemoteStream(Stream):
     """Bytes of a remote file in order, from `offset`; skipping costs nothing."""
 
     def __init__(self, file: HttpFile, offset: int = 0) -> None:
@@ -123,27 +123,33 @@ class RemoteStream:
         self._window = b""
         self._window_at = offset
 
-    def read(self, amount: int) -> bytes:
+    def read(self, size: int) -> bytes:
+        data = self._windowed(size)
+        while 0 < len(data) < size and (piece := self._windowed(size - len(data))):
+            data += piece
+        return data
+
+    def skip(self, size: int) -> None:
+        self._at += size
+
+    def _windowed(self, size: int) -> bytes:
         inside = self._at - self._window_at
-        if not 0 <= inside < len(self._window):
-            size = min(max(amount, _WINDOW), self._file.size - self._at)
-            if size <= 0:
+        if size and not 0 <= inside < len(self._window):
+            wanted = min(max(size, _WINDOW), self._file.size - self._at)
+            if wanted <= 0:
                 return b""
-            self._window = self._file.read_at(self._at, size)
+            self._window = self._file.read_at(self._at, wanted)
             self._window_at, inside = self._at, 0
-        data = self._window[inside : inside + amount]
+        data = self._window[inside : inside + size]
         self._at += len(data)
         return data
 
-    def skip(self, amount: int) -> None:
-        self._at += amount
 
-
-class Blocks:
+class XzBlocks:
     """Random access to what a remote multi-block xz stream unpacks to. Use it in a `with` statement."""
 
     def __init__(self, file: HttpFile, offset: int, size: int) -> None:
-        """The stream begins at `offset` of the file. Raises `xz.NotSeekable`, `Damaged`."""
+        """The stream begins at `offset` of the file. Raises `xz.NotSeekable`, `CorruptData`."""
         self._file = file
         self._offset = offset
         self._header, self._blocks = xz.blocks(lambda at, length: file.read_at(offset + at, length), size)
@@ -256,19 +262,19 @@ class Blocks:
         return xz.unpack(self._header, data, block)
 
 
-class BlockStream:
+class BlockStream(Stream):
     """What a remote xz stream unpacks to, in order, for the headers of an archive."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: XzBlocks) -> None:
         self.at = 0
         self._blocks = blocks
 
-    def read(self, amount: int) -> bytes:
-        data = self._blocks.read_at(self.at, min(amount, 1 << 20))
+    def read(self, size: int) -> bytes:
+        data = self._blocks.read_at(self.at, size)
         self.at += len(data)
         return data
 
-    def skip(self, amount: int) -> None:
-        self.at += amount
+    def skip(self, size: int) -> None:
+        self.at += size
         if self.at > self._blocks.size:
-            raise Damaged("it ends too early")
+            raise CorruptData("it ends too early")

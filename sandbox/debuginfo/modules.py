@@ -19,13 +19,13 @@ from sandbox.debuginfo.deb_locator import DebFileLocator, data_blocks, md5sums
 from sandbox.debuginfo.download import read_package
 from sandbox.debuginfo.extract import ExtractSpec
 from sandbox.debuginfo.fetch import verify_strictly
-from sandbox.debuginfo.http_ranges import Blocks, BlockStream, HttpFile, RangesUnsupported, RemoteStream
+from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RangesUnsupported, RemoteStream, XzBlocks
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.store import Entry, Store
 from sandbox.errors import DebuginfoNotFound, NoSpace, VerificationFailed
-from sandbox.formats import rpm
-from sandbox.formats.deb import deb_data, tar_members
-from sandbox.formats.stream import Damaged, FileStream, Limited, Skippable, Stream, decompressed
+from sandbox.formats import deb, rpm
+from sandbox.formats.compressions import decompressed
+from sandbox.formats.streams import CorruptData, FileStream, Stream
 from sandbox.formats.xz import NotSeekable
 from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
@@ -154,7 +154,7 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
                 return
         except (RangesUnsupported, NotSeekable) as why:
             reporter.notice(f"{remote.package}: {why}, so all of it is downloaded")
-        except Damaged as error:
+        except CorruptData as error:
             raise VerificationFailed(f"{remote.url}: {error}") from None
     part = store.part(remote.sha256 or remote.url)
     read_package(remote, part, lambda package: _from_start(room, package, contents), title=title, reporter=reporter)
@@ -168,13 +168,13 @@ def _by_ranges(room: _Room, file: HttpFile, what: ExtractSpec) -> None:
         if header.compression != "xz":
             raise NotSeekable(f"it is compressed with {header.compression}")
         places = [(rpm.offset_in_payload(header, found), found) for found in header.files if _is(room, found)]
-        with contextlib.closing(Blocks(file, header.payload_at, file.size - header.payload_at)) as blocks:
+        with contextlib.closing(XzBlocks(file, header.payload_at, file.size - header.payload_at)) as blocks:
             for at, found in places:
                 if at is None:
                     raise NotSeekable("its files cannot be found without reading all of them")
                 stream = BlockStream(blocks)
                 stream.skip(at)
-                if rpm.payload_member(stream, header) != (found.path, found.size):
+                if not packages.is_file(rpm.payload_member(stream, header), found):
                     raise NotSeekable("its files are not where its header says")
                 packages.compare(header, found, room.take(stream, found.path, found.size, header.hash))
         return
@@ -186,35 +186,29 @@ def _by_ranges(room: _Room, file: HttpFile, what: ExtractSpec) -> None:
             stream = BlockStream(blocks)
             stream.skip(place.at)
             if room.take(stream, path, place.size) != sums[path]:
-                raise Damaged(f"{path} has another MD5 than the package says")
+                raise CorruptData(f"{path} has another MD5 than the package says")
 
 
 def _is(room: _Room, file: rpm.RpmFile) -> bool:
     return file.regular and room.wants(file.path)
 
 
-def _from_start(room: _Room, package: Skippable, what: ExtractSpec) -> None:
+def _from_start(room: _Room, package: Stream, what: ExtractSpec) -> None:
     if what.kind == "rpm":
         header = rpm.read(package)
         packages.signed(what, header)
         files: Mapping[str, rpm.RpmFile] = {file.path: file for file in header.files if _is(room, file)}
         stream = decompressed(package, header.compression)
-        for path, size in rpm.payload_members(stream, header):
-            file = files.get(path)
-            if file is not None and size == file.size and room.wants(path):
-                packages.compare(header, file, room.take(stream, path, size, header.hash))
-            else:
-                stream.skip(size)
+        for member in rpm.payload_members(stream, header):
+            file = files.get(member.path)
+            if file is not None and packages.is_file(member, file) and room.wants(file.path):
+                packages.compare(header, file, room.take(member.content, file.path, file.size, header.hash))
             if not room.missing:
                 return
         return
-    kind, member = deb_data(package)
-    stream = decompressed(Limited(package, member.size), kind)
-    for entry in tar_members(stream):
-        if entry.regular and room.wants(entry.path):
-            room.take(stream, entry.path, entry.size)
-        else:
-            stream.skip(entry.size)
+    for member in deb.files(package):
+        if member.regular and room.wants(member.path):
+            room.take(member.content, member.path, member.size)
         if not room.missing:
             return
 

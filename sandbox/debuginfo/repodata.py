@@ -16,14 +16,14 @@ from urllib.parse import urljoin
 from sandbox.debuginfo.download import client, refuse, retried
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.errors import VerificationFailed
-from sandbox.formats.stream import PIECE, Damaged, decompressed
+from sandbox.formats.compressions import by_suffix, decompressed
+from sandbox.formats.streams import CHUNK, ChunkStream, CorruptData
 from sandbox.host import mirrors
 from sandbox.progress import Reporter
 
 _LARGEST_REPOMD: Final = 1 << 20
 _LARGEST_LIST: Final = 2 << 30
 """Bytes of XML; openSUSE Tumbleweed's is 200 MB."""
-_COMPRESSIONS: Final = {".gz": "gzip", ".xz": "xz", ".zst": "zstd", ".bz2": "bzip2", ".xml": "none"}
 
 
 def find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter) -> list[RemotePackage]:
@@ -35,7 +35,7 @@ def find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter)
     for place in _bases(base, reporter):
         try:
             return [*_find(place, wanted, arch, reporter)]
-        except Damaged as error:
+        except CorruptData as error:
             raise VerificationFailed(f"{place}: {error}") from None
     return []
 
@@ -53,13 +53,13 @@ def _find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter
     fits = _Fits(wanted, arch)
     with reporter.step(f"Reading the package list of {base}", total=size, unit="B") as step:
         reading = _Packages(lambda entry: found.append(entry) if fits(entry) else None)
-        arriving = _Response(urljoin(base, href), reporter, step.advance)
-        unpacked = decompressed(arriving, _COMPRESSIONS.get(posixpath.splitext(href)[1], "none"))
+        arriving = ChunkStream(_arriving(mirrors.rewrite(urljoin(base, href)), reporter, step.advance))
+        unpacked = decompressed(arriving, by_suffix(posixpath.splitext(href)[1]) or "none")
         total = 0
-        while data := unpacked.read(PIECE):
+        while data := unpacked.read(CHUNK):
             total += len(data)
             if total > _LARGEST_LIST:
-                raise Damaged("its package list is too long")
+                raise CorruptData("its package list is too long")
             reading.feed(data)
         reading.feed(b"", last=True)
     for entry in sorted(found, key=fits.rank):
@@ -104,37 +104,24 @@ class _Fits:
         return next(fitting, len(self.wanted))
 
 
-class _Response:
-    """A download as a stream. A cut connection is continued where it stopped."""
+def _arriving(url: str, reporter: Reporter, advance: Callable[[int], None]) -> Iterator[bytes]:
+    """A download. A cut connection is continued where it stopped."""
+    data = bytearray()
 
-    def __init__(self, url: str, reporter: Reporter, advance: Callable[[int], None]) -> None:
-        self._pieces = self._arriving(mirrors.rewrite(url), reporter, advance)
-        self._rest = b""
+    def attempt() -> None:
+        headers = {"Range": f"bytes={len(data)}-"} if data else {}
+        with client(url).stream("GET", url, headers=headers) as response:
+            refuse(response)
+            if data and response.status_code != 206:
+                data.clear()
+            for piece in response.iter_raw():
+                data.extend(piece)
+                advance(len(piece))
 
-    def read(self, amount: int) -> bytes:
-        if not self._rest:
-            self._rest = next(self._pieces, b"")
-        data, self._rest = self._rest[:amount], self._rest[amount:]
-        return data
-
-    @staticmethod
-    def _arriving(url: str, reporter: Reporter, advance: Callable[[int], None]) -> Iterator[bytes]:
-        data = bytearray()
-
-        def attempt() -> None:
-            headers = {"Range": f"bytes={len(data)}-"} if data else {}
-            with client(url).stream("GET", url, headers=headers) as response:
-                refuse(response)
-                if data and response.status_code != 206:
-                    data.clear()
-                for piece in response.iter_raw():
-                    data.extend(piece)
-                    advance(len(piece))
-
-        # Compressed, a list is a few megabytes; it is what it unpacks to that must not be held.
-        retried(url, attempt, reporter, lambda: len(data))
-        view = bytes(data)
-        yield from (view[at : at + PIECE] for at in range(0, len(view), PIECE))
+    # Compressed, a list is a few megabytes; it is what it unpacks to that must not be held.
+    retried(url, attempt, reporter, lambda: len(data))
+    view = bytes(data)
+    yield from (view[at : at + CHUNK] for at in range(0, len(view), CHUNK))
 
 
 def _small(url: str, reporter: Reporter) -> bytes:
@@ -168,7 +155,7 @@ def _primary(repomd: bytes) -> tuple[str, int | None]:
 
     _parse(start, lambda _: None, lambda _: None)(repomd, last=True)
     if not found.get("href"):
-        raise Damaged("its repomd.xml names no list of packages")
+        raise CorruptData("its repomd.xml names no list of packages")
     return found["href"], None
 
 
@@ -242,7 +229,7 @@ def _parse(
 
     def no_entities(*_: object) -> None:
         # A few lines of entities can stand for gigabytes, and repodata has none.
-        raise Damaged("its XML declares entities")
+        raise CorruptData("its XML declares entities")
 
     parser.EntityDeclHandler = no_entities
 
@@ -250,6 +237,6 @@ def _parse(
         try:
             parser.Parse(data, last)
         except xml.parsers.expat.ExpatError as error:
-            raise Damaged(f"its XML is damaged: {error}") from None
+            raise CorruptData(f"its XML is damaged: {error}") from None
 
     return feed

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sandbox.formats import elf
-from sandbox.formats.stream import PIECE, Damaged
+from sandbox.formats.streams import CHUNK, CorruptData
 from sandbox.host.disk import need_space, no_space
 
 _ET_EXEC: Final = 2
@@ -57,7 +57,7 @@ class LocalFile:
         at = 0
         with self._path.open("rb", buffering=0) as file:
             file.seek(offset)
-            while at < size and (data := file.read(min(size - at, PIECE))):
+            while at < size and (data := file.read(min(size - at, CHUNK))):
                 put(data, at)
                 at += len(data)
 
@@ -144,7 +144,7 @@ def plan(file: RandomAccess) -> Plan | None:
 
 
 def copy(file: RandomAccess, target: Path, what: Plan | None) -> None:
-    """Writes to `target` what the plan keeps of `file`, or all of it. Raises `NoSpace`, `Damaged`."""
+    """Writes to `target` what the plan keeps of `file`, or all of it. Raises `NoSpace`, `CorruptData`."""
     need_space(target.parent, file.size if what is None else what.size, "vmlinux")
     try:
         with target.open("wb", buffering=0) as out:
@@ -172,7 +172,7 @@ def put_part(file: RandomAccess, offset: int, size: int, out: FileIO, to: int) -
 
     file.copy(offset, size, put)
     if sum(done) != size:
-        raise Damaged("it ends too early")
+        raise CorruptData("it ends too early")
 
 
 def _put(out: FileIO, data: bytes, at: int) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from sandbox.debuginfo import strip_relocs
 from sandbox.formats import elf
-from sandbox.formats.stream import Damaged
+from sandbox.formats.streams import CorruptData
 from sandbox.host.disk import need_space
 
 _SHT_NOBITS: Final = 8
@@ -20,12 +20,12 @@ _SHF_ALLOC: Final = 2
 
 
 def merge(kernel: Path, debug: Path, target: Path) -> None:
-    """Writes `target`: all of `kernel`, and what `debug` has. Raises `Damaged` when they are not of one build."""
+    """Writes `target`: all of `kernel`, and what `debug` has. Raises `CorruptData` when they are not of one build."""
     of_kernel, of_debug = elf.read(kernel), elf.read(debug)
     if of_kernel.layout != of_debug.layout or not of_debug.sections:
-        raise Damaged("kernel and debug information are not of one kind")
+        raise CorruptData("kernel and debug information are not of one kind")
     if of_kernel.build_id != of_debug.build_id:
-        raise Damaged(f"the kernel's build-id is {of_kernel.build_id}, its debug information's {of_debug.build_id}")
+        raise CorruptData(f"the kernel's build-id is {of_kernel.build_id}, its debug information's {of_debug.build_id}")
     wide, order = of_debug.layout.wide, of_debug.layout.order
     word = order + ("Q" if wide else "I")
     entry = len(of_debug.section_table) // len(of_debug.sections)
@@ -41,7 +41,7 @@ def merge(kernel: Path, debug: Path, target: Path) -> None:
         theirs = of_kernel.section(section.name) if section.flags & _SHF_ALLOC else None
         if section.flags & _SHF_ALLOC and theirs is not None:
             if theirs.size != section.size:
-                raise Damaged(f"section {section.name} has another size in the kernel")
+                raise CorruptData(f"section {section.name} has another size in the kernel")
             struct.pack_into(order + "I", table, number * entry + 4, theirs.type)
             struct.pack_into(word, table, number * entry + offset_at, theirs.offset)
         elif section.type != _SHT_NOBITS:

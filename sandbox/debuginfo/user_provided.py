@@ -14,7 +14,7 @@ from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
 from sandbox.debuginfo.proof import Identity
 from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.errors import DebuginfoError, DebuginfoNotFound
-from sandbox.formats.stream import Damaged, FileStream
+from sandbox.formats.streams import CorruptData, FileStream
 from sandbox.host import paths
 from sandbox.progress import QUIET, Reporter
 
@@ -69,7 +69,7 @@ def unpacked(file: Path, contents: ExtractSpec, directory: Path, reporter: Repor
         with FileStream(file) as package, reporter.step(f"Unpacking vmlinux of {file.name}"):
             try:
                 proven = extract(contents, package, directory)
-            except Damaged as error:
+            except CorruptData as error:
                 raise DebuginfoNotFound(f"{file}: {error}") from None
     return identify(directory / "vmlinux"), proven
 

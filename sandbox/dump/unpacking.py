@@ -18,7 +18,7 @@ from typing import Final
 from sandbox.dump import crash_directory, flattened, kdump, wrappers
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpDamaged, NoSpace, NotADump
-from sandbox.formats.streams import Source, SourceStream, Stream, WrapperDamagedError
+from sandbox.formats.streams import CorruptData, Source, SourceStream, Stream
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter, Step
 
@@ -115,7 +115,7 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
         sink = _Sink(out.fileno(), part, counted)
         try:
             _copy(stream, sink)
-        except WrapperDamagedError as error:
+        except CorruptData as error:
             if sink.end == 0:
                 raise DumpDamaged(f"{vmcore.path}: {error}") from error
             reporter.notice(f"{vmcore.path}: {error}; the dump is unpacked as far as it goes")
@@ -159,14 +159,14 @@ def _pieces(stream: Stream) -> Iterator[tuple[int, bytes]]:
         if raw == flattened.END_MARK:
             return
         if len(raw) < _PIECE.size:
-            raise WrapperDamagedError("the flattened dump ends without its end mark")
+            raise CorruptData("the flattened dump ends without its end mark")
         target, size = _PIECE.unpack(raw)
         if target < 0 or size <= 0 or target + size > _LARGEST:
-            raise WrapperDamagedError("the flattened dump is damaged")
+            raise CorruptData("the flattened dump is damaged")
         while size > 0:
             data = stream.read(min(size, _STEP))
             if not data:
-                raise WrapperDamagedError("the flattened dump ends inside a piece")
+                raise CorruptData("the flattened dump ends inside a piece")
             yield target, data
             target += len(data)
             size -= len(data)

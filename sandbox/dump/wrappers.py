@@ -15,18 +15,17 @@ from sandbox.dump import magic
 from sandbox.dump.source import DeadlineExceeded
 from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump
 from sandbox.formats import archives
-from sandbox.formats.archives import Member
+from sandbox.formats.compressions import decompressed
 from sandbox.formats.streams import (
-    ChunkStream,
+    CorruptData,
     LimitedStream,
+    Member,
     PeekSource,
     SliceSource,
     Source,
     SourceStream,
     Stream,
-    WrapperDamagedError,
-    WrapperForeignError,
-    decompressed,
+    UnsupportedFormat,
 )
 
 PEEK_LIMIT: Final = 4 << 20
@@ -34,6 +33,9 @@ PEEK_LIMIT: Final = 4 << 20
 
 WHOLE_LIMIT: Final = 32 << 20
 """Bytes of a dump that are unpacked, and held in memory, to read its log."""
+
+_MEMORY: Final = 100 << 20
+"""xz -9 needs 65 MiB to decompress; files that want more are not customary."""
 
 _DEEPEST: Final = 6
 
@@ -81,9 +83,9 @@ def unwrap_stream(stream: Stream, name: str) -> Unwrapped:
     """The same for bytes in order."""
     try:
         return _peel(stream, name, (), None)
-    except WrapperForeignError as error:
+    except UnsupportedFormat as error:
         raise DumpUnreadable(f"{name}: {error}", hint="unpack it by hand, and give the dump in it") from error
-    except WrapperDamagedError as error:
+    except CorruptData as error:
         raise DumpDamaged(f"{name}: {error}", hint=_CUT_HINT) from error
 
 
@@ -91,7 +93,7 @@ def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None
     peek = PeekSource(stream, PEEK_LIMIT)
     head = peek.read_at(0, magic.PEEK)
     if peek.damage is not None and len(head) < magic.PEEK:
-        raise WrapperDamagedError(peek.damage)
+        raise CorruptData(peek.damage)
     kind = magic.wrapper(head)
     whole = _Replayed(peek, stream)
     if kind is None:
@@ -111,8 +113,8 @@ def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None
     if kind in archives.ARCHIVES:
         # A fresh stream where that is possible, so that members can be reached without reading what is before them.
         fresh = SourceStream(stream.source) if isinstance(stream, SourceStream) else whole
-        return _choose(archives.members(kind, fresh), name, (*layers, kind))
-    inner = ChunkStream(decompressed(kind, whole))
+        return _choose(archives.files(kind, fresh), name, (*layers, kind))
+    inner = decompressed(whole, kind, memory=_MEMORY, padded=True)
     return _peel(inner, name, (*layers, kind), member)
 
 
@@ -124,19 +126,19 @@ def _choose(members: Iterator[Member], name: str, layers: tuple[str, ...]) -> Un
     try:
         for member in members:
             seen += 1
-            sosreport = sosreport or bool(_SOSREPORT.search(member.name))
-            if _UNAME_NAME.search(member.name):
+            sosreport = sosreport or bool(_SOSREPORT.search(member.text))
+            if _UNAME_NAME.search(member.text):
                 uname = member.content.read(512).decode("utf-8", "replace").strip()
                 continue
-            if log is None and _LOG_NAME.search(member.name):
+            if log is None and _LOG_NAME.search(member.text):
                 log = _log(member, layers)
                 continue
-            if member.size is not None and member.size < 512:
+            if member.size < 512:
                 continue
             found = _dump_inside(member, name, layers)
             if found is not None:
                 return replace(found, log=log.source) if log is not None else found
-    except (DeadlineExceeded, WrapperDamagedError):
+    except (DeadlineExceeded, CorruptData):
         # What was found until then is an answer all the same.
         if log is None and not sosreport:
             raise
@@ -156,12 +158,12 @@ def _dump_inside(member: Member, name: str, layers: tuple[str, ...]) -> Unwrappe
         return None  # programs and modules, e.g. in an initramfs
     whole = _Replayed(peek, member.content)
     if magic.dump_format(head) is not None:
-        return Unwrapped(source=stored or peek, stream=whole, layers=layers, member=member.name)
+        return Unwrapped(source=stored or peek, stream=whole, layers=layers, member=member.text)
     if magic.wrapper(head) is None:
         return None
     try:
-        inner = _peel(whole, name, layers, member.name)
-    except (NotADump, DumpUnreadable, WrapperDamagedError):
+        inner = _peel(whole, name, layers, member.text)
+    except (NotADump, DumpUnreadable, CorruptData):
         return None
     inner_head = inner.source.read_at(0, magic.PEEK) if inner.source is not None else b""
     return inner if magic.dump_format(inner_head) is not None else None
@@ -170,10 +172,10 @@ def _dump_inside(member: Member, name: str, layers: tuple[str, ...]) -> Unwrappe
 def _log(member: Member, layers: tuple[str, ...]) -> Unwrapped:
     peek = PeekSource(member.content, PEEK_LIMIT)
     peek.exhaust()
-    return Unwrapped(source=peek, stream=None, layers=layers, member=member.name, is_log=True)
+    return Unwrapped(source=peek, stream=None, layers=layers, member=member.text, is_log=True)
 
 
-class _Replayed:
+class _Replayed(Stream):
     """A stream from its beginning, after some of it went into a peek."""
 
     def __init__(self, peek: PeekSource, rest: Stream) -> None:
@@ -188,7 +190,7 @@ class _Replayed:
             self._at += len(data)
             return data if len(data) == size else data + self._rest.read(size - len(data))
         if self._peek.damage is not None:
-            raise WrapperDamagedError(self._peek.damage)
+            raise CorruptData(self._peek.damage)
         return self._rest.read(size)
 
     def skip(self, size: int) -> None:

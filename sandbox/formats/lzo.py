@@ -2,21 +2,29 @@
 
 The stream is a chain of instructions: literal runs, and matches that copy from what was already written (Linux
 Documentation/staging/lzo.rst). Compressed data is not trusted: output is bounded and every distance checked.
+
+In plain Python although lzallright is a library: this code is sent to the host of another engine, where it finds
+nothing but Python.
 """
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
+from typing import Final
 
-class LzoError(ValueError):
-    """The stream is damaged."""
+from sandbox.formats.streams import CorruptData, Stream, exactly
+
+_BLOCK: Final = 1 << 20
+_WHAT: Final = "the compressed data"
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """At most `limit` bytes. Raises `LzoError` for a damaged stream or a longer result."""
+    """At most `limit` bytes. Raises `CorruptData` for a damaged stream or a longer result."""
     try:
         return bytes(_decompress(data, limit))
     except IndexError:
-        raise LzoError("the stream ends inside an instruction") from None
+        raise CorruptData("the stream ends inside an instruction") from None
 
 
 def _decompress(data: bytes, limit: int) -> bytearray:
@@ -63,7 +71,7 @@ def _decompress(data: bytes, limit: int) -> bytearray:
                 run += 18
             end = at + run
             if end > len(data) or len(out) + run > limit:
-                raise LzoError("a literal run is longer than the page")
+                raise CorruptData("a literal run is longer than the page")
             out += data[at:end]
             at = end
             state = 4
@@ -79,7 +87,7 @@ def _decompress(data: bytes, limit: int) -> bytearray:
         have = len(out)
         start = have - distance
         if start < 0 or have + count > limit:
-            raise LzoError("a match reaches outside the page")
+            raise CorruptData("a match reaches outside the page")
         if distance >= count:
             out += out[start : start + count]
         else:
@@ -98,3 +106,28 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
         extra += 255
         at += 1
     return extra + data[at], at + 1
+
+
+def unpacked(stream: Stream) -> Iterator[bytes]:
+    """What an lzop file unpacks to (lzop's lzop.c; all integers big-endian). Raises `CorruptData`."""
+    head = exactly(stream, 9 + 2 + 2 + 2 + 1 + 1 + 4, _WHAT)
+    (flags,) = struct.unpack_from(">I", head, 17)
+    stream.skip((4 if flags & 0x800 else 0) + 12)  # filter; mode and two halves of the time
+    stream.skip(int.from_bytes(stream.read(1), "big") + 4)  # name, checksum of the header
+    if flags & 0x40:
+        stream.skip(int.from_bytes(stream.read(4), "big") + 4)
+    of_output = 4 * bool(flags & 0x1) + 4 * bool(flags & 0x100)
+    of_input = 4 * bool(flags & 0x2) + 4 * bool(flags & 0x200)
+    while True:
+        size = int.from_bytes(exactly(stream, 4, _WHAT), "big")
+        if size == 0:
+            return
+        packed = int.from_bytes(stream.read(4), "big")
+        if size > _BLOCK or packed > size:
+            raise CorruptData("an lzop block is damaged")
+        stream.skip(of_output + (of_input if packed < size else 0))
+        block = exactly(stream, packed, _WHAT)
+        try:
+            yield decompress(block, size) if packed < size else block
+        except CorruptData as error:
+            raise CorruptData(f"the compressed data is damaged ({error})") from error

@@ -2,7 +2,8 @@
 
 The signature covers the header, and the header has a digest for each file: one file can be read and verified without
 the rest. Layout as in "RPM Package format" of rpm's own manual (V4); payloads with files above 4 GiB use the short cpio
-headers rpm 4.12 introduced, with a file's number in place of its description.
+headers rpm 4.12 introduced, with a file's number in place of its description. In plain Python although rpmfile is a
+library: that has no bounds, and no signatures.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import hashlib
 import re
 import stat
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.formats.stream import Damaged, Skippable, exactly
+from sandbox.formats import cpio
+from sandbox.formats.streams import CorruptData, LimitedStream, Member, Stream, exactly
 
 _LEAD: Final = 96
 _MAGIC: Final = b"\x8e\xad\xe8\x01"
@@ -34,6 +37,7 @@ _HASHES: Final = {
     14: "sha3_512",
 }
 """By OpenPGP number, as FILEDIGESTALGO has it."""
+_SHORT_MAGIC: Final = b"07070X"
 _SHORT_HEADER: Final = 16
 _LARGEST_PLAIN: Final = 0xFFFFFFFF
 
@@ -78,17 +82,17 @@ class Rpm:
         return f"{self.name}-{self.version}-{self.release}.{self.arch}"
 
 
-def read(stream: Skippable) -> Rpm:
-    """Everything before the payload, where the stream then stands. Raises `Damaged`."""
+def read(stream: Stream) -> Rpm:
+    """Everything before the payload, where the stream then stands. Raises `CorruptData`."""
     lead = exactly(stream, _LEAD)
     if lead[:4] != b"\xed\xab\xee\xdb":
-        raise Damaged("it is not an RPM package")
+        raise CorruptData("it is not an RPM package")
     _, signature, size = _header(stream)
     stream.skip(-size % 8)
     header, tags, length = _header(stream)
     digest = signature.get(273)
     if isinstance(digest, str) and hashlib.sha256(header).hexdigest() != digest:
-        raise Damaged("its header is damaged")
+        raise CorruptData("its header is damaged")
     return Rpm(
         name=_text(tags, 1000),
         version=_text(tags, 1001),
@@ -128,52 +132,48 @@ def offset_in_payload(rpm: Rpm, wanted: RpmFile) -> int | None:
         if file.regular and file.inode in inodes:
             return None
         inodes.add(file.inode)
-        at += _SHORT_HEADER if large else _padded(110 + len(f"./{file.path}".encode()) + 1)
+        at += _SHORT_HEADER if large else _padded(cpio.HEADER + len(f"./{file.path}".encode()) + 1)
         if stat.S_ISREG(file.mode) or stat.S_ISLNK(file.mode):
             at += _padded(file.size)
     return None
 
 
-def payload_member(stream: Skippable, rpm: Rpm) -> tuple[str, int] | None:
-    """(path, size) of the next cpio entry, the stream at its first byte; None at the end. Raises `Damaged`.
-
-    The caller reads or skips the entry's bytes, padded to four.
-    """
-    magic = exactly(stream, 6)
-    if magic == b"07070X":
-        number = _hexadecimal(exactly(stream, 8))
+def payload_member(stream: Stream, rpm: Rpm) -> Member | None:
+    """The next cpio entry, whose first byte `stream` then stands at; None at the end. Raises `CorruptData`."""
+    magic = exactly(stream, len(_SHORT_MAGIC))
+    if magic == _SHORT_MAGIC:
+        number = cpio.number(exactly(stream, 8))
         stream.skip(_SHORT_HEADER - 14)
         if number >= len(rpm.files):
-            raise Damaged("its payload names a file the header does not have")
+            raise CorruptData("its payload names a file the header does not have")
         file = rpm.files[number]
-        return file.path, file.size if stat.S_ISREG(file.mode) or stat.S_ISLNK(file.mode) else 0
-    if magic not in {b"070701", b"070702"}:
-        raise Damaged("its payload is not a cpio archive")
-    fields = exactly(stream, 104)
-    size, name_size = _hexadecimal(fields[48:56]), _hexadecimal(fields[88:96])
-    if name_size > 1 << 16:
-        raise Damaged("a name in its payload is too long")
-    name = exactly(stream, name_size).rstrip(b"\0").decode("utf-8", "surrogateescape")
-    stream.skip(-(110 + name_size) % 4)
-    return None if name == "TRAILER!!!" else (name.removeprefix(".").lstrip("/"), size)
+        name, size = file.path, file.size if stat.S_ISREG(file.mode) or stat.S_ISLNK(file.mode) else 0
+    elif magic in cpio.MAGICS:
+        if (entry := cpio.entry(stream)) is None:
+            return None
+        name, size = entry.name, entry.size
+    else:
+        raise CorruptData("its payload is not a cpio archive")
+    return Member(name=name, size=size, content=LimitedStream(stream, size))
 
 
-def payload_members(stream: Skippable, rpm: Rpm) -> Iterator[tuple[str, int]]:
-    """All entries. The caller reads or skips exactly `size` bytes before it asks for the next one."""
-    while (entry := payload_member(stream, rpm)) is not None:
-        yield entry
-        stream.skip(-entry[1] % 4)
+def payload_members(stream: Stream, rpm: Rpm) -> Iterator[Member]:
+    """All entries. What is left over of one's content is skipped when the next one is asked for."""
+    while (member := payload_member(stream, rpm)) is not None:
+        yield member
+        member.content.skip(sys.maxsize)
+        stream.skip(-member.size % cpio.ALIGNMENT)
 
 
 _Value = str | bytes | tuple[int, ...] | tuple[str, ...]
 
 
-def _header(stream: Skippable) -> tuple[bytes, Mapping[int, _Value], int]:
+def _header(stream: Stream) -> tuple[bytes, Mapping[int, _Value], int]:
     """(its bytes, tags, length) of a header structure."""
     intro = exactly(stream, 16)
     count, size = struct.unpack(">II", intro[8:])
     if intro[:4] != _MAGIC or count > _MOST_ENTRIES or size > _MOST_DATA:
-        raise Damaged("it is not an RPM package: a header is wrong")
+        raise CorruptData("it is not an RPM package: a header is wrong")
     index = exactly(stream, 16 * count)
     data = exactly(stream, size)
     tags: dict[int, _Value] = {}
@@ -187,10 +187,10 @@ def _header(stream: Skippable) -> tuple[bytes, Mapping[int, _Value], int]:
 
 def _value(data: bytes, kind: int, offset: int, count: int) -> _Value | None:
     if offset > len(data):
-        raise Damaged("it is not an RPM package: a header is wrong")
+        raise CorruptData("it is not an RPM package: a header is wrong")
     if (code := _NUMBERS.get(kind)) is not None:
         if offset + count * struct.calcsize(">" + code) > len(data):
-            raise Damaged("it is not an RPM package: a header is wrong")
+            raise CorruptData("it is not an RPM package: a header is wrong")
         return struct.unpack_from(f">{count}{code}", data, offset)
     if kind == _BINARY:
         return data[offset : offset + count]
@@ -243,7 +243,7 @@ def _files(tags: Mapping[int, _Value]) -> tuple[RpmFile, ...]:
     if any(len(column) != count for column in (numbers, sizes, modes, digests, inodes, flags)) or any(
         number >= len(directories) for number in numbers
     ):
-        raise Damaged("its file list is damaged")
+        raise CorruptData("its file list is damaged")
     return tuple(
         RpmFile(
             path=(directories[numbers[at]] + names[at]).lstrip("/"),
@@ -257,12 +257,5 @@ def _files(tags: Mapping[int, _Value]) -> tuple[RpmFile, ...]:
     )
 
 
-def _hexadecimal(text: bytes) -> int:
-    try:
-        return int(text, 16)
-    except ValueError:
-        raise Damaged("its payload is damaged") from None
-
-
 def _padded(size: int) -> int:
-    return size + -size % 4
+    return size + -size % cpio.ALIGNMENT

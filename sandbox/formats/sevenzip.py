@@ -4,7 +4,8 @@
     32   packed streams
     end  header: where the packed streams are, by which coders each folder of files is unpacked, sizes, names
 
-Source: 7-Zip's doc/7zFormat.txt. Checksums are left to those who unpack for good.
+Source: 7-Zip's doc/7zFormat.txt. Checksums are left to those who unpack for good. In plain Python although py7zr is a
+library: that has nine dependencies, which would read untrusted files as well.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from sandbox.formats.compressions import Zlib, chunks
 from sandbox.formats.streams import (
     ChunkStream,
+    CorruptData,
     LimitedStream,
+    Member,
     Source,
     SourceStream,
     Stream,
-    WrapperDamagedError,
-    WrapperForeignError,
-    Zlib,
-    members_of,
+    UnsupportedFormat,
 )
 
 _END, _HEADER, _STREAMS, _FILES = 0x00, 0x01, 0x04, 0x05
@@ -59,27 +60,27 @@ class _Folder:
     size: int
 
 
-def members(source: Source) -> Iterator[tuple[str, int, Stream]]:
-    """Name, size and content of each file that is not empty. Raises `WrapperDamagedError`."""
+def members(source: Source) -> Iterator[Member]:
+    """Each file that is not empty. Raises `CorruptData`."""
     head = source.read_at(0, _SIGNATURE_SIZE)
     if len(head) < _SIGNATURE_SIZE:
-        raise WrapperDamagedError("the 7z archive ends too early")
+        raise CorruptData("the 7z archive ends too early")
     offset, size = int.from_bytes(head[12:20], "little"), int.from_bytes(head[20:28], "little")
     if not 0 < size <= _MOST_HEADER:
-        raise WrapperDamagedError("the 7z archive has no list of its contents: it was not finished")
+        raise CorruptData("the 7z archive has no list of its contents: it was not finished")
     raw = source.read_at(_SIGNATURE_SIZE + offset, size)
     if len(raw) < size:
-        raise WrapperDamagedError("the 7z archive is cut off: the list of its contents stood at its end")
+        raise CorruptData("the 7z archive is cut off: the list of its contents stood at its end")
     try:
         folders, sizes, names = _header(source, raw)
     except IndexError as error:
-        raise WrapperDamagedError("the header of the 7z archive is damaged") from error
+        raise CorruptData("the header of the 7z archive is damaged") from error
     waiting = iter(names)
     for folder, files in zip(folders, sizes, strict=True):
         stream = _unpacked(source, folder)
         for length in files:
             content = LimitedStream(stream, length)
-            yield next(waiting, ""), length, content
+            yield Member(name=next(waiting, ""), size=length, content=content)
             content.skip(content.left)
 
 
@@ -223,7 +224,7 @@ def _folder(reader: _Reader) -> tuple[list[tuple[bytes, bytes]], list[int]]:
         flags = reader.byte()
         method = reader.take(flags & 15)
         if flags & 0x10 and (reader.count(), reader.count()) != (1, 1):
-            raise WrapperForeignError("the 7z archive was packed by a coder of several streams (BCJ2), not read here")
+            raise UnsupportedFormat("the 7z archive was packed by a coder of several streams (BCJ2), not read here")
         coders.append((method, reader.take(reader.count()) if flags & 0x20 else b""))
     # Pairs of an input and the coder whose output it takes.
     takes = {reader.count(): reader.count() for _ in range(count - 1)}
@@ -284,20 +285,20 @@ def _unpacked(source: Source, folder: _Folder) -> Stream:
     stream: Stream = SourceStream(source, folder.offset, folder.packed)
     methods = [method for method, _ in folder.coders]
     if _AES in methods:
-        raise WrapperForeignError("the 7z archive is encrypted")
+        raise UnsupportedFormat("the 7z archive is encrypted")
     if methods == [_COPY]:
         return stream
     if methods == [_BZIP2]:
-        return ChunkStream(members_of(bz2.BZ2Decompressor, OSError, stream))
+        return ChunkStream(chunks(stream, bz2.BZ2Decompressor, OSError, padded=True))
     if methods == [_DEFLATE]:
-        return ChunkStream(members_of(lambda: Zlib(-15), zlib.error, stream))
+        return ChunkStream(chunks(stream, lambda: Zlib(-15), zlib.error, padded=True))
     # liblzma names the filters in the order of packing.
-    filters = [_filter(method, properties) for method, properties in reversed(folder.coders)]
     try:
+        filters = [_filter(method, properties) for method, properties in reversed(folder.coders)]
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
-    except (lzma.LZMAError, ValueError) as error:
-        raise WrapperDamagedError(f"7z methods {'+'.join(one.hex() for one in methods)}: {error}") from error
-    return ChunkStream(members_of(lambda: decompressor, lzma.LZMAError, stream))
+    except (lzma.LZMAError, ValueError, IndexError) as error:
+        raise CorruptData(f"7z methods {'+'.join(one.hex() for one in methods)}: {error}") from error
+    return ChunkStream(chunks(stream, lambda: decompressor, lzma.LZMAError, padded=True))
 
 
 def _filter(method: bytes, properties: bytes) -> dict[str, int]:
@@ -315,7 +316,7 @@ def _filter(method: bytes, properties: bytes) -> dict[str, int]:
     elif method in _BRANCH:
         return {"id": _BRANCH[method]}
     else:
-        raise WrapperForeignError(f"7z method {method.hex()} is not read here")
+        raise UnsupportedFormat(f"7z method {method.hex()} is not read here")
     if found["dict_size"] > _MOST_DICTIONARY:
-        raise WrapperForeignError("the 7z archive wants a dictionary of more than 1 GiB")
+        raise UnsupportedFormat("the 7z archive wants a dictionary of more than 1 GiB")
     return found

@@ -1,24 +1,26 @@
-"""Snappy block decompression, for pages of `makedumpfile -p` dumps (google/snappy format_description.txt)."""
+"""Snappy block decompression, for pages of `makedumpfile -p` dumps (google/snappy format_description.txt).
+
+In plain Python although cramjam is a library: this code is sent to the host of another engine, where it finds
+nothing but Python.
+"""
 
 from __future__ import annotations
 
-
-class SnappyError(ValueError):
-    """The stream is damaged."""
+from sandbox.formats.streams import CorruptData
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """At most `limit` bytes. Raises `SnappyError` for a damaged stream or a longer result."""
+    """At most `limit` bytes. Raises `CorruptData` for a damaged stream or a longer result."""
     try:
         return bytes(_decompress(data, limit))
     except IndexError:
-        raise SnappyError("the stream ends inside an element") from None
+        raise CorruptData("the stream ends inside an element") from None
 
 
 def _decompress(data: bytes, limit: int) -> bytearray:
     wanted, at = _varint(data)
     if wanted > limit:
-        raise SnappyError("the result would be longer than a page")
+        raise CorruptData("the result would be longer than a page")
     out = bytearray()
     while at < len(data):
         tag = data[at]
@@ -31,7 +33,7 @@ def _decompress(data: bytes, limit: int) -> bytearray:
                 count = int.from_bytes(data[at : at + width], "little") + 1
                 at += width
             if at + count > len(data) or len(out) + count > wanted:
-                raise SnappyError("a literal is longer than the result")
+                raise CorruptData("a literal is longer than the result")
             out += data[at : at + count]
             at += count
             continue
@@ -46,13 +48,13 @@ def _decompress(data: bytes, limit: int) -> bytearray:
             at += width
         start = len(out) - distance
         if distance == 0 or start < 0 or len(out) + count > wanted:
-            raise SnappyError("a copy reaches outside the result")
+            raise CorruptData("a copy reaches outside the result")
         if distance >= count:
             out += out[start : start + count]
         else:
             out += (out[start:] * (count // distance + 1))[:count]
     if len(out) != wanted:
-        raise SnappyError("the stream is shorter than it says")
+        raise CorruptData("the stream is shorter than it says")
     return out
 
 
@@ -62,4 +64,4 @@ def _varint(data: bytes) -> tuple[int, int]:
         value |= (data[at] & 0x7F) << (7 * at)
         if data[at] < 0x80:
             return value, at + 1
-    raise SnappyError("the length is too long")
+    raise CorruptData("the length is too long")

@@ -1,33 +1,39 @@
-"""Bytes in order: decompressed as far as they are asked for, and no further."""
+"""Bytes in order, and the one contract that all readers of formats rely on.
+
+`read(size)` gives exactly `size` bytes, fewer only where the stream ends, and none behind that. A size that stands in a
+file is bounded before it is asked for: as many bytes are held in memory.
+"""
 
 from __future__ import annotations
 
-import bz2
-import lzma
 import math
-import struct
+import os
+import sys
+import threading
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
 
-from sandbox.formats import lzo, zstandard
+CHUNK: Final = 1 << 20
+"""Bytes that are read at once where all of a stream is read."""
+
+UNKNOWN: Final = sys.maxsize
 
 _STEP: Final = 1 << 18
-"""Bytes that one step of decompression gives at most, and reads at most."""
-
-_XZ_MEMORY: Final = 100 << 20
-"""xz -9 needs 65 MiB to decompress; files that want more are not customary."""
-
-_LZ4_BLOCK: Final = {4: 64 << 10, 5: 256 << 10, 6: 1 << 20, 7: 4 << 20}
-_LZOP_BLOCK: Final = 1 << 20
+_FARTHEST: Final = 1 << 62
+"""Behind it no file has anything, and `os.pread` takes no offset."""
 
 
-class WrapperDamagedError(Exception):
-    """A compressed file ends too early or contradicts itself. Caught inside this package."""
+class CorruptData(Exception):
+    """The bytes are not what their format asks for, or end too early. One line, for the user."""
 
 
-class WrapperForeignError(WrapperDamagedError):
+class UnsupportedFormat(CorruptData):
     """Nothing is wrong with it, but it is encrypted, or of a method that is not read here."""
 
 
@@ -40,6 +46,76 @@ class Source(Protocol):
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; fewer at the end, none beyond it or before 0."""
+
+
+class Stream(ABC):
+    """Bytes that are read forwards."""
+
+    @abstractmethod
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes, fewer only at the end. Raises `CorruptData`."""
+
+    def skip(self, size: int) -> None:
+        """Go forward, without reading where that is possible.
+
+        Raises `CorruptData` where bytes are read for it and end before. Where none are, the next read gives nothing.
+        """
+        while size > 0:
+            gone = len(self.read(min(size, _STEP)))
+            if not gone:
+                raise CorruptData("it ends too early")
+            size -= gone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One entry of an archive."""
+
+    name: str
+    """As it is written there; what is not UTF-8 is escaped by surrogates."""
+    size: int
+    """Bytes of `content`; `UNKNOWN` where the archive says so only behind them."""
+    content: Stream
+    """To be read before the next member is asked for. What is left over is skipped."""
+    regular: bool = True
+    """Whether it is a file with bytes of its own, and no directory, link or device."""
+
+    @property
+    def path(self) -> str:
+        """The name without a leading "./" or "/". Only ever compared: it decides about no file that is written."""
+        return self.name.removeprefix("./").lstrip("/")
+
+    @property
+    def text(self) -> str:
+        """The name as it can be printed."""
+        return self.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def exactly(stream: Stream, size: int, what: str = "it") -> bytes:
+    """`size` bytes. Raises `CorruptData` when the stream ends before."""
+    data = stream.read(size)
+    if len(data) < size:
+        raise CorruptData(f"{what} ends too early")
+    return data
+
+
+def pread(fd: int, offset: int, size: int) -> bytes:
+    """Up to `size` bytes of an open file: one that was cut off gives fewer. Raises OSError."""
+    if offset >= _FARTHEST:
+        return b""
+    pieces = []
+    while size > 0 and (piece := os.pread(fd, size, offset)):
+        pieces.append(piece)
+        offset += len(piece)
+        size -= len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def write_all(out: FileIO, data: bytes) -> None:
+    """A plain write may take less than it is given, just before a disk is full."""
+    view = memoryview(data)
+    while view:
+        view = view[out.write(view) :]
 
 
 class SliceSource:
@@ -58,14 +134,7 @@ class SliceSource:
         return self._source.read_at(self._offset + offset, min(size, self.size - offset))
 
 
-class Stream(Protocol):
-    def read(self, size: int) -> bytes:
-        """Exactly `size` bytes, fewer only at the end."""
-
-    def skip(self, size: int) -> None: ...
-
-
-class SourceStream:
+class SourceStream(Stream):
     """A source from one place on; what is skipped is not read."""
 
     def __init__(self, source: Source, offset: int = 0, size: int | None = None) -> None:
@@ -77,6 +146,9 @@ class SourceStream:
         if self._left is not None:
             size = min(size, self._left)
         data = self.source.read_at(self.offset, size)
+        # One read of a source has a limit of its own.
+        while 0 < len(data) < size and (piece := self.source.read_at(self.offset + len(data), size - len(data))):
+            data += piece
         self.skip(len(data))
         return data
 
@@ -86,28 +158,86 @@ class SourceStream:
             self._left -= min(size, self._left)
 
 
-class ChunkStream:
-    """An iterator's chunks."""
+class FileStream(Stream):
+    """A file that is all there."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._at = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read(self, size: int) -> bytes:
+        data = pread(self._file.fileno(), self._at, size)
+        self._at += len(data)
+        return data
+
+    def skip(self, size: int) -> None:
+        self._at += size
+
+
+class GrowingFile(FileStream):
+    """A file another thread appends to: reading waits for what is not there yet."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._changed = threading.Condition()
+        self._arrived = 0
+        self._ended = False
+        self._failed = False
+
+    def arrived(self, size: int) -> None:
+        """The first `size` bytes are in the file now."""
+        with self._changed:
+            self._arrived = size
+            self._changed.notify_all()
+
+    def end(self, *, failed: bool = False) -> None:
+        """No more will come."""
+        with self._changed:
+            self._ended = True
+            self._failed = failed
+            self._changed.notify_all()
+
+    def read(self, size: int) -> bytes:
+        with self._changed:
+            while size and self._arrived < self._at + size and not self._ended:
+                self._changed.wait()
+            if self._failed:
+                raise CorruptData("it did not arrive")
+            available = self._arrived - self._at
+        return super().read(min(size, available)) if available > 0 else b""
+
+
+class ChunkStream(Stream):
+    """An iterator's chunks, none of which is empty."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
+        self._chunk = b""
+        self._at = 0
 
     def read(self, size: int) -> bytes:
-        pieces, have = [self._rest], len(self._rest)
+        data = self._chunk[self._at : self._at + size]
+        self._at += len(data)
+        if len(data) == size:
+            return data
+        pieces, have = [data], len(data)
         while have < size and (chunk := next(self._chunks, b"")):
-            pieces.append(chunk)
-            have += len(chunk)
-        joined = b"".join(pieces)
-        self._rest = joined[size:]
-        return joined[:size]
-
-    def skip(self, size: int) -> None:
-        while size > 0 and (gone := self.read(min(size, _STEP))):
-            size -= len(gone)
+            self._chunk, self._at = chunk, min(len(chunk), size - have)
+            pieces.append(chunk[: self._at])
+            have += self._at
+        return b"".join(pieces)
 
 
-class LimitedStream:
+class LimitedStream(Stream):
     """The next `size` bytes of another stream: a member of an archive."""
 
     def __init__(self, stream: Stream, size: int) -> None:
@@ -118,7 +248,7 @@ class LimitedStream:
         data = self._stream.read(min(size, self.left))
         self.left -= len(data)
         if not data and size and self.left:
-            raise WrapperDamagedError("the archive ends inside a file")
+            raise CorruptData("the archive ends inside a file")
         return data
 
     def slice(self) -> SliceSource | None:
@@ -162,7 +292,7 @@ class PeekSource:
                 piece = self._stream.read(
                     min(max(wanted - len(self._content), 4096), _STEP, self._limit - len(self._content))
                 )
-            except WrapperDamagedError as error:
+            except CorruptData as error:
                 self.damage = str(error)
                 piece = b""
             self._ended = not piece
@@ -175,185 +305,3 @@ class PeekSource:
         deadline = time.monotonic() + seconds
         while not self._ended and len(self._content) < self._limit and time.monotonic() < deadline:
             self.read_at(len(self._content), _STEP)
-
-
-def decompressed(kind: str, stream: Stream) -> Iterator[bytes]:
-    """What a gz, bz2, xz, zst, lz4 or lzop file holds, all its members one after the other.
-
-    Raises `WrapperDamagedError` where it is cut or damaged.
-    """
-    match kind:
-        case "gz":
-            return members_of(lambda: Zlib(31), zlib.error, stream)
-        case "bz2":
-            return members_of(bz2.BZ2Decompressor, OSError, stream)
-        case "xz":
-            return members_of(lambda: lzma.LZMADecompressor(memlimit=_XZ_MEMORY), lzma.LZMAError, stream)
-        case "zst":
-            zstd = zstandard.module()
-            return members_of(zstd.ZstdDecompressor, zstd.ZstdError, stream)
-        case "lz4":
-            return _lz4(stream)
-        case "lzop":
-            return _lzop(stream)
-        case _:
-            raise AssertionError(kind)
-
-
-class Zlib:
-    """zlib's decompressor with the interface of bz2's; `window` as zlib's inflateInit2 has it."""
-
-    def __init__(self, window: int) -> None:
-        self._object = zlib.decompressobj(window)
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        return self._object.decompress(self._object.unconsumed_tail + data, most)
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._object.unconsumed_tail
-
-    @property
-    def eof(self) -> bool:
-        return self._object.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._object.unused_data
-
-
-def members_of(make: Callable[[], Any], failure: type[Exception], stream: Stream) -> Iterator[bytes]:
-    """Streams of one compression, one behind the other; `make` gives a decompressor with the interface of bz2's."""
-    one = make()
-    begun = False
-    data = stream.read(_STEP)
-    while True:
-        try:
-            out = one.decompress(data, _STEP)
-        except (failure, EOFError) as error:
-            if not begun:
-                return  # padding behind the last member
-            raise WrapperDamagedError(f"the compressed data is damaged ({error})") from error
-        begun = True
-        if out:
-            yield out
-        if one.eof:
-            data = one.unused_data or stream.read(_STEP)
-            if not data:
-                return
-            one = make()
-            begun = False
-            continue
-        # Reading nothing asks the clock: a bomb gives output for hours without wanting input.
-        data = stream.read(0)
-        if one.needs_input:
-            data = stream.read(_STEP)
-            if not data and not out:
-                raise WrapperDamagedError("the compressed data ends too early")
-
-
-def _lz4(stream: Stream) -> Iterator[bytes]:
-    """LZ4 frames (lz4 doc/lz4_Frame_format.md). The checksums are left to those who unpack for good."""
-    while head := stream.read(7):
-        if head[:4] != b"\x04\x22\x4d\x18" or len(head) < 7:
-            return
-        flags, size_code = head[4], head[5] >> 4 & 7
-        if flags >> 6 != 1 or size_code not in _LZ4_BLOCK:
-            raise WrapperDamagedError("an LZ4 frame header is damaged")
-        # After the two flag bytes: content size and dictionary id when flagged, then one byte of checksum (read already
-        # when there is neither).
-        stream.skip((8 if flags & 8 else 0) + (4 if flags & 1 else 0))
-        linked = not flags & 0x20
-        window = b""
-        while True:
-            raw = stream.read(4)
-            if len(raw) < 4:
-                raise WrapperDamagedError("the compressed data ends too early")
-            size = int.from_bytes(raw, "little")
-            if size == 0:
-                stream.skip(4 if flags & 4 else 0)
-                break
-            stored, size = size >> 31, size & 0x7FFFFFFF
-            if size > _LZ4_BLOCK[size_code]:
-                raise WrapperDamagedError("an LZ4 block is larger than its frame allows")
-            block = stream.read(size)
-            if len(block) < size:
-                raise WrapperDamagedError("the compressed data ends too early")
-            stream.skip(4 if flags & 0x10 else 0)
-            out = block if stored else _lz4_block(block, window if linked else b"", _LZ4_BLOCK[size_code])
-            window = (window + out)[-65536:]
-            yield out
-
-
-def _lz4_block(block: bytes, window: bytes, limit: int) -> bytes:
-    out = bytearray(window)
-    limit += len(window)
-    at = 0
-    try:
-        while True:
-            token = block[at]
-            at += 1
-            run = token >> 4
-            if run == 15:
-                run, at = _lz4_length(block, at, run)
-            out += block[at : at + run]
-            at += run
-            if at >= len(block):
-                break
-            distance = block[at] | block[at + 1] << 8
-            at += 2
-            count = token & 15
-            if count == 15:
-                count, at = _lz4_length(block, at, count)
-            count += 4
-            start = len(out) - distance
-            if distance == 0 or start < 0 or len(out) + count > limit:
-                raise WrapperDamagedError("the LZ4 data is damaged")
-            if distance >= count:
-                out += out[start : start + count]
-            else:
-                out += (out[start:] * (count // distance + 1))[:count]
-    except IndexError:
-        raise WrapperDamagedError("the LZ4 data is damaged") from None
-    return bytes(out[len(window) :])
-
-
-def _lz4_length(block: bytes, at: int, length: int) -> tuple[int, int]:
-    while True:
-        byte = block[at]
-        at += 1
-        length += byte
-        if byte != 255:
-            return length, at
-
-
-def _lzop(stream: Stream) -> Iterator[bytes]:
-    """lzop files (lzop's lzop.c; all integers big-endian)."""
-    head = stream.read(9 + 2 + 2 + 2 + 1 + 1 + 4)
-    if len(head) < 21:
-        raise WrapperDamagedError("the compressed data ends too early")
-    (flags,) = struct.unpack_from(">I", head, 17)
-    stream.skip((4 if flags & 0x800 else 0) + 12)  # filter; mode and two halves of the time
-    stream.skip(int.from_bytes(stream.read(1), "big") + 4)  # name, checksum of the header
-    if flags & 0x40:
-        stream.skip(int.from_bytes(stream.read(4), "big") + 4)
-    of_output = 4 * bool(flags & 0x1) + 4 * bool(flags & 0x100)
-    of_input = 4 * bool(flags & 0x2) + 4 * bool(flags & 0x200)
-    while True:
-        raw = stream.read(4)
-        if len(raw) < 4:
-            raise WrapperDamagedError("the compressed data ends too early")
-        size = int.from_bytes(raw, "big")
-        if size == 0:
-            return
-        packed = int.from_bytes(stream.read(4), "big")
-        if size > _LZOP_BLOCK or packed > size:
-            raise WrapperDamagedError("an lzop block is damaged")
-        stream.skip(of_output + (of_input if packed < size else 0))
-        block = stream.read(packed)
-        if len(block) < packed:
-            raise WrapperDamagedError("the compressed data ends too early")
-        try:
-            yield lzo.decompress(block, size) if packed < size else block
-        except lzo.LzoError as error:
-            raise WrapperDamagedError(f"the compressed data is damaged ({error})") from error

@@ -2,7 +2,8 @@
 
 Format: "The .xz File Format" 1.2.1 of the XZ Utils. xz -T, dpkg-deb and rpm's threaded payloads write streams of many
 blocks; a block is unpacked by liblzma as a stream of its own, with header, index and footer made around it, so that
-its check (CRC32, CRC64 or SHA-256) is compared as well.
+its check (CRC32, CRC64 or SHA-256) is compared as well. In plain Python although python-xz is a library: that bounds no
+block, and gives one only when all of it has arrived.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.formats.stream import Damaged
+from sandbox.formats.streams import CorruptData
 
 _HEADER: Final = 12
 _FOOTER: Final = 12
@@ -44,9 +45,9 @@ class Block:
 
 
 def blocks(read_at: Callable[[int, int], bytes], size: int) -> tuple[bytes, tuple[Block, ...]]:
-    """(stream header, blocks) of an xz stream of `size` bytes. Raises `NotSeekable`, `Damaged`."""
+    """(stream header, blocks) of an xz stream of `size` bytes. Raises `NotSeekable`, `CorruptData`."""
     if size < _HEADER + _FOOTER:
-        raise Damaged("it is not an xz stream")
+        raise CorruptData("it is not an xz stream")
     header = read_at(0, _HEADER)
     # The index of a package of gigabytes is a few hundred bytes: one request brings it with the footer.
     tail = read_at(max(size - (16 << 10), 0), min(size, 16 << 10))
@@ -54,10 +55,10 @@ def blocks(read_at: Callable[[int, int], bytes], size: int) -> tuple[bytes, tupl
     if header[:6] != b"\xfd7zXZ\0" or footer[10:] != b"YZ" or footer[8:10] != header[6:8]:
         raise NotSeekable("it is not one xz stream")
     if zlib.crc32(footer[4:10]) != int.from_bytes(footer[:4], "little"):
-        raise Damaged("the end of its xz stream is damaged")
+        raise CorruptData("the end of its xz stream is damaged")
     index_size = (int.from_bytes(footer[4:8], "little") + 1) * 4
     if index_size > min(_LARGEST_INDEX, size - _HEADER - _FOOTER):
-        raise Damaged("the index of its xz stream is damaged")
+        raise CorruptData("the index of its xz stream is damaged")
     if index_size + _FOOTER > len(tail):
         tail = read_at(size - _FOOTER - index_size, index_size + _FOOTER)
     found = _index(tail[-_FOOTER - index_size : -_FOOTER])
@@ -87,7 +88,7 @@ class Unpacking:
         """Bytes unpacked so far."""
 
     def feed(self, data: bytes) -> bytes:
-        """What the next bytes of the block unpack to. The last ones also check all of it. Raises `Damaged`."""
+        """What the next bytes of the block unpack to. The last ones also check all of it. Raises `CorruptData`."""
         self._missing -= len(data)
         unpacked = self._decompress(data)
         if not self._missing:
@@ -96,7 +97,7 @@ class Unpacking:
         if self.length > self._block.length or (
             not self._missing and (self.length != self._block.length or not self._decompressor.eof)
         ):
-            raise Damaged("it cannot be unpacked: a block is not as long as the index says")
+            raise CorruptData("it cannot be unpacked: a block is not as long as the index says")
         return unpacked
 
     def _decompress(self, data: bytes) -> bytes:
@@ -107,20 +108,20 @@ class Unpacking:
                 # With all bytes out, the check and what follows it may not have been looked at yet.
                 unpacked += self._decompressor.decompress(b"", 1)
         except (lzma.LZMAError, EOFError) as error:
-            raise Damaged(f"it cannot be unpacked: {error}") from None
+            raise CorruptData(f"it cannot be unpacked: {error}") from None
         return unpacked
 
 
 def unpack(header: bytes, data: bytes, block: Block) -> bytes:
-    """What one block unpacks to; its check was compared. Raises `Damaged`."""
+    """What one block unpacks to; its check was compared. Raises `CorruptData`."""
     if len(data) != block.size:
-        raise Damaged("it ends too early")
+        raise CorruptData("it ends too early")
     return Unpacking(header, block).feed(data)
 
 
 def _index(data: bytes) -> tuple[Block, ...]:
     if len(data) < 8 or data[0] != 0 or zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
-        raise Damaged("the index of its xz stream is damaged")
+        raise CorruptData("the index of its xz stream is damaged")
     count, at = _varint(data, 1)
     found: list[Block] = []
     offset, unpacked = _HEADER, 0
@@ -144,7 +145,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if not byte & 0x80:
             return value, at
-    raise Damaged("the index of its xz stream is damaged")
+    raise CorruptData("the index of its xz stream is damaged")
 
 
 def _number(value: int) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from sandbox.formats.streams import CorruptData
+
 
 def module() -> Any:
     """`compression.zstd` or its backport; both have the same interface. Imported only when something is zstd."""
@@ -15,17 +17,16 @@ def module() -> Any:
     return zstd
 
 
-def errors() -> tuple[type[Exception], ...]:
-    """What the module raises for damaged data; nothing before it is in use, so that nobody else loads it."""
-    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    loaded = sys.modules.get(name)
-    return (loaded.ZstdError,) if loaded is not None else ()
+def decompressor(window: int) -> Any:
+    """One that takes no frame with a window of more than 2**`window` bytes: a few bytes can ask for gigabytes."""
+    zstd = module()
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window})
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """One frame, of at most `limit` bytes. Raises `ValueError` for a damaged one."""
+    """One frame, of at most `limit` bytes. Raises `CorruptData` for a damaged one."""
     zstd = module()
     try:
         return bytes(zstd.ZstdDecompressor().decompress(data, limit))
     except zstd.ZstdError as error:
-        raise ValueError(str(error)) from error
+        raise CorruptData(str(error)) from error

@@ -17,7 +17,7 @@ from sandbox import profiles
 from sandbox.debuginfo import RemotePackage, locate
 from sandbox.errors import VerificationFailed
 from sandbox.formats import elf, rpm
-from sandbox.formats.stream import FileStream
+from sandbox.formats.streams import FileStream
 from sandbox.host import paths
 from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import Profile

@@ -9,7 +9,7 @@ from debuginfo_bench import Bench
 from sandbox.debuginfo import http_ranges
 from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, DownloadFailed, VerificationFailed
 from sandbox.formats import elf, xz
-from sandbox.formats.stream import Damaged
+from sandbox.formats.streams import CorruptData
 
 BLOCK = 1 << 14
 
@@ -140,10 +140,10 @@ def test_blocks_of_xz() -> None:
     damaged = bytearray(read_at(blocks[0].offset, blocks[0].size))
     for at in (5, len(damaged) // 2, len(damaged) - 1):
         damaged[at] ^= 1
-        with pytest.raises(Damaged):
+        with pytest.raises(CorruptData):
             xz.unpack(header, bytes(damaged), blocks[0])
         damaged[at] ^= 1
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptData):
         xz.unpack(header, bytes(damaged[:-4]), blocks[0])
     with pytest.raises(xz.NotSeekable):
         xz.blocks(lambda offset, size: (stream * 2)[offset : offset + size], 2 * len(stream))

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sandbox.formats import lzo, snappy
+from sandbox.formats.streams import CorruptData
 
 
 def test_lzo_literals_and_matches():
@@ -16,12 +17,12 @@ def test_snappy_literals_and_copies():
     assert snappy.decompress(b"\x05\x00a\x01\x01", 4096) == b"aaaaa"
 
 
-@pytest.mark.parametrize(("module", "error"), [(lzo, lzo.LzoError), (snappy, snappy.SnappyError)])
+@pytest.mark.parametrize("module", [lzo, snappy])
 @given(data=st.binary(max_size=300))
 @settings(max_examples=150, deadline=None)
-def test_any_bytes_end_bounded(module, error, data):
+def test_any_bytes_end_bounded(module, data):
     try:
         out = module.decompress(data, 4096)
-    except error:
+    except CorruptData:
         return
     assert len(out) <= 4096 + 300
