@@ -8,12 +8,17 @@ build-id string to VMCOREINFO").
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sandbox.errors import DebuginfoMismatch
 from sandbox.formats import elf
+from sandbox.formats.streams import pread
 from sandbox.model import Vmcore
+
+_BANNER: Final = re.compile(rb"Linux version [\x20-\x7e]{8,1000}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +33,29 @@ class Identity:
 def identity(vmlinux: Path) -> Identity:
     """Raises `elf.NotElf`."""
     read = elf.read(vmlinux)
-    return Identity(build_id=read.build_id, banners=elf.banners(vmlinux, read), dwarf=read.has_dwarf)
+    return Identity(build_id=read.build_id, banners=banners(vmlinux, read), dwarf=read.has_dwarf)
+
+
+def banners(vmlinux: Path, read: elf.Elf) -> tuple[str, ...]:
+    """The "Linux version …" lines inside, each once. A kernel may hold two: one is finished only by the last link."""
+    found: dict[str, None] = {}
+    with vmlinux.open("rb", buffering=0) as file:
+        for section in read.sections:
+            if section.type == elf.SHT_NOBITS or not section.name.startswith((".rodata", ".init.rodata", ".init.data")):
+                continue
+            for piece in _pieces(file.fileno(), section):
+                for match in _BANNER.finditer(piece):
+                    found.setdefault(match[0].decode("ascii").rstrip(), None)
+    # The format string of /proc/version looks alike, and names no release.
+    return tuple(banner for banner in found if "%s" not in banner)
+
+
+def _pieces(fd: int, section: elf.Section, step: int = 4 << 20, overlap: int = 1024) -> Iterator[bytes]:
+    end = section.offset + section.size
+    for at in range(section.offset, end, step):
+        yield (piece := pread(fd, at, min(step + overlap, end - at)))
+        if not piece:
+            break
 
 
 def prove(vmcore: Vmcore, found: Identity, *, name: str, banner_decides: bool = False, force: bool = False) -> str:

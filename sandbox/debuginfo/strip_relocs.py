@@ -116,7 +116,7 @@ def plan(file: RandomAccess) -> Plan | None:
         if number not in dropped and section.type not in {0, _SHT_NOBITS} and section.offset + section.size > cut
     )
     if (
-        any(segment.size and segment.offset + segment.size > cut for segment in read.segments)
+        any(segment.filesz and segment.offset + segment.filesz > cut for segment in read.segments)
         or any(offset < cut or read.sections[number].flags & _SHF_ALLOC for offset, number in behind)
         or any(offset + read.sections[number].size > file.size for offset, number in behind)
         or cut < 64

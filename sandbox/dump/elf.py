@@ -5,21 +5,17 @@ Sources: elf(5), Linux fs/proc/vmcore.c, QEMU dump/dump.c, makedumpfile elf_info
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
 from sandbox.dump.header import Header
 from sandbox.errors import DumpDamaged, NotADump
-from sandbox.formats import notes
-from sandbox.formats.notes import ByteOrder
+from sandbox.formats import elf, notes
+from sandbox.formats.elf import Segment
 from sandbox.formats.streams import Source
 
 MAGIC: Final = b"\x7fELF"
 
-_PT_LOAD: Final = 1
-_PT_NOTE: Final = 4
-_PN_XNUM: Final = 0xFFFF
 _INCOMPLETE: Final = 0x1
 """DUMP_ELF_INCOMPLETE in e_flags, set by makedumpfile -E."""
 
@@ -53,50 +49,28 @@ _X86_64_KERNEL: Final = 0xFFFFFFFF80000000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """One PT_LOAD: `filesz` bytes at `offset` of the file are physical memory from `paddr` on."""
-
-    paddr: int
-    vaddr: int
-    offset: int
-    filesz: int
-    memsz: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Where the memory lies in the file."""
 
     segments: tuple[Segment, ...]
+    """PT_LOAD, by physical address."""
     need: int
     """Size the file must have to hold all segments and notes."""
 
 
 def parse(source: Source, name: str) -> tuple[Header, Layout]:
     """Header and segments of an ELF core. Raises `NotADump` for ELF files that are something else."""
-    head = source.read_at(0, 64)
-    if len(head) < 52 or head[4] not in {1, 2} or head[5] not in {1, 2}:
-        raise DumpDamaged(f"{name}: the ELF header is cut off or damaged")
-    bits = 64 if head[4] == 2 else 32
-    order: ByteOrder = "little" if head[5] == 1 else "big"
-    code = "<" if order == "little" else ">"
-    kind, machine = struct.unpack_from(code + "HH", head, 16)
-    _refuse_other_kinds(name, kind)
-    if bits == 64 and len(head) < 64:
-        raise DumpDamaged(f"{name}: cut off in the ELF header")
-    phoff, shoff, flags, _, phentsize, phnum = struct.unpack_from(
-        code + ("QQIHHH" if bits == 64 else "IIIHHH"), head, 32 if bits == 64 else 28
-    )
-    if phnum == _PN_XNUM:
-        # The real count is sh_info of the first section header.
-        section = source.read_at(shoff, 64)
-        at = 44 if bits == 64 else 28
-        phnum = int.from_bytes(section[at : at + 4], order)
-    wanted = min(phnum, _MOST_SEGMENTS)
-    entry = 56 if bits == 64 else 32
-    if phentsize != entry:
-        raise DumpDamaged(f"{name}: the ELF header gives program headers of {phentsize} bytes")
-    table = source.read_at(phoff, wanted * entry)
+    try:
+        head = elf.header(source.read_at)
+    except elf.NotElf as error:
+        raise DumpDamaged(f"{name}: the ELF header is cut off or damaged") from error
+    _refuse_other_kinds(name, head.type)
+    bits, order = 64 if head.layout.wide else 32, head.layout.byteorder
+    entry = elf.segment_size(head.layout)
+    if head.phentsize != entry:
+        raise DumpDamaged(f"{name}: the ELF header gives program headers of {head.phentsize} bytes")
+    wanted = min(head.phnum, _MOST_SEGMENTS)
+    table = source.read_at(head.phoff, wanted * entry)
     if wanted and len(table) < entry:
         raise DumpDamaged(f"{name}: cut off before the ELF program headers")
 
@@ -104,30 +78,24 @@ def parse(source: Source, name: str) -> tuple[Header, Layout]:
         format="elf",
         order=order,
         bits=bits,
-        arch="mips" if machine == _MIPS and bits == 32 else _MACHINES.get((machine, order)),
+        arch="mips" if head.machine == _MIPS and bits == 32 else _MACHINES.get((head.machine, order)),
         compression="none",
-        flag="makedumpfile marked it as incomplete: the target ran out of space" if flags & _INCOMPLETE else None,
+        flag="makedumpfile marked it as incomplete: the target ran out of space" if head.flags & _INCOMPLETE else None,
     )
     loads: list[Segment] = []
-    need = phoff + phnum * entry
+    need = end = head.phoff + head.phnum * entry
     sections: list[tuple[int, int]] = []
-    for fields in struct.iter_unpack(
-        code + ("IIQQQQQQ" if bits == 64 else "IIIIIIII"), table[: len(table) - len(table) % entry]
-    ):
-        if bits == 64:
-            segment, _, offset, vaddr, paddr, filesz, memsz, _ = fields
-        else:
-            segment, offset, vaddr, paddr, filesz, memsz, _, _ = fields
-        if segment not in {_PT_LOAD, _PT_NOTE} or offset >= _NO_OFFSET:
+    for segment in elf.segments(head.layout, table):
+        if segment.type not in {elf.PT_LOAD, elf.PT_NOTE} or segment.offset >= _NO_OFFSET:
             continue
-        if filesz:
-            need = max(need, offset + filesz)
-        if segment == _PT_LOAD:
-            loads.append(Segment(paddr=paddr, vaddr=vaddr, offset=offset, filesz=filesz, memsz=memsz))
+        if segment.filesz:
+            need = max(need, segment.offset + segment.filesz)
+        if segment.type == elf.PT_LOAD:
+            loads.append(segment)
         elif len(sections) < _MOST_NOTE_SEGMENTS:
-            sections.append((offset, min(filesz, _NOTES_LIMIT // _MOST_NOTE_SEGMENTS)))
+            sections.append((segment.offset, min(segment.filesz, _NOTES_LIMIT // _MOST_NOTE_SEGMENTS)))
     # Behind the program headers is where writers put the notes, should those headers have been lost.
-    _read_notes(source, header, sections or [(phoff + phnum * entry, 1 << 16)], name)
+    _read_notes(source, header, sections or [(end, 1 << 16)], name)
     if header.arch == "x86_64":
         header.phys_base = next(
             (one.paddr - (one.vaddr - _X86_64_KERNEL) for one in loads if one.vaddr >= _X86_64_KERNEL), None

@@ -1,13 +1,11 @@
-"""The little of ELF that tells builds of vmlinux apart: build-id, banner, sections.
+"""The little of ELF that is used here: header, segments, sections, build-id. Structures as in elf(5).
 
-Reads untrusted files: every count and size is bounded before it is used, and nothing is mapped or executed.
-Structures as in elf(5).
+Reads untrusted files: every count and size is bounded before it is used, and nothing is mapped or executed. In plain
+Python although pyelftools is a library: that has no bounds, and wants a seekable file.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,16 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-_NT_GNU_BUILD_ID: Final = 3
-_PT_NOTE: Final = 4
+from sandbox.formats import notes
+from sandbox.formats.notes import ByteOrder
+from sandbox.formats.streams import pread
+
+PT_LOAD: Final = 1
+PT_NOTE: Final = 4
+_PN_XNUM: Final = 0xFFFF
 _SHT_NOTE: Final = 7
-_SHT_NOBITS: Final = 8
+SHT_NOBITS: Final = 8
 _NOTES_LIMIT: Final = 1 << 20
-_BANNER: Final = re.compile(rb"Linux version [\x20-\x7e]{8,1000}")
+_MOST_SEGMENTS: Final = 0xFFFF
 
 
 class NotElf(ValueError):
-    """The file is not an ELF file, or not one that could be a vmlinux."""
+    """The file is not an ELF file, or is cut off in its header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +42,14 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
+    """One program header: `filesz` bytes at `offset` of the file are the memory at `vaddr`, physically at `paddr`."""
+
     type: int
     offset: int
-    size: int
-    """Bytes in the file."""
+    vaddr: int
+    paddr: int
+    filesz: int
+    memsz: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +58,28 @@ class Layout:
     """Of bytes, as struct writes it."""
     wide: bool
     """64 bits."""
+
+    @property
+    def byteorder(self) -> ByteOrder:
+        return "little" if self.order == "<" else "big"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The ELF header, as far as it is used."""
+
+    layout: Layout
+    type: int
+    """1 a module or object, 2 a linked program, 3 a position-independent one, 4 a core."""
+    machine: int
+    flags: int
+    phoff: int
+    phentsize: int
+    phnum: int
+    shoff: int
+    shentsize: int
+    shnum: int
+    shstrndx: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,56 +109,82 @@ ReadAt = Callable[[int, int], bytes]
 """Up to so many bytes (second) at an offset (first): a file that was cut off gives fewer."""
 
 
+def header(read_at: ReadAt) -> Header:
+    """The header of a file that may lie elsewhere. Raises `NotElf`."""
+    head = read_at(0, 64)
+    if len(head) < 52 or head[:4] != b"\x7fELF" or head[4] not in {1, 2} or head[5] not in {1, 2}:
+        raise NotElf("not an ELF file")
+    layout = Layout(order="<" if head[5] == 1 else ">", wide=head[4] == 2)
+    if layout.wide and len(head) < 64:
+        raise NotElf("cut off in its header")
+    order = layout.order
+    kind, machine = struct.unpack_from(order + "HH", head, 16)
+    phoff, shoff, flags, _, phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(
+        order + ("QQI6H" if layout.wide else "III6H"), head, 32 if layout.wide else 28
+    )
+    if phnum == _PN_XNUM:
+        # The real count is sh_info of the first section header.
+        at = 44 if layout.wide else 28
+        phnum = int.from_bytes(read_at(shoff, 64)[at : at + 4], layout.byteorder)
+    return Header(
+        layout=layout,
+        type=kind,
+        machine=machine,
+        flags=flags,
+        phoff=phoff,
+        phentsize=phentsize,
+        phnum=phnum,
+        shoff=shoff,
+        shentsize=shentsize,
+        shnum=shnum,
+        shstrndx=shstrndx,
+    )
+
+
+def segment_size(layout: Layout) -> int:
+    """Bytes of a program header."""
+    return 56 if layout.wide else 32
+
+
+def segments(layout: Layout, table: bytes) -> Iterator[Segment]:
+    """The program headers in `table`; one that is cut off is none."""
+    entry = segment_size(layout)
+    wide = layout.wide
+    for fields in struct.iter_unpack(
+        layout.order + ("IIQQQQQQ" if wide else "IIIIIIII"), table[: len(table) - len(table) % entry]
+    ):
+        if wide:
+            kind, _, offset, vaddr, paddr, filesz, memsz, _ = fields
+        else:
+            kind, offset, vaddr, paddr, filesz, memsz, _, _ = fields
+        yield Segment(type=kind, offset=offset, vaddr=vaddr, paddr=paddr, filesz=filesz, memsz=memsz)
+
+
 def read(path: Path) -> Elf:
     """Headers and notes of `path`. Raises `NotElf`, or OSError."""
     with path.open("rb", buffering=0) as file:
-        return parse(partial(_pread, file.fileno()))
-
-
-def banners(path: Path, elf: Elf) -> tuple[str, ...]:
-    """The "Linux version …" lines inside, each once. A kernel may hold two: one is finished only by the last link."""
-    found: dict[str, None] = {}
-    with path.open("rb", buffering=0) as file:
-        for section in elf.sections:
-            if section.type == _SHT_NOBITS or not section.name.startswith((".rodata", ".init.rodata", ".init.data")):
-                continue
-            for piece in _pieces(partial(_pread, file.fileno()), section):
-                for match in _BANNER.finditer(piece):
-                    found.setdefault(match[0].decode("ascii").rstrip(), None)
-    # The format string of /proc/version looks alike, and names no release.
-    return tuple(banner for banner in found if "%s" not in banner)
+        return parse(partial(pread, file.fileno()))
 
 
 def parse(read_at: ReadAt) -> Elf:
     """The same of a file that may lie elsewhere."""
-    head = read_at(0, 64)
-    if len(head) < 52 or head[:4] != b"\x7fELF" or head[4] not in {1, 2} or head[5] not in {1, 2}:
-        raise NotElf("not an ELF file")
-    wide = head[4] == 2
-    order = "<" if head[5] == 1 else ">"
-    if wide and len(head) < 64:
-        raise NotElf("cut off in its header")
-    if wide:
-        phoff, shoff = struct.unpack_from(order + "QQ", head, 32)
-        phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(order + "5H", head, 54)
-    else:
-        phoff, shoff = struct.unpack_from(order + "II", head, 28)
-        phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from(order + "5H", head, 42)
-    layout = Layout(order=order, wide=wide)
-    table = _table(read_at, shoff, shentsize, shnum, size=64 if wide else 40)
-    sections = _sections(read_at, layout, table, shstrndx)
-    segments = _segments(layout, _table(read_at, phoff, phentsize, phnum, size=56 if wide else 32))
+    head = header(read_at)
+    layout = head.layout
+    table = _table(read_at, head.shoff, head.shentsize, head.shnum, size=64 if layout.wide else 40)
+    sections = _sections(read_at, layout, table, head.shstrndx)
+    phnum = min(head.phnum, _MOST_SEGMENTS)
+    found = tuple(segments(layout, _table(read_at, head.phoff, head.phentsize, phnum, size=segment_size(layout))))
     # Sections first: in a .debug file the program headers still describe the stripped twin's offsets.
-    notes = [(section.offset, section.size) for section in sections if section.type == _SHT_NOTE]
-    notes += [(segment.offset, segment.size) for segment in segments if segment.type == _PT_NOTE]
-    build_ids = (_build_id(order, read_at(offset, min(size, _NOTES_LIMIT))) for offset, size in notes)
+    places = [(section.offset, section.size) for section in sections if section.type == _SHT_NOTE]
+    places += [(segment.offset, segment.filesz) for segment in found if segment.type == PT_NOTE]
+    build_ids = (_build_id(layout, read_at(offset, min(size, _NOTES_LIMIT))) for offset, size in places)
     return Elf(
         build_id=next((build_id for build_id in build_ids if build_id is not None), None),
-        type=struct.unpack_from(order + "H", head, 16)[0],
+        type=head.type,
         layout=layout,
         sections=sections,
         section_table=table,
-        segments=segments,
+        segments=found,
     )
 
 
@@ -163,45 +218,12 @@ def _sections(read_at: ReadAt, layout: Layout, table: bytes, names_index: int) -
     )
 
 
-def _segments(layout: Layout, table: bytes) -> tuple[Segment, ...]:
-    found: list[Segment] = []
-    entry = 56 if layout.wide else 32
-    for at in range(0, len(table) - entry + 1, entry):
-        (kind,) = struct.unpack_from(layout.order + "I", table, at)
-        fields = ("4Q", at + 8) if layout.wide else ("4I", at + 4)
-        offset, _, _, size = struct.unpack_from(layout.order + fields[0], table, fields[1])
-        found.append(Segment(type=kind, offset=offset, size=size))
-    return tuple(found)
-
-
-def _pieces(read_at: ReadAt, section: Section, step: int = 4 << 20, overlap: int = 1024) -> Iterator[bytes]:
-    at = section.offset
-    end = section.offset + section.size
-    while at < end:
-        yield (piece := read_at(at, min(step + overlap, end - at)))
-        if not piece:
-            break
-        at += step
-
-
-def _build_id(order: str, notes: bytes) -> str | None:
-    at = 0
-    while at + 12 <= len(notes):
-        name_size, size, kind = struct.unpack_from(order + "3I", notes, at)
-        name_at = at + 12
-        at = name_at + (name_size + 3 & ~3)
-        if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0" and 0 < size <= 64:
-            build_id = notes[at : at + size]
-            return build_id.hex() if len(build_id) == size else None
-        at += size + 3 & ~3
-    return None
-
-
-def _pread(fd: int, offset: int, size: int) -> bytes:
-    """Up to `size` bytes: a file that was cut off gives fewer."""
-    if offset >= 1 << 62:
-        return b""
-    data = b""
-    while len(data) < size and (piece := os.pread(fd, size - len(data), offset + len(data))):
-        data += piece
-    return data
+def _build_id(layout: Layout, section: bytes) -> str | None:
+    return next(
+        (
+            note.desc.hex()
+            for note in notes.iterate(section, layout.byteorder)
+            if note.type == notes.NT_GNU_BUILD_ID and note.name == "GNU" and 0 < len(note.desc) <= 64
+        ),
+        None,
+    )

@@ -8,6 +8,7 @@ import pytest
 import archives
 from debuginfo_bench import Bench
 from sandbox.debuginfo import gdb_index, strip_relocs
+from sandbox.debuginfo.proof import banners
 from sandbox.errors import EngineFailed
 from sandbox.formats import elf
 
@@ -112,7 +113,7 @@ def test_damaged_elf(tmp_path: Path) -> None:
 def try_to_read(path: Path) -> None:
     try:
         read = elf.read(path)
-        elf.banners(path, read)
+        banners(path, read)
         strip_relocs.plan(strip_relocs.LocalFile(path))
     except elf.NotElf:
         pass
