@@ -27,7 +27,7 @@ import sandbox
 from benchmarks.session import crash, seconds, shipped, vmbox
 from sandbox import api, image, profiles
 from sandbox.case import store
-from sandbox.case.container import DUMP
+from sandbox.case.places import DUMP
 from sandbox.engine import Bind, ContainerSpec, Engine, connect
 from sandbox.host import paths
 from sandbox.image.package_sources import apt_settings, source_lines

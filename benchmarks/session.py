@@ -26,7 +26,7 @@ from pathlib import Path
 
 from sandbox import api
 from sandbox.case import store
-from sandbox.case.container import DUMP, VMLINUX
+from sandbox.case.places import DUMP, VMLINUX
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs, connect
 from sandbox.model import Case
 

@@ -145,6 +145,8 @@ class Case:
     """How many files the dump has in the container: more than one for a split one."""
     token: str
     """What the session script's own lines begin with; random."""
+    script: int = 1
+    """Version of the session script's control words."""
     requested: str = field_with_key("asked", "")
     """What the user chose for it, e.g. "image=debian-13"; empty when nothing."""
     origin: str = ""

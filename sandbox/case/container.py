@@ -20,17 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case import store
+from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
 from sandbox.errors import DumpUnreadable, EngineError, EngineFailed, SessionFailed
 from sandbox.host import config
 from sandbox.model import Case, Debuginfo, Vmcore
 from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
-
-DUMP: Final = "/case/vmcore"
-RELAY: Final = "/usr/libexec/vmbox/relay"
-VMLINUX: Final = "/case/debuginfo/vmlinux"
-"""Where a case container has them."""
 
 _ENVIRONMENT: Final = {
     # Scratch memory: the root file system is read-only.
@@ -71,9 +67,9 @@ def open_case(
             _refuse_unreadable(file)
     with store.lock(ident, reporter, f"opening {vmcore.path.name}"):
         present = store.read(directory)
-        if present is not None and store.is_running(present):
+        if present is not None and present.script == SESSION_VERSION and store.is_running(present):
             return present
-        # Whatever is left is of a container that is gone: a reboot, a restarted engine, a kill.
+        # The rest is of a container that is gone (a reboot, a restarted engine, a kill), or of another vmbox version.
         engine.remove(f"vmbox-{ident}")
         store.remove(directory)
         store.make_directory(directory)
@@ -124,6 +120,7 @@ def open_case(
             opened=datetime.now(UTC),
             directory=directory,
             token=token,
+            script=SESSION_VERSION,
             files=len(vmcore.files) or 1,
             requested=requested,
             incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
@@ -182,7 +179,7 @@ def container_spec(
         image=image,
         platform=platform,
         name=f"vmbox-{ident}",
-        argv=["/usr/libexec/vmbox/session", VMLINUX, *dumps],
+        argv=[SESSION],
         labels=labels,
         env=_ENVIRONMENT | env,
         binds=[
@@ -202,11 +199,6 @@ def container_spec(
         pids=limits.pids,
         cpus=limits.cpus,
     )
-
-
-def dump_paths(files: int) -> list[str]:
-    """Where a case container has the file of a dump, or the files of a split one."""
-    return [DUMP, *(f"{DUMP}-{number}" for number in range(2, files + 1))]
 
 
 def close(case: Case) -> None:

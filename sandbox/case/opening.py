@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import Provisioned, provision
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
     ConfigurationError,
     DumpNotFound,
@@ -47,21 +48,24 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
 
 @contextmanager
 def case_for_tool(tool: str, dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> Iterator[Case]:
-    """The case that a tool beside crash runs in: the dump's own. One with the newest image, for as long as it is used,
-    where that of the dump is to have drgn and has not: drgn needs no distribution's version, and reads older kernels.
-    Nor does it need the dump's machine, so that nothing is emulated for it.
+    """Yield the case in which `tool` (a debugger, or a shell) runs beside the warm debugger.
+
+    This is the dump's own case. A debugger that its image lacks, or that would have to be emulated though it reads
+    dumps of any architecture, gets a temporary case with the newest image, which is closed afterwards.
     """
-    case = None if tool == "drgn" and _needs_emulation(dump, options) else find_or_open_case(dump, options, reporter)
+    debugger = DEBUGGERS.get(tool, DEFAULT)
+    emulated = debugger.reads_any_arch and _needs_emulation(dump, options)
+    case = None if emulated else find_or_open_case(dump, options, reporter)
     with ExitStack() as at_the_end:
         if case is not None and options.once:
             at_the_end.callback(_close_case, case)
-        if case is None or (tool == "drgn" and not _has_drgn(case, options)):
-            image = options.image or _newest_with_drgn()
+        if case is None or not _has_debugger(case, debugger, options):
+            image = options.image or _newest_with(debugger)
             if case is None:
-                reporter.notice(f"drgn needs no emulation: it runs in the image of {image}")
+                reporter.notice(f"{debugger.name} needs no emulation: it runs in the image of {image}")
             else:
                 beside = "" if options.once else ", beside the open case"
-                reporter.notice(f"image {case.profile} has no drgn: it runs in that of {image}{beside}")
+                reporter.notice(f"image {case.profile} has no {debugger.name}: it runs in that of {image}{beside}")
             at_the_end.close()
             case = open_dump(dump, replace(options, image=image, once=True, native=True), reporter)
             at_the_end.callback(_close_case, case)
@@ -89,22 +93,24 @@ def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
         engine.close()
 
 
-def _has_drgn(case: Case, options: OpenOptions) -> bool:
-    """Whether drgn is to run in the case, as far as its profile tells."""
+def _has_debugger(case: Case, debugger: Debugger, options: OpenOptions) -> bool:
+    """Whether `debugger` is to run in the case, as far as its profile tells."""
     from sandbox.profiles import load
 
+    if not debugger.reads_any_arch:
+        return True  # the image was selected for it
     own = load().get(case.profile)
-    # One that is not here is of another machine. What the user chose is used, with or without.
-    return own is not None and (own.image.drgn or options.image is not None)
+    # A profile that is not here is of another architecture. The user's own choice is used, with or without.
+    return own is not None and (debugger.name in own.image.debuggers or options.image is not None)
 
 
-def _newest_with_drgn() -> str:
+def _newest_with(debugger: Debugger) -> str:
     from sandbox.profiles import load
 
     for profile in load().values():
-        if profile.latest and profile.image.drgn:
+        if profile.latest and debugger.name in profile.image.debuggers:
             return profile.name
-    raise ConfigurationError("the newest profile has no drgn", hint="name one that has: --image PROFILE")
+    raise ConfigurationError(f"the newest profile has no {debugger.name}", hint="name one that has: --image PROFILE")
 
 
 def _close_case(case: Case) -> None:

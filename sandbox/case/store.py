@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from sandbox.case.places import SESSION_VERSION
 from sandbox.errors import CaseNotFound, unwritable
 from sandbox.host import paths
 from sandbox.host.locks import locked
@@ -32,7 +33,9 @@ def find(dump: Path, *, engine: str | None = None) -> Case | None:
     endpoint = engine if engine is not None and engine.startswith(REMOTE_SCHEMES) else None
     for place in sorted(directory().glob(f"{key(dump, endpoint)}-*")):
         case = read(place) if ONCE not in place.name else None
-        if case is not None and engine in {None, case.engine, case.endpoint} and is_running(case):
+        if case is None or case.script != SESSION_VERSION or engine not in {None, case.engine, case.endpoint}:
+            continue
+        if is_running(case):
             return case
     return None
 

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final
 
 from sandbox.errors import VmboxError
 
-CRASH_COMMANDS: Final = tuple(
-    "alias ascii bpf bt btop dev dis eval exit extend files foreach fuser gdb help ipcs irq kmem list log mach mod "  # noqa: SIM905 - forty quotes are harder to read
-    "mount net p ps pte ptob ptov rd repeat runq sbitmapq search set sig struct swap sym sys task timer tree union vm "
-    "vtop waitq whatis wr".split()
-)
-"""crash's own, as its `help` lists them (7.2 to 9.0)."""
 
+def debugger_commands(incomplete: str) -> Iterator[str]:
+    from sandbox.debugger import DEFAULT
 
-def crash_commands(incomplete: str) -> Iterator[str]:
-    yield from (name for name in CRASH_COMMANDS if name.startswith(incomplete))
+    yield from (name for name in DEFAULT.commands if name.startswith(incomplete))
 
 
 def profiles(incomplete: str) -> Iterator[tuple[str, str]]:

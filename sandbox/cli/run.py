@@ -13,6 +13,7 @@ from sandbox import render
 from sandbox.cli import completion
 from sandbox.cli.app import command
 from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import CaseNotFound, UsageError
 from sandbox.host import paths
 
@@ -32,7 +33,7 @@ def run(
             metavar="-- COMMAND",
             help="crash commands; - reads them from standard input. With --tool drgn: a script and its arguments.",
             show_default=False,
-            autocompletion=completion.crash_commands,
+            autocompletion=completion.debugger_commands,
         ),
     ] = None,
     input_file: Annotated[
@@ -48,7 +49,9 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop a command that takes longer.")
     ] = None,
-    tool: Annotated[str, typer.Option("--tool", metavar="crash|drgn", help="What runs the commands.")] = "crash",
+    tool: Annotated[
+        str, typer.Option("--tool", metavar="|".join(DEBUGGERS), help="What runs the commands.")
+    ] = DEFAULT.name,
     code: Annotated[
         str | None, typer.Option("-e", metavar="CODE", help="With --tool drgn: Python code to run.")
     ] = None,
@@ -81,12 +84,15 @@ def run(
     )
     run_options = RunOptions(timeout=timeout, json=json, transcript=not no_transcript, output=output)
     reporter = render.reporter(quiet=quiet)
-    if tool == "drgn":
+    debugger = DEBUGGERS.get(tool)
+    if debugger is None:
+        raise typer.BadParameter(f"--tool is {' or '.join(DEBUGGERS)}")
+    if debugger is not DEFAULT:
         if json or output or input_file:
             raise typer.BadParameter("--json, --output and --input are for crash commands")
-        raise typer.Exit(_script(vmcore, commands or [], code, options, run_options, reporter))
-    if tool != "crash" or code is not None:
-        raise typer.BadParameter("--tool is crash or drgn" if code is None else "-e CODE needs --tool drgn")
+        raise typer.Exit(_script(debugger, vmcore, commands or [], code, options, run_options, reporter))
+    if code is not None:
+        raise typer.BadParameter("-e CODE needs --tool drgn")
     if not commands and input_file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
     status = run_all(
@@ -96,19 +102,26 @@ def run(
 
 
 def _script(
-    vmcore: Path, words: list[str], code: str | None, options: OpenOptions, run_options: RunOptions, reporter: Reporter
+    debugger: Debugger,
+    vmcore: Path,
+    words: list[str],
+    code: str | None,
+    options: OpenOptions,
+    run_options: RunOptions,
+    reporter: Reporter,
 ) -> int:
     from sandbox.case.opening import case_for_tool
-    from sandbox.commands.shell import run_script, script_of
+    from sandbox.commands.shell import run_script
 
     if code is not None:
-        script, name, arguments = script_of(code), "-e", words
+        script, name, arguments = debugger.script_of(code), "-e", words
     elif words:
         script, name, arguments = _read(Path(words[0])), Path(words[0]).name, words[1:]
     else:
-        raise typer.BadParameter("give a script, or -e CODE: vmbox run vmcore --tool drgn -- script.py")
-    with case_for_tool("drgn", vmcore, options, reporter) as case:
+        raise typer.BadParameter(f"give a script, or -e CODE: vmbox run vmcore --tool {debugger.name} -- script.py")
+    with case_for_tool(debugger.name, vmcore, options, reporter) as case:
         return run_script(
+            debugger,
             case,
             script,
             name,
@@ -130,8 +143,11 @@ def _read(file: Path) -> bytes:
 def shell(
     vmcore: Dump,
     tool: Annotated[
-        str, typer.Option("--tool", metavar="crash|drgn|bash", help="What to open; bash is a shell in the sandbox.")
-    ] = "crash",
+        str,
+        typer.Option(
+            "--tool", metavar="|".join((*DEBUGGERS, "bash")), help="What to open; bash is a shell in the sandbox."
+        ),
+    ] = DEFAULT.name,
     engine: EngineName = None,
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,

@@ -20,8 +20,6 @@ from sandbox.session.session import Session
 from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
 
-_QUIT: Final = frozenset({"q", "quit", "exit"})
-
 _PATIENCE: Final = 0.1
 """Seconds without a line on standard input after which others get their turn."""
 
@@ -161,7 +159,7 @@ def _run(
         if paused:
             session.release()
         command = next(lines, None)
-        if command is None or command in _QUIT:
+        if command is None or command in session.debugger.quit_words:
             return exit_status
         if paused:
             session.acquire()

@@ -1,4 +1,4 @@
-"""Programs in the case container beside the warm crash, without disturbing it: crash's own prompt, drgn, a shell."""
+"""Programs in a case beside its warm debugger: the prompt of a debugger, a script, a shell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import render
-from sandbox.case.container import RELAY, VMLINUX, dump_paths
+from sandbox.case.places import RELAY, VMLINUX, dump_paths
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.engine import Engine, Exec, connect
 from sandbox.errors import CommandTimeout, SessionDied, UsageError, VmboxError
 from sandbox.model import Case
@@ -25,15 +26,17 @@ from sandbox.session.history import History, TypedLines
 from sandbox.session.session import Session
 from sandbox.session.transcript import Recorder
 
-TOOLS: Final = ("crash", "drgn", "bash")
+SHELL: Final = "bash"
+"""The tool that is no debugger: a shell in the sandbox."""
+
+TOOLS: Final = (*DEBUGGERS, SHELL)
 
 _WRAPPER: Final = "/usr/libexec/vmbox/shell"
 _NOT_FOUND: Final = 127
-_PRELUDE: Final = "from drgn import *; from drgn.helpers.common import *; from drgn.helpers.linux import *\n"
-"""What drgn's own prompt has at hand; -e has it, too, in every version of drgn."""
+_SHELL_ARGV: Final = ("sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi")
 
 
-def interactive(case: Case, *, tool: str = "crash", reporter: Reporter = QUIET) -> int:
+def interactive(case: Case, *, tool: str = DEFAULT.name, reporter: Reporter = QUIET) -> int:
     """Runs a tool at the user's terminal until it ends. Returns its exit status."""
     if not sys.stdin.isatty():
         raise UsageError(
@@ -43,14 +46,17 @@ def interactive(case: Case, *, tool: str = "crash", reporter: Reporter = QUIET) 
     engine = connect(case.endpoint)
     try:
         with _presence(case, engine) as ident:
-            watcher = _with_history(case, ident, env, reporter) if tool == "crash" else None
-            with _started(engine, case, ident, tool, (), tty=True, env=env) as process:
+            debugger = DEBUGGERS.get(tool)
+            watcher = None if debugger is None else _with_history(debugger, case, ident, env, reporter)
+            argv = _SHELL_ARGV if debugger is None else debugger.prompt_argv(VMLINUX, dump_paths(case.files))
+            with _started(engine, case, ident, argv, tty=True, env=env) as process:
                 return _checked(terminal.attach(process, watcher), case, tool)
     finally:
         engine.close()
 
 
 def run_script(
+    debugger: Debugger,
     case: Case,
     script: bytes,
     name: str,
@@ -60,7 +66,7 @@ def run_script(
     transcript: bool = True,
     reporter: Reporter = QUIET,
 ) -> int:
-    """Runs a drgn script of the host in the case, with the dump as its program; it is streamed in, not mounted.
+    """Runs a script of the host by a debugger in the case; it is streamed in, not mounted.
 
     Its output goes to standard output as it comes, its errors to standard error when it has ended. Returns 0, or 1
     when the script failed. Raises `CommandTimeout` after `timeout` seconds.
@@ -74,7 +80,10 @@ def run_script(
     try:
         with _presence(case, engine) as ident:
             path = f"/tmp/.tool-{ident}/{name}"  # noqa: S108 - in the container
-            with _started(engine, case, ident, "drgn", (path, *arguments), script=(path, len(script))) as process:
+            program = debugger.script_argv(VMLINUX, dump_paths(case.files), path)
+            if program is None:
+                raise UsageError(f"{debugger.name} runs no scripts")
+            with _started(engine, case, ident, [*program, *arguments], script=(path, len(script))) as process:
                 process.write(script)
                 process.close_stdin()
                 for piece in _output(process, deadline):
@@ -86,18 +95,13 @@ def run_script(
             record(errors)
             render.note(render.visible(errors.decode(errors="backslashreplace")).rstrip("\n"))
         status = "ok" if code == 0 else "error"
-        return min(_checked(code, case, "drgn"), 1)
+        return min(_checked(code, case, debugger.name), 1)
     except TimeoutError:
         status = "timeout"
         raise CommandTimeout(f"{name} was stopped after {timeout:g} seconds") from None
     finally:
         engine.close()
-        record.end(" ".join((name, *arguments)), status, tool="drgn")
-
-
-def script_of(code: str) -> bytes:
-    """A script of what -e was given."""
-    return (_PRELUDE + code + "\n").encode()
+        record.end(" ".join((name, *arguments)), status, tool=debugger.name)
 
 
 def _output(process: Exec, deadline: float | None) -> Iterator[bytes]:
@@ -116,46 +120,39 @@ def _started(
     engine: Engine,
     case: Case,
     ident: str,
-    tool: str,
-    arguments: Sequence[str],
+    argv: Sequence[str],
     *,
     tty: bool = False,
     script: tuple[str, int] = ("", 0),
     env: Mapping[str, str] | None = None,
 ) -> contextlib.AbstractContextManager[Exec]:
-    dumps = dump_paths(case.files)
-    match tool:
-        case "crash":
-            argv = ["crash", "--no_crashrc", VMLINUX, *dumps]
-        case "drgn":
-            if len(dumps) > 1:
-                raise UsageError(
-                    "drgn does not read split dumps", hint="join the parts first: makedumpfile --reassemble"
-                )
-            # Modules have their symbols from the dump; without their debug files drgn would only complain.
-            argv = ["drgn", "--no-default-symbols", "-c", dumps[0], "-s", VMLINUX, *arguments]
-        case _:
-            argv = ["sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi"]
     path, size = script
     return engine.exec(case.container, [_WRAPPER, ident, path, str(size), *argv], tty=tty, stdin=True, env=env)
 
 
 def _checked(code: int, case: Case, tool: str) -> int:
-    if code == _NOT_FOUND and tool == "drgn":
+    if code == _NOT_FOUND and tool in DEBUGGERS:
         raise UsageError(
-            f"image {case.profile} has no drgn", hint=f"--image latest has one: vmbox shell --image latest {case.dump}"
+            f"image {case.profile} has no {tool}",
+            hint=f"--image latest has one: vmbox shell --image latest --tool {tool} {case.dump}",
         )
     return code
 
 
-def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporter) -> TypedLines:
-    """Gives crash the case's history, and keeps what is typed."""
+def _with_history(
+    debugger: Debugger, case: Case, ident: str, env: dict[str, str], reporter: Reporter
+) -> TypedLines | None:
+    """Gives the prompt the history of the case, and keeps what is typed. None where the prompt takes no history."""
+    place = f"/run/vmbox/history-{ident}"
+    given_env = debugger.prompt_env(place)
+    if not given_env:
+        return None
     history = History(case)
     given = case.directory / f"history-{ident}"
     if not case.remote:  # there, what is typed is kept, and not at hand again
         given.touch(mode=0o600)
         given.write_text("".join(f"{line}\n" for line in history.lines()), encoding="utf-8")
-    env["GDBHISTFILE"] = f"/run/vmbox/{given.name}"
+    env.update(given_env)
     failed = False
 
     def keep(line: str) -> None:
@@ -168,14 +165,14 @@ def _with_history(case: Case, ident: str, env: dict[str, str], reporter: Reporte
             failed = True
 
     def load(line: str) -> None:
-        names = module_debuginfo.modules_requested(line)
+        names = debugger.modules_requested(line)
         if names is None or not module_debuginfo.any_missing(case, names):
             return
         with terminal.cooked_output():
             try:
                 if not names:
-                    # The warm crash knows which modules there are.
-                    with Session(case) as session:
+                    # The warm debugger knows which modules there are.
+                    with Session(case, debugger=debugger) as session:
                         session.start()
                         names = module_debuginfo.loaded_modules(session)
                     if not module_debuginfo.any_missing(case, names):

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.host import paths
 from sandbox.model import Vmcore, kernel_version
@@ -51,9 +52,6 @@ class Base:
     bootstrap: Bootstrap | None = None
 
 
-_DRGN: Final = "DRGN"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDefinition:
     """What is put on the base."""
@@ -67,16 +65,22 @@ class ImageDefinition:
     """Files of `images/keys/` with public keys, one of which must have signed each RPM package."""
     args: Mapping[str, str] = field(default_factory=dict)
     """Build arguments of the fragments; `DRGN` is the package that has drgn."""
+    debuggers: tuple[str, ...] = (DEFAULT.name,)
+    """Names of the debuggers in it; see `sandbox.debugger`."""
     unusable: str | None = None
     """Why programs of this distribution cannot be run today; the `latest` profile's crash is used then."""
 
-    @property
-    def drgn(self) -> bool:
-        """Whether drgn is in it."""
-        return bool(self.args.get(_DRGN))
+    def emulated(self) -> ImageDefinition:
+        """The same for an architecture that is emulated: without debuggers that read its dumps on any architecture.
 
-    def without_drgn(self) -> ImageDefinition:
-        return replace(self, args={name: value for name, value in self.args.items() if name != _DRGN})
+        To install them takes minutes under emulation. A build argument of a debugger's name is its package.
+        """
+        left_out = {name for name in self.debuggers if name in DEBUGGERS and DEBUGGERS[name].reads_any_arch}
+        return replace(
+            self,
+            args={name: value for name, value in self.args.items() if name.lower() not in left_out},
+            debuggers=tuple(name for name in self.debuggers if name not in left_out),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,12 +34,12 @@ def require_emulation(machine: str | None, info: EngineInfo) -> str | None:
 def for_arch(profile: Profile, machine: str | None) -> Profile:
     """The profile with programs of `machine`: an image and a base of their own. The profile itself for None.
 
-    Without drgn, which reads dumps of every machine on any: to install it takes minutes under emulation.
+    Without debuggers that need no emulation; see `ImageDefinition.emulated`.
     """
     if machine is None or profile.platform is not None:
         return profile
     name, title = f"{profile.name}-{machine}", f"{profile.title} for {machine}"
-    return replace(profile, name=name, title=title, platform=platform(machine), image=profile.image.without_drgn())
+    return replace(profile, name=name, title=title, platform=platform(machine), image=profile.image.emulated())
 
 
 def by_name(name: str) -> Profile | None:

@@ -58,9 +58,6 @@ PARTS: Final[Mapping[str, str]] = {
 }
 """What each part of a report is read from."""
 
-_MINIMAL: Final = frozenset({"log", "set"})
-"""Commands of ours that work in crash --minimal (crash(8), minimal mode)."""
-
 _KEPT: Final = 800_000
 """Characters of all answers together that a report shows: on a large machine they are tens of megabytes. Short ones are
 shown whole, and the long ones as far as there is room for each of them."""
@@ -175,12 +172,12 @@ def from_external(found: Mapping[str, ExternalOutput], *, case: Mapping[str, str
 
 
 def _each(session: Session, commands: Sequence[str], mode: str, timeout: float) -> Iterator[tuple[CommandRun, str]]:
-    lives = _LIVES
+    lives, name = _LIVES, session.debugger.name
     for command in commands:
         if lives == 0:
             yield _unasked(command, f"crash had ended {_LIVES} times before")
-        elif mode == "--minimal" and command not in _MINIMAL:
-            yield _unasked(command, "crash opened the dump only with --minimal, where this does not work")
+        elif not session.works(command):
+            yield _unasked(command, f"{name} opened the dump only with {mode}, where this does not work")
         else:
             run, text = _one(session, command, timeout)
             yield run, text

@@ -19,13 +19,13 @@ from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from sandbox.case import self_contained
-from sandbox.case.container import VMLINUX
+from sandbox.case.places import VMLINUX
+from sandbox.debugger import DEFAULT
 from sandbox.errors import ConfigurationError, DumpUnreadable
 from sandbox.model import Vmcore
 from sandbox.render import visible
 from sandbox.report.causes import explain
 from sandbox.report.collect import COMMANDS, CommandOutputs, ExternalOutput, from_external
-from sandbox.session.command_status import ErrorDetector
 from sandbox.version import __version__
 
 LABEL: Final = "vmbox.dev/kernel"
@@ -269,12 +269,11 @@ def _answers(said: bytes) -> Iterator[tuple[str, ExternalOutput]]:
         command, output = found[1].decode(errors="backslashreplace"), found[2]
         if command not in COMMANDS:
             continue
-        detector = ErrorDetector(command)
-        detector.feed(output)
+        complaints = DEFAULT.complaints(command)
+        complaints.feed(output)
         whole = found[0].endswith(b" end")
+        status = ("error" if complaints.found() else "ok") if whole else "died"
         yield (
             command,
-            ExternalOutput(
-                status=detector.status() if whole else "died", output=output.decode(errors="backslashreplace")
-            ),
+            ExternalOutput(status=status, output=output.decode(errors="backslashreplace")),
         )

@@ -12,7 +12,7 @@ import select
 import time
 from typing import Final
 
-from sandbox.case.container import RELAY
+from sandbox.case.places import RELAY
 from sandbox.engine import Exec, connect
 from sandbox.errors import EngineError, EngineFailed, VmboxError
 from sandbox.model import Case

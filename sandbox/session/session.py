@@ -1,7 +1,7 @@
-"""The warm crash of a case: a turn with it, its start, commands and their answers, and stopping them.
+"""The warm debugger of a case: a turn with it, its start, commands and their answers, and stopping them.
 
 Nothing of an engine is needed here: a command and its answer are a write and a few reads. Every request is framed by a
-fresh random marker, printed by crash itself, so that an answer is complete when its marker has come, and what an
+fresh random marker, printed by the debugger itself, so that an answer is complete when its marker has come, and what an
 earlier client left behind is recognised and thrown away.
 """
 
@@ -15,26 +15,24 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, UsageError
+from sandbox.case.places import VMLINUX, dump_paths
+from sandbox.debugger import DEFAULT, Debugger, StartMode
+from sandbox.errors import CommandTimeout, SessionDied, SessionFailed
 from sandbox.host import config
 from sandbox.model import Case, Transcript
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.channel import FifoChannel, last_words, new_marker
-from sandbox.session.command_status import ErrorDetector
-from sandbox.session.fallback import MINIMAL, START_MODES, StartMode, start_with_fallbacks
+from sandbox.session.fallback import start_with_fallbacks
 from sandbox.session.ticket_lock import TicketLock
 
 Sink = Callable[[bytes], None]
-"""Takes crash's output in pieces. Raising BrokenPipeError from it ends the command and not the session."""
-
-MAX_COMMAND: Final = 1498
-"""Bytes of one command: crash reads lines into a buffer of 1500 (BUFSIZE in defs.h), its end included."""
+"""Takes output in pieces. Raising BrokenPipeError from it ends the command and not the session."""
 
 _ANSWER_TO_INTERRUPT: Final = 10.0
-"""Seconds a crash that was interrupted has to come back to its prompt before it counts as hanging."""
+"""Seconds a debugger that was interrupted has to return to its prompt before it counts as hanging."""
 
 _ANSWER_OF_IDLE: Final = 2.0
-"""Seconds a crash at its prompt has to answer; longer, and it is still at somebody's command."""
+"""Seconds a debugger at its prompt has to answer; after that it is still at an earlier command."""
 
 _FLOOD: Final = 1 << 18
 """Bytes before our marker that can only be an abandoned command's output: a start says a few lines."""
@@ -47,18 +45,19 @@ _KEPT: Final = 1 << 16
 
 
 class Session:
-    """Exclusive use of a case's warm crash, for as long as the context lasts."""
+    """Exclusive use of the warm debugger of a case, for as long as the context lasts."""
 
-    def __init__(self, case: Case, reporter: Reporter = QUIET) -> None:
+    def __init__(self, case: Case, reporter: Reporter = QUIET, debugger: Debugger = DEFAULT) -> None:
         """Waits for those who came first, then for nobody. Raises `SessionDied` when the case has ended."""
         self._case = case
         self._reporter = reporter
         self._turn: TicketLock | None = None
         self._opened: FifoChannel | None = None
         self._ready_file = case.directory / "up"
-        """There while crash is known to be at its prompt or at a command."""
-        self._minimal = False
-        """Whether crash runs without its gdb."""
+        """Exists while a debugger is known to be at its prompt or at a command, and holds its name."""
+        self._debugger = debugger
+        self._mode = debugger.start_modes[0]
+        """As the debugger was started last."""
         self.acquire()
 
     def acquire(self) -> None:
@@ -83,6 +82,14 @@ class Session:
     def case(self) -> Case:
         return self._case
 
+    @property
+    def debugger(self) -> Debugger:
+        return self._debugger
+
+    def works(self, command: str) -> bool:
+        """Whether `command` can be answered in the mode in which the debugger was started."""
+        return self._debugger.works_in(self._mode, command)
+
     def close(self) -> None:
         if self._opened is not None:
             self._opened.close()
@@ -99,13 +106,13 @@ class Session:
     ) -> None:
         self.close()
 
-    def start(self, modes: Sequence[StartMode] = START_MODES) -> bytes:
-        """Waits until crash is at its prompt, starting it if it is not running; as it is, or with less if it must.
+    def start(self, modes: Sequence[StartMode] | None = None) -> bytes:
+        """Waits until the debugger is at its prompt; starts it if it is not running, in the first mode that works.
 
-        Returns what crash said on the way: the warnings of its start, or nothing when it was already up. Raises
-        `SessionFailed` with crash's own words when it does not come up on any mode.
+        Returns what it printed on the way: the warnings of its start, or nothing when it was already up. Raises
+        `SessionFailed` with its own words when it does not come up in any mode.
         """
-        return start_with_fallbacks(self._start, self._case.directory / "mode", self._reporter, modes)
+        return start_with_fallbacks(self._debugger, self._start, self._case.directory / "mode", self._reporter, modes)
 
     def set_idle(self, seconds: int) -> None:
         """Changes how long the case may be unused before it disposes of itself; 0: for ever."""
@@ -117,11 +124,12 @@ class Session:
             raise SessionDied("the session is not open", hint="take a turn with acquire() first")
         return self._opened
 
-    def _start(self, options: Sequence[str]) -> bytes:
+    def _start(self, mode: StartMode) -> bytes:
         channel = self._channel
-        self._minimal = MINIMAL in options
+        self._mode = mode
+        self._end_another_debugger()
         warm = answered = self._ready_file.exists()
-        ident, marker = self._ask_to_start(options)
+        ident, marker = self._ask_to_start()
         earlier = marker
         flood = False
         began = asked = time.monotonic()
@@ -132,56 +140,57 @@ class Session:
                 died = channel.find_exit()
                 if at >= 0 and (died is None or died.begin > at):
                     said = channel.take(at + len(marker) + 1)[:at]
-                    self._ready_file.touch()
+                    self._ready_file.write_text(self._debugger.name)
                     return b"" if answered else said.replace(earlier + b"\n", b"")
                 if died is not None:
                     said = channel.take(died.end)[: died.begin]
                     self._ready_file.unlink(missing_ok=True)
                     if died.ident == ident and died.status == _KILLED:
-                        # With less of crash it would be no better, nor with a newer one.
+                        # A lesser mode would be no better, nor a newer version.
                         raise self._died(died.status, said, "while it started")
                     if died.ident == ident:
                         raise SessionFailed(
-                            "crash does not open this dump",
+                            f"{self._debugger.name} does not open this dump",
                             hint="vmbox info shows whether the dump is whole",
                             detail=said.decode(errors="replace").strip() or f"exit status {died.status}",
                         )
-                    # Another crash than the one we asked for: it died before we came, or somebody else's start failed.
+                    # Another process than the one we asked for: it died before, or another client's start failed.
                     warm = answered = False
                     earlier = marker
-                    ident, marker = self._ask_to_start(options)
+                    ident, marker = self._ask_to_start()
                     continue
                 if len(channel.buffer) > _FLOOD:
                     flood = True
                     del channel.buffer[:-_KEPT]
                 if 0 < limit < time.monotonic() - began:
                     self._kill()
+                    name = f"{self._debugger.name} did not come up on {self._case.dump.name}"
                     raise CommandTimeout(
-                        f"crash did not come up on {self._case.dump.name} within {limit} s and was ended",
+                        f"{name} within {limit} s and was ended",
                         hint=f"one of many terabytes may need more: vmbox --set start=1h run {self._case.dump} -- bt",
                     )
                 quiet = not channel.receive(0.3)
                 if warm and (flood or time.monotonic() - asked > _ANSWER_OF_IDLE):
-                    # It is our turn and crash is busy: with what somebody asked for who is gone. It may be silent, or
+                    # It is our turn and the debugger is busy with a command whose client is gone. It may be silent, or
                     # print a little for ever.
                     self._reporter.notice("stopping a command that an earlier vmbox left behind")
                     self._interrupt()
                     warm = flood = False
                     answered = self._ready_file.exists()
-                    ident, marker = self._ask_to_start(options)
+                    ident, marker = self._ask_to_start()
                     asked = time.monotonic()
                 elif quiet:
                     waiting.begin()
 
     def run(self, command: str, sink: Sink, *, timeout: float | None = None) -> Transcript:
-        """Runs one crash command; its output goes to `sink` byte for byte, as it comes.
+        """Runs one command; its output goes to `sink` byte for byte, as it comes.
 
         Raises `CommandTimeout` after `timeout` seconds and KeyboardInterrupt on Ctrl-C, in both cases with the command
-        stopped and the session usable, and `SessionDied` with crash's last words when crash is gone.
+        stopped and the session usable, and `SessionDied` with the debugger's last words when it is gone.
         """
-        line = one_line(command)
+        line = self._debugger.line(command)
         marker = new_marker()
-        detector = ErrorDetector(command)
+        complaints = self._debugger.complaints(command)
         began = time.monotonic()
         total = 0
         try:
@@ -189,7 +198,7 @@ class Session:
             for piece in self._until(marker, None if timeout is None else began + timeout):
                 if piece:
                     total += len(piece)
-                    detector.feed(piece)
+                    complaints.feed(piece)
                     sink(piece)
         except TimeoutError:
             self._interrupt()
@@ -197,7 +206,12 @@ class Session:
         except (KeyboardInterrupt, BrokenPipeError):
             self._interrupt()
             raise
-        return Transcript(command=command, status=detector.status(), seconds=time.monotonic() - began, bytes=total)
+        return Transcript(
+            command=command,
+            status="error" if complaints.found() else "ok",
+            seconds=time.monotonic() - began,
+            bytes=total,
+        )
 
     def _until(self, marker: bytes, deadline: float | None) -> Iterator[bytes]:
         """Yields output up to the marker's line, and takes the marker with it."""
@@ -234,14 +248,14 @@ class Session:
     def _interrupt(self) -> None:
         """Stops the running command and waits for its end; what it still prints is thrown away.
 
-        A crash that does not come back to its prompt is killed, and started anew by whoever needs it next. A second
-        Ctrl-C does that at once.
+        A debugger that does not return to its prompt is killed; the next command starts it again. A second Ctrl-C
+        kills it at once.
         """
         channel = self._channel
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
         told = False
         try:
-            channel.control("int")
+            channel.control("int", self._debugger.interrupt)
             while time.monotonic() < deadline:
                 # A new marker each time: the signal may hit the very echo that was to print the last one.
                 marker = new_marker()
@@ -251,28 +265,31 @@ class Session:
                         pass
                 except TimeoutError:
                     if not told:
-                        self._reporter.notice("crash has not stopped yet; Ctrl-C ends it")
+                        self._reporter.notice(f"{self._debugger.name} has not stopped yet; Ctrl-C ends it")
                         told = True
                     continue
                 return
-            self._reporter.notice("crash does not answer the interrupt; it is ended, and started again when needed")
+            name = self._debugger.name
+            self._reporter.notice(f"{name} does not answer the interrupt; it is ended, and started again when needed")
         except KeyboardInterrupt:
             self._kill()
             raise
         except SessionDied:
-            self._reporter.notice("crash ended when it was interrupted; the next command starts it anew")
+            self._reporter.notice(
+                f"{self._debugger.name} ended when it was interrupted; the next command starts it anew"
+            )
             return
         self._kill()
 
     def _kill(self) -> None:
-        """Ends crash and waits until its script has seen that."""
+        """Ends the debugger and waits until the session script has seen that."""
         channel = self._channel
         channel.control("kill")
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
         while (died := channel.find_exit()) is None:
             if time.monotonic() > deadline:
                 # Not even SIGKILL: it hangs in the kernel, on the storage of the dump. The case cannot be used.
-                self._reporter.notice("crash cannot be ended; its case is closed")
+                self._reporter.notice(f"{self._debugger.name} cannot be ended; its case is closed")
                 channel.control("stop")
                 return
             del channel.buffer[:-_KEPT]
@@ -280,39 +297,43 @@ class Session:
         channel.take(died.end)
         self._ready_file.unlink(missing_ok=True)
 
-    def _ask_to_start(self, options: Sequence[str]) -> tuple[bytes, bytes]:
-        """Returns the id that the exit line carries if this start fails, and the marker crash prints when it is up."""
+    def _ask_to_start(self) -> tuple[bytes, bytes]:
+        """Returns the id that the exit line carries if this start fails, and the marker printed when it is up."""
         ident = os.urandom(8).hex()
         marker = new_marker()
-        self._channel.control("start", ident, *options)
+        argv = self._debugger.session_argv(VMLINUX, dump_paths(self._case.files), self._mode)
+        self._channel.control("start", ident, *argv)
         self._channel.send(self._echo(marker))
         return ident.encode(), marker
 
     def _echo(self, marker: bytes) -> bytes:
-        """The command with which crash prints a marker on a line of its own.
+        """The command with which the debugger prints a marker on a line of its own."""
+        return self._debugger.echo(marker, self._mode)
 
-        Its gdb does so within the process, also when it was told to take every line for gdb's (`set gdb on`), where
-        "!echo" costs two forks of all of crash; without gdb there is only that. No alias can hide a command's name.
-        """
-        return b"!echo " + marker if self._minimal else b"gdb echo " + marker + rb"\n"
+    def _end_another_debugger(self) -> None:
+        """A case has one warm debugger at a time: one that is not ours is ended."""
+        if self._ready_file.exists() and self._ready_file.read_text() not in {"", self._debugger.name}:
+            self._kill()
 
     def _died(self, status: int, said: bytes, when: str = "") -> SessionDied:
-        detail = last_words(said)
+        detail, name = last_words(said), self._debugger.name
         if status == _KILLED:
             # A limit is a container's, so it changes with the case.
             return SessionDied(
-                " ".join(filter(None, ("crash was killed", when))) + ", most likely for want of memory",
+                " ".join(filter(None, (f"{name} was killed", when))) + ", most likely for want of memory",
                 hint=f"ask for less, or give it more (0: all there is): vmbox close {self._case.dump}; "
                 f"vmbox --set memory=16G run {self._case.dump} -- bt",
                 detail=detail,
             )
         if status > 128:
-            return SessionDied(f"crash died of signal {status - 128}", detail=detail)
-        return SessionDied(f"crash ended with status {status}", hint="the next command starts it anew", detail=detail)
+            return SessionDied(f"{name} died of signal {status - 128}", detail=detail)
+        return SessionDied(f"{name} ended with status {status}", hint="the next command starts it anew", detail=detail)
 
     @contextmanager
     def _waiting(self) -> Iterator[_Waiting]:
-        waiting = _Waiting(self._reporter, f"Starting crash on {self._case.dump.name} ({self.case.release})")
+        waiting = _Waiting(
+            self._reporter, f"Starting {self._debugger.name} on {self._case.dump.name} ({self.case.release})"
+        )
         try:
             yield waiting
         finally:
@@ -336,22 +357,8 @@ class _Waiting:
             self._step.__exit__(None, None, None)
 
 
-def one_line(command: str) -> bytes:
-    """A command as crash reads it. Raises `UsageError` for one that crash cannot read or would not come back from."""
-    line = command.strip().encode(errors="surrogateescape")
-    if b"\n" in line or b"\0" in line:
-        raise UsageError("a crash command is one line", hint="give several commands separated by --, or a file with -i")
-    if len(line) > MAX_COMMAND:
-        raise UsageError(
-            f"the command has {len(line)} bytes, crash reads {MAX_COMMAND}", hint="split it, or use crash's < FILE"
-        )
-    if line in {b"!", b"|"}:
-        raise UsageError(f"crash's {command.strip()} is a shell", hint="vmbox shell --tool bash VMCORE opens one")
-    return line
-
-
 def open_channel(case: Case) -> FifoChannel:
-    """The way to a case's crash: its FIFOs, or through the engine where those are on another host."""
+    """Opens the FIFOs of a case, or a stream through the engine where they are on another host."""
     if case.remote:
         from sandbox.session.remote_channel import RemoteChannel
 

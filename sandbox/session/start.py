@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from sandbox.case.opening import find_or_open_case, open_dump
 from sandbox.case.options import OpenOptions
+from sandbox.debugger import DEFAULT
 from sandbox.errors import DumpDamaged, ImageError, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
-from sandbox.session.fallback import START_MODES, error_line
+from sandbox.session.fallback import error_line
 from sandbox.session.session import Session
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ def open_session(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -
 
 def _start_session(case: Case, dump: Path, options: OpenOptions, reporter: Reporter) -> tuple[Session, bytes]:
     session = Session(case, reporter)
+    modes = session.debugger.start_modes
     newer = _may_retry(case, options)
     try:
         try:
-            said = session.start(START_MODES[:-1] if newer else START_MODES)
+            said = session.start(modes[:-1] if newer else modes)
         except SessionFailed as error:
             if not newer:
                 raise
@@ -49,8 +51,10 @@ def _start_session(case: Case, dump: Path, options: OpenOptions, reporter: Repor
             newest = _newest_crash(case)
             other = None if newest is None else _retry_with_newest_crash(session, newest, options, error, reporter)
             if other is None:
-                reporter.notice(f"crash cannot open the dump: {error_line(error)}; trying {START_MODES[-1].option}")
-                said = session.start(START_MODES[-1:])
+                reporter.notice(
+                    f"{DEFAULT.name} cannot open the dump: {error_line(DEFAULT, error)}; trying {modes[-1].option}"
+                )
+                said = session.start(modes[-1:])
             else:
                 session = other
                 said = session.start()
@@ -109,7 +113,7 @@ def _retry_with_newest_crash(
 
     case = session.case
     reporter.notice(
-        f"crash of {case.profile} cannot open the dump: {error_line(error)}; "
+        f"crash of {case.profile} cannot open the dump: {error_line(DEFAULT, error)}; "
         f"trying crash {newest.crash.version} of {newest.name}"
     )
     engine = connect(case.endpoint)

@@ -16,8 +16,8 @@ import pytest
 import engines
 from engines import ENTRY, EngineUnderTest
 from sandbox import profiles
-from sandbox.case.container import DUMP, VMLINUX
 from sandbox.case.package_query import ContainerPackageQuery
+from sandbox.case.places import DUMP, VMLINUX
 from sandbox.dump import identify
 from sandbox.host.locks import locked
 

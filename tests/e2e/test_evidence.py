@@ -13,7 +13,7 @@ import pytest
 
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
-from sandbox.case.container import DUMP
+from sandbox.case.places import DUMP
 
 
 def everything(path: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import pytest
 from sandbox import render
 from sandbox.__main__ import _plain_run
 from sandbox.commands.run import StdinCommands, from_arguments, from_lines
+from sandbox.debugger import DEFAULT
+from sandbox.debugger.crash import MAX_COMMAND
+from sandbox.debugger.crash_errors import ErrorDetector, before_pipeline
 from sandbox.errors import UsageError
-from sandbox.session.command_status import ErrorDetector, before_pipeline
-from sandbox.session.session import MAX_COMMAND, one_line
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_verdict(command: str, output: bytes, status: str) -> None:
     detector = ErrorDetector(command)
     for at in range(len(output)):
         detector.feed(output[at : at + 1])
-    assert detector.status() == status
+    assert detector.found() == (status == "error")
 
 
 @pytest.mark.parametrize(
@@ -76,14 +77,14 @@ def test_where_crash_ends_and_another_program_begins(command: str, part: str) ->
 
 
 def test_a_command_is_one_line_that_crash_can_read() -> None:
-    assert one_line(" bt ") == b"bt"
-    assert len(one_line("x" * MAX_COMMAND)) == MAX_COMMAND
+    assert DEFAULT.line(" bt ") == b"bt"
+    assert len(DEFAULT.line("x" * MAX_COMMAND)) == MAX_COMMAND
     with pytest.raises(UsageError, match="crash reads"):
-        one_line("x" * (MAX_COMMAND + 1))
+        DEFAULT.line("x" * (MAX_COMMAND + 1))
     with pytest.raises(UsageError, match="one line"):
-        one_line("bt\nquit")
+        DEFAULT.line("bt\nquit")
     with pytest.raises(UsageError, match="is a shell"):
-        one_line(" ! ")
+        DEFAULT.line(" ! ")
 
 
 def test_control_characters_are_made_harmless() -> None:

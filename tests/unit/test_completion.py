@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.cli import app
-from sandbox.cli.completion import CRASH_COMMANDS
+from sandbox.debugger import DEFAULT
 
 
 @pytest.fixture
@@ -78,4 +78,4 @@ def test_a_broken_setting_does_not_break_typing(
 
 
 def test_crash_commands_are_in_order_and_unique() -> None:
-    assert list(CRASH_COMMANDS) == sorted(set(CRASH_COMMANDS))
+    assert list(DEFAULT.commands) == sorted(set(DEFAULT.commands))

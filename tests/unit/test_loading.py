@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.session.module_debuginfo import modules_requested
+from sandbox.debugger import DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from sandbox.session.module_debuginfo import modules_requested
     ],
 )
 def test_what_a_command_loads(command: str, names: frozenset[str] | None) -> None:
-    assert modules_requested(command) == names
+    assert DEFAULT.modules_requested(command) == names

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from sandbox.debugger import DEFAULT, StartMode
 from sandbox.errors import SessionFailed
 from sandbox.progress import QUIET
-from sandbox.session.fallback import START_MODES, last_mode, start_with_fallbacks
+from sandbox.session.fallback import last_mode, start_with_fallbacks
+
+MODES = DEFAULT.start_modes
 
 
 class Noting(type(QUIET)):  # type: ignore[misc]
@@ -25,18 +27,18 @@ class Crash:
         self.needs = needs
         self.tried: list[str] = []
 
-    def __call__(self, options: Sequence[str]) -> bytes:
-        self.tried.append(" ".join(options))
+    def __call__(self, mode: StartMode) -> bytes:
+        self.tried.append(mode.option)
         if self.tried[-1] != self.needs:
             raise SessionFailed("no", detail=f"\ncrash: page excluded: {len(self.tried)}\n\n")
         return b"WARNING: something\n"
 
 
-@pytest.mark.parametrize("needs", [mode.option for mode in START_MODES])
-def test_each_rung_is_tried_said_and_remembered(needs: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("needs", [mode.option for mode in MODES])
+def test_each_mode_is_tried_said_and_remembered(needs: str, tmp_path: Path) -> None:
     mode, noting, crash = tmp_path / "mode", Noting(), Crash(needs)
-    assert start_with_fallbacks(crash, mode, noting) == b"WARNING: something\n"
-    above = [mode.option for mode in START_MODES[: len(crash.tried)]]
+    assert start_with_fallbacks(DEFAULT, crash, mode, noting) == b"WARNING: something\n"
+    above = [mode.option for mode in MODES[: len(crash.tried)]]
     assert crash.tried == above
     assert noting.said[: len(above) - 1] == [
         f"crash cannot open the dump: crash: page excluded: {number}; trying {option}"
@@ -46,12 +48,12 @@ def test_each_rung_is_tried_said_and_remembered(needs: str, tmp_path: Path) -> N
     assert last_mode(mode) == needs
     # What opened it before is tried first.
     crash.tried.clear()
-    start_with_fallbacks(crash, mode, noting)
+    start_with_fallbacks(DEFAULT, crash, mode, noting)
     assert crash.tried == [needs]
 
 
-def test_the_last_rungs_reason_is_the_error(tmp_path: Path) -> None:
+def test_the_reason_of_the_last_mode_is_the_error(tmp_path: Path) -> None:
     with pytest.raises(SessionFailed) as failed:
-        start_with_fallbacks(Crash("nothing"), tmp_path / "mode", Noting())
+        start_with_fallbacks(DEFAULT, Crash("nothing"), tmp_path / "mode", Noting())
     assert failed.value.detail == "\ncrash: page excluded: 4\n\n"
     assert last_mode(tmp_path / "mode") == ""

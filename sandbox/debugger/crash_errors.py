@@ -50,8 +50,9 @@ class ErrorDetector:
         # A usage text needs two lines to be seen, so the last whole one stays; what is longer is not crash's error.
         self._tail = text[max(text.rfind(b"\n", 0, max(whole - 1, 0)) + 1, len(text) - 4096) :]
 
-    def status(self) -> str:
-        return "error" if self._found or self._wrong.search(self._tail) else "ok"
+    def found(self) -> bool:
+        """Whether crash complained; to be asked when the output has ended."""
+        return self._found or self._wrong.search(self._tail) is not None
 
 
 def before_pipeline(command: str) -> str:

@@ -1,0 +1,110 @@
+"""crash: https://crash-utility.github.io/"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from sandbox.debugger.crash_errors import ErrorDetector
+from sandbox.debugger.protocol import StartMode
+from sandbox.errors import UsageError
+
+MAX_COMMAND: Final = 1498
+"""Bytes of one command: crash reads lines into a buffer of 1500 (BUFSIZE in defs.h), its end included."""
+
+MINIMAL: Final = StartMode("--minimal", "only log, dis, rd, sym, eval, set and exit work")
+"""crash without its gdb."""
+
+_MINIMAL_COMMANDS: Final = frozenset({"log", "dis", "rd", "sym", "eval", "set", "exit"})
+
+_MODULE_LINE: Final = re.compile(r"(?m)^\s*[0-9a-f]{8,16}\s+([\w-]+)\s")
+"""A line of crash's `mod`: address of struct module, name."""
+
+
+class Crash:
+    """The `Debugger` that users know."""
+
+    name = "crash"
+    reads_split_dumps = True
+    reads_any_arch = False
+    start_modes: Sequence[StartMode] = (
+        StartMode("", ""),
+        StartMode("--zero_excluded", "pages that are missing read as zeros, so what is shown may be wrong"),
+        StartMode("--no_modules", "modules are not known: addresses in them have no names"),
+        MINIMAL,
+    )
+    quit_words = frozenset({"q", "quit", "exit"})
+    interrupt = "INT"
+    list_modules = "mod"
+    # As `help` lists them (7.2 to 9.0).
+    commands: Sequence[str] = tuple(
+        "alias ascii bpf bt btop dev dis eval exit extend files foreach fuser gdb help ipcs irq kmem list log mach "  # noqa: SIM905 - forty quotes are harder to read
+        "mod mount net p ps pte ptob ptov rd repeat runq sbitmapq search set sig struct swap sym sys task timer tree "
+        "union vm vtop waitq whatis wr".split()
+    )
+
+    def reads(self, kernel: tuple[int, int], ceiling: tuple[int, int] | None) -> bool:
+        return ceiling is None or kernel <= ceiling
+
+    def session_argv(self, vmlinux: str, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
+        options = [mode.option] if mode.option else []
+        return ["crash", "-s", "--no_crashrc", "--no_scroll", *options, vmlinux, *dumps]
+
+    def line(self, command: str) -> bytes:
+        line = command.strip().encode(errors="surrogateescape")
+        if b"\n" in line or b"\0" in line:
+            raise UsageError(
+                "a crash command is one line", hint="give several commands separated by --, or a file with -i"
+            )
+        if len(line) > MAX_COMMAND:
+            raise UsageError(
+                f"the command has {len(line)} bytes, crash reads {MAX_COMMAND}", hint="split it, or use crash's < FILE"
+            )
+        if line in {b"!", b"|"}:
+            raise UsageError(f"crash's {command.strip()} is a shell", hint="vmbox shell --tool bash VMCORE opens one")
+        return line
+
+    def echo(self, marker: bytes, mode: StartMode) -> bytes:
+        # Its gdb prints within the process, also after `set gdb on`, where "!echo" costs two forks of all of crash;
+        # without gdb there is only that. No alias can hide the name of a command.
+        return b"!echo " + marker if mode == MINIMAL else b"gdb echo " + marker + rb"\n"
+
+    def complaints(self, command: str) -> ErrorDetector:
+        return ErrorDetector(command)
+
+    def error_line(self, said: str) -> str | None:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        return next((line for line in lines if line.startswith("crash: ")), lines[-1] if lines else None)
+
+    def works_in(self, mode: StartMode, command: str) -> bool:
+        return mode != MINIMAL or command.split(maxsplit=1)[0] in _MINIMAL_COMMANDS
+
+    def modules_requested(self, command: str) -> frozenset[str] | None:
+        words = command.split()
+        if not words or words[0] not in {"mod", "lsmod"} or len(words) < 2:
+            return None
+        match words[1]:
+            case "-S" if len(words) == 2:
+                # With a directory, the user says where to look; the container has none but ours.
+                return frozenset()
+            case "-s" if len(words) == 3:
+                return frozenset({words[2]})
+            case _:
+                return None
+
+    def parse_modules(self, output: bytes) -> frozenset[str]:
+        return frozenset(_MODULE_LINE.findall(output.decode(errors="replace")))
+
+    def prompt_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str]:
+        return ["crash", "--no_crashrc", vmlinux, *dumps]
+
+    def prompt_env(self, history: str) -> Mapping[str, str]:
+        return {"GDBHISTFILE": history}
+
+    def script_argv(self, vmlinux: str, dumps: Sequence[str], script: str) -> Sequence[str] | None:
+        del vmlinux, dumps, script
+        return None
+
+    def script_of(self, code: str) -> bytes:
+        raise UsageError(f"crash runs no scripts: {code}", hint="vmbox run VMCORE --tool drgn -e CODE")

@@ -1,0 +1,114 @@
+"""What vmbox needs of a debugger, and nothing that only one of them has.
+
+A third debugger is a module that satisfies `Debugger`, a line in `sandbox.debugger.DEBUGGERS`, a fragment of
+`Containerfile.d/` that installs it, and its name in `debuggers` of the profiles that have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class StartMode:
+    """One way to start a debugger on a dump."""
+
+    option: str
+    """The word that is added to its command line; empty for the debugger as it is."""
+    limitation: str
+    """What no longer works, in words; empty for the debugger as it is."""
+
+
+class Complaints(Protocol):
+    """Watches the output of one command for the debugger's own error messages."""
+
+    def feed(self, piece: bytes) -> None:
+        """Takes output as it comes."""
+
+    def found(self) -> bool:
+        """Whether the debugger complained; to be asked when the output has ended."""
+
+
+class Debugger(Protocol):
+    """One debugger: how it is started on a case, asked, stopped, and what it reads."""
+
+    @property
+    def name(self) -> str:
+        """As users call it, and as a profile's `debuggers` has it."""
+
+    # What it reads.
+
+    @property
+    def reads_split_dumps(self) -> bool: ...
+
+    @property
+    def reads_any_arch(self) -> bool:
+        """Whether it reads dumps of other architectures than its own, so that it needs no emulation."""
+
+    def reads(self, kernel: tuple[int, int], ceiling: tuple[int, int] | None) -> bool:
+        """Whether it reads dumps of `kernel` (major, minor). `ceiling` is the newest one that its version knows, where
+        the profile has that.
+        """
+
+    # The warm process of a session, which has its input and output on FIFOs.
+
+    @property
+    def start_modes(self) -> Sequence[StartMode]:
+        """The debugger as it is first; then each lesser mode, to be tried when the one before it failed."""
+
+    def session_argv(self, vmlinux: str, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
+        """The command line, of words without white space. It reads commands from standard input, a line each."""
+
+    def line(self, command: str) -> bytes:
+        """A command as the debugger reads it. Raises `UsageError` for one that it cannot read or never returns from."""
+
+    def echo(self, marker: bytes, mode: StartMode) -> bytes:
+        """The command that prints `marker` on a line of its own: it marks the end of an answer."""
+
+    @property
+    def quit_words(self) -> frozenset[str]:
+        """Commands that leave it. A session ends its commands there and stays warm."""
+
+    @property
+    def interrupt(self) -> str:
+        """The signal that stops a running command, e.g. INT."""
+
+    def complaints(self, command: str) -> Complaints: ...
+
+    def error_line(self, said: str) -> str | None:
+        """The line that says why it did not start; None where it said nothing."""
+
+    def works_in(self, mode: StartMode, command: str) -> bool:
+        """Whether `command` can be answered in a lesser mode."""
+
+    @property
+    def commands(self) -> Sequence[str]:
+        """Names of its commands, for completion."""
+
+    # The debug files of modules.
+
+    def modules_requested(self, command: str) -> frozenset[str] | None:
+        """The modules that a command loads debug information of; empty for all that are loaded, None for no such."""
+
+    @property
+    def list_modules(self) -> str:
+        """The command that lists the modules of the dead kernel."""
+
+    def parse_modules(self, output: bytes) -> frozenset[str]:
+        """Names of modules out of the answer to `list_modules`."""
+
+    # A process of its own beside the warm one.
+
+    def prompt_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str]:
+        """The command line of its prompt at a terminal. Raises `UsageError` for a dump that it cannot read."""
+
+    def prompt_env(self, history: str) -> Mapping[str, str]:
+        """Environment of the prompt. `history` is a file of earlier lines; empty where the prompt takes none."""
+
+    def script_argv(self, vmlinux: str, dumps: Sequence[str], script: str) -> Sequence[str] | None:
+        """The command line that runs a script (a path in the case); None where the debugger runs none."""
+
+    def script_of(self, code: str) -> bytes:
+        """A script of what a user gave with -e."""
