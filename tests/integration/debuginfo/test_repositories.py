@@ -46,7 +46,7 @@ def signer(tmp_path_factory: pytest.TempPathFactory) -> rpms.Signer:
 def keys(tmp_path: Path, signer: rpms.Signer, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = tmp_path / "config" / "images" / "keys"
     directory.mkdir(parents=True)
-    for key in (Path(profiles.__file__).parents[1] / "images" / "keys").iterdir():
+    for key in (paths.data_dir() / "images" / "keys").iterdir():
         shutil.copy(signer.key, directory / key.name)
     monkeypatch.setattr(paths, "config_dir", lambda: tmp_path / "config")
     monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
