@@ -5,25 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sandbox.debugger import Debugger, StartMode
+from sandbox.debugger import DEFAULT, Debugger, StartMode
 from sandbox.errors import SessionFailed
+from sandbox.model import Case
 from sandbox.progress import Reporter
 
 
 def start_with_fallbacks(
     debugger: Debugger,
     start: Callable[[StartMode], bytes],
-    mode_file: Path,
+    remembered: Path,
     reporter: Reporter,
     modes: Sequence[StartMode] | None = None,
 ) -> bytes:
     """Starts `debugger` in the first of `modes` that works; all of its modes by default.
 
-    `mode_file` remembers it: the mode that opened the dump once is tried first. `start` returns what the debugger
-    printed and raises `SessionFailed` when it does not come up; the last mode's error is passed on.
+    `remembered` is the file that keeps the mode which opened the dump: it is tried first. `start` returns what the
+    debugger printed and raises `SessionFailed` when it does not come up; the last mode's error is passed on.
     """
     modes = debugger.start_modes if modes is None else modes
-    known = last_mode(mode_file)
+    known = last_mode(remembered)
     first = next((number for number, mode in enumerate(modes) if mode.option == known), 0)
     for number, mode in enumerate(modes[first:], first):
         try:
@@ -38,9 +39,14 @@ def start_with_fallbacks(
         else:
             if mode.option and (said or mode.option != known):
                 reporter.notice(f"opened with {mode.option}: {mode.limitation}")
-            mode_file.write_text(mode.option)
+            remembered.write_text(mode.option)
             return said
     raise SessionFailed(f"there is no way to start {debugger.name}")
+
+
+def mode_file(case: Case, debugger: Debugger) -> Path:
+    """The file of a case that keeps the mode in which a debugger opened the dump."""
+    return case.directory / ("mode" if debugger is DEFAULT else f"mode-{debugger.name}")
 
 
 def last_mode(mode: Path) -> str:

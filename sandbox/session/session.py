@@ -22,7 +22,7 @@ from sandbox.host import config
 from sandbox.model import Case, Transcript
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.channel import FifoChannel, last_words, new_marker
-from sandbox.session.fallback import start_with_fallbacks
+from sandbox.session.fallback import mode_file, start_with_fallbacks
 from sandbox.session.ticket_lock import TicketLock
 
 Sink = Callable[[bytes], None]
@@ -112,7 +112,8 @@ class Session:
         Returns what it printed on the way: the warnings of its start, or nothing when it was already up. Raises
         `SessionFailed` with its own words when it does not come up in any mode.
         """
-        return start_with_fallbacks(self._debugger, self._start, self._case.directory / "mode", self._reporter, modes)
+        remembered = mode_file(self._case, self._debugger)
+        return start_with_fallbacks(self._debugger, self._start, remembered, self._reporter, modes)
 
     def set_idle(self, seconds: int) -> None:
         """Changes how long the case may be unused before it disposes of itself; 0: for ever."""
