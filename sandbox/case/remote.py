@@ -6,23 +6,20 @@ a few kilobytes of JSON: from a process that has read an untrusted file, so ever
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
 import select
 import time
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sandbox import errors, image, profiles
 from sandbox.case.container import limits
 from sandbox.engine import Bind, ContainerSpec, Engine, Exec, Tmpfs, labels
 from sandbox.errors import BaseImageUnavailable, DumpDamaged, DumpError, DumpNotFound, EngineFailed, VmboxError
-from sandbox.host import paths
+from sandbox.host import decode, paths
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
 
@@ -42,9 +39,10 @@ sys.path.insert(0, "/tmp/vmbox")
 from pathlib import Path
 from sandbox.dump import identify
 from sandbox.errors import VmboxError
+from sandbox.model import key_of
 try:
     found = identify(Path(sys.argv[1]))
-    answer = {one.name: getattr(found, one.name) for one in dataclasses.fields(found)}
+    answer = {key_of(one): getattr(found, one.name) for one in dataclasses.fields(found)}
     answer["vmcoreinfo"], answer["origins"] = dict(found.vmcoreinfo), dict(found.origins)
 except VmboxError as error:
     answer = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
@@ -118,37 +116,24 @@ def _answer(process: Exec, deadline: float) -> bytes:
 
 def parse_answer(said: bytes, inside: str, dump: Path) -> Vmcore:
     """The answer of `_PROGRAM` as a value, with the paths of the host. Raises `DumpDamaged` for any other answer."""
-    unlike = DumpDamaged(f"what was read of {dump} is not understood", hint="is vmbox of the same version there?")
     try:
-        answer = json.loads(said)
-    except ValueError:
-        raise unlike from None
-    if not isinstance(answer, dict):
-        raise unlike
-    place = str(dump)
-    if "error" in answer:
-        kind = getattr(errors, str(answer["error"]), None)
-        if not (isinstance(kind, type) and issubclass(kind, VmboxError)):
-            kind = DumpError
-        message, hint = (str(answer.get(name, "")).replace(inside, place)[:500] for name in ("message", "hint"))
-        raise kind(message, hint=hint)
-    values: dict[str, Any] = {}
-    for one in fields(Vmcore):
-        value = answer.get(one.name)
-        if value is None:
-            if one.default is MISSING and one.default_factory is MISSING:
-                raise unlike
-            continue
-        read = _READERS.get(str(one.type))
-        if read is None:
-            raise unlike
-        with contextlib.suppress(ValueError):
-            values[one.name] = read(value)
-            continue
-        raise unlike
-    values["path"] = _to_host_path(values["path"], inside, dump)
-    values["files"] = tuple(_to_host_path(file, inside, dump) for file in values.get("files", ()))
-    return Vmcore(**values)
+        answer = decode.parse_json(said)
+        if isinstance(answer, dict) and "error" in answer:
+            raise _error(answer, inside, dump)
+        found = decode.decode(Vmcore, answer, keys="any")
+    except decode.DecodeError:
+        hint = "is vmbox of the same version there?"
+        raise DumpDamaged(f"what was read of {dump} is not understood", hint=hint) from None
+    files = tuple(_to_host_path(file, inside, dump) for file in found.files)
+    return replace(found, path=_to_host_path(found.path, inside, dump), files=files)
+
+
+def _error(answer: Mapping[str, object], inside: str, dump: Path) -> VmboxError:
+    kind = getattr(errors, str(answer["error"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, VmboxError)):
+        kind = DumpError
+    message, hint = (str(answer.get(name, "")).replace(inside, str(dump))[:500] for name in ("message", "hint"))
+    return kind(message, hint=hint)
 
 
 def _to_host_path(path: Path, inside: str, dump: Path) -> Path:
@@ -156,55 +141,6 @@ def _to_host_path(path: Path, inside: str, dump: Path) -> Path:
     if path.is_relative_to(inside) and ".." not in path.parts:
         return dump / path.relative_to(inside)
     raise DumpDamaged(f"{dump} is said to have parts elsewhere: {path}")
-
-
-def _exactly(kind: type) -> Callable[[object], object]:
-    def read(value: object) -> object:
-        # bool is an int to Python.
-        if type(value) is not kind:
-            raise ValueError(value)
-        return value
-
-    return read
-
-
-def _of(read: Callable[[object], object]) -> Callable[[object], tuple[object, ...]]:
-    def all_of(value: object) -> tuple[object, ...]:
-        if not isinstance(value, list):
-            raise ValueError(value)  # noqa: TRY004 - readers complain in one way
-        return tuple(read(one) for one in value)
-
-    return all_of
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(value)  # noqa: TRY004 - readers complain in one way
-    return float(value)
-
-
-def _mapping(value: object) -> Mapping[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
-        raise ValueError(value)
-    return value
-
-
-_READERS: Final[Mapping[str, Callable[[object], object]]] = {
-    "Path": lambda value: Path(str(value)),
-    "str": _exactly(str),
-    "str | None": _exactly(str),
-    "int": _exactly(int),
-    "int | None": _exactly(int),
-    "bool": _exactly(bool),
-    "bool | None": _exactly(bool),
-    "float | None": _number,
-    "datetime | None": lambda value: datetime.fromisoformat(str(value)),
-    "tuple[str, ...]": _of(_exactly(str)),
-    "tuple[str, ...] | None": _of(_exactly(str)),
-    "tuple[Path, ...]": _of(lambda value: Path(str(value))),
-    "Mapping[str, str]": _mapping,
-}
-"""By how a field of `Vmcore` is annotated."""
 
 
 def _with_python(engine: Engine, reporter: Reporter) -> str:

@@ -11,13 +11,12 @@ import json
 import os
 from contextlib import AbstractContextManager
 from dataclasses import fields
-from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from sandbox.case.places import SESSION_VERSION
 from sandbox.errors import CaseNotFound, unwritable
-from sandbox.host import paths
+from sandbox.host import decode, paths
 from sandbox.host.locks import locked
 from sandbox.model import REMOTE_SCHEMES, Case, key_of
 from sandbox.progress import QUIET, Reporter
@@ -148,9 +147,6 @@ def key(dump: Path, endpoint: str | None = None) -> str:
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:10]
 
 
-_PATHS: Final = frozenset({"dump", "vmlinux", "directory"})
-
-
 def write(case: Case) -> None:
     """Makes a case findable; last, when it can be used."""
     values = {key_of(item): getattr(case, item.name) for item in fields(Case)}
@@ -162,13 +158,9 @@ def write(case: Case) -> None:
 
 def read(place: Path) -> Case | None:
     """The case a directory describes; None for one that is half made, or of another version of vmbox."""
-    names = {key_of(item): item.name for item in fields(Case)}
     try:
-        values = json.loads((place / _DESCRIPTION).read_text(encoding="utf-8"))
-        values |= {name: Path(values[name]) for name in _PATHS}
-        values["opened"] = datetime.fromisoformat(values["opened"])
-        return Case(**{names[key]: value for key, value in values.items()})
-    except (OSError, ValueError, TypeError, KeyError):
+        return decode.read_json(Case, place / _DESCRIPTION)
+    except (OSError, decode.DecodeError):
         return None
 
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from sandbox.dump.source import cannot_open, open_evidence
 from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, unwritable
-from sandbox.host import paths
+from sandbox.host import decode, paths
 from sandbox.model import field_with_key
 from sandbox.progress import QUIET, Reporter, Step
 
@@ -56,6 +56,16 @@ class VerifiedFile:
     newly_recorded: bool = field_with_key("first")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Record:
+    """What a file was when it was first looked at, as it lies in the state directory."""
+
+    path: str = ""
+    """For who reads the directory; the file's name tells which one is meant."""
+    recorded: datetime
+    fingerprint: Fingerprint
+
+
 def verify(
     dumps: Sequence[Path], *, expected: str | None = None, accept: bool = False, reporter: Reporter = QUIET
 ) -> list[VerifiedFile]:
@@ -81,8 +91,8 @@ def verify(
         if before is None:
             when = _record(path, now)
         else:
-            recorded, when = before
-            changes += [f"{path}: {change}" for change in _differences(recorded, now)]
+            when = before.recorded
+            changes += [f"{path}: {change}" for change in _differences(before.fingerprint, now)]
         results.append(VerifiedFile(path=path, found=now, recorded=when, newly_recorded=before is None))
     if changes:
         names = ", ".join(sorted({change.partition(": ")[0] for change in changes}))
@@ -157,11 +167,10 @@ def _place(path: Path) -> Path:
     return paths.state_dir() / "evidence" / f"{name}.json"
 
 
-def _read(path: Path) -> tuple[Fingerprint, datetime] | None:
+def _read(path: Path) -> _Record | None:
     try:
-        values = json.loads(_place(path).read_text(encoding="utf-8"))
-        return Fingerprint(**values["fingerprint"]), datetime.fromisoformat(values["recorded"])
-    except (OSError, ValueError, TypeError, KeyError):
+        return decode.read_json(_Record, _place(path), keys="any")
+    except (OSError, decode.DecodeError):
         return None
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.errors import ConfigurationError
-from sandbox.host import paths
+from sandbox.host import decode, paths
 from sandbox.host.disk import no_space
 from sandbox.host.locks import locked
 from sandbox.progress import Reporter
@@ -36,7 +36,7 @@ class About:
     """What is known of one cached build; about.json."""
 
     build_id: str | None
-    banners: tuple[str, ...]
+    banners: tuple[str, ...] = ()
     origin: str
     verified: str
     """What of the package was checked, in words."""
@@ -83,12 +83,10 @@ class Store:
         """The cached build of that key; None when it is not there or not readable."""
         directory = self.entries_dir / key
         try:
-            about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
-            about |= {name: tuple(about.get(name, ())) for name in ("banners", "keys")}
-            entry = Entry(directory=directory, about=About(**about))
+            entry = Entry(directory=directory, about=decode.read_json(About, directory / _ABOUT))
             if not entry.vmlinux.is_file():
                 return None
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, decode.DecodeError):
             return None
         return entry
 

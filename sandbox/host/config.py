@@ -377,12 +377,12 @@ def _table(path: Path) -> Mapping[str, object]:
 
 @lru_cache(maxsize=2)
 def _parse(path: Path, _changed: int, _size: int) -> Mapping[str, object]:
-    # Only who has a file pays for the parser.
-    import tomllib
+    # Only who has a file pays for what reads it.
+    from sandbox.host.decode import DecodeError, read_toml
 
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = read_toml(path)
+    except (OSError, DecodeError) as error:
         raise ConfigurationError(f"{path}: {error}", hint="mend the file or move it away") from error
     readers = _readers()
     for name in table:

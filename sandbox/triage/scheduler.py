@@ -8,8 +8,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
-from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +30,7 @@ from sandbox.errors import (
     UsageError,
     VmboxError,
 )
+from sandbox.host import decode
 from sandbox.host.locks import locked
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
@@ -315,16 +315,13 @@ class _Scheduler:
             lines = (self.output / _JOURNAL).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return
-        names = {item.name for item in fields(Row)}
         for line in lines:
             try:
-                values = json.loads(line)
-                if set(values) != names:
-                    continue
-                time_ = values["crash_time"]
-                yield values["key"], Row(**{**values, "crash_time": time_ and datetime.fromisoformat(time_)})
-            except (ValueError, TypeError):
+                # A row of another version may have other keys: that dump is reported again.
+                row = decode.from_json(Row, line, keys="all")
+            except decode.DecodeError:
                 continue
+            yield row.key, row
 
     def _stays(self, row: Row) -> bool:
         if row.report is not None and not (self.output / row.report).exists():
