@@ -110,14 +110,14 @@ def _indexer(engine: Engine, reporter: Reporter, *, soon: bool) -> GdbIndexBuild
     With `soon` its image is made from now on, while vmlinux is being fetched.
     """
     from sandbox.case.gdb_index import gdb_image, gdb_index_builder
-    from sandbox.engine import connect
+    from sandbox.engine import EngineName, connect
 
     if not engine.info().remote:
         making = _in_background(lambda: gdb_image(engine, reporter)) if soon else None
         return gdb_index_builder(engine, reporter, made=None if making is None else making.result)
 
     def make_index(vmlinux: Path, directory: Path) -> None:
-        for name in ("podman", "docker"):
+        for name in EngineName:
             with suppress(EngineError), closing(connect(name)) as here:
                 if here.info().local:
                     gdb_index_builder(here, reporter)(vmlinux, directory)

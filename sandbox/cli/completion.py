@@ -39,4 +39,6 @@ def settings(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 def engines(incomplete: str) -> Iterator[str]:
-    yield from (name for name in ("docker", "podman", "ssh://", "tcp://", "unix://") if name.startswith(incomplete))
+    from sandbox.engine import EngineName
+
+    yield from (name for name in (*EngineName, "ssh://", "tcp://", "unix://") if name.startswith(incomplete))

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sandbox.case import store
-from sandbox.engine import Engine, connect, labels
+from sandbox.engine import Engine, EngineName, connect, labels
 from sandbox.errors import EngineNotFound, VmboxError
 from sandbox.host import checks, config, paths
 from sandbox.image import bootstrap
@@ -71,7 +71,7 @@ def _settings() -> Finding:
 
 
 def _engines(wanted: str | None) -> Iterator[Finding]:
-    names = [wanted] if wanted else ["podman", "docker"]
+    names = [wanted] if wanted else EngineName
     found: list[Finding] = []
     for name in names:
         try:
@@ -93,27 +93,14 @@ def _engines(wanted: str | None) -> Iterator[Finding]:
 
 
 def _engine(name: str, engine: Engine) -> Iterator[Finding]:
-
     info = engine.info()
     mode = "rootless" if info.rootless else "as root"
     images = engine.images({labels.IMAGE: ""})
     kept = f"; {len(images)} images of vmbox, {size(sum(image.size for image in images))}" if images else ""
     text = f"{info.version} {mode} on {info.arch} at {info.endpoint}{kept}"
     yield Finding(subject=name, good=True, text=text)
-    if name == "podman" and checks.hybrid_cgroups() and not checks.program("runc"):
-        yield Finding(
-            subject=name,
-            good=False,
-            text="crun starts no container on a host with cgroups of both versions, and runc is not installed",
-            hint=f"{checks.HYBRID_CGROUPS_FIX}   (or boot with systemd.unified_cgroup_hierarchy=1)",
-        )
-    if not info.limits:
-        yield Finding(
-            subject=name,
-            good=False,
-            text="cannot limit a case's memory (rootless on cgroup v1)",
-            hint="boot with systemd.unified_cgroup_hierarchy=1, or use a rootful engine",
-        )
+    for obstacle, hint in engine.obstacles():
+        yield Finding(subject=name, good=False, text=obstacle, hint=hint)
 
 
 def _host() -> Iterator[Finding]:

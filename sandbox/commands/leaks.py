@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case import store
-from sandbox.engine import Engine, connect, labels
+from sandbox.engine import Engine, EngineName, connect, labels
 from sandbox.engine.orphans import orphans
 from sandbox.errors import EngineError
 from sandbox.host import paths
@@ -45,7 +45,7 @@ def find(engine: str | None = None) -> Iterator[Leak]:
     answers. Changes nothing; each leak has a `remove`.
     """
     cases = {case.container: case for case in store.open_cases()}
-    for name in [engine] if engine else ["podman", "docker"]:
+    for name in [engine] if engine else EngineName:
         try:
             connected = connect(name)
         except EngineError:

@@ -6,6 +6,7 @@ the engines stays inside them. Nothing outside this package asks which engine it
 
 from __future__ import annotations
 
+from sandbox.engine.names import EngineName
 from sandbox.engine.protocol import Bind, Container, ContainerSpec, Engine, EngineInfo, Exec, Image, Tmpfs
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ContainerSpec",
     "Engine",
     "EngineInfo",
+    "EngineName",
     "Exec",
     "Image",
     "Tmpfs",

@@ -15,9 +15,10 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, assert_never, cast
 
 from sandbox.engine import service, tls
+from sandbox.engine.names import EngineName
 from sandbox.engine.protocol import Engine
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
 from sandbox.host import config
@@ -27,8 +28,6 @@ _PATIENCE: Final = 60.0
 meanwhile, and Podman answers nobody while it works for eight at once on a busy host."""
 _TRIES: Final = 3
 """An engine that is starting may listen, and hang up."""
-
-_Kind = Literal["docker", "podman"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +45,9 @@ def detect(name_or_url: str | None) -> Engine:
     match wanted:
         case None | "" | "auto":
             return _first_that_answers(_any_candidates(), podman_binary=True, wanted="Docker or Podman")
-        case "docker":
+        case EngineName.DOCKER:
             return _first_that_answers(_docker_candidates(), podman_binary=False, wanted="Docker")
-        case "podman":
+        case EngineName.PODMAN:
             return _first_that_answers(_podman_candidates(), podman_binary=True, wanted="Podman")
         case str() if "://" in wanted:
             return _open(_Candidate(url=wanted, why=why))
@@ -151,14 +150,18 @@ def _open(candidate: _Candidate) -> Engine:
     return _adapter(kind, url, endpoint=url, tunnel=tunnel)
 
 
-def _adapter(kind: _Kind, url: str, *, endpoint: str, tunnel: service.Service | None) -> Engine:
-    if kind == "podman":
-        from sandbox.engine.podman import PodmanEngine
+def _adapter(kind: EngineName, url: str, *, endpoint: str, tunnel: service.Service | None) -> Engine:
+    match kind:
+        case EngineName.PODMAN:
+            from sandbox.engine.podman import PodmanEngine
 
-        return PodmanEngine(url, endpoint=endpoint, service=tunnel)
-    from sandbox.engine.docker import DockerEngine
+            return PodmanEngine(url, endpoint=endpoint, service=tunnel)
+        case EngineName.DOCKER:
+            from sandbox.engine.docker import DockerEngine
 
-    return DockerEngine(url, endpoint=endpoint, service=tunnel)
+            return DockerEngine(url, endpoint=endpoint, service=tunnel)
+        case _:
+            assert_never(kind)
 
 
 def _private_podman() -> Engine:
@@ -166,11 +169,11 @@ def _private_podman() -> Engine:
 
     started = service.start_podman()
     try:
-        engine = PodmanEngine(f"unix://{started.socket}", endpoint="podman", service=started)
+        engine = PodmanEngine(f"unix://{started.socket}", endpoint=EngineName.PODMAN, service=started)
         if engine.uses_vfs() and service.can_own_storage():
             engine.close()
             started = service.start_podman(own_storage=True)
-            engine = PodmanEngine(f"unix://{started.socket}", endpoint="podman", service=started)
+            engine = PodmanEngine(f"unix://{started.socket}", endpoint=EngineName.PODMAN, service=started)
     except BaseException:
         started.close()
         raise
@@ -270,10 +273,10 @@ def _version(connection: http.client.HTTPConnection) -> dict[str, Any]:
         return cast("dict[str, Any]", json.loads(connection.getresponse().read()))
 
 
-def _kind(version: dict[str, Any]) -> _Kind:
+def _kind(version: dict[str, Any]) -> EngineName:
     """Podman answers on Docker's paths too, so the name of a socket proves nothing."""
     components = version.get("Components") or [{}]
-    return "podman" if "Podman" in str(components[0].get("Name")) else "docker"
+    return EngineName.PODMAN if "Podman" in str(components[0].get("Name")) else EngineName.DOCKER
 
 
 def _permission_hint(path: Path) -> str:

@@ -358,6 +358,13 @@ class DockerEngine:
                 with contextlib.suppress(docker.errors.NotFound):
                     self._api.wait(ident, condition="removed")
 
+    def obstacles(self) -> Iterator[tuple[str, str]]:
+        if not self.info().limits:
+            yield (
+                "cannot limit a case's memory (rootless on cgroup v1)",
+                "boot with systemd.unified_cgroup_hierarchy=1, or use a rootful engine",
+            )
+
     def close(self) -> None:
         self._client.close()
         if self._service:

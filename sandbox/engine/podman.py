@@ -24,6 +24,7 @@ from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
+from sandbox.host import checks
 
 _UPGRADE: Final = {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Type": "application/json"}
 
@@ -386,6 +387,18 @@ class PodmanEngine:
             except podman.errors.APIError as error:
                 if not isinstance(error, podman.errors.NotFound) and "no such container" not in str(error.explanation):
                     raise
+
+    def obstacles(self) -> Iterator[tuple[str, str]]:
+        if checks.hybrid_cgroups() and not checks.program("runc"):
+            yield (
+                "crun starts no container on a host with cgroups of both versions, and runc is not installed",
+                f"{checks.HYBRID_CGROUPS_FIX}   (or boot with systemd.unified_cgroup_hierarchy=1)",
+            )
+        if not self.info().limits:
+            yield (
+                "cannot limit a case's memory (rootless on cgroup v1)",
+                "boot with systemd.unified_cgroup_hierarchy=1, or use a rootful engine",
+            )
 
     def close(self) -> None:
         self._client.close()

@@ -233,5 +233,8 @@ class Engine(Protocol):
     def remove(self, ident: str) -> None:
         """Kills and removes; no error when it is not there."""
 
+    def obstacles(self) -> Iterator[tuple[str, str]]:
+        """What keeps cases from running, or from their limits: a line each, and what to do about it."""
+
     def close(self) -> None:
         """Frees the connection, and ends a service this process started for it."""
