@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 from engines import EngineUnderTest
-from unit.test_bill import valid
+from unit.test_sbom import valid
 
 
 def test_of_the_newest_crash(docker_engine: EngineUnderTest) -> None:
