@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,19 +26,105 @@ def key_of(item: Field[Any]) -> str:
     return str(item.metadata.get("key", item.name))
 
 
+class DumpFormat(StrEnum):
+    """What `Vmcore.format` says. `sandbox.dump.magic` recognises them; docs/dumps.md says what is read of each."""
+
+    KDUMP = "kdump-compressed"
+    DISKDUMP = "diskdump"
+    ELF = "elf"
+    LKCD = "lkcd"
+    S390 = "s390"
+    SADUMP = "sadump"
+    VMWARE = "vmware"
+    QEMU_MIGRATION = "qemu-migration"
+    LIBVIRT_SAVE = "libvirt-save"
+    XEN = "xen"
+    MCLX = "mclx"
+    FLATTENED = "flattened"
+    """Of first bytes only: `Vmcore.format` is then what the pieces make when they are in order."""
+    LOG = "log"
+    """The kernel's log as text."""
+    SOSREPORT = "sosreport"
+    """A report without the dump."""
+    RELEASE = "release"
+    """A kernel that was named, without a dump."""
+
+
+class Wrapper(StrEnum):
+    """A layer around a dump."""
+
+    GZ = "gz"
+    BZ2 = "bz2"
+    XZ = "xz"
+    ZST = "zst"
+    LZ4 = "lz4"
+    LZOP = "lzop"
+    ZIP = "zip"
+    SEVENZIP = "7z"
+    RAR = "rar"
+    """Refused by name: no `Vmcore` has it."""
+    TAR = "tar"
+    CPIO = "cpio"
+    DIRECTORY = "directory"
+
+
+class PageCompression(StrEnum):
+    """How the pages in a dump are compressed."""
+
+    NONE = "none"
+    ZLIB = "zlib"
+    LZO = "lzo"
+    SNAPPY = "snappy"
+    ZSTD = "zstd"
+
+
+class PanicCause(StrEnum):
+    """Class of a panic. `sandbox.dump.panic` says which messages make it, `sandbox.report.causes` what it means."""
+
+    SYSRQ = "sysrq"
+    HUNG_TASK = "hung-task"
+    OOM = "oom"
+    SOFT_LOCKUP = "soft-lockup"
+    HARD_LOCKUP = "hard-lockup"
+    RCU_STALL = "rcu-stall"
+    MCE = "mce"
+    NMI = "nmi"
+    SERROR = "serror"
+    INIT_KILLED = "init-killed"
+    NO_ROOT = "no-root"
+    KASAN = "kasan"
+    KFENCE = "kfence"
+    UBSAN = "ubsan"
+    WARNING = "warning"
+    STACK_OVERFLOW = "stack-overflow"
+    NULL_POINTER = "null-pointer"
+    LIST_CORRUPTION = "list-corruption"
+    BUG = "bug"
+    PAGE_FAULT = "page-fault"
+    GENERAL_PROTECTION = "general-protection"
+    DOUBLE_FAULT = "double-fault"
+    DIVIDE_ERROR = "divide-error"
+    INVALID_OPCODE = "invalid-opcode"
+    FILESYSTEM = "filesystem"
+    IPMI = "ipmi"
+    HARDWARE_ERROR = "hardware-error"
+    OOPS = "oops"
+    OTHER = "other"
+    """It panicked, of none of these."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vmcore:
     """What a crash dump says about itself. Made by `sandbox.dump.identify`; nothing of the dump was executed."""
 
     path: Path
-    format: str
-    """kdump-compressed, diskdump, elf, lkcd, s390, sadump, vmware, qemu-migration, libvirt-save, xen, log …"""
+    format: DumpFormat
     size: int
     """Bytes of the file as it lies there; not of what it holds."""
     files: tuple[Path, ...] = ()
     """All files of a split set (`makedumpfile --split`), or the two of a VMware suspend; else just `path`."""
     flattened: bool = False
-    wrappers: tuple[str, ...] = ()
+    wrappers: tuple[Wrapper, ...] = ()
     """Compression and archive layers around the dump, outermost first, e.g. ("tar", "xz")."""
     release: str | None = None
     """uname -r of the crashed kernel."""
@@ -59,12 +146,10 @@ class Vmcore:
     uptime_seconds: float | None = None
     dump_level: int | None = None
     """makedumpfile -d: 1 zero, 2 cache, 4 private cache, 8 user, 16 free pages left out; 0 everything kept."""
-    compression: str | None = None
-    """none, zlib, lzo, snappy, zstd"""
+    compression: PageCompression | None = None
     complete: bool | None = None
     incomplete_reason: str | None = None
-    cause: str | None = None
-    """Class of the panic: sysrq, null-pointer, oom, hung-task, soft-lockup, hard-lockup, mce, bug …"""
+    cause: PanicCause | None = None
     panic: str | None = None
     """The line the kernel printed."""
     taint: tuple[str, ...] | None = None

@@ -19,7 +19,7 @@ from sandbox.errors import (
     EngineFailed,
 )
 from sandbox.host import config, paths
-from sandbox.model import REMOTE_SCHEMES, Case
+from sandbox.model import REMOTE_SCHEMES, Case, DumpFormat
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
     """What opens a dump. Raises `DumpNotFound` when there is none to open."""
     from sandbox.profiles import select
 
-    if vmcore.original_path is not None or vmcore.format == "log":
+    if vmcore.original_path is not None or vmcore.format is DumpFormat.LOG:
         where = f": ask for {vmcore.original_path}" if vmcore.original_path else ""
         raise DumpNotFound(
             f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {dump}"

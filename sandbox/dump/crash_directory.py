@@ -99,9 +99,7 @@ def _consider(path: Path, depth: int, found: Contents) -> None:
             head = source.read_at(0, magic.PEEK)
     except (VmboxError, OSError):
         return
-    if magic.dump_format(head) is not None:
-        if head.startswith(b"\x7fELF") and head[16:18] not in {b"\x04\0", b"\0\x04"}:
-            return
+    if magic.is_dump(head):
         # The parts of a split dump share their header, and are one dump.
         if not any(_same_set(head, other) for other in found.dumps if other.parent == path.parent):
             found.dumps.append(path)

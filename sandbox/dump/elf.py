@@ -13,6 +13,7 @@ from sandbox.errors import DumpDamaged, NotADump
 from sandbox.formats import elf, notes
 from sandbox.formats.elf import Segment
 from sandbox.formats.streams import Source
+from sandbox.model import DumpFormat, PageCompression
 
 MAGIC: Final = b"\x7fELF"
 
@@ -75,11 +76,11 @@ def parse(source: Source, name: str) -> tuple[Header, Layout]:
         raise DumpDamaged(f"{name}: cut off before the ELF program headers")
 
     header = Header(
-        format="elf",
+        format=DumpFormat.ELF,
         order=order,
         bits=bits,
         arch="mips" if head.machine == _MIPS and bits == 32 else _MACHINES.get((head.machine, order)),
-        compression="none",
+        compression=PageCompression.NONE,
         flag="makedumpfile marked it as incomplete: the target ran out of space" if head.flags & _INCOMPLETE else None,
     )
     loads: list[Segment] = []

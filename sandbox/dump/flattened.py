@@ -56,7 +56,7 @@ class FlattenedSource:
         return self._end if self.exhausted else None
 
     def complete_index(self) -> None:
-        """Walk the rest of the file: one read for each piece. May raise `OutOfTimeError`."""
+        """Walk the rest of the file: one read for each piece. May raise `DeadlineExceeded`."""
         if not self.exhausted:
             self._walk(_MOST_PIECES)
             self._arrange()

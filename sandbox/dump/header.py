@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from sandbox.formats.notes import ByteOrder
+from sandbox.model import DumpFormat, PageCompression
 
 
 class PageMissingError(Exception):
@@ -23,7 +24,7 @@ class Memory(Protocol):
 class Header:
     """Facts of one dump's header and notes; nothing of the memory has been read yet."""
 
-    format: str
+    format: DumpFormat
     order: ByteOrder = "little"
     bits: int = 64
     arch: str | None = None
@@ -35,7 +36,7 @@ class Header:
     """Seconds since 1970."""
     page_size: int | None = None
     dump_level: int | None = None
-    compression: str | None = None
+    compression: PageCompression | None = None
     vmcoreinfo: bytes = b""
     phys_base: int | None = None
     panic: str | None = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox.dump import completeness, crash_directory, magic, panic, saved_log, vmcoreinfo
+from sandbox.dump import completeness, crash_directory, magic, panic, reader, saved_log, vmcoreinfo
 from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
 from sandbox.dump.memory_dump import SECONDS, apply_dump
 from sandbox.dump.printk import Record
 from sandbox.dump.source import DeadlineExceeded, FileSource, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
 from sandbox.formats.streams import Source
-from sandbox.model import Vmcore
+from sandbox.model import DumpFormat, Vmcore, Wrapper
 
 
 def identify(path: Path, *, log: bool = True) -> Vmcore:
@@ -59,7 +59,7 @@ def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
             f"{directory} holds no kernel crash dump", hint="kdump writes to /var/crash/<host>-<time>/vmcore"
         )
     builder = VmcoreBuilder(directory, 0)
-    builder.set(format="sosreport" if contents.uname else "log", wrappers=("directory",))
+    builder.set(format=DumpFormat.SOSREPORT if contents.uname else DumpFormat.LOG, wrappers=(Wrapper.DIRECTORY,))
     if contents.logs:
         saved = contents.logs[-1]
         with FileSource(saved, seconds=SECONDS) as source:
@@ -74,15 +74,15 @@ def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
 
 def _examine(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
     head = source.read_at(0, magic.PEEK)
-    kind = magic.dump_format(head) or magic.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
-    if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
+    kind = magic.dump_format_of(source)
+    if reader.reads_memory(kind):
         apply_dump(builder, source, path, log=log)
     elif kind is not None:
         _take_named(builder, kind, source, path)
     elif magic.wrapper(head) is not None:
         _take_wrapped(builder, source, path, log=log)
     elif magic.is_kernel_log(source.read_at(0, 4096)):
-        builder.set(format="log")
+        builder.set(format=DumpFormat.LOG)
         saved_log.apply_text(builder, source, "log")
         saved_log.apply_original_path(
             builder, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None
@@ -91,7 +91,7 @@ def _examine(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool) -
         raise _not_a_dump(str(path), head)
 
 
-def _take_named(builder: VmcoreBuilder, kind: str, source: Source, path: Path) -> None:
+def _take_named(builder: VmcoreBuilder, kind: DumpFormat, source: Source, path: Path) -> None:
     from sandbox.dump import header_only
 
     header = header_only.parse(kind, source)
@@ -123,7 +123,7 @@ def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Pat
     if found.member is not None:
         builder.set(member=found.member)
     if found.sosreport or found.is_log:
-        builder.set(format="sosreport" if found.sosreport and found.source is None else "log")
+        builder.set(format=DumpFormat.SOSREPORT if found.sosreport and found.source is None else DumpFormat.LOG)
         if found.source is not None:
             saved_log.apply_text(builder, found.source, "log")
         if found.uname is not None:
@@ -135,7 +135,7 @@ def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Pat
         raise NotADump(f"{path} holds no kernel crash dump")
     head = inner.read_at(0, magic.PEEK)
     kind = magic.dump_format(head)
-    if kind in {"kdump-compressed", "diskdump", "elf", "flattened"}:
+    if reader.reads_memory(kind):
         # Only of a small dump the whole can be looked at; of others the header, and a log beside it, have to do.
         if log and isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.WHOLE_LIMIT:
             inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2)
@@ -151,7 +151,7 @@ def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Pat
     if inner.damage is not None:
         builder.set(complete=False, incomplete_reason=f"the archive is cut off or damaged: {inner.damage}")
         builder.origins["complete"] = builder.origins["incomplete_reason"] = "size"
-    elif "xz" in found.layers[:1] and (reason := completeness.of_xz(source)):
+    elif Wrapper.XZ in found.layers[:1] and (reason := completeness.of_xz(source)):
         builder.propose("size", complete=False, incomplete_reason=reason)
 
 

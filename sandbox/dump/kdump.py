@@ -21,8 +21,9 @@ from sandbox.dump.header import MACHINES, Header
 from sandbox.formats import notes
 from sandbox.formats.notes import ByteOrder
 from sandbox.formats.streams import Source
+from sandbox.model import DumpFormat, PageCompression
 
-SIGNATURES: Final = {b"KDUMP   ": "kdump-compressed", b"DISKDUMP": "diskdump"}
+SIGNATURES: Final = {b"KDUMP   ": DumpFormat.KDUMP, b"DISKDUMP": DumpFormat.DISKDUMP}
 HEADER_SIZE: Final = 464
 """struct disk_dump_header of a 64-bit machine."""
 
@@ -39,7 +40,14 @@ _UTSNAME: Final = 12
 _FIELD: Final = 65
 _UTSNAME_FIELDS: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
-_COMPRESSION: Final = {0x1: "zlib", 0x2: "lzo", 0x4: "snappy", 0x20: "zstd"}
+COMPRESSIONS: Final = {
+    0x1: PageCompression.ZLIB,
+    0x2: PageCompression.LZO,
+    0x4: PageCompression.SNAPPY,
+    0x20: PageCompression.ZSTD,
+}
+"""Bits of the header's status and of the flags of a page; a page with none of them is stored as it is."""
+
 _INCOMPLETE: Final = 0x8
 _DISKDUMP_COMPRESSED: Final = 0x8
 
@@ -48,7 +56,7 @@ _DISKDUMP_COMPRESSED: Final = 0x8
 class Layout:
     """Where the parts of the file are. Every number comes from the file."""
 
-    kind: str
+    kind: DumpFormat
     order: ByteOrder
     bits: int
     status: int
@@ -148,7 +156,7 @@ def parse(source: Source) -> tuple[Header, Layout] | None:
     return None
 
 
-def _layout(head: bytes, kind: str, bits: int, order: ByteOrder) -> Layout | None:
+def _layout(head: bytes, kind: DumpFormat, bits: int, order: ByteOrder) -> Layout | None:
     at = 424 if bits == 64 else 412
     status, block_size, sub_blocks, bitmap_blocks, max_mapnr = struct.unpack_from(_code(order) + "IiiII", head, at)
     if not 4096 <= block_size <= 65536 or block_size & (block_size - 1):
@@ -188,7 +196,7 @@ def _read(source: Source, head: bytes, layout: Layout) -> tuple[Header, Layout]:
         timestamp=seconds if seconds > 0 else None,
         compression=_compression(layout),
     )
-    if layout.kind == "diskdump":
+    if layout.kind is DumpFormat.DISKDUMP:
         # Status of a diskdump: 1 is "incompleted", 0 "completed" (diskdump.h of RHEL 4).
         header.flag = "the writer marked it as incomplete" if layout.status & 1 else None
         return header, layout
@@ -333,10 +341,10 @@ def _field(raw: bytes, index: int) -> str:
     return raw[index * _FIELD : (index + 1) * _FIELD].split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def _compression(layout: Layout) -> str:
-    if layout.kind == "diskdump":
-        return "zlib" if layout.status & _DISKDUMP_COMPRESSED else "none"
-    return next((name for bit, name in _COMPRESSION.items() if layout.status & bit), "none")
+def _compression(layout: Layout) -> PageCompression:
+    if layout.kind is DumpFormat.DISKDUMP:
+        return PageCompression.ZLIB if layout.status & _DISKDUMP_COMPRESSED else PageCompression.NONE
+    return next((name for bit, name in COMPRESSIONS.items() if layout.status & bit), PageCompression.NONE)
 
 
 def _code(order: ByteOrder) -> str:

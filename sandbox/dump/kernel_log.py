@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import crash_directory, header_only, kdump, magic, memory, printk, reader
+from sandbox.dump import crash_directory, kdump, magic, memory, printk, reader
 from sandbox.dump.source import DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable
 
@@ -40,8 +40,8 @@ def read_log(path: Path) -> Iterator[bytes]:
         if magic.dump_format(head) is None and magic.is_kernel_log(source.read_at(0, 4096)):
             yield from _saved(path)
             return
-        kind = magic.dump_format(head) or magic.dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
-        if kind in header_only.FORMATS:
+        kind = magic.dump_format_of(source)
+        if kind is not None and not reader.reads_memory(kind):
             saved = crash_directory.log_beside(path)
             if saved is None:
                 raise DumpUnreadable(

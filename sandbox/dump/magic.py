@@ -7,57 +7,65 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
+
+from sandbox.formats.streams import Source
+from sandbox.model import DumpFormat, Wrapper
+
+_Kind = TypeVar("_Kind", bound=str)
 
 PEEK: Final = 512
 """Bytes that tell every format here apart (tar's mark is at 257)."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Magic:
+class _Magic(Generic[_Kind]):
     """Bytes at an offset, and what they show."""
 
-    kind: str
+    kind: _Kind
     content: bytes
     offset: int = 0
 
 
 _DUMPS: Final = (
-    _Magic("kdump-compressed", b"KDUMP   "),
-    _Magic("diskdump", b"DISKDUMP"),
-    _Magic("flattened", b"makedumpfile\0\0\0\0"),
-    _Magic("elf", b"\x7fELF"),
-    _Magic("qemu-migration", b"QEVM"),
-    _Magic("libvirt-save", b"LibvirtQemudSave"),
-    _Magic("libvirt-save", b"LibvirtQemudPart"),
-    _Magic("xen", b"LinuxGuestRecord"),
-    _Magic("xen", b"\xed\xeb\x0f\xf0"),
-    _Magic("xen", b"\xee\xeb\x0f\xf0"),
-    _Magic("sadump", b"sadump\0\0"),
-    _Magic("sadump", b"sadump\0\0", 4096),
-    _Magic("s390", bytes.fromhex("a8190173618f23fd")),
-    _Magic("lkcd", bytes.fromhex("a8190173618f23ed")),
-    _Magic("lkcd", bytes.fromhex("ed238f61730119a8")),
-    _Magic("lkcd", bytes.fromhex("a8190173618f23cd")),
-    _Magic("lkcd", bytes.fromhex("cd238f61730119a8")),
-    _Magic("mclx", bytes.fromhex("ddcc8b9a")),
-    *(_Magic("vmware", bytes((0xD0 | low, high, 0xD0 | low, 0xBE))) for low, high in ((0, 0xBE), (2, 0xBE), (3, 0xBE))),
-    *(_Magic("vmware", bytes((0xD0 | low, 0xBA, 0xD0 | low, 0xBA))) for low in (1, 2)),
+    _Magic(DumpFormat.KDUMP, b"KDUMP   "),
+    _Magic(DumpFormat.DISKDUMP, b"DISKDUMP"),
+    _Magic(DumpFormat.FLATTENED, b"makedumpfile\0\0\0\0"),
+    _Magic(DumpFormat.ELF, b"\x7fELF"),
+    _Magic(DumpFormat.QEMU_MIGRATION, b"QEVM"),
+    _Magic(DumpFormat.LIBVIRT_SAVE, b"LibvirtQemudSave"),
+    _Magic(DumpFormat.LIBVIRT_SAVE, b"LibvirtQemudPart"),
+    _Magic(DumpFormat.XEN, b"LinuxGuestRecord"),
+    _Magic(DumpFormat.XEN, b"\xed\xeb\x0f\xf0"),
+    _Magic(DumpFormat.XEN, b"\xee\xeb\x0f\xf0"),
+    _Magic(DumpFormat.SADUMP, b"sadump\0\0"),
+    _Magic(DumpFormat.SADUMP, b"sadump\0\0", 4096),
+    _Magic(DumpFormat.S390, bytes.fromhex("a8190173618f23fd")),
+    _Magic(DumpFormat.LKCD, bytes.fromhex("a8190173618f23ed")),
+    _Magic(DumpFormat.LKCD, bytes.fromhex("ed238f61730119a8")),
+    _Magic(DumpFormat.LKCD, bytes.fromhex("a8190173618f23cd")),
+    _Magic(DumpFormat.LKCD, bytes.fromhex("cd238f61730119a8")),
+    _Magic(DumpFormat.MCLX, bytes.fromhex("ddcc8b9a")),
+    *(
+        _Magic(DumpFormat.VMWARE, bytes((0xD0 | low, high, 0xD0 | low, 0xBE)))
+        for low, high in ((0, 0xBE), (2, 0xBE), (3, 0xBE))
+    ),
+    *(_Magic(DumpFormat.VMWARE, bytes((0xD0 | low, 0xBA, 0xD0 | low, 0xBA))) for low in (1, 2)),
 )
 
 _WRAPPERS: Final = (
-    _Magic("gz", b"\x1f\x8b"),
-    _Magic("bz2", b"BZh"),
-    _Magic("xz", b"\xfd7zXZ\0"),
-    _Magic("zst", b"\x28\xb5\x2f\xfd"),
-    _Magic("lz4", b"\x04\x22\x4d\x18"),
-    _Magic("lzop", b"\x89LZO\0\r\n\x1a\n"),
-    _Magic("zip", b"PK\x03\x04"),
-    _Magic("7z", b"7z\xbc\xaf\x27\x1c"),
-    _Magic("rar", b"Rar!\x1a\x07"),
-    _Magic("tar", b"ustar", 257),
-    _Magic("cpio", b"070701"),
-    _Magic("cpio", b"070702"),
+    _Magic(Wrapper.GZ, b"\x1f\x8b"),
+    _Magic(Wrapper.BZ2, b"BZh"),
+    _Magic(Wrapper.XZ, b"\xfd7zXZ\0"),
+    _Magic(Wrapper.ZST, b"\x28\xb5\x2f\xfd"),
+    _Magic(Wrapper.LZ4, b"\x04\x22\x4d\x18"),
+    _Magic(Wrapper.LZOP, b"\x89LZO\0\r\n\x1a\n"),
+    _Magic(Wrapper.ZIP, b"PK\x03\x04"),
+    _Magic(Wrapper.SEVENZIP, b"7z\xbc\xaf\x27\x1c"),
+    _Magic(Wrapper.RAR, b"Rar!\x1a\x07"),
+    _Magic(Wrapper.TAR, b"ustar", 257),
+    _Magic(Wrapper.CPIO, b"070701"),
+    _Magic(Wrapper.CPIO, b"070702"),
 )
 
 _OTHERS: Final = (
@@ -94,6 +102,8 @@ _HINTS: Final = {
     "an HTML page": "the download gave an error page instead of the dump; open it and fetch the dump again",
 }
 
+_ET_CORE: Final = (b"\x04\0", b"\0\x04")
+
 _LOG_LINE: Final = re.compile(
     rb"^(?:<\d+>|\w+ *:\w+ *: )?"
     rb"(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? |\[\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\] |.{0,80}?kernel: |Linux version \d)",
@@ -101,11 +111,22 @@ _LOG_LINE: Final = re.compile(
 )
 
 
-def dump_format(head: bytes) -> str | None:
+def dump_format(head: bytes) -> DumpFormat | None:
     return _match(_DUMPS, head)
 
 
-def wrapper(head: bytes) -> str | None:
+def dump_format_of(source: Source) -> DumpFormat | None:
+    """The same of a file, whose mark may also stand behind its first 4 KiB."""
+    return dump_format(source.read_at(0, PEEK)) or dump_format(source.read_at(4096, 8).rjust(4104, b"\0"))
+
+
+def is_dump(head: bytes) -> bool:
+    """Whether a file that begins so is a dump: of ELF files the cores, and no programs or modules."""
+    kind = dump_format(head)
+    return kind is not None and (kind is not DumpFormat.ELF or head[16:18] in _ET_CORE)
+
+
+def wrapper(head: bytes) -> Wrapper | None:
     return _match(_WRAPPERS, head)
 
 
@@ -127,5 +148,5 @@ def is_kernel_log(text: bytes) -> bool:
     return is_text(text[:PEEK]) and len(_LOG_LINE.findall(text[:4096])) >= 2
 
 
-def _match(table: tuple[_Magic, ...], head: bytes) -> str | None:
+def _match(table: tuple[_Magic[_Kind], ...], head: bytes) -> _Kind | None:
     return next((magic.kind for magic in table if head.startswith(magic.content, magic.offset)), None)

@@ -11,6 +11,7 @@ from typing import Final
 
 from sandbox.dump.printk import Record
 from sandbox.dump.source import DeadlineExceeded
+from sandbox.model import PanicCause
 
 _KEPT: Final = 4000
 """Lines before the end that are looked at; an oops with all CPUs' stacks is some hundreds."""
@@ -26,34 +27,34 @@ _GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oop
 # What each message means. The first that is found wins; the first group is looked for in the panic line, then in the
 # last oops before it. Messages are those of Linux 2.6.32 to 6.x: kernel/panic.c, arch/*/kernel/traps.c, mm/oom_kill.c …
 _CAUSES: Final = (
-    (r"sysrq ?: Trigger a crash|sysrq triggered crash", "sysrq"),
-    (r"hung_task: blocked tasks", "hung-task"),
-    (r"out of memory|panic_on_oom|no killable processes", "oom"),
-    (r"soft ?lockup", "soft-lockup"),
-    (r"hard lockup", "hard-lockup"),
-    (r"RCU Stall", "rcu-stall"),
-    (r"machine check|\bMCE\b", "mce"),
-    (r"NMI: Not continuing|NMI IOCK|An NMI occurred|nmi_panic|Non maskable interrupt|NMI: IOCK", "nmi"),
-    (r"SError Interrupt", "serror"),
-    (r"Attempted to kill init", "init-killed"),
-    (r"Unable to mount root fs|No working init found|Requested init .* failed", "no-root"),
-    (r"KASAN", "kasan"),
-    (r"KFENCE", "kfence"),
-    (r"UBSAN", "ubsan"),
-    (r"panic_on_warn", "warning"),
-    (r"stack-protector|stack is corrupted|stack overflow|stack guard page", "stack-overflow"),
-    (r"NULL pointer dereference", "null-pointer"),
-    (r"list_(?:add|del) corruption", "list-corruption"),
-    (r"kernel BUG at", "bug"),
-    (r"unable to handle (?:kernel )?(?:paging request|page fault)|unable to handle kernel", "page-fault"),
-    (r"general protection", "general-protection"),
-    (r"double fault", "double-fault"),
-    (r"divide error", "divide-error"),
-    (r"invalid opcode|undefined instruction", "invalid-opcode"),
-    (r"panic forced after error|\b(?:ext4|xfs|btrfs|dm-verity)\b.*panic", "filesystem"),
-    (r"IPMI", "ipmi"),
-    (r"Fatal hardware error", "hardware-error"),
-    (r"Oops", "oops"),
+    (r"sysrq ?: Trigger a crash|sysrq triggered crash", PanicCause.SYSRQ),
+    (r"hung_task: blocked tasks", PanicCause.HUNG_TASK),
+    (r"out of memory|panic_on_oom|no killable processes", PanicCause.OOM),
+    (r"soft ?lockup", PanicCause.SOFT_LOCKUP),
+    (r"hard lockup", PanicCause.HARD_LOCKUP),
+    (r"RCU Stall", PanicCause.RCU_STALL),
+    (r"machine check|\bMCE\b", PanicCause.MCE),
+    (r"NMI: Not continuing|NMI IOCK|An NMI occurred|nmi_panic|Non maskable interrupt|NMI: IOCK", PanicCause.NMI),
+    (r"SError Interrupt", PanicCause.SERROR),
+    (r"Attempted to kill init", PanicCause.INIT_KILLED),
+    (r"Unable to mount root fs|No working init found|Requested init .* failed", PanicCause.NO_ROOT),
+    (r"KASAN", PanicCause.KASAN),
+    (r"KFENCE", PanicCause.KFENCE),
+    (r"UBSAN", PanicCause.UBSAN),
+    (r"panic_on_warn", PanicCause.WARNING),
+    (r"stack-protector|stack is corrupted|stack overflow|stack guard page", PanicCause.STACK_OVERFLOW),
+    (r"NULL pointer dereference", PanicCause.NULL_POINTER),
+    (r"list_(?:add|del) corruption", PanicCause.LIST_CORRUPTION),
+    (r"kernel BUG at", PanicCause.BUG),
+    (r"unable to handle (?:kernel )?(?:paging request|page fault)|unable to handle kernel", PanicCause.PAGE_FAULT),
+    (r"general protection", PanicCause.GENERAL_PROTECTION),
+    (r"double fault", PanicCause.DOUBLE_FAULT),
+    (r"divide error", PanicCause.DIVIDE_ERROR),
+    (r"invalid opcode|undefined instruction", PanicCause.INVALID_OPCODE),
+    (r"panic forced after error|\b(?:ext4|xfs|btrfs|dm-verity)\b.*panic", PanicCause.FILESYSTEM),
+    (r"IPMI", PanicCause.IPMI),
+    (r"Fatal hardware error", PanicCause.HARDWARE_ERROR),
+    (r"Oops", PanicCause.OOPS),
 )
 
 # Letters of "Tainted:", Linux kernel/panic.c taint_flags and Documentation/admin-guide/tainted-kernels.rst. "G" stands
@@ -99,7 +100,7 @@ class LogFindings:
     banner: str | None = None
     release: str | None = None
     utsname_version: str | None = None
-    cause: str | None = None
+    cause: PanicCause | None = None
     panic: str | None = None
     taint: tuple[str, ...] | None = None
     """Empty when the log says "Not tainted"; None when it says neither."""
@@ -108,7 +109,7 @@ class LogFindings:
 
 
 def examine(records: Iterable[Record], *, seconds: float = 1.5) -> LogFindings:
-    """Reads the whole log once and keeps its end. Raises `OutOfTimeError` for one that is made to take long."""
+    """Reads the whole log once and keeps its end. Raises `DeadlineExceeded` for one that is made to take long."""
     found = LogFindings()
     deadline = time.monotonic() + seconds
     tail: deque[str] = deque(maxlen=_KEPT)
@@ -159,13 +160,13 @@ def _conclude(found: LogFindings, lines: list[str]) -> None:
     found.panic = panic[0].strip() if panic else oops[0].strip() if oops else None
     if trigger is not None:
         # Before 5.10 the crash that sysrq asks for was a null pointer dereference like any other.
-        found.cause = "sysrq"
+        found.cause = PanicCause.SYSRQ
         found.panic = found.panic or lines[trigger].strip()
     else:
         candidates = [match[0] for match in (panic, oops) if match]
         if panic and _GENERIC.search(panic[0]):
             candidates.reverse()
-        found.cause = next(filter(None, map(_cause, candidates)), "other" if panic else None)
+        found.cause = next(filter(None, map(_cause, candidates)), PanicCause.OTHER if panic else None)
     for line in reversed(lines):
         if tainted := _TAINTED.search(line):
             found.taint = tuple(TAINT.get(letter, letter) for letter in tainted[1] if letter not in "G ")
@@ -179,7 +180,7 @@ def _conclude(found: LogFindings, lines: list[str]) -> None:
             break
 
 
-def _cause(line: str) -> str | None:
+def _cause(line: str) -> PanicCause | None:
     # Compiled one by one: mostly one of the first fits, and all of them would take longer than the whole log.
     return next((cause for pattern, cause in _CAUSES if re.search(pattern, line, re.IGNORECASE)), None)
 

@@ -24,6 +24,7 @@ from sandbox.dump.header import Header, Memory, PageMissingError
 from sandbox.dump.source import DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged
 from sandbox.formats.streams import Source
+from sandbox.model import DumpFormat
 
 _MOST_PARTS: Final = 64
 
@@ -89,7 +90,7 @@ class DumpReader:
         """The kernel's own copy of its VMCOREINFO, in its memory: hypervisors that know of none leave the note out.
 
         In an uncompressed dump by its text alone; in a compressed one at the beginning of a page, where the kernel
-        keeps it, as far as time allows: a guest of some GiB. May raise `OutOfTimeError`.
+        keeps it, as far as time allows: a guest of some GiB. May raise `DeadlineExceeded`.
         """
         if self.info:
             return
@@ -124,6 +125,14 @@ class DumpReader:
             return completeness.of_elf(self.source, self.layout)
         index = self.pages()
         return None if index is None else completeness.of_kdump(self.source, self.layout, index)
+
+
+_READ: Final = frozenset({DumpFormat.KDUMP, DumpFormat.DISKDUMP, DumpFormat.ELF, DumpFormat.FLATTENED})
+
+
+def reads_memory(kind: DumpFormat | None) -> bool:
+    """Whether the memory of dumps of that format is read here; of others the header is."""
+    return kind in _READ
 
 
 def open_dump(source: Source, name: str) -> DumpReader:

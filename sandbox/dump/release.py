@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sandbox.errors import ConfigurationError
 from sandbox.host import paths
-from sandbox.model import KernelRelease, Vmcore
+from sandbox.model import DumpFormat, KernelRelease, Vmcore
 
 UNKNOWN: Final = "unknown"
 
@@ -148,7 +148,7 @@ def of_release(release: str, utsname_version: str | None) -> Vmcore:
     """A dump of which nothing is known yet but its kernel."""
     return Vmcore(
         path=Path(release),
-        format="release",
+        format=DumpFormat.RELEASE,
         size=0,
         release=release,
         utsname_version=utsname_version,

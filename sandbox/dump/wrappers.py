@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, assert_never
 
 from sandbox.dump import magic
 from sandbox.dump.source import DeadlineExceeded
@@ -27,6 +27,7 @@ from sandbox.formats.streams import (
     Stream,
     UnsupportedFormat,
 )
+from sandbox.model import Wrapper
 
 PEEK_LIMIT: Final = 4 << 20
 """Bytes of the dump that are unpacked to look at it: header, notes, and the bitmap of a machine of usual size."""
@@ -43,11 +44,6 @@ _LOG_NAME: Final = re.compile(r"(?:^|/)vmcore-dmesg(?:-incomplete)?\.txt$|(?:^|/
 _UNAME_NAME: Final = re.compile(r"(?:^|/)sos_commands/kernel/uname_-a$")
 _SOSREPORT: Final = re.compile(r"(?:^|/)(?:sos_commands|sos_logs|sos_reports)/")
 
-_NOT_READ_HERE: Final = {
-    "rar": "unrar x {name}",
-}
-
-
 _CUT_HINT: Final = "the copy is probably cut: compare its size with the original's, and copy it again"
 
 
@@ -59,7 +55,7 @@ class Unwrapped:
     """The dump, or a kernel log as text; None for a sosreport with neither."""
     stream: Stream | None
     """The same from its beginning; only one of the two can be used."""
-    layers: tuple[str, ...]
+    layers: tuple[Wrapper, ...]
     member: str | None = None
     """Name in the innermost archive."""
     is_log: bool = False
@@ -89,7 +85,7 @@ def unwrap_stream(stream: Stream, name: str) -> Unwrapped:
         raise DumpDamaged(f"{name}: {error}", hint=_CUT_HINT) from error
 
 
-def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None) -> Unwrapped:
+def _peel(stream: Stream, name: str, layers: tuple[Wrapper, ...], member: str | None) -> Unwrapped:
     peek = PeekSource(stream, PEEK_LIMIT)
     head = peek.read_at(0, magic.PEEK)
     if peek.damage is not None and len(head) < magic.PEEK:
@@ -106,19 +102,23 @@ def _peel(stream: Stream, name: str, layers: tuple[str, ...], member: str | None
         )
     if len(layers) >= _DEEPEST:
         raise NotADump(f"{name} is wrapped more than {_DEEPEST} times", hint="unpack it by hand and give the dump")
-    if kind in _NOT_READ_HERE:
-        raise DumpUnreadable(
-            f"{name} is a {kind} archive", hint=f"unpack it first: {_NOT_READ_HERE[kind].format(name=name)}"
-        )
-    if kind in archives.ARCHIVES:
-        # A fresh stream where that is possible, so that members can be reached without reading what is before them.
-        fresh = SourceStream(stream.source) if isinstance(stream, SourceStream) else whole
-        return _choose(archives.files(kind, fresh), name, (*layers, kind))
-    inner = decompressed(whole, kind, memory=_MEMORY, padded=True)
-    return _peel(inner, name, (*layers, kind), member)
+    match kind:
+        case Wrapper.RAR:
+            raise DumpUnreadable(f"{name} is a {kind} archive", hint=f"unpack it first: unrar x {name}")
+        case Wrapper.TAR | Wrapper.CPIO | Wrapper.ZIP | Wrapper.SEVENZIP:
+            # A fresh stream where that is possible, so that members can be reached without reading what is before them.
+            fresh = SourceStream(stream.source) if isinstance(stream, SourceStream) else whole
+            return _choose(archives.files(kind, fresh), name, (*layers, kind))
+        case Wrapper.GZ | Wrapper.BZ2 | Wrapper.XZ | Wrapper.ZST | Wrapper.LZ4 | Wrapper.LZOP:
+            inner = decompressed(whole, kind, memory=_MEMORY, padded=True)
+            return _peel(inner, name, (*layers, kind), member)
+        case Wrapper.DIRECTORY:
+            raise AssertionError(kind)  # no file begins so
+        case _:
+            assert_never(kind)
 
 
-def _choose(members: Iterator[Member], name: str, layers: tuple[str, ...]) -> Unwrapped:
+def _choose(members: Iterator[Member], name: str, layers: tuple[Wrapper, ...]) -> Unwrapped:
     log: Unwrapped | None = None
     uname: str | None = None
     sosreport = False
@@ -149,15 +149,13 @@ def _choose(members: Iterator[Member], name: str, layers: tuple[str, ...]) -> Un
     raise NotADump(f"{name}: none of the {seen} files in the archive is a kernel crash dump")
 
 
-def _dump_inside(member: Member, name: str, layers: tuple[str, ...]) -> Unwrapped | None:
+def _dump_inside(member: Member, name: str, layers: tuple[Wrapper, ...]) -> Unwrapped | None:
     """The member, if it is a dump or wraps one."""
     stored = member.content.slice() if isinstance(member.content, LimitedStream) else None
     peek = PeekSource(member.content, PEEK_LIMIT)
     head = peek.read_at(0, magic.PEEK)
-    if head.startswith(b"\x7fELF") and head[16:18] not in {b"\x04\0", b"\0\x04"}:
-        return None  # programs and modules, e.g. in an initramfs
     whole = _Replayed(peek, member.content)
-    if magic.dump_format(head) is not None:
+    if magic.is_dump(head):
         return Unwrapped(source=stored or peek, stream=whole, layers=layers, member=member.text)
     if magic.wrapper(head) is None:
         return None
@@ -169,7 +167,7 @@ def _dump_inside(member: Member, name: str, layers: tuple[str, ...]) -> Unwrappe
     return inner if magic.dump_format(inner_head) is not None else None
 
 
-def _log(member: Member, layers: tuple[str, ...]) -> Unwrapped:
+def _log(member: Member, layers: tuple[Wrapper, ...]) -> Unwrapped:
     peek = PeekSource(member.content, PEEK_LIMIT)
     peek.exhaust()
     return Unwrapped(source=peek, stream=None, layers=layers, member=member.text, is_log=True)

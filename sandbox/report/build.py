@@ -15,7 +15,7 @@ from sandbox.dump import identify, read_log
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
 from sandbox.errors import VmboxError
-from sandbox.model import Vmcore, kernel_version
+from sandbox.model import PanicCause, Vmcore, kernel_version
 from sandbox.progress import QUIET, Reporter
 from sandbox.report import backtrace, kmem, signature, tables
 from sandbox.report.causes import explain
@@ -171,7 +171,7 @@ def _guilty(
     vmcore: Vmcore, panicking: backtrace.Backtrace | None, blocked: Sequence[backtrace.Backtrace], log: Sequence[str]
 ) -> backtrace.Backtrace | None:
     """Whose stack tells the bug: of a hung task it is the hung one's, and not the watchdog's that panicked."""
-    if vmcore.cause != "hung-task":
+    if vmcore.cause is not PanicCause.HUNG_TASK:
         return panicking
     named = [int(found[1]) for found in map(_BLOCKED_TASK.search, log) if found]
     return next((stack for pid in reversed(named) for stack in blocked if stack.pid == pid), panicking)

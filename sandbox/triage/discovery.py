@@ -74,8 +74,4 @@ def _is_dump(path: Path) -> bool:
             head = source.read_at(0, magic.PEEK)
     except (VmboxError, OSError):
         return False
-    kind = magic.dump_format(head)
-    if kind == "elf" or (kind is not None and head.startswith(b"\x7fELF")):
-        # ET_CORE: any other ELF file is a program.
-        return head[16:18] in {b"\x04\0", b"\0\x04"}
-    return kind is not None or (archived and magic.wrapper(head) is not None)
+    return magic.is_dump(head) or (archived and magic.wrapper(head) is not None)

@@ -1,6 +1,8 @@
 import pytest
 
 from sandbox.dump import panic, printk
+from sandbox.model import PanicCause
+from sandbox.report import causes
 
 
 def examine(text):
@@ -108,3 +110,8 @@ def test_escape_sequences_do_not_pass():
     found = examine("[    1.000000] Kernel panic - not syncing: \x1b]0;evil\x07 RCU Stall")
     assert found.panic is not None
     assert found.panic.isprintable()
+
+
+def test_every_cause_has_messages_and_an_explanation():
+    assert {cause for _, cause in panic._CAUSES} == {*PanicCause} - {PanicCause.OTHER}
+    assert len({causes.explain(cause) for cause in (None, *PanicCause)}) == len(PanicCause) + 1

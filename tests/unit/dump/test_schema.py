@@ -14,6 +14,7 @@ import pytest
 from sandbox import render
 from sandbox.commands.info import describe, show_schema
 from sandbox.dump import identify
+from sandbox.model import DumpFormat, PageCompression, Wrapper
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
 SCHEMA = json.loads(files("sandbox.dump").joinpath("vmcore.schema.json").read_text())
@@ -100,6 +101,13 @@ def test_every_kind(tmp_path):
 def test_every_key_is_described():
     assert set(PROMISED) <= set(SCHEMA["required"])
     assert set(SCHEMA["required"]) == set(SCHEMA["properties"])
+
+
+def test_words_are_those_of_the_model():
+    described = SCHEMA["properties"]
+    assert set(described["format"]["enum"]) == {*DumpFormat} - {DumpFormat.FLATTENED, DumpFormat.RELEASE}
+    assert set(described["wrappers"]["items"]["enum"]) == {*Wrapper} - {Wrapper.RAR}
+    assert set(described["compression"]["enum"]) == {*PageCompression, None}
 
 
 @pytest.mark.parametrize(("name", "unknown"), [("vmcore", {"taint", "cause", "panic", "vendor", "uptime_seconds"})])
