@@ -1,7 +1,7 @@
-# Runs in a case, in drgn: reads Python from standard input, a statement or an expression a line, until it ends.
+# Runs in drgn, in a case: reads Python from standard input, one statement or expression a line, until end of file.
 #
 # The value of an expression is printed as drgn's own prompt prints it. An exception is printed as one line that begins
-# with "drgn: error: "; the frames of this file are left out.
+# with "drgn: error: "; its traceback is left out.
 import builtins
 import sys
 
