@@ -1,7 +1,7 @@
 """The command `vmbox`: the two everyday forms without the command line library, everything else with it.
 
-Importing typer takes fifty times as long as a warm crash takes to answer. So `vmbox run` on an open
-case and `vmbox info` are recognised here in their plain forms; whatever looks otherwise goes to `cli`, which knows all.
+Importing typer takes fifty times as long as a warm crash takes to answer. So `vmbox run` on an open case, and
+`vmbox info` in its plain form, are recognised here; everything else goes to `cli`, which knows all.
 """
 
 from __future__ import annotations
@@ -38,64 +38,34 @@ def _info(arguments: Sequence[str]) -> bool:
 
 
 def _warm_run(arguments: Sequence[str]) -> bool:
-    """vmbox run VMCORE [options] -- COMMAND…, when the case is open; also with -i FILE, or - for standard input."""
-    asked = _plain_run(arguments)
-    if asked is None:
+    """vmbox run VMCORE … when the case is open as it is asked for; with commands, or a file of them."""
+    if arguments[:1] != ["run"]:
         return False
-    dump, options, words = asked
-    from sandbox.case import store
-    from sandbox.host import config
+    from sandbox.commands.run_arguments import parse
+    from sandbox.debugger import DEFAULT
+    from sandbox.errors import UsageError
     from sandbox.render import exit_on_error
 
+    try:
+        asked = parse(arguments[1:])
+    except UsageError:
+        return False
+    if asked is None or asked.tool != DEFAULT.name or asked.once or not (asked.commands or asked.input_file):
+        return False
     with exit_on_error():
+        from sandbox.case import store
+
+        options = asked.open_options()
         try:
-            engine = config.current().engine
-            if store.find(dump, engine=engine) is None:
-                return False
+            case = store.find(asked.vmcore, engine=options.engine)
         except OSError:
             return False
+        if case is None or options.case_key() not in {"", case.requested}:
+            return False
         from sandbox import render
-        from sandbox.case.options import OpenOptions
-        from sandbox.commands.run import RunOptions, commands_from, run_all
+        from sandbox.commands.run import run_crash
 
-        status = run_all(
-            dump,
-            commands_from(words, Path(options["-i"]) if "-i" in options else None),
-            options=OpenOptions(engine=engine),
-            run_options=RunOptions(
-                timeout=float(options["--timeout"]) if "--timeout" in options else None,
-                json="--json" in options,
-                transcript="--no-transcript" not in options,
-            ),
-            reporter=render.reporter(quiet="-q" in options),
-        )
-        sys.exit(status)
-
-
-_FLAGS = {"-q": "-q", "--quiet": "-q", "--json": "--json", "--no-transcript": "--no-transcript"}
-_VALUES = {"-i": "-i", "--input": "-i", "--timeout": "--timeout"}
-
-
-def _plain_run(arguments: Sequence[str]) -> tuple[Path, dict[str, str], Sequence[str]] | None:
-    """Dump, options and words of a plain `run`; None for any other, and for one with a mistake in it."""
-    if len(arguments) < 2 or arguments[0] != "run" or arguments[1].startswith("-"):
-        return None
-    options: dict[str, str] = {}
-    rest = list(arguments[2:])
-    while rest and rest[0] not in {"--", "-"}:
-        word = rest.pop(0)
-        if word in _FLAGS:
-            options[_FLAGS[word]] = ""
-        elif word in _VALUES and rest:
-            options[_VALUES[word]] = rest.pop(0)
-        else:
-            return None
-    if "--timeout" in options and not options["--timeout"].replace(".", "", 1).isdecimal():
-        return None
-    words = rest if rest == ["-"] else [*rest[1:]]
-    if rest[:1] == ["-"] and len(rest) > 1:
-        return None
-    return (Path(arguments[1]), options, words) if bool(words) != ("-i" in options) else None
+        sys.exit(run_crash(asked, reporter=render.reporter(quiet=asked.quiet), case=case))
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from sandbox import render
 from sandbox.cli import completion
@@ -18,14 +19,33 @@ from sandbox.errors import CaseNotFound, UsageError
 from sandbox.host import paths
 
 if TYPE_CHECKING:
-    from sandbox.case.options import OpenOptions
-    from sandbox.commands.run import RunOptions
+    from sandbox.commands.run_arguments import RunArguments
     from sandbox.model import Case
     from sandbox.progress import Reporter
 
 
-@command(context_settings={"ignore_unknown_options": True})
+class _Run(typer.core.TyperCommand):
+    """`run`, with the grammar of `run_arguments`: that of a warm run, which comes without typer."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        from sandbox.commands.run_arguments import parse
+
+        if ctx.resilient_parsing:  # what is there so far, for completion
+            return super().parse_args(ctx, args)
+        try:
+            ctx.obj = parse(args)
+        except UsageError as wrong:
+            # What typer's grammar refuses as well, it says in its own way.
+            super().parse_args(ctx, args)
+            raise typer.BadParameter(wrong.message, ctx=ctx) from None
+        if ctx.obj is None:
+            return super().parse_args(ctx, args)
+        return super().parse_args(ctx, ["--", str(ctx.obj.vmcore)])
+
+
+@command(cls=_Run, context_settings={"ignore_unknown_options": True})
 def run(
+    ctx: typer.Context,
     vmcore: Dump,
     commands: Annotated[
         list[str] | None,
@@ -71,63 +91,37 @@ def run(
 
     vmbox run vmcore --tool drgn -- script.py ARG…
     """
-    from sandbox.case.options import OpenOptions
-    from sandbox.commands.run import RunOptions, commands_from, run_all
+    from sandbox.commands.run import run_crash
 
-    if commands and commands[0] != "-" and commands[0].startswith("-"):
-        # No command of crash's begins so: it is an option that vmbox does not have.
-        raise typer.BadParameter(f"no such option: {commands[0]}")
-    if keep and once:
-        raise typer.BadParameter("--keep or --once")
-    options = OpenOptions(
-        engine=engine, image=image, debuginfo=debuginfo, force=force, idle=0 if keep else None, once=once
-    )
-    run_options = RunOptions(timeout=timeout, json=json, transcript=not no_transcript, output=output)
-    reporter = render.reporter(quiet=quiet)
-    debugger = DEBUGGERS.get(tool)
-    if debugger is None:
-        raise typer.BadParameter(f"--tool is {' or '.join(DEBUGGERS)}")
+    # The parameters are for --help, completion and the manual.
+    asked: RunArguments = ctx.obj
+    reporter = render.reporter(quiet=asked.quiet)
+    debugger = DEBUGGERS[asked.tool]
     if debugger is not DEFAULT:
-        if json or output or input_file:
-            raise typer.BadParameter("--json, --output and --input are for crash commands")
-        raise typer.Exit(_script(debugger, vmcore, commands or [], code, options, run_options, reporter))
-    if code is not None:
-        raise typer.BadParameter("-e CODE needs --tool drgn")
-    if not commands and input_file is None and sys.stdin.isatty():
+        raise typer.Exit(_script(debugger, asked, reporter))
+    if not asked.commands and asked.input_file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
-    status = run_all(
-        vmcore, commands_from(commands or [], input_file), options=options, run_options=run_options, reporter=reporter
-    )
-    raise typer.Exit(status)
+    raise typer.Exit(run_crash(asked, reporter=reporter))
 
 
-def _script(
-    debugger: Debugger,
-    vmcore: Path,
-    words: list[str],
-    code: str | None,
-    options: OpenOptions,
-    run_options: RunOptions,
-    reporter: Reporter,
-) -> int:
+def _script(debugger: Debugger, asked: RunArguments, reporter: Reporter) -> int:
     from sandbox.case.opening import case_for_tool
     from sandbox.commands.shell import run_script
 
-    if code is not None:
-        script, name, arguments = debugger.script_of(code), "-e", words
-    elif words:
-        script, name, arguments = _read(Path(words[0])), Path(words[0]).name, words[1:]
+    words = asked.commands
+    if asked.code is not None:
+        script, name, arguments = debugger.script_of(asked.code), "-e", words
     else:
-        raise typer.BadParameter(f"give a script, or -e CODE: vmbox run vmcore --tool {debugger.name} -- script.py")
-    with case_for_tool(debugger.name, vmcore, options, reporter) as case:
+        script, name, arguments = _read(Path(words[0])), Path(words[0]).name, words[1:]
+    with case_for_tool(debugger.name, asked.vmcore, asked.open_options(), reporter) as case:
         return run_script(
             debugger,
             case,
             script,
             name,
             arguments,
-            timeout=run_options.timeout,
-            transcript=run_options.transcript,
+            timeout=asked.timeout,
+            transcript=not asked.no_transcript,
             reporter=reporter,
         )
 

@@ -13,7 +13,9 @@ from typing import Final
 
 from sandbox import render
 from sandbox.case.options import OpenOptions
+from sandbox.commands.run_arguments import RunArguments
 from sandbox.errors import CommandTimeout, UsageError
+from sandbox.model import Case
 from sandbox.progress import Reporter
 from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session
@@ -112,6 +114,23 @@ class StdinCommands:
         self._ended = not data
 
 
+def run_crash(arguments: RunArguments, *, reporter: Reporter, case: Case | None = None) -> int:
+    """`vmbox run` with crash: `run_all` as `arguments` say."""
+    return run_all(
+        arguments.vmcore,
+        commands_from(arguments.commands, arguments.input_file),
+        options=arguments.open_options(),
+        run_options=RunOptions(
+            timeout=arguments.timeout,
+            json=arguments.json,
+            transcript=not arguments.no_transcript,
+            output=arguments.output,
+        ),
+        reporter=reporter,
+        case=case,
+    )
+
+
 def run_all(
     dump: Path,
     commands: Iterable[str],
@@ -119,13 +138,15 @@ def run_all(
     options: OpenOptions,
     reporter: Reporter,
     run_options: RunOptions | None = None,
+    case: Case | None = None,
 ) -> int:
     """Runs `commands` on the dump's case, opening it if need be; `quit` ends them and leaves the session warm.
 
-    Returns 0, 1 if crash reported an error for one of them, or 62 if one took too long.
+    `case` is the open one, where the caller has found it. Returns 0, 1 if crash reported an error for one of them, or
+    62 if one took too long.
     """
     run_options = run_options or RunOptions()
-    session = _session(dump, options, reporter)
+    session = _session(dump, options, reporter, case)
     try:
         with session, _collecting_output(session, run_options.output, reporter):
             return _run(session, commands, run_options, reporter)
@@ -190,9 +211,9 @@ def _end(answer: render.JsonAnswer | None, status: str, seconds: float) -> None:
             answer.end(status, seconds)
 
 
-def _session(dump: Path, options: OpenOptions, reporter: Reporter) -> Session:
+def _session(dump: Path, options: OpenOptions, reporter: Reporter, case: Case | None) -> Session:
     """A session with crash at its prompt; the warnings of its start are shown."""
-    session, said = open_session(dump, options, reporter)
+    session, said = open_session(dump, options, reporter, case=case)
     if said:
         render.note(render.visible(said.decode(errors="replace")).strip("\n"))
     return session

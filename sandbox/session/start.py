@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from sandbox.profiles import Profile
 
 
-def open_session(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> tuple[Session, bytes]:
+def open_session(
+    dump: Path, options: OpenOptions, reporter: Reporter = QUIET, *, case: Case | None = None
+) -> tuple[Session, bytes]:
     """A session of the dump's case with crash at its prompt, and what crash said when it started: b"" if it was up.
 
-    Raises `SessionFailed` when crash does not open the dump in any way, `DumpDamaged` when that is for want of a part.
+    `case` is the open one, where the caller has found that it suits the options. Raises `SessionFailed` when crash does
+    not open the dump in any way, `DumpDamaged` when that is for want of a part.
     """
     began = datetime.now(UTC)
-    case = find_or_open_case(dump, options, reporter)
+    case = case or find_or_open_case(dump, options, reporter)
     try:
         return _start_session(case, dump, options, reporter)
     except SessionDied:

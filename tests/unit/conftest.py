@@ -4,11 +4,15 @@ import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 
 from sandbox import __main__
+from sandbox.model import Case
 
 # typer makes the same command line of the same functions each time it is asked, which is a twentieth of a second.
 typer.main.get_command = functools.cache(typer.main.get_command)
@@ -33,3 +37,33 @@ def vmbox(
         return subprocess.CompletedProcess(sys.argv, status, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def make_case(tmp_path: Path) -> Callable[..., Case]:
+    """Makes a case that no container runs."""
+
+    def make(**different: Any) -> Case:
+        directory = tmp_path / "nowhere"
+        directory.mkdir(exist_ok=True)
+        values = {
+            "id": "abc-docker",
+            "dump": tmp_path / "vmcore",
+            "release": "6.1.0",
+            "profile": "debian-12",
+            "image": "image",
+            "vmlinux": directory,
+            "proof": "build-id 12ab",
+            "origin": "https://archive.example/k.rpm",
+            "verification_detail": "signed by example",
+            "engine": "docker",
+            "endpoint": "unix:///nowhere",
+            "container": "c",
+            "opened": datetime.now(UTC),
+            "directory": directory,
+            "files": 1,
+            "token": "t",
+        }
+        return Case(**(values | different))
+
+    return make

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
 from sandbox import render
-from sandbox.__main__ import _plain_run
 from sandbox.commands.run import StdinCommands, from_arguments, from_lines
 from sandbox.debugger import DEFAULT
 from sandbox.debugger.crash import MAX_COMMAND
@@ -115,27 +113,6 @@ def test_standard_input_says_whether_a_line_is_there() -> None:
     assert source.ready()
     assert list(commands) == ["ps"]
     os.close(reader)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "words"),
-    [
-        ("run v -- bt", {}, ["bt"]),
-        ("run v -q --json -- bt -- ps", {"-q": "", "--json": ""}, ["bt", "--", "ps"]),
-        ("run v --timeout 1.5 -i f", {"--timeout": "1.5", "-i": "f"}, []),
-        ("run v -", {}, ["-"]),
-    ],
-)
-def test_plain_runs_need_no_command_line_library(arguments: str, options: dict[str, str], words: list[str]) -> None:
-    assert _plain_run(arguments.split()) == (Path("v"), options, words)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    ["run v bt", "run", "run -q v -- bt", "run v --timeout x -- bt", "run v -i f -- bt", "run v --once -- bt"],
-)
-def test_other_runs_do(arguments: str) -> None:
-    assert _plain_run(arguments.split()) is None
 
 
 def test_an_answer_as_json_is_written_while_it_comes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -72,24 +72,9 @@ def test_a_line_is_known_before_crash_gets_it(events: list[tuple[bytes, bytes]],
     assert entered == lines
 
 
-def test_history_of_a_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_of_a_case(make_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "state_dir", lambda: tmp_path)
-    case = Case(
-        id="abc-docker",
-        dump=tmp_path,
-        release="",
-        profile="",
-        image="",
-        vmlinux=tmp_path,
-        proof="",
-        engine="docker",
-        endpoint="",
-        container="",
-        opened=datetime.now(UTC),
-        directory=tmp_path,
-        files=1,
-        token="",
-    )
+    case = make_case()
     history = History(case)
     assert history.lines() == []
     for line in ("bt", "bt", "", "ps"):

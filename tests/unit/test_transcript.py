@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import threading
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -21,31 +22,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-def _case(tmp_path: Path, ident: str = "abc-docker") -> Case:
-    nowhere = tmp_path / "nowhere"
-    nowhere.mkdir(exist_ok=True)
-    return Case(
-        id=ident,
-        dump=tmp_path / "vmcore",
-        release="6.1.0",
-        profile="debian-12",
-        image="image",
-        vmlinux=nowhere,
-        proof="build-id 12ab",
-        origin="https://archive.example/k.rpm",
-        verification_detail="signed by example",
-        engine="docker",
-        endpoint="unix:///nowhere",
-        container="c",
-        opened=datetime.now(UTC),
-        directory=nowhere,
-        files=1,
-        token="t",
-    )
-
-
-def test_what_was_asked_and_answered(tmp_path: Path, state: Path) -> None:
-    record = Recorder(_case(tmp_path))
+def test_what_was_asked_and_answered(make_case: Callable[..., Case], tmp_path: Path, state: Path) -> None:
+    record = Recorder(make_case())
     record.begin()
     record(b"PID: 1\n")
     record(b"\xff\n")
@@ -74,9 +52,9 @@ def test_what_was_asked_and_answered(tmp_path: Path, state: Path) -> None:
         transcript.find("other")
 
 
-def test_a_flood_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_is_cut_and_says_so(make_case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcript, "MAX_OUTPUT", 10)
-    record = Recorder(_case(tmp_path))
+    record = Recorder(make_case())
     record.begin()
     for _ in range(100):
         record(b"1234567\n")
@@ -85,9 +63,9 @@ def test_a_flood_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (kept["output"], kept["bytes"], kept["truncated"]) == ("1234567\n12", 800, True)
 
 
-def test_writers_do_not_mix_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
+def test_writers_do_not_mix_and_a_torn_line_is_left_out(make_case: Callable[..., Case]) -> None:
     def write(number: int) -> None:
-        record = Recorder(_case(tmp_path))
+        record = Recorder(make_case())
         for _ in range(20):
             record.begin()
             record(f"{number}\n".encode() * 20000)
@@ -107,15 +85,15 @@ def test_writers_do_not_mix_and_a_torn_line_is_left_out(tmp_path: Path) -> None:
     assert all(json.dumps(record) for record in kept)
 
 
-def test_nothing_is_kept_when_nothing_is_wanted(tmp_path: Path) -> None:
-    record = Recorder(_case(tmp_path), wanted=False)
+def test_nothing_is_kept_when_nothing_is_wanted(make_case: Callable[..., Case]) -> None:
+    record = Recorder(make_case(), wanted=False)
     record.begin()
     record(b"x")
     record.end("bt", "ok")
     assert transcript.kept_transcripts() == []
 
 
-def test_a_transcript_that_cannot_be_written_is_said_once(tmp_path: Path, state: Path) -> None:
+def test_a_transcript_that_cannot_be_written_is_said_once(make_case: Callable[..., Case], state: Path) -> None:
     state.write_text("in the way")
     said: list[str] = []
 
@@ -123,7 +101,7 @@ def test_a_transcript_that_cannot_be_written_is_said_once(tmp_path: Path, state:
         def notice(self, line: str) -> None:
             said.append(line)
 
-    record = Recorder(_case(tmp_path), Noting())
+    record = Recorder(make_case(), Noting())
     for _ in range(3):
         record.begin()
         record.end("bt", "ok")

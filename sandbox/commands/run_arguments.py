@@ -1,0 +1,175 @@
+"""The grammar of `vmbox run`, for the command line library and for a warm run, which does without the library.
+
+Options stand anywhere before the first `--`. After it every word is a crash command's, or a drgn script's, whatever it
+looks like. A word before it that looks like an option and is none belongs to a command too, unless it is the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sandbox.case.options import OpenOptions
+from sandbox.debugger import DEBUGGERS, DEFAULT
+from sandbox.errors import UsageError
+from sandbox.host import config
+
+FLAGS: Final[Mapping[str, str]] = {
+    "--json": "json",
+    "--keep": "keep",
+    "--once": "once",
+    "--no-transcript": "no_transcript",
+    "--force": "force",
+    "--quiet": "quiet",
+    "-q": "quiet",
+    "--help": "help",
+    "-h": "help",
+}
+"""Options without a value -> the field of `RunArguments` they set."""
+
+VALUES: Final[Mapping[str, str]] = {
+    "--input": "input_file",
+    "-i": "input_file",
+    "--output": "output",
+    "-o": "output",
+    "--timeout": "timeout",
+    "--tool": "tool",
+    "-e": "code",
+    "--engine": "engine",
+    "--image": "image",
+    "--debuginfo": "debuginfo",
+}
+"""Options with a value -> the field of `RunArguments` they set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunArguments:
+    """What follows `vmbox run`."""
+
+    vmcore: Path
+    commands: tuple[str, ...] = ()
+    """Words of crash commands with "--" between two commands; with drgn, a script and its arguments."""
+    input_file: Path | None = None
+    json: bool = False
+    output: Path | None = None
+    timeout: float | None = None
+    """Seconds."""
+    tool: str = DEFAULT.name
+    """The name of a debugger."""
+    code: str | None = None
+    keep: bool = False
+    once: bool = False
+    no_transcript: bool = False
+    engine: str | None = None
+    image: str | None = None
+    debuginfo: Path | None = None
+    force: bool = False
+    quiet: bool = False
+
+    def open_options(self) -> OpenOptions:
+        """What of it is asked of the case."""
+        return OpenOptions(
+            engine=self.engine or config.current().engine,
+            image=self.image,
+            debuginfo=self.debuginfo,
+            force=self.force,
+            idle=0 if self.keep else None,
+            once=self.once,
+        )
+
+
+def parse(arguments: Sequence[str]) -> RunArguments | None:
+    """The arguments after the word `run`; None when help is asked for. Raises `UsageError`."""
+    options, before, after = _split(arguments)
+    if "help" in options:
+        return None
+    words = (*before, *after)
+    if not words:
+        raise UsageError("Missing argument 'VMCORE'.")
+    if len(before) > 1 and before[1].startswith("-") and before[1] != "-":
+        # No command of crash's begins so: it is an option that vmbox does not have.
+        raise UsageError(f"no such option: {before[1]}")
+    values: dict[str, Any] = {name: _READERS.get(name, _as_it_is)(value) for name, value in options.items()}
+    parsed = RunArguments(vmcore=Path(words[0]), commands=words[1:], **values)
+    _check(parsed)
+    return parsed
+
+
+def _check(parsed: RunArguments) -> None:
+    if parsed.keep and parsed.once:
+        raise UsageError("--keep or --once")
+    if parsed.tool not in DEBUGGERS:
+        raise UsageError(f"--tool is {' or '.join(DEBUGGERS)}")
+    if parsed.tool == DEFAULT.name:
+        if parsed.code is not None:
+            raise UsageError("-e CODE needs --tool drgn")
+    elif parsed.json or parsed.output or parsed.input_file:
+        raise UsageError("--json, --output and --input are for crash commands")
+    elif parsed.code is None and not parsed.commands:
+        raise UsageError(f"give a script, or -e CODE: vmbox run vmcore --tool {parsed.tool} -- script.py")
+
+
+def _split(arguments: Sequence[str]) -> tuple[dict[str, str | bool], list[str], list[str]]:
+    """Options by field, and the other words: those before the first `--` and those after it."""
+    options: dict[str, str | bool] = {}
+    words: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if word == "--":
+            break
+        name, equals, value = word.partition("=")
+        if word.startswith("--") and name in FLAGS:
+            if equals:
+                raise UsageError(f"Option {name!r} does not take a value.")
+            options[FLAGS[name]] = True
+        elif word.startswith("--") and name in VALUES:
+            options[VALUES[name]] = value if equals else _value(name, left)
+        elif word.startswith("-") and not word.startswith("--") and len(word) > 1:
+            words += _letters(word, options, left)
+        else:
+            words.append(word)
+    return options, words, left
+
+
+def _letters(word: str, options: dict[str, str | bool], left: list[str]) -> list[str]:
+    """Reads one-letter options, e.g. -q, -qi FILE, -iFILE. Returns the word of the letters that are none, if any."""
+    unknown = ""
+    for at, letter in enumerate(word[1:], 2):
+        option = f"-{letter}"
+        if option in FLAGS:
+            options[FLAGS[option]] = True
+        elif option in VALUES:
+            options[VALUES[option]] = word[at:] or _value(option, left)
+            break
+        else:
+            unknown += letter
+    return [f"-{unknown}"] if unknown else []
+
+
+def _value(option: str, left: list[str]) -> str:
+    if not left:
+        raise UsageError(f"Option {option!r} requires an argument.")
+    return left.pop(0)
+
+
+def _seconds(value: str | bool) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError(f"Invalid value for '--timeout': {value!r} is not a valid float.") from None
+
+
+def _as_it_is(value: str | bool) -> str | bool:
+    return value
+
+
+_READERS: Final[Mapping[str, Callable[[Any], object]]] = {
+    "input_file": Path,
+    "output": Path,
+    "debuginfo": Path,
+    "timeout": _seconds,
+}
+"""Fields that hold neither words nor flags."""
