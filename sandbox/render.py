@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sandbox.errors import ConfigurationError, NoSpace, VmboxError
+from sandbox.host.files import write_all
 from sandbox.model import key_of
 from sandbox.progress import QUIET, Reporter, Step
 
@@ -290,7 +291,7 @@ class Output:
         self._decode = _decoder() if os.isatty(self._descriptor) else None
 
     def __call__(self, piece: bytes) -> None:
-        _write(self._descriptor, piece if self._decode is None else visible(self._decode.decode(piece)).encode())
+        write_all(self._descriptor, piece if self._decode is None else visible(self._decode.decode(piece)).encode())
 
 
 class JsonAnswer:
@@ -303,11 +304,13 @@ class JsonAnswer:
 
     def __call__(self, piece: bytes) -> None:
         head, self._head = self._head, ""
-        _write(self._descriptor, (head + _quoted(self._decode.decode(piece))[1:-1]).encode(errors="backslashreplace"))
+        write_all(
+            self._descriptor, (head + _quoted(self._decode.decode(piece))[1:-1]).encode(errors="backslashreplace")
+        )
 
     def end(self, status: str, seconds: float) -> None:
         rest = self._head + _quoted(self._decode.decode(b"", final=True))[1:-1]
-        _write(
+        write_all(
             self._descriptor,
             f'{rest}", "status": {_quoted(status)}, "seconds": {seconds:.6f}}}\n'.encode(errors="backslashreplace"),
         )
@@ -321,12 +324,6 @@ def _quoted(text: str) -> str:
     import json
 
     return json.dumps(text, ensure_ascii=False)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 @contextmanager

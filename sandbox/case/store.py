@@ -17,6 +17,7 @@ from typing import Final
 from sandbox.case.places import SESSION_VERSION
 from sandbox.errors import CaseNotFound, unwritable
 from sandbox.host import decode, paths
+from sandbox.host.files import write_atomically
 from sandbox.host.locks import locked
 from sandbox.model import REMOTE_SCHEMES, Case, key_of
 from sandbox.progress import QUIET, Reporter
@@ -151,9 +152,7 @@ def write(case: Case) -> None:
     """Makes a case findable; last, when it can be used."""
     values = {key_of(item): getattr(case, item.name) for item in fields(Case)}
     text = json.dumps(values | {"opened": case.opened.isoformat()}, default=str)
-    temporary = case.directory / f"{_DESCRIPTION}.new"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(case.directory / _DESCRIPTION)
+    write_atomically(case.directory / _DESCRIPTION, text.encode())
 
 
 def read(place: Path) -> Case | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +28,7 @@ from sandbox.errors import (
 )
 from sandbox.host import config
 from sandbox.host.disk import need_space
+from sandbox.host.files import write_atomically
 from sandbox.model import Vmcore
 from sandbox.profiles import Profile, load, platforms, select
 from sandbox.progress import QUIET, Reporter
@@ -216,26 +217,22 @@ def save(of: ImageTarget, output: Path | BinaryIO, options: OpenOptions, reporte
     """Writes the image of `of` as an archive, building it if it is not there. A file appears whole or not at all."""
     ref = _ensure_built(of, options, reporter)
     with closing(connect(options.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
-        if not isinstance(output, Path):
+
+        def pieces() -> Iterator[bytes]:
             for piece in engine.save(ref):
-                output.write(piece)
+                yield piece
                 step.advance(len(piece))
+
+        if not isinstance(output, Path):
+            for piece in pieces():
+                output.write(piece)
             return ref
         image = engine.image(ref)
         need_space(output.absolute().parent, image.size if image else 0, f"the archive of {ref}")
-        part = output.with_name(f".{output.name}.part")
         try:
-            with part.open("wb") as file:
-                for piece in engine.save(ref):
-                    file.write(piece)
-                    step.advance(len(piece))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(output)
+            write_atomically(output, pieces(), durable=True)
         except OSError as error:
-            raise NoSpace(f"{output}: {error.strerror}", hint=f"is there room? df -h {part.parent}") from error
-        finally:
-            part.unlink(missing_ok=True)
+            raise NoSpace(f"{output}: {error.strerror}", hint=f"is there room? df -h {output.parent}") from error
     return ref
 
 

@@ -21,6 +21,7 @@ from typing import Final
 from sandbox.dump.source import cannot_open, open_evidence
 from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, unwritable
 from sandbox.host import decode, paths
+from sandbox.host.files import write_atomically
 from sandbox.model import field_with_key
 from sandbox.progress import QUIET, Reporter, Step
 
@@ -179,9 +180,7 @@ def _record(path: Path, found: Fingerprint) -> datetime:
     record = {"path": str(path.resolve()), "recorded": now.isoformat(), "fingerprint": asdict(found)}
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(place)
+        write_atomically(place, json.dumps(record, indent=1).encode() + b"\n")
     except OSError as error:
         hint = "choose another place with $VMBOX_STATE_DIR"
         raise unwritable(place.parent, error, hint=hint, setting=True) from error

@@ -18,6 +18,7 @@ from typing import Final
 
 from sandbox.errors import EngineFailed, EngineNotFound
 from sandbox.host import checks, paths
+from sandbox.host.files import write_atomically
 
 _STARTUP: Final = 30.0
 """Seconds a service may take to answer. The first start of rootless Podman makes its storage."""
@@ -224,9 +225,7 @@ def can_own_storage() -> bool:
 def _write(path: Path, text: str) -> None:
     if path.exists() and path.read_text() == text:
         return
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    new.write_text(text)
-    new.replace(path)
+    write_atomically(path, text.encode())
 
 
 def reachable(path: Path) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sandbox.errors import unwritable
+from sandbox.host.files import write_atomically
 from sandbox.render import plain
 from sandbox.report.model import Report
 
@@ -33,20 +32,6 @@ def schema() -> Mapping[str, Any]:
 def write(path: Path, text: str) -> None:
     """Puts `text` at `path` in one step, so that nobody ever reads half of it. Raises `UsageError` or `NoSpace`."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                os.fchmod(file.fileno(), 0o666 & ~_umask())
-                file.write(text)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_atomically(path, text.encode())
     except OSError as error:
         raise unwritable(path, error, hint="choose another place with -o") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

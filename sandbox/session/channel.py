@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.errors import SessionDied, VmboxError
+from sandbox.host.files import write_all
 from sandbox.model import Case
 
 _CHUNK: Final = 1 << 16
@@ -64,10 +65,8 @@ class FifoChannel:
 
     def send(self, lines: bytes) -> None:
         """Gives crash input; it will read it when it is at its prompt."""
-        data = memoryview(lines + b"\n")
         try:
-            while data:
-                data = data[os.write(self._in, data) :]
+            write_all(self._in, lines + b"\n")
         except BrokenPipeError:
             raise SessionDied("the case container has ended") from None
 

@@ -7,12 +7,12 @@ stands behind the prompt when Enter ends it, whatever was edited, completed or r
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from typing import Final
 
 from sandbox.host import paths
+from sandbox.host.files import write_atomically
 from sandbox.model import Case
 
 _PROMPT: Final = b"crash> "
@@ -38,10 +38,7 @@ class History:
         if not line.strip() or known[-1:] == [line]:
             return
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.touch(mode=0o600)
-        temporary.write_text("".join(f"{one}\n" for one in [*known, line][-_KEPT:]), encoding="utf-8")
-        temporary.replace(self._path)
+        write_atomically(self._path, "".join(f"{one}\n" for one in [*known, line][-_KEPT:]).encode(), mode=0o600)
 
 
 class TypedLines:

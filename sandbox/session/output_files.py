@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import binascii
-import os
 import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from sandbox.errors import NoSpace, SessionDied, SessionFailed, unwritable
+from sandbox.host.files import write_atomically
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.session import Session
 
@@ -81,23 +81,10 @@ class OutputFiles:
             self._reporter.notice(f"{member.name!r} is left in the case: {target.parent} leads elsewhere")
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        _replace(target, content)
+        write_atomically(target, iter(lambda: content.read(1 << 16), b""), mode=0o644)
         self._reporter.notice(f"wrote {target}")
 
 
 def _inside(place: Path, directory: Path) -> bool:
     """Whether `place` is below `directory` also when links of the host are followed."""
     return place.resolve().is_relative_to(directory.resolve())
-
-
-def _replace(target: Path, content: IO[bytes]) -> None:
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            while data := content.read(1 << 16):
-                file.write(data)
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

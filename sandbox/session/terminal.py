@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Final, Protocol
 
 from sandbox.engine import Exec
+from sandbox.host.files import write_all
 
 _BARE: Final = re.compile(rb"(?<!\r)\n")
 
@@ -45,7 +46,7 @@ def attach(process: Exec, watcher: Watcher | None = None) -> int:
                 data = process.read()
                 if not data:
                     return process.exit_code()
-                _write_all(stdout, _returned(data) if first else data)
+                write_all(stdout, _returned(data) if first else data)
                 first = False
                 if watcher is not None:
                     watcher.printed(data)
@@ -66,12 +67,6 @@ def _returned(data: bytes) -> bytes:
     could not be started, what comes first is the engine's own words of why.
     """
     return _BARE.sub(b"\r\n", data)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 @contextlib.contextmanager

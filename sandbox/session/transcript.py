@@ -19,6 +19,7 @@ from typing import Any, Final
 from sandbox.case.store import about_debuginfo
 from sandbox.errors import CaseNotFound
 from sandbox.host import paths
+from sandbox.host.files import write_all
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
 
@@ -90,9 +91,7 @@ class Recorder:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                view = memoryview(line)
-                while view:
-                    view = view[os.write(descriptor, view) :]
+                write_all(descriptor, line)
             finally:
                 os.close(descriptor)
         except OSError as error:
