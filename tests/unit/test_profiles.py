@@ -22,6 +22,12 @@ fragments = ["base"]
 [crash]
 version = "10.0"
 """
+FORMAT = """
+[debuginfo]
+format = "deb"
+packages = []
+vmlinux = []
+"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -164,6 +170,23 @@ def test_a_new_major_is_one_file(own_profiles: Path) -> None:
         ("title = 3 = 4", "debian-99.toml"),
         ("title = 'x'", r"needs a table \[base\]"),
         (NEW.format(claim='"debian:12"', extra=""), "both claim debian:12"),
+        (NEW.format(claim='"debian:99"', extra="tried = 'no'"), "tried is called tested now"),
+        (
+            NEW.format(claim='"debian:99"', extra="") + "newest_kernel = '6.1'",
+            "crash.newest_kernel is called crash.max_",
+        ),
+        (NEW.format(claim='"debian:99"', extra="name = 'mine'"), "unknown key name"),
+        (NEW.format(claim='"debian:99"', extra="latest = 1"), "latest must be true or false"),
+        (NEW.format(claim='"debian:99"', extra="base = 3").replace("[base]", "[bases]"), r"needs a table \[base\]"),
+        (NEW.format(claim='"debian:99"', extra="debuginfo = 3"), "debuginfo is not a table"),
+        (NEW.format(claim='"debian:99"', extra="") + FORMAT + "archives = 3", "debuginfo.archives must be a list of"),
+        (
+            NEW.format(claim='"debian:99"', extra="") + FORMAT + "archives = [{}]",
+            r"\[debuginfo.archives\] lacks vendor",
+        ),
+        (NEW.format(claim='"debian:99"', extra="x = " + "9" * 5000), "a number has too many digits"),
+        (NEW.format(claim='"debian:99"', extra="x = nan"), "nan is no number"),
+        (NEW.format(claim='"debian:99"', extra="x = " + "[" * 100_000), "nested too deeply"),
     ],
 )
 def test_mistakes_are_named(own_profiles: Path, text: str, message: str) -> None:

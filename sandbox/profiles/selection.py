@@ -1,0 +1,92 @@
+"""Which profile a dump is opened with, and whose crash."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sandbox.errors import ConfigurationError, UnknownKernel
+from sandbox.model import Vmcore, kernel_version
+from sandbox.profiles.definition import Profile
+from sandbox.profiles.loading import load, load_claiming
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a dump is opened with."""
+
+    distribution: Profile
+    """The profile of the kernel's own distribution: it says where debuginfo is."""
+    crash_from: Profile
+    """The profile whose crash is used: not `distribution` when the kernel is too new for its crash."""
+    reason: str
+    """Why this image, in words."""
+
+
+def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
+    """The profile for a dump. Raises `UnknownKernel` when the dump does not name its kernel and none was chosen."""
+    if vmcore.release is None:
+        raise UnknownKernel(f"{vmcore.path}: the dump does not say which kernel wrote it")
+    from sandbox.dump.release import classify
+
+    klass = classify(vmcore.release, vmcore.utsname_version).klass
+    # Whoever asks about many kernels has read all profiles already.
+    profiles = load() if load.cache_info().currsize else load_claiming(klass)
+    home = _of_class(profiles, klass)
+    if home is None:
+        profiles = load()
+        home = _of_release(profiles, vmcore.release)
+    newest = next((profile for profile in profiles.values() if profile.latest), None)
+    home = home or newest
+    if override is not None:
+        chosen = by_name(override)
+        return Selection(distribution=home or chosen, crash_from=chosen, reason="chosen with --image")
+    if home is None:
+        raise UnknownKernel(f"no profile knows kernel {vmcore.release}")
+    if home.latest:
+        reason = f"no profile is of kernel {vmcore.release}, so {home.name} with crash {home.crash.version} is used"
+        return Selection(distribution=home, crash_from=home, reason=reason)
+    if newest is None:
+        return Selection(distribution=home, crash_from=home, reason=f"kernel {vmcore.release} is of {home.title}")
+    instead = f"{newest.name} with crash {newest.crash.version} is used"
+    if home.image.unusable is not None:
+        return Selection(distribution=home, crash_from=newest, reason=f"{home.image.unusable}, so {instead}")
+    ceiling = home.crash.max_kernel
+    if ceiling is not None and kernel_version(vmcore.release) > kernel_version(ceiling):
+        reason = f"crash {home.crash.version} of {home.name} knows kernels up to {ceiling}, so {instead}"
+        return Selection(distribution=home, crash_from=newest, reason=reason)
+    return Selection(distribution=home, crash_from=home, reason=f"kernel {vmcore.release} is of {home.title}")
+
+
+def fallback(selection: Selection) -> Selection | None:
+    """What is left when the selected image cannot be had, or its crash does not open the dump: the newest crash.
+
+    None when that is what was selected.
+    """
+    newest = next((profile for profile in load().values() if profile.latest), None)
+    if newest is None or selection.crash_from.latest:
+        return None
+    reason = f"{newest.name} with crash {newest.crash.version} is used in place of {selection.crash_from.name}"
+    return Selection(distribution=selection.distribution, crash_from=newest, reason=reason)
+
+
+def by_name(name: str) -> Profile:
+    profiles = load()
+    if name not in profiles:
+        raise ConfigurationError(f"there is no profile {name}", hint="one of: " + ", ".join(sorted(profiles)))
+    return profiles[name]
+
+
+def _of_class(profiles: Mapping[str, Profile], klass: str) -> Profile | None:
+    for profile in profiles.values():
+        if any(klass == known or klass.startswith((f"{known}.", f"{known}:")) for known in profile.classes):
+            return profile
+    return None
+
+
+def _of_release(profiles: Mapping[str, Profile], release: str) -> Profile | None:
+    for profile in profiles.values():
+        if any(re.search(pattern, release) for pattern in profile.releases):
+            return profile
+    return None
