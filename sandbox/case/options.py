@@ -21,7 +21,8 @@ class OpenOptions:
     """Seconds after which the unused case disposes of itself; 0 never. None: as the settings say, and for a case that
     is open as whoever opened it said."""
     once: bool = False
-    """A case of its own, which nobody else finds and which the caller closes."""
+    """A case of its own, which no other process finds. The session, or `case_for_tool`, that it is opened for
+    closes it."""
     native: bool = False
     """Programs of the engine's machine, whichever the dump is of: crash cannot read it then, drgn can."""
 

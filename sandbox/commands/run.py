@@ -147,14 +147,8 @@ def run_all(
     """
     run_options = run_options or RunOptions()
     session = _session(dump, options, reporter, case)
-    try:
-        with session, _collecting_output(session, run_options.output, reporter):
-            return _run(session, commands, run_options, reporter)
-    finally:
-        if options.once:
-            from sandbox.case.container import close
-
-            close(session.case)
+    with session, _collecting_output(session, run_options.output, reporter):
+        return _run(session, commands, run_options, reporter)
 
 
 def _collecting_output(session: Session, directory: Path | None, reporter: Reporter) -> AbstractContextManager[object]:

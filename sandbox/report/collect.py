@@ -131,19 +131,12 @@ def collect(
     mode = mode_file.read_text() if mode_file.exists() else ""
     runs: list[CommandRun] = []
     texts: dict[str, str] = {}
-    try:
-        with reporter.step("Asking crash", total=len(commands)) as step:
-            for run, text in _each(session, commands, mode, timeout):
-                runs.append(run)
-                step.advance(1)
-                if _tells(run.command, run.status):
-                    texts[run.command] = text
-    finally:
-        session.close()
-        if options.once:
-            from sandbox.case.container import close
-
-            close(case)
+    with session, reporter.step("Asking crash", total=len(commands)) as step:
+        for run, text in _each(session, commands, mode, timeout):
+            runs.append(run)
+            step.advance(1)
+            if _tells(run.command, run.status):
+                texts[run.command] = text
     return CommandOutputs(
         runs=truncate_to_fit(runs),
         texts=texts,

@@ -47,9 +47,15 @@ _KEPT: Final = 1 << 16
 class Session:
     """Exclusive use of the warm debugger of a case, for as long as the context lasts."""
 
-    def __init__(self, case: Case, reporter: Reporter = QUIET, debugger: Debugger = DEFAULT) -> None:
-        """Waits for those who came first, then for nobody. Raises `SessionDied` when the case has ended."""
+    def __init__(
+        self, case: Case, reporter: Reporter = QUIET, debugger: Debugger = DEFAULT, *, ends_case: bool = False
+    ) -> None:
+        """Waits for those who came first, then for nobody. Raises `SessionDied` when the case has ended.
+
+        `ends_case`: the case was opened for this session alone and is closed with it, also when this raises.
+        """
         self._case = case
+        self._ends_case = ends_case
         self._reporter = reporter
         self._turn: TicketLock | None = None
         self._opened: FifoChannel | None = None
@@ -61,7 +67,7 @@ class Session:
         self.acquire()
 
     def acquire(self) -> None:
-        """Takes a turn again that was given back with `pause`; `start` has to follow."""
+        """Takes a turn again that was given back with `release`; `start` has to follow."""
         try:
             self._turn = TicketLock(self._case.directory, self._reporter)
             self._opened = open_channel(self._case)
@@ -76,7 +82,12 @@ class Session:
 
     def release(self) -> None:
         """Lets others have their turn while there is nothing to do. Between commands only."""
-        self.close()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+        if self._turn is not None:
+            self._turn.close()
+            self._turn = None
 
     @property
     def case(self) -> Case:
@@ -91,12 +102,18 @@ class Session:
         return self._debugger.works_in(self._mode, command)
 
     def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
-        if self._turn is not None:
-            self._turn.close()
-            self._turn = None
+        """Gives the turn back, and closes the case that was opened for this session alone."""
+        self.release()
+        if self._ends_case:
+            self.close_case()
+
+    def close_case(self) -> None:
+        """Gives the turn back and closes the case."""
+        from sandbox.case.container import close
+
+        self.release()
+        self._ends_case = False
+        close(self._case)
 
     def __enter__(self) -> Self:
         return self

@@ -26,8 +26,9 @@ def open_session(
 ) -> tuple[Session, bytes]:
     """A session of the dump's case with crash at its prompt, and what crash said when it started: b"" if it was up.
 
-    `case` is the open one, where the caller has found that it suits the options. Raises `SessionFailed` when crash does
-    not open the dump in any way, `DumpDamaged` when that is for want of a part.
+    `case` is the open one, where the caller has found that it suits the options. One that is opened `once` is closed
+    with the session, or when it does not start. Raises `SessionFailed` when crash does not open the dump in any way,
+    `DumpDamaged` when that is for want of a part.
     """
     began = datetime.now(UTC)
     case = case or find_or_open_case(dump, options, reporter)
@@ -41,7 +42,7 @@ def open_session(
 
 
 def _start_session(case: Case, dump: Path, options: OpenOptions, reporter: Reporter) -> tuple[Session, bytes]:
-    session = Session(case, reporter)
+    session = Session(case, reporter, ends_case=options.once)
     modes = session.debugger.start_modes
     newer = _may_retry(case, options)
     try:
@@ -64,25 +65,16 @@ def _start_session(case: Case, dump: Path, options: OpenOptions, reporter: Repor
         if options.idle is not None:
             session.set_idle(options.idle)
     except SessionFailed as error:
-        _close_after_failure(session, options)
+        session.close()
         if case.incomplete is not None:
             raise DumpDamaged(
                 f"{dump} is incomplete, and crash cannot open it: {case.incomplete}", detail=error.detail
             ) from error
         raise
     except BaseException:
-        _close_after_failure(session, options)
+        session.close()
         raise
     return session, said if said.strip() else b""
-
-
-def _close_after_failure(session: Session, options: OpenOptions) -> None:
-    session.close()
-    if options.once:
-        from sandbox.case.container import close
-
-        # Nobody else knows of it.
-        close(session.case)
 
 
 def _may_retry(case: Case, options: OpenOptions) -> bool:
@@ -111,7 +103,6 @@ def _retry_with_newest_crash(
 ) -> Session | None:
     """A session of the same dump with another profile's crash; None when that cannot be had."""
     from sandbox import image as images
-    from sandbox.case.container import close
     from sandbox.engine import connect
 
     case = session.case
@@ -127,6 +118,6 @@ def _retry_with_newest_crash(
         return None
     finally:
         engine.close()
-    session.close()
-    close(case)
-    return Session(open_dump(case.dump, replace(options, image=newest.name), reporter), reporter)
+    session.close_case()
+    other = open_dump(case.dump, replace(options, image=newest.name), reporter)
+    return Session(other, reporter, ends_case=options.once)

@@ -1,0 +1,112 @@
+"""Sessions whose case no container runs: this test holds the other ends of the FIFOs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sandbox.case import container, store
+from sandbox.case.options import OpenOptions
+from sandbox.errors import DumpDamaged, SessionDied, SessionFailed
+from sandbox.model import Case
+from sandbox.session import start
+from sandbox.session.session import Session
+
+ONCE, WARM = OpenOptions(once=True), OpenOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """A case, and the ids of those that were closed."""
+
+    case: Case
+    closed: list[str] = field(default_factory=list)
+
+    def turn_is_free(self) -> bool:
+        return not list(self.case.directory.glob("turn-*"))
+
+
+@pytest.fixture
+def bench(make_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    place = tmp_path / "0123-docker.once12"
+    store.make_directory(place)
+    made = Bench(case=make_case(id=place.name, directory=place))
+    monkeypatch.setattr(container, "close", lambda case: made.closed.append(case.id))
+    _opening(monkeypatch, made.case)
+    ends = [os.open(place / name, os.O_RDWR) for name in ("in", "out", "ctl")]
+    yield made
+    for end in ends:
+        os.close(end)
+
+
+def _opening(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    monkeypatch.setattr(start, "find_or_open_case", lambda *_: replace(case, opened=datetime.now(UTC)))
+
+
+def _starting(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | None = None) -> None:
+    def started(*_: object) -> bytes:
+        if outcome is not None:
+            raise outcome
+        return b""
+
+    monkeypatch.setattr(Session, "start", started)
+
+
+def test_a_case_of_one_session_ends_with_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _starting(monkeypatch)
+    session, _ = start.open_session(bench.case.dump, ONCE)
+    with session:
+        session.release()
+        assert bench.turn_is_free()
+        session.acquire()
+        assert bench.closed == []
+    session.close()
+    assert bench.closed == [bench.case.id]
+    assert bench.turn_is_free()
+
+
+def test_a_case_that_others_find_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    _starting(monkeypatch)
+    with start.open_session(bench.case.dump, WARM)[0]:
+        pass
+    # A second session of a case that is another's alone, e.g. for the modules that its prompt asks for.
+    with Session(bench.case):
+        pass
+    assert bench.closed == []
+
+
+@pytest.mark.parametrize("outcome", [SessionFailed("no"), KeyboardInterrupt(), SessionDied("gone")])
+@pytest.mark.parametrize(("options", "closed"), [(ONCE, 1), (WARM, 0)])
+def test_a_start_that_fails_or_is_interrupted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, outcome: BaseException, options: OpenOptions, closed: int
+) -> None:
+    _starting(monkeypatch, outcome)
+    monkeypatch.setattr(start, "_may_retry", lambda *_: False)
+    with pytest.raises(type(outcome)):
+        start.open_session(bench.case.dump, options)
+    assert bench.closed == [bench.case.id] * closed
+    assert bench.turn_is_free()
+
+
+def test_a_case_that_has_ended_before_its_session_began(
+    make_case: Callable[..., Case], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = make_case(id="nowhere")
+    _opening(monkeypatch, nowhere)
+    with pytest.raises(SessionDied):
+        start.open_session(nowhere.dump, ONCE)
+    assert bench.closed == ["nowhere"]
+
+
+def test_a_dump_without_a_part(make_case: Callable[..., Case], bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = make_case(id=bench.case.id, directory=bench.case.directory, incomplete="cut off")
+    _opening(monkeypatch, cut)
+    _starting(monkeypatch, SessionFailed("no"))
+    with pytest.raises(DumpDamaged, match="cut off"):
+        start.open_session(cut.dump, ONCE)
+    assert bench.closed == [cut.id]
