@@ -155,7 +155,7 @@ def shipped_vmlinux(url: str, release: str, target: Path) -> Path:
         return target
     with QUIET.step("") as step:
         file = HttpFile(url, None, QUIET, step)
-        data = deb.part(RemoteStream(file), "data.tar").member
+        _, data = deb.data_part(RemoteStream(file))
         with contextlib.closing(XzBlocks(file, data.offset, data.size)) as blocks:
             stream = BlockStream(blocks)
             for member in tar.members(stream):

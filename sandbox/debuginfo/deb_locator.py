@@ -148,7 +148,7 @@ class DebFileLocator:
 
 def data_blocks(file: HttpFile) -> XzBlocks:
     """The blocks of a package's data.tar. Raises `NotSeekable`, `CorruptData`."""
-    data = deb.part(RemoteStream(file), "data.tar")
-    if data.compression != "xz":
-        raise NotSeekable(f"it is compressed with {data.compression}")
-    return XzBlocks(file, data.member.offset, data.member.size)
+    kind, data = deb.data_part(RemoteStream(file))
+    if kind != "xz":
+        raise NotSeekable(f"it is compressed with {kind}")
+    return XzBlocks(file, data.offset, data.size)

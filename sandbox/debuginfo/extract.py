@@ -14,10 +14,12 @@ from pathlib import Path
 from sandbox.debuginfo import strip_relocs
 from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RemoteStream, XzBlocks
 from sandbox.debuginfo.signature import signer
+from sandbox.dump import magic
 from sandbox.errors import VerificationFailed
 from sandbox.formats import deb, elf, rpm, tar
-from sandbox.formats.compressions import by_magic, decompressed
-from sandbox.formats.streams import CHUNK, CorruptData, FileStream, Member, Stream, write_all
+from sandbox.formats.compressions import COMPRESSIONS, decompressed
+from sandbox.formats.member import Member
+from sandbox.formats.streams import CHUNK, CorruptData, FileStream, Stream, write_all
 from sandbox.formats.xz import NotSeekable
 from sandbox.host.disk import need_space, no_space
 from sandbox.progress import Step
@@ -60,7 +62,7 @@ def extract(what: ExtractSpec, package: Stream, directory: Path) -> str:
 def unpack(packed: Path, target: Path) -> None:
     """A file of its own, of one that may be compressed. Raises `CorruptData`, `NoSpace`."""
     with FileStream(packed) as file:
-        kind = by_magic(file.read(16))
+        kind = COMPRESSIONS.get(magic.wrapper(file.read(magic.PEEK)) or "", "none")
     with FileStream(packed) as file:
         write(decompressed(file, kind), None, target)
 
@@ -85,10 +87,10 @@ def extract_ranged(
     """
     if what.kind == "rpm":
         return _rpm_by_ranges(what, file, directory, check, step)
-    data = deb.part(RemoteStream(file), "data.tar")
-    if data.compression != "xz":
-        raise NotSeekable(f"it is compressed with {data.compression}")
-    with contextlib.closing(XzBlocks(file, data.member.offset, data.member.size)) as blocks:
+    kind, data = deb.data_part(RemoteStream(file))
+    if kind != "xz":
+        raise NotSeekable(f"it is compressed with {kind}")
+    with contextlib.closing(XzBlocks(file, data.offset, data.size)) as blocks:
         stream = BlockStream(blocks)
         for member in tar.members(stream):
             if _is_vmlinux(member.path, what.patterns) and member.regular:

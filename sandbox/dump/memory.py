@@ -13,8 +13,8 @@ from typing import Final
 
 from sandbox.dump import elf, kdump
 from sandbox.dump.header import Memory, PageMissingError
-from sandbox.formats import lzo, snappy, zstandard
-from sandbox.formats.streams import Source
+from sandbox.formats import zstandard
+from sandbox.formats.streams import CorruptData, Source
 
 _BLOCK: Final = 4096
 """Bytes of the bitmap that one counter covers."""
@@ -264,11 +264,15 @@ def _unpack(data: bytes, flags: int, size: int) -> bytes:
         if flags & 0x1:
             return zlib.decompressobj().decompress(data, size)
         if flags & 0x2:
+            from sandbox.formats import lzo
+
             return lzo.decompress(data, size)
         if flags & 0x4:
+            from sandbox.formats import snappy
+
             return snappy.decompress(data, size)
         if flags & 0x20:
             return zstandard.decompress(data, size)
-    except (zlib.error, ValueError) as error:
+    except (zlib.error, CorruptData) as error:
         raise PageMissingError from error
     return data

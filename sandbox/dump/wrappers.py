@@ -16,10 +16,10 @@ from sandbox.dump.source import DeadlineExceeded
 from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump
 from sandbox.formats import archives
 from sandbox.formats.compressions import decompressed
+from sandbox.formats.member import Member
 from sandbox.formats.streams import (
     CorruptData,
     LimitedStream,
-    Member,
     PeekSource,
     SliceSource,
     Source,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from sandbox.formats import cpio, sevenzip, tar, zip as zip_format
-from sandbox.formats.streams import Member, SourceStream, Stream, UnsupportedFormat
+from sandbox.formats.member import Member
+from sandbox.formats.streams import SourceStream, Stream, UnsupportedFormat
 
 ARCHIVES: Final = frozenset({"tar", "cpio", "zip", "7z"})
 

@@ -1,4 +1,4 @@
-"""Compressions of one stream of bytes: how they are called and recognised, and one loop that unpacks them.
+"""Compressions of one stream of bytes: how they are called, and one loop that unpacks them.
 
 A package or dump unpacks to gigabytes, and a crafted one asks for a dictionary of as many: nothing here holds more than
 a step, and the memory of a decompressor is bounded.
@@ -10,38 +10,27 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final, Protocol
 
-from sandbox.formats.streams import ChunkStream, CorruptData, Stream, UnsupportedFormat
+from sandbox.formats.streams import CHUNK, ChunkStream, CorruptData, Stream, UnsupportedFormat
 
-_STEP: Final = 1 << 18
+_STEP: Final = CHUNK
 """Bytes that one step of decompression gives at most, and reads at most."""
 
 _MEMORY: Final = 256 << 20
 """xz -9 needs 65 MiB to decompress, the kernel's own xz_wrap.sh 128 MiB."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compression:
-    """How one compression is called."""
-
-    names: tuple[str, ...]
-    """The short one, and what rpm calls it."""
-    suffix: str
-    magic: bytes | None
-    """First bytes of a file; None where there are none that tell."""
-
-
-COMPRESSIONS: Final = (
-    Compression(names=("gz", "gzip"), suffix=".gz", magic=b"\x1f\x8b"),
-    Compression(names=("bz2", "bzip2"), suffix=".bz2", magic=b"BZh"),
-    Compression(names=("xz",), suffix=".xz", magic=b"\xfd7zXZ\0"),
-    Compression(names=("lzma",), suffix=".lzma", magic=None),
-    Compression(names=("zst", "zstd"), suffix=".zst", magic=b"\x28\xb5\x2f\xfd"),
-    Compression(names=("lz4",), suffix=".lz4", magic=b"\x04\x22\x4d\x18"),
-    Compression(names=("lzop",), suffix=".lzo", magic=b"\x89LZO\0\r\n\x1a\n"),
-)
+COMPRESSIONS: Final = {
+    "gz": "gzip",
+    "bz2": "bzip2",
+    "xz": "xz",
+    "lzma": "lzma",
+    "zst": "zstd",
+    "lz4": "lz4",
+    "lzo": "lzop",
+}
+"""What rpm calls a compression, by the suffix of its files."""
 
 
 class Decompressor(Protocol):
@@ -57,19 +46,12 @@ class Decompressor(Protocol):
 
 
 def by_suffix(suffix: str) -> str | None:
-    """Name of the compression of a file that is called so; "none" without a suffix."""
-    if not suffix:
-        return "none"
-    return next((one.names[-1] for one in COMPRESSIONS if one.suffix == suffix), None)
-
-
-def by_magic(head: bytes) -> str:
-    """The same of a file that begins so; "none" where nothing tells."""
-    return next((one.names[-1] for one in COMPRESSIONS if one.magic and head.startswith(one.magic)), "none")
+    """The compression of a file whose name ends so (".gz"); "none" without a suffix, None for an unknown one."""
+    return COMPRESSIONS.get(suffix.removeprefix(".")) if suffix else "none"
 
 
 def decompressed(stream: Stream, name: str, *, memory: int = _MEMORY, padded: bool = False) -> Stream:
-    """What `stream` unpacks to, all its members one after the other; `name` as in the table, or "none".
+    """What `stream` unpacks to, all its members one after the other; `name` is a key or value of the table, or "none".
 
     `memory` bounds what a dictionary may take, for zstd up to the next power of two. `padded`: what does not begin as a
     member does is no damage, and ends the stream. Raises `UnsupportedFormat`; what is returned raises `CorruptData`.

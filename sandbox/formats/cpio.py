@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from sandbox.formats.streams import CorruptData, LimitedStream, Member, Stream, exactly
+from sandbox.formats.member import Member
+from sandbox.formats.streams import CorruptData, LimitedStream, Stream, exactly
 
 MAGICS: Final = frozenset({b"070701", b"070702"})
 ALIGNMENT: Final = 4

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.formats import cpio
-from sandbox.formats.streams import CorruptData, LimitedStream, Member, Stream, exactly
+from sandbox.formats.member import Member
+from sandbox.formats.streams import CorruptData, LimitedStream, Stream, exactly
 
 _LEAD: Final = 96
 _MAGIC: Final = b"\x8e\xad\xe8\x01"

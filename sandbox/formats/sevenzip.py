@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.formats.compressions import Zlib, chunks
+from sandbox.formats.member import Member
 from sandbox.formats.streams import (
     ChunkStream,
     CorruptData,
     LimitedStream,
-    Member,
     Source,
     SourceStream,
     Stream,

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +18,6 @@ from typing import Final, Protocol, Self
 
 CHUNK: Final = 1 << 20
 """Bytes that are read at once where all of a stream is read."""
-
-UNKNOWN: Final = sys.maxsize
 
 _STEP: Final = 1 << 18
 _FARTHEST: Final = 1 << 62
@@ -65,30 +60,6 @@ class Stream(ABC):
             if not gone:
                 raise CorruptData("it ends too early")
             size -= gone
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
-    """One entry of an archive."""
-
-    name: str
-    """As it is written there; what is not UTF-8 is escaped by surrogates."""
-    size: int
-    """Bytes of `content`; `UNKNOWN` where the archive says so only behind them."""
-    content: Stream
-    """To be read before the next member is asked for. What is left over is skipped."""
-    regular: bool = True
-    """Whether it is a file with bytes of its own, and no directory, link or device."""
-
-    @property
-    def path(self) -> str:
-        """The name without a leading "./" or "/". Only ever compared: it decides about no file that is written."""
-        return self.name.removeprefix("./").lstrip("/")
-
-    @property
-    def text(self) -> str:
-        """The name as it can be printed."""
-        return self.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def exactly(stream: Stream, size: int, what: str = "it") -> bytes:
@@ -187,6 +158,9 @@ class GrowingFile(FileStream):
     """A file another thread appends to: reading waits for what is not there yet."""
 
     def __init__(self, path: Path) -> None:
+        # A dump is identified without.
+        import threading
+
         super().__init__(path)
         self._changed = threading.Condition()
         self._arrived = 0
@@ -229,7 +203,8 @@ class ChunkStream(Stream):
         self._at += len(data)
         if len(data) == size:
             return data
-        pieces, have = [data], len(data)
+        # An empty piece less is one copy less: what is joined of one piece is that piece.
+        pieces, have = [data] if data else [], len(data)
         while have < size and (chunk := next(self._chunks, b"")):
             self._chunk, self._at = chunk, min(len(chunk), size - have)
             pieces.append(chunk[: self._at])

@@ -6,7 +6,8 @@ import tarfile
 from collections.abc import Iterator
 from typing import Final
 
-from sandbox.formats.streams import CorruptData, LimitedStream, Member, Stream, exactly
+from sandbox.formats.member import Member
+from sandbox.formats.streams import CorruptData, LimitedStream, Stream, exactly
 
 BLOCK: Final = 512
 

@@ -11,16 +11,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Final
 
-from sandbox.formats.streams import (
-    UNKNOWN,
-    ChunkStream,
-    CorruptData,
-    LimitedStream,
-    Member,
-    Stream,
-    UnsupportedFormat,
-    exactly,
-)
+from sandbox.formats.member import UNKNOWN, Member
+from sandbox.formats.streams import ChunkStream, CorruptData, LimitedStream, Stream, UnsupportedFormat, exactly
 
 _WHAT: Final = "the zip archive"
 _MOST_MEMBERS: Final = 200_000

@@ -12,7 +12,8 @@ from hypothesis import given, settings, strategies as st
 
 from sandbox.dump import identify
 from sandbox.formats import tar
-from sandbox.formats.streams import ChunkStream, CorruptData, Member
+from sandbox.formats.member import Member
+from sandbox.formats.streams import ChunkStream, CorruptData
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 
