@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from sandbox.debuginfo import certificates
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.errors import DownloadFailed, VerificationFailed
-from sandbox.formats.streams import CHUNK, CorruptData, GrowingFile, Stream, write_all
+from sandbox.formats.streams import CHUNK, CorruptData, GrowingFile, Stream
 from sandbox.host import mirrors
 from sandbox.host.disk import need_space, no_space
+from sandbox.host.files import write_all
 from sandbox.progress import Reporter, Step
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ class _Arrival:
                     # Never past the size that was promised: a server must not fill the disk.
                     if self.size is not None and self.offset + len(data) > self.size:
                         raise VerificationFailed(f"{self.url}: longer than {self.size} bytes")
-                    write_all(out, data)
+                    write_all(out.fileno(), data)
                     self.hash.update(data)
                     self.offset += len(data)
                     arriving.arrived(self.offset)

@@ -19,9 +19,10 @@ from sandbox.errors import VerificationFailed
 from sandbox.formats import deb, elf, rpm, tar
 from sandbox.formats.compressions import COMPRESSIONS, decompressed
 from sandbox.formats.member import Member
-from sandbox.formats.streams import CHUNK, CorruptData, FileStream, Stream, write_all
+from sandbox.formats.streams import CHUNK, CorruptData, FileStream, Stream
 from sandbox.formats.xz import NotSeekable
 from sandbox.host.disk import need_space, no_space
+from sandbox.host.files import write_all
 from sandbox.progress import Step
 
 
@@ -207,7 +208,7 @@ def write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha2
                     if size is None:
                         break
                     raise CorruptData("it ends too early")
-                write_all(out, data)
+                write_all(out.fileno(), data)
                 digest.update(data)
                 left -= len(data)
     except OSError as error:

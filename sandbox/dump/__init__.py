@@ -1,7 +1,8 @@
 """Reading kernel crash dumps: plain Python, nothing executed, nothing written but what `unpack` is asked to.
 
 The file comes from a machine that is not ours, so every number in it is doubted, every read may be short, and time and
-memory are bounded.
+memory are bounded. libkdumpfile reads dumps as well, but is a C library: this package is sent as it is to the host of
+another engine, where it finds nothing but Python.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Entries of cpio archives of the "new" portable format, which initramfs images and RPM packages have.
 
-Layout: cpio's cpio(5). Python has no library of its own for it, and the ones there are read whole files.
+Layout: cpio(5). The standard library does not read it, and libarchive, which does, is a C library.
 """
 
 from __future__ import annotations

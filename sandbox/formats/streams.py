@@ -11,7 +11,6 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -80,13 +79,6 @@ def pread(fd: int, offset: int, size: int) -> bytes:
         offset += len(piece)
         size -= len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def write_all(out: FileIO, data: bytes) -> None:
-    """A plain write may take less than it is given, just before a disk is full."""
-    view = memoryview(data)
-    while view:
-        view = view[out.write(view) :]
 
 
 class SliceSource:

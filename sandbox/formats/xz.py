@@ -2,8 +2,8 @@
 
 Format: "The .xz File Format" 1.2.1 of the XZ Utils. xz -T, dpkg-deb and rpm's threaded payloads write streams of many
 blocks; a block is unpacked by liblzma as a stream of its own, with header, index and footer made around it, so that
-its check (CRC32, CRC64 or SHA-256) is compared as well. In plain Python although python-xz is a library: that bounds no
-block, and gives one only when all of it has arrived.
+its check (CRC32, CRC64 or SHA-256) is compared as well. In plain Python although python-xz is a library: that has no
+bound on blocks, and does not unpack several while they arrive.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,22 @@ def test_reads_what_is_read_here(tmp_path: Path) -> None:
     assert there.files == (PLACE,)
     names = set(here.__slots__) - {"path", "files"}
     assert {name: getattr(there, name) for name in names} == {name: getattr(here, name) for name in names}
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "zip", "7z"])
+def test_looks_into_archives_there(tmp_path: Path, kind: str) -> None:
+    """With nothing but what is sent: all readers of formats are."""
+    if kind == "7z":
+        dump = FIXTURE.parents[1] / "archives" / "lzma2.7z"
+    else:
+        (tmp_path / "case").mkdir()
+        (tmp_path / "case" / "vmcore").write_bytes(FIXTURE.read_bytes())
+        form = {"tar.gz": "gztar", "tar.xz": "xztar", "zip": "zip"}[kind]
+        dump = Path(shutil.make_archive(str(tmp_path / "case"), form, tmp_path / "case"))
+    there = remote.parse_answer(_ask(dump, tmp_path), str(dump), PLACE)
+    here = identify(dump)
+    assert (there.wrappers, there.member, there.release) == (here.wrappers, here.member, here.release)
+    assert there.wrappers[-1] == kind.partition(".")[0]
 
 
 def test_says_what_is_wrong_there(tmp_path: Path) -> None:
