@@ -144,7 +144,7 @@ def lines(path: Path) -> Iterator[Mapping[str, Any]]:
         for line in file:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict) and ("command" in record or "opened" in record):
                 yield record

@@ -107,3 +107,9 @@ def test_a_transcript_that_cannot_be_written_is_said_once(make_case: Callable[..
         record.end("bt", "ok")
     assert len(said) == 1
     assert "no transcript is kept" in said[0]
+
+
+def test_lines_that_python_cannot_read_are_left_out(tmp_path: Path) -> None:
+    odd = ("[" * 100_000, '{"command": ' + "9" * 5000 + "}", "[]", '{"command": "bt"}')
+    (tmp_path / "x.jsonl").write_text("".join(f"{line}\n" for line in odd))
+    assert list(transcript.records(tmp_path / "x.jsonl")) == [{"command": "bt"}]
