@@ -45,7 +45,7 @@ def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         ("vmbox run vm", []),
     ],
 )
-def test_words(offered: Callable[[str], list[str]], words: str, whole: list[str]) -> None:
+def test_completion_offers_matching_words(offered: Callable[[str], list[str]], words: str, whole: list[str]) -> None:
     assert offered(words) == whole
 
 

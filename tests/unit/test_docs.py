@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from sandbox.host import config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ENGINEERS_PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"]
 
 
 @pytest.mark.parametrize("kind", errors.kinds(), ids=lambda kind: kind.__name__)
@@ -85,3 +87,21 @@ def test_every_setting_of_the_readme_exists() -> None:
 def test_links_of_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ENGINEERS_PAGES, ids=lambda path: path.name)
+def test_functions_that_a_page_for_engineers_names_exist(page: Path) -> None:
+    """They are written as `case/store.py:find` or `session/session.py:Session.run`."""
+    for module, name in re.findall(r"`(?:sandbox/)?([\w/]+)\.py:([\w.]+)`", page.read_text()):
+        found: object = import_module(f"sandbox.{module.replace('/', '.')}".removesuffix(".__init__"))
+        for part in name.split("."):
+            assert hasattr(found, part), f"{module}.py:{name}"
+            found = getattr(found, part)
+
+
+@pytest.mark.parametrize("page", ENGINEERS_PAGES, ids=lambda path: path.name)
+def test_files_that_a_page_for_engineers_names_exist(page: Path) -> None:
+    """Names in capitals, as `images/NAME.toml`, stand for files that are to be made."""
+    places = r"sandbox|tests|docs|images|Containerfile\.d|benchmarks|tools|upkeep|examples"
+    for path in re.findall(rf"`((?:{places})/[^`:\s]*)", page.read_text()):
+        assert re.search(r"[A-Z]{4}|[*<]", path) or (ROOT / path).exists(), path

@@ -35,7 +35,7 @@ class Crash:
 
 
 @pytest.mark.parametrize("needs", [mode.option for mode in MODES])
-def test_each_mode_is_tried_said_and_remembered(needs: str, tmp_path: Path) -> None:
+def test_each_start_mode_is_tried_reported_and_remembered(needs: str, tmp_path: Path) -> None:
     mode, noting, crash = tmp_path / "mode", Noting(), Crash(needs)
     assert start_with_fallbacks(DEFAULT, crash, mode, noting) == b"WARNING: something\n"
     above = [mode.option for mode in MODES[: len(crash.tried)]]

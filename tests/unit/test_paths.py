@@ -19,7 +19,7 @@ def _fresh() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_what_is_answered_without_platformdirs_is_what_it_says(
+def test_paths_without_platformdirs_equal_those_with_it(
     given: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
