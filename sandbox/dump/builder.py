@@ -9,7 +9,7 @@ from typing import Any
 
 from sandbox.dump import panic, vmcoreinfo
 from sandbox.dump.header import Header
-from sandbox.model import DumpFormat, Vmcore
+from sandbox.model import Vmcore
 
 
 class VmcoreBuilder:
@@ -52,7 +52,7 @@ def apply_header(builder: VmcoreBuilder, header: Header, info: Mapping[str, str]
     page_size = vmcoreinfo.decimal(info, "PAGESIZE")
     builder.propose(found, page_size=page_size if page_size and 4096 <= page_size <= 1 << 20 else None)
     builder.propose("header", page_size=header.page_size)
-    builder.propose("notes" if header.format is DumpFormat.ELF else "header", nr_cpus=header.nr_cpus)
+    builder.propose(header.nr_cpus_origin, nr_cpus=header.nr_cpus)
     builder.propose(found, crash_time=_utc(vmcoreinfo.decimal(info, "CRASHTIME")))
     builder.propose("header", crash_time=_utc(header.timestamp))
     builder.propose("header", dump_level=header.dump_level, compression=header.compression, panic=header.panic)

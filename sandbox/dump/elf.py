@@ -5,17 +5,17 @@ Sources: elf(5), Linux fs/proc/vmcore.c, QEMU dump/dump.c, makedumpfile elf_info
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sandbox.dump.header import Header
+from sandbox.dump.completeness import cut_off
+from sandbox.dump.header import Header, PageMissingError
 from sandbox.errors import DumpDamaged, NotADump
 from sandbox.formats import elf, notes
 from sandbox.formats.elf import Segment
 from sandbox.formats.streams import Source
-from sandbox.model import DumpFormat, PageCompression
-
-MAGIC: Final = b"\x7fELF"
+from sandbox.model import DumpFormat, PageCompression, Vmcore
 
 _INCOMPLETE: Final = 0x1
 """DUMP_ELF_INCOMPLETE in e_flags, set by makedumpfile -E."""
@@ -49,17 +49,57 @@ _MACHINES: Final = {
 _X86_64_KERNEL: Final = 0xFFFFFFFF80000000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where the memory lies in the file."""
+class ElfFile:
+    """Implements `DumpFile`."""
 
-    segments: tuple[Segment, ...]
-    """PT_LOAD, by physical address."""
-    need: int
-    """Size the file must have to hold all segments and notes."""
+    part = None
+    stores_text_as_is = True
+    slow_to_measure = False
+
+    def __init__(self, source: Source, header: Header, segments: Sequence[Segment], need: int) -> None:
+        self.header = header
+        self._source = source
+        self._need = need
+        """Size the file must have to hold all segments and notes."""
+        self._memory = ElfMemory(source, segments)
+
+    def memory(self) -> ElfMemory:
+        return self._memory
+
+    def missing(self) -> str | None:
+        size = self._source.size or 0
+        return cut_off(size, self._need, "in the memory segments") if size < self._need else None
+
+    def find_vmcoreinfo(self) -> bytes:
+        from sandbox.dump import header_only
+
+        return header_only.find_vmcoreinfo(self._source)
+
+    def additions(self, _vmcore: Vmcore, _end: int, /) -> Iterator[tuple[int, bytes]]:
+        return iter(())
 
 
-def parse(source: Source, name: str) -> tuple[Header, Layout]:
+class ElfMemory:
+    """PT_LOAD segments, by physical address."""
+
+    def __init__(self, source: Source, segments: Sequence[Segment]) -> None:
+        self._source = source
+        self._segments = [one for one in segments if one.filesz]
+        self._starts = [one.paddr for one in self._segments]
+
+    def read(self, address: int, size: int) -> bytes:
+        at = bisect_right(self._starts, address)
+        # The kernel's own segment may overlap one of the machine's memory, so that the nearest is not always the one.
+        for segment in reversed(self._segments[max(0, at - 4) : at]):
+            within = address - segment.paddr
+            if within + size <= segment.filesz:
+                data = self._source.read_at(segment.offset + within, size)
+                if len(data) == size:
+                    return data
+        raise PageMissingError
+
+
+def parse(source: Source, name: str) -> ElfFile:
     """Header and segments of an ELF core. Raises `NotADump` for ELF files that are something else."""
     try:
         head = elf.header(source.read_at)
@@ -80,6 +120,7 @@ def parse(source: Source, name: str) -> tuple[Header, Layout]:
         order=order,
         bits=bits,
         arch="mips" if head.machine == _MIPS and bits == 32 else _MACHINES.get((head.machine, order)),
+        nr_cpus_origin="notes",
         compression=PageCompression.NONE,
         flag="makedumpfile marked it as incomplete: the target ran out of space" if head.flags & _INCOMPLETE else None,
     )
@@ -104,7 +145,7 @@ def parse(source: Source, name: str) -> tuple[Header, Layout]:
     loads.sort(key=lambda one: one.paddr)
     if header.arch in {"armv7l", "armv7b"} and loads:
         header.phys_base = loads[0].paddr
-    return header, Layout(segments=tuple(loads), need=need)
+    return ElfFile(source, header, loads, need)
 
 
 def _read_notes(source: Source, header: Header, sections: list[tuple[int, int]], name: str) -> None:

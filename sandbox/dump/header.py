@@ -32,6 +32,7 @@ class Header:
     release: str | None = None
     utsname_version: str | None = None
     nr_cpus: int | None = None
+    nr_cpus_origin: str = "header"
     timestamp: int | None = None
     """Seconds since 1970."""
     page_size: int | None = None
@@ -42,7 +43,6 @@ class Header:
     panic: str | None = None
     flag: str | None = None
     """Why the writer itself called the dump incomplete."""
-    memory: Memory | None = None
 
 
 MACHINES: Final = frozenset(

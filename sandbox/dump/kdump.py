@@ -40,14 +40,12 @@ _UTSNAME: Final = 12
 _FIELD: Final = 65
 _UTSNAME_FIELDS: Final = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
-COMPRESSIONS: Final = {
+_COMPRESSIONS: Final = {
     0x1: PageCompression.ZLIB,
     0x2: PageCompression.LZO,
     0x4: PageCompression.SNAPPY,
     0x20: PageCompression.ZSTD,
 }
-"""Bits of the header's status and of the flags of a page; a page with none of them is stored as it is."""
-
 _INCOMPLETE: Final = 0x8
 _DISKDUMP_COMPRESSED: Final = 0x8
 
@@ -290,16 +288,14 @@ def with_utsname(head: bytes, *, release: str, version: str, machine: str) -> by
     return head[:_UTSNAME] + raw + head[_UTSNAME + len(raw) :]
 
 
-def adding_vmcoreinfo(text: bytes, source: Source, end: int) -> Iterator[tuple[int, bytes]]:
-    """What to write, and where, so that a file which ends at `end` tells VMCOREINFO; nothing where it does already.
+def adding_vmcoreinfo(text: bytes, source: Source, layout: Layout, end: int) -> Iterator[tuple[int, bytes]]:
+    """What to write, and where, so that a file without VMCOREINFO, which ends at `end`, has it.
 
     The notes are written anew behind everything else: libkdumpfile looks for it among them, crash where the sub-header
     says.
     """
-    found = parse(source)
-    if found is None or found[0].vmcoreinfo or found[1].bits != _WORD_64:
+    if layout.bits != _WORD_64:
         return
-    layout = found[1]
     code = _code(layout.order)
     (version,) = struct.unpack_from(code + "i", source.read_at(_VERSION, 4))
     if version < _SINCE_NOTES:
@@ -344,7 +340,15 @@ def _field(raw: bytes, index: int) -> str:
 def _compression(layout: Layout) -> PageCompression:
     if layout.kind is DumpFormat.DISKDUMP:
         return PageCompression.ZLIB if layout.status & _DISKDUMP_COMPRESSED else PageCompression.NONE
-    return next((name for bit, name in COMPRESSIONS.items() if layout.status & bit), PageCompression.NONE)
+    return compression(layout.status)
+
+
+def compression(bits: int) -> PageCompression:
+    """What the status of a header, or the flags of a page, say."""
+    for bit, name in _COMPRESSIONS.items():
+        if bits & bit:
+            return name
+    return PageCompression.NONE
 
 
 def _code(order: ByteOrder) -> str:

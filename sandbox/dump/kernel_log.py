@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import crash_directory, kdump, magic, memory, printk, reader
+from sandbox.dump import crash_directory, magic, printk, reader, split_set
 from sandbox.dump.source import DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable
 
@@ -66,24 +67,13 @@ def read_log(path: Path) -> Iterator[bytes]:
 def _walk(opened: reader.DumpReader, path: Path) -> Iterator[bytes]:
     opened.find_vmcoreinfo()
     opened.detect_arch()
-    files = reader.split_set(path, opened)
-    if len(files) == 1:
+    files = split_set.find(path, opened)
+    with ExitStack() as stack:
+        if len(files) > 1:
+            parts = split_set.open_files(files, stack, seconds=_SECONDS)
+            opened.use_memory(split_set.SplitMemory([(part, file.memory()) for _, part, file in parts]))
         for record in opened.log():
             yield from record.lines()
-        return
-    sources: list[FileSource] = []
-    try:
-        parts = []
-        for file in files:
-            sources.append(FileSource(file, seconds=_SECONDS))
-            if (found := kdump.parse(sources[-1])) is not None:
-                parts.append(memory.KdumpMemory(sources[-1], found[1]))
-        opened.use_memory(memory.SplitMemory(parts))
-        for record in opened.log():
-            yield from record.lines()
-    finally:
-        for source in sources:
-            source.close()
 
 
 def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:

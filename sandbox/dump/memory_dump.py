@@ -9,27 +9,23 @@ from typing import Final
 from sandbox.dump import (
     completeness,
     crash_directory,
-    elf,
-    kdump,
     kernel_image,
-    memory,
     panic,
     printk,
     reader,
     saved_log,
+    split_set,
     vmcoreinfo,
 )
 from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
-from sandbox.dump.header import PageMissingError
+from sandbox.dump.dump_file import Part
+from sandbox.dump.header import Memory, PageMissingError
 from sandbox.dump.source import DeadlineExceeded, FileSource
 from sandbox.errors import VmboxError
 from sandbox.formats.streams import Source
 
 SECONDS: Final = 1.5
 """Time that one file may take. Whole dumps take a hundredth of it; crafted ones take no more."""
-
-_LARGE_BITMAP: Final = 1 << 20
-"""Of a machine with 32 GiB. Counting larger ones takes longer than a header-only answer may."""
 
 
 def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
@@ -40,7 +36,7 @@ def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool)
         _apply_split_set(builder, opened, path, parts)
         if source.size is not None:
             _apply_completeness(builder, opened, path, log=log)
-        if log or isinstance(opened.layout, elf.Layout):
+        if log or opened.file.stores_text_as_is:
             with suppress(DeadlineExceeded):
                 opened.find_vmcoreinfo()
         if log:
@@ -54,30 +50,24 @@ def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool)
                 _apply_image(builder, opened)
 
 
-def _apply_split_set(builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, parts: ExitStack) -> None:
-    layout = opened.layout
-    if not isinstance(layout, kdump.Layout) or not layout.split or opened.flat is not None:
+def _apply_split_set(builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, stack: ExitStack) -> None:
+    own = opened.file.part
+    if own is None or opened.flat is not None:
         return
-    files = reader.split_set(path, opened)
+    files = split_set.find(path, opened)
     builder.set(files=files)
-    memories: list[memory.KdumpMemory] = []
+    memories: list[tuple[Part, Memory]] = []
     expected = 0
-    for file in files:
-        source = parts.enter_context(FileSource(file, seconds=SECONDS))
-        found = kdump.parse(source)
-        if found is None:
-            continue
-        part = found[1]
+    for place, part, file in split_set.open_files(files, stack, seconds=SECONDS):
         if part.start_pfn != expected and expected >= 0:
             builder.propose("header", complete=False, incomplete_reason=_gap(expected, part.start_pfn))
         expected = part.end_pfn
-        index = memory.PageIndex(source, part)
-        memories.append(memory.KdumpMemory(source, part, index))
-        if reason := completeness.of_kdump(source, part, index):
-            builder.propose("size", complete=False, incomplete_reason=f"{file.name}: {reason}")
-    if expected < layout.max_mapnr:
-        builder.propose("header", complete=False, incomplete_reason=_gap(expected, layout.max_mapnr))
-    opened.use_memory(memory.SplitMemory(memories))
+        memories.append((part, file.memory()))
+        if reason := file.missing():
+            builder.propose("size", complete=False, incomplete_reason=f"{place.name}: {reason}")
+    if expected < own.max_pfn:
+        builder.propose("header", complete=False, incomplete_reason=_gap(expected, own.max_pfn))
+    opened.use_memory(split_set.SplitMemory(memories))
 
 
 def _gap(start: int, end: int) -> str:
@@ -87,12 +77,11 @@ def _gap(start: int, end: int) -> str:
 def _apply_completeness(builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, *, log: bool) -> None:
     if opened.header.flag is not None:
         builder.propose("header", complete=False, incomplete_reason=opened.header.flag)
-    layout = opened.layout
-    if not log and isinstance(layout, kdump.Layout) and layout.bitmap_size > _LARGE_BITMAP:
+    if not log and opened.file.slow_to_measure:
         return
     try:
         # The parts of a split set were judged together.
-        reason = None if isinstance(layout, kdump.Layout) and layout.split else opened.incomplete()
+        reason = None if opened.file.part is not None else opened.incomplete()
     except DeadlineExceeded:
         return
     if reason is not None:

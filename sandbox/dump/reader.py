@@ -1,37 +1,29 @@
-"""A dump opened for reading: header, layout, memory and log, whatever its format."""
+"""A dump opened for reading: header, memory and log, whatever its format."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 from sandbox.dump import (
     address_translation,
-    completeness,
     elf,
     flattened,
     kdump,
+    kdump_file,
     kernel_image,
     magic,
-    memory,
     printk,
     vmcoreinfo,
 )
+from sandbox.dump.dump_file import DumpFile
 from sandbox.dump.header import Header, Memory, PageMissingError
-from sandbox.dump.source import DeadlineExceeded, FileSource
+from sandbox.dump.source import DeadlineExceeded
 from sandbox.errors import DumpDamaged
 from sandbox.formats.streams import Source
 from sandbox.model import DumpFormat
-
-_MOST_PARTS: Final = 64
-
-_COMPRESSED_TEXT: Final = range(64, 4097)
-"""Bytes that a page of VMCOREINFO takes: 2 to 4 KB of text, zeros, and stored as it is 4096."""
-
-_SEARCH_SECONDS: Final = 0.7
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,13 +32,14 @@ class DumpReader:
 
     source: Source
     """Of the dump itself: rearranged where the file is flattened."""
-    header: Header
-    layout: kdump.Layout | elf.Layout
+    file: DumpFile
     flat: flattened.FlattenedSource | None = None
-    index: memory.PageIndex | None = None
     info: Mapping[str, str] = field(default_factory=dict)
-    parts: tuple[Path, ...] = ()
     _memory: Memory | None = None
+
+    @property
+    def header(self) -> Header:
+        return self.file.header
 
     @property
     def arch(self) -> str | None:
@@ -67,45 +60,25 @@ class DumpReader:
                     self.header.arch, self.header.arch_origin = found, "memory"
                     return
 
-    def pages(self) -> memory.PageIndex | None:
-        if self.index is None and isinstance(self.layout, kdump.Layout):
-            self.index = memory.PageIndex(self.source, self.layout)
-        return self.index
-
     def memory(self) -> Memory:
         if self._memory is None:
             if self.flat is not None:
                 self.flat.complete_index()
-            self._memory = memory.of(self.source, self.layout, self.pages())
+            self._memory = self.file.memory()
         return self._memory
 
     def use_memory(self, all_parts: Memory) -> None:
         self._memory = all_parts
 
-    def use_vmcoreinfo(self, text: bytes) -> None:
-        """VMCOREINFO that was found elsewhere than in its note."""
-        self.info = vmcoreinfo.parse(text)
-
     def find_vmcoreinfo(self) -> None:
         """The kernel's own copy of its VMCOREINFO, in its memory: hypervisors that know of none leave the note out.
 
-        In an uncompressed dump by its text alone; in a compressed one at the beginning of a page, where the kernel
-        keeps it, as far as time allows: a guest of some GiB. May raise `DeadlineExceeded`.
+        May raise `DeadlineExceeded`.
         """
-        if self.info:
+        # makedumpfile, which alone splits dumps, writes the note.
+        if self.info or self.memory() is not self.file.memory():
             return
-        if isinstance(self.layout, elf.Layout):
-            from sandbox.dump import header_only
-
-            self.use_vmcoreinfo(header_only.find_vmcoreinfo(self.source))
-            return
-        memory_of_dump = self.memory()
-        if not isinstance(memory_of_dump, memory.KdumpMemory):
-            return
-        for page in memory_of_dump.pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
-            if b"\nPAGESIZE=" in page:
-                self.use_vmcoreinfo(page)
-                return
+        self.info = vmcoreinfo.parse(self.file.find_vmcoreinfo())
 
     def kernel(self) -> address_translation.KernelMemory | None:
         return address_translation.kernel_memory(self.memory(), self.header, self.info, self.arch)
@@ -121,75 +94,72 @@ class DumpReader:
         """Why the file is incomplete, judged by its size; None when it is whole."""
         if self.flat is not None:
             return self.flat.missing()
-        if isinstance(self.layout, elf.Layout):
-            return completeness.of_elf(self.source, self.layout)
-        index = self.pages()
-        return None if index is None else completeness.of_kdump(self.source, self.layout, index)
+        return self.file.missing()
 
 
-_READ: Final = frozenset({DumpFormat.KDUMP, DumpFormat.DISKDUMP, DumpFormat.ELF, DumpFormat.FLATTENED})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How a format is read."""
+
+    parse: Callable[[Source, str], DumpFile | None]
+    """(source, name of the file for errors) -> its file. None where the header makes no sense; raises `DumpDamaged` or
+    `NotADump` where more can be said."""
+    header_size: int
+    """Bytes without which there is no telling."""
+    header_written_last: bool = False
+    """makedumpfile -F writes parts of the header behind everything else."""
+
+
+_KDUMP: Final = Format(parse=kdump_file.parse, header_size=kdump.HEADER_SIZE)
+
+FORMATS: Final = {
+    DumpFormat.KDUMP: _KDUMP,
+    DumpFormat.DISKDUMP: _KDUMP,
+    # Without the program headers, which come last, there is still the note section.
+    DumpFormat.ELF: Format(parse=elf.parse, header_size=64, header_written_last=True),
+}
+"""The formats whose memory is read. Of all others that `sandbox.dump.magic` knows the header is, by `header_only`."""
 
 
 def reads_memory(kind: DumpFormat | None) -> bool:
-    """Whether the memory of dumps of that format is read here; of others the header is."""
-    return kind in _READ
+    """Whether the memory of dumps of that format is read here."""
+    return kind in FORMATS or kind is DumpFormat.FLATTENED
+
+
+def parse(source: Source, name: str) -> DumpFile | None:
+    """The file of a format whose memory is read; None when it is none, or when its header makes no sense.
+
+    Raises `DumpDamaged` when the header cannot be read, `NotADump` for ELF files that are something else.
+    """
+    found = _format(source)
+    return None if found is None else found.parse(source, name)
 
 
 def open_dump(source: Source, name: str) -> DumpReader:
-    """Header and layout of a kdump-compressed, diskdump, ELF or flattened file.
+    """A file of one of `FORMATS`, or a flattened one.
 
-    Raises `DumpDamaged` when they cannot be read, `NotADump` for ELF files that are something else.
+    Raises `DumpDamaged` when its header cannot be read, `NotADump` for ELF files that are something else.
     """
-    head = source.read_at(0, magic.PEEK)
     flat = None
-    if head.startswith(flattened.MAGIC):
-        flat = flattened.FlattenedSource(source)
-        source = flat
-        head = flat.read_at(0, magic.PEEK)
-    layout: kdump.Layout | elf.Layout
-    if head.startswith(elf.MAGIC):
-        if flat is not None:
-            # makedumpfile -E -F writes the program headers last; without them there is still the note section.
-            with suppress(DeadlineExceeded):
-                flat.complete_index()
-        header, layout = elf.parse(source, name)
-    else:
-        found = kdump.parse(source)
-        if found is None:
-            raise _damaged_header(name, source, flat)
-        header, layout = found
-    return DumpReader(source=source, header=header, layout=layout, flat=flat, info=vmcoreinfo.parse(header.vmcoreinfo))
+    if source.read_at(0, len(flattened.MAGIC)) == flattened.MAGIC:
+        source = flat = flattened.FlattenedSource(source)
+    found = _format(source)
+    if found is not None and found.header_written_last and flat is not None:
+        with suppress(DeadlineExceeded):
+            flat.complete_index()
+    file = None if found is None else found.parse(source, name)
+    if file is None:
+        raise _damaged_header(name, source, flat, found or _KDUMP)
+    return DumpReader(source=source, file=file, flat=flat, info=vmcoreinfo.parse(file.header.vmcoreinfo))
 
 
-def split_set(path: Path, opened: DumpReader) -> tuple[Path, ...]:
-    """The files of a split dump in order, found beside `path` by their common header. Without gaps it is complete.
-
-    makedumpfile writes the same header into every part; only the range of pages differs.
-    """
-    layout = opened.layout
-    if not isinstance(layout, kdump.Layout) or not layout.split:
-        return (path,)
-    common = opened.source.read_at(0, layout.block_size)
-    found = {path: layout.start_pfn}
-    try:
-        siblings = sorted(one for one in path.parent.iterdir() if one != path and one.is_file())
-    except OSError:
-        return (path,)
-    for sibling in siblings[:_MOST_PARTS]:
-        try:
-            with FileSource(sibling, seconds=0.5) as source:
-                if source.read_at(0, len(common)) != common:
-                    continue
-                part = kdump.parse(source)
-        except Exception:  # noqa: BLE001, S112 - any other file may lie there, readable or not
-            continue
-        if part is not None and part[1].split:
-            found[sibling] = part[1].start_pfn
-    return tuple(sorted(found, key=found.__getitem__))
+def _format(source: Source) -> Format | None:
+    kind = magic.dump_format_of(source)
+    return None if kind is None else FORMATS.get(kind)
 
 
-def _damaged_header(name: str, source: Source, flat: flattened.FlattenedSource | None) -> DumpDamaged:
-    needed = kdump.HEADER_SIZE
+def _damaged_header(name: str, source: Source, flat: flattened.FlattenedSource | None, expected: Format) -> DumpDamaged:
+    needed = expected.header_size
     left = len(source.read_at(0, needed))
     if left < needed:
         where = "in the first pieces of the flattened dump" if flat is not None else "in the header"

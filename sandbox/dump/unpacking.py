@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import crash_directory, flattened, kdump, wrappers
+from sandbox.dump import crash_directory, flattened, reader, wrappers
 from sandbox.dump.source import FileSource
-from sandbox.errors import DumpDamaged, NoSpace, NotADump
+from sandbox.errors import DumpDamaged, DumpError, NoSpace, NotADump
 from sandbox.formats.streams import CorruptData, Source, SourceStream, Stream
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter, Step
@@ -120,24 +120,18 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
                 raise DumpDamaged(f"{vmcore.path}: {error}") from error
             reporter.notice(f"{vmcore.path}: {error}; the dump is unpacked as far as it goes")
         with FileSource(part) as written:
-            for where, said in list(_missing_vmcoreinfo(written, sink.end, vmcore)):
+            for where, said in _additions(written, sink.end, vmcore):
                 sink.write(where, said)
         os.ftruncate(out.fileno(), sink.end)
 
 
-def _missing_vmcoreinfo(written: Source, end: int, vmcore: Vmcore) -> Iterator[tuple[int, bytes]]:
-    """What is known of the dump, for where a kdump tells it, if that tells nothing: QEMU's kdump of a guest without a
-    vmcoreinfo device. Without, libkdumpfile and so drgn refuse it, and crash searches.
-    """
-    release, version, machine = vmcore.release, vmcore.utsname_version, vmcore.arch
-    if release and version and machine:
-        head = written.read_at(0, kdump.HEADER_SIZE)
-        named = kdump.with_utsname(head, release=release, version=version, machine=machine)
-        if named != head:
-            yield 0, named
-    text = "".join(f"{key}={value}\n" for key, value in vmcore.vmcoreinfo.items()).encode()
-    if text:
-        yield from kdump.adding_vmcoreinfo(text, written, end)
+def _additions(written: Source, end: int, vmcore: Vmcore) -> list[tuple[int, bytes]]:
+    """What is known of the dump and not said in it, for where its format says it."""
+    try:
+        file = reader.parse(written, str(vmcore.path))
+    except DumpError:  # it is cut, and unpacked as far as it goes
+        return []
+    return [] if file is None else list(file.additions(vmcore, end))
 
 
 def _copy(stream: Stream, sink: _Sink) -> None:

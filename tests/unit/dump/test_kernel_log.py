@@ -174,16 +174,14 @@ def test_no_log_says_what_to_do(tmp_path):
 def test_split_dump_log(tmp_path):
     """Each part holds some of the pages."""
     source = FIXTURES / "x86_64-6.1-zlib"
-    from sandbox.dump import kdump, memory
+    from sandbox.dump import kdump_file
     from sandbox.dump.source import FileSource
 
     with FileSource(source) as opened:
-        header, layout = kdump.parse(opened) or pytest.fail("no dump")
-        index = memory.PageIndex(opened, layout)
-        reader = memory.KdumpMemory(opened, layout, index)
-        pages = {
-            pfn: reader.read(pfn * 4096, 4096) for pfn in range(layout.max_mapnr) if index.position(pfn) is not None
-        }
+        dump = kdump_file.parse(opened, source.name) or pytest.fail("no dump")
+        header, last = dump.header, dump.layout.max_mapnr
+        there = (pfn for pfn in range(last) if dump.index.position(pfn) is not None)
+        pages = {pfn: dump.memory().read(pfn * 4096, 4096) for pfn in there}
     middle = sorted(pages)[len(pages) // 2]
     top = max(pages) + 1
     for name, part in (("a", (0, middle)), ("b", (middle, top))):

@@ -1,4 +1,4 @@
-"""Physical memory of the crashed machine, read page by page out of a dump."""
+"""Physical memory of the crashed machine, read page by page out of a kdump-compressed or diskdump file."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import struct
 import time
 import zlib
 from array import array
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Final, assert_never
 
-from sandbox.dump import elf, kdump
-from sandbox.dump.header import Memory, PageMissingError
+from sandbox.dump import kdump
+from sandbox.dump.header import PageMissingError
 from sandbox.formats import zstandard
 from sandbox.formats.streams import CorruptData, Source
+from sandbox.model import PageCompression
 
 _BLOCK: Final = 4096
 """Bytes of the bitmap that one counter covers."""
@@ -99,19 +99,15 @@ class PageIndex:
 class KdumpMemory:
     """Pages of a kdump-compressed or diskdump file."""
 
-    def __init__(self, source: Source, layout: kdump.Layout, index: PageIndex | None = None) -> None:
+    def __init__(self, source: Source, layout: kdump.Layout, index: PageIndex) -> None:
         self._source = source
         self._layout = layout
-        self._index = index or PageIndex(source, layout)
+        self._index = index
         self._descriptor = struct.Struct(("<" if layout.order == "little" else ">") + "qIIQ")
         self._descriptors: dict[int, bytes] = {}
         self._pages: dict[int, bytes] = {}
         self._window, self._window_at = b"", 0
         self._previous = -2
-
-    def covers(self, address: int) -> bool:
-        pfn = address // self._layout.block_size
-        return not self._layout.split or self._layout.start_pfn <= pfn < self._layout.end_pfn
 
     def read(self, address: int, size: int) -> bytes:
         block_size = self._layout.block_size
@@ -210,47 +206,8 @@ class KdumpMemory:
         return offset, size, flags
 
 
-class SplitMemory:
-    """The parts of a split dump, together."""
-
-    def __init__(self, parts: Sequence[KdumpMemory]) -> None:
-        self._parts = parts
-
-    def read(self, address: int, size: int) -> bytes:
-        for part in self._parts:
-            if part.covers(address):
-                return part.read(address, size)
-        raise PageMissingError
-
-
-class ElfMemory:
-    """The PT_LOAD segments of an ELF core."""
-
-    def __init__(self, source: Source, layout: elf.Layout) -> None:
-        self._source = source
-        self._segments = [one for one in layout.segments if one.filesz]
-        self._starts = [one.paddr for one in self._segments]
-
-    def read(self, address: int, size: int) -> bytes:
-        at = bisect_right(self._starts, address)
-        # The kernel's own segment may overlap one of the machine's memory, so that the nearest is not always the one.
-        for segment in reversed(self._segments[max(0, at - 4) : at]):
-            within = address - segment.paddr
-            if within + size <= segment.filesz:
-                data = self._source.read_at(segment.offset + within, size)
-                if len(data) == size:
-                    return data
-        raise PageMissingError
-
-
-def of(source: Source, layout: kdump.Layout | elf.Layout, index: PageIndex | None = None) -> Memory:
-    if isinstance(layout, elf.Layout):
-        return ElfMemory(source, layout)
-    return KdumpMemory(source, layout, index)
-
-
 def _begins(data: bytes, flags: int, start: bytes, page_size: int) -> bool:
-    if flags & 0x1:
+    if kdump.compression(flags) is PageCompression.ZLIB:
         try:
             return zlib.decompressobj().decompress(data, len(start)) == start
         except zlib.error:
@@ -260,19 +217,24 @@ def _begins(data: bytes, flags: int, start: bytes, page_size: int) -> bool:
 
 
 def _unpack(data: bytes, flags: int, size: int) -> bytes:
+    kind = kdump.compression(flags)
     try:
-        if flags & 0x1:
-            return zlib.decompressobj().decompress(data, size)
-        if flags & 0x2:
-            from sandbox.formats import lzo
+        match kind:
+            case PageCompression.ZLIB:
+                return zlib.decompressobj().decompress(data, size)
+            case PageCompression.LZO:
+                from sandbox.formats import lzo
 
-            return lzo.decompress(data, size)
-        if flags & 0x4:
-            from sandbox.formats import snappy
+                return lzo.decompress(data, size)
+            case PageCompression.SNAPPY:
+                from sandbox.formats import snappy
 
-            return snappy.decompress(data, size)
-        if flags & 0x20:
-            return zstandard.decompress(data, size)
+                return snappy.decompress(data, size)
+            case PageCompression.ZSTD:
+                return zstandard.decompress(data, size)
+            case PageCompression.NONE:
+                return data
+            case _:
+                assert_never(kind)
     except (zlib.error, CorruptData) as error:
         raise PageMissingError from error
-    return data

@@ -1,0 +1,144 @@
+"""A kdump-compressed or diskdump file: header, pages, and whether they are all there."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Final
+
+from sandbox.dump import kdump
+from sandbox.dump.completeness import cut_off
+from sandbox.dump.dump_file import Part
+from sandbox.dump.header import Header
+from sandbox.dump.kdump_pages import KdumpMemory, PageIndex
+from sandbox.formats.streams import Source
+from sandbox.model import Vmcore
+
+_LARGE_BITMAP: Final = 1 << 20
+"""Of a machine with 32 GiB."""
+
+_COMPRESSED_TEXT: Final = range(64, 4097)
+"""Bytes that a page of VMCOREINFO takes: 2 to 4 KB of text, zeros, and stored as it is 4096."""
+
+_SEARCH_SECONDS: Final = 0.7
+_STEP: Final = 2048 * kdump.DESCRIPTOR_SIZE
+
+
+def parse(source: Source, _name: str) -> KdumpFile | None:
+    """None when the header makes no sense."""
+    found = kdump.parse(source)
+    return None if found is None else KdumpFile(source, *found)
+
+
+class KdumpFile:
+    """Implements `DumpFile`."""
+
+    stores_text_as_is = False
+
+    def __init__(self, source: Source, header: Header, layout: kdump.Layout) -> None:
+        self.source = source
+        self.header = header
+        self.layout = layout
+
+    @cached_property
+    def index(self) -> PageIndex:
+        return PageIndex(self.source, self.layout)
+
+    @cached_property
+    def _memory(self) -> KdumpMemory:
+        return KdumpMemory(self.source, self.layout, self.index)
+
+    @property
+    def part(self) -> Part | None:
+        layout = self.layout
+        if not layout.split:
+            return None
+        return Part(
+            start_pfn=layout.start_pfn,
+            end_pfn=layout.end_pfn,
+            max_pfn=layout.max_mapnr,
+            page_size=layout.block_size,
+            # makedumpfile writes the same header into every part; only the range of pages, in the block behind it,
+            # differs.
+            header_size=layout.block_size,
+        )
+
+    @property
+    def slow_to_measure(self) -> bool:
+        return self.layout.bitmap_size > _LARGE_BITMAP
+
+    def memory(self) -> KdumpMemory:
+        return self._memory
+
+    def find_vmcoreinfo(self) -> bytes:
+        """At the beginning of a page, where the kernel keeps it, as far as time allows: a guest of some GiB."""
+        for page in self.memory().pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
+            if b"\nPAGESIZE=" in page:
+                return page
+        return b""
+
+    def additions(self, vmcore: Vmcore, end: int, /) -> Iterator[tuple[int, bytes]]:
+        """QEMU's kdump of a guest without a vmcoreinfo device says nothing: libkdumpfile, and so drgn, refuses it, and
+        crash searches.
+        """
+        release, version, machine = vmcore.release, vmcore.utsname_version, vmcore.arch
+        if release and version and machine:
+            head = self.source.read_at(0, kdump.HEADER_SIZE)
+            named = kdump.with_utsname(head, release=release, version=version, machine=machine)
+            if named != head:
+                yield 0, named
+        text = "".join(f"{key}={value}\n" for key, value in vmcore.vmcoreinfo.items()).encode()
+        if text and not self.header.vmcoreinfo:
+            yield from kdump.adding_vmcoreinfo(text, self.source, self.layout, end)
+
+    def missing(self) -> str | None:
+        layout = self.layout
+        size = self.source.size or 0
+        if size < layout.block_size + 104:
+            return cut_off(size, layout.descriptors_offset, "in the header")
+        if size < layout.bitmap_offset:
+            return cut_off(size, layout.bitmap_offset, "in the notes")
+        start = layout.descriptors_offset
+        pages = 0
+        if size >= layout.page_bitmap_offset + min(layout.bitmap_size, (layout.max_mapnr + 7) // 8):
+            pages = self.index.total(layout.end_pfn or layout.max_mapnr)
+            if not pages and layout.split:
+                # What makedumpfile writes of a part that no page fell to; else it fills up the bitmap's last block.
+                return None
+        if size < start:
+            return cut_off(size, start, "in the bitmap of pages")
+        data = start + kdump.DESCRIPTOR_SIZE * pages
+        if size < data:
+            return cut_off(size, data, "in the table of pages")
+        need, unwritten = self._end_of_pages(start, data)
+        need = max(need, layout.eraseinfo_end if layout.eraseinfo_end < 1 << 62 else 0)
+        if unwritten:
+            return f"the last pages were never written ({unwritten} or more of {pages}): the writer ran out of space"
+        if size < need:
+            return cut_off(size, need, "in the page data")
+        return None
+
+    def _end_of_pages(self, start: int, end: int) -> tuple[int, int]:
+        """Where the last page's data ends, and how many descriptors at the end were never written.
+
+        Read backwards: pages are written in order, so the last descriptors name the end of the file. Only when all of a
+        step share the one zero page, which lies right behind the descriptors, the step before is needed.
+        """
+        unpack = struct.Struct(("<" if self.layout.order == "little" else ">") + "qI12x").iter_unpack
+        at, step = end, _STEP
+        need, unwritten = end, 0
+        while at > start:
+            size = min(step, at - start)
+            step = min(step * 2, 32 * _STEP)
+            at -= size
+            raw = self.source.read_at(at, size)
+            raw = raw[: len(raw) - len(raw) % kdump.DESCRIPTOR_SIZE]
+            for offset, length in unpack(raw):
+                if offset == 0 and length == 0:
+                    unwritten += 1
+                elif 0 < offset < 1 << 62 and offset + length > need:
+                    need = offset + length
+            if need > end + self.layout.block_size or unwritten:
+                break
+        return need, unwritten
