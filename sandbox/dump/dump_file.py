@@ -1,4 +1,4 @@
-"""What a format whose memory is read answers of a file. What asks a dump knows this interface and no format."""
+"""What a format whose memory is read answers of a file. The reader and all above it know this, and no format."""
 
 from __future__ import annotations
 
