@@ -1,7 +1,7 @@
 """ELF notes, as they lie in vmcores and in the note section of kdump-compressed files.
 
 Header of three 32-bit words for 32-bit and 64-bit files alike; name and descriptor are padded to 4 bytes, also where
-p_align says otherwise (elf(5), Linux fs/proc/vmcore.c).
+p_align says otherwise (elf(5), Linux fs/proc/vmcore.c). In plain Python for the reason that elf.py has.
 """
 
 from __future__ import annotations
