@@ -60,7 +60,7 @@ class HttpFile:
         return self._size
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """`size` bytes. Raises `NoRanges`, `DownloadFailed`, `VerificationFailed`."""
+        """`size` bytes. Raises `RangesUnsupported`, `DownloadFailed`, `VerificationFailed`."""
         data = bytearray()
         self.feed(offset, size, data.extend)
         return bytes(data)
