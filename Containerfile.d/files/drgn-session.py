@@ -3,6 +3,7 @@
 # The value of an expression is printed as drgn's own prompt prints it. An exception is printed as one line that begins
 # with "drgn: error: "; its traceback is left out.
 import builtins
+import signal
 import sys
 
 import drgn
@@ -20,6 +21,8 @@ def show(value):
 
 
 sys.displayhook = show
+# A shell starts what it runs in the background with SIGINT ignored, and Python leaves that as it is.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 while True:
     try:
         line = sys.stdin.readline()
