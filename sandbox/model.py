@@ -225,7 +225,7 @@ class Case:
     container: str
     opened: datetime
     directory: Path
-    """The runtime directory with the FIFOs; mounted read-only into the container."""
+    """The runtime directory: locks and records of vmbox, and `shared` with the FIFOs."""
     files: int
     """How many files the dump has in the container: more than one for a split one."""
     token: str
@@ -244,6 +244,11 @@ class Case:
     """What is missing of the dump, if something is known to be."""
     remote: bool = field_with_key("elsewhere", False)
     """The engine is on another host: `dump` is a path of that host, and the FIFOs are in the container."""
+
+    @property
+    def shared(self) -> Path:
+        """The part of `directory` that is mounted into the container. The rest is out of the case's reach."""
+        return self.directory / "shared" if self.script > 1 else self.directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

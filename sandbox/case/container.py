@@ -24,9 +24,13 @@ from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
 from sandbox.errors import DumpUnreadable, EngineError, EngineFailed, SessionFailed
 from sandbox.host import config
+from sandbox.host.locks import is_locked
 from sandbox.model import Case, Debuginfo, Vmcore
 from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
+
+_OVERDUE: Final = 120
+"""Seconds after its idle limit within which a case ends by itself on a busy host."""
 
 _ENVIRONMENT: Final = {
     # Scratch memory: the root file system is read-only.
@@ -79,7 +83,7 @@ def open_case(
             image=image,
             files=files if there else [file.resolve() for file in files],
             debuginfo=None if debuginfo.in_image else debuginfo.directory,
-            runtime=None if there else directory,
+            runtime=None if there else directory / store.SHARED,
             platform=profile.platform,
             labels={
                 labels.CASE: ident,
@@ -98,7 +102,7 @@ def open_case(
                 if there:
                     _await_ready_remote(engine, container.id)
                 else:
-                    _await_ready(directory, token, engine, container.id)
+                    _await_ready(directory / store.SHARED, token, engine, container.id)
         except BaseException:
             engine.remove(f"vmbox-{ident}")
             store.remove(directory)
@@ -127,6 +131,7 @@ def open_case(
             remote=there is not None,
         )
         store.write(case)
+        record_idle(case, idle)
         return case
 
 
@@ -201,6 +206,34 @@ def container_spec(
     )
 
 
+def record_idle(case: Case, seconds: int) -> None:
+    """Writes down how long a case may be unused, out of its reach; 0: for ever."""
+    (case.directory / "idle").write_text(str(seconds))
+
+
+def close_overdue() -> None:
+    """Closes the cases of this user that should have ended by themselves.
+
+    A case watches its idle limit itself, and a hostile dump may have stopped that. So every opening looks at the
+    others, with times that the case cannot write.
+    """
+    for case in store.open_cases():
+        if not case.remote and _is_overdue(case):
+            with contextlib.suppress(EngineError):
+                close(case)
+
+
+def _is_overdue(case: Case) -> bool:
+    try:
+        limit = int((case.directory / "idle").read_text())
+    except (OSError, ValueError):
+        return False
+    queue = case.directory / "queue"
+    last = max(case.opened.timestamp(), queue.stat().st_mtime if queue.exists() else 0)
+    locks = [*case.directory.glob("turn-*"), *case.shared.glob("shell-*")]
+    return 0 < limit < time.time() - last - _OVERDUE and not any(map(is_locked, locks))
+
+
 def close(case: Case) -> None:
     """Ends a case: the container goes, and with it everything that was in it."""
     with store.lock(case.id):
@@ -211,15 +244,17 @@ def close(case: Case) -> None:
 
 
 def _request_stop(case: Case) -> None:
-    # The container ends by itself within milliseconds and its engine removes it; no engine call is needed.
-    descriptor = os.open(case.directory / "ctl", os.O_WRONLY | os.O_NONBLOCK)
-    try:
-        os.write(descriptor, b"stop\n")
-    finally:
-        os.close(descriptor)
-    deadline = time.monotonic() + 2
-    while time.monotonic() < deadline and store.is_running(case):
-        time.sleep(0.01)
+    # The container ends by itself within milliseconds and its engine removes it. One that does not want to, or that
+    # keeps the FIFO full, is removed by the engine.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(case.shared / "ctl", os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(descriptor, b"stop\n")
+        finally:
+            os.close(descriptor)
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and store.is_running(case):
+            time.sleep(0.01)
 
 
 def _remove_container(case: Case) -> None:

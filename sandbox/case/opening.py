@@ -121,6 +121,7 @@ def _close_case(case: Case) -> None:
 
 def open_dump(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET) -> Case:
     """Opens a case of a dump, with what has to be fetched and built for it."""
+    from sandbox.case.container import close_overdue
     from sandbox.dump import identify, is_plain, unpack
     from sandbox.engine import connect
     from sandbox.engine.orphans import orphans
@@ -135,6 +136,7 @@ def open_dump(dump: Path, options: OpenOptions | None = None, reporter: Reporter
     engine = connect(options.engine)
     try:
         _refuse_remote(engine, dump)
+        close_overdue()
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
         ready = provision(vmcore, selection, options, engine, reporter)

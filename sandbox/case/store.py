@@ -22,6 +22,9 @@ from sandbox.host.locks import locked
 from sandbox.model import REMOTE_SCHEMES, Case, key_of
 from sandbox.progress import QUIET, Reporter
 
+SHARED: Final = "shared"
+"""The directory in a case's own that is mounted into its container."""
+
 _DESCRIPTION: Final = "case.json"
 
 ONCE: Final = ".once"
@@ -45,7 +48,7 @@ def is_running(case: Case) -> bool:
     if case.remote:
         return _is_running_remote(case)
     try:
-        descriptor = os.open(case.directory / "ctl", os.O_WRONLY | os.O_NONBLOCK)
+        descriptor = os.open(case.shared / "ctl", os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in {errno.ENXIO, errno.ENOENT}:
             return False
@@ -107,10 +110,14 @@ def find_by_id_or_dump(what: str) -> list[Case]:
 def make_directory(place: Path) -> None:
     """Makes a case's directory with its FIFOs. Raises `NoSpace`, or `ConfigurationError` when it cannot be written."""
     try:
-        place.mkdir(mode=0o700, parents=True)
+        shared = place / SHARED
+        shared.mkdir(mode=0o700, parents=True)
+        place.chmod(0o700)
         for name in ("in", "out", "ctl"):
-            os.mkfifo(place / name, 0o600)
-        (place / "lock").touch(mode=0o600)
+            os.mkfifo(shared / name, 0o600)
+        # A lock in the mounted directory can be held by the case: there it only shows that a client is there.
+        for lock in (place / "lock", shared / "lock"):
+            lock.touch(mode=0o600)
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         hint = f"free some: df -h {place.parent}" if full else "choose another place with $VMBOX_RUNTIME_DIR"

@@ -15,7 +15,7 @@ from sandbox.cli import completion
 from sandbox.cli.app import command
 from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
-from sandbox.errors import CaseNotFound, UsageError
+from sandbox.errors import CaseNotFound, UsageError, VmboxError
 from sandbox.host import paths
 
 if TYPE_CHECKING:
@@ -215,8 +215,15 @@ def close(
             if not Path(one).exists() or not unpacked_path(Path(one), copies).is_file():
                 raise
             ended.append(Path(one))
+    failures: list[VmboxError] = []
     for case in store.open_cases() if everything else found.values():
-        end(case)
+        try:
+            end(case)
+        except VmboxError as error:
+            # The others are closed nevertheless.
+            failures.append(error)
+            render.error(error)
+            continue
         render.note(f"closed {case.id} ({case.dump})")
         if not case.remote:
             ended.append(case.dump)
@@ -224,3 +231,5 @@ def close(
         # A dump that is gone, or cannot be looked at any more, has no name for a copy either.
         if os.access(dump, os.F_OK) and store.find(dump) is None and forget(dump, copies):
             render.note(f"removed what {dump.name} was unpacked to")
+    if failures:
+        raise typer.Exit(failures[0].exit_code)

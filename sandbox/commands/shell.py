@@ -148,7 +148,7 @@ def _with_history(
     if not given_env:
         return None
     history = History(case)
-    given = case.directory / f"history-{ident}"
+    given = case.shared / f"history-{ident}"
     if not case.remote:  # there, what is typed is kept, and not at hand again
         given.touch(mode=0o600)
         given.write_text("".join(f"{line}\n" for line in history.lines()), encoding="utf-8")
@@ -197,12 +197,12 @@ def _presence(case: Case, engine: Engine) -> Iterator[str]:
                 raise SessionDied(f"the case of {case.dump.name} does not answer")
             yield ident
         return
-    path = case.directory / f"shell-{ident}"
+    path = case.shared / f"shell-{ident}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield ident
     finally:
         path.unlink(missing_ok=True)
-        Path(case.directory / f"history-{ident}").unlink(missing_ok=True)
+        Path(case.shared / f"history-{ident}").unlink(missing_ok=True)
         os.close(descriptor)

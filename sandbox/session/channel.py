@@ -6,19 +6,24 @@ crash is asked to echo, and the case's token, with which the script's own lines 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import select
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from sandbox.errors import SessionDied, VmboxError
-from sandbox.host.files import write_all
 from sandbox.model import Case
 
 _CHUNK: Final = 1 << 16
 
 _EXIT: Final = re.compile(rb" exit (\d+) ([0-9a-f]+)\n")
+_PATIENCE: Final = 5.0
+"""Seconds for which a FIFO may stay full. What is sent fits into an empty one."""
+
 _EXIT_LINE: Final = 64
 """Bytes that an exit line has at most, after its token."""
 
@@ -41,34 +46,45 @@ class FifoChannel:
         """Raises OSError: ENXIO when nobody holds the other ends, ENOENT when the case has been closed."""
         self.buffer = bytearray()
         self._token = case.token.encode()
-        self._directory = case.directory
+        self._directory = case.shared
         self._descriptors: list[int] = []
         try:
             self._in = self._open("in", os.O_WRONLY | os.O_NONBLOCK)
             self._out = self._open("out", os.O_RDONLY | os.O_NONBLOCK)
             self._ctl = self._open("ctl", os.O_WRONLY | os.O_NONBLOCK)
+            # The container sees by it that a client is there. It may hold the lock itself, which must not hold us.
+            with suppress(BlockingIOError):
+                fcntl.flock(self._open("lock", os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BaseException:
             self.close()
             raise
-        os.set_blocking(self._in, True)
 
     def close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
     def control(self, *words: str) -> None:
-        """Says words to the session script."""
-        try:
-            os.write(self._ctl, " ".join(words).encode() + b"\n")
-        except BrokenPipeError:
-            raise SessionDied("the case container has ended") from None
+        """Sends words to the session script. Raises TimeoutError when it does not take them."""
+        self._put(self._ctl, " ".join(words).encode() + b"\n")
 
     def send(self, lines: bytes) -> None:
-        """Gives crash input; it will read it when it is at its prompt."""
-        try:
-            write_all(self._in, lines + b"\n")
-        except BrokenPipeError:
-            raise SessionDied("the case container has ended") from None
+        """Sends input to the debugger, which reads it at its prompt. Raises TimeoutError when the FIFO stays full."""
+        self._put(self._in, lines + b"\n")
+
+    @staticmethod
+    def _put(descriptor: int, data: bytes) -> None:
+        # The case holds the other end, and may keep it full: no write waits for it without an end.
+        deadline = time.monotonic() + _PATIENCE
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(descriptor, view) :]
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(0.01)
+            except BrokenPipeError:
+                raise SessionDied("the case container has ended") from None
 
     def ready(self, seconds: float | None) -> bool:
         return bool(select.select([self._out], [], [], seconds)[0])

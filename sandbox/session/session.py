@@ -134,7 +134,10 @@ class Session:
 
     def set_idle(self, seconds: int) -> None:
         """Changes how long the case may be unused before it disposes of itself; 0: for ever."""
+        from sandbox.case.container import record_idle
+
         self._channel.control("idle", str(seconds))
+        record_idle(self._case, seconds)
 
     @property
     def _channel(self) -> FifoChannel:
@@ -220,6 +223,8 @@ class Session:
                     sink(piece)
         except TimeoutError:
             self._interrupt()
+            if timeout is None:
+                raise SessionDied(f"{self._debugger.name} did not take {command!r}") from None
             raise CommandTimeout(f"{command!r} was stopped after {timeout:g} seconds") from None
         except (KeyboardInterrupt, BrokenPipeError):
             self._interrupt()
@@ -300,28 +305,45 @@ class Session:
         self._kill()
 
     def _kill(self) -> None:
-        """Ends the debugger and waits until the session script has seen that."""
+        """Ends the debugger and waits until the session script has seen that.
+
+        Raises `SessionDied` when that does not happen: then the case is closed.
+        """
         channel = self._channel
-        channel.control("kill")
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
-        while (died := channel.find_exit()) is None:
-            if time.monotonic() > deadline:
-                # Not even SIGKILL: it hangs in the kernel, on the storage of the dump. The case cannot be used.
-                self._reporter.notice(f"{self._debugger.name} cannot be ended; its case is closed")
-                channel.control("stop")
-                return
-            del channel.buffer[:-_KEPT]
-            channel.receive(0.3)
+        try:
+            channel.control("kill")
+            while (died := channel.find_exit()) is None:
+                if time.monotonic() > deadline:
+                    # It hangs in the kernel, on the storage of the dump, or the session script was stopped.
+                    raise self._give_up()
+                del channel.buffer[:-_KEPT]
+                channel.receive(0.3)
+        except TimeoutError:
+            raise self._give_up() from None
         channel.take(died.end)
         self._ready_file.unlink(missing_ok=True)
+
+    def _give_up(self) -> SessionDied:
+        """Closes a case that obeys no more: its engine removes the container."""
+        from sandbox.case.container import close
+
+        close(self._case)
+        return SessionDied(
+            f"the case of {self._case.dump.name} did not obey any more and was closed",
+            hint="the next command opens the dump again",
+        )
 
     def _ask_to_start(self) -> tuple[bytes, bytes]:
         """Returns the id that the exit line carries if this start fails, and the marker printed when it is up."""
         ident = os.urandom(8).hex()
         marker = new_marker()
         argv = self._debugger.session_argv(VMLINUX, dump_paths(self._case.files), self._mode)
-        self._channel.control("start", ident, *argv)
-        self._channel.send(self._echo(marker))
+        try:
+            self._channel.control("start", ident, *argv)
+            self._channel.send(self._echo(marker))
+        except TimeoutError:
+            raise self._give_up() from None
         return ident.encode(), marker
 
     def _echo(self, marker: bytes) -> bytes:

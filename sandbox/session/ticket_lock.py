@@ -28,7 +28,6 @@ class TicketLock:
         self._descriptors: list[int] = []
         self._path: Path | None = None
         try:
-            # The case's own lock is what the container looks at to see that somebody is there.
             lock = self._open(place / "lock", os.O_RDONLY)
             self._await_earlier(place, self._draw(place), reporter)
             fcntl.flock(lock, fcntl.LOCK_EX)

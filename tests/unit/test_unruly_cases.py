@@ -1,0 +1,137 @@
+"""A case whose dump took it over: what it holds or fills keeps no client waiting. (Real ones: e2e/test_hostile.)"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sandbox.case import container, store
+from sandbox.case.places import SESSION_VERSION
+from sandbox.errors import EngineFailed, SessionDied
+from sandbox.model import Case
+from sandbox.session import channel
+from sandbox.session.channel import FifoChannel
+from sandbox.session.session import Session
+from sandbox.session.ticket_lock import TicketLock
+
+
+class Engine:
+    """Stands for an engine that has one container: removing it is all that is asked."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    def remove(self, ident: str) -> None:
+        self.removed.append(ident)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine()
+    monkeypatch.setattr(container, "connect", lambda _: made)
+    return made
+
+
+@pytest.fixture
+def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    """A case whose PID 1 is this process: it holds the FIFOs, and reads nothing."""
+    monkeypatch.setenv("VMBOX_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr(channel, "_PATIENCE", 0.2)
+    (tmp_path / "run").mkdir(mode=0o700)
+    directory = store.directory() / "0123456789-podman"
+    store.make_directory(directory)
+    case = Case(
+        id=directory.name,
+        dump=tmp_path / "vmcore",
+        release="6.1",
+        profile="debian-12",
+        image="x",
+        vmlinux=tmp_path / "vmlinux",
+        proof="build-id",
+        engine="podman",
+        endpoint="podman",
+        container="0123",
+        opened=datetime.now(UTC),
+        directory=directory,
+        files=1,
+        token="feed",
+        script=SESSION_VERSION,
+    )
+    store.write(case)
+    held = [os.open(case.shared / name, os.O_RDWR | os.O_NONBLOCK) for name in ("in", "out", "ctl")]
+    yield case
+    for descriptor in held:
+        os.close(descriptor)
+
+
+def fill(fifo: Path) -> None:
+    descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, b"x" * 4096)
+    os.close(descriptor)
+
+
+def test_a_full_ctl_does_not_keep_a_case_open(case: Case, engine: Engine) -> None:
+    fill(case.shared / "ctl")
+    began = time.monotonic()
+    container.close(case)
+    assert time.monotonic() - began < 5
+    assert engine.removed == ["0123"]
+    assert not case.directory.exists()
+
+
+@pytest.mark.parametrize("fifo", ["in", "ctl"])
+def test_a_full_fifo_ends_the_session_and_the_case(case: Case, engine: Engine, fifo: str) -> None:
+    fill(case.shared / fifo)
+    began = time.monotonic()
+    with Session(case) as session, pytest.raises(SessionDied, match="did not obey"):
+        session.start()
+    assert time.monotonic() - began < 10
+    assert engine.removed == ["0123"]
+
+
+def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
+    for lock in case.shared.iterdir():
+        if not lock.is_fifo():
+            fcntl.flock(os.open(lock, os.O_RDONLY), fcntl.LOCK_EX)
+    turn = TicketLock(case.directory)
+    FifoChannel(case).close()
+    turn.close()
+    assert {path.name for path in case.shared.iterdir()} == {"in", "out", "ctl", "lock"}
+
+
+def test_a_case_past_its_idle_limit_is_closed_at_the_next_opening(case: Case, engine: Engine) -> None:
+    container.record_idle(case, 60)
+    container.close_overdue()
+    assert engine.removed == []
+    store.write(Case(**{name: getattr(case, name) for name in Case.__slots__} | {"opened": case.opened - timedelta(1)}))
+    turn = TicketLock(case.directory)
+    container.close_overdue()
+    assert engine.removed == []
+    turn.close()
+    os.utime(case.directory / "queue", (time.time() - 3600, time.time() - 3600))
+    container.close_overdue()
+    assert engine.removed == ["0123"]
+
+
+def test_close_all_goes_on_after_one_that_cannot_be_closed(
+    case: Case, engine: Engine, monkeypatch: pytest.MonkeyPatch, vmbox
+) -> None:
+    def refuse(_: str) -> None:
+        raise EngineFailed("it cannot be removed")
+
+    monkeypatch.setattr(engine, "remove", refuse)
+    done = vmbox("close", "--all")
+    assert done.returncode == EngineFailed.exit_code
+    assert "it cannot be removed" in done.stderr
