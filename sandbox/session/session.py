@@ -210,6 +210,9 @@ class Session:
         stopped and the session usable, and `SessionDied` with the debugger's last words when it is gone.
         """
         line = self._debugger.line(command)
+        if not self._ready_file.exists():
+            # It was ended after the last command: it did not answer an interrupt.
+            self.start()
         marker = new_marker()
         complaints = self._debugger.complaints(command)
         began = time.monotonic()

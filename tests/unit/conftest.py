@@ -12,6 +12,7 @@ import pytest
 import typer.main
 
 from sandbox import __main__
+from sandbox.case.places import SESSION_VERSION
 from sandbox.model import Case
 
 # typer makes the same command line of the same functions each time it is asked, which is a twentieth of a second.
@@ -63,6 +64,7 @@ def make_case(tmp_path: Path) -> Callable[..., Case]:
             "directory": directory,
             "files": 1,
             "token": "t",
+            "script": SESSION_VERSION,
         }
         return Case(**(values | different))
 

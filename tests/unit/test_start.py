@@ -12,7 +12,6 @@ import pytest
 
 from sandbox.case import container, store
 from sandbox.case.options import OpenOptions
-from sandbox.case.places import SESSION_VERSION
 from sandbox.errors import DumpDamaged, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.session import start
@@ -36,7 +35,7 @@ class Bench:
 def bench(make_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     place = tmp_path / "0123-docker.once12"
     store.make_directory(place)
-    made = Bench(case=make_case(id=place.name, directory=place, script=SESSION_VERSION))
+    made = Bench(case=make_case(id=place.name, directory=place))
     monkeypatch.setattr(container, "close", lambda case: made.closed.append(case.id))
     _opening(monkeypatch, made.case)
     ends = [os.open(made.case.shared / name, os.O_RDWR) for name in ("in", "out", "ctl")]
