@@ -18,7 +18,7 @@ from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import prefetch
 from sandbox.host import config, paths
-from sandbox.model import Case, Debuginfo, Transcript, Vmcore
+from sandbox.model import Case, CommandStatus, Debuginfo, Transcript, Vmcore
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session, Sink
@@ -36,7 +36,7 @@ class Answer:
     """One crash command, and what crash printed for it."""
 
     command: str
-    status: str
+    status: CommandStatus
     """"ok", or "error" when crash reported one; `output` then holds its words."""
     seconds: float
     output: bytes

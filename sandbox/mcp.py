@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from sandbox import api
 from sandbox.errors import UsageError, VmboxError, missing_extra
+from sandbox.model import CommandStatus
 from sandbox.version import __version__
 
 if TYPE_CHECKING:
@@ -157,9 +158,10 @@ class _Answers:
         with api.open(path, engine=self._engine) as case:
             try:
                 status = case.stream(command, held, timeout=_PATIENCE).status
+                remark = "" if status is CommandStatus.OK else str(status)
             except BrokenPipeError:
-                status = f"stopped after {_MOST >> 20} MiB; ask for less, e.g. with | grep"
-        return held.text() + ("" if status == "ok" else f"\n[{status}]")
+                remark = f"stopped after {_MOST >> 20} MiB; ask for less, e.g. with | grep"
+        return held.text() + (remark and f"\n[{remark}]")
 
     def _page(self, key: tuple[str, ...], page: int, make: Callable[[], str]) -> str:
         if page == 1 or key not in self._held:

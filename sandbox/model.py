@@ -113,6 +113,46 @@ class PanicCause(StrEnum):
     """It panicked, of none of these."""
 
 
+class CommandStatus(StrEnum):
+    """How a debugger's command ended."""
+
+    OK = "ok"
+    ERROR = "error"
+    """The debugger reported one."""
+    INTERRUPTED = "interrupted"
+    TIMEOUT = "timeout"
+    DIED = "died"
+    """The debugger ended at it."""
+    UNASKED = "unasked"
+    """Of a report only: the command was not given to the debugger."""
+
+
+class Verification(StrEnum):
+    """What of a debuginfo package was checked against its archive, in one word."""
+
+    SIGNATURE = "signature"
+    """The vendor's, over the header of an RPM, and the file's digest."""
+    HASH = "hash"
+    """Of the whole package."""
+    RANGED_TLS = "ranged-tls"
+    """Build-id, size and blocks of what was read over TLS."""
+    RANGED_PLAIN = "ranged-plain"
+    """The same without TLS."""
+    GIVEN = "given"
+    """By the user."""
+    NONE = "none"
+    UNKNOWN = ""
+
+
+class DebuginfoFormat(StrEnum):
+    """How a file holds vmlinux."""
+
+    DEB = "deb"
+    RPM = "rpm"
+    VMLINUX = "vmlinux"
+    """It is in no package."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vmcore:
     """What a crash dump says about itself. Made by `sandbox.dump.identify`; nothing of the dump was executed."""
@@ -197,10 +237,8 @@ class Debuginfo:
     """What was compared with the dump, in words; begins with "forced" when nothing agreed and the user insisted."""
     verification_detail: str = field_with_key("verified", "")
     """What of the package was checked against its archive, in words."""
-    verification: str = field_with_key("check", "")
-    """The same in one word: signature (the vendor's, over the header of an RPM, and the file's digest), hash (of the
-    whole package), ranged-tls and ranged-plain (build-id, size and blocks, over TLS or without), given (by the user),
-    none; empty where it is not known."""
+    verification: Verification = field(default=Verification.UNKNOWN, metadata={"key": "check"})
+    """The same in one word."""
     package: str | None = None
     """Name of the package it was in."""
     in_image: bool = False
@@ -238,8 +276,8 @@ class Case:
     """Where the debuginfo came from."""
     verification_detail: str = field_with_key("verified", "")
     """What of its package was checked against its archive, in words."""
-    verification: str = field_with_key("check", "")
-    """The same in one word, as `Debuginfo.check`."""
+    verification: Verification = field(default=Verification.UNKNOWN, metadata={"key": "check"})
+    """The same in one word."""
     incomplete: str | None = None
     """What is missing of the dump, if something is known to be."""
     remote: bool = field_with_key("elsewhere", False)
@@ -256,8 +294,7 @@ class Transcript:
     """One crash command and how it ended. The output itself is streamed, not held."""
 
     command: str
-    status: str
-    """ok, error (crash reported one), interrupted, timeout"""
+    status: CommandStatus
     seconds: float
     bytes: int
 

@@ -20,7 +20,7 @@ from sandbox.host import config, paths
 from sandbox.host.disk import need_space
 from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
-from sandbox.model import Debuginfo, Vmcore
+from sandbox.model import Debuginfo, Verification, Vmcore
 from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
 
@@ -73,10 +73,15 @@ def find(
         origin=f"image {ref}",
         proof=proof,
         verification_detail=image.labels.get(labels.DEBUGINFO_VERIFIED, ""),
-        verification=image.labels.get(labels.DEBUGINFO_CHECK, ""),
+        verification=_verification(image.labels.get(labels.DEBUGINFO_CHECK, "")),
         in_image=True,
     )
     return image, debuginfo
+
+
+def _verification(label: str) -> Verification:
+    """What a label says, which a later vmbox may have written."""
+    return Verification(label) if label in set(Verification) else Verification.UNKNOWN
 
 
 def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter, platform: str | None) -> Image | None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 from sandbox import image as images
 from sandbox.case import self_contained, store
@@ -44,13 +45,25 @@ def reference(of: ImageTarget) -> str:
     return self_contained.reference(of) if isinstance(of, Vmcore) else images.reference(of)
 
 
+class ImageKind(StrEnum):
+    """What an image of vmbox's is for. As they are removed: what stands on others first."""
+
+    KERNEL = "kernel"
+    """Self-contained, of one kernel build."""
+    PROFILE = "image"
+    """Of a profile."""
+    TOOL = "tool"
+    """vmbox itself needs it."""
+    BASE = "base"
+    """Made from packages, for those of profiles."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageSummary:
     """One image of vmbox's on an engine."""
 
     ref: str
-    kind: str
-    """kernel, image (of a profile), base, or tool (that vmbox itself needs)."""
+    kind: ImageKind
     profile: str
     size: int
     """Bytes, with the layers that it shares with others."""
@@ -59,7 +72,7 @@ class ImageSummary:
     vendor: str = ""
     build_id: str = ""
     check: str = ""
-    """How the package its debuginfo is from was verified, as `Debuginfo.check`."""
+    """How the package its debuginfo is from was verified, as `Verification`; the label of an image says it."""
     outdated: bool = False
     """Of a profile, but not what it would be built as now."""
     built: str = ""
@@ -141,7 +154,7 @@ def _listed(engine: Engine) -> list[ImageSummary]:
                 found.append(
                     ImageSummary(
                         ref=ref,
-                        kind="kernel",
+                        kind=ImageKind.KERNEL,
                         profile=facts["profile"],
                         size=image.size,
                         release=facts["release"],
@@ -156,7 +169,7 @@ def _listed(engine: Engine) -> list[ImageSummary]:
             else:
                 profile = label.removeprefix("base-")
                 of = platforms.by_name(profile)
-                kind = "base" if profile != label else "image" if of is not None else "tool"
+                kind = ImageKind.BASE if profile != label else ImageKind.TOOL if of is None else ImageKind.PROFILE
                 # Only the tag is compared: in a registry, the rest of the name is another.
                 current = None if of is None else images.reference(of).rpartition(":")[2]
                 found.append(
@@ -168,7 +181,7 @@ def _listed(engine: Engine) -> list[ImageSummary]:
                         arch=own if of is None or of.platform is None else platforms.arch_of(of.platform),
                         built=built,
                         id=image.id,
-                        outdated=kind == "image" and ref.rpartition(":")[2] != current,
+                        outdated=kind is ImageKind.PROFILE and ref.rpartition(":")[2] != current,
                     )
                 )
     return sorted(found, key=lambda one: (one.kind, one.profile, one.release, one.ref))
@@ -261,7 +274,8 @@ def prune(
         in_use = {case.image for case in store.open_cases()}
         gone: list[ImageSummary] = []
         # Kernels' images stand on those of profiles, and those on bases.
-        for one in sorted(_listed(engine), key=lambda one: _REMOVAL_ORDER.index(one.kind)):
+        removal_order = list(ImageKind)
+        for one in sorted(_listed(engine), key=lambda one: removal_order.index(one.kind)):
             if one.ref in in_use or not (everything or one.outdated or one.built < before):
                 continue
             try:
@@ -271,9 +285,6 @@ def prune(
             else:
                 gone.append(one)
         return gone
-
-
-_REMOVAL_ORDER: Final = ("kernel", "image", "tool", "base")
 
 
 def _ensure_built(of: ImageTarget, options: OpenOptions, reporter: Reporter) -> str:

@@ -15,7 +15,7 @@ from sandbox import render
 from sandbox.case.options import OpenOptions
 from sandbox.commands.run_arguments import RunArguments
 from sandbox.errors import CommandTimeout, UsageError
-from sandbox.model import Case
+from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
 from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session
@@ -195,10 +195,10 @@ def _run(
             exit_status = late.exit_code
             render.error(late)
         else:
-            exit_status = exit_status or (1 if done.status != "ok" else 0)
+            exit_status = exit_status or (1 if done.status is not CommandStatus.OK else 0)
 
 
-def _end(answer: render.JsonAnswer | None, status: str, seconds: float) -> None:
+def _end(answer: render.JsonAnswer | None, status: CommandStatus, seconds: float) -> None:
     if answer is not None:
         # Whoever read it may have left.
         with suppress(BrokenPipeError):

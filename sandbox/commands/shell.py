@@ -19,7 +19,7 @@ from sandbox.case.places import RELAY, VMLINUX, dump_paths
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.engine import Engine, Exec, connect
 from sandbox.errors import CommandTimeout, SessionDied, UsageError, VmboxError
-from sandbox.model import Case
+from sandbox.model import Case, CommandStatus
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import module_debuginfo, terminal
 from sandbox.session.history import History, TypedLines
@@ -75,7 +75,7 @@ def run_script(
     output = render.Output()
     deadline = None if timeout is None else time.monotonic() + timeout
     engine = connect(case.endpoint)
-    status = "interrupted"
+    status = CommandStatus.INTERRUPTED
     record.begin()
     try:
         with _presence(case, engine) as ident:
@@ -94,10 +94,10 @@ def run_script(
         if errors:
             record(errors)
             render.note(render.visible(errors.decode(errors="backslashreplace")).rstrip("\n"))
-        status = "ok" if code == 0 else "error"
+        status = CommandStatus.OK if code == 0 else CommandStatus.ERROR
         return min(_checked(code, case, debugger.name), 1)
     except TimeoutError:
-        status = "timeout"
+        status = CommandStatus.TIMEOUT
         raise CommandTimeout(f"{name} was stopped after {timeout:g} seconds") from None
     finally:
         engine.close()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 from sandbox.debuginfo import strip_relocs
 from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RemoteStream, XzBlocks
@@ -23,6 +24,7 @@ from sandbox.formats.streams import CHUNK, CorruptData, FileStream, Stream
 from sandbox.formats.xz import NotSeekable
 from sandbox.host.disk import need_space, no_space
 from sandbox.host.files import write_all
+from sandbox.model import DebuginfoFormat
 from sandbox.progress import Step
 
 
@@ -34,8 +36,7 @@ class NoVmlinux(CorruptData):
 class ExtractSpec:
     """How to take vmlinux out of a package."""
 
-    kind: str
-    """deb, rpm, or vmlinux for one that is in no package."""
+    kind: DebuginfoFormat
     patterns: Sequence[re.Pattern[str]]
     """Over member paths; the first regular file that matches is vmlinux."""
     keys: Sequence[Path] = ()
@@ -50,12 +51,15 @@ def extract(what: ExtractSpec, package: Stream, directory: Path) -> str:
     """
     whole = directory / "whole"
     proven = ""
-    if what.kind == "rpm":
-        proven = _extract_rpm(what, package, whole)
-    elif what.kind == "vmlinux":
-        write(package, None, whole)
-    else:
-        _extract_deb(what, package, whole)
+    match what.kind:
+        case DebuginfoFormat.RPM:
+            proven = _extract_rpm(what, package, whole)
+        case DebuginfoFormat.DEB:
+            _extract_deb(what, package, whole)
+        case DebuginfoFormat.VMLINUX:
+            write(package, None, whole)
+        case _:
+            assert_never(what.kind)
     finalize(whole, directory / "vmlinux")
     return proven
 
@@ -86,7 +90,7 @@ def extract_ranged(
     `check` gets the build-id before the bulk is fetched, and may raise. Raises `RangesUnsupported`, `NotSeekable`,
     `CorruptData`, `NoVmlinux`, `NoSpace`, `DownloadFailed`, `VerificationFailed`.
     """
-    if what.kind == "rpm":
+    if what.kind is DebuginfoFormat.RPM:
         return _rpm_by_ranges(what, file, directory, check, step)
     kind, data = deb.data_part(RemoteStream(file))
     if kind != "xz":

@@ -18,6 +18,7 @@ from sandbox.formats import elf
 from sandbox.formats.streams import CorruptData, Stream
 from sandbox.formats.xz import NotSeekable
 from sandbox.host import config
+from sandbox.model import DebuginfoFormat, Verification
 from sandbox.progress import Reporter
 
 
@@ -47,8 +48,7 @@ class FetchResult:
     identity: Identity
     proof: str
     verified: str
-    check: str
-    """As `Debuginfo.check`."""
+    check: Verification
     sha256: str | None = None
     """Of the whole package, where all of it was read."""
 
@@ -61,8 +61,8 @@ def fetch(order: FetchRequest, remote: RemotePackage, directory: Path, part: Pat
     # What an interrupted download left is worth more than what ranges save.
     begun = part.exists() and part.stat().st_size > 0
     # A signed header with digests proves as much of one file as the hash of the package would.
-    signed = order.contents.kind == "rpm" and bool(order.contents.keys)
-    packaged = order.contents.kind != "vmlinux"
+    signed = order.contents.kind is DebuginfoFormat.RPM and bool(order.contents.keys)
+    packaged = order.contents.kind is not DebuginfoFormat.VMLINUX
     if packaged and not begun and (signed or (order.build_id_decides and not verify_strictly())):
         try:
             return _by_ranges(order, remote, directory, reporter)
@@ -130,10 +130,10 @@ def _by_ranges(order: FetchRequest, remote: RemotePackage, directory: Path, repo
         size = file.size
     found, proof = identify_and_match(order, directory / "vmlinux")
     read = f"{file.fetched / 1e6:.0f} of {size / 1e6:.0f} MB were read"
-    level = "signature" if order.contents.keys else "none"
+    level = Verification.SIGNATURE if order.contents.keys else Verification.NONE
     if not proven:
         secure = remote.url.startswith("https:")
-        level = "ranged-tls" if secure else "ranged-plain"
+        level = Verification.RANGED_TLS if secure else Verification.RANGED_PLAIN
         proven = (
             f"read by ranges {'over TLS' if secure else 'without TLS'}: build-id, size and block checks, "
             "not the package's hash (VMBOX_VERIFY=strict compares it)"
@@ -158,7 +158,10 @@ def _whole(order: FetchRequest, remote: RemotePackage, directory: Path, part: Pa
     if remote.sha256:
         checked.insert(0, "SHA-256 of the whole package")
     verified = "; ".join(checked) or "nothing but its size: no hash is known"
-    check = "signature" if order.contents.keys and proven else "hash" if remote.sha256 else "none"
+    if order.contents.keys and proven:
+        check = Verification.SIGNATURE
+    else:
+        check = Verification.HASH if remote.sha256 else Verification.NONE
     return FetchResult(identity=found, proof=proof, verified=verified, check=check, sha256=sha256)
 
 

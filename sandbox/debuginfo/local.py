@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.errors import DebuginfoNotFound
+from sandbox.model import DebuginfoFormat
 
 _VMLINUX: Final = re.compile(r"vmlinux(-.*)?(\.debug)?")
 _PACKAGE: Final = re.compile(r".*(-dbg|-dbgsym|-debuginfo)[-_].*\.(deb|ddeb|rpm)")
@@ -16,10 +17,8 @@ _DEPTH: Final = 12
 _MANY_FILES: Final = 200_000
 
 
-def kind(path: Path) -> str:
-    """vmlinux, deb, rpm or directory. Raises `DebuginfoNotFound` for anything else."""
-    if path.is_dir():
-        return "directory"
+def kind(path: Path) -> DebuginfoFormat:
+    """What a file is. Raises `DebuginfoNotFound` for what holds no vmlinux."""
     try:
         with path.open("rb") as file:
             head = file.read(8)
@@ -28,11 +27,11 @@ def kind(path: Path) -> str:
     except OSError as error:
         raise DebuginfoNotFound(f"{path}: {error.strerror}", hint="check the path given with --debuginfo") from None
     if head[:4] == b"\x7fELF":
-        return "vmlinux"
+        return DebuginfoFormat.VMLINUX
     if head == b"!<arch>\n":
-        return "deb"
+        return DebuginfoFormat.DEB
     if head[:4] == b"\xed\xab\xee\xdb":
-        return "rpm"
+        return DebuginfoFormat.RPM
     raise DebuginfoNotFound(
         f"{path}: neither a vmlinux nor a package",
         hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",

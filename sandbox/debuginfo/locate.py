@@ -19,7 +19,7 @@ from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.debuginfo.urls import Candidate, Source, bases, candidates, debuginfods, kernel_repositories, unsigned
 from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
 from sandbox.host import config, paths
-from sandbox.model import Debuginfo, Vmcore
+from sandbox.model import Debuginfo, DebuginfoFormat, Vmcore
 from sandbox.profiles import Profile
 from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
@@ -113,7 +113,7 @@ class _Search:
     # The sources. Each returns None when it has nothing, and notes why.
 
     def _given(self, path: Path) -> Debuginfo:
-        if local.kind(path) != "directory":
+        if not path.is_dir():
             return self._from_file(path, force=self.force)
         candidates = list(local.candidates(path, self.vmcore.release))
         for force in (False, True) if self.force else (False,):
@@ -226,7 +226,7 @@ class _Search:
     def _from_file(self, path: Path, *, force: bool = False) -> Debuginfo:
         """A vmlinux or package of this host. It is copied: what the user does to the original later must not matter."""
         kind = local.kind(path)
-        if kind == "vmlinux":
+        if kind is DebuginfoFormat.VMLINUX:
             found = identify(path)
             proof = self._prove(found, path, force=force)
             if (entry := self.store.find(key_of(found.build_id, found.banners))) is None:
@@ -298,7 +298,7 @@ class _Search:
             )
         return entry
 
-    def _contents(self, kind: str, keys: Sequence[str] = ()) -> ExtractSpec:
+    def _contents(self, kind: DebuginfoFormat, keys: Sequence[str] = ()) -> ExtractSpec:
         return ExtractSpec(
             kind=kind,
             patterns=(self.wanted.vmlinux if self.wanted is not None else ()) or user_provided.ANY_VMLINUX,

@@ -21,12 +21,13 @@ from sandbox.debuginfo.extract import ExtractSpec
 from sandbox.debuginfo.fetch import verify_strictly
 from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RangesUnsupported, RemoteStream, XzBlocks
 from sandbox.debuginfo.package_names import RemotePackage
-from sandbox.debuginfo.store import Entry, Store
+from sandbox.debuginfo.store import About, Entry, Store
 from sandbox.errors import DebuginfoNotFound, NoSpace, VerificationFailed
 from sandbox.formats import deb, rpm
 from sandbox.formats.compressions import decompressed
 from sandbox.formats.streams import CorruptData, FileStream, Stream
 from sandbox.formats.xz import NotSeekable
+from sandbox.model import DebuginfoFormat
 from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
 
@@ -132,11 +133,11 @@ class _Room:
 
 def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
     about = entry.about
-    kind = about.kind or _kind_of(about.url or about.origin)
+    kind = _kind_of(about)
     if about.url is None:
         _from_host(room, Path(about.origin), kind)
         return
-    if kind not in {"deb", "rpm"}:
+    if kind is DebuginfoFormat.VMLINUX:
         raise DebuginfoNotFound(
             f"{about.url} has vmlinux and no modules", hint="give a package: vmbox debuginfo add PACKAGE"
         )
@@ -146,7 +147,7 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
     )
     title = f"Downloading {len(room.wanted)} modules of {remote.package}"
     # The hash of a .deb is of all of it; an RPM's signed header has one for each file.
-    if kind == "rpm" or not verify_strictly():
+    if kind is DebuginfoFormat.RPM or not verify_strictly():
         try:
             with reporter.step(title, unit="B") as step:
                 file = HttpFile(remote.url, remote.size, reporter, step)
@@ -162,7 +163,7 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
 
 
 def _by_ranges(room: _Room, file: HttpFile, what: ExtractSpec) -> None:
-    if what.kind == "rpm":
+    if what.kind is DebuginfoFormat.RPM:
         header = rpm.read(RemoteStream(file))
         packages.signed(what, header)
         if header.compression != "xz":
@@ -194,7 +195,7 @@ def _is(room: _Room, file: rpm.RpmFile) -> bool:
 
 
 def _from_start(room: _Room, package: Stream, what: ExtractSpec) -> None:
-    if what.kind == "rpm":
+    if what.kind is DebuginfoFormat.RPM:
         header = rpm.read(package)
         packages.signed(what, header)
         files: Mapping[str, rpm.RpmFile] = {file.path: file for file in header.files if _is(room, file)}
@@ -213,10 +214,10 @@ def _from_start(room: _Room, package: Stream, what: ExtractSpec) -> None:
             return
 
 
-def _from_host(room: _Room, origin: Path, kind: str) -> None:
+def _from_host(room: _Room, origin: Path, kind: DebuginfoFormat) -> None:
     """From the package or the tree that the user gave; what is not there any more is missing."""
     with contextlib.suppress(OSError):
-        if kind in {"deb", "rpm"}:
+        if kind is not DebuginfoFormat.VMLINUX:
             with FileStream(origin) as package:
                 _from_start(room, package, ExtractSpec(kind=kind, patterns=()))
             return
@@ -237,5 +238,13 @@ def _near(vmlinux: Path) -> Iterator[Path]:
         yield from local.modules(place)
 
 
-def _kind_of(name: str) -> str:
-    return {".deb": "deb", ".ddeb": "deb", ".rpm": "rpm"}.get(Path(name).suffix, "vmlinux")
+def _kind_of(about: About) -> DebuginfoFormat:
+    with contextlib.suppress(ValueError):
+        return DebuginfoFormat(about.kind)
+    match Path(about.url or about.origin).suffix:
+        case ".deb" | ".ddeb":
+            return DebuginfoFormat.DEB
+        case ".rpm":
+            return DebuginfoFormat.RPM
+        case _:
+            return DebuginfoFormat.VMLINUX

@@ -26,6 +26,7 @@ from sandbox.errors import ConfigurationError
 from sandbox.host import decode, paths
 from sandbox.host.disk import no_space
 from sandbox.host.locks import locked
+from sandbox.model import Verification
 from sandbox.progress import Reporter
 
 _ABOUT: Final = "about.json"
@@ -40,15 +41,15 @@ class About:
     origin: str
     verified: str
     """What of the package was checked, in words."""
-    check: str = ""
-    """The same in one word; as `Debuginfo.check`. Empty in entries of early versions."""
+    check: Verification = Verification.UNKNOWN
+    """The same in one word; unknown in entries of early versions."""
     package: str | None = None
     url: str | None = None
     """Where modules of the same package can be read."""
     sha256: str | None = None
     size: int | None = None
     kind: str = ""
-    """deb, rpm, or vmlinux for one that came alone; empty in entries of early versions."""
+    """As `DebuginfoFormat`; empty in entries of early versions."""
     keys: tuple[str, ...] = ()
     """Names of the keys, one of which signed the package."""
 

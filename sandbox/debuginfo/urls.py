@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sandbox.debuginfo.package_names import PackageNames, RemotePackage, expand
-from sandbox.model import Vmcore
+from sandbox.model import DebuginfoFormat, Vmcore
 from sandbox.profiles import DebuginfoRules, Profile
 
 
@@ -73,8 +73,7 @@ class Candidate:
 
     remote: RemotePackage
     keys: Sequence[str]
-    kind: str
-    """deb, rpm or vmlinux."""
+    kind: DebuginfoFormat
 
 
 def candidates(profile: Profile, vmcore: Vmcore, wanted: PackageNames) -> Iterator[Candidate]:
@@ -115,7 +114,7 @@ def debuginfods(rules: DebuginfoRules | None, vmcore: Vmcore) -> Iterator[Candid
     for server in dict.fromkeys((*named, *(rules.debuginfod if rules is not None else ()))):
         url = f"{server.rstrip('/')}/buildid/{vmcore.build_id}/debuginfo"
         remote = RemotePackage(package=f"vmlinux {vmcore.build_id[:12]}", version=None, url=url, size=None, sha256=None)
-        yield Candidate(remote=remote, keys=(), kind="vmlinux")
+        yield Candidate(remote=remote, keys=(), kind=DebuginfoFormat.VMLINUX)
 
 
 def _candidate(rules: DebuginfoRules, url: str, package: str, keys: Sequence[str]) -> Candidate:

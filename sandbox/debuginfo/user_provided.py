@@ -16,6 +16,7 @@ from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.errors import DebuginfoError, DebuginfoNotFound
 from sandbox.formats.streams import CorruptData, FileStream
 from sandbox.host import paths
+from sandbox.model import DebuginfoFormat, Verification
 from sandbox.progress import QUIET, Reporter
 
 ANY_VMLINUX: Final = (re.compile(r"(.*/)?vmlinux(-[^/]*)?(\.debug)?$"),)
@@ -34,7 +35,11 @@ def add(
     Raises `DebuginfoNotFound` when there is nothing for crash in it, `NoSpace`.
     """
     store = Store(cache or paths.cache_dir())
-    files = [path] if local.kind(path) != "directory" else list(local.candidates(path, None))
+    if path.is_dir():
+        files = list(local.candidates(path, None))
+    else:
+        local.kind(path)  # which says what is wrong with a single file
+        files = [path]
     added: list[Entry] = []
     failures: list[str] = []
     for file in files:
@@ -61,7 +66,7 @@ def _added(file: Path, store: Store, gdb_index_builder: GdbIndexBuilder | None, 
 def unpacked(file: Path, contents: ExtractSpec, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
     """Makes `directory`/vmlinux of a vmlinux or package of this host: (what it is, what its package proves of it)."""
     proven = ""
-    if contents.kind == "vmlinux":
+    if contents.kind is DebuginfoFormat.VMLINUX:
         identify(file)
         whole = strip_relocs.LocalFile(file)
         strip_relocs.copy(whole, directory / "vmlinux", strip_relocs.plan(whole))
@@ -80,6 +85,6 @@ def about(found: Identity, path: Path, proven: str = "") -> About:
         banners=found.banners,
         origin=str(path),
         verified=proven or "given as it is",
-        check="given",
+        check=Verification.GIVEN,
         kind=local.kind(path),
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sandbox.debugger import DEBUGGERS, DEFAULT
+from sandbox.model import DebuginfoFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ class DebuginfoArchive:
 class DebuginfoRules:
     """Where a kernel's debuginfo is, and how it is known to be the vendor's."""
 
-    format: str
+    format: DebuginfoFormat
     """deb or rpm."""
     packages: tuple[str, ...]
     """Templates, tried in order. `{release}` is uname -r, `{arch}` the distribution's word for the machine, and the

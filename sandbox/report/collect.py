@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 from sandbox.case.options import OpenOptions
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
+from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
 from sandbox.report.model import CommandRun
 from sandbox.session.session import Session
@@ -87,18 +88,19 @@ class CommandOutputs:
 def reason(run: CommandRun) -> str | None:
     """Why a command has no answer, in words; None when it has one."""
     match run.status:
-        case "ok":
+        case CommandStatus.OK:
             return None
-        case "timeout":
+        case CommandStatus.TIMEOUT:
             return f"crash took longer than {run.seconds:.0f} seconds"
-        case "died":
+        case CommandStatus.DIED:
             return f"crash ended at it: {_last_line(run.output)}"
-        case "unasked":
+        case CommandStatus.UNASKED:
             return run.output
-        case _ if "page excluded" in run.output:
-            return f"its pages were left out of the dump: {_first_complaint(run)}"
+        case CommandStatus.ERROR | CommandStatus.INTERRUPTED:
+            excluded = "page excluded" in run.output
+            return f"{'its pages were left out of the dump' if excluded else 'crash says'}: {_first_complaint(run)}"
         case _:
-            return f"crash says: {_first_complaint(run)}"
+            assert_never(run.status)
 
 
 def _first_complaint(run: CommandRun) -> str:
@@ -107,9 +109,9 @@ def _first_complaint(run: CommandRun) -> str:
     return next((line for line in lines if line.startswith(f"{word}: ")), lines[-1] if lines else "nothing")
 
 
-def _tells(command: str, status: str) -> bool:
+def _tells(command: str, status: CommandStatus) -> bool:
     # "bt: cannot transition from exception stack to current process stack" is of one CPU; the others' follow.
-    return status == "ok" or (status == "error" and command in STACKS)
+    return status is CommandStatus.OK or (status is CommandStatus.ERROR and command in STACKS)
 
 
 def _last_line(text: str) -> str:
@@ -149,13 +151,13 @@ def collect(
 class ExternalOutput:
     """One answer that was brought from elsewhere."""
 
-    status: str
+    status: CommandStatus
     output: str
 
 
 def from_external(found: Mapping[str, ExternalOutput], *, case: Mapping[str, str]) -> CommandOutputs:
     """The answers of a crash that ran elsewhere, by command; one that is missing counts as not asked."""
-    missing = ExternalOutput(status="unasked", output="crash had ended before")
+    missing = ExternalOutput(status=CommandStatus.UNASKED, output="crash had ended before")
     runs = []
     for command in COMMANDS:
         one = found.get(command, missing)
@@ -174,7 +176,7 @@ def _each(session: Session, commands: Sequence[str], mode: str, timeout: float) 
         else:
             run, text = _one(session, command, timeout)
             yield run, text
-            if run.status == "died":
+            if run.status is CommandStatus.DIED:
                 lives -= 1
                 try:
                     session.start()
@@ -183,7 +185,7 @@ def _each(session: Session, commands: Sequence[str], mode: str, timeout: float) 
 
 
 def _unasked(command: str, why: str) -> tuple[CommandRun, str]:
-    return CommandRun(command=command, status="unasked", seconds=0.0, output=why), ""
+    return CommandRun(command=command, status=CommandStatus.UNASKED, seconds=0.0, output=why), ""
 
 
 def _one(session: Session, command: str, timeout: float) -> tuple[CommandRun, str]:
@@ -192,9 +194,9 @@ def _one(session: Session, command: str, timeout: float) -> tuple[CommandRun, st
     try:
         done = session.run(command, pieces.append, timeout=timeout)
     except CommandTimeout:
-        status = "timeout"
+        status = CommandStatus.TIMEOUT
     except SessionDied as error:
-        status, seconds = "died", 0.0
+        status, seconds = CommandStatus.DIED, 0.0
         pieces.append(f"\n{error.message}\n".encode())
     else:
         status, seconds = done.status, done.seconds

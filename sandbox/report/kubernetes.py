@@ -22,7 +22,7 @@ from sandbox.case import self_contained
 from sandbox.case.places import VMLINUX
 from sandbox.debugger import DEFAULT
 from sandbox.errors import ConfigurationError, DumpUnreadable
-from sandbox.model import Vmcore
+from sandbox.model import CommandStatus, Vmcore
 from sandbox.render import visible
 from sandbox.report.causes import explain
 from sandbox.report.collect import COMMANDS, CommandOutputs, ExternalOutput, from_external
@@ -272,7 +272,7 @@ def _answers(said: bytes) -> Iterator[tuple[str, ExternalOutput]]:
         complaints = DEFAULT.complaints(command)
         complaints.feed(output)
         whole = found[0].endswith(b" end")
-        status = ("error" if complaints.found() else "ok") if whole else "died"
+        status = CommandStatus.DIED if not whole else CommandStatus.ERROR if complaints.found() else CommandStatus.OK
         yield (
             command,
             ExternalOutput(status=status, output=output.decode(errors="backslashreplace")),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from sandbox.model import CommandStatus
 from sandbox.report.backtrace import Backtrace
 from sandbox.report.kmem import Memory, SlabCache
 from sandbox.report.signature import Signature
@@ -79,7 +80,7 @@ class CommandRun:
     """A crash command of which the report was made."""
 
     command: str
-    status: str
+    status: CommandStatus
     """ok, error, timeout or died."""
     seconds: float
     output: str

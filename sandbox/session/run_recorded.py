@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sandbox.errors import CommandTimeout
-from sandbox.model import Transcript
+from sandbox.model import CommandStatus, Transcript
 from sandbox.progress import Reporter
 from sandbox.session import module_debuginfo
 from sandbox.session.session import Session, Sink
@@ -20,7 +20,7 @@ def run_recorded(
     recorder: Recorder,
     reporter: Reporter,
     timeout: float | None = None,
-    ended: Callable[[str, float], None] = lambda status, seconds: None,  # noqa: ARG005 - for who does not want to know
+    ended: Callable[[CommandStatus, float], None] = lambda status, seconds: None,  # noqa: ARG005 - for who does not want to know
 ) -> Transcript:
     """Runs `command`; its output goes to `sink` byte for byte, as it comes. Raises as `Session.run` does.
 
@@ -33,15 +33,15 @@ def run_recorded(
         sink(piece)
 
     recorder.begin()
-    status = "died"
+    status = CommandStatus.DIED
     try:
         done = session.run(command, give, timeout=timeout)
         status = done.status
     except CommandTimeout:
-        status = "timeout"
+        status = CommandStatus.TIMEOUT
         raise
     except (KeyboardInterrupt, BrokenPipeError):
-        status = "interrupted"
+        status = CommandStatus.INTERRUPTED
         raise
     finally:
         ended(status, recorder.end(command, status))

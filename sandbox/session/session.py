@@ -19,7 +19,7 @@ from sandbox.case.places import VMLINUX, dump_paths
 from sandbox.debugger import DEFAULT, Debugger, StartMode
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed
 from sandbox.host import config
-from sandbox.model import Case, Transcript
+from sandbox.model import Case, CommandStatus, Transcript
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.channel import FifoChannel, last_words, new_marker
 from sandbox.session.fallback import mode_file, start_with_fallbacks
@@ -234,7 +234,7 @@ class Session:
             raise
         return Transcript(
             command=command,
-            status="error" if complaints.found() else "ok",
+            status=CommandStatus.ERROR if complaints.found() else CommandStatus.OK,
             seconds=time.monotonic() - began,
             bytes=total,
         )

@@ -20,7 +20,7 @@ from sandbox.case.store import about_debuginfo
 from sandbox.errors import CaseNotFound
 from sandbox.host import paths
 from sandbox.host.files import write_all
-from sandbox.model import Case
+from sandbox.model import Case, CommandStatus
 from sandbox.progress import QUIET, Reporter
 
 MAX_OUTPUT: Final = 16 << 20
@@ -58,7 +58,7 @@ class Recorder:
             self._pieces.append(kept)
             self._kept += len(kept)
 
-    def end(self, command: str, status: str, *, tool: str = "crash") -> float:
+    def end(self, command: str, status: CommandStatus, *, tool: str = "crash") -> float:
         """The command has ended, as `status` says. Returns the seconds it took."""
         seconds = time.monotonic() - self._began
         if self._wanted:

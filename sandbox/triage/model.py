@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 
 from sandbox.case.options import OpenOptions
@@ -35,6 +36,15 @@ class DumpEntry:
     """Where it lies, when that is no text that JSON could hold."""
 
 
+class RowStatus(StrEnum):
+    """How the report of a dump came out; see `Row.status`."""
+
+    OK = "ok"
+    LOG = "log"
+    PARTIAL = "partial"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """A line of the table."""
@@ -42,7 +52,7 @@ class Row:
     dump: str
     key: str
     stamp: str
-    status: str
+    status: RowStatus
     """ok; log for a log or sosreport, in which there is no dump for crash to open; partial when crash did not open the
     dump and the report holds what it says by itself; failed without a report."""
     problem: str | None

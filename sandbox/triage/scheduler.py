@@ -37,7 +37,7 @@ from sandbox.render import plain
 from sandbox.report import write
 from sandbox.triage import table
 from sandbox.triage.executors import DaskPool, Pool, ProcessPool, fitting_jobs
-from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row, entry, unidentified
+from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row, RowStatus, entry, unidentified
 from sandbox.triage.worker import failed
 
 _JOURNAL: Final = "rows.jsonl"
@@ -287,7 +287,7 @@ class _Scheduler:
         except Exception as error:  # noqa: BLE001 - a cluster has its own; one bad dump never stops the rest
             self._note(failed(one, f"no worker finished it: {error}", VmboxError.exit_code))
             return True
-        if one.kernel is not None and made.row.status == "ok":
+        if one.kernel is not None and made.row.status is RowStatus.OK:
             self.ready.add((place, one.kernel))
         elif one.kernel is not None and made.row.exit_code in _LACKING:
             self.unavailable[one.kernel] = (made.row.problem or "", made.row.exit_code)
@@ -326,7 +326,7 @@ class _Scheduler:
     def _stays(self, row: Row) -> bool:
         if row.report is not None and not (self.output / row.report).exists():
             return False
-        return row.status in {"ok", "log"} or row.exit_code in _OF_THE_DUMP
+        return row.status in {RowStatus.OK, RowStatus.LOG} or row.exit_code in _OF_THE_DUMP
 
     def publish(self, *, final: bool) -> table.Index:
         """Writes the table as it is now."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 from sandbox.render import plain
 from sandbox.report.html import environment
 from sandbox.report.write import write as write_file
-from sandbox.triage.model import Row
+from sandbox.triage.model import Row, RowStatus
 from sandbox.version import __version__
 
 INDEX_VERSION: Final = 1
@@ -74,10 +74,10 @@ def of(rows: Sequence[Row], *, left: int = 0) -> Index:
         vmbox_version=__version__,
         made=datetime.now(UTC).replace(microsecond=0),
         total=len(rows) + left,
-        ok=states.count("ok"),
-        log=states.count("log"),
-        partial=states.count("partial"),
-        failed=states.count("failed"),
+        ok=states.count(RowStatus.OK),
+        log=states.count(RowStatus.LOG),
+        partial=states.count(RowStatus.PARTIAL),
+        failed=states.count(RowStatus.FAILED),
         left=left,
         signatures=_groups(rows, lambda row: row.signature, lambda row: row.title or ""),
         kernels=_groups(rows, lambda row: row.release, lambda row: row.release or ""),

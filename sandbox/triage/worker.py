@@ -25,7 +25,7 @@ from sandbox.report import write
 from sandbox.report.build import make, read
 from sandbox.report.html import html
 from sandbox.report.model import Report
-from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row
+from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row, RowStatus
 
 _GRACE: Final = 20.0
 """Seconds to close its case that a worker has whose coordinator is gone."""
@@ -52,7 +52,7 @@ def failed(entry: DumpEntry, problem: str, status: int) -> Row:
         dump=entry.dump,
         key=entry.key,
         stamp=entry.stamp,
-        status="failed",
+        status=RowStatus.FAILED,
         problem=problem,
         exit_code=status,
         seconds=0.0,
@@ -99,7 +99,7 @@ def _row(entry: DumpEntry, report: Report) -> Row:
         dump=entry.dump,
         key=entry.key,
         stamp=entry.stamp,
-        status="ok" if report.problem is None else "log" if logged else "partial",
+        status=RowStatus.OK if report.problem is None else RowStatus.LOG if logged else RowStatus.PARTIAL,
         problem=None if logged else report.problem,
         exit_code=0 if logged else report.exit_code,
         seconds=report.seconds,

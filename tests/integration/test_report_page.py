@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, chromium
-from sandbox.model import Vmcore
+from sandbox.model import CommandStatus, Vmcore
 from sandbox.report import tables
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs
 from sandbox.report.html import html
 from sandbox.report.model import CommandRun
 from sandbox.triage import table as triage_table
-from sandbox.triage.model import Row
+from sandbox.triage.model import Row, RowStatus
 
 ANSWERS = Path(__file__).parents[1] / "fixtures" / "crash"
 SIZES = {"phone": (390, 844), "laptop": (1366, 768), "large": (2560, 1440)}
@@ -62,7 +62,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = [json.loads(line) for line in lines]
     texts = {answer["command"]: answer["output"] for answer in found}
     runs = tuple(
-        CommandRun(command=one["command"], status=one["status"], seconds=one["seconds"], output=one["output"])
+        CommandRun(
+            command=one["command"], status=CommandStatus(one["status"]), seconds=one["seconds"], output=one["output"]
+        )
         for one in found
     )
     release = tables.system(texts["sys"])["RELEASE"]
@@ -80,7 +82,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
             dump=f"/var/crash/host{number}/vmcore",
             key=f"{number:012}",
             stamp="",
-            status="partial" if number % 5 == 0 else "ok",
+            status=RowStatus.PARTIAL if number % 5 == 0 else RowStatus.OK,
             problem="crash does not open this dump" if number % 5 == 0 else None,
             exit_code=0,
             seconds=1.0,

@@ -17,7 +17,7 @@ SHIPPED = {model.Report: "report.schema.json", table.Index: "index.schema.json"}
 
 
 def schema(of: type = model.Report) -> dict[str, Any]:
-    made = TypeAdapter(of).json_schema(mode="serialization")
+    made = _with_plain_words(TypeAdapter(of).json_schema(mode="serialization"))
     words = _words()
     for name, value in {**made.pop("$defs"), of.__name__: made}.items():
         value["additionalProperties"] = False
@@ -30,6 +30,16 @@ def schema(of: type = model.Report) -> dict[str, Any]:
         if name != of.__name__:
             made.setdefault("$defs", {})[name] = value
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": _TITLES[of]}
+
+
+def _with_plain_words(made: dict[str, Any]) -> dict[str, Any]:
+    """Words of a fixed set are strings to a reader: a later version may have more of them."""
+    sets = [name for name, value in made["$defs"].items() if "enum" in value]
+    text = json.dumps(made | {"$defs": {name: value for name, value in made["$defs"].items() if name not in sets}})
+    for name in sets:
+        text = text.replace(json.dumps({"$ref": f"#/$defs/{name}"}), json.dumps({"type": "string"}))
+    plain: dict[str, Any] = json.loads(text)
+    return plain
 
 
 _TITLES = {model.Report: "vmbox report", table.Index: "vmbox triage"}

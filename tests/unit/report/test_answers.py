@@ -13,7 +13,7 @@ import pytest
 import schema_of
 
 from sandbox.errors import DebuginfoNotFound
-from sandbox.model import Vmcore
+from sandbox.model import CommandStatus, Vmcore
 from sandbox.report import backtrace, html, kmem, signature, tables, write
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs, ExternalOutput, from_external, reason, truncate_to_fit
@@ -104,9 +104,9 @@ def vmcore(tmp_path) -> Vmcore:
 
 @pytest.fixture
 def answers() -> CommandOutputs:
-    runs = [CommandRun(command=name, status="ok", seconds=0.1, output=text) for name, text in TEXTS.items()]
+    runs = [CommandRun(command=name, status=CommandStatus.OK, seconds=0.1, output=text) for name, text in TEXTS.items()]
     failed = CommandRun(
-        command="dev -d", status="error", seconds=0.1, output="dev: invalid kernel virtual address: 0\n"
+        command="dev -d", status=CommandStatus.ERROR, seconds=0.1, output="dev: invalid kernel virtual address: 0\n"
     )
     return CommandOutputs(
         runs=(*runs, failed), texts=TEXTS, mode="", case={"profile": "debian-12", "proof": "build-id"}
@@ -220,7 +220,9 @@ def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: CommandOutputs)
     )
     for command in ("ps -t", "log", "foreach UN bt", "kmem -s", "irq -s"):
         texts[command] = "x" * 79 + "\n" + "".join(f"{n:078}\n" for n in range(15_000))
-    runs = [CommandRun(command=command, status="ok", seconds=1, output=text) for command, text in texts.items()]
+    runs = [
+        CommandRun(command=command, status=CommandStatus.OK, seconds=1, output=text) for command, text in texts.items()
+    ]
     shown = truncate_to_fit(runs)
     assert sum(len(run.output) for run in shown) <= 801_000
     # Short answers are whole; of long ones begin and end are there.
@@ -244,7 +246,7 @@ def test_one_stack_that_crash_cannot_walk_hides_no_other(vmcore: Vmcore, answers
         "bt: cannot transition from exception stack to current process stack:\n"
         "    exception stack pointer: fffffe000000dea8\n\n"
     )
-    told = from_external({"bt -a": ExternalOutput(status="error", output=lost + BT)}, case={})
+    told = from_external({"bt -a": ExternalOutput(status=CommandStatus.ERROR, output=lost + BT)}, case={})
     report = read(vmcore, told)
     assert [(stack.cpu, stack.pid) for stack in report.cpus] == [(0, 102), (0, 1)]
     assert "cannot transition" in str(report.cpus[0].complaint)
@@ -254,10 +256,13 @@ def test_one_stack_that_crash_cannot_walk_hides_no_other(vmcore: Vmcore, answers
 
 def test_reasons() -> None:
     excluded = CommandRun(
-        command="kmem -s", status="error", seconds=0, output="kmem: page excluded: kernel virtual address: ff\n"
+        command="kmem -s",
+        status=CommandStatus.ERROR,
+        seconds=0,
+        output="kmem: page excluded: kernel virtual address: ff\n",
     )
     assert "left out of the dump" in (reason(excluded) or "")
-    assert reason(CommandRun(command="sys", status="ok", seconds=0, output="")) is None
+    assert reason(CommandRun(command="sys", status=CommandStatus.OK, seconds=0, output="")) is None
 
 
 def test_comparison(vmcore: Vmcore, answers: CommandOutputs) -> None:

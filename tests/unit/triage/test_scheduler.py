@@ -15,7 +15,7 @@ import heaps
 from sandbox.case.options import OpenOptions
 from sandbox.errors import DumpNotFound
 from sandbox.triage import discovery, scheduler, table
-from sandbox.triage.model import DumpEntry, JobResult, ReportJob, entry
+from sandbox.triage.model import DumpEntry, JobResult, ReportJob, RowStatus, entry
 from sandbox.triage.worker import failed
 
 DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"
@@ -58,11 +58,11 @@ class _Recording:
         self.given.append((place, job.entry.kernel))
         row = failed(job.entry, "", 0)
         if job.entry.kernel == "unknown":
-            row = replace(row, status="partial", problem="no debuginfo", exit_code=40)
+            row = replace(row, status=RowStatus.PARTIAL, problem="no debuginfo", exit_code=40)
             if job.without_crash:
                 self.without.append(job.without_crash)
         else:
-            row = replace(row, status="ok", problem=None)
+            row = replace(row, status=RowStatus.OK, problem=None)
         future: Future[JobResult] = Future()
         future.set_result(JobResult(row=row))
         return future
