@@ -170,4 +170,4 @@ def test_what_is_asked_for_has_to_be_there(docker_engine: EngineUnderTest, addre
     assert b"no registry is configured" in _vmbox(docker_engine, "image", "push", "debian-12", status=70).stderr
     unknown = _vmbox(docker_engine, "image", "pull", "el9", "--registry", address, status=30)
     assert b"vmbox image push" in unknown.stderr
-    assert b"no such file" in _vmbox(docker_engine, "image", "load", "/nowhere/bundle.tar", status=99).stderr
+    assert b"no such file" in _vmbox(docker_engine, "image", "load", "/nowhere/bundle.tar", status=2).stderr

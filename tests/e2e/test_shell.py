@@ -88,7 +88,7 @@ def test_crash_prompt(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
 
 
 def test_a_shell_needs_a_terminal(vmbox, own_dump: Path) -> None:
-    assert b"needs a terminal" in vmbox("shell", own_dump, status=99).stderr
+    assert b"needs a terminal" in vmbox("shell", own_dump, status=2).stderr
     assert b"--tool is one of" in vmbox("shell", own_dump, "--tool", "gdb", status=2).stderr
 
 
@@ -121,7 +121,7 @@ def test_drgn_runs_a_script_of_the_host(vmbox, engine: EngineUnderTest, own_dump
     assert b"ZeroDivisionError" in failed.stderr
     late = vmbox("run", own_dump, "--tool", "drgn", "--timeout", "3", "-e", "import time; time.sleep(60)", status=62)
     assert b"was stopped after 3 seconds" in late.stderr
-    assert b"no-such.py" in vmbox("run", own_dump, "--tool", "drgn", "--", "no-such.py", status=99).stderr
+    assert b"no-such.py" in vmbox("run", own_dump, "--tool", "drgn", "--", "no-such.py", status=2).stderr
     kept = [json.loads(line) for line in vmbox("log", own_dump, "--json").stdout.splitlines()]
     assert ["tasks.py one -2", "ok"] in [[record.get("command"), record.get("status")] for record in kept]
 
