@@ -58,7 +58,7 @@ def open_case(
 ) -> Case:
     """Starts the case container of a dump, or returns the case that another process has opened meanwhile.
 
-    One that is opened `once` is its caller's alone: nobody finds it by its dump.
+    A case that is opened `once` belongs to its caller: it is not found by its dump.
     """
     info = engine.info()
     there = info.endpoint if info.remote else None
@@ -137,7 +137,7 @@ def open_case(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a case may use. None: as much as there is."""
+    """The limits of a case. None: as much as there is."""
 
     memory: int | None
     """Bytes."""
@@ -319,7 +319,7 @@ def _await_ready_remote(engine: Engine, container: str) -> None:
 
 
 def _await_ready(directory: Path, token: str, engine: Engine, container: str) -> None:
-    """Waits for the session script to hold the FIFOs, so that whoever finds the case can use it."""
+    """Waits for the session script to hold the FIFOs, so that a client that finds the case can use it."""
     descriptor = os.open(directory / "out", os.O_RDONLY | os.O_NONBLOCK)
     try:
         seen = b""

@@ -26,8 +26,7 @@ def gdb_index_builder(
 ) -> GdbIndexBuilder:
     """Makes the index of a vmlinux in a container that has no network and never sees a dump.
 
-    `made` returns the reference of `indexer_image`, or raises what kept it from being made, where somebody has seen to
-    it already.
+    `made` returns the reference of `gdb_image`, or raises the error of its build, where the caller has begun that.
     """
 
     def make_index(vmlinux: Path, directory: Path) -> None:

@@ -182,7 +182,7 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter) -> Cas
 
 
 def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter) -> Selection:
-    """What opens a dump. Raises `DumpNotFound` when there is none to open."""
+    """Selects image and debuginfo source of a dump. Raises `DumpNotFound` when there is none to open."""
     from sandbox.profiles import select
 
     if vmcore.original_path is not None or vmcore.format is DumpFormat.LOG:
@@ -212,7 +212,7 @@ def _case(vmcore: Vmcore, ready: Provisioned, options: OpenOptions, engine: Engi
 
 
 def _refuse_remote(engine: Engine, dump: Path) -> None:
-    """One that was found and not named: the dump is this host's, and an engine elsewhere would look for it in vain."""
+    """Refuses an engine on another host that was found and not named: the dump is on this host."""
     import urllib.parse
 
     endpoint = engine.info().endpoint

@@ -1,4 +1,4 @@
-"""What a user asks for when a dump is opened."""
+"""The options with which a user opens a dump."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenOptions:
-    """What the user asked for beyond the dump itself."""
+    """The options with which a dump is opened."""
 
     engine: str | None = None
     """docker, podman or a URL."""
@@ -19,7 +19,7 @@ class OpenOptions:
     """Use debuginfo that does not match."""
     idle: int | None = None
     """Seconds after which the unused case disposes of itself; 0 never. None: as the settings say, and for a case that
-    is open as whoever opened it said."""
+    is open as it was opened."""
     once: bool = False
     """A case of its own, which no other process finds. The session, or `case_for_tool`, that it is opened for
     closes it."""
@@ -27,6 +27,6 @@ class OpenOptions:
     """Programs of the engine's machine, whichever the dump is of: crash cannot read it then, drgn can."""
 
     def case_key(self) -> str:
-        """What of it an open case has or has not; empty when any will do."""
+        """The options that a case either has or not, as text; empty when every case will do."""
         asked = {"image": self.image, "debuginfo": self.debuginfo and self.debuginfo.resolve(), "force": self.force}
         return " ".join(f"{name}={value}" for name, value in asked.items() if value)

@@ -27,7 +27,7 @@ class ContainerPackageQuery:
         self._reporter = reporter
 
     def __call__(self, packages: Sequence[str]) -> Iterable[RemotePackage]:
-        """What is known of `packages` (NAME or NAME=VERSION), unknown ones left out."""
+        """Yields the known ones of `packages` (NAME or NAME=VERSION)."""
         rules = self._profile.debuginfo
         if rules is None or rules.query_script is None:
             return
@@ -58,7 +58,7 @@ class ContainerPackageQuery:
             yield RemotePackage(package=name, version=version, url=url, size=int(size), sha256=sha256)
 
     def _architecture(self) -> list[str]:
-        """What makes apt look for packages of another machine than the one it runs on."""
+        """The configuration with which apt looks for packages of another architecture."""
         if self._machine is None:
             return []
         word = self._profile.arch.get(self._machine, self._machine)

@@ -15,7 +15,7 @@ from sandbox.host import paths
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
-    # Whoever asks only for the options, as a warm run does, needs none of these.
+    # Imported for typing only: a warm run must not load these.
     from concurrent.futures import Future
 
     from sandbox.debuginfo import GdbIndexBuilder, RemotePackage
@@ -47,7 +47,7 @@ class Provisioned:
 
     image: str
     profile: Profile
-    """Whose crash is in the image."""
+    """The profile of the crash in the image."""
     debuginfo: Debuginfo
 
 
@@ -58,9 +58,9 @@ def provision(
     engine: Engine,
     reporter: Reporter,
     *,
-    anew: bool = False,
+    rebuild: bool = False,
 ) -> Provisioned:
-    """Image and debuginfo: a self-contained image that has both (unless `anew`), or each from its own sources.
+    """Gets image and debuginfo: a self-contained image that has both (unless `rebuild`), or each from its sources.
 
     Those are fetched at the same time: one is bound by the processor, the other by the network.
     """
@@ -77,7 +77,7 @@ def provision(
             crash_from=platforms.for_arch(selection.crash_from, platforms.require_emulation(machine, engine.info())),
         )
     # A self-contained image of another machine has programs of that machine, and no others.
-    self_contained = not anew and not (options.native and machine is not None)
+    self_contained = not rebuild and not (options.native and machine is not None)
     if self_contained and (found := _self_contained(vmcore, selection, options, engine, reporter)) is not None:
         return found
     if selection.crash_from.platform is not None:
@@ -105,7 +105,7 @@ def provision(
 
 
 def _indexer(engine: Engine, reporter: Reporter, *, soon: bool) -> GdbIndexBuilder:
-    """What indexes vmlinux, which is on this host: an engine of this host, if there is one.
+    """Returns what indexes a vmlinux on this host: an engine of this host, if there is one.
 
     With `soon` its image is made from now on, while vmlinux is being fetched.
     """
@@ -212,7 +212,7 @@ def find_debuginfo(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QU
 def debuginfo_helpers(
     options: OpenOptions, reporter: Reporter = QUIET, *, machine: str | None = None
 ) -> Iterator[tuple[_Query, GdbIndexBuilder | None]]:
-    """What an engine does for debuginfo: asking package managers, indexing vmlinux. Without one, neither is done.
+    """Yields what an engine does for debuginfo: package queries and the index of vmlinux. Without one, neither is done.
 
     `machine` is the dump's.
     """
@@ -248,7 +248,7 @@ def _in_background(work: Callable[[], T]) -> Future[T]:
     def call() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to whoever asks for the result
+        except BaseException as error:  # noqa: BLE001 - every error is raised where the result is used
             future.set_exception(error)
 
     Thread(target=call, name="image", daemon=True).start()

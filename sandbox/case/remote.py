@@ -30,7 +30,7 @@ _LONGEST: Final = 4 << 20
 _MEMORY: Final = 2 << 30
 
 _PACKAGES: Final = ("__init__.py", "errors.py", "model.py", "progress.py", "version.py", "host", "formats", "dump")
-"""Of the package, what identifying needs."""
+"""The files and packages of `sandbox` that `identify` needs."""
 
 _PROGRAM: Final = """\
 import dataclasses, io, json, sys, zipfile
@@ -90,7 +90,7 @@ def identify(dump: Path, engine: Engine, reporter: Reporter = QUIET) -> Vmcore:
 
 
 def program() -> bytes:
-    """What identifies a dump, as a zip: modules of this package, and the rules of release strings."""
+    """Returns the program that identifies a dump, as a zip: modules of this package and rules of release strings."""
     package = Path(__file__).parents[1]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -137,7 +137,7 @@ def _error(answer: Mapping[str, object], inside: str, dump: Path) -> VmboxError:
 
 
 def _to_host_path(path: Path, inside: str, dump: Path) -> Path:
-    """A path of the container as one of the host. What lies outside of the dump there is none of ours."""
+    """Translates a path of the container to one of the host. Refuses a path outside of the dump."""
     if path.is_relative_to(inside) and ".." not in path.parts:
         return dump / path.relative_to(inside)
     raise DumpDamaged(f"{dump} is said to have parts elsewhere: {path}")

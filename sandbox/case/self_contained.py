@@ -25,16 +25,16 @@ from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
 
 DIRECTORY: Final = Path("/case/debuginfo")
-"""Where they have vmlinux and modules: the place where a case has those of other images mounted."""
+"""The directory of vmlinux and modules in them: where other cases have these mounted."""
 
 
 def reference(vmcore: Vmcore) -> str:
-    """What the image of a dump's kernel is called on an engine."""
+    """The reference of the image of a dump's kernel on an engine."""
     return f"localhost/vmbox/kernel:{_key(vmcore)}"
 
 
 def remote_reference(ref: str, registry: str) -> str:
-    """What a registry calls the image that an engine calls `ref`; `registry` is HOST[:PORT][/PATH]."""
+    """The reference in a registry of the image that an engine calls `ref`; `registry` is HOST[:PORT][/PATH]."""
     return f"{registry.rstrip('/')}/{ref.removeprefix('localhost/vmbox/')}"
 
 
@@ -80,7 +80,7 @@ def find(
 
 
 def _verification(label: str) -> Verification:
-    """What a label says, which a later vmbox may have written."""
+    """Reads a label, which a later vmbox may have written."""
     return Verification(label) if label in set(Verification) else Verification.UNKNOWN
 
 
@@ -111,7 +111,7 @@ def build(
 ) -> str:
     """Makes the image of a dump's kernel out of the image `base` of a profile, and returns its reference.
 
-    One that is there is made anew: it may lack modules that have been fetched meanwhile.
+    An image that exists is built again: it may lack modules that have been fetched since.
     """
     ref = reference(vmcore)
     carried = {
@@ -152,7 +152,7 @@ COPY debuginfo /case/debuginfo
 
 @contextmanager
 def _context(directory: Path) -> Iterator[IO[bytes]]:
-    """The build context: vmlinux and the modules beside it, readable by whoever the case runs as."""
+    """The build context: vmlinux and the modules beside it, readable for every user that a case may run as."""
     files = [directory / "vmlinux", *sorted((directory / "modules").glob("*"))]
     need_space(paths.cache_dir(), sum(file.stat().st_size for file in files), "a build context")
     with scratch_directory() as scratch:
@@ -173,7 +173,7 @@ def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def describe(carried: Mapping[str, str]) -> dict[str, str]:
-    """What the labels `carried` by a self-contained image say: release, build_id, vendor, arch, profile, and check (as
+    """Reads the labels `carried` by a self-contained image: release, build_id, vendor, arch, profile, and check (as
     `Debuginfo.verification`: how the package its debuginfo is from was verified).
     """
     names = {
@@ -188,7 +188,7 @@ def describe(carried: Mapping[str, str]) -> dict[str, str]:
 
 
 def _key(vmcore: Vmcore) -> str:
-    """What all dumps of one kernel build have in common, as a tag."""
+    """The tag that all dumps of one kernel build have in common."""
     if vmcore.build_id is not None:
         return vmcore.build_id
     said = f"{vmcore.release}\n{vmcore.utsname_version}\n{vmcore.arch}"

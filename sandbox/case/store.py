@@ -32,7 +32,7 @@ ONCE: Final = ".once"
 
 
 def find(dump: Path, *, engine: str | None = None) -> Case | None:
-    """The open case of a dump file, if there is one; of a certain engine if asked for. Asks only one elsewhere."""
+    """The open case of a dump file, if there is one; of `engine` if that is given. Asks only an engine on another host."""
     endpoint = engine if engine is not None and engine.startswith(REMOTE_SCHEMES) else None
     for place in sorted(directory().glob(f"{key(dump, endpoint)}-*")):
         case = read(place) if ONCE not in place.name else None
@@ -137,7 +137,7 @@ def lock(ident: str, reporter: Reporter = QUIET, doing: str = "") -> AbstractCon
 
 
 def directory() -> Path:
-    """Where the cases' directories are; a case's own is called after its id."""
+    """The directory of all cases; each has a directory called after its id."""
     place = paths.runtime_dir() / "cases"
     place.mkdir(mode=0o700, exist_ok=True)
     return place

@@ -1,1 +1,1 @@
-"""What each command of vmbox does. The command line (`cli`) parses and calls."""
+"""The commands of vmbox, a module each. The command line (`cli`) parses and calls."""

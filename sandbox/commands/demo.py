@@ -25,7 +25,7 @@ from sandbox.profiles import Profile, by_name
 from sandbox.progress import QUIET, Reporter, Step
 
 TRIGGERS: Final = ("sysrq", "oom", "hung-task")
-"""What the kernel dies of."""
+"""The trigger of the panic."""
 
 _MAKEDUMPFILE: Final[Mapping[str, str]] = {
     "kdump": "makedumpfile -c -d {level} /proc/vmcore vmcore",

@@ -1,4 +1,4 @@
-"""What of the host helps or hinders vmbox, each finding with the command that mends it."""
+"""Checks what vmbox needs of the host. Each finding has the command that fixes it."""
 
 from __future__ import annotations
 

@@ -37,16 +37,16 @@ from sandbox.session import module_debuginfo
 from sandbox.session.start import open_session
 
 ImageTarget = Vmcore | Profile
-"""What an image is of: one kernel build, or a distribution major."""
+"""The subject of an image: one kernel build, or a distribution major."""
 
 
 def reference(of: ImageTarget) -> str:
-    """What an engine calls the image of `of`."""
+    """The reference of the image of `of` on an engine."""
     return self_contained.reference(of) if isinstance(of, Vmcore) else images.reference(of)
 
 
 class ImageKind(StrEnum):
-    """What an image of vmbox's is for. As they are removed: what stands on others first."""
+    """The purposes of images, in the order of removal: an image goes before its base."""
 
     KERNEL = "kernel"
     """Self-contained, of one kernel build."""
@@ -72,16 +72,16 @@ class ImageSummary:
     vendor: str = ""
     build_id: str = ""
     check: str = ""
-    """How the package its debuginfo is from was verified, as `Verification`; the label of an image says it."""
+    """How the package of its debuginfo was verified, as `Verification`; from a label of the image."""
     outdated: bool = False
-    """Of a profile, but not what it would be built as now."""
+    """The image of a profile differs from what would be built now."""
     built: str = ""
     """When, as ISO 8601 has it, UTC."""
     id: str = field(default="", repr=False)
 
 
 def resolve_target(what: str) -> ImageTarget:
-    """What the user means: a dump by its path, or a profile by its name."""
+    """Finds the subject that a user names: a dump by its path, or a profile by its name."""
     try:
         there = Path(what).exists()
     except OSError:  # a directory above it is closed to us: identifying says so
@@ -102,7 +102,7 @@ def build(of: ImageTarget, options: OpenOptions, *, modules: bool = True, report
     with closing(connect(options.engine)) as engine:
         if isinstance(of, Profile):
             return images.ensure(of, engine, reporter)
-        ready = provision(of, select(of, override=options.image), options, engine, reporter, anew=True)
+        ready = provision(of, select(of, override=options.image), options, engine, reporter, rebuild=True)
         if modules:
             _add_modules(of.path, ready.debuginfo.vmlinux, options, reporter)
         return self_contained.build(of, ready.debuginfo, engine, reporter, profile=ready.profile, base=ready.image)
@@ -219,7 +219,7 @@ def pull(of: ImageTarget, registry: str | None, options: OpenOptions, reporter: 
                     step.detail(line)
         except BaseImageUnavailable as error:
             # Who is not logged in has been told so.
-            hint = error.hint if "login" in error.hint else "somebody has to push it first: vmbox image push"
+            hint = error.hint if "login" in error.hint else "push it first, where it was built: vmbox image push"
             raise BaseImageUnavailable(error.message, hint=hint, detail=error.detail) from error
         engine.tag(there, reference(of))
         engine.remove_image(there)

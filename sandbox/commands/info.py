@@ -1,4 +1,4 @@
-"""What is known of a dump before anything is fetched: the dump's own words, and what vmbox would do with it."""
+"""`vmbox info`: what a dump contains about itself, and what vmbox would do with it. Nothing is fetched."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
 
 
 def _debuginfo_of(kernel: Vmcore, home: Profile) -> tuple[list[str], list[str]]:
-    """Packages with the kernel's debuginfo, and where they are looked for, in that order; nothing is asked of anybody.
+    """Packages with the kernel's debuginfo, and where they are looked for, in that order. No server is asked.
 
     A package whose exact version only `uname -v` tells is named without it.
     """

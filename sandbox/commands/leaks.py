@@ -1,4 +1,4 @@
-"""What a vmbox that was killed may have left behind, and nothing that is in use.
+"""Finds what a killed vmbox left behind, and nothing that is in use.
 
 Looked for where vmbox makes things: containers by their label, the runtime directory, the cache. What belongs to a
 process that lives is told by the locks it holds: the kernel frees them however their owner ends.
@@ -26,12 +26,12 @@ from sandbox.host import paths
 from sandbox.host.locks import is_locked
 
 _BEGINNING: Final = 600.0
-"""Seconds for which something without a lock may still be somebody's who has just begun."""
+"""Seconds for which a file without a lock may belong to a process that has just begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leak:
-    """One thing that nobody will use or remove any more."""
+    """A thing that no process will use or remove any more."""
 
     kind: str
     """container, case, socket, temporary file, half image …"""
@@ -146,7 +146,7 @@ def _mine(entry: Path) -> bool:
 
 
 def _may_be_in_use(entry: Path) -> bool:
-    """Of what has no lock: it is young, and another vmbox of this user runs that may have made it."""
+    """Whether a thing without a lock may be in use: it is young, and another vmbox of this user runs."""
     try:
         state = entry.lstat()
     except OSError:

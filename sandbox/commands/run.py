@@ -28,7 +28,7 @@ _PATIENCE: Final = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """How commands are run and shown."""
+    """Options of running and showing commands."""
 
     timeout: float | None = None
     """Seconds for each command."""
@@ -75,7 +75,7 @@ def from_file(file: Path) -> Iterator[str]:
 
 
 class StdinCommands:
-    """Commands from standard input, and whether the next is there: whoever waits for one should not keep others."""
+    """Commands from standard input. A client that waits for the next one gives the session to others meanwhile."""
 
     def __init__(self, descriptor: int = 0) -> None:
         self._descriptor = descriptor
@@ -200,7 +200,7 @@ def _run(
 
 def _end(answer: render.JsonAnswer | None, status: CommandStatus, seconds: float) -> None:
     if answer is not None:
-        # Whoever read it may have left.
+        # The reader of the pipe may have ended.
         with suppress(BrokenPipeError):
             answer.end(status, seconds)
 

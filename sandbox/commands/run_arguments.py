@@ -46,7 +46,7 @@ VALUES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunArguments:
-    """What follows `vmbox run`."""
+    """The arguments of `vmbox run`."""
 
     vmcore: Path
     commands: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ class RunArguments:
     quiet: bool = False
 
     def open_options(self) -> OpenOptions:
-        """What of it is asked of the case."""
+        """The options of them that concern the case."""
         return OpenOptions(
             engine=self.engine or config.current().engine,
             image=self.image,

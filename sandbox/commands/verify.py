@@ -59,7 +59,7 @@ class VerifiedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Record:
-    """What a file was when it was first looked at, as it lies in the state directory."""
+    """The record of a file, made when it was first looked at and kept in the state directory."""
 
     path: str = ""
     """For who reads the directory; the file's name tells which one is meant."""

@@ -27,7 +27,7 @@ class ErrorDetector:
     """
 
     def __init__(self, command: str) -> None:
-        # What stands behind a pipe is another program, and crash says nothing of its errors.
+        # Behind a pipe is another program, and crash does not report its errors.
         own = before_pipeline(command)
         words = {word.encode() for word in re.findall(r"[a-z]+", own)}
         if words & {b"set"} and own.split()[0] in {"set", "crash"}:

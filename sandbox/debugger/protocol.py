@@ -1,4 +1,4 @@
-"""What vmbox needs of a debugger, and nothing that only one of them has.
+"""The protocol of a debugger: what vmbox needs of it, and nothing that only one of them has.
 
 A third debugger is a module that satisfies `Debugger`, a line in `sandbox.debugger.DEBUGGERS`, a fragment of
 `Containerfile.d/` that installs it, and its name in `debuggers` of the profiles that have it.

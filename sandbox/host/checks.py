@@ -1,4 +1,4 @@
-"""What the kernel and the system files of this host say about running containers here; read, never changed.
+"""Reads what kernel and system files of this host say about running containers. Changes nothing.
 
 Each function takes the root of the file system, so that a host of another kind can be described in a test.
 """
@@ -19,7 +19,7 @@ MACHINES: Final = {"x86_64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le
 
 
 def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tuple[str, str]]:
-    """(what stands in the way of rootless containers, the command that mends it)."""
+    """Yields (obstacle to rootless containers, command that fixes it)."""
     uid = os.getuid() if uid is None else uid
     name = _user(uid)
     for file, option in (("subuid", "--add-subuids"), ("subgid", "--add-subgids")):
@@ -56,7 +56,7 @@ def hybrid_cgroups(root: Path = ROOT) -> bool:
 
 
 def program(name: str) -> str | None:
-    """Where a program is, also one for root that a user's PATH does not show."""
+    """Finds a program, also one for root that is not in a user's PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/bin:/bin:/usr/sbin:/sbin")
 
 
@@ -85,7 +85,7 @@ def emulation_fix(machine: str | None = None, root: Path = ROOT) -> str:
     emulator = f"qemu-{MACHINES.get(machine or '', 'aarch64')}-static"
     if not any((root / directory / emulator).exists() for directory in ("usr/bin", "usr/local/bin")):
         return "sudo apt-get install qemu-user-static binfmt-support   (dnf install qemu-user-static)"
-    # It is installed and not registered: there was no init system at the time, or somebody has cleared the registry.
+    # It is installed and not registered: there was no init system at the time, or the registry was cleared.
     if (root / "run/systemd/system").exists():
         return "sudo systemctl restart systemd-binfmt"
     if (root / "usr/sbin/update-binfmts").exists():

@@ -26,7 +26,7 @@ ONLY_ENVIRONMENT: Final = frozenset({"VMBOX_CONFIG_DIR", "VMBOX_DEBUG"})
 """Variables that are no settings."""
 
 _Reader = Callable[[object], object]
-"""Makes a value of what stands in the file or, as text, in the environment. Raises ValueError: what it must be."""
+"""Makes a value from the file or, as text, from the environment. Raises ValueError with what it must be."""
 
 
 def _text(value: object) -> str:
@@ -73,7 +73,7 @@ def _with_unit(value: object, units: Mapping[str, int], wanted: str, spelled: Ca
 
 def _directory(value: object) -> Path:
     path = Path(_text(value)).expanduser()
-    # What a relative path in the file is relative to nobody can tell.
+    # A relative path in the file would depend on the working directory.
     return path.absolute()
 
 
@@ -101,7 +101,7 @@ def _prefixes(value: object) -> Mapping[str, str]:
 
 
 def _about(reader: _Reader, meaning: str, *, example: str) -> Mapping[str, Any]:
-    """What is known of a setting. `example` is what config.toml would say."""
+    """The metadata of a setting. `example` is its value as in config.toml."""
     return {"reader": reader, "meaning": meaning, "example": example}
 
 
@@ -254,7 +254,7 @@ def variable(key: str) -> str:
 
 
 def current() -> Settings:
-    """The settings that hold now. Raises `ConfigurationError` naming the key, where it stands and what it must be."""
+    """The settings that hold now. Raises `ConfigurationError` with the key, where it is set, and what it must be."""
     values: dict[str, Any] = {name: value for name, (value, _) in _given().items()}
     return Settings(**values)
 
@@ -322,12 +322,12 @@ def format_value(key: str, value: object) -> str:
 
 
 def meanings() -> Mapping[str, str]:
-    """What each key is for, in words."""
+    """The meaning of each key, in words."""
     return {item.name: item.metadata["meaning"] for item in fields(Settings)}
 
 
 def origin(key: str) -> str:
-    """Where a setting's value comes from, for messages: "$VMBOX_ENGINE", a file's path, or "default"."""
+    """The origin of a setting's value, for messages: "$VMBOX_ENGINE", a file's path, or "default"."""
     return _given().get(key, (None, "default"))[1]
 
 
@@ -342,7 +342,7 @@ def unknown_variables() -> dict[str, str]:
 
 
 def template() -> str:
-    """A config.toml in which every key stands as a comment with its meaning."""
+    """A config.toml in which every key is a comment with its meaning."""
     lines = [f"# Settings of vmbox. This file is {file()}.", "# An environment variable goes before a line here.", ""]
     for item in fields(Settings):
         lines += [f"# {item.metadata['meaning']}", f"# (${variable(item.name)})"]
@@ -383,7 +383,7 @@ def _parse(path: Path, _changed: int, _size: int) -> Mapping[str, object]:
     try:
         table = read_toml(path)
     except (OSError, DecodeError) as error:
-        raise ConfigurationError(f"{path}: {error}", hint="mend the file or move it away") from error
+        raise ConfigurationError(f"{path}: {error}", hint="fix the file or remove it") from error
     readers = _readers()
     for name in table:
         if name not in readers:

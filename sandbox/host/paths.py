@@ -1,4 +1,4 @@
-"""Where things are kept: as the settings say, else where platformdirs puts them."""
+"""The directories of vmbox: from the settings, else from platformdirs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cache_dir() -> Path:
 
 
 def unpacked_dir() -> Path:
-    """Where dumps are kept that had to be unpacked, each in a directory of its own."""
+    """The directory of unpacked dumps, each in a directory of its own."""
     return cache_dir() / "dumps"
 
 
@@ -55,7 +55,7 @@ def make_directory(directory: Path, cache: Path | None = None) -> None:
 def runtime_dir() -> Path:
     """FIFOs and descriptions of open cases; mode 0700, gone after a reboot. `$VMBOX_RUNTIME_DIR` overrides.
 
-    Raises `ConfigurationError` when it cannot be made, or is not the caller's own: whoever owns it could read a case.
+    Raises `ConfigurationError` when it cannot be made, or is not the caller's own: its owner could read a case.
     """
     path = config.current().runtime_dir or _default("runtime")
     try:

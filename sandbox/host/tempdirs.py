@@ -27,7 +27,7 @@ def scratch_directory() -> Iterator[Path]:
                         shutil.rmtree(left, ignore_errors=True)
                 made = Path(tempfile.mkdtemp(dir=directory))
                 stack.callback(shutil.rmtree, made, ignore_errors=True)
-                # Held for as long as we live, whatever ends us: what can be locked is nobody's.
+                # Held while this process lives. A directory that can be locked belongs to no process.
                 stack.enter_context(locked(made))
         except OSError as error:
             hint = "choose another place with $VMBOX_CACHE_DIR"

@@ -111,4 +111,4 @@ def _table(file: Path) -> dict[str, Any]:
     try:
         return read_toml(file)
     except (OSError, DecodeError) as error:
-        raise ConfigurationError(f"{file}: {error}", hint="mend the file or move it away") from error
+        raise ConfigurationError(f"{file}: {error}", hint="fix the file or remove it") from error

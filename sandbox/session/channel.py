@@ -36,14 +36,14 @@ class CrashExit:
     end: int
     status: int
     ident: bytes
-    """Of the start that this crash came from."""
+    """The id of the start that this crash came from."""
 
 
 class FifoChannel:
     """Both directions of a case's FIFOs, and what was received and not yet taken."""
 
     def __init__(self, case: Case) -> None:
-        """Raises OSError: ENXIO when nobody holds the other ends, ENOENT when the case has been closed."""
+        """Raises OSError: ENXIO when no process holds the other ends, ENOENT when the case has been closed."""
         self.buffer = bytearray()
         self._token = case.token.encode()
         self._directory = case.shared

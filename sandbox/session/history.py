@@ -1,8 +1,8 @@
-"""What was typed at crash's prompt, kept for each case on the host.
+"""Keeps the lines typed at crash's prompt, for each case on the host.
 
 crash has no history file of its own, and its readline runs in the container. It reads one at its start: the gdb inside
 it looks at $GDBHISTFILE, and both share one history. What is typed has to be read off the terminal: a line is what
-stands behind the prompt when Enter ends it, whatever was edited, completed or recalled on the way there.
+is behind the prompt when Enter ends it, whatever was edited, completed or recalled on the way there.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TypedLines:
         self,
         found: Callable[[str], None],
         columns: Callable[[], int],
-        entering: Callable[[str], None] = lambda line: None,  # noqa: ARG005 - for who does not want to know
+        entering: Callable[[str], None] = lambda line: None,  # noqa: ARG005 - for callers that do not want to know
     ) -> None:
         import pyte
 
@@ -102,7 +102,7 @@ class TypedLines:
                     self._found(_typed_in(rows).strip())
 
     def _edited(self) -> str:
-        """What stands behind the prompt now."""
+        """The text behind the prompt."""
         if self._screen is None:
             return ""
         end = self._screen.cursor.y + 1

@@ -1,4 +1,4 @@
-"""What commands write into a case's scratch memory (`bt > file`), and bringing it out to the host."""
+"""Brings files that commands wrote in a case (`bt > file`) to the host."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The FIFOs of a case whose engine is on another host, by way of a script in its container (`relay`).
 
 One exec serves a whole session. Losing the connection loses no case: what runs there goes on, and the next session
-stops what nobody waits for any more.
+stops a command that has no client any more.
 """
 
 from __future__ import annotations

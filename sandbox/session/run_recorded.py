@@ -20,7 +20,7 @@ def run_recorded(
     recorder: Recorder,
     reporter: Reporter,
     timeout: float | None = None,
-    ended: Callable[[CommandStatus, float], None] = lambda status, seconds: None,  # noqa: ARG005 - for who does not want to know
+    ended: Callable[[CommandStatus, float], None] = lambda status, seconds: None,  # noqa: ARG005 - ignored by default
 ) -> Transcript:
     """Runs `command`; its output goes to `sink` byte for byte, as it comes. Raises as `Session.run` does.
 

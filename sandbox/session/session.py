@@ -38,7 +38,7 @@ _FLOOD: Final = 1 << 18
 """Bytes before our marker that can only be an abandoned command's output: a start says a few lines."""
 
 _KILLED: Final = 128 + 9
-"""How a shell tells that SIGKILL ended a process: the kernel's, for want of memory, when it is not ours."""
+"""The status of a process that SIGKILL ended: when it was not vmbox, the kernel did, for lack of memory."""
 
 _KEPT: Final = 1 << 16
 """Bytes of a flood that are kept: more than any marker and any last words."""
@@ -50,7 +50,9 @@ class Session:
     def __init__(
         self, case: Case, reporter: Reporter = QUIET, debugger: Debugger = DEFAULT, *, ends_case: bool = False
     ) -> None:
-        """Waits for those who came first, then for nobody. Raises `SessionDied` when the case has ended.
+        """Waits for earlier callers to finish, then holds the session exclusively.
+
+        Raises `SessionDied` when the case has ended.
 
         `ends_case`: the case was opened for this session alone and is closed with it, also when this raises.
         """
@@ -302,7 +304,7 @@ class Session:
             raise
         except SessionDied:
             self._reporter.notice(
-                f"{self._debugger.name} ended when it was interrupted; the next command starts it anew"
+                f"{self._debugger.name} ended when it was interrupted; the next command starts it again"
             )
             return
         self._kill()
@@ -370,7 +372,7 @@ class Session:
             )
         if status > 128:
             return SessionDied(f"{name} died of signal {status - 128}", detail=detail)
-        return SessionDied(f"{name} ended with status {status}", hint="the next command starts it anew", detail=detail)
+        return SessionDied(f"{name} ended with status {status}", hint="the next command starts it again", detail=detail)
 
     @contextmanager
     def _waiting(self) -> Iterator[_Waiting]:

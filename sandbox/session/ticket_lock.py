@@ -1,6 +1,6 @@
-"""Whose turn it is with a case: first come, first served.
+"""A ticket lock for the clients of a case: first come, first served.
 
-A file lock alone is not fair: whoever asks at the moment it is let go of gets it, and before Linux 5.0 all waiters
+A file lock alone is not fair: a process that asks when it is released gets it, and before Linux 5.0 all waiters
 race for it. So each caller draws a number, and waits for those that came before it to end, however they end.
 """
 
@@ -75,7 +75,7 @@ class TicketLock:
                         reporter.notice(f"waiting: the case is in use by {left} other{'s' if left > 1 else ''}")
                         told = True
                     fcntl.flock(descriptor, fcntl.LOCK_SH)
-                # Whoever died left it behind.
+                # A process that died left it behind.
                 path.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)

@@ -100,7 +100,7 @@ class Recorder:
 
 
 def header(case: Case) -> dict[str, object]:
-    """What a transcript says of an opened case: which crash and which debuginfo its answers are of."""
+    """The line of a transcript about an opened case: the crash and the debuginfo of its answers."""
     return {
         "opened": case.opened.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "dump": str(case.dump),

@@ -89,7 +89,7 @@ def test_the_command_line_goes_before_both(home: Path, monkeypatch: pytest.Monke
         ('verify = "never"', "verify must be auto or strict", "never"),
         ("mirrors = 3", "mirrors must be FROM=TO", "3"),
         ("engine = 3", "engine must be text", "3"),
-        ("engine = ", "config.toml: ", "mend the file"),
+        ("engine = ", "config.toml: ", "fix the file"),
     ],
 )
 def test_nonsense_in_the_file(home: Path, text: str, message: str, hint: str) -> None:
