@@ -14,10 +14,10 @@ Every error has a one-line message, a hint that can be pasted or followed, and a
     ├── EngineError
     │   ├── EngineNotFound         20
     │   ├── EnginePermission       21
-    │   ├── EngineFailed           22
+    │   ├── EngineFailed           22, also PathNotFound and AccessDenied
     │   └── EmulationMissing       23
     ├── ImageError
-    │   ├── BaseImageUnavailable   30
+    │   ├── BaseImageUnavailable   30, also ImageNotInRegistry
     │   └── ImageBuildFailed       31
     ├── DebuginfoError
     │   ├── DebuginfoNotFound      40
@@ -116,6 +116,14 @@ class EngineFailed(EngineError):
     default_hint = "vmbox doctor checks the engine"
 
 
+class PathNotFound(EngineFailed):
+    """A path that the engine was given does not exist on its host."""
+
+
+class AccessDenied(EngineFailed):
+    """The engine's host refuses something to the user that the engine runs as."""
+
+
 class EmulationMissing(EngineError):
     """The dump is of a machine whose crash this host cannot run."""
 
@@ -129,6 +137,12 @@ class ImageError(VmboxError):
 
 class BaseImageUnavailable(ImageError):
     exit_code = 30
+    login_needed: bool = False
+    """The registry wants to know who asks; the hint says how to log in."""
+
+
+class ImageNotInRegistry(BaseImageUnavailable):
+    """The registry answered that it does not have the image."""
 
 
 class ImageBuildFailed(ImageError):

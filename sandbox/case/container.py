@@ -22,7 +22,7 @@ from typing import Final
 from sandbox.case import store
 from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
-from sandbox.errors import DumpUnreadable, EngineError, EngineFailed, SessionFailed
+from sandbox.errors import AccessDenied, DumpUnreadable, EngineError, SessionFailed
 from sandbox.host import config
 from sandbox.host.locks import is_locked
 from sandbox.model import Case, Debuginfo, Vmcore
@@ -292,8 +292,8 @@ def _start_container(engine: Engine, spec: ContainerSpec, dump: Path, info: Engi
     """Says what the engine does not, whose user is another than ours: who it is that may not read the dump."""
     try:
         return engine.start(spec)
-    except EngineFailed as error:
-        if "permission denied" not in f"{error.message} {error.detail or ''}".lower() or info.rootless:
+    except AccessDenied as error:
+        if info.rootless:
             raise
         raise DumpUnreadable(
             f"{info.name} runs as root, whom the file system of {dump} refuses (NFS with root_squash, FUSE)",

@@ -18,7 +18,7 @@ from typing import Final
 from sandbox import errors, image, profiles
 from sandbox.case.container import limits
 from sandbox.engine import Bind, ContainerSpec, Engine, Exec, Tmpfs, labels
-from sandbox.errors import BaseImageUnavailable, DumpDamaged, DumpError, DumpNotFound, EngineFailed, VmboxError
+from sandbox.errors import BaseImageUnavailable, DumpDamaged, DumpError, DumpNotFound, PathNotFound, VmboxError
 from sandbox.host import decode, paths
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
@@ -71,10 +71,8 @@ def identify(dump: Path, engine: Engine, reporter: Reporter = QUIET) -> Vmcore:
     with reporter.step(f"Reading {dump} on {_host(engine)}"):
         try:
             container = engine.start(spec)
-        except EngineFailed as error:
-            if any(word in error.message for word in ("does not exist", "no such file", "not a directory")):
-                raise DumpNotFound(f"there is no file {dump} on {_host(engine)}") from None
-            raise
+        except PathNotFound:
+            raise DumpNotFound(f"there is no file {dump} on {_host(engine)}") from None
         try:
             code = program()
             argv = ["python3", "-I", "-c", _PROGRAM, inside, str(len(code))]

@@ -15,7 +15,7 @@ from typing import IO, Final
 
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.engine import Engine, Image, labels
-from sandbox.errors import BaseImageUnavailable, DebuginfoMismatch, EngineFailed, ImageBuildFailed
+from sandbox.errors import BaseImageUnavailable, DebuginfoMismatch, EngineFailed, ImageBuildFailed, ImageNotInRegistry
 from sandbox.host import config, paths
 from sandbox.host.disk import need_space
 from sandbox.host.locks import locked
@@ -92,10 +92,12 @@ def _pulled(ref: str, registry: str, engine: Engine, reporter: Reporter, platfor
                 step.detail(line)
             engine.tag(there, ref)
             engine.remove_image(there)
+    except ImageNotInRegistry:
+        return None
     except (BaseImageUnavailable, EngineFailed) as error:
-        if not any(word in error.message for word in ("unknown", "not found")):
-            hint = f"\n{error.hint}" if "login" in error.hint else ""
-            reporter.notice(f"the registry cannot be asked: {error.message}{hint}")
+        login = isinstance(error, BaseImageUnavailable) and error.login_needed
+        hint = f"\n{error.hint}" if login else ""
+        reporter.notice(f"the registry cannot be asked: {error.message}{hint}")
         return None
     return engine.image(ref)
 

@@ -219,7 +219,7 @@ def pull(of: ImageTarget, registry: str | None, options: OpenOptions, reporter: 
                     step.detail(line)
         except BaseImageUnavailable as error:
             # Who is not logged in has been told so.
-            hint = error.hint if "login" in error.hint else "push it first, where it was built: vmbox image push"
+            hint = error.hint if error.login_needed else "push it first, where it was built: vmbox image push"
             raise BaseImageUnavailable(error.message, hint=hint, detail=error.detail) from error
         engine.tag(there, reference(of))
         engine.remove_image(there)

@@ -8,7 +8,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
-from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, NoSpace
+from sandbox.errors import (
+    AccessDenied,
+    BaseImageUnavailable,
+    EngineFailed,
+    ImageBuildFailed,
+    ImageNotInRegistry,
+    NoSpace,
+    PathNotFound,
+)
 from sandbox.host import checks
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -38,6 +46,10 @@ def remedy(said: str) -> str | None:
     return next((hint for words, hint in _REMEDIES.items() if words in said), None)
 
 
+_NO_PATH: Final = re.compile(r"does not exist|no such file|not a directory")
+"""The engine was to mount what is not there, in the words of both engines."""
+
+
 def fail(what: str, said: str) -> NoReturn:
     """Raises the engine's answer `said` to `what` as one line, the whole of it as detail."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
@@ -47,7 +59,12 @@ def fail(what: str, said: str) -> NoReturn:
             hint="docker system prune, podman system prune, or vmbox image prune make room",
             detail=said,
         )
-    raise EngineFailed(f"{what}: {lines[0]}", hint=remedy(said), detail=said if len(lines) > 1 else None)
+    kind = EngineFailed
+    if "permission denied" in said.lower():
+        kind = AccessDenied
+    elif _NO_PATH.search(lines[0]):
+        kind = PathNotFound
+    raise kind(f"{what}: {lines[0]}", hint=remedy(said), detail=said if len(lines) > 1 else None)
 
 
 def label_filters(labels: Mapping[str, str]) -> list[str]:
@@ -111,6 +128,9 @@ def on_loopback(ref: str) -> bool:
 _REFUSED: Final = re.compile(r"unauthorized|authentication required|no basic auth|access denied", re.IGNORECASE)
 """A registry that wants to know who asks, in the words of both engines."""
 
+_NOT_IN_REGISTRY: Final = re.compile(r"unknown(?! (?:certificate )?authority)|not found")
+"""A registry that has no such image: "manifest unknown", "name unknown", "manifest for … not found"."""
+
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
 """uname -m of the names that engines use; others are the same."""
 
@@ -119,13 +139,17 @@ def unavailable(ref: str, said: str) -> NoReturn:
     """Raises that image `ref` cannot be had, for the reason the engine gave."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
     host = ref.partition("/")[0]
-    raise BaseImageUnavailable(
+    refused = _REFUSED.search(said) is not None
+    kind = ImageNotInRegistry if _NOT_IN_REGISTRY.search(lines[-1]) else BaseImageUnavailable
+    error = kind(
         f"{ref} cannot be pulled: {lines[-1]}",
         hint=f"log the engine in to it: docker login {host}, or podman login {host}"
-        if _REFUSED.search(said)
+        if refused
         else f"check the network, or bring the image in yourself: docker load / podman load, tagged {ref}",
         detail=said if len(lines) > 1 else None,
     )
+    error.login_needed = refused
+    raise error
 
 
 def _message(event: Mapping[str, Any], error: object) -> str:

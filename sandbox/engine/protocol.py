@@ -162,7 +162,9 @@ class Engine(Protocol):
         """Those that carry all of `labels`; an empty value matches any."""
 
     def pull(self, ref: str, *, platform: str | None = None) -> Iterator[str]:
-        """Lines of progress. Raises `BaseImageUnavailable` when the image cannot be had."""
+        """Lines of progress. Raises `BaseImageUnavailable` when the image cannot be had, of which `ImageNotInRegistry`
+        is the registry's own answer.
+        """
 
     def push(self, ref: str) -> Iterator[str]:
         """Sends image `ref` to the registry that it is named after, with the engine's own credentials; its lines."""
@@ -201,7 +203,8 @@ class Engine(Protocol):
 
     # Containers
 
-    def start(self, spec: ContainerSpec) -> Container: ...
+    def start(self, spec: ContainerSpec) -> Container:
+        """Raises `PathNotFound` where a path to be mounted is not there, `AccessDenied` where the engine may not."""
 
     def run(self, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         """Starts, yields stdout in pieces as it comes, removes. `on_stderr` gets stderr as it comes.

@@ -17,7 +17,7 @@ import pytest
 
 from engines import EngineUnderTest
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, Exec, Tmpfs
-from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed
+from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, PathNotFound
 
 LABELS = {"vmbox.test": "contract"}
 
@@ -487,6 +487,14 @@ def test_binds_follow_the_caller(engine: EngineUnderTest, api: Engine, base: str
     made = (shared / "new").stat()
     assert (made.st_uid, made.st_gid) == (engine.uid, engine.gid)
     assert (shared / "new").read_text() == "hello\n"
+
+
+def test_a_path_that_is_not_there(engine: EngineUnderTest, api: Engine, base: str) -> None:
+    shared = engine.directory()
+    (shared / "file").touch()
+    for place in (shared / "nothing", shared / "file" / "below"):
+        with pytest.raises(PathNotFound):
+            api.start(spec(base, "true", binds=[Bind(source=place, target="/case")]))
 
 
 def test_unhardened_is_root_with_the_usual_capabilities(api: Engine, base: str) -> None:

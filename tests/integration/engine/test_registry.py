@@ -11,7 +11,7 @@ import pytest
 from engines import EngineUnderTest
 from registries import registry
 from sandbox.engine import ContainerSpec, Engine
-from sandbox.errors import BaseImageUnavailable, EngineFailed
+from sandbox.errors import EngineFailed, ImageNotInRegistry
 
 LABELS = {"vmbox.test": "registry"}
 
@@ -44,7 +44,7 @@ def test_push_and_pull(api: Engine, base: str, address: str) -> None:
 
 
 def test_what_is_not_in_the_registry(api: Engine, base: str, address: str) -> None:
-    with pytest.raises(BaseImageUnavailable, match="manifest unknown"):
+    with pytest.raises(ImageNotInRegistry, match="manifest unknown"):
         list(api.pull(f"{address}/vmbox/nothing:1"))
     api.tag(base, "127.0.0.1:1/vmbox/x:1")
     try:
