@@ -43,6 +43,9 @@ _ENVIRONMENT: Final = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+_SCRATCH_SHARE: Final = 8
+"""A scratch memory is this part of a case's memory."""
+
 
 def open_case(
     vmcore: Vmcore,
@@ -158,8 +161,24 @@ def limits(host: EngineInfo) -> Limits:
         memory=memory or None,
         cpus=cpus or None,
         pids=int(wanted.pids) or None,
-        scratch=(memory or host.memory) // 8,
+        scratch=(memory or host.memory) // _SCRATCH_SHARE,
     )
+
+
+def scratch_size(case: Case) -> int:
+    """Bytes that each scratch memory of a case can hold, by the settings; asks its engine where that is elsewhere."""
+    wanted = config.current().memory
+    if wanted:
+        return wanted // _SCRATCH_SHARE
+    if not case.remote:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        engine = connect(case.endpoint)
+        try:
+            memory = engine.info().memory
+        finally:
+            engine.close()
+    return (memory if wanted == 0 else memory * 3 // 4) // _SCRATCH_SHARE
 
 
 def container_spec(

@@ -63,7 +63,10 @@ def run(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Bring out the files that the commands write ('bt > file')."
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Bring the files that the commands redirect to ('bt > file') into a new or empty directory.",
         ),
     ] = None,
     timeout: Annotated[

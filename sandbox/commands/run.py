@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandbox import render
 from sandbox.case.options import OpenOptions
@@ -21,6 +21,9 @@ from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
+
+if TYPE_CHECKING:
+    from sandbox.session.output_files import OutputDirectory, OutputFiles
 
 _PATIENCE: Final = 0.1
 """Seconds without a line on standard input after which others get their turn."""
@@ -35,7 +38,7 @@ class RunOptions:
     json: bool = False
     transcript: bool = True
     output: Path | None = None
-    """Directory that gets the files which the commands write into the case's scratch memory."""
+    """New or empty directory that gets the files which the commands redirect to."""
 
 
 def from_arguments(arguments: Sequence[str]) -> list[str]:
@@ -146,17 +149,29 @@ def run_all(
     62 if one took too long.
     """
     run_options = run_options or RunOptions()
-    session = _session(dump, options, reporter, case)
-    with session, _collecting_output(session, run_options.output, reporter):
-        return _run(session, commands, run_options, reporter)
+    with _output_directory(run_options.output) as directory:
+        session = _session(dump, options, reporter, case)
+        with session, _collecting_output(session, directory, reporter) as files:
+            return _run(session, commands, run_options, reporter, files)
 
 
-def _collecting_output(session: Session, directory: Path | None, reporter: Reporter) -> AbstractContextManager[object]:
+def _output_directory(path: Path | None) -> AbstractContextManager[OutputDirectory | None]:
+    if path is None:
+        return nullcontext()
+    from sandbox.session.output_files import OutputDirectory
+
+    return OutputDirectory(path)
+
+
+def _collecting_output(
+    session: Session, directory: OutputDirectory | None, reporter: Reporter
+) -> AbstractContextManager[OutputFiles | None]:
     if directory is None:
         return nullcontext()
+    from sandbox.case.container import scratch_size
     from sandbox.session.output_files import OutputFiles
 
-    return OutputFiles(session, directory, reporter)
+    return OutputFiles(session, directory, limit=scratch_size(session.case), reporter=reporter)
 
 
 def _run(
@@ -164,6 +179,7 @@ def _run(
     commands: Iterable[str],
     run_options: RunOptions,
     reporter: Reporter,
+    files: OutputFiles | None,
 ) -> int:
     output = render.Output()
     record = Recorder(session.case, reporter, wanted=run_options.transcript)
@@ -174,11 +190,14 @@ def _run(
         if paused:
             session.release()
         command = next(lines, None)
-        if command is None or command in session.debugger.quit_words:
-            return exit_status
-        if paused:
+        ended = command is None or command in session.debugger.quit_words
+        if paused and (not ended or files is not None):
             session.acquire()
             session.start()
+        if command is None or ended:
+            return exit_status
+        if files is not None:
+            files.expect(command)
         answer = render.JsonAnswer(command) if run_options.json else None
         try:
             done = run_recorded(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sandbox.debugger.crash_errors import ErrorDetector
+from sandbox.debugger.crash_redirection import output_files
 from sandbox.debugger.protocol import StartMode
 from sandbox.errors import UsageError
 
@@ -79,6 +80,9 @@ class Crash:
 
     def works_in(self, mode: StartMode, command: str) -> bool:
         return mode != MINIMAL or command.split(maxsplit=1)[0] in _MINIMAL_COMMANDS
+
+    def output_files(self, command: str) -> frozenset[str]:
+        return output_files(command)
 
     def modules_requested(self, command: str) -> frozenset[str] | None:
         words = command.split()

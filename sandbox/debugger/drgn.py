@@ -85,6 +85,10 @@ class Drgn:
         del mode, command
         return True
 
+    def output_files(self, command: str) -> frozenset[str]:
+        del command
+        return frozenset()
+
     def modules_requested(self, command: str) -> frozenset[str] | None:
         del command
         return None

@@ -83,6 +83,9 @@ class Debugger(Protocol):
     def works_in(self, mode: StartMode, command: str) -> bool:
         """Whether `command` can be answered in a lesser mode."""
 
+    def output_files(self, command: str) -> frozenset[str]:
+        """The names of files that `command` redirects its output to, as they stand in it."""
+
     @property
     def commands(self) -> Sequence[str]:
         """Names of its commands, for completion."""

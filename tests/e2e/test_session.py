@@ -61,13 +61,17 @@ def test_an_answer_ends_where_crash_ended_it(vmbox, engine: EngineUnderTest, own
 def test_files_come_out_and_nothing_else(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     vmbox("run", own_dump, "--", "p 1 > earlier")
     out = engine.directory() / "out"
-    made = "mkdir deep; head -c 200000 /dev/urandom > deep/random; md5sum < deep/random; ln -s /etc/passwd link"
+    stays = "mkdir deep; touch deep/one other; ln -s /etc/passwd link"
+    made = f"{stays}; head -c 200000 /dev/urandom > random; md5sum < random"
     done = vmbox("run", own_dump, "--output", out, "--", "bt > bt.txt", "--", f"!{made}")
-    assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == ["bt.txt", "deep", "deep/random"]
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == ["bt.txt", "random"]
     assert b"sysrq_handle_crash" in (out / "bt.txt").read_bytes()
-    there = subprocess.run(["md5sum"], input=(out / "deep/random").read_bytes(), capture_output=True, check=True)
+    there = subprocess.run(["md5sum"], input=(out / "random").read_bytes(), capture_output=True, check=True)
     assert there.stdout == done.stdout
-    assert b"link" in done.stderr
+    for name in (b"deep/one", b"other", b"link"):
+        assert b"'%s' is left in the case" % name in done.stderr
+    again = vmbox("run", own_dump, "--output", out, "--", "bt > bt.txt", status=2)
+    assert b"is not empty" in again.stderr
 
 
 def test_once_leaves_nothing_and_touches_nobody(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
