@@ -177,7 +177,7 @@ class Vmcore:
     build_id: str | None = None
     """Of vmlinux, lower-case hexadecimal."""
     vendor: str | None = None
-    """Who built an EL kernel: rhel, centos, rocky, alma, package_query. The release string does not say."""
+    """Who built an EL kernel: rhel, centos, rocky, alma, oracle. The release string does not say."""
     page_size: int | None = None
     nr_cpus: int | None = None
     """CPUs whose registers are in the dump."""

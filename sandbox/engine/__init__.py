@@ -1,7 +1,7 @@
-"""What vmbox needs of a container engine, and nothing that only one of them has.
+"""Container engines behind one protocol.
 
-The adapters in `docker.py` and `podman.py` are the only importers of the engine libraries; every difference between
-the engines stays inside them. Nothing outside this package asks which engine it talks to.
+Only the adapters in `docker.py` and `podman.py` import the engine libraries, and every difference between the engines
+stays inside them. Code outside this package does not ask which engine it talks to.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ __all__ = [
 
 
 def connect(name_or_url: str | None = None) -> Engine:
-    """The engine called `name_or_url`: docker, podman, or a unix://, tcp:// or ssh:// URL; else the one that
-    the setting `engine` names the same way; else whichever answers, rootless Podman first unless the caller is root.
+    """Connect to the engine `name_or_url`: docker, podman, or a unix://, tcp:// or ssh:// URL.
+
+    The default is the setting `engine`, which takes the same values. Without either, this is the first engine that
+    answers; rootless Podman is tried first unless the caller is root.
 
     Raises `EngineNotFound`, `EnginePermission` or `EngineFailed`.
     """

@@ -1,4 +1,4 @@
-"""Which engine to use, and why none can be. Imports no engine library until one has answered."""
+"""Find the engine to use, or say why there is none. An engine's library is imported only after it has answered."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from sandbox.errors import ConfigurationError, EngineError, EngineFailed, Engine
 from sandbox.host import config
 
 _PATIENCE: Final = 60.0
-"""Seconds an engine that listens has to tell its version. One that has just been killed and started again tidies up
-meanwhile, and Podman answers nobody while it works for eight at once on a busy host."""
+"""Seconds that a listening engine has to send its version. An engine that was killed cleans up when it starts again,
+and Podman answers no other client while it serves eight at once on a busy host."""
 _TRIES: Final = 3
-"""An engine that is starting may listen, and hang up."""
+"""An engine that is starting may accept a connection and close it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
     url: str
     why: str
-    """Where the address comes from, for messages."""
+    """Source of the address, for messages."""
 
 
 def detect(name_or_url: str | None) -> Engine:
@@ -86,7 +86,7 @@ def _any_candidates() -> list[_Candidate]:
 
 
 def _docker_context() -> _Candidate | None:
-    """The context chosen with `docker context use`, read as the docker command stores it."""
+    """Read the context chosen with `docker context use` from the docker command's own files."""
     directory = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         name = os.environ.get("DOCKER_CONTEXT") or json.loads((directory / "config.json").read_text())["currentContext"]
@@ -107,7 +107,7 @@ def _first_that_answers(
         except EnginePermission as error:
             denied = denied or error
         except EngineError as error:
-            if candidate.why.startswith("$"):  # an address the user gave is never passed over in silence
+            if candidate.why.startswith("$"):  # never skip an address that the user gave
                 raise
             if not isinstance(error, EngineNotFound):
                 denied = denied or error
@@ -121,7 +121,7 @@ def _first_that_answers(
 
 
 def _open(candidate: _Candidate) -> Engine:
-    """Raises `EngineNotFound` when nothing listens there, `EnginePermission`, `EngineFailed` for anything else."""
+    """Raises `EngineNotFound` when nothing listens there, `EnginePermission`, or `EngineFailed` for other failures."""
     url = candidate.url
     parts = urllib.parse.urlsplit(url)
     tunnel: service.Service | None = None
@@ -146,7 +146,9 @@ def _open(candidate: _Candidate) -> Engine:
         case "tcp" | "http":
             kind = _kind(_tcp_version(parts, candidate))
         case _:
-            raise ConfigurationError(f"{candidate.why}: {url} is no engine's address", hint="unix://, tcp:// or ssh://")
+            raise ConfigurationError(
+                f"{candidate.why}: {url} is not an engine's address", hint="unix://, tcp:// or ssh://"
+            )
     return _adapter(kind, url, endpoint=url, tunnel=tunnel)
 
 
@@ -216,7 +218,7 @@ def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:
             hint="is it starting, or its host overloaded? try again",
         ) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise EngineFailed(f"{path} is no engine's socket ({candidate.why}): {error}") from None
+        raise EngineFailed(f"{path} is not an engine's socket ({candidate.why}): {error}") from None
 
 
 def _tcp_version(parts: urllib.parse.SplitResult, candidate: _Candidate) -> dict[str, Any]:
@@ -234,11 +236,11 @@ def _tcp_version(parts: urllib.parse.SplitResult, candidate: _Candidate) -> dict
         raise _distrust(address, candidate, getattr(error, "verify_message", "") or error.reason or error) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         if proof is not None and isinstance(error, BrokenPipeError | ConnectionResetError):
-            # In TLS 1.3 our side is done before the other has looked at our certificate; it may hang up while we ask.
+            # In TLS 1.3 our handshake ends before the engine checks our certificate: it may close while we send.
             raise _distrust(address, candidate, error) from None
         if proof is None and _speaks_tls(host, parts.port or 2375):
             raise EnginePermission(
-                f"{address} wants TLS ({candidate.why})",
+                f"{address} requires TLS ({candidate.why})",
                 hint="export DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH=DIRECTORY   with ca.pem, cert.pem and key.pem in it",
             ) from None
         raise EngineNotFound(
@@ -255,12 +257,13 @@ def _distrust(address: str, candidate: _Candidate, why: object) -> EnginePermiss
 
 
 def _speaks_tls(host: str, port: int) -> bool:
-    anybody = ssl.create_default_context()
-    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE  # nothing is said to it, and nothing believed
+    unverified = ssl.create_default_context()
+    # Nothing is sent over this connection, and nothing that it receives is used.
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     try:
         with (
             socket.create_connection((host, port), timeout=_PATIENCE) as bare,
-            anybody.wrap_socket(bare, server_hostname=host),
+            unverified.wrap_socket(bare, server_hostname=host),
         ):
             return True
     except OSError:
@@ -274,7 +277,7 @@ def _version(connection: http.client.HTTPConnection) -> dict[str, Any]:
 
 
 def _kind(version: dict[str, Any]) -> EngineName:
-    """Podman answers on Docker's paths too, so the name of a socket proves nothing."""
+    """Tell the engines apart by their answer. A socket's name proves nothing: Podman also answers on Docker's paths."""
     components = version.get("Components") or [{}]
     return EngineName.PODMAN if "Podman" in str(components[0].get("Name")) else EngineName.DOCKER
 

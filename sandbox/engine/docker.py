@@ -1,4 +1,4 @@
-"""Docker, by docker-py. Sole importer of `docker`. Seen with docker-py 7.2.0 against Docker 20.10 (API 1.41)."""
+"""Docker, through docker-py. The only importer of `docker`. Tried with docker-py 7.2.0 and Docker 20.10 (API 1.41)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
 
 _LOG_LIMIT: Final = "8m"
-"""What PID 1 prints is steered by the dump and must not fill the host's disk."""
+"""Limit of the log. The dump decides what PID 1 prints, which must not fill the host's disk."""
 
 
 class DockerEngine:
@@ -31,7 +31,7 @@ class DockerEngine:
         self._endpoint = endpoint or url
         self._service = service
         with self._translating_errors("connect"):
-            # No timeout: builds, waits and terminals are silent for as long as they like. Detection has its own.
+            # No timeout: builds, waits and terminals may be silent for long. Detection has a timeout of its own.
             self._client = docker.DockerClient(
                 base_url=url, timeout=None, tls=docker_tls.wanted() if url.startswith("tcp:") else False
             )
@@ -142,7 +142,7 @@ class DockerEngine:
                     )
                 )
                 return
-            # By hand: docker-py's own call does not know changes of a stream.
+            # By hand: docker-py's own call does not take `changes` for a stream.
             params = {
                 "fromSrc": "-",
                 "repo": repository,
@@ -164,7 +164,7 @@ class DockerEngine:
         args: Mapping[str, str] | None = None,
         platform: str | None = None,
     ) -> Iterator[str]:
-        # The classic builder: docker-py has no BuildKit (issue 2230, open since 2019).
+        # The classic builder: docker-py has no BuildKit (docker-py issue 2230, open since 2019).
         made: list[str] = []
         try:
             events = self._api.build(
@@ -215,7 +215,7 @@ class DockerEngine:
                 ],
                 tmpfs={one.target: f"rw,nosuid,nodev,noexec,size={one.size},mode={one.mode:o}" for one in spec.tmpfs},
                 mem_limit=spec.memory,
-                # Without it, Docker allows as much swap again.
+                # Without it, Docker also allows the same amount of swap.
                 memswap_limit=spec.memory,
                 pids_limit=spec.pids,
                 nano_cpus=int(spec.cpus * 1e9) if spec.cpus else None,
@@ -247,7 +247,7 @@ class DockerEngine:
         except BaseException:
             self.remove(ident)
             raise
-        # Not looked at again: one that ends at once with auto_remove would be gone.
+        # A container that ends at once may already be removed (auto_remove): that is not an error.
         return self.container(ident) or Container(id=ident, name=spec.name or ident, running=False, labels=spec.labels)
 
     def _start(self, ident: str, spec: ContainerSpec) -> None:
@@ -317,7 +317,7 @@ class DockerEngine:
             )["Id"]
             sock = self._api.exec_start(exec_id, tty=tty, socket=True)
         return ExecStream(
-            sock._response,  # noqa: SLF001 - the reader that holds the first bytes, see ExecStream
+            sock._response,  # noqa: SLF001 - its reader may hold the first bytes, see ExecStream
             _raw_socket(sock),
             tty=tty,
             exit_code=lambda: self._exec_exit_code(exec_id),
@@ -354,7 +354,7 @@ class DockerEngine:
             except docker.errors.APIError as error:
                 if error.status_code != requests.codes.conflict:
                     raise
-                # Its auto-remove, or another caller, is at it: wait for that.
+                # Its auto-remove, or another caller, is removing it: wait for that.
                 with contextlib.suppress(docker.errors.NotFound):
                     self._api.wait(ident, condition="removed")
 
@@ -372,7 +372,7 @@ class DockerEngine:
 
 
 def _raw_socket(sock: Any) -> Any:
-    """The socket under docker-py's read-only SocketIO (issue 2255); TLS gives the socket itself."""
+    """The socket below docker-py's read-only SocketIO (docker-py issue 2255). With TLS, docker-py gives the socket."""
     return getattr(sock, "_sock", sock)
 
 

@@ -1,7 +1,7 @@
-"""A root file system as `docker save` writes an image: the only way to tell Docker of which machine it is.
+"""Write a root file system in the format of `docker save`: the only way to give Docker an image's architecture.
 
-`docker import --platform` of Docker 20.10 takes a platform and calls the image one of its own machine nevertheless;
-building on it then fails at the first COPY after a RUN.
+`docker import --platform` of Docker 20.10 accepts a platform, but records the host's architecture in the image. A build
+on that image then fails at the first COPY after a RUN.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PIECE: Final = 1 << 20
 
 
 def of_rootfs(tar: IO[bytes], ref: str, labels: Mapping[str, str], platform: str) -> Iterator[bytes]:
-    """The archive, piece by piece. `tar` is read twice, from its beginning."""
+    """Yield the archive in pieces. Reads `tar` twice, from its beginning."""
     digest = hashlib.sha256()
     size = 0
     tar.seek(0)

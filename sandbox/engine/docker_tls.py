@@ -1,4 +1,4 @@
-"""How docker-py comes to verify a Docker behind tcp://, and to be verified by it: as `tls` says, always."""
+"""TLS for docker-py: it and a Docker daemon behind tcp:// always verify each other, by the rules in `tls`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from sandbox.engine import tls
 
 
 def wanted() -> Any:
-    """What docker-py's client takes for `tls`; False where the environment asks for none."""
+    """The argument `tls` of docker-py's client; False when the environment asks for no TLS."""
     proof = tls.certificates()
     return False if proof is None else _Trust(proof)
 
 
 class _Trust(docker.tls.TLSConfig):  # type: ignore[misc] # docker has no types
-    """Certificates that nothing in the environment replaces."""
+    """Certificates that no environment variable replaces."""
 
     def __init__(self, proof: tls.Certificates) -> None:
         super().__init__(
@@ -29,12 +29,12 @@ class _Trust(docker.tls.TLSConfig):  # type: ignore[misc] # docker has no types
     def configure_client(self, client: Any) -> None:
         super().configure_client(client)
         client.mount("https://", _Adapter(self._context))
-        # requests has $REQUESTS_CA_BUNDLE go before a session's own authority, and every host it vouches for pass.
+        # With trust_env, requests prefers $REQUESTS_CA_BUNDLE to the session's authority, and accepts its hosts.
         client.trust_env = False
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """Connections by our own rules of trust and not by those of this version of Python or urllib3."""
+    """Connects with our own SSL context instead of the defaults of Python or urllib3."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context

@@ -1,4 +1,4 @@
-"""The stream of an exec or an attached container, the same on both engines once the connection is upgraded."""
+"""The stream of an exec or of an attached container: the same on both engines after the connection is upgraded."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sandbox.errors import EngineFailed
 _FRAME: Final = struct.Struct(">BxxxL")
 _STDERR: Final = 2
 _GONE: Final = (ConnectionResetError, TimeoutError, ssl.SSLZeroReturnError)
-"""The engine went away, or the container was removed, or its host cannot be reached any more: the end in every case.
-Also the end of a TLS connection when our direction was closed first."""
+"""Errors that end the stream: the engine ended, the container was removed, or the host is no longer reachable.
+SSLZeroReturnError also ends a TLS connection whose sending direction we closed first."""
 _KEPT_ERRORS: Final = 1 << 20
-"""Bytes of stderr that are kept, the newest: what crash prints is steered by the dump, so it is bounded."""
+"""Newest bytes of stderr that are kept. There is a limit because the dump decides what crash prints."""
 
 
 class ExecStream:
     """`sandbox.engine.Exec` over an upgraded HTTP connection.
 
-    Bytes are written to the socket but read through http.client's buffered reader: what arrived together with the
-    101 headers is in its buffer, and is lost to whoever reads the bare socket (docker-py 7.2.0, issue 3332, open).
+    Bytes are written to the socket but read through http.client's buffered reader. Its buffer holds the bytes that
+    arrived with the 101 headers; a read from the bare socket misses them (docker-py 7.2.0, issue 3332, open).
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ExecStream:
         exit_code: Callable[[], int],
         resize: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._response = response  # kept alive: the connection would be closed or reused with it
+        self._response = response  # a reference: without it the connection is closed or reused
         self._reader = response.raw._fp.fp  # noqa: SLF001 - see the class
         self._sock = sock
         self._tty = tty
@@ -48,7 +48,7 @@ class ExecStream:
         self._left = 0
         self._errors = bytearray()
         self.on_stderr: Callable[[bytes], None] | None = None
-        """Gets what comes on stderr as it comes."""
+        """Called with each piece of stderr when it arrives."""
         sock.settimeout(None)
         if sock.family in {socket.AF_INET, socket.AF_INET6}:
             _keep_alive(sock)
@@ -61,7 +61,7 @@ class ExecStream:
         self._sock.settimeout(0)
         try:
             return bool(self._reader.peek(1))
-        except ssl.SSLWantReadError:  # a part of a record, or nothing
+        except ssl.SSLWantReadError:  # part of a record, or no data
             return False
         finally:
             self._sock.settimeout(None)
@@ -104,15 +104,15 @@ class ExecStream:
         self._sock.sendall(data)
 
     def close_stdin(self) -> None:
-        with contextlib.suppress(OSError):  # already gone: the process has ended
+        with contextlib.suppress(OSError):  # the process has ended
             if isinstance(self._sock, ssl.SSLSocket):
                 self._close_notify()
             else:
                 self._sock.shutdown(socket.SHUT_WR)
 
     def _close_notify(self) -> None:
-        # TLS closes one direction by a message. Python says it and waits for the other side's; not waited for, what
-        # comes from there can still be read. SSLSocket.shutdown would forget the encryption.
+        # TLS closes one direction with a message. unwrap() sends it and waits for the peer's message; without the wait
+        # the peer's data can still be read. SSLSocket.shutdown() would drop the encryption.
         self._sock.settimeout(0)
         try:
             self._sock.unwrap()  # type: ignore[attr-defined] # an SSLSocket, see above
@@ -132,7 +132,7 @@ class ExecStream:
         return bytes(self._errors)
 
     def close(self) -> None:
-        # Several references hold the descriptor open; shutdown tells the peer whatever becomes of them.
+        # Other references keep the descriptor open; shutdown notifies the peer in spite of them.
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
@@ -150,7 +150,7 @@ class ExecStream:
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """Has a host that is gone without a word noticed within a minute, and not never."""
+    """Detect within a minute that the host disappeared. Without keepalive it is never detected."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in ((socket.TCP_KEEPIDLE, 15), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 3)):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -164,8 +164,10 @@ def run_attached(
     remove: Callable[[], None],
     on_stderr: Callable[[bytes], None] | None = None,
 ) -> Iterator[bytes]:
-    """What `Engine.run` does once the container is created. Attached before it starts, so that nothing is missed;
-    not read from the log, which is text on both engines and would damage binary output.
+    """Do the part of `Engine.run` that follows the creation of the container.
+
+    Attach before the start, so that no output is missed. The log is no substitute: both engines store it as text, which
+    damages binary output.
     """
     try:
         with attach() as stream:
@@ -188,7 +190,7 @@ def run_attached(
 
 
 def demultiplexed(data: bytes) -> bytes:
-    """The payload of `data`, frames of stdout and stderr, in the order they came."""
+    """The payload of `data`, which is frames of stdout and stderr, in order of arrival."""
     payload = bytearray()
     at = 0
     while at + _FRAME.size <= len(data):

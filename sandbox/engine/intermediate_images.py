@@ -1,4 +1,4 @@
-"""The images that a build makes on its way, one for each step: a failed build leaves them behind without a name."""
+"""The images that a build makes for each of its steps. A failed build leaves them behind, untagged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from sandbox.engine.protocol import Engine
 
 _SAID: Final = re.compile(r" ?-{2,3}> (?:Using cache )?([0-9a-f]{11,64})")
-"""Docker: " ---> 0123456789ab", the first of them being what FROM names. Podman: "--> 0123456789a", of steps only."""
+"""Docker: " ---> 0123456789ab"; the first is the image that FROM names. Podman: "--> 0123456789a", only of steps."""
 
 
 def noted(lines: Iterable[str], seen: list[str]) -> Iterator[str]:
-    """The lines of a build, and on the way, in `seen`, the images that it says it made or took from its cache."""
+    """Yield the lines of a build, and append to `seen` the images that it made or took from its cache."""
     for line in lines:
         if found := _SAID.fullmatch(line):
             seen.append(found[1])
@@ -24,7 +24,7 @@ def noted(lines: Iterable[str], seen: list[str]) -> Iterator[str]:
 
 
 def remove(made: Sequence[str], engine: Engine) -> None:
-    """Removes what a failed build left, down to what is somebody's: has a name, or an image that stands on it."""
+    """Remove the intermediate images of a failed build, newest first. Stop at the first one with a tag or children."""
     for ident in reversed(made):
         image = engine.image(ident)
         if image is not None and image.tags:

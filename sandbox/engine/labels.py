@@ -1,6 +1,6 @@
-"""The labels that vmbox puts on containers and images, and finds them by.
+"""The labels by which vmbox finds its containers and images.
 
-Their names outlive a version of vmbox: they are never changed.
+These names never change: containers and images of older versions carry them.
 """
 
 from __future__ import annotations
@@ -8,24 +8,24 @@ from __future__ import annotations
 from typing import Final
 
 RUN: Final = "vmbox.run"
-"""On every container of `Engine.run`: the process it runs for."""
+"""On every container of `Engine.run`: the process that started it."""
 
 CASE: Final = "vmbox.case"
 """On every case container: the case's id."""
 DUMP: Final = "vmbox.dump"
-"""The dump's path. For people who look at their containers, as the next one."""
+"""The dump's path. This label and the next one are for people who list their containers."""
 RELEASE: Final = "vmbox.release"
 USER: Final = "vmbox.user"
 """Number of the user who opened the case."""
 DIRECTORY: Final = "vmbox.directory"
 """The case's runtime directory."""
 HOST: Final = "vmbox.host"
-"""Name of the host that opened the case: only there can be told whether it is still in use."""
+"""Name of the host that opened the case. Only that host can find out whether the case is still in use."""
 
 IMAGE: Final = "vmbox.image"
-"""On every image that vmbox makes: the profile's name, `KERNEL_IMAGE`, or what else it is."""
+"""On every image that vmbox makes: the profile's name, `KERNEL_IMAGE`, or another kind of image."""
 KERNEL_IMAGE: Final = "kernel"
-"""Value of `IMAGE` on self-contained images, which carry the labels below as well."""
+"""Value of `IMAGE` on self-contained images, which also have the labels below."""
 PROFILE: Final = "vmbox.profile"
 KERNEL_RELEASE: Final = "vmbox.kernel.release"
 KERNEL_VERSION: Final = "vmbox.kernel.version"

@@ -1,4 +1,4 @@
-"""What engines say, turned into lines and errors. Both send the same JSON events."""
+"""Turn messages of an engine into lines and errors. Both engines send the same JSON events."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from sandbox.errors import (
 from sandbox.host import checks
 
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
-"""Docker's classic builder paints stderr red."""
+"""Docker's classic builder prints stderr in red."""
 NO_DETACH: Final = "ctrl-^,ctrl-@,ctrl-^,ctrl-@"
-"""Keys that detach a client from an exec: both engines insist on some, and hold back the first until the next is typed.
-By default it is Ctrl-P, which is the line before in every prompt; Podman looks for it in piped input, too.
+"""Keys that detach a client from an exec. Both engines require some, and delay the first key until the next is typed.
+The default begins with Ctrl-P, which is "previous line" at every prompt. Podman also looks for the keys in piped input.
 """
 _PROXIES: Final = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 
 
 def proxies() -> dict[str, str]:
-    """The caller's proxy settings, for builds and fetch containers. Predeclared build arguments on both engines."""
+    """The caller's proxy settings, for builds and fetch containers. Both engines predeclare these build arguments."""
     names = [name for lower in _PROXIES for name in (lower, lower.upper())]
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 _REMEDIES: Final = {
-    # crun 1.8 starts nothing on a host with both kinds of cgroups; vmbox takes runc there, where it is installed.
+    # crun 1.8 starts no container on a host with both cgroup versions; there vmbox uses runc if it is installed.
     "cgroups in hybrid mode not supported": checks.HYBRID_CGROUPS_FIX,
 }
-"""What mends a host whose engine says this."""
+"""Error text of an engine: the command that fixes the host."""
 
 
 def remedy(said: str) -> str | None:
-    """The command that mends what the engine complains of, where it is known."""
+    """The command that fixes the error in `said`, if known."""
     return next((hint for words, hint in _REMEDIES.items() if words in said), None)
 
 
@@ -51,7 +51,7 @@ _NO_PATH: Final = re.compile(r"does not exist|no such file|not a directory")
 
 
 def fail(what: str, said: str) -> NoReturn:
-    """Raises the engine's answer `said` to `what` as one line, the whole of it as detail."""
+    """Raise an error with one line: `what`, and the first line of the engine's answer `said`. The rest is detail."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
     if "no space left on device" in said.lower():
         raise NoSpace(
@@ -68,7 +68,7 @@ def fail(what: str, said: str) -> NoReturn:
 
 
 def label_filters(labels: Mapping[str, str]) -> list[str]:
-    """`labels` in the form filters take; an empty value matches any."""
+    """`labels` in the syntax of filters; an empty value matches any."""
     return [f"{key}={value}" if value else key for key, value in labels.items()]
 
 
@@ -78,7 +78,7 @@ def carries(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
 
 
 def build_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
-    """Lines of a build's output. Failure is an event on both engines, under status 200."""
+    """Yield lines of a build's output. On both engines a failure is an event in an answer with status 200."""
     last: deque[str] = deque(maxlen=20)
     rest = ""
     for event in events:
@@ -100,7 +100,7 @@ def build_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
 
 
 def pull_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
-    """Lines of a pull's progress."""
+    """Yield lines of a pull's progress."""
     for event in events:
         if error := event.get("error"):
             unavailable(ref, _message(event, error))
@@ -110,7 +110,7 @@ def pull_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
 
 
 def push_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
-    """Lines of a push's progress; failure is an event here, too."""
+    """Yield lines of a push's progress. Here also a failure is an event."""
     for event in events:
         if error := event.get("error"):
             fail(f"{ref} cannot be pushed", _message(event, error))
@@ -120,23 +120,23 @@ def push_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
 
 
 def on_loopback(ref: str) -> bool:
-    """Whether a reference is of a registry on this host, where Docker does without TLS by itself."""
+    """Whether a reference is of a registry on this host, for which Docker by default needs no TLS."""
     host = ref.partition("/")[0].rpartition(":")[0]
     return host == "localhost" or host.startswith("127.") or host == "[::1]"
 
 
 _REFUSED: Final = re.compile(r"unauthorized|authentication required|no basic auth|access denied", re.IGNORECASE)
-"""A registry that wants to know who asks, in the words of both engines."""
+"""How both engines say that a registry requires a login."""
 
 _NOT_IN_REGISTRY: Final = re.compile(r"unknown(?! (?:certificate )?authority)|not found")
 """A registry that has no such image: "manifest unknown", "name unknown", "manifest for … not found"."""
 
 MACHINES: Final = {"amd64": "x86_64", "arm64": "aarch64"}
-"""uname -m of the names that engines use; others are the same."""
+"""Engines' names of architectures: the output of uname -m. Other names are the same in both."""
 
 
 def unavailable(ref: str, said: str) -> NoReturn:
-    """Raises that image `ref` cannot be had, for the reason the engine gave."""
+    """Raise that image `ref` cannot be pulled, with the engine's reason."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no reason given"]
     host = ref.partition("/")[0]
     refused = _REFUSED.search(said) is not None

@@ -1,4 +1,4 @@
-"""The engines there are, by the names that users give."""
+"""The engines, by the names that users give."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class EngineName(StrEnum):
-    """An engine with an adapter of its own, in the order in which all of them are looked at."""
+    """The engines, in the order in which they are tried."""
 
     PODMAN = "podman"
     DOCKER = "docker"

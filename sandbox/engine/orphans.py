@@ -1,6 +1,6 @@
-"""Whose a container is that ends with the call that started it, so that nobody's can be told and removed.
+"""Label a container of `Engine.run` with its owner, to find and remove containers whose owner is gone.
 
-A vmbox that is killed cannot remove what it runs, and an engine does not know that its client is gone.
+A vmbox that is killed cannot remove its containers, and an engine does not know that its client is gone.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ def with_owner_label(spec: ContainerSpec) -> ContainerSpec:
 
 
 def orphans(engine: Engine) -> Iterator[Container]:
-    """Containers of `Engine.run` whose vmbox is gone. Those of other hosts, and of other process namespaces, where
-    nothing can be known from here, are left out.
+    """Yield containers of `Engine.run` whose vmbox is gone.
+
+    Leaves out containers of other hosts and process namespaces: their processes are not visible from here.
     """
     for container in engine.containers({labels.RUN: ""}):
         boot, namespace, pid, started = (container.labels[labels.RUN].split(".") + [""] * 4)[:4]
         if not pid.isdigit():
             continue
         ended = boot == _boot() and namespace == _namespace() and started != _started(int(pid))
-        # This host before it was booted, or another host: only an engine of our own tells which.
+        # Another boot id is an earlier boot of this host, or another host. A local engine excludes the latter.
         if ended or (boot != _boot() and engine.info().local):
             yield container
 
@@ -49,7 +50,7 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str:
-    """Ticks since boot when a process began; "" when there is none. Numbers are given again, this with them is not."""
+    """Start of a process in ticks since boot; "" if there is none. Pids are reused, but not with the same start."""
     try:
         # The name, in parentheses, may contain anything.
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]

@@ -1,7 +1,8 @@
-"""Podman, by podman-py. Sole importer of `podman`. Seen with podman-py 5.8.0 against Podman 4.3.
+"""Podman, through podman-py. The only importer of `podman`. Tried with podman-py 5.8.0 and Podman 4.3.
 
-What podman-py gets wrong or lacks goes through its session by hand: create (see `podman_spec`), build (no progress),
-exec and attach (stdin hangs, no TTY size, no exit code; issue 421), remove (waits ten seconds for SIGTERM).
+Calls that podman-py gets wrong or lacks are made by hand on its session: create (see `podman_spec`), build (no
+progress), exec and attach (stdin hangs, no TTY size, no exit code; podman-py issue 421), remove (waits ten seconds for
+SIGTERM).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class PodmanEngine:
         try:
             yield
         except podman.errors.APIError as error:
-            # Over a dead socket podman-py raises the same class, with the reason chained and no response.
+            # For a dead socket podman-py raises the same class, without response; the reason is the chained error.
             said = error.explanation or error.__cause__ or error
             messages.fail(f"Podman cannot {what}", str(said))
         except (podman.errors.PodmanError, requests.RequestException, OSError) as error:
@@ -66,7 +67,7 @@ class PodmanEngine:
                 endpoint=self._endpoint,
                 rootless=rootless,
                 arch=messages.MACHINES.get(host["arch"], host["arch"]),
-                # Rootless cgroups need v2 and delegation; on v1 limits are refused or silently dropped.
+                # Rootless cgroups need v2 and delegation; on v1 Podman refuses limits or silently drops them.
                 limits=not rootless or {"memory", "pids"} <= set(host.get("cgroupControllers") or ()),
                 memory=host["memTotal"],
                 cpus=host["cpus"],
@@ -76,7 +77,7 @@ class PodmanEngine:
         return self._info
 
     def uses_vfs(self) -> bool:
-        """Whether its storage copies every layer in full, for want of overlay (driver vfs)."""
+        """Whether its storage copies every layer in full because it has no overlay (driver vfs)."""
         with self._translating_errors("describe itself"):
             return bool(self._client.info()["store"]["graphDriverName"] == "vfs")
 
@@ -131,7 +132,7 @@ class PodmanEngine:
             self._translating_errors(f"push {ref}"),
             contextlib.closing(self._call("post", path, params=params, stream=True)) as answer,
         ):
-            # Podman 4.3 answers with one object when all is done, later ones with events.
+            # Podman 4.3 answers with one object at the end, later versions with events.
             events = (json.loads(line) for line in answer.iter_lines(chunk_size=1) if line)
             yield from messages.push_lines(events, ref)
 
@@ -230,7 +231,7 @@ class PodmanEngine:
                 self._call("delete", path)
 
     def _remove_working_containers(self, ref: str) -> bool:
-        """Removes what abandoned builds left on image `ref`: Podman 4.3 forgets them, and they keep it in use."""
+        """Remove containers of abandoned builds from image `ref`: Podman 4.3 leaves them, and they keep it in use."""
         image = self.image(ref)
         known = self._call("get", "/containers/json", params={"all": True, "external": True}).json()
         left = [one["Id"] for one in known if one["State"] == "storage" and image and one["ImageID"] == image.id]
@@ -253,7 +254,7 @@ class PodmanEngine:
         except BaseException:
             self.remove(ident)
             raise
-        # Not looked at again: one that ends at once with auto_remove would be gone.
+        # A container that ends at once may already be removed (auto_remove): that is not an error.
         return self.container(ident) or Container(id=ident, name=spec.name or ident, running=False, labels=spec.labels)
 
     def _start(self, ident: str, spec: ContainerSpec) -> None:
@@ -272,7 +273,7 @@ class PodmanEngine:
 
     def _attach(self, ident: str, spec: ContainerSpec) -> ExecStream:
         with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
-            self._call("post", f"/containers/{ident}/init")  # what is not initialized cannot be attached to
+            self._call("post", f"/containers/{ident}/init")  # attach needs an initialized container
             answer = self._call(
                 "post",
                 f"/containers/{ident}/attach",
@@ -287,7 +288,7 @@ class PodmanEngine:
             try:
                 found = self._call("get", f"/containers/{urllib.parse.quote(ident, safe='')}/json").json()
             except podman.errors.APIError as error:
-                # Podman 4.3 answers 500 for one that goes while it is looked at.
+                # Podman 4.3 answers 500 for a container that disappears while it is inspected.
                 if isinstance(error, podman.errors.NotFound) or "no such container" in str(error.explanation):
                     return None
                 raise
@@ -302,7 +303,7 @@ class PodmanEngine:
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         with self._translating_errors("list containers"):
-            # A list, not a mapping: podman-py makes one string of a mapping's lists, which matches nothing (issue 542).
+            # A list: podman-py turns a mapping's lists into one string, which matches nothing (podman-py issue 542).
             found = self._client.containers.list(
                 all=True, sparse=True, filters=[f"label={one}" for one in messages.label_filters(labels)]
             )

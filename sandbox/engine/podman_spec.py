@@ -1,6 +1,6 @@
-"""What Podman is told of a container to create: its SpecGenerator, as JSON has it (pkg/specgen in its source).
+"""The JSON that describes a container to Podman: its SpecGenerator (pkg/specgen in Podman's source).
 
-podman-py does not write it: its tmpfs cannot be noexec, and it sends security options as SELinux options.
+podman-py is not used for it: its tmpfs cannot be noexec, and it sends security options as SELinux options.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from sandbox.engine import messages
 from sandbox.engine.protocol import ContainerSpec, EngineInfo
 
 _LOG_LIMIT: Final = 8 << 20
-"""Bytes. What PID 1 prints is steered by the dump and must not fill the host's disk."""
+"""Bytes. The dump decides what PID 1 prints, which must not fill the host's disk."""
 _CPU_PERIOD: Final = 100_000
 """Microseconds; the kernel's default."""
 _RUNTIME_ADDRESSES: Final = 4 << 30
-"""Bytes of address space that runc needs to start anything: with less it fails to set up seccomp."""
+"""Bytes of address space that runc needs to start: with less it fails to set up seccomp."""
 
 
 def of(spec: ContainerSpec, info: EngineInfo, *, auto_remove: bool) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def of(spec: ContainerSpec, info: EngineInfo, *, auto_remove: bool) -> dict[str,
         "netns": {"nsmode": spec.network},
         "remove": auto_remove,
         "systemd": "false",
-        "httpproxy": False,  # the service's own; they can hold a password
+        "httpproxy": False,  # would pass on the service's own proxies, which can contain a password
         "selinux_opts": ["disable"],
         "log_configuration": {"driver": "k8s-file", "size": _LOG_LIMIT},
         "mounts": [
@@ -60,7 +60,7 @@ def of(spec: ContainerSpec, info: EngineInfo, *, auto_remove: bool) -> dict[str,
         payload["user"] = f"{os.getuid()}:{os.getgid()}"
         payload["groups"] = [str(group) for group in os.getgroups()]
     elif spec.as_caller:
-        # Dumps are often readable by a group only. crun keeps the caller's groups; runc knows no such thing.
+        # Often only a group may read a dump. crun keeps the caller's groups; runc cannot.
         payload["annotations"] = {"run.oci.keep_original_groups": "1"}
     if spec.hardened:
         payload |= {
@@ -75,7 +75,7 @@ def of(spec: ContainerSpec, info: EngineInfo, *, auto_remove: bool) -> dict[str,
             "cpu": {"quota": int(spec.cpus * _CPU_PERIOD), "period": _CPU_PERIOD} if spec.cpus else None,
         }
     elif spec.memory:
-        # The runtime itself starts under this limit, and Go reserves far more addresses than it uses.
+        # The runtime itself starts under this limit, and Go reserves many more addresses than it uses.
         addresses = max(spec.memory, _RUNTIME_ADDRESSES)
         payload["r_limits"] = [{"type": "AS", "soft": addresses, "hard": addresses}]
     return _without_none(payload)

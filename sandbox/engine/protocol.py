@@ -1,8 +1,4 @@
-"""What vmbox needs of a container engine, and nothing that only one of them has.
-
-The adapters in `docker.py` and `podman.py` are the only importers of the engine libraries; every difference between
-the engines stays inside them. Nothing outside this package asks which engine it talks to.
-"""
+"""The protocol `Engine`: what vmbox uses of a container engine. It contains nothing that only one engine has."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from sandbox.model import REMOTE_SCHEMES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bind:
-    """A host file or directory in the container. Never relabelled: relabelling writes to the evidence."""
+    """A host file or directory in the container. Never relabelled, because relabelling writes to the evidence."""
 
     source: Path
     target: str
@@ -36,7 +32,7 @@ class Tmpfs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """A container to start. `hardened` is what a case runs with; unhardened is for containers that never see a dump."""
+    """A container to start. A case is always `hardened`; containers that never see a dump need not be."""
 
     image: str
     argv: Sequence[str]
@@ -47,22 +43,22 @@ class ContainerSpec:
     tmpfs: Sequence[Tmpfs] = ()
     workdir: str | None = None
     network: Literal["none", "host"] = "none"
-    """host: the fetch zone. It needs no bridge, works rootless without a tun device, and sees the host's resolver."""
+    """host: the fetch zone. It needs no bridge, works rootless without a tun device, and uses the host's resolver."""
     hardened: bool = True
     """Read-only root, no capabilities, no new privileges, default seccomp, SELinux label=disable for the binds."""
     as_caller: bool = True
-    """Files the caller can read can be read, files it creates belong to the caller: the caller's uid:gid on an engine
-    that runs as root, the container's root (which is the caller) on a rootless one."""
+    """Run as the caller: the container reads the files that the caller can read, and its files belong to the caller.
+    That is the caller's uid:gid on a rootful engine, the container's root (which is the caller) on a rootless one."""
     memory: int | None = None
-    """Bytes, swap included. Where the engine cannot limit a container (rootless on cgroup v1, `EngineInfo.limits`
-    false) each process has this as its limit of address space, and the next two are ignored."""
+    """Bytes, including swap. If the engine cannot limit a container (rootless on cgroup v1, `EngineInfo.limits` is
+    false), this limits the address space of each process, and `pids` and `cpus` are ignored."""
     pids: int | None = None
     cpus: float | None = None
-    """How many may be kept busy, e.g. 1.5."""
+    """Number of CPUs it may use, e.g. 1.5."""
     platform: str | None = None
-    """As engines write it, e.g. linux/arm64; None is the engine's own."""
+    """In the engines' form, e.g. linux/arm64; None is the engine's own."""
     auto_remove: bool = True
-    """False: it stays when it ends. The engines' contract looks at the log and exit status of such."""
+    """False keeps the container after its end. The contract tests need its log and exit status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +67,15 @@ class EngineInfo:
     """docker or podman."""
     version: str
     endpoint: str
-    """What `connect` takes to reach it again: a URL, e.g. unix:///run/docker.sock, or "podman" for the private
+    """Argument with which `connect` reaches it again: a URL, e.g. unix:///run/docker.sock, or "podman" for the private
     service, whose socket does not outlive this process."""
     rootless: bool
     arch: str
     """As uname -m prints it."""
     limits: bool
-    """Whether memory, pids and CPU limits hold for a container. Where not, memory is limited for each process."""
+    """Whether it can limit a container's memory, pids and CPUs. If not, memory is limited for each process."""
     memory: int
-    """Bytes the engine's host has."""
+    """Bytes of memory of the engine's host."""
     cpus: int
     """Of the engine's host."""
     local: bool
@@ -87,7 +83,7 @@ class EngineInfo:
 
     @property
     def remote(self) -> bool:
-        """Whether it was reached over the network: paths are those of its host, and there are no FIFOs to share."""
+        """Whether it is reached over the network: then paths are those of its host, and FIFOs cannot be shared."""
         return self.endpoint.startswith(REMOTE_SCHEMES)
 
 
@@ -99,9 +95,9 @@ class Image:
     size: int
     """Bytes."""
     arch: str = ""
-    """As uname -m prints it. Known from `image`; not from `images`."""
+    """As uname -m prints it. Set by `image`, not by `images`."""
     built: float = 0.0
-    """Seconds since the epoch. Known from `images`; not from `image`."""
+    """Seconds since the epoch. Set by `images`, not by `image`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +107,13 @@ class Container:
     running: bool
     labels: Mapping[str, str]
     exit_code: int | None = None
-    """Known from `container`; not from `containers`."""
+    """Set by `container`, not by `containers`."""
 
 
 class Exec(Protocol):
-    """A process started in a running container, with its streams in our hands.
+    """A process started in a running container, connected to its streams.
 
-    Without a TTY, `read` returns stdout and `errors` collects stderr; with one, all output comes from `read`.
+    Without a TTY, `read` returns stdout and `errors` collects stderr; with a TTY, `read` returns all output.
     """
 
     def fileno(self) -> int:
@@ -126,7 +122,7 @@ class Exec(Protocol):
     def pending(self) -> bool: ...
 
     def read(self, size: int = 65536) -> bytes:
-        """Some bytes, as soon as there are any; b"" at the end."""
+        """Return the next bytes as soon as there are any; b"" at the end."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -135,7 +131,7 @@ class Exec(Protocol):
     def resize(self, *, rows: int, columns: int) -> None: ...
 
     def exit_code(self) -> int:
-        """After the end of the output. Waits for the process if it has to."""
+        """Wait for the process and return its exit code. Call it after the end of the output."""
 
     @property
     def errors(self) -> bytes: ...
@@ -150,7 +146,7 @@ class Exec(Protocol):
 
 
 class Engine(Protocol):
-    """One reachable engine. Methods raise `EngineFailed` for whatever the engine refuses, in one line."""
+    """One reachable engine. A method that the engine refuses raises `EngineFailed` with one line."""
 
     def info(self) -> EngineInfo: ...
 
@@ -159,29 +155,30 @@ class Engine(Protocol):
     def image(self, ref: str) -> Image | None: ...
 
     def images(self, labels: Mapping[str, str]) -> list[Image]:
-        """Those that carry all of `labels`; an empty value matches any."""
+        """List the images with all of `labels`; an empty value matches any."""
 
     def pull(self, ref: str, *, platform: str | None = None) -> Iterator[str]:
-        """Lines of progress. Raises `BaseImageUnavailable` when the image cannot be had, of which `ImageNotInRegistry`
-        is the registry's own answer.
+        """Pull an image and yield lines of progress.
+
+        Raises `BaseImageUnavailable` if that fails, or `ImageNotInRegistry` if the registry does not have the image.
         """
 
     def push(self, ref: str) -> Iterator[str]:
-        """Sends image `ref` to the registry that it is named after, with the engine's own credentials; its lines."""
+        """Push image `ref` to the registry in its name, with the engine's credentials, and yield lines of progress."""
 
     def tag(self, ref: str, name: str) -> None:
-        """Gives image `ref` a second name."""
+        """Give image `ref` a second name."""
 
     def save(self, ref: str) -> Iterator[bytes]:
-        """The image as an archive (docker-archive) that every engine loads, in pieces."""
+        """Yield the image as an archive (docker-archive) in pieces. Every engine can load it."""
 
     def load(self, archive: Path | IO[bytes]) -> list[str]:
-        """Takes the images of an archive in, and returns their names."""
+        """Load the images of an archive, and return their names."""
 
     def import_rootfs(
         self, tar: Path | IO[bytes], ref: str, labels: Mapping[str, str], *, platform: str | None = None
     ) -> None:
-        """Makes image `ref` of a root file system's tar."""
+        """Make image `ref` of the tar of a root file system."""
 
     def build(
         self,
@@ -192,32 +189,36 @@ class Engine(Protocol):
         args: Mapping[str, str] | None = None,
         platform: str | None = None,
     ) -> Iterator[str]:
-        """Builds the tar `context`, Containerfile at its root, with the host's network, and yields lines of output.
+        """Build the tar `context`, which has a Containerfile at its root, and yield lines of output.
 
-        Raises `ImageBuildFailed` with the last 20 lines. A failed build leaves nothing behind. An abandoned one is
-        stopped; on Podman (4.3) only when the command it is at has ended, or when the private service ends.
+        The build uses the host's network. Raises `ImageBuildFailed` with the last 20 lines. A failed build leaves
+        nothing behind. An abandoned build is stopped; Podman 4.3 stops it only when its current command ends, or when
+        the private service ends.
         """
 
     def remove_image(self, ref: str) -> None:
-        """No error when it is not there."""
+        """Remove an image. It is no error if there is none."""
 
     # Containers
 
     def start(self, spec: ContainerSpec) -> Container:
-        """Raises `PathNotFound` where a path to be mounted is not there, `AccessDenied` where the engine may not."""
+        """Start a container.
+
+        Raises `PathNotFound` if a path to mount does not exist, `AccessDenied` if the engine has no access to it.
+        """
 
     def run(self, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
-        """Starts, yields stdout in pieces as it comes, removes. `on_stderr` gets stderr as it comes.
+        """Start a container, yield its stdout in pieces as they arrive, and remove it.
 
-        Raises `EngineFailed` with the last lines of stderr (and exit status) when the process fails. The container is
-        removed also when the iterator is closed early.
+        `on_stderr` receives stderr as it arrives. Raises `EngineFailed` with the exit status and the last lines of
+        stderr if the process fails. The container is also removed when the iterator is closed early.
         """
 
     def container(self, ident: str) -> Container | None:
-        """By id or name."""
+        """Find a container by id or name."""
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        """Running and stopped ones that carry all of `labels`; an empty value matches any."""
+        """List running and stopped containers with all of `labels`; an empty value matches any."""
 
     def exec(
         self,
@@ -234,10 +235,10 @@ class Engine(Protocol):
     def wait(self, ident: str) -> int: ...
 
     def remove(self, ident: str) -> None:
-        """Kills and removes; no error when it is not there."""
+        """Kill and remove a container. It is no error if there is none."""
 
     def obstacles(self) -> Iterator[tuple[str, str]]:
-        """What keeps cases from running, or from their limits: a line each, and what to do about it."""
+        """Yield what prevents cases from running or limits from working: one line each, and its fix."""
 
     def close(self) -> None:
-        """Frees the connection, and ends a service this process started for it."""
+        """Close the connection, and end a service that this process started for it."""

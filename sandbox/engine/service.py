@@ -1,4 +1,4 @@
-"""Processes vmbox starts to reach an engine: a private Podman service, an ssh tunnel. They end with vmbox."""
+"""Processes that vmbox starts to reach an engine: a private Podman service, an ssh tunnel. They end with vmbox."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sandbox.host import checks, paths
 from sandbox.host.files import write_atomically
 
 _STARTUP: Final = 30.0
-"""Seconds a service may take to answer. The first start of rootless Podman makes its storage."""
+"""Seconds that a service may take to answer. The first start of rootless Podman creates its storage."""
 _LONGEST_SOCKET: Final = 100
 """Bytes; sun_path holds 108."""
 _LONGEST_RUNROOT: Final = 50
-"""Characters Podman allows."""
+"""Characters that Podman allows."""
 
 _SUPERVISOR: Final = """
 exec 3<&0 </dev/null
@@ -44,42 +44,42 @@ exec 3<&-
 shift 2
 exec "$@"
 """
-"""Becomes the service. A subshell waits at a pipe whose other end is held by vmbox alone: however vmbox ends, kill -9
-included, the kernel closes it, and the service's process group is told to go. The subshell belongs to the group, so
-that its number cannot be given to another before that. (PR_SET_PDEATHSIG acts on the end of the thread that started the
-child. And the group it must be: rootless Podman runs itself again in its user namespace, and Podman 4.3 does not always
-pass a signal on to that process.)"""
+"""A shell that becomes the service. Its subshell reads from a pipe whose other end only vmbox holds. When vmbox ends,
+even by kill -9, the kernel closes that end, and the subshell kills the service's process group. The subshell is in that
+group, so the group's id is not reused before then. The whole group is killed because rootless Podman runs itself again
+in its user namespace, and Podman 4.3 does not always pass a signal on to that process. PR_SET_PDEATHSIG is no
+substitute: it acts when the thread that started the child ends."""
 
 _count = itertools.count()
 
 
 class Service:
-    """A process that serves a socket of its own."""
+    """A process with a socket of its own."""
 
     def __init__(
         self, argv: Sequence[str], socket: Path, *, env: Mapping[str, str] | None = None, prefix: Sequence[str] = ()
     ) -> None:
-        """`prefix` is a command that runs all of it as another user, e.g. sudo: only they may end the service."""
+        """Start it. `prefix` is a command that runs it as another user, e.g. sudo; only that user may end it."""
         self.socket = socket
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the service
         self._name = Path(argv[0]).name
         read_end, self._leash = os.pipe()
         try:
-            # A session of its own: Ctrl-C in the terminal is for vmbox, which still has containers to remove.
+            # Its own session, so that Ctrl-C ends only vmbox, which still needs the service to remove containers.
             self._process = subprocess.Popen(
                 [*prefix, "/bin/sh", "-c", _SUPERVISOR, "vmbox-service", str(socket), self._name, *argv],
                 stdin=read_end,
                 stdout=self._log,
                 stderr=self._log,
                 env={**os.environ, **(env or {})},
-                cwd="/",  # `prefix`'s user may not be able to enter this one
+                cwd="/",  # the user of `prefix` may have no access to this directory
                 start_new_session=True,
             )
         finally:
             os.close(read_end)
 
     def wait_until_up(self) -> None:
-        """Returns when the socket accepts connections. Raises `EngineFailed` with what the service printed."""
+        """Wait until the socket accepts connections. Raises `EngineFailed` with the service's output."""
         from sandbox.engine.service import reachable
 
         deadline = time.monotonic() + _STARTUP
@@ -108,7 +108,7 @@ class Service:
 
 
 def private_socket(kind: str) -> Path:
-    """A path for a service's socket, in the runtime directory unless that is too deep for a socket."""
+    """A path for a service's socket: in the runtime directory, or in /tmp if that path is too long for a socket."""
     name = f"{kind}-{os.getpid()}-{next(_count)}.sock"
     path = paths.runtime_dir() / name
     if len(os.fsencode(path)) > _LONGEST_SOCKET:
@@ -118,13 +118,13 @@ def private_socket(kind: str) -> Path:
 
 
 def start_podman(*, own_storage: bool = False) -> Service:
-    """A private `podman system service` of the calling user. Raises `EngineNotFound` where there is no podman."""
+    """Start a private `podman system service` as the calling user. Raises `EngineNotFound` if podman is missing."""
     podman = shutil.which("podman")
     if not podman:
         raise EngineNotFound("no podman command was found")
     socket = private_socket("podman")
     storage = _own_storage() if own_storage or _own_storage_root().exists() else []
-    # --time 0: idle for as long as a download takes. The leash ends it.
+    # --time 0: it may be idle during a long download. The pipe of `Service` ends it.
     argv = [podman, *storage, "system", "service", "--time", "0", f"unix://{socket}"]
     service = Service(argv, socket, env=_podman_environment())
     service.wait_until_up()
@@ -132,13 +132,13 @@ def start_podman(*, own_storage: bool = False) -> Service:
 
 
 def start_tunnel(target: str, port: int | None, remote_socket: str) -> Service:
-    """An ssh that forwards a local socket to `remote_socket` on `target` (user@host)."""
+    """Start an ssh that forwards a local socket to `remote_socket` on `target` (user@host)."""
     ssh = shutil.which("ssh")
     if not ssh:
         raise EngineNotFound("no ssh command was found", hint="apt-get install openssh-client")
     socket = private_socket("ssh")
     argv = [ssh, "-nNT", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes", "-o", "ControlPath=none"]
-    # A host that is gone without a word is noticed within a minute.
+    # Detect within a minute that the host disappeared.
     argv += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3"]
     argv += ["-p", str(port)] if port else []
     service = Service([*argv, "-L", f"{socket}:{remote_socket}", "--", target], socket)
@@ -147,10 +147,10 @@ def start_tunnel(target: str, port: int | None, remote_socket: str) -> Service:
 
 
 def _podman_environment() -> dict[str, str]:
-    """CONTAINERS_CONF where Podman's defaults cannot start a container; empty where they can, or the user set one.
+    """CONTAINERS_CONF if Podman's defaults cannot start a container; empty if they can, or if the user set it.
 
-    The file keeps its name and is never removed: containers outlive the service, and the clean-up that Podman runs
-    when one ends reads it again.
+    The file keeps its name and is never removed: containers outlive the service, and Podman's clean-up after a
+    container reads the file again.
     """
     text = containers_conf(rootless=os.geteuid() != 0)
     if not text or "CONTAINERS_CONF" in os.environ:
@@ -161,23 +161,23 @@ def _podman_environment() -> dict[str, str]:
 
 
 def containers_conf(*, rootless: bool) -> str:
-    """The settings Podman needs on a host it does not expect; empty on one it does."""
+    """The settings that Podman needs on this host; empty if its defaults work."""
     containers, engine = [], []
     if checks.hybrid_cgroups() and checks.program("runc"):
         engine.append('runtime = "runc"')  # crun 1.8: "cgroups in hybrid mode not supported"
     if not Path("/run/systemd/system").is_dir():
-        engine.append('cgroup_manager = "cgroupfs"')  # the default asks systemd, over D-Bus
+        engine.append('cgroup_manager = "cgroupfs"')  # the default needs systemd
     if not rootless and not _has_sys_resource():
-        # Rootful Podman raises these to the kernel's maximum: "setrlimit … Operation not permitted" without the right.
+        # Rootful Podman raises these to the kernel's maximum, else "setrlimit … Operation not permitted".
         limits = {"nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1]}
-        # The service lowers its own to pid_max (Podman 4.3), and cannot give back more than that.
+        # The service lowers its own limit to pid_max (Podman 4.3), and cannot raise it again.
         pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
         processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
         limits["nproc"] = pid_max if processes == resource.RLIM_INFINITY else min(pid_max, processes)
         containers.append(f"default_ulimits = {json.dumps([f'{name}={hard}:{hard}' for name, hard in limits.items()])}")
     if not containers and not engine:
         return ""
-    engine.append("exit_command_delay = 10")  # seconds; each exec leaves two conmon processes for so long, else 300
+    engine.append("exit_command_delay = 10")  # seconds that each exec leaves two conmon processes; default 300
     return "\n".join(["[containers]", *containers, "[engine]", *engine, ""])
 
 
@@ -196,11 +196,11 @@ def _own_storage_root() -> Path:
 def _own_storage() -> list[str]:
     """Options for storage with overlay, for users whose Podman would copy every layer in full (vfs).
 
-    Options, not storage.conf: Podman's database, once made, overrides the file and keeps a user at vfs for good.
+    storage.conf does not help: once Podman has made its database, that overrides the file, and the user stays at vfs.
     """
     root = _own_storage_root()
     root.mkdir(parents=True, exist_ok=True)
-    # Podman keeps to the run root its database was made with, so the first one is remembered.
+    # Podman uses only the run root with which its database was made, so the first one is stored.
     remembered = root / "runroot"
     if not remembered.exists():
         runroot = str(paths.runtime_dir() / "podman")
@@ -218,7 +218,7 @@ def _native_overlay() -> bool:
 
 
 def can_own_storage() -> bool:
-    """Whether storage with overlay would work where Podman chose vfs."""
+    """Whether storage with overlay would work although Podman chose vfs."""
     return _native_overlay() or (shutil.which("fuse-overlayfs") is not None and os.access("/dev/fuse", os.W_OK))
 
 

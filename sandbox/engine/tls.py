@@ -1,8 +1,8 @@
-"""What proves to an engine behind tcp:// who we are, and to us that it is the engine that was meant.
+"""Certificates for an engine behind tcp://: they identify us to the engine and the engine to us.
 
-The variables and files are those of the docker command: with $DOCKER_TLS_VERIFY or $DOCKER_CERT_PATH the connection is
-TLS, by ca.pem, cert.pem and key.pem of $DOCKER_CERT_PATH or ~/.docker. The other side is always verified: a case holds
-a customer's memory.
+The variables and files are those of the docker command. With $DOCKER_TLS_VERIFY or $DOCKER_CERT_PATH the connection is
+TLS, with ca.pem, cert.pem and key.pem of $DOCKER_CERT_PATH or ~/.docker. The engine is always verified, because a case
+contains a customer's memory.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class Certificates:
     key: Path
 
     def context(self) -> ssl.SSLContext:
-        """Raises `ConfigurationError` when the files are no certificates, or do not belong together."""
+        """Load the certificates. Raises `ConfigurationError` if they are invalid or do not match each other."""
         try:
             context = ssl.create_default_context(cafile=self.authority)
             context.load_cert_chain(self.certificate, self.key)
-            # Python 3.13 began to refuse authorities that do not say what their key is for; what Docker's own
-            # documentation has people make with openssl is one.
+            # Since 3.13 Python refuses authorities without a key usage. The authority that Docker's documentation
+            # makes with openssl has none.
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         except OSError as error:  # SSLError is one
             raise ConfigurationError(
@@ -40,7 +40,7 @@ class Certificates:
 
 
 def certificates() -> Certificates | None:
-    """What the environment asks for; None: no TLS. Raises `ConfigurationError` when a file is missing."""
+    """The certificates that the environment names; None: no TLS. Raises `ConfigurationError` if a file is missing."""
     given = os.environ.get("DOCKER_CERT_PATH")
     if not given and not os.environ.get("DOCKER_TLS_VERIFY"):
         return None

@@ -1,4 +1,4 @@
-"""Base images made from a distribution's packages, for sites with a package mirror and no registry."""
+"""Make base images from a distribution's packages, for sites with a package mirror and no registry."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sandbox.progress import Step
 
 
 def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | None = None) -> None:
-    """Writes the tar of a minimal root file system, of another architecture than the host's if asked.
+    """Write the tar of a minimal root file system, by default of the host's architecture.
 
     Raises `BaseImageUnavailable` or `NoSpace`.
     """
@@ -33,7 +33,7 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
         raise BaseImageUnavailable(
             f"{how.tool} is not installed", hint=f"apt-get install {how.tool}, or connect to a container registry"
         )
-    # mmdebstrap asks it whether programs of another machine run here, and fails without it.
+    # mmdebstrap needs it to check whether programs of another architecture run here.
     if architecture is not None and how.tool == "mmdebstrap" and shutil.which("arch-test") is None:
         raise BaseImageUnavailable(
             f"mmdebstrap needs arch-test to make a base of {architecture}", hint="sudo apt-get install arch-test"
@@ -54,7 +54,7 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
                 seen.append(line.rstrip())
                 step.detail(line.rstrip())
         except BaseException:
-            # Ctrl-C: the tool unpacks into a directory of its own and removes it when it is told to end.
+            # Ctrl-C: on SIGTERM the tool removes the directory into which it unpacks.
             process.terminate()
             raise
     if process.returncode != 0:
@@ -69,7 +69,7 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
 
 @contextmanager
 def _keyring(how: Bootstrap) -> Iterator[str | None]:
-    """The path of the keys, where apt can read them: it checks signatures as a user of its own."""
+    """Yield a path of the keys that apt can read: it checks signatures as its own user."""
     if how.keyring is None or "/" in how.keyring:
         if how.keyring is not None and not Path(how.keyring).is_file():
             raise BaseImageUnavailable(
@@ -88,14 +88,14 @@ def _keyring(how: Bootstrap) -> Iterator[str | None]:
 
 
 def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str]:
-    # What a slim image leaves out: nobody reads manuals in a case.
+    # Slim images leave these out: a case needs no documentation.
     left_out = ("doc", "info", "locale", "lintian")
     return [
         "mmdebstrap",
         "--variant=minbase",
         "--format=tar",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
-        # Afterwards: the dash of older suites fails where its manual is not.
+        # Afterwards, because dash of older suites cannot be installed without its manual.
         '--customize-hook=rm -rf "$1"/usr/share/man/*',
         *(f"--aptopt={setting.removesuffix(';')}" for setting in apt_settings()),
         *([f"--keyring={how.keyring}"] if how.keyring else ()),
@@ -109,7 +109,7 @@ def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str
 _COMMANDS: Final[dict[str, Callable[[Bootstrap, Path, str | None], list[str]]]] = {"mmdebstrap": _mmdebstrap}
 
 ON_HOST: Final = frozenset(_COMMANDS)
-"""Tools that have to be installed on this host; others run in a container."""
+"""Tools that must be installed on this host; others run in a container."""
 
 
 def _reason(lines: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""Images: a distribution's base with `crash` and the session script on it; small, shared by all kernels of a major.
+"""Build images: a distribution's base with `crash` and the session script. All kernels of a major version share one.
 
-An image's tag is the hash of its build context, so there is no database and nothing to invalidate: the same profile
-gives the same tag, a changed fragment another one.
+An image's tag is the hash of its build context. So there is no database and nothing to invalidate: the same profile
+gives the same tag, and a changed fragment gives another one.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from sandbox.progress import QUIET, Reporter, Step
 
 
 def reference(profile: Profile) -> str:
-    """What the image of a profile is called, whether or not it has been built."""
+    """The name of a profile's image, whether or not it has been built."""
     return containerfile.reference(profile.name, containerfile.context(containerfile.of_profile(profile)))
 
 
 def ensure(profile: Profile, engine: Engine, reporter: Reporter = QUIET) -> str:
-    """The image of a profile, built if the engine does not have it. Returns its reference."""
+    """Build the image of a profile unless the engine has it, and return its reference."""
     return build(
         containerfile.of_profile(profile),
         engine,
@@ -53,13 +53,13 @@ def build(
     reporter: Reporter = QUIET,
     platform: str | None = None,
 ) -> str:
-    """Builds `recipe` on what `base` returns, unless the engine has it already, and returns its reference."""
+    """Build `recipe` on the image that `base` returns, unless the engine has it, and return its reference."""
     context = containerfile.context(recipe)
     ref = containerfile.reference(recipe.name, context)
     if engine.image(ref) is not None:
         return ref
     below = base()
-    # Two builds of one tag at once make one: the second finds the first one's image.
+    # Of two builds of one tag at once, the second finds the image of the first.
     with locked(paths.cache_dir() / "locks" / f"image-{ref.rpartition(':')[2]}", reporter, f"building {recipe.name}"):
         if engine.image(ref) is not None:
             return ref
@@ -74,11 +74,11 @@ def build(
 
 
 def ensure_base(profile: Profile, engine: Engine, reporter: Reporter = QUIET) -> str:
-    """The base image of a profile: the engine's own copy, else the registry's, else bootstrapped from packages."""
+    """Get the base image of a profile: the engine's copy, else from a registry, else bootstrapped from packages."""
     suite = profile.base.bootstrap.suite if profile.base.bootstrap is not None else "none"
     bootstrapped = f"localhost/vmbox/base-{profile.name}:{suite}"
     candidates = base_references(profile)
-    # The tags of a registry mean the engine's own machine; a base of another one gets a name of its own.
+    # A registry's tag is of the engine's own architecture; a base of another one gets a name of its own.
     for ref in (bootstrapped, *candidates) if profile.platform is None else (bootstrapped,):
         if _has(engine, ref, profile.platform):
             return ref
@@ -107,12 +107,12 @@ def ensure_base(profile: Profile, engine: Engine, reporter: Reporter = QUIET) ->
         else:
             hint = "connect to a registry, or name a mirror of it in $VMBOX_MIRRORS"
     raise BaseImageUnavailable(
-        f"no base image for {profile.title} could be had", hint=hint, detail="\n".join(failures) or None
+        f"no base image for {profile.title} is available", hint=hint, detail="\n".join(failures) or None
     )
 
 
 def _has(engine: Engine, ref: str, platform: str | None) -> bool:
-    """Whether the engine has `ref`, of the machine that is wanted where that is another than its own."""
+    """Whether the engine has `ref`, of the architecture of `platform` if that is given."""
     found = engine.image(ref)
     return found is not None and (platform is None or found.arch == platforms.arch_of(platform))
 
@@ -124,7 +124,7 @@ def _pull(ref: str, engine: Engine, reporter: Reporter, platform: str | None = N
 
 
 def _pull_foreign(ref: str, name: str, platform: str, engine: Engine, reporter: Reporter) -> None:
-    """Pulls the image of another machine under a name of its own: the tag goes on to mean what it meant."""
+    """Pull an image of another architecture under its own name, and restore the tag by which it was pulled."""
     before = engine.image(ref)
     _pull(ref, engine, reporter, platform)
     pulled = engine.image(ref)
@@ -138,14 +138,14 @@ def _pull_foreign(ref: str, name: str, platform: str, engine: Engine, reporter: 
 
 
 def base_references(profile: Profile) -> list[str]:
-    """Where a base image is pulled from, best first: by digest where its tag is pinned, from the site's mirrors."""
+    """References to pull a base image by, best first: by digest if the tag is pinned, from the site's mirrors."""
     known = digests()
     pinned = [f"{ref.rpartition(':')[0]}@{known[ref]}" if ref in known else ref for ref in profile.base.images]
     return [mirrors.rewrite(ref) for ref in pinned]
 
 
 def tool(name: str, fragment: str, profile: Profile, engine: Engine, reporter: Reporter) -> str:
-    """The image of a tool that vmbox itself needs, from a profile's packages. Returns its reference."""
+    """Build the image of a tool that vmbox itself needs from a profile's packages, and return its reference."""
     recipe = BuildContext(
         name=f"{name}-{profile.name}",
         fragments=("base", "apt", fragment),
@@ -156,7 +156,7 @@ def tool(name: str, fragment: str, profile: Profile, engine: Engine, reporter: R
 
 
 _FRESH: Final = 24 * 3600
-"""Seconds for which a bootstrapped root file system serves the next engine; older ones lack security updates."""
+"""Seconds for which a bootstrapped root file system is reused; older ones lack security updates."""
 
 
 def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: Profile, reporter: Reporter) -> None:
@@ -176,7 +176,7 @@ def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: Profile, repor
 
 
 def _architecture(profile: Profile) -> str | None:
-    """The distribution's word for the profile's machine; None for the host's own."""
+    """The distribution's name of the profile's architecture; None for the host's own."""
     if profile.platform is None:
         return None
     name = platforms.arch_of(profile.platform)
@@ -184,7 +184,7 @@ def _architecture(profile: Profile) -> str | None:
 
 
 def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
-    """The image with dnf in it, which makes root file systems of RPM packages: no host needs to have dnf."""
+    """Build the image with dnf that makes root file systems from RPM packages, so that no host needs dnf."""
     tools = next((one for one in load().values() if one.builds_gdb_index), None)
     if tools is None:
         raise BaseImageUnavailable("no profile has a dnf that makes bases", hint="connect to a registry")
@@ -192,7 +192,7 @@ def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
 
 
 def _with_dnf(tar: Path, engine: Engine, profile: Profile, reporter: Reporter, step: Step) -> None:
-    """A root file system of RPM packages, made by dnf in a container."""
+    """Make a root file system from RPM packages with dnf in a container."""
     how = profile.base.bootstrap
     if how is None or not how.packages:
         raise BaseImageUnavailable(f"{profile.title} does not say how it is bootstrapped", hint="connect to a registry")
@@ -212,7 +212,7 @@ def _with_dnf(tar: Path, engine: Engine, profile: Profile, reporter: Reporter, s
     )
     try:
         with tar.open("wb") as file:
-            # What dnf prints goes there, for the root file system comes out of stdout.
+            # dnf's messages are on stderr, because stdout is the root file system.
             for piece in engine.run(spec, on_stderr=lambda said: _say_last(step, said)):
                 file.write(piece)
     except EngineFailed as error:
@@ -224,7 +224,7 @@ def _with_dnf(tar: Path, engine: Engine, profile: Profile, reporter: Reporter, s
 
 
 def _say_last(step: Step, said: bytes) -> None:
-    """Of several lines that came together, the newest."""
+    """Show the newest line."""
     lines = [line.strip() for line in said.decode(errors="replace").splitlines() if line.strip()]
     if lines:
         step.detail(lines[-1])

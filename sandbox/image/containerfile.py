@@ -1,6 +1,6 @@
-"""From a profile to a build context: the fragments of `Containerfile.d/` joined, and the files they copy.
+"""Make a build context from a profile: the fragments of `Containerfile.d/` joined, and the files that they copy.
 
-What is rendered keeps to what Docker's classic builder and Podman's both know (docker-py speaks no BuildKit), so no
+The result uses only what both Docker's classic builder and Podman's know, because docker-py has no BuildKit: no
 here-documents, `--mount` or `--chmod`.
 """
 
@@ -21,14 +21,14 @@ from sandbox.profiles import Profile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildContext:
-    """What an image is built from: a name for people, and everything that goes into the hash."""
+    """The sources of an image: a name for people, and everything that is hashed."""
 
     name: str
     fragments: Sequence[str]
     """Files of `Containerfile.d/`, joined in this order."""
     args: Mapping[str, str]
     files: Mapping[str, bytes]
-    """Generated files of the context, beside those of `Containerfile.d/files/` that the fragments copy."""
+    """Generated files of the context, in addition to those of `Containerfile.d/files/` that the fragments copy."""
 
 
 def of_profile(profile: Profile) -> BuildContext:
@@ -41,10 +41,10 @@ def of_profile(profile: Profile) -> BuildContext:
 
 
 def context(recipe: BuildContext) -> bytes:
-    """The build context as a tar, the same bytes for the same recipe."""
+    """Make the build context as a tar. The same recipe gives the same bytes."""
     directory = _fragments()
     parts = [(directory / name).read_bytes() for name in recipe.fragments]
-    # The arguments are part of what is built, so they have to be part of the hash.
+    # The arguments change the image, so they must be part of the hash.
     header = "".join(f"# {key}={value}\n" for key, value in sorted(recipe.args.items())).encode()
     containerfile = header + b"\n".join(parts)
     files = {"Containerfile": containerfile}
@@ -67,7 +67,7 @@ def _copied(containerfile: str) -> Iterator[str]:
 
 
 def reference(name: str, context: bytes) -> str:
-    # localhost/ keeps both engines from prefixing a registry of their own.
+    # Without localhost/ both engines prefix a registry.
     return f"localhost/vmbox/{name}:{hashlib.sha256(context).hexdigest()[:16]}"
 
 

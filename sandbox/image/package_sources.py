@@ -1,4 +1,4 @@
-"""Where the package manager of an image finds its packages."""
+"""Configuration that tells an image's package manager where its packages are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sandbox.profiles.keys import key_files
 
 @cache
 def apt_settings() -> tuple[str, ...]:
-    """What the host's apt is told about the site's proxies and mirrors: it holds for the images' apt as well."""
+    """The host apt's settings of the site's proxies and retries, which the images' apt also needs."""
     if shutil.which("apt-config") is None:
         return ()
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
@@ -31,16 +31,16 @@ _INHERITED: Final = re.compile(
 
 
 def repositories(image: ImageDefinition, keys: str = "/etc/vmbox/vmbox.asc") -> str:
-    """The sources of an RPM distribution as a .repo file, which dnf, yum, tdnf and zypper read alike.
+    """The sources of an RPM distribution as a .repo file for dnf, yum, tdnf and zypper.
 
-    `keys` is the file, where the package manager runs, of the keys that have to have signed the packages.
+    `keys` is the path, where the package manager runs, of the keys that must have signed the packages.
     """
     check = f"gpgcheck=1\ngpgkey=file://{keys}" if image.keys else "gpgcheck=0"
     sections = []
     for source in image.sources:
         name, *urls = source.split()
         if not name.startswith("deb"):
-            # Several URLs are tried in turn; each stands on a line of its own. Amazon's are lists of such.
+            # Several URLs are tried in turn, one per line. Amazon's URL is of a list of mirrors.
             key = "mirrorlist" if urls[0].endswith("mirror.list") else "baseurl"
             where = "\n    ".join(mirrors.rewrite(url) for url in urls)
             # repo_gpgcheck stays off: not all vendors sign their metadata, and every package is checked.
@@ -49,7 +49,7 @@ def repositories(image: ImageDefinition, keys: str = "/etc/vmbox/vmbox.asc") -> 
 
 
 def package_sources(profile: Profile) -> Mapping[str, bytes]:
-    """The context's files that tell an image's package manager where its packages are."""
+    """The files of a build context that configure its package manager."""
     return {
         "sources.list": source_lines(profile.image.sources).encode(),
         "apt.conf": source_lines(apt_settings()).encode(),
@@ -59,5 +59,5 @@ def package_sources(profile: Profile) -> Mapping[str, bytes]:
 
 
 def source_lines(lines: Iterable[str]) -> str:
-    """Lines of a package manager's configuration with the site's mirrors put in."""
+    """Lines of a package manager's configuration, with the site's mirrors inserted."""
     return "".join(mirrors.rewrite(line) + "\n" for line in lines)

@@ -1,1 +1,1 @@
-"""The report of one dump: answers of crash as values, their signature, the page."""
+"""The report of one dump: crash's output as values, the signature, and the page."""

@@ -1,4 +1,4 @@
-"""Backtraces as crash's `bt` prints them: one task or many, with or without source lines (`-l`)."""
+"""Parse backtraces printed by crash's `bt`: one task or many, with or without source lines (`-l`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-# task.c print_task_header(); the command's name is printed raw and may hold anything, quotes included.
+# task.c print_task_header(); the command's name is printed raw and may contain anything, including quotes.
 _HEADER: Final = re.compile(r'^PID: (\d+)\s+TASK: ([0-9a-f]+)\s+CPU: (\d+)\s+COMMAND: "(.*)"\s*$')
 # x86_64.c x86_64_print_stack_entry(), arm64.c, s390.c, ppc64.c: " #3 [ADDRESS] NAME at ADDRESS [MODULE]"
 _FRAME: Final = re.compile(
@@ -26,13 +26,13 @@ class Frame:
     number: int
     function: str
     address: str
-    """Where in it, lower-case hexadecimal without 0x."""
+    """Address in the function, lower-case hexadecimal without 0x."""
     module: str | None = None
-    """The module the function belongs to; None for the kernel proper."""
+    """Module of the function; None for vmlinux."""
     file: str | None = None
     line: int | None = None
     exception: str | None = None
-    """Function in which an exception was taken that led to this frame, from "[exception RIP: …]"."""
+    """Function whose exception led to this frame, from "[exception RIP: …]"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +46,11 @@ class Backtrace:
     command: str
     frames: tuple[Frame, ...] = ()
     complaint: str | None = None
-    """What crash said where it could not go on."""
+    """Error with which crash ended the backtrace."""
 
 
 def parse(text: str) -> tuple[Backtrace, ...]:
-    """Every backtrace in `text`, in crash's order; lines that are no part of one, such as registers, passed over."""
+    """Parse every backtrace in `text`, in crash's order. Skips other lines, such as registers."""
     return tuple(_parse(text.splitlines()))
 
 
@@ -70,7 +70,7 @@ def _parse(lines: list[str]) -> Iterator[Backtrace]:
             number, _, function, address, module = frame.groups()
             frames.append(Frame(number=int(number), function=function.lstrip("."), address=address, module=module))
         elif (exception := _EXCEPTION.match(line)) and frames:
-            # "unknown or invalid address" is what crash prints for user space or a jump into nowhere.
+            # crash prints "unknown or invalid address" for user space or a jump to an invalid address.
             if not exception[1].startswith("unknown"):
                 frames[-1] = replace(frames[-1], exception=exception[1])
         elif (source := _SOURCE.match(line)) and frames and frames[-1].file is None:

@@ -1,4 +1,4 @@
-"""Making a report: identify the dump, ask crash, read the answers."""
+"""Make a report: identify the dump, run crash's commands, read their output."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sandbox.report.model import SCHEMA_VERSION, Identity, Panic, Report
 from sandbox.version import __version__
 
 _TOP: Final = 12
-"""Rows of a table of the largest."""
+"""Rows of a table of the largest items."""
 
 _LONGEST: Final = 50
 """Rows of tables that could have thousands."""
@@ -35,7 +35,9 @@ _HZ: Final = re.compile(r"^\s*HZ: (\d+)", re.MULTILINE)
 
 
 def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:
-    """The report of a dump; with what it says by itself when crash cannot open it, and why (`Report.problem`).
+    """Make the report of a dump. If crash cannot open it, the report has what the dump says without crash.
+
+    `Report.problem` then has the reason.
 
     Raises `VmboxError` only when there is no dump to identify.
     """
@@ -51,7 +53,7 @@ def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QU
 def read(
     vmcore: Vmcore, answers: CommandOutputs | None, problem: VmboxError | None = None, *, seconds: float = 0.0
 ) -> Report:
-    """The report that `answers` make, or, without any, what the dump alone tells."""
+    """Make the report from `answers` or, without them, from the dump alone."""
     texts = answers.texts if answers else {}
     log = _log(vmcore, texts)
     system = tables.system(texts.get("sys", ""))
@@ -62,7 +64,7 @@ def read(
     missing = _missing(answers, problem)
     for part, stacks in {"backtrace": panicking, "cpus": cpus, "blocked": blocked}.items():
         if stacks:
-            # A complaint is of one stack, and stands with it.
+            # An error is of one stack, and is shown there.
             missing.pop(part, None)
     if log:
         # The dump's own log is read without crash.
@@ -146,7 +148,7 @@ def _identity(
 
 
 def _taint(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[str, ...] | None:
-    """As the kernel printed it; of a kernel that printed no "Tainted:", as its memory has it."""
+    """The taint that the kernel printed or, without a printed "Tainted:", the taint in its memory."""
     if vmcore.taint is not None:
         return vmcore.taint
     letters = tables.taint(texts.get("sys -t", ""))
@@ -170,7 +172,7 @@ def _panicking(texts: Mapping[str, str]) -> backtrace.Backtrace | None:
 def _guilty(
     vmcore: Vmcore, panicking: backtrace.Backtrace | None, blocked: Sequence[backtrace.Backtrace], log: Sequence[str]
 ) -> backtrace.Backtrace | None:
-    """Whose stack tells the bug: of a hung task it is the hung one's, and not the watchdog's that panicked."""
+    """The stack that shows the bug: for a hung task its own, not that of the watchdog that panicked."""
     if vmcore.cause is not PanicCause.HUNG_TASK:
         return panicking
     named = [int(found[1]) for found in map(_BLOCKED_TASK.search, log) if found]
@@ -194,7 +196,7 @@ def _load(system: Mapping[str, str]) -> tuple[float, ...]:
 
 
 def _tick(vmcore: Vmcore, texts: Mapping[str, str]) -> float:
-    """Unit of a task's utime in seconds: nanoseconds since Linux 4.11 (5613fda9a503), ticks before."""
+    """Unit of a task's utime in seconds: nanoseconds, or ticks before Linux 4.11 (commit 5613fda9a503, v4.11)."""
     if kernel_version(vmcore.release or "") >= (4, 11):
         return 1e-9
     found = _HZ.search(texts.get("mach", ""))
@@ -202,7 +204,7 @@ def _tick(vmcore: Vmcore, texts: Mapping[str, str]) -> float:
 
 
 def _top(tasks: Iterable[tables.Task], key: Callable[[tables.Task], float]) -> tuple[tables.Task, ...]:
-    # Threads of one process share its memory: the first stands for all.
+    # Threads of one process share its memory: only the first is listed.
     seen: set[tuple[str, float]] = set()
     found: list[tables.Task] = []
     for task in sorted(tasks, key=lambda task: (-key(task), task.pid)):

@@ -1,4 +1,4 @@
-"""Bar charts as numbers and words; the templates draw them (`chart` in parts.html)."""
+"""Bar charts as numbers and text. The templates draw them (`chart` in parts.html)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _LABEL: Final = 40
-"""Characters of a label; a slab cache's name in a damaged dump has no end."""
+"""Characters of a label: in a damaged dump the name of a slab cache may be endless."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,13 +16,13 @@ class Bar:
 
     label: str
     amount: str
-    """The value and its unit; of a stack, its share too."""
+    """The value and its unit; in a stack also its share."""
     start: float
-    """Where it begins, in percent of the drawing's width."""
+    """Its beginning, in percent of the drawing's width."""
     width: float
     """Percent of the drawing's width."""
     neutral: bool = False
-    """Drawn in grey: what nothing uses."""
+    """Drawn in grey, for an unused part."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Chart:
     """The accessible name."""
     bars: tuple[Bar, ...]
     stacked: bool = False
-    """In one row that makes a whole, with a legend below; else a row for each."""
+    """One row for all, with a legend below; else a row for each."""
 
 
 def bars(name: str, values: Sequence[tuple[str, float]], *, unit: str) -> Chart:

@@ -1,4 +1,4 @@
-"""The commands a report is made of, and asking crash for them one by one: what fails never stops the rest."""
+"""Run the crash commands of a report one by one. A command that fails never stops the rest."""
 
 from __future__ import annotations
 
@@ -57,36 +57,36 @@ PARTS: Final[Mapping[str, str]] = {
     "interrupts": "irq -s",
     "disks": "dev -d",
 }
-"""What each part of a report is read from."""
+"""Part of a report: the command that it is made from."""
 
 _KEPT: Final = 800_000
-"""Characters of all answers together that a report shows: on a large machine they are tens of megabytes. Short ones are
-shown whole, and the long ones as far as there is room for each of them."""
+"""Characters of command output that a report shows; on a large machine there are tens of megabytes. Short outputs are
+shown whole, and the long ones share the remaining room."""
 
 _LIVES: Final = 3
-"""How often crash may end under our commands before the rest goes unasked."""
+"""How often crash may die before the remaining commands are skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandOutputs:
-    """What crash answered to `COMMANDS`."""
+    """Output of `COMMANDS`."""
 
     runs: tuple[CommandRun, ...]
-    """As they are shown: long output cut."""
+    """For display: long output is cut."""
     texts: Mapping[str, str]
-    """Whole, for each command that was answered; of stacks also what came with an error, which is of one of them."""
+    """Full output of each answered command. Commands in `STACKS` count even with an error, which is of one stack."""
     mode: str
     case: Mapping[str, str]
     """profile, engine, proof."""
 
     def missing_reason(self, command: str) -> str | None:
-        """The reason why `command` was not answered; None when it was."""
+        """Why `command` was not answered; None if it was."""
         run = next((run for run in self.runs if run.command == command), None)
         return "it was not asked" if run is None else reason(run)
 
 
 def reason(run: CommandRun) -> str | None:
-    """Why a command has no answer, in words; None when it has one."""
+    """Why a command has no answer, in words; None if it has one."""
     match run.status:
         case CommandStatus.OK:
             return None
@@ -110,7 +110,7 @@ def _first_complaint(run: CommandRun) -> str:
 
 
 def _tells(command: str, status: CommandStatus) -> bool:
-    # "bt: cannot transition from exception stack to current process stack" is of one CPU; the others' follow.
+    # "bt: cannot transition from exception stack to current process stack" is of one CPU; the other stacks follow.
     return status is CommandStatus.OK or (status is CommandStatus.ERROR and command in STACKS)
 
 
@@ -126,7 +126,7 @@ def collect(
     timeout: float = 60,
     commands: Sequence[str] = COMMANDS,
 ) -> CommandOutputs:
-    """Opens `dump` if need be and asks its crash. Raises what opening raises; commands that fail are in the answer."""
+    """Open `dump` if necessary, and run its commands. Raises as opening does; failed commands are in the result."""
     session, _ = open_session(dump, options, reporter)
     case = session.case
     mode_file = case.directory / "mode"
@@ -149,14 +149,14 @@ def collect(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalOutput:
-    """One answer that was brought from elsewhere."""
+    """Output of one command that another crash ran."""
 
     status: CommandStatus
     output: str
 
 
 def from_external(found: Mapping[str, ExternalOutput], *, case: Mapping[str, str]) -> CommandOutputs:
-    """The answers of a crash that ran elsewhere, by command; one that is missing counts as not asked."""
+    """Convert the output of a crash that vmbox did not run. A missing command counts as not asked."""
     missing = ExternalOutput(status=CommandStatus.UNASKED, output="crash had ended before")
     runs = []
     for command in COMMANDS:
@@ -205,7 +205,7 @@ def _one(session: Session, command: str, timeout: float) -> tuple[CommandRun, st
 
 
 def truncate_to_fit(runs: Sequence[CommandRun]) -> tuple[CommandRun, ...]:
-    """The same, with the middle of long answers left out, as much of each as makes all of them fit on a page."""
+    """Cut the middle out of long outputs, so that all of them fit on a page."""
     left, share = _KEPT, _KEPT
     for number, size in enumerate(sorted(len(run.output) for run in runs)):
         share = left // (len(runs) - number)

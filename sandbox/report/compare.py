@@ -1,4 +1,4 @@
-"""Two reports side by side: are they the same bug, and what differs."""
+"""Compare two reports: whether they show the same bug, and what differs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Comparison:
     same: bool
     """Equal signatures."""
     likeness: float
-    """0 … 1: how much of the significant frames agrees, in order; 0 when the causes differ."""
+    """0 … 1: share of the significant frames that match, in order; 0 if the causes differ."""
     verdict: str
     """In words."""
     differences: tuple[Difference, ...]
 
 
 def compare(first: Report, second: Report) -> Comparison:
-    """Says whether two crashes look like the same bug, and in what they differ."""
+    """Compare two crashes."""
     one, two = first.signature, second.signature
     same = one.id == two.id
     likeness = 1.0 if same else 0.0

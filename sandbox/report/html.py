@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: no script, no font, no picture from anywhere."""
+"""A report as one HTML file that loads nothing: no script, no font, no picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def html(report: Report) -> str:
-    """The page. Whatever the dump holds is text in it: templates escape, and control characters are made visible."""
+    """Render the page. Everything from the dump is text: templates escape it, and control characters become visible."""
     return (
         environment()
         .get_template("report.html")
@@ -28,13 +28,13 @@ def html(report: Report) -> str:
 
 
 def preload() -> None:
-    """Loads what pages are made with, ahead of the first."""
+    """Load the templates before the first page needs them."""
     environment()
 
 
 @cache
 def environment() -> Environment:
-    """The templates, which escape everything and know no undefined names."""
+    """The templates. They escape everything, and an undefined name is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -44,7 +44,7 @@ def environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # What a dump says passes here on its way to the page, escape sequences and half characters included.
+        # Text from a dump may contain escape sequences and incomplete characters.
         finalize=lambda value: value if isinstance(value, Markup) else _clean(value),
     )
     made.filters |= {
@@ -66,7 +66,7 @@ def _clean(value: object) -> object:
 
 
 def span(seconds: float | None) -> str:
-    """A duration as people say it: 3 d 04:05:06, 00:01:02, 0.250 s."""
+    """A duration for people: 3 d 04:05:06, 00:01:02, 0.250 s."""
     if seconds is None:
         return ""
     if seconds < 60:
@@ -82,16 +82,16 @@ def when(time: datetime | None) -> str:
 
 
 def minute(time: datetime | None) -> str:
-    """For columns of them, whose head says UTC."""
+    """A time for a column whose head says UTC."""
     return "" if time is None else f"{time:%Y-%m-%d %H:%M}"
 
 
 _SHOWN: Final = 60
-"""Stacks of CPUs that differ: with more of them it is a large machine, and the page grows large, too."""
+"""Different stacks of CPUs that are shown. A large machine has more, which would make a large page."""
 
 
 def _alike(stacks: Sequence[Backtrace]) -> list[tuple[str, Backtrace]]:
-    """Each different stack once, with the CPUs that have it: of a large machine, most are idle."""
+    """Each different stack once, with its CPUs: most CPUs of a large machine are idle."""
     found: dict[object, list[Backtrace]] = {}
     for stack in stacks:
         key = (stack.complaint, *((frame.function, frame.exception) for frame in stack.frames))
@@ -119,7 +119,7 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def _charts(report: Report) -> dict[str, charts.Chart]:
-    """Charts by their ids in the page; only those that have something to show."""
+    """Charts by their ids in the page, without empty ones."""
     found: dict[str, charts.Chart] = {}
     if len(report.load) == 3:
         averages = list(zip(("1 minute", "5 minutes", "15 minutes"), report.load, strict=True))

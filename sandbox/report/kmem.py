@@ -1,4 +1,4 @@
-"""Memory as crash's `kmem -i` and `kmem -s` tell it."""
+"""Parse the memory that crash's `kmem -i` and `kmem -s` print."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class SlabCache:
     allocated: int
     """Objects in use."""
     total: int
-    """Objects there is room for."""
+    """Objects that fit into its slabs."""
     bytes: int
     """All slabs together."""
 
 
 def totals(text: str, page_size: int = 4096) -> Memory | None:
-    """`kmem -i`; None when it says nothing. crash rounds its sizes to a tenth of a unit: the pages are exact."""
+    """Parse `kmem -i`; None if it is empty. Uses the numbers of pages, because crash rounds the sizes."""
     found: dict[str, int] = {}
     for row in filter(None, map(_TOTALS.match, text.splitlines())):
         found[row[1]] = int(row[2]) * page_size
@@ -65,7 +65,7 @@ def totals(text: str, page_size: int = 4096) -> Memory | None:
 
 
 def slab_caches(text: str) -> tuple[SlabCache, ...]:
-    """`kmem -s`, the largest first."""
+    """Parse `kmem -s`; the largest caches first."""
     found = (
         SlabCache(
             name=row["name"],

@@ -1,11 +1,9 @@
-"""A dump read by a cluster: a Kubernetes Job of the dump's self-contained image, and what it brings back.
+"""A Kubernetes Job that opens a dump with the dump's self-contained image, and the answers that it leaves.
 
-The image has crash and vmlinux and nothing of vmbox, nor a Python where the distribution's is too old for it. So the
-Job asks crash what a report asks, and leaves on its output volume, whole or not at all, the answers and a plain page
-of them, as a shell can make it; the report itself is made of the answers where vmbox is (`vmbox report VMCORE
---answers FILE`).
-A pod cannot be without a network as a case is: the NetworkPolicy beside the Job takes it away, where the cluster's
-network plugin enforces such.
+The image contains crash and vmlinux but not vmbox, and perhaps no Python. So the Job runs the commands of a report, and
+a shell script writes their output and a plain page of it to the output volume, each complete or not at all. Then `vmbox
+report VMCORE --answers FILE` makes the report.
+A pod always has a network, unlike a case. The NetworkPolicy blocks it if the cluster's network plugin enforces such.
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ from sandbox.report.collect import COMMANDS, CommandOutputs, ExternalOutput, fro
 from sandbox.version import __version__
 
 LABEL: Final = "vmbox.dev/kernel"
-"""Carried by the Job and its pod; the value is the build-id's beginning. What needs characters that a label may not
-have is an annotation."""
+"""Label of the Job and its pod; the value is the beginning of the build-id. Values with characters that a label may not
+have are annotations."""
 
 _DUMPS: Final = PurePosixPath("/case/dumps")
 _OUTPUT: Final = PurePosixPath("/case/output")
@@ -45,7 +43,7 @@ _PAGE: Final = r"""page() {
         -e '/^<details/,/^<.pre>/p'
 }
 """
-"""From answers on standard input to a page of them, each folded; what stands between answers is left out."""
+"""Makes a page of the answers on standard input, each folded. Leaves out the text between answers."""
 
 _SCRIPT: Final = """\
 set -u
@@ -57,7 +55,7 @@ grep -q "^$TOKEN end" "$OUTPUT.part" || { tail -n 20 "$OUTPUT.part" >&2; exit 1;
 page <"$OUTPUT.part" >"$PAGE.part" && mv "$PAGE.part" "$PAGE"
 mv "$OUTPUT.part" "$OUTPUT"
 """
-"""What the container runs. A line of its own stands around each answer: nothing in a dump can know its token."""
+"""The script of the container. Lines with a token enclose each answer; the dump cannot contain the random token."""
 
 _STYLE: Final = (
     ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:1rem auto;"
@@ -68,31 +66,31 @@ _STYLE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """What a cluster's own ways ask for."""
+    """Settings of the Job that depend on the cluster."""
 
     dumps: str = "vmcores"
-    """The volume claim that has the dump; mounted read-only."""
+    """The volume claim with the dump; mounted read-only."""
     path: str | None = None
-    """Where the dump is in it; its file name, when not said."""
+    """The dump's path in it; None: the dump's file name."""
     output: str = "vmbox-reports"
     """The volume claim for the answers."""
     namespace: str | None = None
     registry: str | None = None
-    """HOST[:PORT][/PATH]; None: the image is already on the nodes, under the name it has on an engine."""
+    """HOST[:PORT][/PATH]; None: the nodes already have the image, under its local name."""
     memory: str = "8Gi"
     cpus: str = "2"
     seconds: int = 3600
-    """After which the Job is given up."""
+    """Time limit of the Job."""
     keep: int = 86400
-    """Seconds for which the ended Job stays."""
+    """Seconds for which the finished Job is kept."""
     user: int = 0
-    """The uid that may read the dump: kdump leaves files of root's with mode 0600."""
+    """A uid that may read the dump: kdump's files are root's, with mode 0600."""
     kind: str = "job"
-    """"pod" is what Podman before 4.7 can play."""
+    """job or pod. Podman before 4.7 can run only a pod."""
 
 
 def manifests(vmcore: Vmcore, wanted: JobOptions, *, token: str | None = None) -> list[dict[str, Any]]:
-    """The Job (or Pod) and the NetworkPolicy for a dump. Raises `ConfigurationError` for one that has several files."""
+    """The Job (or Pod) and the NetworkPolicy for a dump. Raises `ConfigurationError` for a dump of several files."""
     if len(vmcore.files) > 1:
         raise ConfigurationError(
             f"{vmcore.path} consists of {len(vmcore.files)} files", hint="makedumpfile --reassemble joins them"
@@ -141,7 +139,7 @@ def _annotations(vmcore: Vmcore) -> dict[str, str]:
 
 
 def _head(vmcore: Vmcore) -> str:
-    """The page above the answers: what the dump says by itself, known before crash is asked."""
+    """The part of the page above the answers: what is known of the dump without crash."""
     words = {
         "Kernel": vmcore.release,
         "Panic": vmcore.panic,
@@ -164,12 +162,12 @@ def _head(vmcore: Vmcore) -> str:
 
 
 def _text(value: str) -> str:
-    # $(NAME) in a variable's value is another variable to Kubernetes.
+    # Kubernetes expands $(NAME) in a variable's value.
     return escape(visible(value.encode(errors="backslashreplace").decode()), {"\n": " ", "$": "&#36;"})
 
 
 def _dns(text: str) -> str:
-    """What may stand in an object's name (RFC 1123)."""
+    """`text` with only the characters of an object's name (RFC 1123)."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
@@ -228,11 +226,11 @@ def _pod(
 
 
 def as_yaml(documents: list[dict[str, Any]]) -> str:
-    """For `kubectl apply -f -` and `podman kube play -`."""
+    """The manifests for `kubectl apply -f -` and `podman kube play -`."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Texts of several lines as blocks, and nothing by reference: people read what they run."""
+        """Writes texts of several lines as blocks, and no references, so that people can read the result."""
 
         def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - whatever it is
             return True
@@ -245,7 +243,7 @@ def as_yaml(documents: list[dict[str, Any]]) -> str:
 
 
 def read_answers(file: Path) -> CommandOutputs:
-    """What a Job left on its output volume. Raises `DumpUnreadable` when it is nothing of that kind."""
+    """Read the answers that a Job left on its output volume. Raises `DumpUnreadable` if the file has none."""
     try:
         said = file.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The end of the kernel's log, with the lines worth reading marked."""
+"""The end of the kernel's log, with the important lines marked."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _KINDS: Final = (
 
 _MOST: Final = 400
 _BEFORE: Final = 40
-"""Lines of context before the first sign of trouble."""
+"""Lines of context before the first marked line."""
 
 
 def excerpt(lines: Sequence[str]) -> tuple[LogLine, ...]:
-    """The last lines: from some way before the trouble began that ended it, at most `_MOST`."""
+    """The last lines of the log, beginning `_BEFORE` lines before the first error in them; at most `_MOST`."""
     tail = [LogLine(text=line, kind=_kind(line)) for line in lines[-_MOST:]]
     first = next((at for at, line in enumerate(tail) if line.kind in {"panic", "oops", "hardware", "warning"}), None)
     begin = max(0, len(tail) - 2 * _BEFORE) if first is None else max(0, first - _BEFORE)

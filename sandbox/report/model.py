@@ -1,6 +1,6 @@
-"""The report of one dump as values. What is unknown is None or empty, and `missing` says why.
+"""The report of one dump as values. An unknown value is None or empty, and `missing` has the reason.
 
-`report.schema.json` describes their JSON form; a change of meaning is a new `SCHEMA_VERSION`.
+`report.schema.json` describes their JSON form. A change of meaning needs a new `SCHEMA_VERSION`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ SCHEMA_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What the dump says about itself, and what was used to read it."""
+    """Properties of the dump, and what was used to open it."""
 
     dump: str
-    """Path of the file, as it was given."""
+    """Path of the file, as given."""
     size: int
     """Bytes."""
     format: str
@@ -47,13 +47,13 @@ class Identity:
     complete: bool | None
     incomplete_reason: str | None
     proof: str | None
-    """What shows that the debuginfo is this kernel's."""
+    """Evidence that the debuginfo is of this kernel."""
     profile: str | None
     engine: str | None
     mode: str | None
-    """How crash had to be started, e.g. --minimal; empty for a dump that opens as it is."""
+    """Option with which crash had to be started, e.g. --minimal; empty if it needed none."""
     origins: Mapping[str, str]
-    """For each field: where in the dump it was found."""
+    """For each field: its source in the dump."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,39 +65,39 @@ class Panic:
     message: str | None
     """The kernel's own line."""
     taint: tuple[str, ...] | None
-    """In words; empty when the kernel was not tainted."""
+    """In words; empty if the kernel was not tainted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
     text: str
     kind: str = ""
-    """panic, oops, warning, trace or hardware for a line worth reading; else empty."""
+    """panic, oops, warning, trace or hardware for an important line; else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRun:
-    """A crash command of which the report was made."""
+    """A crash command whose output is in the report."""
 
     command: str
     status: CommandStatus
     """ok, error, timeout or died."""
     seconds: float
     output: str
-    """What crash printed, cut in the middle when it is very long."""
+    """crash's output; if it is very long, its middle is cut out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything on the page."""
+    """All content of the page."""
 
     schema_version: int
     vmbox_version: str
     made: datetime
     seconds: float
-    """What the making took, opening included."""
+    """Time to make the report, including the opening of the dump."""
     problem: str | None
-    """Why crash could not open the dump; the report then holds what the dump says by itself."""
+    """Why crash could not open the dump; then the report contains only what the dump says without crash."""
     exit_code: int
     """0, or the exit status of `problem` (see sandbox/errors.py)."""
     identity: Identity
@@ -106,7 +106,7 @@ class Report:
     backtrace: Backtrace | None
     """Of the task that panicked."""
     cpus: tuple[Backtrace, ...]
-    """What each CPU was doing."""
+    """The stack of each CPU."""
     blocked: tuple[Backtrace, ...]
     """Tasks in uninterruptible sleep."""
     load: tuple[float, ...]
@@ -116,21 +116,21 @@ class Report:
     """The largest caches."""
     tasks_total: int
     states: Mapping[str, int]
-    """How many tasks are in each state."""
+    """Number of tasks in each state."""
     active_tasks: tuple[Task, ...]
     waiting_tasks: tuple[Task, ...]
-    """Blocked, the longest waiting first."""
+    """Blocked tasks, the longest waiting first."""
     by_memory: tuple[Task, ...]
     by_time: tuple[Task, ...]
     run_queues: tuple[Queued, ...]
     log: tuple[LogLine, ...]
     log_lines: int
-    """Of the whole log; `log` is its end."""
+    """Lines of the whole log; `log` is its end."""
     modules: tuple[Module, ...]
     mounts: tuple[Mount, ...]
     network: tuple[NetworkDevice, ...]
     interrupts: tuple[Interrupt, ...]
     disks: tuple[Disk, ...]
     missing: Mapping[str, str]
-    """For each part above that could not be answered: why."""
+    """For each part above without a value: the reason."""
     commands: tuple[CommandRun, ...]

@@ -1,8 +1,8 @@
-"""The signature of a crash: what stays the same when the same bug strikes another build of the kernel.
+"""The signature of a crash: it is the same when the same bug hits another build of the kernel.
 
-It is made of the cause's class and the significant frames: those below the machinery of panicking and above the
-system call or thread they ran in. Addresses, offsets and the suffixes a compiler gives to parts of functions are left
-out. The same is taken from the log's own call trace where crash gives no backtrace.
+It consists of the class of the cause and the significant frames: those between the functions that handle the panic and
+the system call or thread. It leaves out addresses, offsets and compilers' suffixes for parts of functions. If crash has
+no backtrace, the frames are from the call trace in the log.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Final
 from sandbox.report.backtrace import Backtrace
 
 FRAMES: Final = 5
-"""How many frames count: fewer lump different bugs, more tear one bug apart by its callers."""
+"""Number of frames that count. With fewer, different bugs look the same; with more, one bug differs by its callers."""
 
-# How a kernel dies, and not why: kernel/panic.c, kernel/kexec_core.c, arch/*/kernel/{crash,dumpstack,traps}.c,
-# arch/*/mm/fault.c, lib/dump_stack.c; entry stubs of exceptions in all their generations.
+# Functions that only handle the panic: kernel/panic.c, kernel/kexec_core.c, arch/*/kernel/{crash,dumpstack,traps}.c,
+# arch/*/mm/fault.c, lib/dump_stack.c; entry stubs of exceptions of old and new kernels.
 _MACHINERY: Final = re.compile(
     r"machine_kexec\w*|__crash_kexec|crash_kexec|crash_(?:nmi_callback|save_cpu|setup_regs)|nmi_handle|nmi_panic\w*"
     r"|(?:v?panic|__?panic|nmi_panic_self_stop|panic_other_cpus\w*)|oops_(?:end|enter|exit)|__?die(?:_body|_addr)?|die\w*"
@@ -31,13 +31,13 @@ _MACHINERY: Final = re.compile(
     r"|xen_panic_event|notifier_call_chain|\w*notifier_call_chain|notify_die|kgdb_\w+|ret_from_exception|relocate_kernel"
     r"|setup_fault|native_machine_\w+|perf_event_nmi_handler|ghes_notify_nmi"
 )
-# Where a task came from: every stack ends in one of these.
+# The outermost functions: every stack ends in one of these.
 _ENTRY: Final = re.compile(
     r"do_syscall_\w+|entry_SYSCALL\w*|system_call_fastpath|sysenter_\w+|ret_from_fork\w*|kthread|__x64_sys_\w+|invoke_syscall\w*"
     r"|el0\w*|secondary_startup_64\w*|start_secondary|x86_64_start\w+|start_kernel|rest_init|cpu_startup_entry|do_idle|x64_sys_call"
     r"|system_call\w*|__do_syscall|__do_sys_\w+|__se_sys_\w+|__ret_from_fork|ret_from_kernel_\w+|kernel_init\w*"
 )
-# kernel/panic.c. What it calls, down to the loop or the stop in which a hypervisor finds the processor, is one in all.
+# kernel/panic.c. Its callees, down to the loop or halt in which a hypervisor finds the CPU, are the same for all bugs.
 _PANIC: Final = re.compile(r"v?panic")
 _COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm)(?:\.\d+)*|\.\d+$")
 _LOGGED: Final = re.compile(
@@ -57,7 +57,7 @@ class Signature:
     frames: tuple[str, ...]
     """Innermost first, at most `FRAMES`."""
     basis: str
-    """backtrace, log, or panic: what the frames were taken from; the panic line stands in when there are none."""
+    """Source of the frames: backtrace or log; panic if there are no frames and the panic line is used instead."""
 
     @property
     def title(self) -> str:
@@ -68,7 +68,7 @@ class Signature:
 def of(
     *, cause: str | None, backtrace: Backtrace | None = None, log: Sequence[str] = (), panic: str | None = None
 ) -> Signature:
-    """The signature of a crash of class `cause`, of the best that is known."""
+    """Make the signature of a crash of class `cause` from the best source available."""
     cause = cause or "unknown"
     basis = "backtrace"
     frames = significant(_functions(backtrace)) if backtrace else ()
@@ -82,7 +82,7 @@ def of(
 
 
 def significant(functions: Iterable[str]) -> tuple[str, ...]:
-    """The frames that tell one bug from another, in the same order, under the names the source gives them."""
+    """Select the frames that distinguish bugs, in the same order, with their names in the source."""
     found: list[str] = []
     for function in map(plain_name, functions):
         if _ENTRY.fullmatch(function):
@@ -97,12 +97,12 @@ def significant(functions: Iterable[str]) -> tuple[str, ...]:
 
 
 def plain_name(function: str) -> str:
-    """vfs_write of vfs_write.cold, tcp_ack of .tcp_ack.isra.0."""
+    """The name in the source: vfs_write for vfs_write.cold, tcp_ack for .tcp_ack.isra.0."""
     return _COMPILED.sub("", function).strip(".") or function
 
 
 def _functions(backtrace: Backtrace) -> Iterator[str]:
-    """From the exception on if there was one in the kernel: what stands above only handled it. Else below panic()."""
+    """Functions from the kernel's exception on, because the frames above only handle it; else those below panic()."""
     frames = backtrace.frames
     first = next(
         (at for at, frame in enumerate(frames) if frame.exception and not _is_machinery(frame.exception)), None
@@ -122,11 +122,11 @@ def _is_machinery(function: str) -> bool:
 
 
 def _traced(log: Sequence[str]) -> Iterator[str]:
-    """Functions of the last call trace that the kernel printed; what it was not sure of ("? name") left out."""
+    """Functions of the last call trace that the kernel printed, without unreliable ones ("? name")."""
     start = max((at for at, line in enumerate(log) if _LOG_TRACE.search(line)), default=None)
     if start is None:
         return
-    # The RIP line, if there is one, stands up to some 30 lines above the call trace that belongs to it.
+    # The RIP line, if there is one, is at most some 30 lines above its call trace.
     for line in log[max(0, start - 30) : start]:
         if "RIP: 0010:" in line and (found := _LOGGED.search(line)):
             yield found["function"]

@@ -1,6 +1,6 @@
-"""What crash prints in columns: ps, mod, mount, net, irq, runq, dev -d, sys. One function a command, tolerant of noise.
+"""Parse crash's tables: ps, mod, mount, net, irq, runq, dev -d, sys. One function for each command.
 
-Column sets are those of crash 7.2 to 9.0. A line that does not fit is passed over: error messages stand between rows.
+The columns are those of crash 7.2 to 9.0. Lines that do not match are skipped: error messages may be between rows.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Task:
     cpu: int
     command: str
     state: str
-    """RU, IN, UN, ZO, ST, TR, ID …: the two letters of crash."""
+    """crash's two letters: RU, IN, UN, ZO, ST, TR, ID …"""
     active: bool
-    """It was on its CPU when the kernel died."""
+    """Whether it was on a CPU when the kernel died."""
     virtual: int
     """Bytes."""
     resident: int
@@ -56,7 +56,7 @@ class Task:
     waited: float | None = None
     """Seconds since it was last on a CPU."""
     ran: float | None = None
-    """Seconds of CPU that it used, in user and kernel mode."""
+    """Seconds of CPU time, in user and kernel mode."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ class NetworkDevice:
 class Interrupt:
     number: str
     counts: tuple[int, ...]
-    """How often, for each CPU."""
+    """Number of interrupts on each CPU."""
     name: str
 
 
@@ -108,7 +108,7 @@ class Queued:
 
 
 def system(text: str) -> Mapping[str, str]:
-    """`sys`: names as crash prints them, e.g. "LOAD AVERAGE"."""
+    """Parse `sys` into a mapping with crash's names, e.g. "LOAD AVERAGE"."""
     pairs = (line.partition(": ") for line in text.splitlines())
     return MappingProxyType(
         {name.strip(): value.strip() for name, colon, value in pairs if colon and name.strip().isupper()}
@@ -116,7 +116,7 @@ def system(text: str) -> Mapping[str, str]:
 
 
 def hardware(text: str) -> str | None:
-    """`sys -i`: what the firmware calls the machine, as the kernel's own log spells it; None when it says nothing."""
+    """Parse `sys -i` into the firmware's name of the machine, in the form of the kernel's log; None if empty."""
     found = system(text)
     machine = " ".join(found[name] for name in ("DMI_SYS_VENDOR", "DMI_PRODUCT_NAME") if found.get(name))
     if not machine:
@@ -126,13 +126,13 @@ def hardware(text: str) -> str | None:
 
 
 def taint(text: str) -> str | None:
-    """`sys -t`: the letters; empty for a kernel without taint, None when it says nothing."""
+    """Parse `sys -t` into the taint letters: "" for a kernel without taint, None if there is no answer."""
     found = _TAINTED_MASK.search(text)
     return None if found is None else "".join(found[1].split())
 
 
 def tasks(ps: str, waits: str = "", times: str = "", *, tick: float = 1e-9) -> tuple[Task, ...]:
-    """`ps`, completed by `ps -m` and `ps -t`. `tick` is the unit of UTIME and STIME in seconds."""
+    """Parse `ps`, completed by `ps -m` and `ps -t`. `tick` is the unit of UTIME and STIME in seconds."""
     waited = dict(_waits(waits))
     ran = _times(times, tick)
     return tuple(
@@ -146,7 +146,7 @@ def tasks(ps: str, waits: str = "", times: str = "", *, tick: float = 1e-9) -> t
             virtual=int(row["virtual"]) * 1024,
             resident=int(row["resident"]) * 1024,
             waited=waited.get((pid, row["command"].strip("[]"))),
-            # All idle tasks have PID 0 and one entry each; they use no time that anybody asks for.
+            # All idle tasks have PID 0 and one entry each; their time is of no interest.
             ran=ran.get(pid) if pid else None,
         )
         for row in map(_PS.match, ps.splitlines())
@@ -173,7 +173,7 @@ def _times(text: str, tick: float) -> dict[int, float]:
 
 
 def modules(mod: str, taints: str = "") -> tuple[Module, ...]:
-    """`mod`, completed by `mod -t`."""
+    """Parse `mod`, completed by `mod -t`."""
     letters = {row[1]: row[2] for row in map(_MODULE_TAINT.match, taints.splitlines()) if row and row[1] != "NAME"}
     return tuple(
         Module(name=row["name"], size=int(row["size"]), taint=letters.get(row["name"], ""))
@@ -183,13 +183,13 @@ def modules(mod: str, taints: str = "") -> tuple[Module, ...]:
 
 
 def mounts(text: str) -> tuple[Mount, ...]:
-    """`mount`."""
+    """Parse `mount`."""
     rows = filter(None, map(_MOUNT.match, text.splitlines()))
     return tuple(Mount(type=row["type"], device=row["device"], directory=row["directory"]) for row in rows)
 
 
 def network(text: str) -> tuple[NetworkDevice, ...]:
-    """`net`."""
+    """Parse `net`."""
     return tuple(
         NetworkDevice(name=row["name"], addresses=tuple((row["addresses"] or "").replace(",", " ").split()))
         for row in map(_DEVICE.match, text.splitlines())
@@ -198,7 +198,7 @@ def network(text: str) -> tuple[NetworkDevice, ...]:
 
 
 def interrupts(text: str) -> tuple[Interrupt, ...]:
-    """`irq -s`: what fired, the busiest first."""
+    """Parse `irq -s`: interrupts that happened, the most frequent first."""
     found = (
         Interrupt(
             number=row["number"],
@@ -212,13 +212,13 @@ def interrupts(text: str) -> tuple[Interrupt, ...]:
 
 
 def disks(text: str) -> tuple[Disk, ...]:
-    """`dev -d`."""
+    """Parse `dev -d`."""
     rows = filter(None, map(_DISK.match, text.splitlines()))
     return tuple(Disk(name=row["name"], reads=int(row["reads"]), writes=int(row["writes"])) for row in rows)
 
 
 def run_queues(text: str) -> tuple[Queued, ...]:
-    """`runq`: what ran and what waited to run, CPU by CPU."""
+    """Parse `runq`: running and waiting tasks, by CPU."""
     found: list[Queued] = []
     cpu = 0
     for line in text.splitlines():

@@ -1,4 +1,4 @@
-"""Reports as files: JSON and HTML, written whole or not at all."""
+"""Reports as files: JSON and HTML, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sandbox.report.model import Report
 
 
 def as_json(report: Report) -> str:
-    """As `report.schema.json` says."""
+    """The report as JSON, by `report.schema.json`."""
     text = json.dumps(plain(report), ensure_ascii=False, indent=1)
-    # A path or a command may hold bytes that are no UTF-8.
+    # A path or a command may contain bytes that are not UTF-8.
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -30,7 +30,7 @@ def schema() -> Mapping[str, Any]:
 
 
 def write(path: Path, text: str) -> None:
-    """Puts `text` at `path` in one step, so that nobody ever reads half of it. Raises `UsageError` or `NoSpace`."""
+    """Write `text` to `path` atomically, so that no reader sees half of it. Raises `UsageError` or `NoSpace`."""
     try:
         write_atomically(path, text.encode())
     except OSError as error:

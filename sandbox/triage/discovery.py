@@ -1,4 +1,4 @@
-"""Which dumps a triage is about: files, directories, globs and lists of them, each dump once."""
+"""Find the dumps of a triage in files, directories, globs and lists of them. Each dump is found once."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from sandbox.dump.source import FileSource
 from sandbox.errors import DumpNotFound, VmboxError
 
 _NAMES = ("vmcore", "dump.")
-"""What kdump calls its files. One that begins so counts as a dump whatever is in it: a damaged one is to be told of."""
+"""Prefixes of kdump's file names. Such a file is a dump whatever its content, so that damaged dumps are reported."""
 _ARCHIVES = (".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".zip", ".7z", ".cpio")
 _BESIDE = (".txt", ".log", ".html", ".json", ".sha256", ".lock", ".filelist")
 
 
 def find(paths: Iterable[str | Path]) -> list[Path]:
-    """The dumps that `paths` name, sorted within a directory, without those that come twice.
+    """Find the dumps in `paths`, sorted within a directory, without duplicates.
 
-    A pattern that the shell did not expand is expanded. A directory is searched all through. Raises `DumpNotFound` when
-    a path leads nowhere: whoever names it expects it to be there.
+    Expands a pattern that the shell did not expand, and searches directories recursively. Raises `DumpNotFound` if a
+    path does not exist.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -32,7 +32,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def listed(file: Path) -> list[str]:
-    """The paths in a file, one a line; relative ones are relative to the working directory. - is standard input."""
+    """Read the paths in a file, one per line, relative to the working directory. `-` is standard input."""
     try:
         text = Path("/dev/stdin").read_text("utf-8") if str(file) == "-" else file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -43,7 +43,7 @@ def listed(file: Path) -> list[str]:
 def _expanded(path: str) -> list[Path]:
     if os.path.lexists(path):
         return [Path(path)]
-    found = [Path(one) for one in sorted(glob.glob(path, recursive=True))]  # noqa: PTH207 - absolute patterns, too
+    found = [Path(one) for one in sorted(glob.glob(path, recursive=True))]  # noqa: PTH207 - patterns may be absolute
     if not found:
         raise DumpNotFound(f"{path}: there is no such file or directory")
     return found
@@ -56,12 +56,12 @@ def _below(directory: Path) -> Iterator[Path]:
         dumps = [path for path in paths if not path.is_symlink() and _is_dump(path)]
         yield from dumps
         if "sos_commands" in directories:
-            # An unpacked sosreport, with whatever dump or log it holds; all of its small files are no place to search.
+            # An unpacked sosreport: search only var, because the rest is thousands of small files.
             directories[:] = [name for name in directories if name == "var"]
             if not any(_below(Path(top) / "var")):
                 yield Path(top)
         elif not dumps:
-            # kdump's log, where the dump itself was not written or was taken away.
+            # kdump's log, if the dump itself was not written or was removed.
             yield from (path for path in paths if path.name.startswith("vmcore-dmesg") and path.suffix == ".txt")
 
 

@@ -1,6 +1,6 @@
-"""Where jobs are done: processes of this host, or workers of a Dask cluster. Both are `concurrent.futures` executors.
+"""Places that run jobs: processes of this host, or workers of a Dask cluster. Both are `concurrent.futures` executors.
 
-Sole importer of distributed, an optional extra: vmbox-crash[cluster].
+The only importer of distributed, an optional extra: vmbox-crash[cluster].
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from sandbox.triage.model import JobResult, ReportJob
 
 HERE: Final = "here"
 _ROOM: Final = 4 << 30
-"""Bytes of memory a case should have: crash on the dump of a large machine."""
+"""Bytes of memory that a case should have, for crash on the dump of a large machine."""
 
 _RETRIES: Final = 2
-"""How often a cluster does a job again that raised; a lost worker's are done again anyway, by Dask's own count."""
+"""How often a cluster retries a job that raised. Dask counts jobs of lost workers separately."""
 
 _PATIENCE: Final = 30.0
-"""Seconds that stopped jobs have to close their cases."""
+"""Seconds in which stopped jobs can close their cases."""
 
 
 class Pool(Protocol):
-    """Places with room for so many jobs each."""
+    """Places that run jobs."""
 
     def places(self) -> Mapping[str, int]:
-        """How many jobs each place takes at once. May change: workers come and go."""
+        """Number of jobs that each place runs at once. It may change: workers are added and removed."""
 
     def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
-        """(place, kernel) where what a kernel needs is at hand, of an earlier day. `samples` has a dump of each."""
+        """Pairs (place, kernel) where the place already has what the kernel needs. `samples` has a dump of each."""
 
     def submit(self, job: ReportJob, place: str) -> Future[JobResult]:
-        """Does the job, at that place if it still is there."""
+        """Run the job, at `place` if that still exists."""
 
     def renew(self) -> None:
-        """After a `BrokenExecutor`: makes it usable again."""
+        """Make it usable again after a `BrokenExecutor`."""
 
     def close(self, *, stop: bool) -> None:
-        """Ends it; `stop` also ends what is under way, which closes its cases."""
+        """End it. `stop` also ends running jobs, which close their cases."""
 
 
 class ProcessPool:
@@ -60,7 +60,7 @@ class ProcessPool:
         self._executor = self._new()
 
     def _new(self) -> ProcessPoolExecutor:
-        # Not forked: this process has threads of the executor's and of whoever draws progress.
+        # Not forked, because this process has threads: those of the executor and of the progress display.
         return ProcessPoolExecutor(
             self._jobs,
             mp_context=multiprocessing.get_context("spawn"),
@@ -72,7 +72,7 @@ class ProcessPool:
         return {HERE: self._jobs}
 
     def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
-        # There is no other place to choose, and an image that is missing is made by one while others wait for it.
+        # There is only one place. A missing image is made by one job while the others wait for it.
         return {(HERE, kernel) for kernel in worker.holding(list(samples))}
 
     def submit(self, job: ReportJob, place: str) -> Future[JobResult]:  # noqa: ARG002 - there is one
@@ -100,10 +100,10 @@ class ProcessPool:
 
 
 class DaskPool:
-    """The workers of a Dask cluster: hosts that have vmbox and an engine, and see the dumps at the same paths."""
+    """The workers of a Dask cluster: hosts with vmbox and an engine, and with the dumps at the same paths."""
 
     def __init__(self, address: str, reporter: Reporter = QUIET) -> None:
-        """Raises `ConfigurationError` when there is no such cluster, or no library for it."""
+        """Connect to the cluster. Raises `ConfigurationError` if there is none, or if its library is missing."""
         self._reporter = reporter
         self._empty = False
         try:
@@ -126,20 +126,20 @@ class DaskPool:
         return found
 
     def holding(self, samples: Mapping[str, Path]) -> set[tuple[str, str]]:
-        # A worker that leaves while it is asked holds nothing.
+        # A worker that disappears meanwhile holds nothing.
         held = self._client.run(worker.prepared, dict(samples), on_error="ignore")
         return {(place, kernel) for place, some in held.items() for kernel in some}
 
     def submit(self, job: ReportJob, place: str) -> Future[JobResult]:
         executor = self._client.get_executor(
             workers=[place],
-            # Should it be lost, another does the job.
+            # If it is lost, another worker runs the job.
             allow_other_workers=True,
             pure=False,
             retries=_RETRIES,
         )
-        # The threads of a worker share its host, as processes of ours do this one.
-        # An engine that our settings name is this host's: each worker has its own.
+        # The threads of a worker share its host, as our processes share this one.
+        # An engine from our settings is this host's: each worker has its own.
         options = replace(job.options, engine=None) if job.options.engine == config.current().engine else job.options
         neighbours = max(1, self._client.nthreads().get(place, 1))
         job = replace(job, options=options, settings=config.overrides(), neighbours=neighbours)
@@ -150,11 +150,11 @@ class DaskPool:
 
     def renew(self) -> None: ...
 
-    def close(self, *, stop: bool) -> None:  # noqa: ARG002 - what was asked of it is cancelled when nobody holds it
+    def close(self, *, stop: bool) -> None:  # noqa: ARG002 - Dask cancels futures that are no longer referenced
         self._client.close(timeout=5)
 
 
 def fitting_jobs() -> int:
-    """How many jobs this host takes at once."""
+    """Number of jobs that this host runs at once."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(os.sched_getaffinity(0)), memory * 3 // 4 // _ROOM))

@@ -1,4 +1,4 @@
-"""One dump of a triage as values: what it is, and how its report came out."""
+"""One dump of a triage as values: its identification, and the result of its report."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from sandbox.version import __version__
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DumpEntry:
-    """A dump that was found, identified."""
+    """A dump that was found and identified."""
 
     dump: str
     key: str
-    """Names its report: of the path."""
+    """Name of its report, made from the path."""
     stamp: str
-    """Changes when the file does, or vmbox."""
+    """Changes when the file or vmbox changes."""
     kernel: str | None = None
     """Equal for dumps of one build: they share image and debuginfo."""
     files: tuple[str, ...] = ()
-    """All of a split dump."""
+    """All files of a split dump."""
     wrapped: bool = False
-    """crash reads a copy of it that is made in the cache."""
+    """Whether crash reads an unpacked copy of it in the cache."""
     problem: str | None = None
     exit_code: int = 0
-    """Why it is no dump, and the status of that."""
+    """Exit status of `problem`, the reason why it is not a dump."""
     path: Path | None = None
-    """Where it lies, when that is no text that JSON could hold."""
+    """Its path, if that is not text that JSON can contain."""
 
 
 class RowStatus(StrEnum):
-    """How the report of a dump came out; see `Row.status`."""
+    """Result of a dump's report; see `Row.status`."""
 
     OK = "ok"
     LOG = "log"
@@ -53,14 +53,14 @@ class Row:
     key: str
     stamp: str
     status: RowStatus
-    """ok; log for a log or sosreport, in which there is no dump for crash to open; partial when crash did not open the
-    dump and the report holds what it says by itself; failed without a report."""
+    """ok; log for a log or sosreport, which contain no dump for crash; partial if crash did not open the dump and the
+    report contains only what the dump says without crash; failed if there is no report."""
     problem: str | None
     exit_code: int
     """0, or the exit status of `problem`."""
     seconds: float
     host: str
-    """Where the report was made."""
+    """Host that made the report."""
     kernel: str | None = None
     release: str | None = None
     vendor: str | None = None
@@ -77,24 +77,24 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportJob:
-    """What a worker is given; travels between hosts."""
+    """Input of a worker; it is sent between hosts."""
 
     entry: DumpEntry
     options: OpenOptions
     timeout: float
     """Seconds for each crash command."""
     without_crash: str | None = None
-    """Report what the dump says by itself, for this reason: what its kernel needs was just found not to be had."""
+    """Report only what the dump says without crash, for this reason: what its kernel needs is not available."""
     without_crash_status: int = 0
     settings: tuple[str, ...] = ()
-    """What the user set for this command, as KEY=VALUE: for a worker that is no child of ours."""
+    """Settings that the user gave this command, as KEY=VALUE, for a worker that is not our child."""
     neighbours: int = 0
-    """How many jobs the worker's process does at once, to share its host; 0: it was told when it began."""
+    """Number of jobs that share the worker's host; 0: the worker got its share when it started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What a worker gives back."""
+    """Output of a worker."""
 
     row: Row
     html: str | None = None
@@ -102,7 +102,7 @@ class JobResult:
 
 
 def entry(path: Path) -> DumpEntry:
-    """Identifies the dump at `path`; what goes wrong with it is in the answer."""
+    """Identify the dump at `path`. An error is in the result."""
     text, key = _named(path)
     try:
         state = path.stat()
@@ -121,7 +121,7 @@ def entry(path: Path) -> DumpEntry:
 
 
 def unidentified(path: Path, problem: str, status: int) -> DumpEntry:
-    """What cannot be told what it is."""
+    """The entry of a file that could not be identified."""
     text, key = _named(path)
     return DumpEntry(dump=text, key=key, stamp="", problem=problem, exit_code=status)
 

@@ -1,4 +1,4 @@
-"""Many dumps: each identified, grouped by kernel, reported in parallel, put into one table; resumable at any point."""
+"""Triage many dumps: identify, group by kernel, report in parallel, make one table. Resumable at any point."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ from sandbox.triage.worker import failed
 
 _JOURNAL: Final = "rows.jsonl"
 _TRIES: Final = 3
-"""How often a job is begun whose worker dies."""
+"""How often a job is started if its worker dies."""
 
 _LACKING: Final = frozenset(
     kind.exit_code
     for kind in (UnknownKernel, BaseImageUnavailable, ImageBuildFailed, DebuginfoNotFound, DebuginfoMismatch)
 )
-"""Statuses that every dump of the same kernel would share: no profile, image or debuginfo to be had."""
+"""Statuses that are the same for every dump of a kernel: no profile, image or debuginfo is available."""
 
 _OF_THE_DUMP: Final = frozenset(
     kind.exit_code
@@ -57,10 +57,10 @@ _OF_THE_DUMP: Final = frozenset(
         *(SessionFailed, SessionDied, CommandTimeout),
     )
 )
-"""Statuses that a second run would find again: the file itself is to blame."""
+"""Statuses that a second run would repeat: the cause is the file itself."""
 
 _REFRESH: Final = 20.0
-"""Seconds between versions of a table that is being filled."""
+"""Seconds between updates of the table."""
 
 
 def triage(
@@ -74,11 +74,11 @@ def triage(
     timeout: float = 60,
     again: bool = False,
 ) -> table.Index:
-    """Reports on `paths` (see `finding.find`) into the directory `output`: index.html, index.json and reports/.
+    """Report on `paths` (see `discovery.find`) into the directory `output`: index.html, index.json and reports/.
 
-    What an earlier run into the same directory finished is not made again, unless `again`. `scheduler` is the address
-    of a Dask cluster; without one, `jobs` processes of this host do the work, as many as it has room for by default.
-    Raises `UsageError` when `output` cannot be written, and KeyboardInterrupt with the table written so far.
+    Keeps the reports that an earlier run into the same directory finished, unless `again`. `scheduler` is the address
+    of a Dask cluster; without one, `jobs` processes of this host do the work, by default as many as fit.
+    Raises `UsageError` if `output` cannot be written, and KeyboardInterrupt after writing the table so far.
     """
     if not _made(output / "reports"):
         raise UsageError(f"{output} cannot be written", hint="choose another directory with -o")
@@ -89,14 +89,14 @@ def triage(
         try:
             options = options or OpenOptions()
             if local is None:
-                # An engine's address is of this host; each of a cluster's has its own.
+                # An engine's address is of this host; each host of a cluster has its own.
                 options = replace(options, engine=None)
             entries = _identified(paths, local, reporter)
             fleet = _Scheduler(output=output, pool=pool, options=options, timeout=timeout, reporter=reporter)
             try:
                 fleet.run(entries, again=again)
             except KeyboardInterrupt:
-                reporter.notice("closing what is open; the same command goes on from here")
+                reporter.notice("closing open cases; the same command continues from here")
                 pool.close(stop=True)
                 raise
             finally:
@@ -119,18 +119,18 @@ def _identified(paths: Sequence[Path], local: ProcessPool | None, reporter: Repo
     found: list[DumpEntry] = []
     parts: set[str] = set()
     with reporter.step("Identifying", total=len(paths)) as step:
-        # Few are identified sooner than a process is started.
+        # A few dumps are identified faster than a process starts.
         for one in map(entry, paths) if local is None or len(paths) < 32 else _beside(paths, local):
             step.advance(1)
             if one.dump in parts:
-                continue  # of a split dump that another part stands for
+                continue  # part of a split dump that is already listed
             parts.update(one.files)
             found.append(one)
     return found
 
 
 def _beside(paths: Sequence[Path], local: ProcessPool) -> Iterator[DumpEntry]:
-    """As `entry` says, in other processes; a dump whose identification is the end of one is told of, and no more."""
+    """Yield the `entry` of each path, made in other processes. A dump that kills its process gets a failed entry."""
     done = 0
     try:
         for one in local.map(entry, paths):
@@ -148,7 +148,7 @@ def _beside(paths: Sequence[Path], local: ProcessPool) -> Iterator[DumpEntry]:
                     local.renew()
                     one = unidentified(
                         path,
-                        "the process that read it was killed, most likely for want of memory",
+                        "the process that read it was killed, most likely for lack of memory",
                         VmboxError.exit_code,
                     )
             yield one
@@ -166,19 +166,19 @@ class _Scheduler:
     waiting: dict[str | None, deque[DumpEntry]] = field(default_factory=lambda: defaultdict(deque))
     """By kernel."""
     retry_alone: deque[DumpEntry] = field(default_factory=deque)
-    """Whose worker died: tried again alone, for one of them may be the reason."""
+    """Dumps whose worker died. Each is retried alone, because one of them may be the cause."""
     tries: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     in_flight: dict[Future[JobResult], tuple[DumpEntry, str]] = field(default_factory=dict)
     ready: set[tuple[str, str]] = field(default_factory=set)
-    """(place, kernel): image and debuginfo are there."""
+    """(place, kernel): the place has image and debuginfo."""
     provisioning: set[tuple[str, str]] = field(default_factory=set)
-    """(place, kernel): the first dump is about to bring them."""
+    """(place, kernel): the kernel's first dump is getting them."""
     order: list[str] = field(default_factory=list)
-    """Keys as the dumps were found: the table's order, whichever was done first."""
+    """Keys in the order in which the dumps were found, which is the order of the table."""
     noted: bool = False
     """Whether this run has written to the journal."""
     unavailable: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """Kernels whose image or debuginfo cannot be had: why, and its status."""
+    """Kernels whose image or debuginfo is not available: the reason, and its status."""
 
     def run(self, entries: Sequence[DumpEntry], *, again: bool) -> None:
         earlier = {} if again else dict(self._earlier())
@@ -228,7 +228,7 @@ class _Scheduler:
                 free -= 1
 
     def _next(self, place: str) -> DumpEntry | None:
-        """A dump for `place`: of a kernel it has, of one that nobody has begun, or of one that is worth getting."""
+        """The next dump for `place`: of a kernel that it has, that no place has, or that has many dumps waiting."""
         some = (kernel for kernel, dumps in self.waiting.items() if dumps)
         by_size = sorted(some, key=lambda one: -len(self.waiting[one]))
         free = [one for one in by_size if one is None or (place, one) in self.ready or one in self.unavailable]
@@ -262,7 +262,7 @@ class _Scheduler:
             self.pool.renew()
 
     def _take(self, future: Future[JobResult]) -> bool:
-        """Whether a job has come to its end, one way or the other."""
+        """Take the result of a job. Returns False if it will be retried."""
         one, place = self.in_flight.pop(future)
         if one.kernel is not None:
             self.provisioning.discard((place, one.kernel))
@@ -277,14 +277,14 @@ class _Scheduler:
             self._note(
                 failed(
                     one,
-                    "the process that made its report was killed, most likely for want of memory",
+                    "the process that made its report was killed, most likely for lack of memory",
                     VmboxError.exit_code,
                 )
             )
             if isinstance(error, BrokenExecutor) and not self.in_flight:
                 self.pool.renew()
             return True
-        except Exception as error:  # noqa: BLE001 - a cluster has its own; one bad dump never stops the rest
+        except Exception as error:  # noqa: BLE001 - a cluster raises its own; one bad dump never stops the rest
             self._note(failed(one, f"no worker finished it: {error}", VmboxError.exit_code))
             return True
         if one.kernel is not None and made.row.status is RowStatus.OK:
@@ -302,7 +302,7 @@ class _Scheduler:
         text = json.dumps(plain(row), ensure_ascii=False) + "\n"
         with (self.output / _JOURNAL).open("ab+") as journal:
             if not self.noted and journal.tell() > 0:
-                # A line that was being written when all ended has no end of its own.
+                # The last line is incomplete if the run was killed while writing it.
                 journal.seek(-1, os.SEEK_END)
                 if journal.read(1) != b"\n":
                     journal.write(b"\n")
@@ -310,7 +310,7 @@ class _Scheduler:
             journal.write(text.encode())
 
     def _earlier(self) -> Iterator[tuple[str, Row]]:
-        """What the journal holds, the last word on each dump; a line that was being written when all ended is none."""
+        """Read the journal: the last row of each dump counts. Skips an incomplete last line."""
         try:
             lines = (self.output / _JOURNAL).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -329,7 +329,7 @@ class _Scheduler:
         return row.status in {RowStatus.OK, RowStatus.LOG} or row.exit_code in _OF_THE_DUMP
 
     def publish(self, *, final: bool) -> table.Index:
-        """Writes the table as it is now."""
+        """Write the table in its current state."""
         index = table.of(
             tuple(self.rows[key] for key in self.order if key in self.rows),
             left=sum(map(len, self.waiting.values())) + len(self.in_flight),

@@ -1,4 +1,4 @@
-"""The table of a triage: rows, and the groups they fall into. index.json and index.html."""
+"""The table of a triage: rows and their groups, as index.json and index.html."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Group:
     """When the first of them crashed, UTC."""
     last: datetime | None
     keys: tuple[str, ...]
-    """Of their rows."""
+    """Keys of their rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +48,17 @@ class Index:
     made: datetime
     total: int
     ok: int
-    """Reported."""
+    """Dumps that were reported."""
     log: int
-    """Logs and sosreports: reported as far as they tell."""
+    """Logs and sosreports: reported as far as they go."""
     partial: int
-    """crash did not open them; their reports hold what the dumps say by themselves."""
+    """Dumps that crash did not open: their reports contain what the dumps say without crash."""
     failed: int
-    """No report."""
+    """Dumps without a report."""
     left: int
-    """Not yet looked at: 0 when the triage came to its end."""
+    """Dumps that are not finished; 0 after a complete triage."""
     signatures: tuple[Group, ...]
-    """What looks like the same bug, the most frequent first."""
+    """Dumps that look like the same bug, the most frequent first."""
     kernels: tuple[Group, ...]
     vendors: tuple[Group, ...]
     days: tuple[Group, ...]
@@ -67,7 +67,7 @@ class Index:
 
 
 def of(rows: Sequence[Row], *, left: int = 0) -> Index:
-    """The table of `rows`."""
+    """Make the table of `rows`."""
     states = [row.status for row in rows]
     return Index(
         schema_version=INDEX_VERSION,
@@ -130,7 +130,7 @@ def schema() -> Mapping[str, Any]:
 
 
 def html(index: Index) -> str:
-    """The table as a page: readable as it is, and sorted by a click where scripts run; only its own script may."""
+    """Render the table as a page. Scripts are only needed to sort by a click, and only its own script may run."""
     script = files("sandbox.report").joinpath("templates/sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     pages = {row.key: row.report for row in index.rows if row.report}
@@ -146,7 +146,7 @@ def _markup(script: str) -> object:
 
 
 def write(directory: Path, index: Index, *, final: bool) -> None:
-    """index.json and index.html; while it is being filled the page alone, which people look at."""
+    """Write index.html, and index.json if the table is `final`."""
     write_file(directory / "index.html", html(index))
     if final:
         write_file(directory / "index.json", as_json(index) + "\n")

@@ -1,4 +1,4 @@
-"""What a worker does: one job, from a dump to its report. Runs in a process or on a host of its own."""
+"""The worker: runs one job, from a dump to its report. It is a process here or on another host."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from sandbox.report.model import Report
 from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row, RowStatus
 
 _GRACE: Final = 20.0
-"""Seconds to close its case that a worker has whose coordinator is gone."""
+"""Seconds in which a worker can close its case after its coordinator is gone."""
 
 
 def run_job(job: ReportJob) -> JobResult:
-    """The report of a dump. Never raises but for being stopped: what goes wrong is in the row."""
+    """Make the report of a dump. An error is in the row; only a stop raises."""
     began = time.monotonic()
     try:
         if job.neighbours:
@@ -47,7 +47,7 @@ def run_job(job: ReportJob) -> JobResult:
 
 
 def failed(entry: DumpEntry, problem: str, status: int) -> Row:
-    """The line of a dump that there is no report of."""
+    """The row of a dump without a report."""
     return Row(
         dump=entry.dump,
         key=entry.key,
@@ -64,7 +64,7 @@ def failed(entry: DumpEntry, problem: str, status: int) -> Row:
 def _report(job: ReportJob) -> Report:
     dump = job.entry.path or Path(job.entry.dump)
     if job.without_crash is None:
-        # A case of its own that is closed after it: hundreds of warm ones would fill the memory.
+        # A case of its own, which is closed afterwards: hundreds of open cases would fill the memory.
         options = replace(job.options, once=True, engine=job.options.engine or config.current().engine)
         with _passing_copy(dump) if job.entry.wrapped else nullcontext():
             return make(dump, options, timeout=job.timeout)
@@ -74,9 +74,9 @@ def _report(job: ReportJob) -> Report:
 
 @contextmanager
 def _passing_copy(dump: Path) -> Iterator[None]:
-    """Takes away what the dump is unpacked to for its report: the copies of hundreds of archives would fill the disk.
+    """Remove the unpacked copy of the dump after its report: the copies of hundreds of archives would fill the disk.
 
-    One that was there before stays, and one that somebody has opened meanwhile; one that a killed run has left goes.
+    Keeps a copy that existed before or that has been opened meanwhile. Also removes the copy of a killed run.
     """
     copy = unpacked_path(dump, paths.unpacked_dir())
     ours = copy.with_name(PASSING)
@@ -119,12 +119,12 @@ def _row(entry: DumpEntry, report: Report) -> Row:
 
 
 def init_worker(settings: Sequence[str]) -> None:
-    """In each worker process first: its share of the host as settings, and its end when the coordinator's has come."""
+    """Initialize a worker process: its share of the host as settings, and its end when the coordinator ends."""
     config.override(settings)
-    # Whoever finds the memory short is to take a worker, which is replaced, and not the one who has the table.
+    # The kernel's OOM killer is to choose a worker, which can be replaced, and not the coordinator.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    # The terminal's Ctrl-C reaches all of us; the coordinator says who stops and how.
+    # The terminal's Ctrl-C reaches all processes; only the coordinator decides which ones stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -132,11 +132,11 @@ def init_worker(settings: Sequence[str]) -> None:
 
 _settling: Final = threading.Lock()
 _settled: Final[list[object]] = []
-"""The settings and neighbours that hold in this process, if it is a cluster's."""
+"""The settings and neighbours that apply in this process, if it is of a cluster."""
 
 
 def _apply_settings(settings: Sequence[str], neighbours: int) -> None:
-    """In a process that is not ours, and serves other callers later: the settings of this one."""
+    """Apply this caller's settings in a cluster's process, which also serves other callers."""
     with _settling:
         if _settled != [settings, neighbours]:
             config.replace_overrides(settings)
@@ -145,7 +145,7 @@ def _apply_settings(settings: Sequence[str], neighbours: int) -> None:
 
 
 def shares(jobs: int) -> list[str]:
-    """Settings under which `jobs` cases leave the host what one leaves it; what the user has set stays."""
+    """Settings under which `jobs` cases together use as much as one. The user's settings stay."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     now = config.current()
     found = [*config.overrides()]
@@ -157,14 +157,15 @@ def shares(jobs: int) -> list[str]:
 
 
 def holding(kernels: Sequence[str]) -> list[str]:
-    """Those of `kernels`, by build-id, whose debuginfo this host has."""
+    """The `kernels`, by build-id, whose debuginfo this host has."""
     store = Store(paths.cache_dir())
     return [kernel for kernel in kernels if re.fullmatch(r"[0-9a-f]{8,}", kernel) and store.find(kernel) is not None]
 
 
 def prepared(samples: Mapping[str, Path]) -> list[str]:
-    """Those kernels, of each of which there is a dump in `samples`, that this host opens with nothing to be made: it
-    has their image and their debuginfo, or an image that has both.
+    """The kernels of `samples` that this host opens at once: it has their image and debuginfo, or an image with both.
+
+    `samples` has a dump of each kernel.
     """
     from sandbox import image as images
     from sandbox.engine import connect, labels

@@ -68,6 +68,6 @@ def test_an_image_that_cannot_be_had(docker_engine: EngineUnderTest, dumps: Dump
     # A registry and an archive that are not there.
     text = re.sub(r"(?s)\n\[base\].*?(?=\n\[image\])", '\n[base]\nimages = ["127.0.0.1:9/debian:12"]\n', text)
     said, case = _opened(vmbox, docker_engine, dumps(), text.replace("bookworm main", "bookworm main contrib"))
-    assert "no base image for Debian 12 (bookworm) could be had" in said
+    assert "no base image for Debian 12 (bookworm) is available" in said
     assert "latest with crash 9.0.2 is used in place of debian-12" in said
     assert case["profile"] == "latest"

@@ -96,7 +96,7 @@ def test_both_sides_are_trusted(
 
 
 def test_without_certificates(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(EnginePermission, match="wants TLS") as caught:
+    with pytest.raises(EnginePermission, match="requires TLS") as caught:
         connect(url)
     assert "DOCKER_CERT_PATH" in caught.value.hint
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))

@@ -60,7 +60,7 @@ def test_work_behind_tls(trusted: Behind, rootfs: Path) -> None:
 
 
 def test_tls_without_certificates(secured: Behind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(EnginePermission, match="wants TLS") as caught:
+    with pytest.raises(EnginePermission, match="requires TLS") as caught:
         connect(secured.url)
     assert "DOCKER_CERT_PATH" in caught.value.hint
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))

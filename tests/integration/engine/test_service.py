@@ -158,7 +158,7 @@ def test_something_else_listens(tmp_path: Path) -> None:
             peer.close()
 
         threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(EngineFailed, match="no engine's socket"):
+        with pytest.raises(EngineFailed, match="not an engine's socket"):
             connect(f"unix://{tmp_path}/s")
 
 
