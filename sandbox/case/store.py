@@ -32,7 +32,7 @@ ONCE: Final = ".once"
 
 
 def find(dump: Path, *, engine: str | None = None) -> Case | None:
-    """The open case of a dump file, if there is one; of `engine` if that is given. Asks only an engine on another host."""
+    """The open case of a dump file, if there is one; of `engine` if given. Asks only an engine on another host."""
     endpoint = engine if engine is not None and engine.startswith(REMOTE_SCHEMES) else None
     for place in sorted(directory().glob(f"{key(dump, endpoint)}-*")):
         case = read(place) if ONCE not in place.name else None
