@@ -11,6 +11,7 @@ from sandbox.case.options import OpenOptions
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
+from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
@@ -63,6 +64,8 @@ _KEPT: Final = 800_000
 """Characters of command output that a report shows; on a large machine there are tens of megabytes. Short outputs are
 shown whole, and the long ones share the remaining room."""
 
+_CUT: Final = "only the beginning of a very long answer"
+
 _LIVES: Final = 3
 """How often crash may die before the remaining commands are skipped."""
 
@@ -78,11 +81,15 @@ class CommandOutputs:
     mode: str
     case: Mapping[str, str]
     """profile, engine, proof."""
+    cut: frozenset[str] = frozenset()
+    """Commands of whose answer only the beginning was kept."""
 
     def missing_reason(self, command: str) -> str | None:
         """Why `command` was not answered; None if it was."""
         run = next((run for run in self.runs if run.command == command), None)
-        return "it was not asked" if run is None else reason(run)
+        if run is None:
+            return "it was not asked"
+        return reason(run) or (f"{_CUT} was read" if command in self.cut else None)
 
 
 def reason(run: CommandRun) -> str | None:
@@ -133,8 +140,9 @@ def collect(
     mode = mode_file.read_text() if mode_file.exists() else ""
     runs: list[CommandRun] = []
     texts: dict[str, str] = {}
+    cut: set[str] = set()
     with session, reporter.step("Asking crash", total=len(commands)) as step:
-        for run, text in _each(session, commands, mode, timeout):
+        for run, text in _each(session, commands, mode, timeout, cut):
             runs.append(run)
             step.advance(1)
             if _tells(run.command, run.status):
@@ -144,6 +152,7 @@ def collect(
         texts=texts,
         mode=mode,
         case={"profile": case.profile, "engine": case.engine, "proof": case.proof},
+        cut=frozenset(cut),
     )
 
 
@@ -166,15 +175,23 @@ def from_external(found: Mapping[str, ExternalOutput], *, case: Mapping[str, str
     return CommandOutputs(runs=truncate_to_fit(runs), texts=texts, mode="", case=case)
 
 
-def _each(session: Session, commands: Sequence[str], mode: str, timeout: float) -> Iterator[tuple[CommandRun, str]]:
-    lives, name = _LIVES, session.debugger.name
+def _each(
+    session: Session, commands: Sequence[str], mode: str, timeout: float, cut: set[str]
+) -> Iterator[tuple[CommandRun, str]]:
+    lives, name, room = _LIVES, session.debugger.name, PER_REPORT
     for command in commands:
         if lives == 0:
             yield _unasked(command, f"crash had ended {_LIVES} times before")
         elif not session.works(command):
             yield _unasked(command, f"{name} opened the dump only with {mode}, where this does not work")
+        elif room <= 0:
+            yield _unasked(command, f"the answers before it had {PER_REPORT >> 20} MiB")
         else:
-            run, text = _one(session, command, timeout)
+            answer = BoundedAnswer(min(PER_ANSWER, room))
+            run, text = _one(session, command, timeout, answer)
+            room -= answer.kept
+            if answer.left_out:
+                cut.add(command)
             yield run, text
             if run.status is CommandStatus.DIED:
                 lives -= 1
@@ -188,20 +205,21 @@ def _unasked(command: str, why: str) -> tuple[CommandRun, str]:
     return CommandRun(command=command, status=CommandStatus.UNASKED, seconds=0.0, output=why), ""
 
 
-def _one(session: Session, command: str, timeout: float) -> tuple[CommandRun, str]:
-    pieces: list[bytes] = []
-    seconds = timeout
+def _one(session: Session, command: str, timeout: float, answer: BoundedAnswer) -> tuple[CommandRun, str]:
+    seconds, last = timeout, ""
     try:
-        done = session.run(command, pieces.append, timeout=timeout)
+        done = session.run(command, answer, timeout=timeout)
     except CommandTimeout:
         status = CommandStatus.TIMEOUT
     except SessionDied as error:
         status, seconds = CommandStatus.DIED, 0.0
-        pieces.append(f"\n{error.message}\n".encode())
+        last = f"\n{error.message}\n"
     else:
         status, seconds = done.status, done.seconds
-    text = b"".join(pieces).decode(errors="backslashreplace")
-    return CommandRun(command=command, status=status, seconds=round(seconds, 3), output=text), text
+    text = answer.text()
+    said = f"\n[… {answer.left_out} bytes more left out …]\n" if answer.left_out else ""
+    shown = text + said + last
+    return CommandRun(command=command, status=status, seconds=round(seconds, 3), output=shown), text
 
 
 def truncate_to_fit(runs: Sequence[CommandRun]) -> tuple[CommandRun, ...]:

@@ -22,6 +22,7 @@ from sandbox.debugger import DEFAULT
 from sandbox.errors import ConfigurationError, DumpUnreadable
 from sandbox.model import CommandStatus, Vmcore
 from sandbox.render import visible
+from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT
 from sandbox.report.causes import explain
 from sandbox.report.collect import COMMANDS, CommandOutputs, ExternalOutput, from_external
 from sandbox.version import __version__
@@ -245,7 +246,8 @@ def as_yaml(documents: list[dict[str, Any]]) -> str:
 def read_answers(file: Path) -> CommandOutputs:
     """Read the answers that a Job left on its output volume. Raises `DumpUnreadable` if the file has none."""
     try:
-        said = file.read_bytes()
+        with file.open("rb") as answers:
+            said = answers.read(PER_REPORT)
     except OSError as error:
         raise DumpUnreadable(f"{file}: {error.strerror}") from error
     found = dict(_answers(said))
@@ -264,7 +266,7 @@ def _answers(said: bytes) -> Iterator[tuple[str, ExternalOutput]]:
         return
     token = re.escape(start[1])
     for found in re.finditer(rb"(?ms)^%s begin ([^\n]*)\n(.*?)(?:^%s end$|\Z)" % (token, token), said[start.start() :]):
-        command, output = found[1].decode(errors="backslashreplace"), found[2]
+        command, output = found[1].decode(errors="backslashreplace"), found[2][:PER_ANSWER]
         if command not in COMMANDS:
             continue
         complaints = DEFAULT.complaints(command)

@@ -1,0 +1,119 @@
+"""What a report holds of answers without an end. A stand-in for the session: it prints half a gigabyte."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from sandbox.case.options import OpenOptions
+from sandbox.debugger import DEFAULT
+from sandbox.errors import SessionDied
+from sandbox.model import CommandStatus, Transcript
+from sandbox.report import collect
+from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
+
+LINE = b"PID: 1  TASK: ffff888003510000  CPU: 0  COMMAND: systemd \xf0\x9f\x92\xa3\n"
+
+
+class Flood:
+    """Answers `long` with 500 MiB in pieces, everything else with a word."""
+
+    debugger = DEFAULT
+
+    def __init__(self, case: object, long: frozenset[str], piece: bytes) -> None:
+        self.case = case
+        self._long = long
+        self._piece = piece
+        self.asked: list[str] = []
+
+    def works(self, command: str) -> bool:
+        return bool(command)
+
+    def run(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
+        assert timeout
+        self.asked.append(command)
+        if command == "dies":
+            raise SessionDied("crash died of signal 11")
+        if command in self._long:
+            for _ in range((500 << 20) // len(self._piece)):
+                sink(self._piece)
+        else:
+            sink(b"short\n")
+        return Transcript(command=command, status=CommandStatus.OK, seconds=0.1, bytes=1)
+
+    def start(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class FakeCase:
+    profile = engine = proof = "x"
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+
+def _collect(
+    commands: list[str], long: set[str], piece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[collect.CommandOutputs, Flood]:
+    session = Flood(FakeCase(tmp_path), frozenset(long), piece)
+    monkeypatch.setattr(collect, "open_session", lambda *_: (session, b""))
+    return collect.collect(tmp_path, OpenOptions(), commands=commands), session
+
+
+@pytest.mark.parametrize("piece", [LINE * 1000, b"A" * 65536], ids=["lines", "no newline"])
+def test_an_answer_of_500_mib_is_let_pass(piece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracemalloc.start()
+    try:
+        answers, _ = _collect(["ps", "mod"], {"ps"}, piece, tmp_path, monkeypatch)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Text with one character outside of the basic plane takes four bytes for each.
+    assert peak < 12 * PER_ANSWER
+    assert 0.9 * PER_ANSWER < len(answers.texts["ps"].encode()) < 1.1 * PER_ANSWER
+    shown, after = answers.runs
+    assert "bytes more left out …]" in shown.output
+    assert answers.missing_reason("ps") == "only the beginning of a very long answer was read"
+    assert (after.output, answers.missing_reason("mod")) == ("short\n", None)
+
+
+def test_all_answers_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = ["sys", "ps", "bt -a", "foreach UN bt", "mod", "runq", "net"]
+    answers, session = _collect(commands, set(commands[1:]), b"x" * 65535 + b"\n", tmp_path, monkeypatch)
+    assert sum(map(len, answers.texts.values())) <= PER_REPORT
+    assert session.asked == commands[:5]
+    assert answers.runs[-1].status is CommandStatus.UNASKED
+    assert answers.missing_reason("net") == "the answers before it had 64 MiB"
+
+
+def test_a_bounded_answer_ends_with_a_whole_line() -> None:
+    answer = BoundedAnswer(12)
+    for piece in (b"one\ntwo\nth", b"ree\nfour\n"):
+        answer(piece)
+    assert (answer.text(), answer.left_out) == ("one\ntwo\n", 7)
+
+
+def test_bytes_that_are_no_text_count_as_long_as_their_escapes() -> None:
+    answer = BoundedAnswer(1000)
+    for _ in range(100):
+        answer(b"\xff" * 100)
+    assert len(answer.text()) < 1500
+    assert answer.left_out > 9000
+
+
+def test_what_fits_is_whole_and_the_last_words_of_a_crash_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, _ = _collect(["sys", "dies"], set(), b"", tmp_path, monkeypatch)
+    assert [run.output for run in answers.runs] == ["short\n", "\ncrash died of signal 11\n"]
+    assert answers.missing_reason("sys") is None
