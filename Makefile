@@ -1,11 +1,11 @@
 # make demo   makes a genuine vmcore and prints its backtrace
 # make test   runs every check and every test
-# Both set up all they need on a Debian host: packages (as root or with sudo), and a virtual environment in .venv.
+# Both install what they need on a Debian host: packages (as root or with sudo), and a virtual environment in .venv.
 
 .DELETE_ON_ERROR:
 .PHONY: setup host lock lint types unit integration e2e test demo bench docs clean
 
-# pytest keeps the test modules that it has rewritten: to rewrite them each time takes a third of the unit tests' time.
+# pytest caches the test modules that it rewrites: rewriting them each time takes a third of the unit tests' time.
 unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
@@ -29,7 +29,7 @@ $(READY): pyproject.toml dev.lock | host
 	$(BIN)/python -m compileall -q sandbox
 	@touch $@
 
-# What development installs, pinned by hash; again after pyproject.toml's dependencies changed.
+# Pins what development installs by hash; run it again after a change of pyproject.toml's dependencies.
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --group dev --all-extras --universal --generate-hashes \
@@ -50,7 +50,7 @@ integration: setup
 e2e: setup
 	$(PYTEST) tests/e2e
 
-# One run of pytest, so that engines and images are made once; Docker's tests and Podman's beside each other.
+# One run of pytest, so that engines and images are made once; Docker's tests and Podman's run in parallel.
 test: lint
 	$(PYTEST) --numprocesses=2 --dist=loadgroup tests/unit tests/integration tests/e2e
 
@@ -61,7 +61,7 @@ demo: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
-# The documentation, with links that lead nowhere as errors.
+# The documentation; a link that leads nowhere is an error.
 docs: setup
 	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
 

@@ -1,12 +1,12 @@
-"""One table: vmbox beside crash by hand, drgn, and installing what is needed, in one run on one machine.
+"""Prints one table: vmbox beside crash by hand, drgn, and an installation by hand, in one run on one machine.
 
     python -m benchmarks [--vmcore FILE] [--rounds N] [--no-install]
 
 Without a dump, `vmbox demo` makes one. In each round both sides of a row are measured one after the other, and the
-ratio is taken within the round, so that a busy machine slows both. "vmlinux as shipped" is the distribution's file, its
-index hidden, in a container of the same image as vmbox uses. The installing way is done once, in a container of the
-distribution's base: the package index, crash and the kernel's debug package, then crash; vmbox begins with an empty
-cache of debuginfo, and like it with the image's base at hand.
+ratio is taken within the round, so that a busy machine slows both. "vmlinux as shipped" is the distribution's file,
+its index hidden, in a container of the same image as vmbox uses. The installation is done once, in a container of the
+distribution's base: the package index, crash and the kernel's debug package, then crash. vmbox starts with an empty
+cache of debuginfo. Both have the base image.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ du -sk /usr/lib/debug | cut -f1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vmcore", type=Path, help="a Debian kernel's; made when not given")
+    parser.add_argument("--vmcore", type=Path, help="of a Debian kernel; made when not given")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-install", action="store_true", help="leave out the installing way, which downloads much")
+    parser.add_argument("--no-install", action="store_true", help="leave out the installation, a large download")
     given = parser.parse_args()
-    # As pip leaves it when it installs.
+    # As pip does when it installs.
     compileall.compile_dir(str(Path(sandbox.__file__).parent), quiet=1)
     vmcore = given.vmcore or paths.cache_dir() / "bench" / "vmcore"
     if not vmcore.exists():
@@ -123,7 +123,7 @@ def show(what: str, own: float, name: str, other: float, ratios: list[float], *,
 
 
 def first(engine: Engine, vmcore: Path) -> None:
-    """The first bt of a kernel never seen, once: it downloads hundreds of megabytes each way."""
+    """Measures the first bt of a new kernel, once: each way downloads hundreds of megabytes."""
     found = api.identify(vmcore)
     home = profiles.select(found).distribution
     assert home.debuginfo is not None

@@ -1,10 +1,10 @@
-"""What debuginfo costs: bytes fetched of the package, peak memory, disk, and the seconds that preparing it takes.
+"""Measures the cost of debuginfo: bytes fetched of the package, peak memory, disk, and the seconds of preparing it.
 
     python -m benchmarks.debuginfo [--engine NAME|URL] VMCORE
 
-Of a dump of a Debian kernel (of a release alone the whole package is fetched, for nothing else proves it), into an
-empty cache, through a forwarder on loopback that counts. Preparing is done again on a copy without its index, in the
-container where it is always done.
+VMCORE is of a Debian kernel. (For a release alone the whole package is fetched, because only its hash proves it.) The
+cache is empty; a forwarder on loopback counts bytes. Preparing is done again on a copy without its index, in the usual
+container.
 """
 
 from __future__ import annotations

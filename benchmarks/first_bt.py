@@ -1,10 +1,10 @@
-"""The first `bt` of a kernel never seen: vmbox, and what people do by hand, on the same archive in one run.
+"""Measures the first `bt` of a new kernel: vmbox, and the same by hand, on the same archive in one run.
 
     python benchmarks/first_bt.py [--engine NAME|URL] VMCORE
 
 By hand: in a fresh Debian container, install crash and the kernel's debug package, start crash, type bt. vmbox: an
-empty cache, no image but the distribution's base, which both start from; and again with the image there, as it is for
-the second kernel of a distribution. Both fetch through one forwarder on loopback, which counts. Figures are ratios
+empty cache, and only the distribution's base image, which both start from; and again with crash's image, as for the
+second kernel of a distribution. Both fetch through one forwarder on loopback, which counts bytes. Figures are ratios
 within the run; the archive is Debian's, or its mirror in VMBOX_MIRRORS.
 """
 
@@ -63,7 +63,7 @@ class Measured:
 
 @dataclass
 class Forwarder:
-    """Everything that is fetched goes through it."""
+    """Counts everything that is fetched."""
 
     url: str = ""
     sent: int = 0
@@ -188,7 +188,7 @@ def by_hand(
 
 
 def drop_images(engine: Engine) -> None:
-    """So that the first run builds its image."""
+    """Removes vmbox's images except the bases, so that the first run builds its image."""
     import docker
 
     client = docker.DockerClient(base_url=engine.info().endpoint)

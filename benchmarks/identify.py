@@ -1,14 +1,14 @@
-"""How fast a dump is identified, beside `crash --osrelease` and drgn on the same file.
+"""Measures how fast a dump is identified, beside `crash --osrelease` and drgn on the same file.
 
     python benchmarks/identify.py [--runs N] [--synthetic DIRECTORY] VMCORE...
 
-`--synthetic` also writes and measures the header of a 2 TiB machine's dump with every second page in it, and a 100 GB
-file that is sparse. "inside" is a call in a running Python. Of processes, all are started once in each of N rounds,
-after one that warms the page cache. The time is the median; "cpu" the median of user and system time, which other work
-on the machine changes less; "beside" the median of the rounds' ratios to Python that does nothing, and to crash. "peak"
-is the memory of the whole process, but not less than the benchmark's own, which counts for its children too. "no
-bytecode" is vmbox without its compiled modules, as in a checkout that nobody may write to. drgn is measured when this
-Python has it, crash when it is installed.
+`--synthetic` also writes and measures the header of a 2 TiB machine's dump with every second page in it, and a sparse
+file of 100 GB. "inside" is a call in a running Python. Each of N rounds starts every process once, after one round
+that warms the page cache. The time is the median; "cpu" is the median of user and system time, on which other work has
+less influence; "beside" is the median of the rounds' ratios to a Python that does nothing, and to crash. "peak" is the
+memory of the whole process, and at least the benchmark's own, which counts for its children too. "no bytecode" is
+vmbox without compiled modules, as in a read-only checkout. drgn is measured if this Python has it, crash if it is
+installed.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Run:
 
 
 def run(command: list[str]) -> Run | str:
-    """What it took, or what it said when it failed."""
+    """Runs a command once. Returns the message if it fails."""
     start = time.perf_counter()
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     _, status, usage = os.wait4(child.pid, 0)
@@ -141,7 +141,7 @@ def run(command: list[str]) -> Run | str:
 
 
 def two_tebibytes(path: Path) -> None:
-    """Bitmaps of 64 MiB each, every second page present: the worst there is to count. The pages are a hole."""
+    """Writes bitmaps of 64 MiB each, every second page present: the worst case for counting. The pages are a hole."""
     header(path, max_mapnr=1 << 29, bitmap=b"\x55" * (1 << 20), repeat=64)
 
 

@@ -1,12 +1,12 @@
-"""What a warm crash costs, beside crash itself in the same container, on the same dump, in one run.
+"""Measures a warm crash beside crash by hand in the same container, on the same dump, in one run.
 
     python benchmarks/session.py [--runs N] [--flood MB] [--starts] [--shipped VMLINUX] VMCORE
 
-The dump is opened with vmbox as it is configured (`$VMBOX_ENGINE` and so on); image and debuginfo are at hand after
-that first time. "one-shot" is `crash vmlinux vmcore` reading one command, in a container of the same image: on the
-distribution's vmlinux as it lies in the package (`--shipped`), and on the prepared one. Without `--shipped` that is the
-prepared one with its index hidden, which lacks relocations of debug sections as well and so is a little faster. Ratios
-are what counts; the case is closed in the end.
+The dump is opened with vmbox as it is configured (`$VMBOX_ENGINE` and so on); after that first time image and
+debuginfo are cached. "one-shot" is `crash vmlinux vmcore` reading one command, in a container of the same image: on
+the vmlinux of the distribution's package (`--shipped`), and on the prepared one. Without `--shipped` the first is the
+prepared one with its index hidden, which has no relocations of debug sections either and so is a little faster.
+Compare the ratios. The case is closed at the end.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def callers(vmcore: Path) -> None:
 
 
 def flood(vmcore: Path, megabytes: int, options: tuple[str, ...]) -> None:
-    """Much output: time, and the peak of vmbox's memory."""
+    """Measures time and the peak of vmbox's memory for much output."""
     line = "ffffea0000000000 0 ffff888000000000 100 1 0xfffffc0001000 reserved"
     command = f"!yes '{line}' | head -c {megabytes * 1000000}"
     began = time.monotonic()
@@ -134,7 +134,7 @@ def flood(vmcore: Path, megabytes: int, options: tuple[str, ...]) -> None:
         received = peak = 0
         while data := process.stdout.read(1 << 20):
             received += len(data)
-            # Of the process itself: what wait4 tells counts the memory of who started it, too.
+            # Of the process itself: wait4 also counts the memory of the process that started it.
             found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
             peak = max(peak, int(found[1]) / 1024 if found else 0)
     took = time.monotonic() - began
@@ -145,7 +145,7 @@ def flood(vmcore: Path, megabytes: int, options: tuple[str, ...]) -> None:
 
 
 def crash(engine: Engine, container: str, lines: str, *, vmlinux: str = VMLINUX) -> None:
-    # In a shell that lives as long as crash does: crash ends with its parent, see Containerfile.d/files/shell.
+    # In a shell that lives as long as crash: crash ends with its parent, see Containerfile.d/files/shell.
     argv = ["sh", "-c", f"crash -s --no_crashrc --no_scroll {vmlinux} {DUMP}; exit $?"]
     with engine.exec(container, argv, stdin=True) as process:
         process.write(f"{lines}\nquit\n".encode())
@@ -155,7 +155,7 @@ def crash(engine: Engine, container: str, lines: str, *, vmlinux: str = VMLINUX)
 
 @contextmanager
 def shipped(engine: Engine, case: Case, directory: Path, vmlinux: Path | None = None) -> Iterator[str]:
-    """A container of the same image with the same dump, and a vmlinux that was not prepared."""
+    """Yields a container of the same image with the same dump, and a vmlinux that was not prepared."""
     if vmlinux is None:
         vmlinux = directory / "vmlinux"
         vmlinux.write_bytes(case.vmlinux.read_bytes().replace(b"\0.gdb_index\0", b"\0.xdb_index\0"))

@@ -1,10 +1,11 @@
-"""What reports cost beside the crash they are made with, and many beside one by one; in one run on one machine.
+"""Measures reports beside the crash that they use, and many at once beside one by one; in one run on one machine.
 
     python benchmarks/triage.py [--runs N] [--dumps N] [--rounds N] [--many N] VMCORE
 
-Image and debuginfo are at hand after a first time. The dumps of a triage are copies of VMCORE (reflinks where the file
-system has them); those of the identification, and of the coordinator's memory, are hard links to it, which are dumps of
-their own to vmbox. The coordinator's memory is measured without an engine: reports hold what dumps say by themselves.
+Image and debuginfo are cached after a first time. The dumps of a triage are copies of VMCORE (reflinks if the file
+system has them); those of the identification, and of the coordinator's memory, are hard links, which vmbox takes for
+different dumps. The coordinator's memory is measured without an engine: reports then have only what dumps say about
+themselves.
 """
 
 from __future__ import annotations
@@ -78,14 +79,14 @@ def side_by_side(vmcore: Path, directory: Path, dumps: int, rounds: int) -> None
             busy[jobs] = (processors() - before) / taken[jobs]
         ratios.append(taken[1] / taken[2])
         print(
-            f"{dumps} dumps: one by one {taken[1]:.1f} s with {busy[1]:.1f} processors busy, whoever used them; "
+            f"{dumps} dumps: one by one {taken[1]:.1f} s with {busy[1]:.1f} processors busy, also with other work; "
             f"two at a time {taken[2]:.1f} s with {busy[2]:.1f}: {ratios[-1]:.2f} times"
         )
     print(f"one by one, in times of two at once {statistics.median(ratios):8.2f}     (asked: 1.6)")
 
 
 def processors() -> float:
-    """Seconds that the processors of this machine have worked."""
+    """Returns the seconds that the processors of this machine have worked."""
     words = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     return sum(int(words[at]) for at in (1, 2, 3, 6, 7, 8)) / os.sysconf("SC_CLK_TCK")
 
@@ -121,7 +122,7 @@ def memory(vmcore: Path, directory: Path, many: int) -> None:
 
 
 def peak(pid: int) -> int:
-    """Megabytes, of that process alone."""
+    """Returns the peak memory of that process alone, in megabytes."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Says of each dump what it is and why it died, and prints the panicking task's backtrace.
+"""Prints release, panic and the panicking task's backtrace of each dump.
 
 python examples/backtrace.py VMCORE...
 """

@@ -1,4 +1,4 @@
-"""Prints a table (CSV) of many dumps, without an engine: which kernels died when, and of what.
+"""Prints a table (CSV) of many dumps, without an engine: kernel, time and cause of each crash.
 
 python examples/inventory.py VMCORE... > dumps.csv
 """

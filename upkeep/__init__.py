@@ -1,1 +1,1 @@
-"""What maintainers run now and then; nothing of it is needed to use vmbox."""
+"""Programs that maintainers run now and then; none is needed to use vmbox."""

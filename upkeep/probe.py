@@ -1,10 +1,10 @@
-"""Asks every URL of the profiles whether it is there, and the registries for the digests of base images.
+"""Checks that every URL of the profiles exists, and asks the registries for the digests of base images.
 
     tools/probe-profiles [--output FILE] [--pin] [PROFILE …]
 
-Needs the network that the distributions are on. Writes one line for each URL: profile, kind, what came, URL. With
---pin, digests of base images are written to images/digests.toml, so that a tag that moves does not change what is
-built. Mirrors of the user's settings are honoured. Exit status 1 when a profile has a kind of which no URL answers.
+Needs the Internet. Writes one line for each URL: profile, kind, answer, URL. With --pin, digests of base images are
+written to images/digests.toml, so that a tag that moves does not change what is built. Mirrors of the user's settings
+are used. Exit status 1: a profile has a kind of which no URL answers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BASEARCH: Final = "x86_64"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """One question: is it there?"""
+    """One URL to check."""
 
     profile: str
     kind: str
@@ -55,11 +55,11 @@ class Seen:
     probe: Probe
     good: bool
     said: str
-    """A digest, a size, or what went wrong."""
+    """A digest, a size, or an error."""
 
 
 def probes(profile: Profile) -> Iterator[Probe]:
-    """All that a profile points to."""
+    """Everything that a profile points to."""
     for ref in profile.base.images:
         yield Probe(profile=profile.name, kind="base", url=mirrors.rewrite(ref))
     for source in profile.image.sources:
@@ -70,7 +70,7 @@ def probes(profile: Profile) -> Iterator[Probe]:
 
 
 def _indexes(source: str) -> Iterator[str]:
-    """Where the index of a package source is."""
+    """The URLs of the index of a package source."""
     if found := re.match(r"deb (?:\[[^]]*\] )?(\S+) (\S+)", source):
         yield f"{found[1]}/dists/{found[2]}/Release"
         return
@@ -114,7 +114,7 @@ def _digest(client: httpx.Client, probe: Probe) -> Seen:
     headers = {"Accept": ", ".join(_MANIFESTS)}
     answer = client.head(url, headers=headers)
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        # Public registries want a token also from those who are nobody.
+        # Public registries require a token from anonymous clients too.
         asked = dict(re.findall(r'(\w+)="([^"]*)"', answer.headers.get("WWW-Authenticate", "")))
         token = client.get(asked.pop("realm", ""), params=asked).json()
         headers["Authorization"] = f"Bearer {token.get('token') or token.get('access_token')}"
@@ -124,7 +124,7 @@ def _digest(client: httpx.Client, probe: Probe) -> Seen:
 
 
 def pin(seen: Iterable[Seen], file: Path = DIGESTS) -> None:
-    """Writes the digests of base images, under the references as the profiles have them; what else is pinned stays."""
+    """Writes the digests of base images, under the references of the profiles; other pinned digests are kept."""
     refs = {mirrors.rewrite(ref): ref for profile in load().values() for ref in profile.base.images}
     digests = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     digests |= {refs[one.probe.url]: one.said for one in seen if one.good and one.probe.kind == "base"}
@@ -133,13 +133,13 @@ def pin(seen: Iterable[Seen], file: Path = DIGESTS) -> None:
 
 
 _HEAD: Final = """\
-# Digests of base images, by reference: what a tag meant when somebody looked. Written by tools/probe-profiles --pin. A
-# reference that is not here is pulled by its tag.
+# Digests of base images, by reference, as of the last look-up. Written by tools/probe-profiles --pin. A reference that
+# is not here is pulled by its tag.
 """
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Ask every URL of the profiles whether it is there.")
+    parser = argparse.ArgumentParser(description="Check that every URL of the profiles exists.")
     parser.add_argument("profiles", nargs="*", metavar="PROFILE")
     parser.add_argument("--output", type=Path, help="where the lines go; standard output otherwise")
     parser.add_argument("--pin", action="store_true", help="write images/digests.toml")

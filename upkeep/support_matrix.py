@@ -1,4 +1,4 @@
-"""Makes docs/support-matrix.md of the profiles: `python -m upkeep.support_matrix` writes it."""
+"""Generates docs/support-matrix.md from the profiles: `python -m upkeep.support_matrix` writes it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "support-matrix.
 _HEAD: Final = """\
 # Support matrix
 
-Made of `images/*.toml` by `python -m upkeep.support_matrix`; do not edit. *Tried*, below, says what was really run; a
-profile that is not there was written from the distribution's documents, mirrors and packages as others describe them:
-its Containerfile is rendered and checked in the tests, and nobody has yet run it.
+Generated from `images/*.toml` by `python -m upkeep.support_matrix`; do not edit. *Tried*, below, says what was really
+run. The other profiles are experimental: they were written from documents about the distribution, its mirrors and its
+packages. Tests render and check their Containerfiles; they were never built.
 
-`vmbox info --release $(uname -r)` says which profile a kernel belongs to. Above a profile's newest kernel, where its
-image cannot be had, and where its crash does not open a dump, `latest` takes over, and vmbox says so.
+`vmbox info --release $(uname -r)` says which profile a kernel belongs to. `latest` is used instead for kernels above a
+profile's newest one, if the profile's image cannot be built or pulled, and if its crash does not open a dump; vmbox
+then says so.
 """
 
 _WORDS: Final = {

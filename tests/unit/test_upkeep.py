@@ -53,14 +53,14 @@ def server() -> Iterator[str]:
         thread.join()
 
 
-def test_the_support_matrix_is_of_these_profiles() -> None:
+def test_the_support_matrix_is_up_to_date() -> None:
     written = support_matrix.FILE.read_text()
     # The whole page is compared up to the debuginfo column, which changes with every archive that comes or goes.
     for line in support_matrix.page().splitlines():
-        assert line.rpartition(" | ")[0] in written, "make it anew: python -m upkeep.support_matrix"
+        assert line.rpartition(" | ")[0] in written, "generate it again: python -m upkeep.support_matrix"
 
 
-def test_what_is_said_to_be_tried_is_in_a_test() -> None:
+def test_every_tested_profile_is_in_an_e2e_test() -> None:
     said = {name for name, profile in profiles.load().items() if profile.tested is not None}
     tests = "".join(file.read_text() for file in Path(__file__).parents[1].joinpath("e2e").glob("*.py"))
     assert {name for name in said if f'"{name}"' not in tests} == set()
@@ -104,7 +104,7 @@ def test_probe_and_pin(
         profiles.digests.cache_clear()
 
 
-def test_a_server_that_is_not_there_is_said() -> None:
+def test_a_missing_server_is_reported() -> None:
     with httpx.Client(timeout=5) as client:
         seen = probe.ask(client, probe.Probe(profile="x", kind="packages", url="http://127.0.0.1:9/x"))
     assert not seen.good
