@@ -1,7 +1,7 @@
-"""What `import sandbox` offers: dumps identified, and opened as cases that answer crash commands.
+"""The library, `import sandbox`: identify dumps, and open them as cases that answer crash commands.
 
-The command line is built on the same functions: `vmbox info` prints what `identify` returns, `vmbox run` and a script
-share one warm crash, and the settings (`sandbox.host.config`) hold for both.
+The command line uses the same functions: `vmbox info` prints what `identify` returns, `vmbox run` and a script share
+one warm crash, and the settings (`sandbox.host.config`) apply to both.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ AnyPath = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One crash command, and what crash printed for it."""
+    """One crash command and its output."""
 
     command: str
     status: CommandStatus
-    """"ok", or "error" when crash reported one; `output` then holds its words."""
+    """"ok", or "error" if crash reported one; then `output` contains its message."""
     seconds: float
     output: bytes
-    """Byte for byte what crash prints."""
+    """The bytes that crash printed."""
 
     @property
     def text(self) -> str:
-        """`output` decoded; bytes that are no UTF-8 (a dump can hold anything) stand there as escapes."""
+        """`output` decoded; bytes that are not UTF-8 (a dump can contain anything) become escapes."""
         return self.output.decode(errors="backslashreplace")
 
     def __str__(self) -> str:
@@ -54,9 +54,9 @@ class Answer:
 class OpenCase:
     """A dump with a warm crash. Made by `open`.
 
-    Nothing but the running of a command keeps others from using the same crash: a `vmbox run` in a terminal and a
-    script take turns. Leaving the `with` block leaves the case open, as `vmbox run` does: it disposes of itself when
-    it was idle for as long as the setting `idle` says. `close` ends it at once.
+    It holds the crash only while a command runs: a `vmbox run` in a terminal and a script take turns. The case stays
+    open after the `with` block, as it does after `vmbox run`: it ends itself after being idle for the time in the
+    setting `idle`. `close` ends it at once.
     """
 
     def __init__(self, dump: Path, options: OpenOptions, reporter: Reporter, *, transcript: bool = True) -> None:
@@ -67,45 +67,45 @@ class OpenCase:
         session, said = open_session(dump, options, reporter)
         session.close()
         self.warnings = said.decode(errors="replace").strip("\n")
-        """What crash said when it started; empty when it was already up."""
+        """crash's messages at its start; empty if it was already running."""
 
     @property
     def case(self) -> Case:
-        """How it is open: release, profile, image, proof of the debuginfo, engine, container."""
+        """The open case: release, profile, image, proof of the debuginfo, engine, container."""
         return find_or_open_case(self._dump, self._wishes, self._reporter)
 
     def run(self, command: str, *, timeout: float | None = None) -> Answer:
-        """Runs one crash command, e.g. "bt -a", and holds its output in memory; `stream` does not.
+        """Run one crash command, e.g. "bt -a", and hold its output in memory; `stream` does not hold it.
 
-        A case that has ended meanwhile is opened again. Raises `CommandTimeout` after `timeout` seconds, the session
-        staying usable, and `SessionDied` with crash's last words when the command was its end.
+        A case that has ended meanwhile is opened again. Raises `CommandTimeout` after `timeout` seconds; the session
+        stays usable. Raises `SessionDied` with crash's last output if crash ended.
         """
         pieces: list[bytes] = []
         done = self.stream(command, pieces.append, timeout=timeout)
         return Answer(command=done.command, status=done.status, seconds=done.seconds, output=b"".join(pieces))
 
     def stream(self, command: str, sink: Sink, *, timeout: float | None = None) -> Transcript:
-        """Runs one crash command and gives its output to `sink` in pieces, as it comes. Raises as `run` does."""
+        """Run one crash command and pass its output to `sink` in pieces as they arrive. Raises as `run` does."""
         with self.session() as session:
             recorder = Recorder(session.case, self._reporter, wanted=self._transcript)
             return run_recorded(command, session, sink, recorder=recorder, reporter=self._reporter, timeout=timeout)
 
     def report(self, *, timeout: float = 60) -> Report:
-        """What `vmbox report` shows, as a value: the answers of crash to the first questions, read.
+        """Make the report that `vmbox report` shows, as a value.
 
         A command that takes longer than `timeout` seconds is left out, and `Report.missing` says so. Opens the case
-        again where it has ended. `sandbox.report.html.html` makes the page of it, `sandbox.report.write` the JSON.
+        again if it has ended. `sandbox.report.html.html` makes a page of the report, `sandbox.report.write` JSON.
         """
         from sandbox.report.build import make
 
         return make(self._dump, self._wishes, self._reporter, timeout=timeout)
 
     def session(self) -> Session:
-        """Exclusive use of the warm crash until its `with` block is left: for many commands in one go."""
+        """Get exclusive use of the warm crash until the end of its `with` block, for many commands in sequence."""
         return open_session(self._dump, self._wishes, self._reporter)[0]
 
     def close(self) -> None:
-        """Ends the case: the container is removed, nothing is left behind."""
+        """End the case: the container is removed, and nothing is left behind."""
         from sandbox.case.container import close
 
         found = store.find(self._dump, engine=self._wishes.engine)
@@ -118,13 +118,13 @@ class OpenCase:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the case open and warm."""
+        """Leave the case open and warm."""
 
 
 def identify(path: AnyPath) -> Vmcore:
-    """What a dump says about itself: kernel, build-id, time and cause of the crash. Executes nothing, needs no engine.
+    """Identify a dump: kernel, build-id, time and cause of the crash. Executes nothing and needs no engine.
 
-    Takes whatever `vmbox info` takes: a vmcore in any format, compressed or in an archive, a directory, a sosreport.
+    Takes what `vmbox info` takes: a vmcore in any format, compressed or in an archive, a directory, a sosreport.
     Raises `DumpNotFound`, `DumpUnreadable`, `NotADump`, `DumpDamaged`.
     """
     from sandbox.dump import identify as read
@@ -133,7 +133,7 @@ def identify(path: AnyPath) -> Vmcore:
 
 
 def dmesg(path: AnyPath) -> Iterator[bytes]:
-    """The kernel's log, line by line, as dmesg prints it. Needs no engine, no crash and no debuginfo.
+    """Yield the lines of the kernel's log as dmesg prints them. Needs no engine, no crash and no debuginfo.
 
     A dump deep in an archive is unpacked into the cache first, as `open` does.
     """
@@ -152,11 +152,11 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
     transcript: bool = True,
     reporter: Reporter = QUIET,
 ) -> OpenCase:
-    """Opens a dump, or finds its open case, and waits until crash is at its prompt.
+    """Open a dump, or find its open case, and wait until crash is at its prompt.
 
-    `engine` is docker, podman or a URL, and the setting of that name otherwise; `image` a profile's name; `debuginfo` a
-    vmlinux, a debug package or a directory with one; `force` uses debuginfo that does not match. Commands and answers
-    are kept for `vmbox log` unless `transcript` is false. Progress goes to `reporter`.
+    `engine` is docker, podman or a URL, by default the setting of that name. `image` is a profile's name. `debuginfo`
+    is a vmlinux, a debug package or a directory with one. `force` uses debuginfo that does not match. Commands and
+    their output are kept for `vmbox log` unless `transcript` is false. Progress goes to `reporter`.
 
     The first time fetches and builds what is missing, which takes minutes. Raises any `VmboxError`.
     """
@@ -170,10 +170,10 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
 
 
 def prepare(vmcore: Vmcore, *, engine: str | None = None, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
-    """Gets (image, debuginfo) of an identified dump ready without opening it, e.g. before it has arrived."""
+    """Get (image, debuginfo) of an identified dump without opening it, e.g. before it has arrived."""
     return prefetch(vmcore, OpenOptions(engine=engine or config.current().engine), reporter)
 
 
 def cases() -> list[Case]:
-    """The open cases of this user, oldest first."""
+    """List the open cases of this user, oldest first."""
     return store.open_cases()

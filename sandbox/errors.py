@@ -1,4 +1,4 @@
-"""What can go wrong, one class per thing a user would do something different about.
+"""Errors: one class for each failure that needs a different reaction of the user.
 
 Every error has a one-line message, a hint that can be pasted or followed, and an exit status of its own::
 
@@ -44,7 +44,7 @@ from typing import ClassVar
 
 
 class VmboxError(Exception):
-    """Something a user can act on. `message` is one line, `hint` what to do about it, `detail` what was seen."""
+    """An error that a user can act on. `message` is one line, `hint` is what to do, `detail` is further output."""
 
     exit_code: ClassVar[int] = 99
     default_hint: ClassVar[str] = ""
@@ -57,14 +57,14 @@ class VmboxError(Exception):
 
 
 class UsageError(VmboxError):
-    """A command, an argument or a file given beside the dump that cannot be used."""
+    """A command, an argument, or a file other than the dump cannot be used."""
 
     exit_code = 2
     default_hint = "vmbox COMMAND --help says what a command takes"
 
 
 class DumpError(VmboxError):
-    """The file given as a dump."""
+    """Errors of the file given as a dump."""
 
 
 class DumpNotFound(DumpError):
@@ -93,11 +93,11 @@ class UnknownKernel(DumpError):
 
 class EvidenceChanged(DumpError):
     exit_code = 15
-    default_hint = "get the file again from where it came; --accept records it as it is now"
+    default_hint = "get the file again from its source; --accept records it as it is now"
 
 
 class EngineError(VmboxError):
-    """Docker or Podman."""
+    """Errors of Docker or Podman."""
 
 
 class EngineNotFound(EngineError):
@@ -121,24 +121,24 @@ class PathNotFound(EngineFailed):
 
 
 class AccessDenied(EngineFailed):
-    """The engine's host refuses something to the user that the engine runs as."""
+    """On the engine's host, the user that the engine runs as has no permission."""
 
 
 class EmulationMissing(EngineError):
-    """The dump is of a machine whose crash this host cannot run."""
+    """This host cannot run the crash for the dump's architecture."""
 
     exit_code = 23
     default_hint = "sudo apt-get install qemu-user-static binfmt-support   (dnf install qemu-user-static)"
 
 
 class ImageError(VmboxError):
-    """Images and their bases."""
+    """Errors of images and their bases."""
 
 
 class BaseImageUnavailable(ImageError):
     exit_code = 30
     login_needed: bool = False
-    """The registry wants to know who asks; the hint says how to log in."""
+    """Whether the registry requires a login; the hint has the command."""
 
 
 class ImageNotInRegistry(BaseImageUnavailable):
@@ -150,7 +150,7 @@ class ImageBuildFailed(ImageError):
 
 
 class DebuginfoError(VmboxError):
-    """vmlinux and module debug files of the dump's kernel build."""
+    """Errors of vmlinux and the modules' debug files."""
 
 
 class DebuginfoNotFound(DebuginfoError):
@@ -160,7 +160,7 @@ class DebuginfoNotFound(DebuginfoError):
 
 class DebuginfoMismatch(DebuginfoError):
     exit_code = 41
-    default_hint = "the debuginfo is of another build; crash would show wrong data. --force uses it all the same"
+    default_hint = "the debuginfo is of another build; crash would show wrong data. --force uses it nevertheless"
 
 
 class DownloadFailed(DebuginfoError):
@@ -178,7 +178,7 @@ class NoSpace(VmboxError):
 
 
 class SessionError(VmboxError):
-    """A case, and the warm crash in it."""
+    """Errors of a case and its warm crash."""
 
 
 class SessionFailed(SessionError):
@@ -187,7 +187,7 @@ class SessionFailed(SessionError):
 
 class SessionDied(SessionError):
     exit_code = 61
-    default_hint = "run the command again: the session is opened anew"
+    default_hint = "run the command again: it opens a new session"
 
 
 class CommandTimeout(SessionError):
@@ -209,9 +209,9 @@ class DemoFailed(VmboxError):
 
 
 def unwritable(place: object, error: OSError, *, hint: str, setting: bool = False) -> VmboxError:
-    """The error of a `place` that cannot be written: its disk is full, or it was chosen badly.
+    """The error for a `place` that cannot be written, because the disk is full or for another reason.
 
-    `setting`: a setting of vmbox chose it, and not an argument of this command.
+    `setting`: `place` is from a setting, and not from an argument of this command.
     """
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return NoSpace(f"no space left in {place}", hint=hint)
@@ -220,7 +220,7 @@ def unwritable(place: object, error: OSError, *, hint: str, setting: bool = Fals
 
 
 def missing_extra(what: str, extra: str, library: str) -> ConfigurationError:
-    """The error of a feature whose optional `library`, of the distribution's `extra`, is not installed."""
+    """The error for a feature whose optional `library`, of vmbox's `extra`, is not installed."""
     return ConfigurationError(
         f"{what} needs a library that is not installed",
         hint=f"pip install 'vmbox-crash[{extra}]'   or: pipx inject vmbox-crash {library}",
@@ -228,7 +228,7 @@ def missing_extra(what: str, extra: str, library: str) -> ConfigurationError:
 
 
 def kinds() -> list[type[VmboxError]]:
-    """The errors that have an exit status of their own, in its order."""
+    """The errors with an exit status of their own, in its order."""
     found: dict[int, type[VmboxError]] = {}
 
     def visit(kind: type[VmboxError]) -> None:

@@ -1,4 +1,4 @@
-"""The values that flow from one stage to the next. All frozen; what is unknown is None."""
+"""The values that are passed between stages. All are frozen; an unknown value is None."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 REMOTE_SCHEMES: Final = ("ssh:", "tcp:", "http:")
-"""How the address of an engine on another host begins."""
+"""Beginnings of the address of an engine on another host."""
 
 
 def field_with_key(key: str, default: object = MISSING) -> Any:
-    """A field that JSON has under another name: JSON that users and earlier versions have keeps its keys."""
+    """A field with another name in JSON: users and earlier versions have JSON with that key."""
     if default is MISSING:
         return field(metadata={"key": key})
     return field(default=default, metadata={"key": key})
@@ -27,7 +27,7 @@ def key_of(item: Field[Any]) -> str:
 
 
 class DumpFormat(StrEnum):
-    """What `Vmcore.format` says. `sandbox.dump.magic` recognises them; docs/dumps.md says what is read of each."""
+    """Values of `Vmcore.format`. `sandbox.dump.magic` recognises them; docs/dumps.md says what is read of each."""
 
     KDUMP = "kdump-compressed"
     DISKDUMP = "diskdump"
@@ -41,13 +41,13 @@ class DumpFormat(StrEnum):
     XEN = "xen"
     MCLX = "mclx"
     FLATTENED = "flattened"
-    """Of first bytes only: `Vmcore.format` is then what the pieces make when they are in order."""
+    """Only a result for the first bytes: `Vmcore.format` is the format after the pieces are put in order."""
     LOG = "log"
     """The kernel's log as text."""
     SOSREPORT = "sosreport"
     """A report without the dump."""
     RELEASE = "release"
-    """A kernel that was named, without a dump."""
+    """A kernel given by name, without a dump."""
 
 
 class Wrapper(StrEnum):
@@ -62,14 +62,14 @@ class Wrapper(StrEnum):
     ZIP = "zip"
     SEVENZIP = "7z"
     RAR = "rar"
-    """Refused by name: no `Vmcore` has it."""
+    """Recognised only to be refused: no `Vmcore` has it."""
     TAR = "tar"
     CPIO = "cpio"
     DIRECTORY = "directory"
 
 
 class PageCompression(StrEnum):
-    """How the pages in a dump are compressed."""
+    """Compression of the pages in a dump."""
 
     NONE = "none"
     ZLIB = "zlib"
@@ -79,7 +79,7 @@ class PageCompression(StrEnum):
 
 
 class PanicCause(StrEnum):
-    """Class of a panic. `sandbox.dump.panic` says which messages make it, `sandbox.report.causes` what it means."""
+    """Class of a panic. `sandbox.dump.panic` has the messages of each, `sandbox.report.causes` its meaning."""
 
     SYSRQ = "sysrq"
     HUNG_TASK = "hung-task"
@@ -110,57 +110,57 @@ class PanicCause(StrEnum):
     HARDWARE_ERROR = "hardware-error"
     OOPS = "oops"
     OTHER = "other"
-    """It panicked, of none of these."""
+    """A panic of none of these classes."""
 
 
 class CommandStatus(StrEnum):
-    """How a debugger's command ended."""
+    """Result of a debugger's command."""
 
     OK = "ok"
     ERROR = "error"
-    """The debugger reported one."""
+    """The debugger reported an error."""
     INTERRUPTED = "interrupted"
     TIMEOUT = "timeout"
     DIED = "died"
-    """The debugger ended at it."""
+    """The debugger ended during the command."""
     UNASKED = "unasked"
-    """Of a report only: the command was not given to the debugger."""
+    """Only in a report: the debugger did not get the command."""
 
 
 class Verification(StrEnum):
-    """What of a debuginfo package was checked against its archive, in one word."""
+    """How a debuginfo package was checked against its archive."""
 
     SIGNATURE = "signature"
-    """The vendor's, over the header of an RPM, and the file's digest."""
+    """The vendor's signature of an RPM's header, and the file's digest."""
     HASH = "hash"
-    """Of the whole package."""
+    """Hash of the whole package."""
     RANGED_TLS = "ranged-tls"
-    """Build-id, size and blocks of what was read over TLS."""
+    """Build-id, size and blocks of the parts that were read over TLS."""
     RANGED_PLAIN = "ranged-plain"
     """The same without TLS."""
     GIVEN = "given"
-    """By the user."""
+    """Given by the user."""
     NONE = "none"
     UNKNOWN = ""
 
 
 class DebuginfoFormat(StrEnum):
-    """How a file holds vmlinux."""
+    """Form of a file that contains vmlinux."""
 
     DEB = "deb"
     RPM = "rpm"
     VMLINUX = "vmlinux"
-    """It is in no package."""
+    """Not in a package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vmcore:
-    """What a crash dump says about itself. Made by `sandbox.dump.identify`; nothing of the dump was executed."""
+    """Properties of a crash dump. Made by `sandbox.dump.identify`, which executes nothing."""
 
     path: Path
     format: DumpFormat
     size: int
-    """Bytes of the file as it lies there; not of what it holds."""
+    """Bytes of the file itself, not of its unpacked content."""
     files: tuple[Path, ...] = ()
     """All files of a split set (`makedumpfile --split`), or the two of a VMware suspend; else just `path`."""
     flattened: bool = False
@@ -171,7 +171,7 @@ class Vmcore:
     utsname_version: str | None = None
     """uname -v of the crashed kernel, e.g. "#1 SMP PREEMPT_DYNAMIC Debian 6.1.170-3 (2026-05-08)"."""
     banner: str | None = None
-    """The kernel's "Linux version …" line, build host included, where memory or log could be read."""
+    """The kernel's "Linux version …" line, including the build host, if memory or log could be read."""
     arch: str | None = None
     """As uname -m prints it: x86_64, aarch64, ppc64le, s390x …"""
     build_id: str | None = None
@@ -185,7 +185,7 @@ class Vmcore:
     """UTC."""
     uptime_seconds: float | None = None
     dump_level: int | None = None
-    """makedumpfile -d: 1 zero, 2 cache, 4 private cache, 8 user, 16 free pages left out; 0 everything kept."""
+    """makedumpfile -d, the pages that are left out: 1 zero, 2 cache, 4 private cache, 8 user, 16 free; 0 none."""
     compression: PageCompression | None = None
     complete: bool | None = None
     incomplete_reason: str | None = None
@@ -193,14 +193,14 @@ class Vmcore:
     panic: str | None = None
     """The line the kernel printed."""
     taint: tuple[str, ...] | None = None
-    """Taint letters' meanings, in words; empty when the kernel said that it was not tainted."""
+    """Meanings of the taint letters, in words; empty if the kernel said that it was not tainted."""
     hardware: str | None = None
     member: str | None = None
-    """Name of the dump in the archive that holds it."""
+    """Name of the dump in its archive."""
     skipped: str | None = field_with_key("unread", None)
-    """What was left unread because it would have taken too long, and why; see `vmbox info --unpack`."""
+    """Part that was not read because it would take too long, and why; see `vmbox info --unpack`."""
     original_path: str | None = field_with_key("wanted", None)
-    """Where the dump lies on the crashed machine, when only a report or log of it is here."""
+    """Path of the dump on the crashed machine, if only a report or log of it is here."""
     vmcoreinfo: Mapping[str, str] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     """For each field above that is set: vmcoreinfo, header, notes, memory, log or file name."""
@@ -208,19 +208,19 @@ class Vmcore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelRelease:
-    """What a release string says about who built the kernel. Made by `sandbox.dump.release.classify`."""
+    """The parts of a release string. Made by `sandbox.dump.release.classify`."""
 
     release: str
     klass: str
     """Distribution and version, e.g. debian:12, rhel:8.8, oracle-uek:9, sle:15.SP4; vanilla; unknown."""
     minor: str | None = None
-    """What stands behind the first dot of the version: "8" of rhel:8.8, "SP4" of sle:15.SP4."""
+    """The version after its first dot: "8" of rhel:8.8, "SP4" of sle:15.SP4."""
     variant: str | None = None
-    """How this build differs from the main one, in words: rt, debug, 64k, "64k debug", PAE, plus …"""
+    """Difference from the main build, in words: rt, debug, 64k, "64k debug", PAE, plus …"""
     arch: str | None = None
-    """As the release spells it, e.g. x86_64 or amd64; None where it does not."""
+    """As in the release, e.g. x86_64 or amd64; None if it has none."""
     flavour: str | None = None
-    """The distribution's own word for the build: generic, aws, cloud, default, esx, uek …"""
+    """The distribution's name for the build: generic, aws, cloud, default, esx, uek …"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,13 +228,13 @@ class Debuginfo:
     """Debug information of exactly one kernel build, in the cache."""
 
     directory: Path
-    """Holds `vmlinux` and, when fetched, `modules/`."""
+    """Contains `vmlinux` and, after a fetch, `modules/`."""
     vmlinux: Path
     build_id: str | None
     origin: str
-    """Where it came from, e.g. a URL or a path the user gave."""
+    """Its source, e.g. a URL or a path that the user gave."""
     proof: str
-    """What was compared with the dump, in words; begins with "forced" when nothing agreed and the user insisted."""
+    """What was compared with the dump, in words; begins with "forced" if nothing matched and the user gave --force."""
     verification_detail: str = field_with_key("verified", "")
     """What of the package was checked against its archive, in words."""
     verification: Verification = field(default=Verification.UNKNOWN, metadata={"key": "check"})
@@ -242,7 +242,7 @@ class Debuginfo:
     package: str | None = None
     """Name of the package it was in."""
     in_image: bool = False
-    """It lies in the image, at these paths, and not on this host."""
+    """Whether these paths are in the image, and not on this host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,23 +265,23 @@ class Case:
     directory: Path
     """The runtime directory: locks and records of vmbox, and `shared` with the FIFOs."""
     files: int
-    """How many files the dump has in the container: more than one for a split one."""
+    """Number of the dump's files in the container: more than one for a split dump."""
     token: str
-    """What the session script's own lines begin with; random."""
+    """Random beginning of the session script's own lines."""
     script: int = 1
     """Version of the session script's control words."""
     requested: str = field_with_key("asked", "")
-    """What the user chose for it, e.g. "image=debian-13"; empty when nothing."""
+    """Options that the user gave for it, e.g. "image=debian-13"; empty if none."""
     origin: str = ""
-    """Where the debuginfo came from."""
+    """Source of the debuginfo."""
     verification_detail: str = field_with_key("verified", "")
     """What of its package was checked against its archive, in words."""
     verification: Verification = field(default=Verification.UNKNOWN, metadata={"key": "check"})
     """The same in one word."""
     incomplete: str | None = None
-    """What is missing of the dump, if something is known to be."""
+    """Missing part of the dump, if known."""
     remote: bool = field_with_key("elsewhere", False)
-    """The engine is on another host: `dump` is a path of that host, and the FIFOs are in the container."""
+    """Whether the engine is on another host: then `dump` is a path of that host, and the FIFOs are in the container."""
 
     @property
     def shared(self) -> Path:
@@ -291,7 +291,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """One crash command and how it ended. The output itself is streamed, not held."""
+    """One crash command and its status. The output is streamed, not kept."""
 
     command: str
     status: CommandStatus
@@ -303,6 +303,6 @@ _RELEASE_NUMBERS = re.compile(r"(\d+)\.(\d+)")
 
 
 def kernel_version(release: str) -> tuple[int, int]:
-    """(major, minor) of a kernel release, e.g. (5, 14) of "5.14.0-70.el9.x86_64"; (0, 0) where there is none."""
+    """(major, minor) of a kernel release, e.g. (5, 14) for "5.14.0-70.el9.x86_64"; (0, 0) if it has none."""
     found = _RELEASE_NUMBERS.match(release)
     return (int(found[1]), int(found[2])) if found else (0, 0)

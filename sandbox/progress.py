@@ -1,6 +1,6 @@
-"""How the library says what it is doing, without knowing how that is shown.
+"""Protocols with which the library reports progress, independent of its display.
 
-`render` draws it; `QUIET` is what a library user gets by default.
+`render` displays it. `QUIET` is the default for library users.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from typing import Final, Protocol
 
 
 class Step(Protocol):
-    """One piece of work under way."""
+    """One piece of work in progress."""
 
     def advance(self, amount: int) -> None:
-        """`amount` more of the step's unit (bytes, unless the step said otherwise) are done."""
+        """Report `amount` more of the step's unit as done."""
 
     def total(self, amount: int) -> None:
-        """The whole is `amount`, now that it is known."""
+        """Set the total amount when it becomes known."""
 
     def detail(self, line: str) -> None:
-        """One line of detail, e.g. of a build's output; shown while it is the newest."""
+        """Show one line of detail, e.g. of a build's output, until the next one."""
 
 
 class Reporter(Protocol):
-    """Where steps and notices go."""
+    """Receiver of steps and notices."""
 
     def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
-        """Work that may take longer than a second. `unit` is "B" for bytes (shown with rate) or empty."""
+        """Begin work that may take longer than a second. `unit` is "B" for bytes (shown with rate) or empty."""
 
     def notice(self, line: str) -> None:
-        """A sentence the user should see, e.g. why a fallback was taken."""
+        """Show the user a sentence, e.g. the reason for a fallback."""
 
 
 class _Quiet:
-    def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:  # noqa: ARG002 - says nothing, to nobody
+    def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:  # noqa: ARG002 - shows nothing
         return nullcontext(self)
 
     def notice(self, line: str) -> None: ...

@@ -1,4 +1,4 @@
-"""How things look. Results go to stdout, everything else to stderr. Sole importer of rich."""
+"""Output for the terminal. Results go to stdout, everything else to stderr. The only importer of rich."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 def reporter(*, quiet: bool) -> Reporter:
-    """Progress on stderr: live on a terminal, plain lines elsewhere, nothing when quiet."""
+    """Progress on stderr: live on a terminal, otherwise plain lines, or nothing if quiet."""
     if quiet:
         return QUIET
     return _Live() if sys.stderr.isatty() else _Plain()
 
 
 def error(problem: VmboxError) -> None:
-    """One line, the hint under it; what was seen in between, indented.
+    """Print the message, the detail indented, and the hint.
 
-    Names of files, and what a dump says, are in all of them: whoever chose those must not write to the terminal.
+    All three can contain file names and text from a dump, so their control characters are made visible.
     """
     lines = [f"vmbox: {visible(problem.message)}"]
     if problem.detail:
@@ -63,7 +63,7 @@ def json_line(value: Mapping[str, object]) -> None:
 
 
 def plain(value: object) -> Any:
-    """The JSON form of our values: tables for dataclasses, ISO 8601 for times, text for paths."""
+    """Convert values to JSON types: dataclasses to objects, times to ISO 8601, paths to text."""
     match value:
         case datetime():
             return value.isoformat().replace("+00:00", "Z")
@@ -82,7 +82,7 @@ def plain(value: object) -> Any:
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
-    """Two columns, the first one's words aligned like crash's own `sys`."""
+    """Print two columns, aligned like crash's `sys`."""
     shown = [(name, visible(text)) for name, text in pairs if text]
     width = max((len(name) for name, _ in shown), default=0)
     for name, text in shown:
@@ -97,7 +97,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     made = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         made.add_row(*(Text(visible(cell)) for cell in row))
-    # A table in a pipe is for grep and awk: one row, one line.
+    # In a pipe each row is one line, for grep and awk.
     if sys.stdout.isatty():
         Console().print(made)
         return
@@ -108,11 +108,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 _UNSURE: Final = re.compile(r"[^\n\t -~]")
-"""Characters that may not be printable; to ask each one of them in a long log takes long."""
+"""Characters that may not be printable. Checking every character of a long log would be slow."""
 
 
 def hanging(text: str, *, indent: int) -> str:
-    """A line broken at words to the terminal's width, further lines indented; as it is where there is no terminal."""
+    """Wrap a line at words to the terminal's width, further lines indented. Without a terminal, return it unchanged."""
     if not sys.stdout.isatty():
         return text
     import textwrap
@@ -123,7 +123,7 @@ def hanging(text: str, *, indent: int) -> str:
 
 
 def visible(text: str) -> str:
-    """Control characters made harmless: a dump can hold escape sequences."""
+    """Replace control characters by escapes, because a dump can contain escape sequences."""
     return _UNSURE.sub(lambda one: one[0] if one[0].isprintable() else one[0].encode("unicode_escape").decode(), text)
 
 
@@ -136,7 +136,7 @@ def size(amount: float) -> str:
 
 
 class _Live:
-    """A line for each step under way, with bar and rate where an amount is known."""
+    """Shows a line for each step in progress, with bar and rate if an amount is known."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -164,7 +164,7 @@ class _Live:
 
                 self._progress = Progress(
                     SpinnerColumn(),
-                    # On a narrow terminal the titles give way, not the time.
+                    # A narrow terminal cuts the titles, not the time.
                     TextColumn("{task.description}", markup=False, table_column=Column(max_width=44, no_wrap=True)),
                     BarColumn(bar_width=20),
                     TextColumn("{task.fields[amount]}", markup=False),
@@ -225,7 +225,7 @@ class _LiveStep:
 
 
 class _Plain:
-    """One line when a step begins and one when it took long: what a log file can use."""
+    """Prints one line when a step begins and one when a long step ends: suitable for a log file."""
 
     def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
         return _PlainStep(title, total, unit)
@@ -271,7 +271,7 @@ class _PlainStep:
 
 
 def _newest(line: str) -> str:
-    """What a terminal would show of a line that was written over and over, as dpkg does ("Reading database … 5%")."""
+    """The last state of a line that is rewritten with carriage returns, as by dpkg ("Reading database … 5%")."""
     return visible(line.strip().rpartition("\r")[2])
 
 
@@ -283,11 +283,11 @@ def _amount(done: int, total: int | None, unit: str, began: float) -> str:
 
 
 class Output:
-    """Standard output for crash's bytes: exact in a pipe, harmless on a terminal."""
+    """Standard output for crash's bytes: unchanged in a pipe, control characters made visible on a terminal."""
 
     def __init__(self) -> None:
         self._descriptor = sys.stdout.fileno()
-        # A character may come in two pieces.
+        # A character may be split between two pieces.
         self._decode = _decoder() if os.isatty(self._descriptor) else None
 
     def __call__(self, piece: bytes) -> None:
@@ -295,7 +295,7 @@ class Output:
 
 
 class JsonAnswer:
-    """One command's answer as one line of JSON on standard output, written while the answer comes: it may be huge."""
+    """One command's answer as one line of JSON on standard output. Written as it arrives, because it may be huge."""
 
     def __init__(self, command: str) -> None:
         self._descriptor = sys.stdout.fileno()
@@ -328,7 +328,7 @@ def _quoted(text: str) -> str:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Whatever a command raises inside, the user gets a line, a hint and a status; never a traceback."""
+    """Turn what a command raises into a message, a hint and an exit status; never a traceback."""
     try:
         yield
     except VmboxError as problem:
@@ -338,9 +338,9 @@ def exit_on_error() -> Iterator[None]:
         note("vmbox: interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain again when it flushes stdout at exit.
+        # The reader closed the pipe. Python would raise again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # What a shell reports of a program that SIGPIPE ended.
+        # The status that a shell gives a program that was ended by SIGPIPE.
         sys.exit(141)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, NameError, AssertionError) as problem:
         if os.environ.get("VMBOX_DEBUG"):
@@ -358,7 +358,7 @@ def exit_on_error() -> Iterator[None]:
 
 
 def _of_the_disk(problem: OSError) -> VmboxError | None:
-    """What any write may meet, wherever it happens: a disk that is full, or must not be written."""
+    """The error for a disk that is full or read-only, which any write may find."""
     where = f"{problem.filename}: " if problem.filename else ""
     match problem.errno:
         case errno.ENOSPC | errno.EDQUOT:

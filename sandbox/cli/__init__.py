@@ -1,4 +1,4 @@
-"""The command line: parse, call, render, exit status. A module for each group of commands."""
+"""The command line: parse, call, render, exit status. Each group of commands has a module."""
 
 from sandbox.cli import config, debuginfo, doctor, images, info, kube, log, mcp, run, triage, verify
 from sandbox.cli.app import app

@@ -1,4 +1,4 @@
-"""The command line's root: the typer application, and how a command is put on it. Only `cli` imports typer."""
+"""The typer application, and the decorator that registers commands. Only `cli` imports typer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ORDER = [
     "config",
     "mcp",
 ]
-"""Commands as a reader meets them; others follow in the order in which they were registered."""
+"""Commands in the order of the help. Others follow in the order in which they were registered."""
 
 
 class _InOrder(typer.core.TyperGroup):
@@ -57,7 +57,7 @@ app = typer.Typer(
 def command(
     name: str | None = None, *, group: typer.Typer = app, **settings: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command; whatever it raises becomes text and exit status here, before typer sees it."""
+    """Register a command. What it raises becomes text and an exit status before typer sees it."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)

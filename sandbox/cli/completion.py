@@ -1,4 +1,4 @@
-"""What the shell offers after TAB. Never says anything and never fails: a broken setting must not break typing."""
+"""Completion after TAB. It never prints and never fails, because a broken setting must not disturb typing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def profiles(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 def cases(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Open cases by id, and by the path of their dump."""
+    """Open cases, by id and by the path of their dump."""
     from sandbox.case.store import open_cases
 
     with suppress(VmboxError, OSError):

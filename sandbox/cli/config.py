@@ -15,7 +15,7 @@ app.add_typer(group, name="config")
 
 @command(group=group)
 def show(json: Json = False) -> None:
-    """Print every setting, its value, and where that comes from: the environment, config.toml, or as it comes."""
+    """Print every setting, its value, and the source of that: the environment, config.toml, or the default."""
     found = config.show()
     if json:
         render.as_json(found)
@@ -29,11 +29,11 @@ def show(json: Json = False) -> None:
             rows.append((item.key, value, item.origin))
         render.table(("KEY", "VALUE", "FROM"), rows)
     for name, near in config.unknown_variables().items():
-        render.note(f"vmbox: ${name} is no setting; did you mean ${near}?")
+        render.note(f"vmbox: ${name} is not a setting; did you mean ${near}?")
 
 
 @command(group=group)
 def template() -> None:
-    """Print a config.toml in which every key stands as a comment with its meaning."""
+    """Print a config.toml that has every key, with its meaning, as a comment."""
     typer.echo(config.template())
-    render.note(f"vmbox: its place is {config.file()}")
+    render.note(f"vmbox: save it as {config.file()}")

@@ -1,4 +1,4 @@
-"""Commands about the debuginfo that is kept: debuginfo fetch, list, add, prune."""
+"""Commands about the debuginfo in the cache: debuginfo fetch, list, add, prune."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sandbox.cli.options import EngineName, GivenDebuginfo, Json, OptionalDump, 
 from sandbox.host import config, paths
 
 if TYPE_CHECKING:
-    # Every command loads this module, and few need those.
+    # Every command loads this module, and few need these imports.
     from sandbox.debuginfo.inventory import CachedBuild
 
-group = typer.Typer(no_args_is_help=True, help="Fetch debuginfo ahead of time, see what is kept, make room.")
+group = typer.Typer(no_args_is_help=True, help="Fetch debuginfo ahead of time, list what is kept, free space.")
 app.add_typer(group, name="debuginfo")
 
 
@@ -28,9 +28,11 @@ def fetch(
     release: Release = None,
     utsname_version: UtsnameVersion = None,
     module: Annotated[
-        list[str] | None, typer.Option("--module", metavar="NAME", help="This module's debug file, too; repeatable.")
+        list[str] | None, typer.Option("--module", metavar="NAME", help="Also this module's debug file; repeatable.")
     ] = None,
-    modules: Annotated[bool, typer.Option("--modules", help="Those of all modules the dead kernel had.")] = False,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="Also the debug files of all modules that were loaded.")
+    ] = False,
     engine: EngineName = None,
     debuginfo: GivenDebuginfo = None,
     json: Json = False,
@@ -78,7 +80,7 @@ def fetch(
 
 @command("list", group=group)
 def list_kept(json: Json = False) -> None:
-    """List what is kept, what was used last first."""
+    """List the kept debuginfo, the most recently used first."""
     from sandbox.debuginfo.inventory import cached_builds
 
     found = cached_builds(paths.cache_dir())
@@ -123,7 +125,7 @@ def prune(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Remove what was not used for longest, down to --limit or the setting debuginfo_limit; or certain builds.
+    """Remove the least recently used debuginfo, down to --limit or the setting debuginfo_limit; or certain builds.
 
     What open cases use stays.
     """

@@ -24,7 +24,7 @@ def doctor(
     ] = False,
     remove: Annotated[bool, typer.Option("--remove", help="With --leaks: remove it.")] = False,
 ) -> None:
-    """Check engines, host, settings, directories and servers, and say which command mends what is wrong."""
+    """Check engines, host, settings, directories and servers, and print the commands that fix what is wrong."""
     if remove and not leaks:
         raise typer.BadParameter("--remove goes with --leaks")
     if leaks:
@@ -38,7 +38,7 @@ def doctor(
         if not json:
             mark = "ok" if finding.good else "MISSING" if finding.required else "note"
             typer.echo(render.hanging(f"{mark:>7}  {finding.subject}: {finding.text}", indent=13))
-            if finding.hint:  # in one line, to be pasted
+            if finding.hint:  # in one line, so that it can be pasted
                 typer.echo(f"{'':13}{finding.hint}")
     if json:
         render.as_json(findings)

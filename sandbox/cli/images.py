@@ -50,7 +50,7 @@ def build(
 ) -> None:
     """Put crash, vmlinux and the loaded modules' debug files of a dump's kernel into one image.
 
-    Where that image is, dumps of that kernel are opened with it, and nothing is fetched.
+    An engine with that image opens dumps of that kernel and fetches nothing.
     """
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import bill_of, build as make, resolve_target
@@ -74,7 +74,7 @@ def build(
 
 @command("list", group=group)
 def list_images(json: Json = False, engine: EngineName = None) -> None:
-    """List vmbox's images: of kernels, of distributions, and the bases and tools they are made with."""
+    """List vmbox's images: of kernels, of distributions, and the bases and tools from which they are made."""
     from sandbox.commands.images import list_images
 
     found = list_images(engine)
@@ -102,7 +102,7 @@ def list_images(json: Json = False, engine: EngineName = None) -> None:
 def push(
     of: Of, registry: Registry = None, engine: EngineName = None, image: ImageName = None, quiet: Quiet = False
 ) -> None:
-    """Send an image to a registry, with the engine's own credentials. It is built if it is not there."""
+    """Push an image to a registry, with the engine's credentials. It is built if necessary."""
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import push as send, resolve_target
 
@@ -113,7 +113,7 @@ def push(
 
 @command(group=group)
 def pull(of: Of, registry: Registry = None, engine: EngineName = None, quiet: Quiet = False) -> None:
-    """Bring an image from a registry. vmbox run does so by itself where $VMBOX_REGISTRY is set."""
+    """Pull an image from a registry. vmbox run does this by itself if $VMBOX_REGISTRY is set."""
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import pull as bring, resolve_target
 
@@ -128,7 +128,7 @@ def save(
     image: ImageName = None,
     quiet: Quiet = False,
 ) -> None:
-    """Write an image as an archive, for a host without any network. It is built if it is not there."""
+    """Write an image to an archive, for a host without any network. It is built if necessary."""
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import resolve_target, save as write
 
@@ -146,7 +146,7 @@ def load(
     engine: EngineName = None,
     quiet: Quiet = False,
 ) -> None:
-    """Take in an archive. Dumps of the kernels in it are opened without any network from then on."""
+    """Load an archive. Then dumps of its kernels can be opened without any network."""
     from sandbox.commands.images import load_archive
 
     source = sys.stdin.buffer if str(archive) == "-" else archive
@@ -167,7 +167,7 @@ def prune(
     engine: EngineName = None,
     quiet: Quiet = False,
 ) -> None:
-    """Remove images that are not what their profiles say any more. Open cases keep theirs."""
+    """Remove outdated images: those whose profiles have changed. Open cases keep theirs."""
     from sandbox.commands.images import prune as remove
     from sandbox.host.config import seconds
 

@@ -37,7 +37,7 @@ def info(
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of --json.")] = False,
 ) -> None:
-    """Say what a dump is: kernel, build, time and cause of the crash. Needs no engine and executes nothing."""
+    """Print what a dump is: kernel, build, time and cause of the crash. Needs no engine and executes nothing."""
     from sandbox.commands.info import show, show_release, show_schema
 
     match vmcore, release:
@@ -74,7 +74,7 @@ def prepare(
             wanted = of_release(release, utsname_version)
         case _:
             raise typer.BadParameter("give a sosreport, a log or a dump, or --release")
-    # Without a dump there is no build-id to compare; the proof comes when the dump does.
+    # Without a dump there is no build-id to compare: the match is checked when the dump is opened.
     unproven = wanted.build_id is None and wanted.banner is None
     options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=unproven)
     ready = prefetch(wanted, options, render.reporter(quiet=quiet))

@@ -14,7 +14,7 @@ from sandbox.host import config
 
 
 class Kind(StrEnum):
-    """What is printed."""
+    """Kind of object to print."""
 
     job = "job"
     pod = "pod"
@@ -27,7 +27,7 @@ def kube(
         str, typer.Option("--claim", metavar="NAME", help="The volume claim that has the dump; mounted read-only.")
     ] = "vmcores",
     path: Annotated[
-        str | None, typer.Option("--path", metavar="PATH", help="Where the dump is in it; its file name by default.")
+        str | None, typer.Option("--path", metavar="PATH", help="The dump's path in it; by default its file name.")
     ] = None,
     output_claim: Annotated[
         str, typer.Option("--output-claim", metavar="NAME", help="The volume claim for what crash answers.")
@@ -39,15 +39,17 @@ def kube(
     ] = None,
     memory: Annotated[str, typer.Option("--memory", metavar="QUANTITY", help="Most memory.")] = "8Gi",
     cpus: Annotated[str, typer.Option("--cpus", metavar="QUANTITY", help="Most CPUs.")] = "2",
-    timeout: Annotated[int, typer.Option("--timeout", metavar="SECONDS", min=1, help="Give up after that.")] = 3600,
-    ttl: Annotated[int, typer.Option("--ttl", metavar="SECONDS", min=0, help="The ended Job stays so long.")] = 86400,
-    user: Annotated[int, typer.Option("--user", metavar="UID", min=0, help="Who may read the dump there.")] = 0,
+    timeout: Annotated[int, typer.Option("--timeout", metavar="SECONDS", min=1, help="Time limit of the Job.")] = 3600,
+    ttl: Annotated[
+        int, typer.Option("--ttl", metavar="SECONDS", min=0, help="Keep the finished Job for this long.")
+    ] = 86400,
+    user: Annotated[int, typer.Option("--user", metavar="UID", min=0, help="A user who may read the dump there.")] = 0,
     kind: Annotated[
-        Kind, typer.Option("--kind", help="A Job; or a Pod, which is what Podman before 4.7 can play.")
+        Kind, typer.Option("--kind", help="A Job; or a Pod, because Podman before 4.7 runs no Jobs.")
     ] = Kind.job,
     json: Json = False,
 ) -> None:
-    """Print a Kubernetes Job that asks crash about a dump in a cluster, and leaves a page of its answers on a volume.
+    """Print a Kubernetes Job that runs crash on a dump in a cluster, and leaves a page of its answers on a volume.
 
     vmbox image push vmcore --registry registry.example/vmbox
 

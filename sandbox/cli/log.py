@@ -18,7 +18,7 @@ def log(
     script: Annotated[bool, typer.Option("--script", help="Print the commands, as input for vmbox run -i.")] = False,
     json: Json = False,
 ) -> None:
-    """Show what a case was asked and what it answered, also after it was closed. Without a case: whose there are."""
+    """Show a case's commands and their output, also after it was closed. Without a case: list the transcripts."""
     from sandbox.session.transcript import find, lines, records
 
     if what is None:
@@ -57,7 +57,7 @@ def _list(*, json: bool) -> None:
 
 
 def _header(record: Mapping[str, Any]) -> str:
-    """Comments, which a command file may have as well."""
+    """The header as comments, so that the output is also a command file."""
     debuginfo = record.get("debuginfo") or {}
     values = [
         ("opened", record.get("opened")),

@@ -1,6 +1,6 @@
-"""The manual page vmbox(1), made of the command line as it is: `python -m sandbox.cli.manual > vmbox.1`.
+"""The manual page vmbox(1), made from the command line itself: `python -m sandbox.cli.manual > vmbox.1`.
 
-A wheel is built with it, in share/man/man1, where pipx and distributions look (hatch_build.py).
+A wheel contains it in share/man/man1, where pipx and distributions look for it (hatch_build.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sandbox.version import __version__
 
 def page() -> str:
     """vmbox(1) in roff."""
-    # The package and not only the application: importing it is what puts the commands there.
+    # The package and not only the application: its import registers the commands.
     from sandbox.cli import app
 
     root = typer.main.get_command(app)
@@ -36,7 +36,7 @@ def page() -> str:
         ".SH COMMANDS",
         *_commands(root, context),
         ".SH ENVIRONMENT",
-        _text("Each setting is a key of ~/.config/vmbox/config.toml too; the environment goes before the file."),
+        _text("Each setting is also a key of ~/.config/vmbox/config.toml; the environment overrides the file."),
     ]
     for key, meaning in config.meanings().items():
         lines += [".TP", f".B {_escaped(config.variable(key))}", _text(meaning)]
@@ -48,7 +48,7 @@ def page() -> str:
 
 
 def statuses() -> Iterator[tuple[int, str]]:
-    """Every exit status with its meaning."""
+    """Yield every exit status and its meaning."""
     yield 0, "every command was answered"
     yield 1, "crash reported an error for a command, or doctor found something missing"
     for kind in errors.kinds():

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, under the names users know."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sandbox.host import config
 
 
 def _configured(value: str | None) -> str | None:
-    """What the command line does not say, the settings may."""
+    """The setting replaces a missing option."""
     return value or config.current().engine
 
 
-# readable=False: what may not be read is no usage error. Reading it says what to do.
+# readable=False: a dump without read permission is not a usage error. Reading it gives a better hint.
 Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -53,7 +53,9 @@ Release = Annotated[
 ]
 UtsnameVersion = Annotated[
     str | None,
-    typer.Option("--utsname-version", metavar="UNAME-V", help="With --release: Debian and Ubuntu name packages there."),
+    typer.Option(
+        "--utsname-version", metavar="UNAME-V", help="With --release: Debian and Ubuntu need it for the package."
+    ),
 ]
 OptionalDump = Annotated[
     Path | None, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)

@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 class _Run(typer.core.TyperCommand):
-    """`run`, with the grammar of `run_arguments`: that of a warm run, which comes without typer."""
+    """`run`, parsed by `run_arguments` as in a warm run, which does not load typer."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from sandbox.commands.run_arguments import parse
 
-        if ctx.resilient_parsing:  # what is there so far, for completion
+        if ctx.resilient_parsing:  # an incomplete command line, for completion
             return super().parse_args(ctx, args)
         try:
             ctx.obj = parse(args)
         except UsageError as wrong:
-            # What typer's grammar refuses as well, it says in its own way.
+            # If typer also refuses the arguments, it prints its own message.
             super().parse_args(ctx, args)
             raise typer.BadParameter(wrong.message, ctx=ctx) from None
         if ctx.obj is None:
@@ -78,7 +78,7 @@ def run(
     code: Annotated[
         str | None, typer.Option("-e", metavar="CODE", help="With --tool drgn: Python code to run.")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="The case stays open until it is closed.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the case open until it is closed.")] = False,
     once: Annotated[bool, typer.Option("--once", help="A case for this run only; nothing stays warm.")] = False,
     no_transcript: NoTranscript = False,
     engine: EngineName = None,
@@ -96,7 +96,7 @@ def run(
     """
     from sandbox.commands.run import run_crash
 
-    # The parameters are for --help, completion and the manual.
+    # The parameters of this function are only for --help, completion and the manual.
     asked: RunArguments = ctx.obj
     reporter = render.reporter(quiet=asked.quiet)
     debugger = DEBUGGERS[asked.tool]
@@ -197,9 +197,9 @@ def close(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Close all cases.")] = False,
 ) -> None:
-    """Close the cases of dumps: their containers are removed, nothing is left behind.
+    """Close the cases of dumps: their containers are removed, and nothing is left behind.
 
-    What an archive was unpacked to goes as well, also when the case has ended by itself.
+    Also removes the unpacked copy of an archive, even if the case has ended by itself.
     """
     from sandbox.case import store
     from sandbox.case.container import close as end
@@ -208,7 +208,7 @@ def close(
     if bool(what) == everything:
         raise typer.BadParameter("give dumps, cases, or --all")
     copies = paths.unpacked_dir()
-    # All of them are looked up before the first is closed: a slip in the last one closes none.
+    # All are looked up before the first is closed, so that a typo in the last one closes none.
     ended: list[Path] = []
     found: dict[str, Case] = {}
     for one in what or ():
@@ -223,7 +223,7 @@ def close(
         try:
             end(case)
         except VmboxError as error:
-            # The others are closed nevertheless.
+            # The other cases are still closed.
             failures.append(error)
             render.error(error)
             continue
@@ -231,7 +231,7 @@ def close(
         if not case.remote:
             ended.append(case.dump)
     for dump in dict.fromkeys(ended):
-        # A dump that is gone, or cannot be looked at any more, has no name for a copy either.
+        # The name of a copy is made from the dump's file, so a missing or inaccessible dump has none.
         if os.access(dump, os.F_OK) and store.find(dump) is None and forget(dump, copies):
             render.note(f"removed what {dump.name} was unpacked to")
     if failures:

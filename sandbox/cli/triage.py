@@ -37,7 +37,7 @@ def report(
     answers: Annotated[
         Path | None,
         typer.Option(
-            "--answers", metavar="FILE", help="Make it of what a Job of `vmbox kube` left; nothing is opened."
+            "--answers", metavar="FILE", help="Make it from the answers of a Job of `vmbox kube`; nothing is opened."
         ),
     ] = None,
     timeout: Timeout = 60,
@@ -65,7 +65,7 @@ def report(
     if vmcore is None or compare != (other is not None):
         raise typer.BadParameter("give a dump; or two with --compare")
     if not json and other is None:
-        # While crash is at its answers: loading what draws takes as long as they do.
+        # In parallel to crash, because loading the templates takes as long as its answers.
         Thread(target=page_ready, daemon=True).start()
     reporter = render.reporter(quiet=quiet)
     options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
@@ -122,13 +122,13 @@ def triage(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option("--jobs", "-j", min=1, help="Dumps at a time; what memory and processors allow by default."),
+        typer.Option("--jobs", "-j", min=1, help="Dumps at a time; by default as many as memory and processors allow."),
     ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option("--scheduler", metavar="URL", help="A Dask cluster that does the work, e.g. tcp://host:8786."),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Make anew what an earlier run has finished.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also repeat what an earlier run has finished.")] = False,
     json: Json = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of --json.")] = False,
     timeout: Timeout = 60,
@@ -141,9 +141,9 @@ def triage(
     """Look at many crashes: a report of each, and one table, grouped by what looks like the same bug.
 
     vmbox triage /var/crash -o triage
-    vmbox triage /var/crash -o triage        # after it was interrupted: goes on
+    vmbox triage /var/crash -o triage        # continues an interrupted triage
 
-    Exit status 1 says that crash did not open one of them, or that there is no report of it.
+    The exit status is 1 if crash did not open one of them, or if one has no report.
     """
     from sandbox.case.options import OpenOptions
     from sandbox.triage import discovery, table
@@ -184,6 +184,6 @@ def _grouped(index: Index) -> None:
     )
     for row in index.rows:
         if row.problem is not None:
-            # Most say whose they are.
+            # Most messages begin with the dump's path.
             said = row.problem if row.problem.startswith(row.dump) else f"{row.dump}: {row.problem}"
             render.note(f"vmbox: {render.visible(said)}")

@@ -19,13 +19,13 @@ def verify(
         typer.Argument(metavar="VMCORE", help="The crash dumps.", show_default=False, readable=False),
     ],
     expected: Annotated[
-        str | None, typer.Option("--sha256", metavar="HEX", help="What it must be; also read from VMCORE.sha256.")
+        str | None, typer.Option("--sha256", metavar="HEX", help="The expected digest; also read from VMCORE.sha256.")
     ] = None,
-    accept: Annotated[bool, typer.Option("--accept", help="Record what the file is now.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Record the file as it is now.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Record what a dump is, or check that it still is: SHA-256, size, mode, owner, time, extended attributes."""
+    """Record a dump, or check that it has not changed: SHA-256, size, mode, owner, time, extended attributes."""
     from sandbox.commands.verify import verify as check
 
     found = check(vmcores, expected=expected, accept=accept, reporter=render.reporter(quiet=quiet))
@@ -33,7 +33,7 @@ def verify(
         render.as_json(found)
         return
     for one in found:
-        # In the form that sha256sum -c reads.
+        # The format of sha256sum -c.
         typer.echo(f"{one.found.sha256}  {render.visible(str(one.path))}")
         since = "recorded" if one.newly_recorded else f"unchanged since {one.recorded.astimezone():%Y-%m-%d %H:%M}"
         render.note(f"{render.visible(str(one.path))}: {since}")
