@@ -32,7 +32,7 @@ class Certificate:
 def certificate_for(url: str) -> Certificate | None:
     """The certificate for `url`; None where none is wanted, or there is none on this host."""
     settings = {**_USUAL, **(config.current().client_certificates or {})}
-    fitting = [prefix for prefix in settings if url.startswith((f"{prefix}/", f"{prefix}:"))]
+    fitting = [prefix for prefix in settings if _begins(url, prefix)]
     if not fitting:
         return None
     place = Path(settings[max(fitting, key=len)]).expanduser()
@@ -42,6 +42,25 @@ def certificate_for(url: str) -> Certificate | None:
         # The newest: what was renewed lies beside what has run out.
         return max(_pairs(place), key=lambda pair: pair.certificate.stat().st_mtime, default=None)
     return None
+
+
+def _begins(url: str, prefix: str) -> bool:
+    """Whether `url` is of the archive at `prefix`: the same host and port, and a path below.
+
+    Taken apart by the library that connects: what another one takes for the host might not be the one that is asked.
+    """
+    import httpx
+
+    try:
+        asked, archive = httpx.URL(url), httpx.URL(prefix)
+    except httpx.InvalidURL:
+        return False
+    if asked.userinfo or (asked.scheme, asked.host) != (archive.scheme, archive.host):
+        return False
+    # A prefix without a port means every port, as it always has.
+    if archive.port is not None and asked.port != archive.port:
+        return False
+    return f"{asked.path}/".startswith(f"{archive.path.rstrip('/')}/")
 
 
 def context(certificate: Certificate) -> ssl.SSLContext:

@@ -18,7 +18,9 @@ from sandbox.formats.compressions import by_suffix, decompressed
 from sandbox.formats.streams import ChunkStream, CorruptData, Stream, exactly
 from sandbox.formats.xz import NotSeekable
 
-_LARGEST_LIST: Final = 32 << 20
+_LARGEST_LIST: Final = 8 << 20
+"""Debian's kernel packages list their files in half a megabyte."""
+_MOST_FILES: Final = 1 << 17
 _MAGIC_AT: Final = 257
 
 
@@ -54,6 +56,8 @@ def _listed(control: Stream) -> Mapping[str, str]:
     for member in tar.members(control):
         if member.path == "md5sums" and member.size <= _LARGEST_LIST:
             lines = exactly(member.content, member.size).decode("utf-8", "surrogateescape").splitlines()
+            if len(lines) > _MOST_FILES:
+                raise NotSeekable("it lists too many files")
             return {path: digest for digest, _, path in (line.partition("  ") for line in lines)}
     raise NotSeekable("it does not list its files")
 

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from io import FileIO
 from pathlib import Path
@@ -34,6 +34,11 @@ _ATTEMPTS_WITHOUT_PROGRESS: Final = 4
 FIRST_WAIT = 0.5
 """Seconds before the first repetition; doubled each time."""
 _LONGEST_WAIT: Final = 15.0
+LARGEST_PACKAGE: Final = 16 << 30
+"""Bytes, where no index says how long it is. Debug packages of kernels have one or two GB."""
+_MOST_REDIRECTS: Final = 10
+_STRIDE: Final = 256 << 20
+"""Room is looked for again after so many bytes of a download whose length is not known."""
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -50,7 +55,7 @@ class _StartOver(Exception):
 
 
 def client(url: str) -> httpx.Client:
-    """Follows redirects, obeys the proxy variables of the environment, and wants bytes as they are.
+    """Obeys the proxy variables of the environment, and wants bytes as they are. `get` follows redirects.
 
     One for the process: it keeps connections, may be used by several threads, and takes a while to read certificates.
     One more for archives that want to see a certificate of ours.
@@ -65,11 +70,34 @@ def _client(certificate: certificates.Certificate | None) -> httpx.Client:
     from sandbox.version import __version__
 
     return httpx.Client(
-        follow_redirects=True,
         timeout=httpx.Timeout(30, connect=10),
         headers={"User-Agent": f"vmbox/{__version__}", "Accept-Encoding": "identity"},
         verify=True if certificate is None else certificates.context(certificate),
     )
+
+
+@contextlib.contextmanager
+def get(url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
+    """The answer to a GET, to be read while it arrives. Redirects are followed, but never out of TLS.
+
+    Each host sees the client certificate that is meant for it, and no other. Raises `DownloadFailed` for a redirect
+    that is refused, and what httpx raises.
+    """
+    for _ in range(_MOST_REDIRECTS):
+        with client(url).stream("GET", url, headers=dict(headers or {})) as response:
+            if response.next_request is None:
+                yield response
+                return
+            following = response.next_request.url
+        if response.url.scheme == "https" and following.scheme != "https":
+            raise DownloadFailed(f"{url}: redirected to {following}, without TLS: refused", hint="")
+        url = str(following)
+    raise DownloadFailed(f"{url}: redirected again and again", hint="")
+
+
+def counted(text: str) -> int | None:
+    """A count that a server or an index wrote; None for what is none, or larger than any file."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: Callable[[], int] = lambda: 0) -> _T:
@@ -93,7 +121,7 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
         error = state.outcome.exception() if state.outcome else None
         reporter.notice(f"{url}: {_in_words(error)}; trying again")
 
-    def counted() -> _T:
+    def once() -> _T:
         nonlocal fruitless
         before = position()
         try:
@@ -110,7 +138,7 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
         reraise=True,
     )
     try:
-        return retrying(counted)
+        return retrying(once)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DownloadFailed(f"{url}: {_in_words(error)}") from None
 
@@ -124,25 +152,36 @@ def refuse(response: httpx.Response) -> None:
 def total_of(response: httpx.Response) -> int | None:
     """Size of the whole file behind a response, if it says."""
     if response.status_code == 206:
-        found = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        return int(found[1]) if found else None
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+        found = content_range(response)
+        return found[2] if found else None
+    return counted(response.headers.get("Content-Length", ""))
+
+
+def content_range(response: httpx.Response) -> tuple[int, int, int] | None:
+    """(first byte, last byte, bytes of the whole file) of a part; None where it does not say."""
+    found = re.fullmatch("bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("Content-Range", ""))
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
 def read_package(
-    remote: RemotePackage, part: Path, consume: Callable[[Stream], _T], *, title: str, reporter: Reporter
+    remote: RemotePackage,
+    part: Path,
+    consume: Callable[[Stream], _T],
+    *,
+    title: str,
+    reporter: Reporter,
+    limit: int = LARGEST_PACKAGE,
 ) -> tuple[_T, str]:
     """Downloads `remote` into `part` while `consume` reads it in a thread: (its result, the package's SHA-256).
 
     Returns only after the whole package arrived and its size and hash are the index's; `consume` must not make
-    anything visible before. An error of `consume` ends the download. Raises `DownloadFailed`, `VerificationFailed`,
-    `NoSpace`, or what `consume` raised.
+    anything visible before. An error of `consume` ends the download, and so do more than `limit` bytes. Raises
+    `DownloadFailed`, `VerificationFailed`, `NoSpace`, or what `consume` raised.
     """
     for _ in range(_ATTEMPTS_WITHOUT_PROGRESS):
         resumed = part.exists() and part.stat().st_size > 0
         try:
-            return _Arrival(remote, part, reporter).run(consume, title)
+            return _Arrival(remote, part, reporter, limit).run(consume, title)
         except _StartOver as why:
             part.unlink(missing_ok=True)
             reporter.notice(f"{remote.url}: {why}; starting over")
@@ -158,8 +197,9 @@ def read_package(
 class _Arrival:
     """One package under way."""
 
-    def __init__(self, remote: RemotePackage, part: Path, reporter: Reporter) -> None:
+    def __init__(self, remote: RemotePackage, part: Path, reporter: Reporter, limit: int) -> None:
         self.url = mirrors.rewrite(remote.url)
+        self.limit = limit
         self.remote = remote
         self.part = part
         self.reporter = reporter
@@ -216,13 +256,14 @@ class _Arrival:
 
     def _download(self, out: FileIO, arriving: GrowingFile, reading: _Reading[_T], step: Step) -> None:
         if self.size is not None:
+            self._within(self.size)
             need_space(self.part.parent, self.size - self.offset, self.remote.package)
 
         def attempt() -> None:
             if self.size is not None and self.offset == self.size:
                 return
             headers = {"Range": f"bytes={self.offset}-"} if self.offset else {}
-            with client(self.url).stream("GET", self.url, headers=headers) as response:
+            with get(self.url, headers) as response:
                 if response.status_code == 416:
                     raise _StartOver("it is not as long as what is here")
                 refuse(response)
@@ -232,9 +273,7 @@ class _Arrival:
                 # As they come: gathered into pieces of one size, the last ones of a cut connection would be lost.
                 for data in response.iter_raw():
                     reading.raise_own()
-                    # Never past the size that was promised: a server must not fill the disk.
-                    if self.size is not None and self.offset + len(data) > self.size:
-                        raise VerificationFailed(f"{self.url}: longer than {self.size} bytes")
+                    self._room(len(data))
                     write_all(out.fileno(), data)
                     self.hash.update(data)
                     self.offset += len(data)
@@ -247,10 +286,25 @@ class _Arrival:
 
         retried(self.url, attempt, self.reporter, lambda: self.offset)
 
+    def _room(self, more: int) -> None:
+        """Never past the size that was promised: a server must not fill the disk."""
+        if self.size is not None:
+            if self.offset + more > self.size:
+                raise VerificationFailed(f"{self.url}: longer than {self.size} bytes")
+            return
+        self._within(self.offset + more)
+        if self.offset // _STRIDE != (self.offset + more) // _STRIDE:
+            need_space(self.part.parent, _STRIDE, self.remote.package)
+
+    def _within(self, size: int) -> None:
+        if size > self.limit:
+            raise VerificationFailed(f"{self.url}: longer than the {self.limit} bytes that it may have at most")
+
     def _expect(self, total: int | None, step: Step) -> None:
         if total is None:
             return
         if self.size is None:
+            self._within(total)
             need_space(self.part.parent, total - self.offset, self.remote.package)
             self.size = total
             step.total(total)

@@ -6,11 +6,10 @@ import contextlib
 import errno
 import hashlib
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 from sandbox.debuginfo import strip_relocs
 from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RemoteStream, XzBlocks
@@ -26,6 +25,11 @@ from sandbox.host.disk import need_space, no_space
 from sandbox.host.files import write_all
 from sandbox.model import DebuginfoFormat
 from sandbox.progress import Step
+
+_LARGEST_FILE: Final = 16 << 30
+"""Bytes, where nothing says how many there are."""
+_STRIDE: Final = 256 << 20
+"""Room is looked for again after so many."""
 
 
 class NoVmlinux(CorruptData):
@@ -203,7 +207,8 @@ def write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha2
     """The next `size` bytes of `stream`, or all of it, as a file of its own; their digest."""
     need_space(target.parent, size or 0, "vmlinux")
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    left = sys.maxsize if size is None else size
+    left = _LARGEST_FILE if size is None else size
+    done = 0
     try:
         with target.open("wb", buffering=0) as out:
             while left:
@@ -215,6 +220,12 @@ def write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha2
                 write_all(out.fileno(), data)
                 digest.update(data)
                 left -= len(data)
+                done += len(data)
+                if size is None:
+                    if not left:
+                        raise CorruptData("what it unpacks to has no end")
+                    if done // _STRIDE != (done - len(data)) // _STRIDE:
+                        need_space(target.parent, _STRIDE, "vmlinux")
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise no_space(target.parent, "vmlinux") from None

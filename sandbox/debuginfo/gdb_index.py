@@ -16,7 +16,7 @@ from typing import Final
 from sandbox.debuginfo.gdb_index_format import Unexpected, rewritten
 from sandbox.errors import VmboxError
 from sandbox.formats import elf
-from sandbox.formats.streams import CHUNK
+from sandbox.formats.streams import CHUNK, CorruptData
 from sandbox.host.disk import need_space
 from sandbox.progress import Reporter
 
@@ -27,6 +27,9 @@ and `vmlinux.debug_names` and `vmlinux.debug_str`, of which a better one is made
 Raises `VmboxError` when it cannot; then vmlinux is used as it is.
 """
 
+_MOST_SECTIONS: Final = 0xFF00
+"""Numbers behind it mean something else."""
+_LARGEST_NAMES: Final = 1 << 20
 INDEX_VERSIONS: Final = (7, 8)
 """Versions of .gdb_index that every crash since 7.2 reads; an older one gdb refuses, a newer one it ignores."""
 
@@ -48,8 +51,8 @@ def add_gdb_index(directory: Path, gdb_index_builder: GdbIndexBuilder, reporter:
             reporter.notice("the index of vmlinux is of a version crash does not read; going on without")
             return False
         add_section(vmlinux, ".gdb_index", index)
-    except VmboxError as error:
-        reporter.notice(f"vmlinux could not be indexed, so crash starts slower: {error.message}")
+    except (VmboxError, CorruptData) as error:
+        reporter.notice(f"vmlinux could not be indexed, so crash starts slower: {error}")
         return False
     finally:
         for file in (index, names, strings):
@@ -78,9 +81,12 @@ def index_version(index: Path) -> int:
 def add_section(path: Path, name: str, content: Path) -> None:
     """Appends a section: its bytes, then new section names, then a new section header table.
 
-    What was there stays where it is; the header is written last. Raises `NoSpace`.
+    What was there stays where it is; the header is written last. Raises `NoSpace`, `CorruptData` before anything is
+    written.
     """
     read = elf.read(path)
+    if not 0 < len(read.sections) < _MOST_SECTIONS:
+        raise CorruptData("it has no sections, or no room for one more")
     order, wide = read.layout.order, read.layout.wide
     word = "Q" if wide else "I"
     entry = len(read.section_table) // len(read.sections)
@@ -89,7 +95,13 @@ def add_section(path: Path, name: str, content: Path) -> None:
         names_at = 62 if wide else 50
         file.seek(names_at)
         (names_index,) = struct.unpack(order + "H", file.read(2))
+        if names_index >= len(read.sections):
+            raise CorruptData("its section names are nowhere")
         names = read.sections[names_index]
+        if names.size > _LARGEST_NAMES or names.offset + names.size > path.stat().st_size:
+            raise CorruptData("its section names are nowhere")
+        if not wide and path.stat().st_size + content.stat().st_size + names.size + (4 << 20) > 0xFFFFFFFF:
+            raise CorruptData("it is too large for one section more")
         file.seek(names.offset)
         strings = file.read(names.size) + name.encode() + b"\0"
         offset = _align(file.seek(0, 2))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from typing import Final
 
-from sandbox.debuginfo.download import client, refuse, retried
+from sandbox.debuginfo.download import content_range, get, refuse, retried
 from sandbox.errors import VerificationFailed
 from sandbox.formats import xz
 from sandbox.formats.streams import CorruptData, Stream
@@ -80,15 +79,15 @@ class HttpFile:
 
     def _range(self, offset: int, size: int) -> Iterator[bytes]:
         headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
-        with client(self.url).stream("GET", self.url, headers=headers) as response:
+        with get(self.url, headers) as response:
             refuse(response)
             if response.status_code != 206:
                 raise RangesUnsupported("the server sends whole files only")
-            found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.headers.get("Content-Range", ""))
-            if found is None or int(found[1]) != offset or int(found[2]) >= offset + size:
+            found = content_range(response)
+            if found is None or found[0] != offset or found[1] >= offset + size:
                 raise RangesUnsupported("the server does not send the range that was asked for")
-            self._same_file(int(found[3]), response.headers.get("ETag"))
-            left = min(size, int(found[3]) - offset)
+            self._same_file(found[2], response.headers.get("ETag"))
+            left = min(size, found[2] - offset)
             for piece in response.iter_raw():
                 left -= len(piece)
                 if left < 0:

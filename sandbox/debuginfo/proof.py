@@ -20,6 +20,10 @@ from sandbox.model import Vmcore
 
 _BANNER: Final = re.compile(rb"Linux version [\x20-\x7e]{8,1000}")
 
+_MOST_SEARCHED: Final = 1 << 30
+"""Bytes: crafted sections may all be one large part of the file."""
+_MOST_BANNERS: Final = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
@@ -39,15 +43,21 @@ def identity(vmlinux: Path) -> Identity:
 def banners(vmlinux: Path, read: elf.Elf) -> tuple[str, ...]:
     """The "Linux version …" lines inside, each once. A kernel may hold two: one is finished only by the last link."""
     found: dict[str, None] = {}
+    left = _MOST_SEARCHED
     with vmlinux.open("rb", buffering=0) as file:
         for section in read.sections:
             if section.type == elf.SHT_NOBITS or not section.name.startswith((".rodata", ".init.rodata", ".init.data")):
                 continue
             for piece in _pieces(file.fileno(), section):
+                left -= len(piece)
                 for match in _BANNER.finditer(piece):
                     found.setdefault(match[0].decode("ascii").rstrip(), None)
+                if left <= 0 or len(found) >= _MOST_BANNERS:
+                    break
+            if left <= 0 or len(found) >= _MOST_BANNERS:
+                break
     # The format string of /proc/version looks alike, and names no release.
-    return tuple(banner for banner in found if "%s" not in banner)
+    return tuple(banner for banner in found if "%s" not in banner)[:_MOST_BANNERS]
 
 
 def _pieces(fd: int, section: elf.Section, step: int = 4 << 20, overlap: int = 1024) -> Iterator[bytes]:

@@ -1,29 +1,44 @@
 """RPM repositories whose package names cannot be derived from uname -r: their index is asked.
 
 repodata/repomd.xml names the list of packages (createrepo_c's formats), which is read while it arrives and never held:
-tens of megabytes of XML for a few lines. Nothing in it is trusted: what it leads to is signed itself, and proven.
+tens of megabytes of XML for a few lines. Nothing in it is trusted: it may name no other host, and what it leads to is
+signed itself, and proven.
 """
 
 from __future__ import annotations
 
 import posixpath
+import re
+import tempfile
 import xml.parsers.expat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
 
-from sandbox.debuginfo.download import client, refuse, retried
+from sandbox.debuginfo.download import counted, get, read_package, refuse, retried
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.errors import VerificationFailed
 from sandbox.formats.compressions import by_suffix, decompressed
-from sandbox.formats.streams import CHUNK, ChunkStream, CorruptData
+from sandbox.formats.streams import CorruptData, Stream
 from sandbox.host import mirrors
 from sandbox.progress import Reporter
 
 _LARGEST_REPOMD: Final = 1 << 20
+_LARGEST_DOWNLOAD: Final = 256 << 20
 _LARGEST_LIST: Final = 2 << 30
 """Bytes of XML; openSUSE Tumbleweed's is 200 MB."""
+_PIECE: Final = 64 << 10
+_LONGEST_TAG: Final = 4 * _PIECE
+_MOST_PIECES: Final = 64
+"""Of a text, each of up to 8 KiB."""
+_MOST_NAMES: Final = 256
+"""Of elements and attributes; createrepo_c uses fifty."""
+_DEEPEST: Final = 16
+_MOST_FITTING: Final = 256
+_MOST_MIRRORS: Final = 32
 
 
 def find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter) -> list[RemotePackage]:
@@ -41,35 +56,77 @@ def find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter)
 
 
 def _bases(base: str, reporter: Reporter) -> list[str]:
+    """The repository itself, or those that a list of mirrors names. A list that came over TLS names none without."""
     if not base.endswith(".list"):
         return [base if base.endswith("/") else base + "/"]
+    fitting = ("https://",) if base.startswith("https:") else ("https://", "http://")
     lines = _small(base, reporter).decode("utf-8", "replace").split()
-    return [line if line.endswith("/") else line + "/" for line in lines if "://" in line]
+    return [line if line.endswith("/") else line + "/" for line in lines if line.startswith(fitting)][:_MOST_MIRRORS]
 
 
 def _find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter) -> Iterator[RemotePackage]:
-    href, size = _primary(_small(urljoin(base, "repodata/repomd.xml"), reporter))
-    found: list[_Entry] = []
+    listed = _primary(_small(urljoin(base, "repodata/repomd.xml"), reporter))
     fits = _Fits(wanted, arch)
-    with reporter.step(f"Reading the package list of {base}", total=size, unit="B") as step:
-        reading = _Packages(lambda entry: found.append(entry) if fits(entry) else None)
-        arriving = ChunkStream(_arriving(mirrors.rewrite(urljoin(base, href)), reporter, step.advance))
-        unpacked = decompressed(arriving, by_suffix(posixpath.splitext(href)[1]) or "none")
-        total = 0
-        while data := unpacked.read(CHUNK):
-            total += len(data)
-            if total > _LARGEST_LIST:
-                raise CorruptData("its package list is too long")
-            reading.feed(data)
-        reading.feed(b"", last=True)
+    remote = RemotePackage(
+        package="the package list", version=None, url=_of(base, listed.href), size=listed.size, sha256=listed.sha256
+    )
+    with tempfile.TemporaryDirectory(prefix="vmbox-list-") as scratch:
+        found, _ = read_package(
+            remote,
+            Path(scratch) / "list",
+            partial(_entries, kind=by_suffix(posixpath.splitext(listed.href)[1]) or "none", fits=fits),
+            title=f"Reading the package list of {base}",
+            reporter=reporter,
+            limit=_LARGEST_DOWNLOAD,
+        )
     for entry in sorted(found, key=fits.rank):
         yield RemotePackage(
             package=entry.name,
             version=f"{entry.version}-{entry.release}",
-            url=urljoin(base, entry.href),
+            url=_of(base, entry.href),
             size=entry.size,
-            sha256=entry.checksum if entry.checksum_type == "sha256" else None,
+            sha256=_sha256(entry.checksum_type, entry.checksum),
         )
+
+
+def _entries(arriving: Stream, *, kind: str, fits: _Fits) -> list[_Entry]:
+    """What fits of a list of packages."""
+    found: list[_Entry] = []
+
+    def take(entry: _Entry) -> None:
+        if fits(entry):
+            found.append(entry)
+            if len(found) > _MOST_FITTING:
+                raise CorruptData("its package list has one package again and again")
+
+    reading = _Packages(take)
+    unpacked = decompressed(arriving, kind)
+    total = 0
+    while data := unpacked.read(_PIECE):
+        total += len(data)
+        if total > _LARGEST_LIST:
+            raise CorruptData("its package list is too long")
+        reading.feed(data)
+    reading.feed(b"", last=True)
+    return found
+
+
+def _of(base: str, href: str) -> str:
+    """The URL that a repository's index means by `href`. The index is not signed: it may name no other host."""
+    import httpx
+
+    try:
+        url = urljoin(base, href)
+        named, own = httpx.URL(url), httpx.URL(base)
+    except (ValueError, httpx.InvalidURL):
+        raise CorruptData("its index names what is no URL") from None
+    if named.userinfo or (named.scheme, named.host, named.port) != (own.scheme, own.host, own.port):
+        raise CorruptData("its index names another host")
+    return url
+
+
+def _sha256(kind: str, checksum: str) -> str | None:
+    return checksum.lower() if kind == "sha256" and re.fullmatch("[0-9a-fA-F]{64}", checksum) else None
 
 
 @dataclass(slots=True)
@@ -104,59 +161,61 @@ class _Fits:
         return next(fitting, len(self.wanted))
 
 
-def _arriving(url: str, reporter: Reporter, advance: Callable[[int], None]) -> Iterator[bytes]:
-    """A download. A cut connection is continued where it stopped."""
-    data = bytearray()
-
-    def attempt() -> None:
-        headers = {"Range": f"bytes={len(data)}-"} if data else {}
-        with client(url).stream("GET", url, headers=headers) as response:
-            refuse(response)
-            if data and response.status_code != 206:
-                data.clear()
-            for piece in response.iter_raw():
-                data.extend(piece)
-                advance(len(piece))
-
-    # Compressed, a list is a few megabytes; it is what it unpacks to that must not be held.
-    retried(url, attempt, reporter, lambda: len(data))
-    view = bytes(data)
-    yield from (view[at : at + CHUNK] for at in range(0, len(view), CHUNK))
-
-
 def _small(url: str, reporter: Reporter) -> bytes:
     url = mirrors.rewrite(url)
 
     def attempt() -> bytes:
-        with client(url).stream("GET", url) as response:
+        with get(url) as response:
             refuse(response)
-            data = b""
+            data = bytearray()
             for piece in response.iter_raw():
                 data += piece
                 if len(data) > _LARGEST_REPOMD:
                     raise VerificationFailed(f"{url}: too long")
-            return data
+            return bytes(data)
 
     return retried(url, attempt, reporter)
 
 
-def _primary(repomd: bytes) -> tuple[str, int | None]:
-    """(href, bytes) of the list of packages."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """The list of packages, as repomd.xml describes it."""
+
+    href: str
+    size: int | None
+    sha256: str | None
+
+
+def _primary(repomd: bytes) -> _Listed:
     found: dict[str, str] = {}
     inside = False
+    text: list[str] = []
 
     def start(name: str, attributes: dict[str, str]) -> None:
         nonlocal inside
-        match _local(name):
+        text.clear()
+        match name:
             case "data":
                 inside = attributes.get("type") == "primary"
             case "location" if inside:
                 found["href"] = attributes.get("href", "")
+            case "checksum" if inside:
+                found["kind"] = attributes.get("type", "")
+            case _:
+                pass
 
-    _parse(start, lambda _: None, lambda _: None)(repomd, last=True)
+    def end(name: str) -> None:
+        if inside and name in {"size", "checksum"}:
+            found[name] = "".join(text).strip()
+
+    _parse(start, end, text.append)(repomd, last=True)
     if not found.get("href"):
         raise CorruptData("its repomd.xml names no list of packages")
-    return found["href"], None
+    return _Listed(
+        href=found["href"],
+        size=counted(found.get("size", "")),
+        sha256=_sha256(found.get("kind", ""), found.get("checksum", "")),
+    )
 
 
 class _Packages:
@@ -187,8 +246,7 @@ class _Packages:
                 self._entry.version = attributes.get("ver", "")
                 self._entry.release = attributes.get("rel", "")
             case "size":
-                size = attributes.get("package", "")
-                self._entry.size = int(size) if size.isdigit() else None
+                self._entry.size = counted(attributes.get("package", ""))
             case "location":
                 # Where a repository's packages lie elsewhere, xml:base says so.
                 base = attributes.get("xml:base", "")
@@ -199,6 +257,8 @@ class _Packages:
     def _characters(self, text: str) -> None:
         if self._text is not None:
             self._text.append(text)
+            if len(self._text) > _MOST_PIECES:
+                raise CorruptData("its package list has a name without an end")
 
     def _end(self, name: str) -> None:
         local = _local(name)
@@ -221,22 +281,43 @@ def _local(name: str) -> str:
 def _parse(
     start: Callable[[str, dict[str, str]], None], end: Callable[[str], None], characters: Callable[[str], None]
 ) -> Callable[..., None]:
+    """Feeds expat. What that keeps is bounded: elements that are open, names it has seen, a tag that is incomplete."""
     parser = xml.parsers.expat.ParserCreate()
     parser.buffer_text = True
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.CharacterDataHandler = characters
+    names: set[str] = set()
+    depth = fed = 0
 
-    def no_entities(*_: object) -> None:
+    def start_element(name: str, attributes: dict[str, str]) -> None:
+        nonlocal depth
+        depth += 1
+        names.add(name)
+        names.update(attributes)
+        if depth > _DEEPEST or len(names) > _MOST_NAMES:
+            raise CorruptData("its XML is not that of an index")
+        start(name, attributes)
+
+    def end_element(name: str) -> None:
+        nonlocal depth
+        depth -= 1
+        end(name)
+
+    def no_document_type(*_: object) -> None:
         # A few lines of entities can stand for gigabytes, and repodata has none.
         raise CorruptData("its XML declares entities")
 
-    parser.EntityDeclHandler = no_entities
+    parser.StartElementHandler = start_element
+    parser.EndElementHandler = end_element
+    parser.CharacterDataHandler = characters
+    parser.StartDoctypeDeclHandler = no_document_type
 
     def feed(data: bytes, *, last: bool) -> None:
+        nonlocal fed
+        fed += len(data)
         try:
             parser.Parse(data, last)
         except xml.parsers.expat.ExpatError as error:
             raise CorruptData(f"its XML is damaged: {error}") from None
+        if not last and fed - parser.CurrentByteIndex > _LONGEST_TAG:
+            raise CorruptData("its XML has a tag without an end")
 
     return feed

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -30,6 +31,7 @@ from sandbox.model import Verification
 from sandbox.progress import Reporter
 
 _ABOUT: Final = "about.json"
+_SHA256: Final = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +161,7 @@ class Store:
         """Where a download is put until it is complete; `identity` is the package's hash or URL."""
         directory = self.root / "downloads"
         self._make(directory)
-        name = identity if identity.isalnum() else hashlib.sha256(identity.encode()).hexdigest()
+        name = identity if _SHA256.fullmatch(identity) else hashlib.sha256(identity.encode()).hexdigest()
         return directory / f"{name}.part"
 
     def _make(self, directory: Path) -> None:

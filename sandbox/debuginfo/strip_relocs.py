@@ -25,6 +25,8 @@ _ET_DYN: Final = 3
 _SHT_NOBITS: Final = 8
 _SHT_RELOCATIONS: Final = frozenset({4, 9})
 _SHF_ALLOC: Final = 2
+LARGEST_ALIGNMENT: Final = 1 << 21
+"""Of a section; more is damage."""
 
 
 class RandomAccess(Protocol):
@@ -51,10 +53,13 @@ class LocalFile:
             return b""
         with self._path.open("rb", buffering=0) as file:
             file.seek(offset)
-            return file.read(size) or b""
+            return file.read(min(size, self.size - offset)) or b""
 
     def copy(self, offset: int, size: int, put: Callable[[bytes, int], None]) -> None:
         at = 0
+        size = min(size, max(self.size - offset, 0))
+        if not size:
+            return
         with self._path.open("rb", buffering=0) as file:
             file.seek(offset)
             while at < size and (data := file.read(min(size - at, CHUNK))):
@@ -119,7 +124,8 @@ def plan(file: RandomAccess) -> Plan | None:
         any(segment.filesz and segment.offset + segment.filesz > cut for segment in read.segments)
         or any(offset < cut or read.sections[number].flags & _SHF_ALLOC for offset, number in behind)
         or any(offset + read.sections[number].size > file.size for offset, number in behind)
-        or cut < 64
+        or any(read.sections[number].align > LARGEST_ALIGNMENT for _, number in behind)
+        or not 64 <= cut <= file.size
     ):
         return None
     wide, order = read.layout.wide, read.layout.order
@@ -137,6 +143,9 @@ def plan(file: RandomAccess) -> Plan | None:
         struct.pack_into(word, table, number * entry + (24 if wide else 16), end)
         moved.append((offset, section.size, end))
         end += section.size
+    if end > file.size:
+        # Sections that lie over each other would be written once for each.
+        return None
     end += -end % 8
     header = bytearray(file.read_at(0, 64))
     struct.pack_into(word, header, 40 if wide else 32, end)

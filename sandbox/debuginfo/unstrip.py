@@ -17,11 +17,18 @@ from sandbox.host.disk import need_space
 
 _SHT_NOBITS: Final = 8
 _SHF_ALLOC: Final = 2
+_LARGEST_NARROW: Final = 0xFFFFFFFF
 
 
 def merge(kernel: Path, debug: Path, target: Path) -> None:
-    """Writes `target`: all of `kernel`, and what `debug` has. Raises `CorruptData` when they are not of one build."""
-    of_kernel, of_debug = elf.read(kernel), elf.read(debug)
+    """Writes `target`: all of `kernel`, and what `debug` has.
+
+    Raises `CorruptData` when they are not of one build, or not what a linker writes.
+    """
+    try:
+        of_kernel, of_debug = elf.read(kernel), elf.read(debug)
+    except elf.NotElf as error:
+        raise CorruptData(f"kernel or debug information: {error}") from None
     if of_kernel.layout != of_debug.layout or not of_debug.sections:
         raise CorruptData("kernel and debug information are not of one kind")
     if of_kernel.build_id != of_debug.build_id:
@@ -45,10 +52,14 @@ def merge(kernel: Path, debug: Path, target: Path) -> None:
             struct.pack_into(order + "I", table, number * entry + 4, theirs.type)
             struct.pack_into(word, table, number * entry + offset_at, theirs.offset)
         elif section.type != _SHT_NOBITS:
+            if section.offset + section.size > added.size or section.align > strip_relocs.LARGEST_ALIGNMENT:
+                raise CorruptData(f"section {section.name} lies outside of its file")
             end += -end % max(section.align, 1)
             struct.pack_into(word, table, number * entry + offset_at, end)
             moved.append((section.offset, section.size, end))
             end += section.size
+    if sum(size for _, size, _ in moved) > added.size or (not wide and end + len(table) > _LARGEST_NARROW):
+        raise CorruptData("its sections lie over each other")
     end += -end % 8
     strip_relocs.copy(whole, target, None)
     with target.open("r+b", buffering=0) as out:

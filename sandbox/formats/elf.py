@@ -7,7 +7,7 @@ Python although pyelftools is a library: that has no bounds, and wants a seekabl
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ _PN_XNUM: Final = 0xFFFF
 _SHT_NOTE: Final = 7
 SHT_NOBITS: Final = 8
 _NOTES_LIMIT: Final = 1 << 20
+"""Bytes of notes that are looked at, of all segments and sections together."""
+_LONGEST_NAME: Final = 256
 _MOST_SEGMENTS: Final = 0xFFFF
 
 
@@ -177,9 +179,8 @@ def parse(read_at: ReadAt) -> Elf:
     # Sections first: in a .debug file the program headers still describe the stripped twin's offsets.
     places = [(section.offset, section.size) for section in sections if section.type == _SHT_NOTE]
     places += [(segment.offset, segment.filesz) for segment in found if segment.type == PT_NOTE]
-    build_ids = (_build_id(layout, read_at(offset, min(size, _NOTES_LIMIT))) for offset, size in places)
     return Elf(
-        build_id=next((build_id for build_id in build_ids if build_id is not None), None),
+        build_id=_first_build_id(read_at, layout, places),
         type=head.type,
         layout=layout,
         sections=sections,
@@ -207,7 +208,7 @@ def _sections(read_at: ReadAt, layout: Layout, table: bytes, names_index: int) -
         names = read_at(raw[names_index][3], min(raw[names_index][4], _NOTES_LIMIT))
     return tuple(
         Section(
-            name=names[name : names.find(b"\0", name)].decode("ascii", "replace") if name < len(names) else "",
+            name=names[name : name + _LONGEST_NAME].partition(b"\0")[0].decode("ascii", "replace"),
             type=kind,
             flags=flags,
             offset=offset,
@@ -216,6 +217,19 @@ def _sections(read_at: ReadAt, layout: Layout, table: bytes, names_index: int) -
         )
         for name, kind, flags, offset, size, align in raw
     )
+
+
+def _first_build_id(read_at: ReadAt, layout: Layout, places: Iterable[tuple[int, int]]) -> str | None:
+    left = _NOTES_LIMIT
+    for offset, size in places:
+        section = read_at(offset, min(size, left))
+        if (build_id := _build_id(layout, section)) is not None:
+            return build_id
+        # One that gives nothing costs a read.
+        left -= max(len(section), 64)
+        if left <= 0:
+            break
+    return None
 
 
 def _build_id(layout: Layout, section: bytes) -> str | None:

@@ -11,12 +11,16 @@ import base64
 import binascii
 import hashlib
 import hmac
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 _SMALLEST_KEY: Final = 2048
+_MOST_SIGNATURES: Final = 16
+_MOST_PACKETS: Final = 1 << 16
+"""Of a file of certificates, with all their signatures."""
 _RSA: Final = frozenset({1, 3})
 _DIGEST_INFO: Final = {
     8: ("sha256", bytes.fromhex("3031300d060960864801650304020105000420")),
@@ -61,7 +65,8 @@ def rsa_keys(data: bytes) -> tuple[RsaKey, ...]:
 
 def rsa_signer(data: bytes, signature: bytes, keys: Sequence[RsaKey]) -> RsaKey | None:
     """Which of `keys` made `signature` over `data`; None when none did. Raises `Malformed`."""
-    for tag, packet in _packets(signature):
+    # Each one costs a hash of all of `data`.
+    for tag, packet in itertools.islice(_packets(signature), _MOST_SIGNATURES):
         if tag == 2 and (parts := _signature(packet)) is not None:
             algorithm, hashed, value = parts
             name, prefix = _DIGEST_INFO[algorithm]
@@ -103,17 +108,20 @@ def _number(data: bytes) -> tuple[int, bytes]:
 
 
 def _packets(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while data:
-        first = data[0]
-        if not first & 0x80 or len(data) < 2:
+    at = count = 0
+    while at < len(data):
+        head = data[at : at + 6]
+        first = head[0]
+        count += 1
+        if not first & 0x80 or len(head) < 2 or count > _MOST_PACKETS:
             raise Malformed("not an OpenPGP packet")
         if first & 0x40:
             tag, start = first & 0x3F, 2
-            size = data[1]
+            size = head[1]
             if 192 <= size < 224:
-                size, start = ((size - 192) << 8) + data[2 if len(data) > 2 else 1] + 192, 3
+                size, start = ((size - 192) << 8) + head[2 if len(head) > 2 else 1] + 192, 3
             elif size == 255:
-                size, start = int.from_bytes(data[2:6], "big"), 6
+                size, start = int.from_bytes(head[2:6], "big"), 6
             elif size >= 224:
                 raise Malformed("a packet in parts")
         else:
@@ -121,11 +129,11 @@ def _packets(data: bytes) -> Iterator[tuple[int, bytes]]:
             if width == 3:
                 raise Malformed("a packet without a length")
             start = 1 + (1 << width)
-            size = int.from_bytes(data[1:start], "big")
-        if start + size > len(data):
+            size = int.from_bytes(head[1:start], "big")
+        at += start + size
+        if at > len(data):
             raise Malformed("a packet is cut off")
-        yield tag, data[start : start + size]
-        data = data[start + size :]
+        yield tag, data[at - size : at]
 
 
 def _dearmored(data: bytes) -> Iterator[bytes]:

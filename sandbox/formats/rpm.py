@@ -8,12 +8,13 @@ library: that has no bounds, and no signatures.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import stat
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,9 +24,15 @@ from sandbox.formats.streams import CorruptData, LimitedStream, Stream, exactly
 
 _LEAD: Final = 96
 _MAGIC: Final = b"\x8e\xad\xe8\x01"
-_MOST_ENTRIES: Final = 1 << 16
-_MOST_DATA: Final = 64 << 20
+_MOST_ENTRIES: Final = 1 << 12
+_MOST_DATA: Final = 16 << 20
 """The header of a kernel's debug package, with thousands of files, is 1 to 2 MB."""
+_MOST_FILES: Final = 1 << 17
+_MOST_PATHS: Final = 32 << 20
+"""Characters of all paths: a short header can give one long directory to every file."""
+_LONGEST_TEXT: Final = 4096
+_MOST_SIGNATURES: Final = 16
+_LARGEST_SIGNATURE: Final = 64 << 10
 _GHOST: Final = 1 << 6
 _HASHES: Final = {
     1: "md5",
@@ -44,6 +51,12 @@ _LARGEST_PLAIN: Final = 0xFFFFFFFF
 
 _STRING, _STRING_ARRAY, _I18N, _BINARY = 6, 8, 9, 7
 _NUMBERS: Final = {2: "B", 3: "H", 4: "I", 5: "Q"}
+
+_OF_SIGNATURES: Final = frozenset({267, 268, 273, 278})
+_OF_PACKAGES: Final = frozenset(
+    {1000, 1001, 1002, 1022, 1028, 1030, 1035, 1037, 1096, 1116, 1117, 1118, 1125, 5008, 5011}
+)
+"""Tags that are used here. A header has eighty more, and their values are not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +101,9 @@ def read(stream: Stream) -> Rpm:
     lead = exactly(stream, _LEAD)
     if lead[:4] != b"\xed\xab\xee\xdb":
         raise CorruptData("it is not an RPM package")
-    _, signature, size = _header(stream)
+    _, signature, size = _header(stream, _OF_SIGNATURES)
     stream.skip(-size % 8)
-    header, tags, length = _header(stream)
+    header, tags, length = _header(stream, _OF_PACKAGES)
     digest = signature.get(273)
     if isinstance(digest, str) and hashlib.sha256(header).hexdigest() != digest:
         raise CorruptData("its header is damaged")
@@ -103,7 +116,7 @@ def read(stream: Stream) -> Rpm:
         signatures=_signatures(signature),
         payload_at=_LEAD + size + (-size % 8) + length,
         compression=_text(tags, 1125) or "gzip",
-        hash=_HASHES.get(_numbers(tags, 5011)[0] if 5011 in tags else 1, ""),
+        hash=_HASHES.get(next(iter(_numbers(tags, 5011)), 1), ""),
         files=_files(tags),
     )
 
@@ -169,8 +182,8 @@ def payload_members(stream: Stream, rpm: Rpm) -> Iterator[Member]:
 _Value = str | bytes | tuple[int, ...] | tuple[str, ...]
 
 
-def _header(stream: Stream) -> tuple[bytes, Mapping[int, _Value], int]:
-    """(its bytes, tags, length) of a header structure."""
+def _header(stream: Stream, wanted: AbstractSet[int]) -> tuple[bytes, Mapping[int, _Value], int]:
+    """(its bytes, those of its tags that are `wanted`, length) of a header structure."""
     intro = exactly(stream, 16)
     count, size = struct.unpack(">II", intro[8:])
     if intro[:4] != _MAGIC or count > _MOST_ENTRIES or size > _MOST_DATA:
@@ -180,6 +193,10 @@ def _header(stream: Stream) -> tuple[bytes, Mapping[int, _Value], int]:
     tags: dict[int, _Value] = {}
     for at in range(0, len(index), 16):
         tag, kind, offset, items = struct.unpack_from(">4I", index, at)
+        if tag not in wanted:
+            continue
+        if tag in tags:
+            raise CorruptData("it is not an RPM package: a header has one tag twice")
         value = _value(data, kind, offset, items)
         if value is not None:
             tags[tag] = value
@@ -187,7 +204,7 @@ def _header(stream: Stream) -> tuple[bytes, Mapping[int, _Value], int]:
 
 
 def _value(data: bytes, kind: int, offset: int, count: int) -> _Value | None:
-    if offset > len(data):
+    if offset > len(data) or (kind != _BINARY and count > _MOST_FILES):
         raise CorruptData("it is not an RPM package: a header is wrong")
     if (code := _NUMBERS.get(kind)) is not None:
         if offset + count * struct.calcsize(">" + code) > len(data):
@@ -196,7 +213,10 @@ def _value(data: bytes, kind: int, offset: int, count: int) -> _Value | None:
     if kind == _BINARY:
         return data[offset : offset + count]
     if kind in {_STRING, _I18N}:
-        return _decoded(data[offset : data.find(b"\0", offset)])
+        text = data[offset : offset + _LONGEST_TEXT].partition(b"\0")
+        if not text[1]:
+            raise CorruptData("it is not an RPM package: a name in its header is too long")
+        return _decoded(text[0])
     if kind == _STRING_ARRAY:
         # split's limit keeps what follows the array in one piece; the last part is that.
         return tuple(map(_decoded, data[offset:].split(b"\0", count)[:count]))
@@ -228,12 +248,11 @@ def _signatures(tags: Mapping[int, _Value]) -> tuple[bytes, ...]:
     import binascii
 
     found = [value for tag in (268, 267) if isinstance(value := tags.get(tag), bytes)]
-    for text in _texts(tags, 278):
-        try:
+    for text in _texts(tags, 278)[:_MOST_SIGNATURES]:
+        # Not ASCII is a ValueError of its own kind.
+        with contextlib.suppress(binascii.Error, ValueError):
             found.append(base64.b64decode(text))
-        except binascii.Error:
-            continue
-    return tuple(found)
+    return tuple(one for one in found if len(one) <= _LARGEST_SIGNATURE)
 
 
 def _files(tags: Mapping[int, _Value]) -> tuple[RpmFile, ...]:
@@ -245,6 +264,8 @@ def _files(tags: Mapping[int, _Value]) -> tuple[RpmFile, ...]:
         number >= len(directories) for number in numbers
     ):
         raise CorruptData("its file list is damaged")
+    if sum(len(directories[number]) for number in numbers) + sum(map(len, names)) > _MOST_PATHS:
+        raise CorruptData("its file list is too long")
     return tuple(
         RpmFile(
             path=(directories[numbers[at]] + names[at]).lstrip("/"),

@@ -19,7 +19,8 @@ from sandbox.formats.streams import CorruptData
 
 _HEADER: Final = 12
 _FOOTER: Final = 12
-_LARGEST_INDEX: Final = 16 << 20
+_LARGEST_INDEX: Final = 1 << 20
+"""The index of a package of 6 GB in blocks of 1 MB has 36 KB."""
 _LARGEST_BLOCK: Final = 96 << 20
 """A block is unpacked in memory, several at a time. xz -6 makes 24 MiB, -9 192 MiB."""
 
@@ -68,6 +69,9 @@ def blocks(read_at: Callable[[int, int], bytes], size: int) -> tuple[bytes, tupl
         raise NotSeekable("it is one xz block")
     if max(block.length for block in found) > _LARGEST_BLOCK:
         raise NotSeekable("its xz blocks are too large")
+    # What cannot be compressed gets a header for each 64 KiB; nothing else makes a block longer than its content.
+    if any(block.unpadded > block.length + (block.length >> 10) + 4096 for block in found):
+        raise CorruptData("the index of its xz stream is damaged")
     return header, found
 
 

@@ -71,7 +71,12 @@ def publish(repository: Path, archive: Archive, at: str, *, compression: str = "
     (data / "primary.xml.gz").unlink()
     (data / f"primary.xml.{compression}").write_bytes(packed)
     repomd = data / "repomd.xml"
-    repomd.write_text(repomd.read_text().replace("primary.xml.gz", f"primary.xml.{compression}"))
+    said = repomd.read_text().replace("primary.xml.gz", f"primary.xml.{compression}")
+    before, primary, after = said.partition('<data type="primary">')
+    primary, end, rest = f"{primary}{after}".partition("</data>")
+    primary = re.sub("<size>[0-9]+", f"<size>{len(packed)}", primary)
+    primary = re.sub('<checksum type="sha256">[0-9a-f]+', f'<checksum type="sha256">{archives.sha256(packed)}', primary)
+    repomd.write_text(before + primary + end + rest)
     for file in repository.rglob("*"):
         if file.is_file():
             archive.files[f"{at}/{file.relative_to(repository)}"] = file.read_bytes()
