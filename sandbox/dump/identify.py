@@ -12,7 +12,10 @@ from sandbox.dump.printk import Record
 from sandbox.dump.source import DeadlineExceeded, FileSource, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
 from sandbox.formats.streams import Source
+from sandbox.log import Log
 from sandbox.model import DumpFormat, Vmcore, Wrapper
+
+_log = Log("dump")
 
 
 def identify(path: Path, *, log: bool = True) -> Vmcore:
@@ -46,7 +49,13 @@ def identify(path: Path, *, log: bool = True) -> Vmcore:
             raise DumpDamaged(
                 f"{path}: no dump was found in it in {SECONDS} s", hint="unpack it, if it is an archive, and try again"
             ) from error
+        _log.info("%s: %s, %d bytes%s", path, builder.get("format"), source.size, _ways(builder))
     return builder.build()
+
+
+def _ways(builder: VmcoreBuilder) -> str:
+    """Which part of the file each fact came from. The facts are content of the dump and not logged."""
+    return "".join(f"; {name} from {origin}" for name, origin in sorted(builder.origins.items()))
 
 
 def _identify_directory(directory: Path, *, log: bool) -> Vmcore:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sandbox.errors import ConfigurationError, UnknownKernel
+from sandbox.log import Log
 from sandbox.model import Vmcore, kernel_version
 from sandbox.profiles.definition import Profile
 from sandbox.profiles.loading import load, load_claiming
+
+_log = Log("profiles")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +29,18 @@ class Selection:
 
 def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
     """The profile for a dump. Raises `UnknownKernel` when the dump does not name its kernel and none was chosen."""
+    selection = _selected(vmcore, override)
+    _log.info("%s, debuginfo as %s: %s", selection.crash_from.name, selection.distribution.name, selection.reason)
+    return selection
+
+
+def _selected(vmcore: Vmcore, override: str | None) -> Selection:
     if vmcore.release is None:
         raise UnknownKernel(f"{vmcore.path}: the dump does not say which kernel wrote it")
     from sandbox.dump.release import classify
 
     klass = classify(vmcore.release, vmcore.utsname_version).klass
+    _log.debug("kernel %s is of class %s", vmcore.release, klass)
     # Whoever asks about many kernels has read all profiles already.
     profiles = load() if load.cache_info().currsize else load_claiming(klass)
     home = _of_class(profiles, klass)
