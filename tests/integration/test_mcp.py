@@ -1,4 +1,4 @@
-"""The Model Context Protocol server, asked through the SDK's own client; no engine is needed for these tools."""
+"""The Model Context Protocol server, called with the SDK's own client. These tools need no engine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _call(tool: str, directories: tuple[Path, ...] = (), **arguments: Any) -> tu
     return asyncio.run(ask())
 
 
-def test_the_tools_say_that_they_only_read() -> None:
+def test_the_tools_are_marked_as_read_only() -> None:
     async def tools() -> list[Any]:
         async with Client(mcp.server()) as client:
             return (await client.list_tools()).tools
@@ -58,7 +58,7 @@ def test_dmesg_in_pages() -> None:
     assert f"pages 1 to {last}" in problem
 
 
-def test_an_error_comes_with_its_hint(tmp_path: Path) -> None:
+def test_an_error_has_its_hint(tmp_path: Path) -> None:
     text, failed = _call("identify", path=str(tmp_path / "vmcore"))
     assert failed
     assert "hint: check the path" in text

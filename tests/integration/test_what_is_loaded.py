@@ -1,4 +1,4 @@
-"""What a new process has to load before it does what it was started for; each of these starts one."""
+"""The modules that a new process loads. Each test starts one."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_the_command_line_loads_what_all_commands_need() -> None:
     assert _printed(f"import sandbox.cli; print(*(set(sys.modules) & {parts}))") == []
 
 
-def test_the_library_loads_what_is_asked_of_it() -> None:
+def test_the_library_loads_only_what_is_used() -> None:
     assert _printed("import sandbox; print(*(name for name in sys.modules if name.startswith('sandbox.')))") == []
 
 
-def test_only_who_has_a_file_of_settings_pays_for_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_toml_parser_is_loaded_only_for_a_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
     code = "from sandbox.host import config; config.current(); print(*{'tomllib', 'difflib'} & set(sys.modules))"
     assert _printed(code) == []
