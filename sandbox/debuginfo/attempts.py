@@ -12,9 +12,6 @@ from sandbox.errors import (
     VerificationFailed,
     VmboxError,
 )
-from sandbox.log import Log
-
-_log = Log("debuginfo")
 
 
 class SearchLog:
@@ -26,9 +23,7 @@ class SearchLog:
 
     def note(self, source: str, error: VmboxError | str) -> None:
         """`source` had nothing; a bare sentence is the reason where nothing went wrong."""
-        failure = DebuginfoNotFound(error, hint="") if isinstance(error, str) else error
-        _log.debug("%s", _told(source, failure))
-        self._failures.append((source, failure))
+        self._failures.append((source, DebuginfoNotFound(error, hint="") if isinstance(error, str) else error))
 
     def to_error(self, message: str | None = None) -> DebuginfoError:
         """What to raise when no source had it: the failure that says most, with all of them as detail."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case import store
-from sandbox.commands.verbose import begin_in_worker
 from sandbox.debuginfo.store import Store
 from sandbox.dump import identify
 from sandbox.dump.unpacking import PASSING, discard, unpacked_path
@@ -119,10 +118,9 @@ def _row(entry: DumpEntry, report: Report) -> Row:
     )
 
 
-def init_worker(settings: Sequence[str], log_level: str | None = None) -> None:
+def init_worker(settings: Sequence[str]) -> None:
     """Initialize a worker process: its share of the host as settings, and its end when the coordinator ends."""
     config.override(settings)
-    begin_in_worker(log_level)
     # The kernel's OOM killer is to choose a worker, which can be replaced, and not the coordinator.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

@@ -1,4 +1,4 @@
-"""The documentation builds without warnings; a dead link is one."""
+"""The documentation builds with every warning an error: a link that leads nowhere is one."""
 
 from __future__ import annotations
 

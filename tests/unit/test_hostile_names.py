@@ -1,4 +1,4 @@
-"""File names with control characters are shown with escapes, in results and in errors."""
+"""Names of files that write to a terminal, or to nobody's file: shown harmless, whatever becomes of the file."""
 
 from __future__ import annotations
 

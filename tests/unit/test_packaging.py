@@ -1,4 +1,4 @@
-"""The distribution in pyproject.toml, and in hints of errors."""
+"""What pyproject.toml says of the distribution, and what errors say of it."""
 
 from __future__ import annotations
 
