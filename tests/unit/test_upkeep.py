@@ -98,7 +98,7 @@ def test_probe_and_pin(
         ]
         digests.write_text('"a:1" = "latest"\n')
         profiles.digests.cache_clear()
-        with pytest.raises(ConfigurationError, match="no digest"):
+        with pytest.raises(ConfigurationError, match="not a digest"):
             profiles.digests()
     finally:
         profiles.digests.cache_clear()
