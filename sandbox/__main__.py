@@ -6,6 +6,7 @@ Importing typer takes fifty times as long as a warm crash takes to answer. So `v
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,12 @@ from pathlib import Path
 def main() -> None:
     """The entry point."""
     arguments = sys.argv[1:]
+    if os.environ.get("VMBOX_LOG"):
+        from sandbox.commands.verbose import begin_from_environment
+        from sandbox.render import exit_on_error
+
+        with exit_on_error():
+            begin_from_environment()
     if not (_info(arguments) or _warm_run(arguments)):
         from sandbox.cli import app
         from sandbox.render import exit_on_error
@@ -53,6 +60,10 @@ def _warm_run(arguments: Sequence[str]) -> bool:
     if asked is None or asked.tool != DEFAULT.name or asked.once or not (asked.commands or asked.input_file):
         return False
     with exit_on_error():
+        if asked.verbose:
+            from sandbox.commands.verbose import begin
+
+            begin("debug")
         from sandbox.case import store
 
         options = asked.open_options()

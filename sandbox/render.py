@@ -19,15 +19,21 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from sandbox.errors import ConfigurationError, NoSpace, VmboxError
 from sandbox.host.files import write_all
+from sandbox.log import Log
 from sandbox.model import key_of
 from sandbox.progress import QUIET, Reporter, Step
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_log = Log("steps")
+_ending = Log("vmbox")
+
 
 def reporter(*, quiet: bool) -> Reporter:
-    """Progress on stderr: live on a terminal, otherwise plain lines, or nothing if quiet."""
+    """Progress on stderr: live on a terminal, otherwise plain lines, or nothing if quiet. Never live beside the log."""
+    if _log.on():
+        return _Logged(QUIET if quiet else _Plain())
     if quiet:
         return QUIET
     return _Live() if sys.stderr.isatty() else _Plain()
@@ -270,6 +276,28 @@ class _PlainStep:
             note(f"{self._title}: {_newest(line)}")
 
 
+class _Logged:
+    """Shows steps as `inner` does, and logs how long each took."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+
+    @contextmanager
+    def step(self, title: str, *, total: int | None = None, unit: str = "") -> Iterator[Step]:
+        began = time.monotonic()
+        ended = "failed after "
+        try:
+            with self._inner.step(title, total=total, unit=unit) as step:
+                yield step
+            ended = ""
+        finally:
+            _log.info("%s: %s%.3f s", title, ended, time.monotonic() - began)
+
+    def notice(self, line: str) -> None:
+        # Not logged: a notice may repeat what crash prints about a dump.
+        self._inner.notice(line)
+
+
 def _newest(line: str) -> str:
     """The last state of a line that is rewritten with carriage returns, as by dpkg ("Reading database … 5%")."""
     return visible(line.strip().rpartition("\r")[2])
@@ -332,6 +360,7 @@ def exit_on_error() -> Iterator[None]:
     try:
         yield
     except VmboxError as problem:
+        _ending.info("%s, exit status %d", type(problem).__name__, problem.exit_code)
         error(problem)
         sys.exit(problem.exit_code)
     except KeyboardInterrupt:
@@ -351,7 +380,7 @@ def exit_on_error() -> Iterator[None]:
         error(
             VmboxError(
                 f"internal error: {type(problem).__name__}: {problem}",
-                hint="set VMBOX_DEBUG=1 for the traceback, and report it together with the output of vmbox doctor",
+                hint="set VMBOX_DEBUG=1 for the traceback, and report it with what vmbox -v and vmbox doctor print",
             )
         )
         sys.exit(VmboxError.exit_code)

@@ -165,8 +165,21 @@ class Archive:
     headers: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Range) of each."""
-    sent: int = 0
-    """Bytes of bodies."""
+    answering: int = 0
+    """Requests that are being answered."""
+    counted: int = 0
+
+    @property
+    def sent(self) -> int:
+        """Bytes of bodies, counted when the answers that are under way have ended: a client is done before them."""
+        deadline = time.monotonic() + 5
+        while self.answering and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return self.counted
+
+    @sent.setter
+    def sent(self, value: int) -> None:
+        self.counted = value
 
 
 @contextmanager
@@ -181,6 +194,15 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
         def log_message(self, *_: object) -> None: ...
 
         def do_GET(self) -> None:
+            with lock:
+                archive.answering += 1
+            try:
+                self._answer()
+            finally:
+                with lock:
+                    archive.answering -= 1
+
+        def _answer(self) -> None:
             wanted = self.headers.get("Range")
             with lock:
                 archive.requests.append((self.path, wanted))
@@ -225,7 +247,7 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
             except OSError:
                 return
             with lock:
-                archive.sent += len(body)
+                archive.counted += len(body)
             if cut is not None or archive.wrong_total:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)

@@ -1,8 +1,8 @@
 """Fixtures of all tests: real engines, shared by the whole run.
 
 `docker_engine`, `podman_rootful` and `podman_rootless` are one `EngineUnderTest` each; `engine` runs a test on all
-three. A test that takes one of them is marked `engine` by itself. With CI=true an engine that cannot be had, and any
-other reason to skip such a test, is a failure.
+three. A test that uses one of them gets the mark `engine`. With CI=true a missing engine, and any other reason to skip
+such a test, is a failure.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
 
 
 def _when(item: pytest.Item) -> int:
-    """Docker's process begins with what wants dumps, Podman's with what wants none: so neither waits for the other."""
+    """Docker's process begins with tests that need dumps, Podman's with the others, so that neither waits."""
     docker = any(group.args == ("docker",) for group in item.iter_markers("xdist_group"))
     return int(docker != (CHECKOUT / "tests" / "e2e" in item.path.parents))
 
@@ -74,7 +74,7 @@ def _started(name: str) -> Iterator[EngineUnderTest]:
     engine = engines.ENGINES[name]()
     try:
         under_test = next(engine)
-    except Exception as error:  # noqa: BLE001 - whatever the reason, the engine is not there
+    except Exception as error:  # noqa: BLE001 - for any reason, the engine is missing
         (pytest.fail if CI else pytest.skip)(f"{name}: {error}")
     engines.RUNNING.append(under_test)
     try:

@@ -1,7 +1,7 @@
-"""Real engines for the tests: Docker, rootful Podman, rootless Podman, each started here unless a dockerd answers.
+"""Real engines for the tests: Docker, rootful Podman, rootless Podman. Each is started here unless a dockerd answers.
 
-Storage lies below `cache_root()` and is kept between runs; sockets and run-time state do not outlive the run. The
-services are on the leash of `sandbox.engine.service`: they end with pytest however that ends.
+Storage is below `cache_root()` and is kept between runs; sockets and run-time state are not. The services are
+started by `sandbox.engine.service`, so they end with pytest in whatever way that ends.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INFO = EngineInfo(
     memory=1 << 34,
     cpus=2,
 )
-"""What an engine says of itself, for tests that start none."""
+"""Information about an engine, for tests that start none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +49,17 @@ class EngineUnderTest:
     url: str
     engine: Engine
     env: Mapping[str, str]
-    """All of the environment that a vmbox subprocess needs; VMBOX_ENGINE and the VMBOX_*_DIR among it."""
+    """The complete environment of a vmbox subprocess, including VMBOX_ENGINE and the VMBOX_*_DIR."""
     vmbox: Sequence[str]
     """The vmbox command as the engine's user: append arguments."""
     uid: int
     gid: int
-    """Who "the caller" is to this engine."""
+    """uid and gid of "the caller" of this engine."""
     base: Path
     _fresh: list[int] = field(default_factory=list)
 
     def directory(self) -> Path:
-        """A new directory that belongs to the engine's user, below parents they can pass. Gone after the run."""
+        """Make a directory of the engine's user, with parents that the user can pass. It is removed after the run."""
         self._fresh.append(0)
         path = self.base / f"d{len(self._fresh)}"
         path.mkdir(mode=0o755)
@@ -67,7 +67,7 @@ class EngineUnderTest:
         return path
 
     def signal(self, container: str, name: str) -> None:
-        """Sends e.g. "KILL" to the container's PID 1, from outside of vmbox."""
+        """Send e.g. "KILL" to the container's PID 1, without vmbox."""
         from sandbox.engine.docker import DockerEngine
         from sandbox.engine.podman import PodmanEngine
 
@@ -78,7 +78,7 @@ class EngineUnderTest:
             self.engine._api.kill(container, f"SIG{name}")
 
     def run(self, *args: str, **kwargs: object) -> subprocess.CompletedProcess[bytes]:
-        """`vmbox ARGS`, output captured."""
+        """Run `vmbox ARGS`, and capture its output."""
         options = {"capture_output": True, "timeout": 600, "stdin": subprocess.DEVNULL, **kwargs}
         return subprocess.run([*self.vmbox, *args], env=dict(self.env), check=False, **options)  # type: ignore[call-overload,no-any-return]
 
@@ -97,7 +97,7 @@ def cache_root() -> Path:
 
 @contextlib.contextmanager
 def _storage(name: str) -> Iterator[Path]:
-    """The first directory `name`, `name`-2, … that no other run of the tests is using."""
+    """The first directory `name`, `name`-2, … that no other run of the tests uses."""
     for number in range(1, 10):
         path = cache_root() / (name if number == 1 else f"{name}-{number}")
         with path.with_suffix(".lock").open("w") as lock:
@@ -125,7 +125,7 @@ def docker() -> Iterator[EngineUnderTest]:
         socket = base / "docker.sock"
         argv = [daemon, "--host", f"unix://{socket}", "--data-root", str(data), "--exec-root", str(run)]
         argv += ["--pidfile", str(base / "dockerd.pid"), "--group", str(os.getgid())]
-        # No bridge and no packet filter of its own: vmbox uses the host's network or none.
+        # No bridge and no packet filter: vmbox uses the host's network or none.
         argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
         with _cleaned(base, data), _served(Service(argv, socket, env={"PATH": PATH}, prefix=_as_root())):
             try:
@@ -177,7 +177,7 @@ def _podman(
     argv += ["--storage-driver", "overlay", "system", "service", "--time", "0", f"unix://{socket}"]
     if prefix and not rootless:
         prefix = [*prefix, "env", *(f"{key}={value}" for key, value in env.items())]
-    # Podman keeps the run root it first saw in its database, and this one is new in every run.
+    # Podman keeps its first run root in its database, and this run root is new in every run.
     stale = [str(storage / name) for name in ("libpod/bolt_state.db", "db.sql")]
     subprocess.run([*([] if rootless else _sudo()), "rm", "-f", *stale], check=True)
     service = Service(argv, socket, env=env, prefix=prefix)
@@ -229,9 +229,9 @@ def _engine(
 
 
 def _share_bases(cache: Path, uid: int, gid: int) -> None:
-    """Has a user's cache take the root file systems that bases are made of from the caller's.
+    """Link the root file systems of bases in a user's cache to those of the caller.
 
-    That of debian-12, which everybody needs first, each makes himself: as root, and as a user.
+    Except that of debian-12, which each user needs first and makes: both root and a normal user.
     """
     shared, own = cache_root() / "rootfs", cache / "rootfs"
     shared.mkdir(mode=0o755, exist_ok=True)
@@ -250,7 +250,7 @@ ENTRY = "import sys; from sandbox.__main__ import main; sys.exit(main())"
 
 
 def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The vmbox of this checkout for `prefix`'s user, who may not be able to reach checkout or interpreter."""
+    """The vmbox of this checkout for the user of `prefix`, who may have no access to checkout or interpreter."""
     if not prefix:
         return [sys.executable, "-c", ENTRY], {}
     packages = Path(next(path for path in sys.path if path.endswith("site-packages")))
@@ -272,8 +272,8 @@ def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> 
 
 @contextlib.contextmanager
 def _base(name: str) -> Iterator[Path]:
-    """A directory with a short path, for sockets, that every user can pass."""
-    # Short: Podman allows its run root, which vmbox may put in here, no more than 50 characters.
+    """A directory with a short path for sockets, which every user can pass."""
+    # Short, because Podman allows its run root, which vmbox may put here, at most 50 characters.
     base = Path(tempfile.mkdtemp(prefix=f"vmbox-{name.removeprefix('podman-')}-", dir="/var/tmp"))
     base.chmod(0o755)
     try:
@@ -292,7 +292,7 @@ def _served(service: Service) -> Iterator[None]:
 
 
 def _give(socket: Path, uid: int, gid: int) -> None:
-    """Root's socket, once it is there, to a caller who is not root."""
+    """Wait for root's socket, and give it to a caller who is not root."""
     deadline = time.monotonic() + 20
     while not socket.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -301,7 +301,7 @@ def _give(socket: Path, uid: int, gid: int) -> None:
 
 @contextlib.contextmanager
 def _cleaned(base: Path, storage: Path) -> Iterator[None]:
-    """Whatever happened, no process and no mount of the engine stays."""
+    """Remove all processes and mounts of the engine at the end, in any case."""
     try:
         yield
     finally:
@@ -323,7 +323,7 @@ def _unmount_below(*roots: Path) -> None:
 
 
 def _end_monitors(base: Path) -> None:
-    """Ends what Podman leaves for minutes: a conmon pair for each exec, to tell its exit code to who may ask."""
+    """End the conmon processes that Podman keeps for minutes after each exec, to answer for its exit code."""
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if entry.name.isdigit() and f"{base}/run/".encode() in (entry / "cmdline").read_bytes():
@@ -338,7 +338,7 @@ def _sudo() -> list[str]:
 
 
 def _as_root() -> list[str]:
-    """For a service, which must lead a process group of its own."""
+    """A command prefix for a service, which must lead its own process group."""
     return [] if os.getuid() == 0 else ["sudo", "-n", "setsid"]
 
 
@@ -366,4 +366,4 @@ ENGINES: Mapping[str, Callable[[], Iterator[EngineUnderTest]]] = {
 }
 
 RUNNING: list[EngineUnderTest] = []
-"""Those that this run of the tests has started."""
+"""The engines that this run of the tests has started."""

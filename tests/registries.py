@@ -24,7 +24,7 @@ http: {{addr: "127.0.0.1:{port}"}}
 
 @contextlib.contextmanager
 def registry(directory: Path, *, htpasswd: str | None = None) -> Iterator[str]:
-    """Its "127.0.0.1:port", for as long as the context lasts. `htpasswd`: lines of users who may use it."""
+    """Run it, and yield its "127.0.0.1:port". `htpasswd`: lines of the users who may use it."""
     directory.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Engines that are not on this host's sockets: behind sshd in a network namespace, and behind TLS on loopback."""
+"""Remote engines: behind sshd in a network namespace, and behind TLS on loopback."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Sshd:
     target: str
     """USER@HOST:PORT."""
     directory: Path
-    """`bin/ssh` in it knows key and host; `known` is what it knows of hosts."""
+    """Its `bin/ssh` knows key and host; `known` is its list of known hosts."""
     argv: list[str]
     space: str
-    """The network namespace it is in."""
+    """Its network namespace."""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -52,7 +52,7 @@ class Sshd:
         _await(*self.target.rpartition("@")[2].split(":"), self.process, self.directory / "log")
 
     def cut(self) -> None:
-        """Ends the server with its connections, as a network that is gone does."""
+        """End the server and its connections, as if the network had failed."""
         if self.process is not None:
             # Each connection has processes of its own, in sessions of their own.
             inside = subprocess.run(
@@ -65,7 +65,7 @@ class Sshd:
 
 @contextlib.contextmanager
 def sshd(under_test: EngineUnderTest, directory: Path) -> Iterator[Sshd]:
-    """A server in a network namespace of its own, which lets the engine's user in."""
+    """Run a server in its own network namespace, to which the engine's user can log in."""
     import pwd
 
     number = os.getpid() % 4096
@@ -100,7 +100,7 @@ def sshd(under_test: EngineUnderTest, directory: Path) -> Iterator[Sshd]:
 
 
 def _server() -> tuple[str, str]:
-    """sshd and where its libraries are. Unpacked and not installed: a package would start a service for everybody."""
+    """sshd and the directory of its libraries. Unpacked, because the installed package would start a service."""
     if installed := shutil.which("sshd", path=PATH):
         return installed, ""
     kept = engines.cache_root() / "sshd"
@@ -121,7 +121,7 @@ class Behind:
     socket: str
     """The same engine's URL on its own host."""
     certificates: Path
-    """What its clients need, as $DOCKER_CERT_PATH names it."""
+    """The client certificates, as for $DOCKER_CERT_PATH."""
     strangers: Path
     """The same from an authority that the engine does not know."""
 
@@ -131,7 +131,7 @@ class Behind:
 
 @contextlib.contextmanager
 def docker_behind_tls(directory: Path) -> Iterator[Behind]:
-    """A dockerd of its own on a host of another name: in a UTS namespace, on loopback."""
+    """Run a separate dockerd on loopback, with another host name from a UTS namespace."""
     ours, strangers = (_certificates(directory / name) for name in ("ours", "strangers"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -159,7 +159,7 @@ def docker_behind_tls(directory: Path) -> Iterator[Behind]:
 
 
 def _certificates(place: Path) -> Path:
-    """An authority, and one certificate of its that serves both sides."""
+    """Make an authority, and one certificate from it for both sides."""
     place.mkdir()
 
     def openssl(*arguments: str) -> None:

@@ -1,10 +1,9 @@
-"""Enterprise Linux on loopback: base images, package repositories and debuginfo of its vendors, as stand-ins.
+"""Fakes of Enterprise Linux on loopback: base images, package repositories and debuginfo of its vendors.
 
-No mirror of Enterprise Linux can be reached, so a Debian with dnf plays it: as an image in a registry under the names
-that the vendors' have, and packed as an RPM, out of which `dnf --installroot` makes a base. Its rpm keeps its database
-where those of Enterprise Linux do. The crash package is Debian's crash with the libraries that it needs, packed by
-rpmbuild and signed by rpmsign with a key of the test's. Real are the profiles, their fragments, the layouts of the
-archives, the package manager and all checks.
+No mirror of Enterprise Linux can be reached, so a Debian with dnf replaces it: as an image in a registry under the
+vendors' names, and as an RPM from which `dnf --installroot` makes a base. Its rpm has its database at the same path as
+Enterprise Linux. The crash package is Debian's crash with its libraries, made by rpmbuild and signed by rpmsign with
+the test's key. The profiles, their fragments, the layouts of the archives, the package manager and all checks are real.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ WORLD = (
     "https://cdn.redhat.com",
     "https://vault.centos.org",
     "https://archive.kernel.org",
-    # Where CentOS's images look by themselves, and nothing is any more.
+    # The default URL of CentOS's images, which no longer exists.
     "http://mirrorlist.centos.org",
     "http://mirror.centos.org",
 )
@@ -58,11 +57,11 @@ RUN rm -rf /etc/apt /var/lib/apt /var/cache/apt /usr/libexec/vmbox \\
 
 
 def stand_in(engine: Engine, debian: str, manager: str) -> str:
-    """An image of a Debian that plays an Enterprise Linux whose package manager is called `manager`."""
+    """An image of Debian that replaces an Enterprise Linux with the package manager `manager`."""
     ref = f"localhost/vmbox-test/{manager}-on-{debian}:2"
     if engine.image(ref) is None:
         profile = profiles.by_name(debian)
-        # The tool that vmbox makes bases with is a Debian with dnf: for Debian 12 it is the very same image.
+        # vmbox makes bases with a Debian with dnf; for Debian 12 this is the same image.
         recipe = BuildContext(
             name=f"bootstrap-dnf-{debian}",
             fragments=("base", "apt", "bootstrap-dnf"),
@@ -76,9 +75,9 @@ def stand_in(engine: Engine, debian: str, manager: str) -> str:
 
 
 def unpack(engine: Engine, ref: str, members: str, directory: Path) -> Path:
-    """Files of an image, as a shell names them there, in `directory`."""
+    """Copy files of an image, given as shell words, to `directory`."""
     directory.mkdir(parents=True)
-    # The directories are kept, what an engine mounts there is not.
+    # The directories are kept, but not what an engine mounts there.
     left_out = " ".join(f"--exclude='./{name}'" for name in ("proc/*", "sys/*", "dev/*", "tmp/*", ".*env"))
     script = f"tar -c -C / {left_out} {members}"
     spec = ContainerSpec(image=ref, argv=["sh", "-c", script], hardened=False, as_caller=False)
@@ -95,26 +94,26 @@ CRASH = (
     " | sed -n 's|.* => /\\(lib[^ ]*\\) .*|/usr/\\1|p' | grep -v -e /libc.so -e /libm.so);"
     " do echo .$file .$(readlink -f $file); done | tr ' ' '\\n' | sort -u)"
 )
-"""crash and less with their libraries, but for those that every program has."""
+"""crash and less with their libraries, except those that every program has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vendor:
-    """Who makes and signs a major's packages, and the web server that has them."""
+    """The maker and signer of a major version's packages, and the web server that has them."""
 
     archive: Archive
     signer: rpms.Signer
     directory: Path
 
     def publish(self, profile: str, packages: Iterable[Path], *, url: int = 0) -> None:
-        """Puts packages into all repositories of `profile`, at the URL of that number of each."""
+        """Put packages into all repositories of `profile`, at the URL of that number of each."""
         for source in profiles.by_name(profile).image.sources:
             name, *urls = source.split()
             repository = self.directory / f"{profile}-{name}"
             shutil.rmtree(repository, ignore_errors=True)
             repository.mkdir()
             for package in packages:
-                # As the vendors do: crash in the one, what it needs in the other.
+                # As with the vendors, crash is in one repository and its dependencies are in the other.
                 if package.name.startswith("crash-") == (name in {"appstream", "updates"}):
                     (repository / package.name).hardlink_to(package)
             rpms.run(["createrepo_c", "--quiet", "--no-database", str(repository)])
@@ -125,7 +124,7 @@ class Vendor:
                     self.archive.files[path] = file.read_bytes()
 
     def package(self, name: str, tree: Path | None = None, *, version: str = "8.0") -> Path:
-        """The signed package `name`, of the files in `tree` or of one that says its name."""
+        """Make the signed package `name`, with the files in `tree` or with one file that contains its name."""
         out = self.directory / f"{name}-{version}-1.x86_64.rpm"
         if not out.exists():
             if tree is None:
@@ -137,7 +136,7 @@ class Vendor:
 
 
 def needed(profile: str) -> tuple[str, ...]:
-    """The packages that dnf makes a base of the profile from; the first of them brings all."""
+    """The packages from which dnf makes a base of the profile. The first one contains all files."""
     how = profiles.by_name(profile).base.bootstrap
     assert how is not None
     assert how.tool == "dnf"

@@ -25,6 +25,7 @@ from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, T
 from sandbox.errors import AccessDenied, DumpUnreadable, EngineError, SessionFailed
 from sandbox.host import config
 from sandbox.host.locks import is_locked
+from sandbox.log import Log
 from sandbox.model import Case, Debuginfo, Vmcore
 from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
@@ -45,6 +46,8 @@ _ENVIRONMENT: Final = {
 
 _SCRATCH_SHARE: Final = 8
 """A scratch memory is this part of a case's memory."""
+
+_log = Log("case")
 
 
 def open_case(
@@ -99,6 +102,11 @@ def open_case(
             env={"TOKEN": token, "IDLE": str(idle)},
             limits=limits(info),
         )
+        _log.info(
+            "container %s of %s: memory %s, CPUs %s, processes %s, idle %d s",
+            spec.name, image, spec.memory or "all", spec.cpus or "all", spec.pids or "all", idle,
+        )  # fmt: skip
+        began = time.monotonic()
         try:
             with reporter.step("Starting the case container"):
                 container = _start_container(engine, spec, dump, info)
@@ -110,6 +118,7 @@ def open_case(
             engine.remove(f"vmbox-{ident}")
             store.remove(directory)
             raise
+        _log.info("container %s is ready after %.3f s", container.id, time.monotonic() - began)
         case = Case(
             id=ident,
             dump=dump,

@@ -19,6 +19,7 @@ from sandbox.errors import (
     EngineFailed,
 )
 from sandbox.host import config, paths
+from sandbox.log import Log
 from sandbox.model import REMOTE_SCHEMES, Case, DumpFormat
 from sandbox.progress import QUIET, Reporter
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sandbox.engine import Engine
     from sandbox.model import Vmcore
     from sandbox.profiles import Selection
+
+_log = Log("case")
 
 
 def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> Case:
@@ -38,6 +41,10 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
     except OSError:
         # No such file, no permission: identifying it says so properly.
         found = None
+    if found is None:
+        _log.debug("no case of %s is open", dump)
+    else:
+        _log.info("case %s is open since %s: image %s, %s", found.id, found.opened, found.image, found.proof)
     if found is not None and options.case_key() in {"", found.requested}:
         return found
     if found is not None:

@@ -12,6 +12,7 @@ from sandbox.case import store
 from sandbox.case.options import OpenOptions
 from sandbox.errors import EngineError, EngineNotFound, ImageError
 from sandbox.host import paths
+from sandbox.log import Log
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     _Query = Callable[[Profile, Sequence[str]], Iterable[RemotePackage]]
 
 T = TypeVar("T")
+_log = Log("case")
 
 
 def prefetch(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
@@ -101,6 +103,7 @@ def provision(
         in_use=store.debuginfo_in_use,
     )
     profile, image = building.result()
+    _log.info("image %s with the crash of %s", image, profile.name)
     return Provisioned(image=image, profile=profile, debuginfo=debuginfo)
 
 
@@ -138,8 +141,10 @@ def _self_contained(
 
     found = self_contained.find(vmcore, engine, reporter, platform=selection.crash_from.platform)
     if found is None:
+        _log.debug("no self-contained image of this kernel")
         return None
     image, debuginfo = found
+    _log.info("self-contained image %s: %s", image.id, debuginfo.proof)
     inside = image.labels.get(labels.PROFILE, "")
     if options.image is not None and inside != selection.crash_from.name:
         return None

@@ -29,7 +29,17 @@ _LONGEST: Final = 4 << 20
 """Bytes of an answer."""
 _MEMORY: Final = 2 << 30
 
-_PACKAGES: Final = ("__init__.py", "errors.py", "model.py", "progress.py", "version.py", "host", "formats", "dump")
+_PACKAGES: Final = (
+    "__init__.py",
+    "errors.py",
+    "log.py",
+    "model.py",
+    "progress.py",
+    "version.py",
+    "host",
+    "formats",
+    "dump",
+)
 """The files and packages of `sandbox` that `identify` needs."""
 
 _PROGRAM: Final = """\

@@ -10,6 +10,7 @@ import typer
 import typer.core
 
 from sandbox.cli import completion
+from sandbox.cli.options import VERBOSE, Verbose
 from sandbox.host import config
 from sandbox.render import exit_on_error
 from sandbox.version import __version__
@@ -43,6 +44,32 @@ class _InOrder(typer.core.TyperGroup):
         return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
 
 
+def start_log(wanted: bool) -> None:
+    """Print the log on standard error from now on, if it is wanted."""
+    if wanted:
+        from sandbox.commands.verbose import begin
+
+        begin("debug")
+
+
+class Command(typer.core.TyperCommand):
+    """A command with --verbose, which it need not declare."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if any("--verbose" in parameter.opts for parameter in self.params):
+            return
+        verbose = typer.core.TyperOption(
+            param_decls=["--verbose", "-v"],
+            is_flag=True,
+            default=False,
+            expose_value=False,
+            callback=lambda _context, _parameter, value: start_log(value),
+            help=VERBOSE,
+        )
+        self.params.append(verbose)
+
+
 app = typer.Typer(
     name="vmbox",
     cls=_InOrder,
@@ -65,7 +92,7 @@ def command(
             with exit_on_error():
                 function(*args, **kwargs)
 
-        group.command(name, **settings)(guarded)
+        group.command(name, **{"cls": Command, **settings})(guarded)
         return function
 
     return register
@@ -82,11 +109,13 @@ def _root(
             autocompletion=completion.settings,
         ),
     ] = None,
+    verbose: Verbose = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     if settings:
         with exit_on_error():
             config.override(settings)
+    start_log(verbose)
     if version:
         typer.echo(f"vmbox {__version__}")
         raise typer.Exit

@@ -38,8 +38,9 @@ def page() -> str:
         ".SH ENVIRONMENT",
         _text("Each setting is also a key of ~/.config/vmbox/config.toml; the environment overrides the file."),
     ]
-    for key, meaning in config.meanings().items():
-        lines += [".TP", f".B {_escaped(config.variable(key))}", _text(meaning)]
+    settings = {config.variable(key): meaning for key, meaning in config.meanings().items()}
+    for name, meaning in (settings | dict(config.ONLY_ENVIRONMENT)).items():
+        lines += [".TP", f".B {_escaped(name)}", _text(meaning)]
     lines += [".SH EXIT STATUS"]
     for status, meaning in statuses():
         lines += [".TP", f".B {status}", _text(meaning)]

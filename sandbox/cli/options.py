@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -20,6 +20,8 @@ def _configured(value: str | None) -> str | None:
 Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+VERBOSE: Final = "Print what is done, and why, on standard error: for a bug report."
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help=VERBOSE)]
 EngineName = Annotated[
     str | None,
     typer.Option(

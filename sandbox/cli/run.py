@@ -12,8 +12,8 @@ import typer.core
 
 from sandbox import render
 from sandbox.cli import completion
-from sandbox.cli.app import command
-from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet
+from sandbox.cli.app import Command, command, start_log
+from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet, Verbose
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import CaseNotFound, UsageError, VmboxError
 from sandbox.host import paths
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sandbox.progress import Reporter
 
 
-class _Run(typer.core.TyperCommand):
+class _Run(Command):
     """`run`, parsed by `run_arguments` as in a warm run, which does not load typer."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -86,6 +86,7 @@ def run(
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Run crash commands on a dump. The first time opens it; afterwards crash is warm and answers at once.
 
@@ -98,6 +99,7 @@ def run(
 
     # The parameters of this function are only for --help, completion and the manual.
     asked: RunArguments = ctx.obj
+    start_log(asked.verbose)
     reporter = render.reporter(quiet=asked.quiet)
     debugger = DEBUGGERS[asked.tool]
     if debugger is not DEFAULT:

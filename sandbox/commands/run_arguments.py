@@ -24,6 +24,8 @@ FLAGS: Final[Mapping[str, str]] = {
     "--force": "force",
     "--quiet": "quiet",
     "-q": "quiet",
+    "--verbose": "verbose",
+    "-v": "verbose",
     "--help": "help",
     "-h": "help",
 }
@@ -67,6 +69,7 @@ class RunArguments:
     debuginfo: Path | None = None
     force: bool = False
     quiet: bool = False
+    verbose: bool = False
 
     def open_options(self) -> OpenOptions:
         """The options of them that concern the case."""

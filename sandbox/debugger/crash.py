@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from sandbox.debugger.crash_errors import ErrorDetector
+from sandbox.debugger.crash_reading import check_reading
 from sandbox.debugger.crash_redirection import output_files
 from sandbox.debugger.protocol import StartMode
 from sandbox.errors import UsageError
@@ -80,6 +81,9 @@ class Crash:
 
     def works_in(self, mode: StartMode, command: str) -> bool:
         return mode != MINIMAL or command.split(maxsplit=1)[0] in _MINIMAL_COMMANDS
+
+    def check_reading(self, command: str) -> None:
+        check_reading(command)
 
     def output_files(self, command: str) -> frozenset[str]:
         return output_files(command)

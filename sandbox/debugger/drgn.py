@@ -85,6 +85,9 @@ class Drgn:
         del mode, command
         return True
 
+    def check_reading(self, command: str) -> None:
+        raise UsageError(f"{command!r} is Python, which does more than read", hint="crash has commands that only read")
+
     def output_files(self, command: str) -> frozenset[str]:
         del command
         return frozenset()

@@ -83,6 +83,9 @@ class Debugger(Protocol):
     def works_in(self, mode: StartMode, command: str) -> bool:
         """Whether `command` can be answered in a lesser mode."""
 
+    def check_reading(self, command: str) -> None:
+        """Raises `UsageError` for a command that is not known to do nothing but read the dump."""
+
     def output_files(self, command: str) -> frozenset[str]:
         """The names of files that `command` redirects its output to, as they stand in it."""
 

@@ -12,6 +12,9 @@ from sandbox.errors import (
     VerificationFailed,
     VmboxError,
 )
+from sandbox.log import Log
+
+_log = Log("debuginfo")
 
 
 class SearchLog:
@@ -23,7 +26,9 @@ class SearchLog:
 
     def note(self, source: str, error: VmboxError | str) -> None:
         """`source` had nothing; a bare sentence is the reason where nothing went wrong."""
-        self._failures.append((source, DebuginfoNotFound(error, hint="") if isinstance(error, str) else error))
+        failure = DebuginfoNotFound(error, hint="") if isinstance(error, str) else error
+        _log.debug("%s", _told(source, failure))
+        self._failures.append((source, failure))
 
     def to_error(self, message: str | None = None) -> DebuginfoError:
         """What to raise when no source had it: the failure that says most, with all of them as detail."""

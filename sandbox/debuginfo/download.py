@@ -10,6 +10,7 @@ import errno
 import hashlib
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from io import FileIO
@@ -23,12 +24,14 @@ from sandbox.formats.streams import CHUNK, CorruptData, GrowingFile, Stream
 from sandbox.host import mirrors
 from sandbox.host.disk import need_space, no_space
 from sandbox.host.files import write_all
+from sandbox.log import Log
 from sandbox.progress import Reporter, Step
 
 if TYPE_CHECKING:
     import httpx
 
 _T = TypeVar("_T")
+_log = Log("download")
 
 _ATTEMPTS_WITHOUT_PROGRESS: Final = 4
 FIRST_WAIT = 0.5
@@ -65,10 +68,16 @@ def client(url: str) -> httpx.Client:
 
 @cache
 def _client(certificate: certificates.Certificate | None) -> httpx.Client:
+    import urllib.request
+
     import httpx
 
     from sandbox.version import __version__
 
+    for scheme, proxy in urllib.request.getproxies().items():
+        _log.debug("proxy for %s: %s", scheme, proxy)
+    if certificate is not None:
+        _log.debug("client certificate: %s", certificate.certificate)
     return httpx.Client(
         timeout=httpx.Timeout(30, connect=10),
         headers={"User-Agent": f"vmbox/{__version__}", "Accept-Encoding": "identity"},
@@ -84,7 +93,7 @@ def get(url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Re
     that is refused, and what httpx raises.
     """
     for _ in range(_MOST_REDIRECTS):
-        with client(url).stream("GET", url, headers=dict(headers or {})) as response:
+        with _answer(url, headers or {}) as response:
             if response.next_request is None:
                 yield response
                 return
@@ -93,6 +102,25 @@ def get(url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Re
             raise DownloadFailed(f"{url}: redirected to {following}, without TLS: refused", hint="")
         url = str(following)
     raise DownloadFailed(f"{url}: redirected again and again", hint="")
+
+
+@contextlib.contextmanager
+def _answer(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+    """Yield the answer to one GET. Logs its status, and the bytes and seconds until its end."""
+    import httpx
+
+    began = time.monotonic()
+    asked = " ".join(filter(None, ("GET", url, headers.get("Range"))))
+    try:
+        with client(url).stream("GET", url, headers=dict(headers)) as response:
+            try:
+                yield response
+            finally:
+                arrived, seconds = response.num_bytes_downloaded, time.monotonic() - began
+                _log.debug("%s: %d, %d bytes in %.3f s", asked, response.status_code, arrived, seconds)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        _log.debug("%s: %s after %.3f s", asked, _in_words(error), time.monotonic() - began)
+        raise
 
 
 def counted(text: str) -> int | None:

@@ -19,10 +19,13 @@ from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.debuginfo.urls import Candidate, Source, bases, candidates, debuginfods, kernel_repositories, unsigned
 from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
 from sandbox.host import config, paths
+from sandbox.log import Log
 from sandbox.model import Debuginfo, DebuginfoFormat, Vmcore
 from sandbox.profiles import Profile
 from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
+
+_log = Log("debuginfo")
 
 
 def locate(
@@ -78,6 +81,16 @@ class _Search:
         self.search_log = SearchLog(self.vmcore.release)
 
     def run(self, given: Path | None) -> Debuginfo:
+        found = self._found(given)
+        _log.info("%s, from %s: %s; %s", found.vmlinux, found.origin, found.proof, found.verification_detail)
+        return found
+
+    def _found(self, given: Path | None) -> Debuginfo:
+        wanted = self.wanted.packages if self.wanted is not None else ()
+        _log.info(
+            "looking for that of kernel %s, build-id %s, packages %s",
+            self.vmcore.release, self.vmcore.build_id or "unknown", " ".join(wanted) or "unknown",
+        )  # fmt: skip
         if given is not None:
             return self._given(given.absolute())
         if (found := self._cached()) is not None:
@@ -87,8 +100,10 @@ class _Search:
             if (found := self._cached() or self._beside()) is not None:
                 return found
             for source in Source:
+                _log.debug("asking: %s", source)
                 if (found := self._ask(source)) is not None:
                     return found
+                _log.debug("nothing from: %s", source)
         raise self.search_log.to_error()
 
     def _key(self) -> str:
@@ -99,6 +114,7 @@ class _Search:
 
     def _cached(self) -> Debuginfo | None:
         found = cached(self.vmcore, self.home, self.store)
+        _log.debug("cache %s: %s", self.store.entries_dir, "nothing" if found is None else found.directory.name)
         if found is not None:
             self.store.used(found.directory)
         return found
@@ -126,6 +142,7 @@ class _Search:
 
     def _beside(self) -> Debuginfo | None:
         for path in local.beside(self.vmcore.path, self.vmcore.release):
+            _log.debug("beside the dump: %s", path)
             try:
                 return self._from_file(path)
             except DebuginfoError as error:

@@ -22,6 +22,9 @@ from sandbox.engine.names import EngineName
 from sandbox.engine.protocol import Engine
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
 from sandbox.host import config
+from sandbox.log import Log
+
+_log = Log("engine")
 
 _PATIENCE: Final = 60.0
 """Seconds that a listening engine has to send its version. An engine that was killed cleans up when it starts again,
@@ -122,6 +125,16 @@ def _first_that_answers(
 
 def _open(candidate: _Candidate) -> Engine:
     """Raises `EngineNotFound` when nothing listens there, `EnginePermission`, or `EngineFailed` for other failures."""
+    try:
+        engine = _reached(candidate)
+    except EngineError as error:
+        _log.info("%s, %s: %s: %s", candidate.url, candidate.why, type(error).__name__, error.message)
+        raise
+    _log.info("%s, %s: %s answers", candidate.url, candidate.why, type(engine).__name__.removesuffix("Engine"))
+    return engine
+
+
+def _reached(candidate: _Candidate) -> Engine:
     url = candidate.url
     parts = urllib.parse.urlsplit(url)
     tunnel: service.Service | None = None
@@ -170,6 +183,7 @@ def _private_podman() -> Engine:
     from sandbox.engine.podman import PodmanEngine
 
     started = service.start_podman()
+    _log.info("no engine answers: vmbox has started a Podman of its own at %s", started.socket)
     try:
         engine = PodmanEngine(f"unix://{started.socket}", endpoint=EngineName.PODMAN, service=started)
         if engine.uses_vfs() and service.can_own_storage():
@@ -271,9 +285,13 @@ def _speaks_tls(host: str, port: int) -> bool:
 
 
 def _version(connection: http.client.HTTPConnection) -> dict[str, Any]:
+    began = time.monotonic()
     with contextlib.closing(connection):
         connection.request("GET", "/version")
-        return cast("dict[str, Any]", json.loads(connection.getresponse().read()))
+        answer = connection.getresponse()
+        told = answer.read()
+    _log.debug("GET /version %d %.0f ms", answer.status, (time.monotonic() - began) * 1000)
+    return cast("dict[str, Any]", json.loads(told))
 
 
 def _kind(version: dict[str, Any]) -> EngineName:

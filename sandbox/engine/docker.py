@@ -14,7 +14,7 @@ import docker.errors
 import requests
 from docker.types import LogConfig, Mount
 
-from sandbox.engine import docker_archive, docker_tls, intermediate_images, messages, orphans
+from sandbox.engine import docker_archive, docker_tls, intermediate_images, messages, orphans, requests_log
 from sandbox.engine.exec_stream import ExecStream, run_attached
 from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
@@ -36,6 +36,7 @@ class DockerEngine:
                 base_url=url, timeout=None, tls=docker_tls.wanted() if url.startswith("tcp:") else False
             )
         self._api = self._client.api
+        requests_log.attach(self._api)
         self._info: EngineInfo | None = None
 
     @contextlib.contextmanager

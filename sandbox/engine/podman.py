@@ -20,7 +20,7 @@ import podman
 import podman.errors
 import requests
 
-from sandbox.engine import intermediate_images, messages, orphans, podman_spec
+from sandbox.engine import intermediate_images, messages, orphans, podman_spec, requests_log
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
@@ -37,6 +37,7 @@ class PodmanEngine:
         self._endpoint = endpoint or url
         self._service = service
         self._client: Any = podman.PodmanClient(base_url=url)
+        requests_log.attach(self._client.api)
         self._info: EngineInfo | None = None
 
     @contextlib.contextmanager

@@ -19,6 +19,9 @@ from typing import Final
 from sandbox.errors import EngineFailed, EngineNotFound
 from sandbox.host import checks, paths
 from sandbox.host.files import write_atomically
+from sandbox.log import Log
+
+_log = Log("engine")
 
 _STARTUP: Final = 30.0
 """Seconds that a service may take to answer. The first start of rootless Podman creates its storage."""
@@ -63,6 +66,8 @@ class Service:
         self.socket = socket
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the service
         self._name = Path(argv[0]).name
+        self._began = time.monotonic()
+        _log.info("starting %s", " ".join(argv))
         read_end, self._leash = os.pipe()
         try:
             # Its own session, so that Ctrl-C ends only vmbox, which still needs the service to remove containers.
@@ -92,6 +97,7 @@ class Service:
                 reason = said.splitlines()[-1] if said else "no reason given"
                 raise EngineFailed(f"{self._name} {state}: {reason}", detail=said or None)
             time.sleep(0.02)
+        _log.debug("%s listens at %s after %.3f s", self._name, self.socket, time.monotonic() - self._began)
 
     def _said(self) -> str:
         self._log.seek(0)

@@ -4,8 +4,8 @@ A key `idle` is `idle = "2h"` in `config.toml`, and `$VMBOX_IDLE` in the environ
 command line goes before both: `vmbox --set idle=2h run …`. A setting is one field of `Settings`, and nothing else:
 name, reader, default and meaning stand there, and documentation and `vmbox config` are made from them.
 
-What cannot be in the file, because it says where the file is or must work without it: `$VMBOX_CONFIG_DIR` and
-`$VMBOX_DEBUG`.
+What cannot be in the file, because it says where the file is or must work without it: `$VMBOX_CONFIG_DIR`,
+`$VMBOX_DEBUG` and `$VMBOX_LOG`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from typing import Any, Final
 from sandbox.errors import ConfigurationError
 
 PREFIX: Final = "VMBOX_"
-ONLY_ENVIRONMENT: Final = frozenset({"VMBOX_CONFIG_DIR", "VMBOX_DEBUG"})
-"""Variables that are no settings."""
+ONLY_ENVIRONMENT: Final = {
+    "VMBOX_CONFIG_DIR": "where config.toml and your own profiles are",
+    "VMBOX_DEBUG": "if it is set, an internal error shows its traceback",
+    "VMBOX_LOG": "debug or info: what is done, and why, on standard error; debug is the same as --verbose",
+}
+"""Variables that are no settings, and what each is for."""
 
 _Reader = Callable[[object], object]
 """Makes a value from the file or, as text, from the environment. Raises ValueError with what it must be."""

@@ -25,8 +25,11 @@ from sandbox.host.tempdirs import scratch_directory
 from sandbox.image import bootstrap, containerfile
 from sandbox.image.containerfile import BuildContext
 from sandbox.image.package_sources import package_sources
+from sandbox.log import Log
 from sandbox.profiles import Bootstrap, Profile, digests, load, platforms
 from sandbox.progress import QUIET, Reporter, Step
+
+_log = Log("image")
 
 
 def reference(profile: Profile) -> str:
@@ -57,8 +60,10 @@ def build(
     context = containerfile.context(recipe)
     ref = containerfile.reference(recipe.name, context)
     if engine.image(ref) is not None:
+        _log.info("%s: the engine has it", ref)
         return ref
     below = base()
+    _log.info("%s: the engine does not have it; built on %s", ref, below)
     # Of two builds of one tag at once, the second finds the image of the first.
     with locked(paths.cache_dir() / "locks" / f"image-{ref.rpartition(':')[2]}", reporter, f"building {recipe.name}"):
         if engine.image(ref) is not None:
@@ -81,7 +86,9 @@ def ensure_base(profile: Profile, engine: Engine, reporter: Reporter = QUIET) ->
     # A registry's tag is of the engine's own architecture; a base of another one gets a name of its own.
     for ref in (bootstrapped, *candidates) if profile.platform is None else (bootstrapped,):
         if _has(engine, ref, profile.platform):
+            _log.info("base %s: the engine has it", ref)
             return ref
+        _log.debug("base %s: the engine does not have it", ref)
     with locked(paths.cache_dir() / "locks" / f"base-{profile.name}", reporter, f"fetching the base of {profile.name}"):
         if _has(engine, bootstrapped, profile.platform):
             return bootstrapped
@@ -90,11 +97,14 @@ def ensure_base(profile: Profile, engine: Engine, reporter: Reporter = QUIET) ->
             try:
                 if profile.platform is None:
                     _pull(ref, engine, reporter)
+                    _log.info("base %s: pulled", ref)
                     return ref
                 _pull_foreign(ref, bootstrapped, profile.platform, engine, reporter)
             except (BaseImageUnavailable, EngineFailed) as error:
                 failures.append(f"{ref}: {error.message}")
+                _log.info("base %s: cannot be pulled: %s", ref, error.message)
             else:
+                _log.info("base %s: pulled for %s as %s", ref, profile.platform, bootstrapped)
                 return bootstrapped
         if profile.base.bootstrap is not None:
             try:
@@ -102,7 +112,9 @@ def ensure_base(profile: Profile, engine: Engine, reporter: Reporter = QUIET) ->
             except BaseImageUnavailable as error:
                 failures += [f"{profile.base.bootstrap.tool}: {error.message}", *(error.detail or "").splitlines()]
                 hint = error.hint
+                _log.info("base %s: not made: %s", bootstrapped, error.message)
             else:
+                _log.info("base %s: made of packages by %s", bootstrapped, profile.base.bootstrap.tool)
                 return bootstrapped
         else:
             hint = "connect to a registry, or name a mirror of it in $VMBOX_MIRRORS"

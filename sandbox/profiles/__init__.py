@@ -1,7 +1,7 @@
-"""What vmbox knows about each distribution major: `images/*.toml`, read into `Profile`.
+"""Profiles of distributions: `images/*.toml`, read into `Profile`. There is one for each major version.
 
-A distribution is one file and no code. The user's own files in `<config>/images/` add to these, or replace the one of
-the same name. Unknown keys are errors, so that a typo is seen; two profiles that claim the same release are one, too.
+A distribution is one file and no code. The user's own files in `<config>/images/` add profiles, or replace the one of
+the same name. Errors are: an unknown key, so that typos are noticed, and two profiles that claim the same release.
 """
 
 from sandbox.profiles.definition import (

@@ -1,6 +1,6 @@
-"""What a profile says: the keys of `images/NAME.toml`, each a field of one of these.
+"""The keys of a profile, `images/NAME.toml`, as fields of dataclasses.
 
-The table [image] is `ImageDefinition`, [crash] is `Crash`, and so on; `loading` reads them.
+The table [image] is `ImageDefinition`, [crash] is `Crash`, and so on. `loading` reads them.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from sandbox.model import DebuginfoFormat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bootstrap:
-    """How a base image is made from packages where no registry can be reached."""
+    """How to make a base image from packages if no registry can be reached."""
 
     tool: str
     """mmdebstrap, or dnf for families of RPM packages."""
     suite: str
-    """mmdebstrap's word for the release; dnf's $releasever."""
+    """mmdebstrap's name of the release, or dnf's $releasever."""
     mirror: str = ""
-    """For mmdebstrap. dnf takes the image's `sources` and `keys`."""
+    """For mmdebstrap; dnf uses the image's `sources` and `keys`."""
     keyring: str | None = None
-    """For mmdebstrap: the keys that the suite is signed with, where the host's apt does not trust them. A file of
-    `images/keys/`, or the path of one that a package of the host's has."""
+    """For mmdebstrap: the keys that sign the suite, if the host's apt does not trust them. A file of `images/keys/`, or
+    the path of a file from one of the host's packages."""
     packages: tuple[str, ...] = ()
-    """For dnf: what the root file system is made of."""
+    """For dnf: the packages of the root file system."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """What the image is made from."""
+    """The base of the image."""
 
     images: tuple[str, ...]
     """References, preferred first."""
@@ -40,26 +40,26 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageDefinition:
-    """What is put on the base."""
+    """What the image adds to its base."""
 
     fragments: tuple[str, ...]
     """Files of `Containerfile.d/`, joined in this order."""
     sources: tuple[str, ...] = ()
     """Package sources: lines of sources.list, or "NAME URL [URL …]" for a repository of RPM packages, best URL first.
-    None: the base image's own are used."""
+    Without any, the base image's own are used."""
     keys: tuple[str, ...] = ()
     """Files of `images/keys/` with public keys, one of which must have signed each RPM package."""
     args: Mapping[str, str] = field(default_factory=dict)
-    """Build arguments of the fragments; `DRGN` is the package that has drgn."""
+    """Build arguments of the fragments; `DRGN` is the package of drgn."""
     debuggers: tuple[str, ...] = (DEFAULT.name,)
     """Names of the debuggers in it; see `sandbox.debugger`."""
     unusable: str | None = None
-    """Why programs of this distribution cannot be run today; the `latest` profile's crash is used then."""
+    """Why programs of this distribution cannot be run today; then the `latest` profile's crash is used."""
 
     def emulated(self) -> ImageDefinition:
-        """The same for an architecture that is emulated: without debuggers that read its dumps on any architecture.
+        """The same image for emulation: without debuggers that read the dump on any architecture.
 
-        To install them takes minutes under emulation. A build argument of a debugger's name is its package.
+        Their installation takes minutes under emulation. A build argument with a debugger's name is its package.
         """
         left_out = {name for name in self.debuggers if name in DEBUGGERS and DEBUGGERS[name].reads_any_arch}
         return replace(
@@ -75,15 +75,15 @@ class Crash:
 
     version: str
     max_kernel: str | None = None
-    """major.minor of the newest kernel this crash knows; above it the `latest` profile's crash is used."""
+    """major.minor of the newest kernel that this crash knows; for newer ones the `latest` profile's crash is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebuginfoArchive:
-    """One vendor's own, for releases that several vendors build under one name."""
+    """The archive of one vendor, for releases that several vendors build under one name."""
 
     vendor: str
-    """As `Vmcore.vendor` has it."""
+    """Value of `Vmcore.vendor`."""
     urls: tuple[str, ...]
     """URL templates, current tree first, then vault or archive."""
     keys: tuple[str, ...] = ()
@@ -92,44 +92,45 @@ class DebuginfoArchive:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DebuginfoRules:
-    """Where a kernel's debuginfo is, and how it is known to be the vendor's."""
+    """Where to find a kernel's debuginfo, and how to verify that it is the vendor's."""
 
     format: DebuginfoFormat
     """deb or rpm."""
     packages: tuple[str, ...]
-    """Templates, tried in order. `{release}` is uname -r, `{arch}` the distribution's word for the machine, and the
-    named groups of `version` are there too."""
+    """Templates, tried in order. `{release}` is uname -r, `{arch}` the distribution's name of the architecture. The
+    named groups of `version` can also be used."""
     vmlinux: tuple[str, ...]
-    """Regular expressions over member paths, `{release}` put in; the first regular file that matches is vmlinux."""
+    """Regular expressions over member paths, with `{release}` filled in. The first regular file that matches is
+    vmlinux."""
     version: str | None = None
     """Regular expression over uname -v, for families whose release does not name the package."""
     names: str | None = None
     """Regular expression over uname -r, whose named groups the templates may use."""
     base_packages: Mapping[str, str] = field(default_factory=dict)
-    """`{base}` of the templates by regular expression over uname -r; the first that is found in it counts."""
+    """`{base}` of the templates, by regular expression over uname -r. The first one that matches counts."""
     query_script: str | None = None
     """Script of `Containerfile.d/files/` that asks the distribution's package manager for URL, size and hash."""
     sources: tuple[str, ...] = ()
-    """Package sources that only debuginfo is taken from, beside the image's."""
+    """Package sources only for debuginfo, in addition to the image's."""
     urls: tuple[str, ...] = ()
     """URL templates, current tree first, then vault or archive; `{package}` is a filled one of `packages`."""
     keys: tuple[str, ...] = ()
     """Files of `images/keys/` with public keys, one of which must have signed an RPM."""
     archives: tuple[DebuginfoArchive, ...] = ()
-    """The same by vendor; tried first."""
+    """Archives by vendor; tried first."""
     repositories: tuple[str, ...] = ()
-    """RPM repositories whose index is asked for `packages`, where a file's name or place cannot be derived; URL
-    templates. One that ends in ".list" is a list of mirrors. A package's release may go on after a dot."""
+    """URL templates of RPM repositories. Their index is searched for `packages`, if the file's name or directory cannot
+    be derived. A URL that ends in ".list" is a list of mirrors. A package's release may continue after a dot."""
     kernel: tuple[str, ...] = ()
-    """Package templates like `packages`, where the debug package has no whole vmlinux but what was stripped from it."""
+    """Package templates like `packages`, if the debug package contains only what was stripped from vmlinux."""
     kernel_files: tuple[str, ...] = ()
     """Regular expressions over member paths of that package: the stripped vmlinux, compressed or not."""
     kernel_repositories: tuple[str, ...] = ()
-    """Where that package is, beside `repositories`."""
+    """More repositories of that package, in addition to `repositories`."""
     unsigned: tuple[str, ...] = ()
-    """URL templates of build systems, which have every build and sign none: used where the dump's build-id decides."""
+    """URL templates of build systems, which have every build but sign none: only used if the dump has a build-id."""
     debuginfod: tuple[str, ...] = ()
-    """Servers that have vmlinux by build-id; tried last, for they send it uncompressed and cannot resume."""
+    """Servers that have vmlinux by build-id. Tried last, because they send it uncompressed and cannot resume."""
     banner_decides: tuple[str, ...] = ()
     """Regular expressions over uname -r: kernels whose shipped vmlinux has another build-id than the running one."""
 
@@ -144,18 +145,18 @@ class Profile:
     image: ImageDefinition
     crash: Crash
     classes: tuple[str, ...] = ()
-    """Release classes it opens, e.g. "debian:12"; "rhel:8" takes in "rhel:8.10", and "fedora" takes in "fedora:40"."""
+    """Release classes it opens, e.g. "debian:12"; "rhel:8" includes "rhel:8.10", and "fedora" includes "fedora:40"."""
     releases: tuple[str, ...] = ()
-    """Regular expressions over uname -r, for kernels that no class names."""
+    """Regular expressions over uname -r, for kernels without a class."""
     arch: Mapping[str, str] = field(default_factory=dict)
-    """The distribution's word for each `uname -m` it was built for."""
+    """The distribution's name of each architecture (`uname -m`)."""
     debuginfo: DebuginfoRules | None = None
     latest: bool = False
-    """Its crash is the newest there is: it takes over above another profile's ceiling, and opens unknown kernels."""
+    """Whether its crash is the newest: it is used above another profile's `max_kernel`, and for unknown kernels."""
     platform: str | None = None
-    """As engines call the machine that its programs are of, e.g. linux/arm64, where that is not the engine's own; see
-    `platforms.on`. Not in the file."""
+    """Engines' name of its architecture, e.g. linux/arm64, if that is not the engine's own; see `platforms.for_arch`.
+    Not in the file."""
     tested: str | None = None
-    """What of it was really run, in words, for docs/support-matrix.md; None when it is written from documents only."""
+    """What has really been run with it, in words, for docs/support-matrix.md; None if nothing has."""
     builds_gdb_index: bool = False
-    """Its gdb writes the .gdb_index version that every crash reads (8: up to gdb 13)."""
+    """Whether its gdb writes the .gdb_index version that every crash reads (8: up to gdb 13)."""

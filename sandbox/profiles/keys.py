@@ -10,9 +10,9 @@ from sandbox.host import paths
 
 
 def key_files(names: Sequence[str]) -> tuple[Path, ...]:
-    """The vendors' public keys, by file name: the user's own in `<config>/images/keys`, else those of vmbox.
+    """Find vendors' public keys by file name: in the user's `<config>/images/keys`, else among those of vmbox.
 
-    Raises `ConfigurationError` for one that is in neither.
+    Raises `ConfigurationError` for a key that is in neither.
     """
     found: list[Path] = []
     for name in names:

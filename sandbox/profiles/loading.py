@@ -1,4 +1,4 @@
-"""Profiles from their files, checked: those that come with vmbox, and the user's own."""
+"""Read and check profiles: those of vmbox, and the user's own."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sandbox.host.decode import DecodeError, UnknownKey, decode, read_toml
 from sandbox.profiles.definition import Profile
 
 _NOT_PROFILES: Final = frozenset({"releases.toml", "digests.toml", "crash-changes.toml"})
-"""Rules about release strings, which `dump.release` reads; what tags of base images mean, see `digests`; and which
-kernels an older crash does not know, which a test holds the profiles to."""
+"""Files that are not profiles: rules about release strings, which `dump.release` reads; pinned tags of base images, see
+`digests`; and the kernels that need a newer crash, by which a test checks the profiles."""
 
 _RENAMED: Final = {
     "ask": "query_script",
@@ -25,17 +25,17 @@ _RENAMED: Final = {
     "not_run": "unusable",
     "tried": "tested",
 }
-"""Keys of earlier versions, which a user's file may still have -> what they are called now."""
+"""Key of an earlier version, which a user's file may still have: its present name."""
 
 
 @cache
 def load() -> Mapping[str, Profile]:
-    """All profiles by name. Raises `ConfigurationError` naming file and key."""
+    """Read all profiles, by name. Raises `ConfigurationError` with file and key."""
     return _check_unique_claims({name: read(file) for name, file in _files().items()})
 
 
 def _files() -> dict[str, Path]:
-    """By the profiles' names; the user's own replace those that come with vmbox."""
+    """The files by the profiles' names; the user's own replace those of vmbox."""
     return {
         file.stem: file
         for directory in (paths.data_dir() / "images", paths.config_dir() / "images")
@@ -45,9 +45,9 @@ def _files() -> dict[str, Path]:
 
 
 def load_claiming(klass: str) -> Mapping[str, Profile]:
-    """The profiles that can claim a class, and the latest: all of them take longer to read than a dump does.
+    """Read only the profiles that can claim a class, and the latest: to read all takes longer than to read a dump.
 
-    A class is claimed by its own name or by one that it goes on from, and that stands in the file in quotes.
+    A claim is the class or a prefix of it that ends before "." or ":". It is in quotes in the file.
     """
     claims = {klass, *(klass[:at] for at, char in enumerate(klass) if char in ".:")}
     quoted = [f"{quote}{claim}{quote}".encode() for claim in claims for quote in "'\""]
@@ -56,7 +56,7 @@ def load_claiming(klass: str) -> Mapping[str, Profile]:
         try:
             text = file.read_bytes()
         except OSError:
-            text = b"latest"  # reading it properly says what is wrong
+            text = b"latest"  # so that read() raises the error
         if b"latest" in text or any(claim in text for claim in quoted):
             found[name] = read(file)
     return _check_unique_claims(found)
@@ -77,7 +77,7 @@ def _check_unique_claims(found: Mapping[str, Profile]) -> Mapping[str, Profile]:
 
 @cache
 def digests() -> Mapping[str, str]:
-    """Digests of base images by reference, where a tag is pinned: `images/digests.toml`, then the user's own."""
+    """Read the digests of base images with a pinned tag, by reference: `images/digests.toml`, then the user's own."""
     found: dict[str, str] = {}
     for directory in (paths.data_dir() / "images", paths.config_dir() / "images"):
         file = directory / "digests.toml"
@@ -85,7 +85,7 @@ def digests() -> Mapping[str, str]:
             continue
         for ref, digest in _table(file).items():
             if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-                raise ConfigurationError(f"{file}: {ref} is pinned to {digest!r}, which is no digest sha256:…")
+                raise ConfigurationError(f"{file}: {ref} is pinned to {digest!r}, which is not a digest sha256:…")
             found[ref] = digest
     return found
 
@@ -94,7 +94,7 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def read(file: Path) -> Profile:
-    """One profile from its TOML file. Raises `ConfigurationError` naming file and key."""
+    """Read one profile from its TOML file. Raises `ConfigurationError` with file and key."""
     try:
         return decode(Profile, _table(file), given={"name": file.stem, "platform": None})
     except UnknownKey as error:

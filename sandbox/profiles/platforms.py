@@ -1,4 +1,4 @@
-"""Dumps of another machine than the engine's. crash reads those of the machine it was built for, so it is emulated."""
+"""Emulation for dumps of another architecture than the engine's: crash only reads dumps of its own architecture."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sandbox.host import checks
 from sandbox.profiles import Profile, load
 
 _NAMES: Final = {"x86_64": "linux/amd64", "aarch64": "linux/arm64", "ppc64le": "linux/ppc64le", "s390x": "linux/s390x"}
-"""uname -m -> what engines call the platform."""
+"""Output of uname -m: the engines' name of the platform."""
 
 
 def foreign_arch(machine: str | None, info: EngineInfo) -> str | None:
-    """The machine of a dump when it is another than the engine's; None when it is not, or not known."""
+    """The architecture of a dump if it differs from the engine's; None if it is the same or unknown."""
     return None if machine is None or machine == info.arch or machine not in _NAMES else machine
 
 
 def require_emulation(machine: str | None, info: EngineInfo) -> str | None:
-    """`foreign`, for what has to run there. Raises `EmulationMissing` when this host cannot run programs of it."""
+    """Like `foreign_arch`. Raises `EmulationMissing` if this host cannot run programs of that architecture."""
     machine = foreign_arch(machine, info)
-    # What an engine on another host can run is seen when it is tried.
+    # Whether an engine on another host can emulate is only known after a try.
     if machine is not None and info.local and machine not in checks.emulated()[0]:
         raise EmulationMissing(
             f"the dump is of {machine}, and this host ({info.arch}) cannot run its crash",
@@ -32,7 +32,7 @@ def require_emulation(machine: str | None, info: EngineInfo) -> str | None:
 
 
 def for_arch(profile: Profile, machine: str | None) -> Profile:
-    """The profile with programs of `machine`: an image and a base of their own. The profile itself for None.
+    """The profile with programs of `machine`, which has its own image and base. The profile itself for None.
 
     Without debuggers that need no emulation; see `ImageDefinition.emulated`.
     """
@@ -43,7 +43,7 @@ def for_arch(profile: Profile, machine: str | None) -> Profile:
 
 
 def by_name(name: str) -> Profile | None:
-    """The profile of a name that it has here or, by `on`, for another machine."""
+    """The profile with this name, which may be of `for_arch`; None if there is none."""
     for known in load().values():
         for other in (None, *_NAMES):
             profile = for_arch(known, other)
@@ -53,10 +53,10 @@ def by_name(name: str) -> Profile | None:
 
 
 def platform(machine: str) -> str:
-    """What engines call a machine that has one of the names of uname -m. Inverse of `machine`."""
+    """The engines' name of an architecture of uname -m. Inverse of `arch_of`."""
     return _NAMES[machine]
 
 
 def arch_of(platform: str) -> str:
-    """uname -m of what engines call a platform."""
+    """uname -m of the engines' name of a platform."""
     return next(name for name, known in _NAMES.items() if known == platform)

@@ -1,4 +1,4 @@
-"""Which profile a dump is opened with, and whose crash."""
+"""Select the profile of a dump, and the profile whose crash opens it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,41 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sandbox.errors import ConfigurationError, UnknownKernel
+from sandbox.log import Log
 from sandbox.model import Vmcore, kernel_version
 from sandbox.profiles.definition import Profile
 from sandbox.profiles.loading import load, load_claiming
 
+_log = Log("profiles")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What a dump is opened with."""
+    """The profiles with which a dump is opened."""
 
     distribution: Profile
-    """The profile of the kernel's own distribution: it says where debuginfo is."""
+    """The profile of the kernel's own distribution, which has the sources of debuginfo."""
     crash_from: Profile
-    """The profile whose crash is used: not `distribution` when the kernel is too new for its crash."""
+    """The profile whose crash is used. This is not `distribution` if the kernel is too new for its crash."""
     reason: str
-    """Why this image, in words."""
+    """Reason for this image, in words."""
 
 
 def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
-    """The profile for a dump. Raises `UnknownKernel` when the dump does not name its kernel and none was chosen."""
+    """Select the profile for a dump. Raises `UnknownKernel` if the dump does not name its kernel."""
+    selection = _selected(vmcore, override)
+    _log.info("%s, debuginfo as %s: %s", selection.crash_from.name, selection.distribution.name, selection.reason)
+    return selection
+
+
+def _selected(vmcore: Vmcore, override: str | None) -> Selection:
     if vmcore.release is None:
         raise UnknownKernel(f"{vmcore.path}: the dump does not say which kernel wrote it")
     from sandbox.dump.release import classify
 
     klass = classify(vmcore.release, vmcore.utsname_version).klass
-    # Whoever asks about many kernels has read all profiles already.
+    _log.debug("kernel %s is of class %s", vmcore.release, klass)
+    # A caller that asks about many kernels has already read all profiles.
     profiles = load() if load.cache_info().currsize else load_claiming(klass)
     home = _of_class(profiles, klass)
     if home is None:
@@ -60,9 +70,9 @@ def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
 
 
 def fallback(selection: Selection) -> Selection | None:
-    """What is left when the selected image cannot be had, or its crash does not open the dump: the newest crash.
+    """The newest crash, for when the selected image is not available or its crash does not open the dump.
 
-    None when that is what was selected.
+    None if it was already selected.
     """
     newest = next((profile for profile in load().values() if profile.latest), None)
     if newest is None or selection.crash_from.latest:

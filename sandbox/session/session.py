@@ -19,11 +19,14 @@ from sandbox.case.places import VMLINUX, dump_paths
 from sandbox.debugger import DEFAULT, Debugger, StartMode
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed
 from sandbox.host import config
+from sandbox.log import Log
 from sandbox.model import Case, CommandStatus, Transcript
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.channel import FifoChannel, last_words, new_marker
 from sandbox.session.fallback import mode_file, start_with_fallbacks
 from sandbox.session.ticket_lock import TicketLock
+
+_log = Log("session")
 
 Sink = Callable[[bytes], None]
 """Takes output in pieces. Raising BrokenPipeError from it ends the command and not the session."""
@@ -157,6 +160,8 @@ class Session:
         flood = False
         began = asked = time.monotonic()
         limit = config.current().start
+        how = "is up already" if warm else "is started"
+        _log.info("%s %s, in this mode: %s", self._debugger.name, how, mode.option or "as it is")
         with self._waiting() as waiting:
             while True:
                 at = channel.buffer.find(marker + b"\n")
@@ -164,10 +169,17 @@ class Session:
                 if at >= 0 and (died is None or died.begin > at):
                     said = channel.take(at + len(marker) + 1)[:at]
                     self._ready_file.write_text(self._debugger.name)
+                    _log.info("%s is at its prompt after %.3f s", self._debugger.name, time.monotonic() - began)
                     return b"" if answered else said.replace(earlier + b"\n", b"")
                 if died is not None:
                     said = channel.take(died.end)[: died.begin]
                     self._ready_file.unlink(missing_ok=True)
+                    _log.info(
+                        "%s ended with status %d after %.3f s",
+                        self._debugger.name,
+                        died.status,
+                        time.monotonic() - began,
+                    )
                     if died.ident == ident and died.status == _KILLED:
                         # A lesser mode would be no better, nor a newer version.
                         raise self._died(died.status, said, "while it started")
@@ -234,12 +246,11 @@ class Session:
         except (KeyboardInterrupt, BrokenPipeError):
             self._interrupt()
             raise
-        return Transcript(
-            command=command,
-            status=CommandStatus.ERROR if complaints.found() else CommandStatus.OK,
-            seconds=time.monotonic() - began,
-            bytes=total,
-        )
+        status = CommandStatus.ERROR if complaints.found() else CommandStatus.OK
+        seconds = time.monotonic() - began
+        # Without the command: what a user searches for may be as secret as the answer.
+        _log.debug("a command was answered (%s): %d bytes in %.3f s", status, total, seconds)
+        return Transcript(command=command, status=status, seconds=seconds, bytes=total)
 
     def _until(self, marker: bytes, deadline: float | None) -> Iterator[bytes]:
         """Yields output up to the marker's line, and takes the marker with it."""

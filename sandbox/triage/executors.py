@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from sandbox import log
 from sandbox.errors import ConfigurationError, missing_extra
 from sandbox.host import config
 from sandbox.progress import QUIET, Reporter
@@ -65,7 +66,7 @@ class ProcessPool:
             self._jobs,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=worker.init_worker,
-            initargs=(worker.shares(self._jobs),),
+            initargs=(worker.shares(self._jobs), log.level()),
         )
 
     def places(self) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case import store
+from sandbox.commands.verbose import begin_in_worker
 from sandbox.debuginfo.store import Store
 from sandbox.dump import identify
 from sandbox.dump.unpacking import PASSING, discard, unpacked_path
@@ -118,9 +119,10 @@ def _row(entry: DumpEntry, report: Report) -> Row:
     )
 
 
-def init_worker(settings: Sequence[str]) -> None:
+def init_worker(settings: Sequence[str], log_level: str | None = None) -> None:
     """Initialize a worker process: its share of the host as settings, and its end when the coordinator ends."""
     config.override(settings)
+    begin_in_worker(log_level)
     # The kernel's OOM killer is to choose a worker, which can be replaced, and not the coordinator.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")

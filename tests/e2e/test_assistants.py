@@ -33,7 +33,9 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
                 answers["report"] += text[: last.start()] + "\n" if last else text
                 if last is None or last[1] == last[2]:
                     break
-            answers["unknown"] = await ask("run", command="nosuch")
+            answers["unknown"] = await ask("run", command="struct nosuch")
+            answers["lines"] = await ask("run", command="bt", grep="PID: |nowhere", head=1)
+            answers["gdb"] = await ask("run", command="shell id")
             return answers
 
     answers = asyncio.run(session())
@@ -44,6 +46,8 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     assert "sysrq_handle_crash" in [frame["function"] for frame in report["backtrace"]["frames"]]
     assert "crash> bt\n" in answers["log"]
     assert "[error]" in answers["unknown"]
+    assert re.fullmatch(r".*PID: .*\n?", answers["lines"])
+    assert "not a command that only reads" in answers["gdb"]
     # The same warm crash answers the command line.
     done = docker_engine.run("run", str(dump), "--", "bt")
     assert answers["run"] in done.stdout.decode()

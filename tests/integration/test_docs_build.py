@@ -1,4 +1,4 @@
-"""The documentation builds with every warning an error: a link that leads nowhere is one."""
+"""The documentation builds without warnings; a dead link is one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Wheel and source distribution as a user gets them: built, installed into a fresh environment, and used.
+"""Wheel and source distribution: built, installed into a new environment, and used.
 
-Packages come from the index that pip is set up for; that is the one thing these tests need of the network.
+These tests use the network only for the packages, from the index in pip's configuration.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FIXTURE = CHECKOUT / "tests" / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 
 
 def _pythons() -> dict[str, str]:
-    """Interpreters of 3.11 to 3.14 by version, as far as this machine has them."""
+    """The interpreters of 3.11 to 3.14 that this machine has, by version."""
     found: dict[str, str] = {f"{sys.version_info.major}.{sys.version_info.minor}": sys.executable}
     for version in ("3.11", "3.12", "3.13", "3.14"):
         candidates = [shutil.which(f"python{version}") or ""]
         candidates += sorted(map(str, (Path.home() / ".pyenv" / "versions").glob(f"{version}.*/bin/python")))
         for candidate in filter(None, candidates):
-            # A shim of pyenv is there for versions that are not.
+            # pyenv has shims also for versions that are not installed.
             probe = [candidate, "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
             done = subprocess.run(probe, capture_output=True, text=True, check=False)
             if done.stdout.strip() == version:
@@ -46,7 +46,7 @@ def _run(*command: object, **options: object) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the sdist, and the wheel that was made of that sdist."""
+    """A directory with the sdist, and the wheel made from that sdist."""
     directory = tmp_path_factory.mktemp("dist")
     _run(sys.executable, "-m", "build", "--outdir", directory, CHECKOUT)
     return directory
@@ -57,7 +57,7 @@ def wheel(built: Path) -> Path:
     return next(built.glob("*.whl"))
 
 
-def test_the_sdist_holds_what_the_wheel_is_made_of(built: Path) -> None:
+def test_the_sdist_contains_the_sources_of_the_wheel(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -72,7 +72,7 @@ def test_the_sdist_holds_what_the_wheel_is_made_of(built: Path) -> None:
     assert not [name for name in names if name.startswith((".cache", ".venv", "dist"))]
 
 
-def test_the_wheel_holds_profiles_types_and_the_manual(wheel: Path) -> None:
+def test_the_wheel_contains_profiles_types_and_the_manual(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         for source in ("images", "Containerfile.d"):
@@ -92,7 +92,7 @@ def test_the_wheel_holds_profiles_types_and_the_manual(wheel: Path) -> None:
 
 @pytest.mark.parametrize("python", _pythons().values(), ids=_pythons().keys())
 def test_installed_and_used(wheel: Path, tmp_path: Path, python: str) -> None:
-    """As `pipx install` does it: an environment of its own, nothing of this checkout or of this environment in it."""
+    """As with `pipx install`: a separate environment, with nothing of this checkout or of this environment."""
     _run(python, "-m", "venv", tmp_path / "venv")
     pip = [tmp_path / "venv" / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check"]
     # Compiling all that is installed takes longer than installing it.

@@ -1,4 +1,4 @@
-"""The manifests of `vmbox kube`, by the Kubernetes client's own models of the API. Loading them takes seconds."""
+"""The manifests of `vmbox kube`, checked with the Kubernetes client's models of the API, which take seconds to load."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
     ],
 )
 def test_the_api_knows_every_field(wanted: JobOptions) -> None:
-    """A model takes what it knows: what is lost on the way through it is no field of the API's."""
+    """A model drops what is not a field of the API."""
     documents = list(yaml.safe_load_all(as_yaml(manifests(identify(DUMP), wanted))))
     assert [document["kind"] for document in documents] == (
         ["Pod"] if wanted.kind == "pod" else ["NetworkPolicy", "Job"]

@@ -1,8 +1,10 @@
-"""The Model Context Protocol server, asked through the SDK's own client; no engine is needed for these tools."""
+"""The Model Context Protocol server, called with the SDK's own client. These tools need no engine."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from mcp import Client
 
 from sandbox import mcp
-from sandbox.errors import UsageError
+from sandbox.model import CommandStatus, Transcript
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "dumps"
 DUMP = FIXTURES / "x86_64-6.1-zlib"
@@ -25,7 +27,7 @@ def _call(tool: str, directories: tuple[Path, ...] = (), **arguments: Any) -> tu
     return asyncio.run(ask())
 
 
-def test_the_tools_say_that_they_only_read() -> None:
+def test_the_tools_are_marked_as_read_only() -> None:
     async def tools() -> list[Any]:
         async with Client(mcp.server()) as client:
             return (await client.list_tools()).tools
@@ -56,7 +58,7 @@ def test_dmesg_in_pages() -> None:
     assert f"pages 1 to {last}" in problem
 
 
-def test_an_error_comes_with_its_hint(tmp_path: Path) -> None:
+def test_an_error_has_its_hint(tmp_path: Path) -> None:
     text, failed = _call("identify", path=str(tmp_path / "vmcore"))
     assert failed
     assert "hint: check the path" in text
@@ -73,17 +75,89 @@ def test_only_below_the_given_directories(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["wr jiffies 0", "!ls", "bt > file", "log | sh", "quit", "bt | grep x | tee y", "gdb shell", "rd `x`", "repeat bt"],
+    [
+        "wr jiffies 0",
+        "!ls",
+        "bt > file",
+        "log | sh",
+        "quit",
+        'p $_shell("id")',
+        "shell id",
+        "gdb shell",
+        "log | grep x",
+    ],
 )
 def test_commands_that_do_more_than_read_are_refused(command: str) -> None:
-    with pytest.raises(UsageError):
-        mcp.refuse(command)
-    assert _call("run", path=str(DUMP), command=command)[1]
+    text, failed = _call("run", path=str(DUMP), command=command)
+    assert failed
+    assert "hint: bt, ps, log" in text
 
 
-@pytest.mark.parametrize("command", ["bt -a", "log | grep -i error | tail -5", "p init_task->comm", "foreach UN bt"])
-def test_commands_that_read_are_not(command: str) -> None:
-    mcp.refuse(command)
+def _answered(monkeypatch: pytest.MonkeyPatch, pieces: Iterable[bytes], **arguments: Any) -> str:
+    """What the tool makes of a crash that prints `pieces`. A stand-in for the case: no engine is needed."""
+
+    class Case:
+        def stream(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
+            for piece in pieces:
+                sink(piece)
+            return Transcript(command=command, status=CommandStatus.OK, seconds=0.1, bytes=0)
+
+    monkeypatch.setattr(mcp.api, "open", lambda *_, **__: nullcontext(Case()))
+    text, failed = _call("run", path=str(DUMP), command="ps", **arguments)
+    assert not failed
+    return text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        ({}, ["one", "two Two", "three", "four"]),
+        ({"grep": "o"}, ["one", "two Two", "four"]),
+        ({"grep": "ee|ou"}, ["three", "four"]),
+        ({"grep": "TWO"}, []),
+        ({"grep": "TWO", "ignore_case": True}, ["two Two"]),
+        ({"grep": ".*"}, []),
+        ({"head": 2}, ["one", "two Two"]),
+        ({"tail": 2}, ["three", "four"]),
+        ({"grep": "o", "tail": 1}, ["four"]),
+        ({"tail": 3, "head": 1}, ["two Two"]),
+    ],
+)
+def test_what_a_pipe_would_do(arguments: dict[str, Any], lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [b"on", b"e\ntwo Two\nth", b"ree\nfour"]
+    assert _answered(monkeypatch, pieces, **arguments).split("\n") == (lines or [""])
+
+
+@pytest.mark.parametrize("arguments", [{}, {"tail": 100_000}, {"tail": 10**9}, {"grep": "A"}])
+@pytest.mark.parametrize("piece", [b"A" * 65536, (b"A" * 63 + b"\n") * 1024], ids=["one line", "lines"])
+def test_an_answer_without_an_end_is_not_held(
+    piece: bytes, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal heard
+        for _ in range(200 if arguments.get("tail") else 100_000):
+            heard += len(piece)
+            yield piece
+
+    text = _answered(monkeypatch, pieces(), **arguments)
+    assert len(text) < 2 * mcp.PAGE
+    if "tail" not in arguments:
+        assert heard < 10 << 20
+        last = text.rpartition(" of ")[2].rstrip("]")
+        assert "stopped after 8 MiB" in _answered(monkeypatch, pieces(), page=int(last), **arguments)
+
+
+def test_a_negative_number_of_lines_is_refused() -> None:
+    assert _call("run", path=str(DUMP), command="ps", head=-1)[1]
+
+
+def test_of_what_is_long_the_newest_is_held() -> None:
+    text = mcp._newest(f"{number} " + "x" * 100_000 for number in range(1000))
+    assert text.startswith("[what was before is left out]\n")
+    assert "\n999 x" in text
+    assert len(text) < mcp._MOST + 100
 
 
 def test_pages_are_whole_lines_and_lose_nothing() -> None:
@@ -92,27 +166,3 @@ def test_pages_are_whole_lines_and_lose_nothing() -> None:
     parts = [mcp._paged(text, page).rpartition("\n[page")[0] for page in range(1, pages + 1)]
     assert all(len(part) <= mcp.PAGE for part in parts)
     assert "".join(parts).replace("\n", "") == text.replace("\n", "")
-
-
-def test_a_link_beside_a_dump_is_not_read(tmp_path: Path) -> None:
-    secret = tmp_path / "id_rsa"
-    secret.write_text("[    0.000000] Linux version 6.1.0 secret\n" * 9)
-    case = tmp_path / "case2"
-    case.mkdir()
-    (case / "vmcore").write_bytes(DUMP.read_bytes()[:20000])
-    (case / "vmcore-dmesg.txt").symlink_to(secret)
-    for tool in ("dmesg", "identify"):
-        text, _ = _call(tool, (case,), path=str(case / "vmcore"))
-        assert "secret" not in text
-
-
-def test_the_opened_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = tmp_path / "case"
-    case.mkdir()
-    (case / "vmcore").symlink_to(DUMP)
-    # As if the name had become a link after the check of it.
-    monkeypatch.setattr(mcp._Answers, "_allowed", lambda _self, path: Path(path))
-    for tool in ("dmesg", "identify"):
-        text, failed = _call(tool, (case,), path=str(case / "vmcore"))
-        assert failed
-        assert "is not below" in text

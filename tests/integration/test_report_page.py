@@ -1,4 +1,4 @@
-"""The pages of report and triage in a real Chromium: made of genuine answers, looked at as people would."""
+"""The pages of report and triage, made from genuine output, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sandbox.triage.model import Row, RowStatus
 ANSWERS = Path(__file__).parents[1] / "fixtures" / "crash"
 SIZES = {"phone": (390, 844), "laptop": (1366, 768), "large": (2560, 1440)}
 
-# Ratio of the luminances of each text and what is behind it, as WCAG 2.1 defines them (1.4.3).
+# Contrast of each text and its background, as WCAG 2.1 defines it (1.4.3).
 CONTRAST = r"""(() => {
   const rgb = (text) => { const p = text.match(/[\d.]+/g).map(Number); return [p[0], p[1], p[2], p[3] ?? 1]; };
   const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
@@ -101,7 +101,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("page", ["report", "table"])
-def test_fits_asks_for_nothing_complains_of_nothing(
+def test_the_page_fits_and_loads_nothing_and_logs_no_error(
     browser: Browser, page: str, size: str, request: pytest.FixtureRequest
 ) -> None:
     where: Path = request.getfixturevalue(page)
@@ -115,7 +115,7 @@ def test_fits_asks_for_nothing_complains_of_nothing(
 
 
 @pytest.mark.parametrize("page", ["report", "table"])
-def test_everything_has_a_name(browser: Browser, page: str, request: pytest.FixtureRequest) -> None:
+def test_every_element_has_an_accessible_name(browser: Browser, page: str, request: pytest.FixtureRequest) -> None:
     browser.open(request.getfixturevalue(page), *SIZES["laptop"])
     told = browser.accessible()
     named = {"link", "button", "img", "image", "region", "navigation", "heading", "columnheader"}
@@ -126,7 +126,7 @@ def test_everything_has_a_name(browser: Browser, page: str, request: pytest.Fixt
         assert {"Use of memory", "Load averages"} <= {name for role, name in told if role in {"img", "image"}}
 
 
-def test_is_used_from_the_keyboard(browser: Browser, report: Path, table: Path) -> None:
+def test_the_page_works_with_the_keyboard(browser: Browser, report: Path, table: Path) -> None:
     browser.open(report, *SIZES["laptop"])
     seen = set()
     for _ in range(200):
@@ -150,7 +150,7 @@ def test_is_used_from_the_keyboard(browser: Browser, report: Path, table: Path) 
     assert browser.complaints() == []
 
 
-def test_prints(browser: Browser, report: Path) -> None:
+def test_the_page_can_be_printed(browser: Browser, report: Path) -> None:
     browser.open(report, 794, 1123, medium="print")
     assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert browser.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"

@@ -1,6 +1,6 @@
-"""A triage by a real Dask cluster on loopback: a worker that is killed at its work, one that comes later, its settings.
+"""A triage by a real Dask cluster on loopback: a worker that is killed, a worker that is added later, their settings.
 
-No engine: each report holds what its dump says by itself, and why. With engines: tests/e2e/test_triage.py.
+There is no engine: each report contains only what the dump says without crash. With engines: tests/e2e/test_triage.py.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OURS, THEIRS = "unix:///nonexistent/coordinator.sock", "unix:///nonexistent/work
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts `python -m distributed.cli.…` with an engine that its host is to have; all end with the test."""
+    """Start `python -m distributed.cli.…` with the engine of its host. All end with the test."""
     with ExitStack() as stack:
 
         def run(program: str, *words: str, engine: str) -> subprocess.Popen[bytes]:
@@ -59,7 +59,7 @@ def _lines(journal: Path) -> list[str]:
     return journal.read_text().splitlines() if journal.exists() else []
 
 
-def test_each_dump_once(tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_each_dump_is_reported_once(tmp_path: Path, start: Callable[..., subprocess.Popen[bytes]]) -> None:
     heap, out, described = tmp_path / "heap", tmp_path / "out", tmp_path / "scheduler.json"
     for number in range(COUNT):
         (heap / f"{number:02}").mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_each_dump_once(tmp_path: Path, start: Callable[..., subprocess.Popen[by
     keys = [json.loads(line)["key"] for line in _lines(out / "rows.jsonl")]
     assert len(keys) == len(set(keys)) == COUNT
     assert len(list((out / "reports").glob("*.html"))) == COUNT
-    # Whoever makes a report does so with the engine of its own host.
+    # Each worker uses the engine of its own host.
     assert all("/nonexistent/worker.sock" in row["problem"] for row in table["rows"]), table["rows"]
 
 

@@ -1,7 +1,7 @@
-"""Two hundred dumps in one triage, in a process of its own and its workers, killed and taken up again.
+"""Two hundred dumps in one triage, in a separate process with its workers, which is killed and continued.
 
-The dumps are genuine, shrunk (tests/fixtures/dumps), under names of their own, each fifth one cut off somewhere; there
-is no engine, so each report holds what its dump says by itself. With crash: tests/e2e/test_triage.py.
+The dumps are genuine and shrunk (tests/fixtures/dumps), with names of their own, and every fifth one is cut. There is
+no engine, so each report contains only what its dump says without crash. With crash: tests/e2e/test_triage.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def heap(tmp_path: Path) -> Path:
 
 
 def _peak(pid: int) -> int:
-    """Kilobytes that the process itself ever had; 0 when it is gone."""
+    """Peak memory of the process itself in kilobytes; 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -43,7 +43,7 @@ def _peak(pid: int) -> int:
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
-def test_two_hundred(heap: Path, tmp_path: Path) -> None:
+def test_a_killed_triage_of_two_hundred_dumps_continues(heap: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     places = {f"VMBOX_{name}_DIR": str(tmp_path / name) for name in ("CACHE", "RUNTIME", "STATE", "CONFIG")}
     env = {**os.environ, **places}
@@ -65,7 +65,7 @@ def test_two_hundred(heap: Path, tmp_path: Path) -> None:
         first.kill()
     before = journal.read_text().count("\n")
     assert COUNT // 2 <= before < COUNT
-    # Reports pass through the coordinator and do not stay: ten times the dumps are not ten times the memory.
+    # The coordinator does not keep reports: ten times the dumps do not need ten times the memory.
     assert late < early * 1.25, (early, late)
 
     done = subprocess.run(command, env=env, capture_output=True, check=False, timeout=600)
@@ -77,7 +77,7 @@ def test_two_hundred(heap: Path, tmp_path: Path) -> None:
         assert row["problem"]
         assert (row["status"] == "failed") == (row["report"] is None)
         assert row["report"] is None or (out / row["report"]).stat().st_size > 1000
-    # What is whole is recognised, and grouped: by kernel, and by what died of the same.
+    # Complete dumps are identified, and grouped by kernel and by signature.
     whole = [row for row in table["rows"] if int(Path(row["dump"]).parent.name[4:]) % 5 != 4]
     assert {row["status"] for row in whole} == {"partial"}
     assert len({row["kernel"] for row in whole}) >= 2

@@ -1,4 +1,4 @@
-"""Triage without an engine: what the dumps say by themselves, read in real processes."""
+"""Triage without an engine, in real processes: reports of what the dumps say without crash."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def heap(tmp_path: Path) -> Path:
     return heaps.make(tmp_path / "heap")
 
 
-def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path: Path) -> None:
+def test_a_failure_stops_no_other_dump_and_finished_reports_stay(heap: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = discovery.find([heap])
     index = scheduler.triage(found, out, NO_ENGINE, jobs=1)
@@ -44,20 +44,20 @@ def test_nothing_stops_the_rest_and_what_is_done_stays_done(heap: Path, tmp_path
     for row in index.rows:
         assert row.dump in page
         assert row.report is None or (f'href="{row.report}"' in page and (out / row.report).exists())
-    # What looks like the same bug leads to a report of it.
+    # The group of a bug links to a report.
     assert index.signatures
     for group in index.signatures:
         assert any(f'<a href="reports/{key}.html">{escape(group.title)}' in page for key in group.keys)
-    # Killed while it wrote: a torn line, and one dump's row not yet there.
+    # As if killed while writing: an incomplete line, and no row of one dump.
     lines = (out / "rows.jsonl").read_text().splitlines()
     (out / "rows.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:40])
     again = scheduler.triage(found, out, NO_ENGINE, jobs=1)
-    # In the same order: as the dumps were found, whichever was done first.
+    # In the order in which the dumps were found, not in that in which they were finished.
     assert [row.key for row in again.rows] == [row.key for row in index.rows]
 
 
 def test_logs_and_sosreports(tmp_path: Path) -> None:
-    """What kdump and sos leave where there is no dump: found, reported as far as it goes, and nothing that failed."""
+    """Logs of kdump and sosreports without a dump are found and reported, and do not count as failed."""
     log = gzip.decompress((DUMPS / "x86_64-6.1.dmesg.gz").read_bytes())
     alone = tmp_path / "127.0.0.1-2026-01-01" / "vmcore-dmesg.txt"
     sos = tmp_path / "sosreport-host"
@@ -73,12 +73,12 @@ def test_logs_and_sosreports(tmp_path: Path) -> None:
     index = scheduler.triage(found, tmp_path / "out", NO_ENGINE, jobs=1)
     assert [row.status for row in index.rows] == ["log", "log"]
     assert index.rows[0].signature
-    # A dump in it is what counts.
+    # A dump in it has priority.
     shutil.copy(DUMPS / "x86_64-6.1-zlib", crash / "vmcore")
     assert discovery.find([sos]) == [crash / "vmcore"]
 
 
-def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+def test_a_path_that_is_not_text(tmp_path: Path) -> None:
     heap = tmp_path / os.fsdecode(b"caf\xe9")
     heap.mkdir()
     shutil.copy(DUMPS / "x86_64-6.1-zlib", heap / "vmcore")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from sandbox import __main__
+from sandbox import __main__, log
 from sandbox.case.places import SESSION_VERSION
 from sandbox.model import Case
 
@@ -33,6 +33,8 @@ def vmbox(
             __main__.main()
         except SystemExit as ended:
             status = int(ended.code or 0)
+        finally:
+            log.stop()
         sys.stdout.flush()
         printed = capfd.readouterr()
         return subprocess.CompletedProcess(sys.argv, status, printed.out, printed.err)

@@ -1,4 +1,4 @@
-"""`import sandbox`: what it offers, what it costs, and that the command line offers nothing else."""
+"""The library, `import sandbox`: its names, and its errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "dumps"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_exists() -> None:
     for name in sandbox.__all__:
         assert getattr(sandbox, name) is not None
         assert name in dir(sandbox)
@@ -34,7 +34,7 @@ def test_a_missing_dump_is_a_vmbox_error(tmp_path: Path) -> None:
 def test_the_inventory_example(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Needs no engine: a table of real dumps, and of a file that is none."""
+    """Makes a table of real dumps and of a file that is not a dump. Needs no engine."""
     dump = FIXTURES / "x86_64-6.1-zlib"
     broken = tmp_path / "broken"
     broken.write_bytes(b"no dump")

@@ -1,4 +1,4 @@
-"""What the shell is offered after TAB, through the protocol that the installed completion script speaks."""
+"""Completion after TAB, through the protocol of the installed completion script."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sandbox.debugger import DEFAULT
 
 @pytest.fixture
 def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], list[str]]:
-    """What the command prints when the shell asks it, in this process: starting one for each case takes seconds."""
+    """Completions for a command line. Runs in this process, because a process for each case takes seconds."""
 
     def ask(words: str) -> list[str]:
         asked = {"_VMBOX_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
@@ -50,7 +50,7 @@ def test_completion_offers_matching_words(offered: Callable[[str], list[str]], w
 
 
 def test_open_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: Callable[[str], list[str]]) -> None:
-    """A case as its directory describes it; the reader of its FIFO is this test."""
+    """The case is only a directory; this test is the reader of its FIFO."""
     place = tmp_path / "cases" / "0123456789-docker"
     place.mkdir(parents=True)
     tmp_path.chmod(0o700)

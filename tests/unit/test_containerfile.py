@@ -1,4 +1,4 @@
-"""Every image's Containerfile, as it is sent to the engine: rendered, and in the subset that every builder knows."""
+"""Every image's Containerfile as it is sent to the engine: complete, and in the subset that every builder knows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox.host import paths
 from sandbox.image import containerfile
 
 INSTRUCTIONS = {"ARG", "FROM", "RUN", "COPY", "ENV", "LABEL", "WORKDIR", "USER", "SHELL", "ENTRYPOINT", "CMD"}
-"""What Docker's classic builder and Podman's both take; ADD would fetch from the network unseen."""
+"""Instructions that Docker's classic builder and Podman's both know. Without ADD, which can fetch from the network."""
 
 NAMES = sorted(profiles.load())
 
@@ -53,7 +53,7 @@ def test_containerfile_is_in_the_subset_of_all_builders(name: str) -> None:
     for line in lines:
         word, _, rest = line.partition(" ")
         assert word in INSTRUCTIONS, line
-        # Flags (--mount, --chmod, --link) and here-documents need BuildKit, which docker-py cannot speak to.
+        # Flags (--mount, --chmod, --link) and here-documents need BuildKit, which docker-py does not support.
         assert not re.match(r"\s*--\w", rest), line
         assert "<<" not in rest, line
         if word == "COPY":
@@ -62,7 +62,7 @@ def test_containerfile_is_in_the_subset_of_all_builders(name: str) -> None:
         if word == "RUN":
             assert rest.count("'") % 2 == 0, line
             assert "set -" not in rest, line
-    # The session is what a case needs of any image.
+    # Every case needs the session script.
     assert {"session", "shell"} <= set(files)
     assert any(word in files["Containerfile"] for word in (" crash less", " crash\n"))
 
@@ -78,7 +78,7 @@ def test_rpm_repositories_are_checked_against_the_vendors_keys(name: str) -> Non
     assert files["vmbox.asc"].startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----")
 
 
-def test_bases_are_made_of_signed_packages_where_no_registry_is() -> None:
+def test_bases_without_a_registry_are_made_of_signed_packages() -> None:
     without = {name for name in NAMES if profiles.by_name(name).base.bootstrap is None}
     # Programs of EL 6 are not run; no key of Photon's is known here; SLES 12 has no packages without a subscription.
     assert without == {"el6", "photon", "sles-12"}
@@ -105,16 +105,14 @@ def test_dead_mirrors_are_not_asked() -> None:
     assert "http://archive.debian.org/debian buster main" in files_of(profiles.by_name("debian-10"))["sources.list"]
 
 
-def test_the_sites_mirrors_are_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sites_mirrors_are_inserted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_MIRRORS", "https://dl.rockylinux.org=http://127.0.0.1:8080")
     repo = files_of(profiles.by_name("el9"))["vmbox.repo"]
     assert "baseurl=http://127.0.0.1:8080/pub/rocky/9/BaseOS/$basearch/os/" in repo
     assert "dl.rockylinux.org" not in repo
 
 
-def test_a_distribution_nobody_heard_of_is_one_file_and_no_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_distribution_is_one_file_and_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "images" / "keys").mkdir(parents=True)
     (tmp_path / "images" / "example-42.toml").write_text(MADE_UP)
     key = (paths.data_dir() / "images" / "keys" / "rocky-9.asc").read_text()

@@ -1,4 +1,4 @@
-"""The documentation names what there is: every error has its entry, every command and option it shows exists."""
+"""The documentation agrees with the code: every error has an entry, every command and option that it shows exists."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_every_entry_is_of_an_error() -> None:
 
 
 def _command_lines(page: Path) -> Iterator[str]:
-    """What is shown as typed: indented lines, and code between the lines."""
+    """Commands that a page shows: indented lines and inline code."""
     text = page.read_text()
     for line in re.findall(r"^    (?:\$ )?(vmbox .*)$", text, re.MULTILINE):
         yield line.partition("#")[0].partition("   ")[0].strip()
@@ -84,7 +84,7 @@ def test_every_setting_of_the_readme_exists() -> None:
     assert named <= set(config.meanings())
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
+def test_links_of_the_readme_exist() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target).exists(), target
 

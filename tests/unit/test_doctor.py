@@ -1,4 +1,4 @@
-"""Doctor on hosts of several kinds: their files are written here, the servers listen on loopback."""
+"""Doctor on several kinds of host: the tests write the host's files, and servers listen on loopback."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_cgroups_of_both_versions(tmp_path: Path) -> None:
     hybrid = {"sys/fs/cgroup/unified/cgroup.procs": ""}
     found = [checks.hybrid_cgroups(_write(tmp_path / str(n), kind)) for n, kind in enumerate([old, new, hybrid])]
     assert found == [False, False, True]
-    # What Podman 4.3 with crun 1.8 answered on such a host, without runc.
+    # The error of Podman 4.3 with crun 1.8 on such a host, without runc.
     said = "error running container: from /usr/bin/crun creating container: cgroups in hybrid mode not supported, drop"
     with pytest.raises(ImageBuildFailed) as raised:
         list(build_lines([{"stream": f"{said}\n"}, {"error": "while running runtime: exit status 1"}], "image"))
@@ -121,14 +121,14 @@ def server() -> Iterator[str]:
         listening.shutdown()
 
 
-def test_a_server_that_answers_is_reached_whatever_it_says(server: str) -> None:
-    # Port 9 is discard's, where nobody listens.
+def test_a_server_with_any_answer_is_reachable(server: str) -> None:
+    # Nothing listens on port 9 (discard).
     answers = servers.probe([server, "http://127.0.0.1:9/"])
     assert answers[server] is None
     assert "refused" in str(answers["http://127.0.0.1:9/"])
 
 
-def test_addresses_are_those_of_the_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urls_are_rewritten_to_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
     debian = [profiles.by_name("debian-12")]
     monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
     assert "https://registry-1.docker.io/v2/" in servers.registries(debian)
@@ -140,7 +140,7 @@ def test_addresses_are_those_of_the_mirrors(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("name", sorted(profiles.load()))
-def test_no_address_in_a_profile_is_forgotten(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_url_of_a_profile_is_checked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
     profile = profiles.by_name(name)
     places = repr((profile.debuginfo, profile.image.sources, profile.base.bootstrap))
@@ -148,7 +148,7 @@ def test_no_address_in_a_profile_is_forgotten(name: str, monkeypatch: pytest.Mon
     assert servers.archives([profile]) == addresses
 
 
-def test_only_what_runs_on_the_host_has_to_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_tools_that_run_on_the_host_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {name: profiles.by_name(name) for name in ("el8", "debian-12", "photon")}
     monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
     dnf, mmdebstrap = doctor._bootstrap(chosen)
@@ -159,7 +159,7 @@ def test_only_what_runs_on_the_host_has_to_be_installed(monkeypatch: pytest.Monk
     assert mmdebstrap.text.endswith("without a registry: debian-12")
 
 
-def test_findings_are_broken_at_words_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_findings_are_wrapped_only_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "   note  archives: not reached one.example, another.example, and-a-third.example (why)"
     assert render.hanging(text, indent=13) == text
     monkeypatch.setattr(render.sys.stdout, "isatty", lambda: True)
@@ -170,7 +170,7 @@ def test_findings_are_broken_at_words_in_a_terminal_only(monkeypatch: pytest.Mon
     assert " ".join([first, *(line.strip() for line in more)]) == text
 
 
-def test_a_place_that_cannot_be_written_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_directory_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_CACHE_DIR", "/proc/vmbox")
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
     finding = doctor._directory("cache", paths.cache_dir)
@@ -179,7 +179,7 @@ def test_a_place_that_cannot_be_written_is_named_with_its_variable(monkeypatch: 
     assert "$VMBOX_CACHE_DIR" in finding.hint
 
 
-def test_a_mistake_in_the_settings_comes_first_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_settings_is_first_and_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.toml").write_text("engin = 1\n")
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
     vmbox, settings = doctor.examine(offline=True)

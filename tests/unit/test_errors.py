@@ -31,7 +31,7 @@ def test_no_failure_is_raised_without_a_class() -> None:
         (errno.EDQUOT, True, errors.NoSpace),
     ],
 )
-def test_a_place_that_cannot_be_written(number: int, setting: bool, kind: type[errors.VmboxError]) -> None:
+def test_an_unwritable_path(number: int, setting: bool, kind: type[errors.VmboxError]) -> None:
     made = errors.unwritable("/out", OSError(number, "why"), hint="choose another", setting=setting)
     assert type(made) is kind
     assert "/out" in made.message

@@ -1,4 +1,4 @@
-"""Names of files that write to a terminal, or to nobody's file: shown harmless, whatever becomes of the file."""
+"""File names with control characters are shown with escapes, in results and in errors."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_runtime_directory(places: Path, gone: int) -> None:
     for path in (*sockets, places / "runtime" / "containers.conf"):
         path.touch()
     assert names() == {"half-docker", *(path.name for path in sockets)}
-    with store.lock("half-docker"):  # somebody is opening it
+    with store.lock("half-docker"):  # a process is opening it
         assert "half-docker" not in names()
     for leak in leaks._runtime():
         leak.remove()
@@ -60,7 +60,7 @@ def test_cache(places: Path, gone: int) -> None:
     (places / "cache" / "dumps" / "1" / f"vmcore.part{gone}").touch()
     os.utime(places / "cache" / "debuginfo" / f".new-{build}-x1", (0, 0))  # a young one may be a running vmbox's
     with scratch_directory() as mine:
-        # Making a new one has removed what nobody holds.
+        # Making a new one has removed the ones without a lock.
         assert not (places / "cache" / "tmp" / "left").exists()
         assert names() == {f".new-{build}-x1", f"vmcore.part{gone}"}
         assert mine.is_dir()

@@ -1,4 +1,4 @@
-"""What pyproject.toml says of the distribution, and what errors say of it."""
+"""The distribution in pyproject.toml, and in hints of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dumps of other machines: which platform their crash is of, and what is said where it cannot be run."""
+"""Dumps of other architectures: the platform of their crash, and the errors if it cannot be run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sandbox.profiles import platforms
 from sandbox.progress import QUIET
 
 
-def test_what_is_foreign() -> None:
+def test_which_architectures_are_foreign() -> None:
     assert platforms.foreign_arch("x86_64", INFO) is None
     assert platforms.foreign_arch(None, INFO) is None
     assert platforms.foreign_arch("riscv64", INFO) is None
     assert platforms.foreign_arch("aarch64", INFO) == "aarch64"
 
 
-def test_what_can_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_architectures_can_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "emulated", lambda: (["aarch64"], ["ppc64le", "s390x"]))
     assert platforms.require_emulation("x86_64", INFO) is None
     assert platforms.require_emulation("aarch64", INFO) == "aarch64"
     assert platforms.require_emulation("x86_64", dataclasses.replace(INFO, arch="aarch64", local=False)) == "x86_64"
-    # On another host it is seen when it is tried.
+    # On another host it is only known after a try.
     assert platforms.require_emulation("s390x", dataclasses.replace(INFO, local=False)) == "s390x"
     with pytest.raises(EmulationMissing, match="dump is of s390x, and this host") as caught:
         platforms.require_emulation("s390x", INFO)
@@ -40,7 +40,7 @@ def test_what_can_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("machine", "platform"), [("aarch64", "linux/arm64"), ("ppc64le", "linux/ppc64le"), ("s390x", "linux/s390x")]
 )
-def test_a_profile_of_another_machine_has_images_of_its_own(machine: str, platform: str) -> None:
+def test_a_profile_for_another_architecture_has_images_of_its_own(machine: str, platform: str) -> None:
     own = profiles.by_name("debian-12")
     other = platforms.for_arch(own, machine)
     assert other.platform == platform
@@ -54,7 +54,7 @@ def test_a_profile_of_another_machine_has_images_of_its_own(machine: str, platfo
     assert other.image.debuggers == ("crash",)
 
 
-def test_a_profile_is_found_by_its_name_with_and_without_a_machine() -> None:
+def test_a_profile_is_found_by_name_with_and_without_an_architecture() -> None:
     own = profiles.by_name("latest")
     for profile in (own, *(platforms.for_arch(own, machine) for machine in ("aarch64", "ppc64le", "s390x"))):
         found = platforms.by_name(profile.name)
@@ -63,7 +63,9 @@ def test_a_profile_is_found_by_its_name_with_and_without_a_machine() -> None:
     assert platforms.by_name("latest-vax") is None
 
 
-def test_what_a_base_of_another_machine_takes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tools_for_a_base_of_another_architecture_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tool = tmp_path / "mmdebstrap"
     tool.write_text("#!/bin/sh\nexit 1\n")
     tool.chmod(0o755)
@@ -73,6 +75,6 @@ def test_what_a_base_of_another_machine_takes_is_named(tmp_path: Path, monkeypat
     with QUIET.step("x") as step, pytest.raises(BaseImageUnavailable, match="needs arch-test") as caught:
         bootstrap.make_rootfs(how, tmp_path / "root.tar", step, architecture="arm64")
     assert caught.value.hint == "sudo apt-get install arch-test"
-    # For the host's own machine it is not asked for: the tool itself is what fails.
+    # For the host's own architecture it is not needed: here the tool itself fails.
     with QUIET.step("x") as step, pytest.raises(BaseImageUnavailable, match="mmdebstrap failed"):
         bootstrap.make_rootfs(how, tmp_path / "root.tar", step)

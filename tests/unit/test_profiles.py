@@ -32,7 +32,7 @@ vmlinux = []
 
 @pytest.fixture(autouse=True, scope="module")
 def shipped_profiles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No profiles of the user's; what comes with vmbox is read once for all tests here."""
+    """Only the profiles of vmbox, not the user's; read once for all tests here."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path_factory.mktemp("config")))
         profiles.load.cache_clear()
@@ -110,7 +110,7 @@ HOMES = {
     "elrepo": "elrepo",
     "alibaba": "anolis",
 }
-"""Whose profile a class of releases belongs to; minor versions go with their major. All others are for `latest`."""
+"""Class of releases: its profile. Minor versions have that of their major version. All others have `latest`."""
 
 
 @pytest.mark.parametrize(("release", "version", "klass"), _releases())
@@ -123,14 +123,14 @@ def test_every_known_release_finds_its_profile(release: str, version: str | None
     assert selection.crash_from.name == ("latest" if too_new or selection.distribution.image.unusable else expected)
 
 
-def test_programs_of_el6_are_unusable_and_the_reason_is_said() -> None:
+def test_programs_of_el6_are_unusable_for_a_given_reason() -> None:
     selection = profiles.select(_dump("2.6.32-754.35.1.el6.x86_64"))
     assert (selection.distribution.name, selection.crash_from.name) == ("el6", "latest")
     assert "vsyscall" in selection.reason
     assert profiles.select(_dump("2.6.32-754.35.1.el6.x86_64"), override="el6").crash_from.name == "el6"
 
 
-def test_the_newest_crash_is_one_and_takes_the_place_of_others() -> None:
+def test_there_is_one_newest_crash_and_it_replaces_others() -> None:
     assert [profile.name for profile in profiles.load().values() if profile.latest] == ["latest"]
     selection = profiles.select(_dump("4.18.0-553.el8_10.x86_64"))
     instead = profiles.fallback(selection)
@@ -139,7 +139,7 @@ def test_the_newest_crash_is_one_and_takes_the_place_of_others() -> None:
     assert profiles.fallback(instead) is None
 
 
-def test_override_chooses_the_image_and_leaves_the_home() -> None:
+def test_override_changes_the_image_and_not_the_distribution() -> None:
     selection = profiles.select(_dump("6.1.0-50-cloud-amd64"), override="debian-13")
     assert (selection.distribution.name, selection.crash_from.name) == ("debian-12", "debian-13")
     with pytest.raises(ConfigurationError, match="no profile debian-77"):
@@ -147,14 +147,14 @@ def test_override_chooses_the_image_and_leaves_the_home() -> None:
 
 
 def test_files_that_cannot_claim_a_class_are_not_read(own_profiles: Path) -> None:
-    """Whoever asks about one kernel does not wait for all of them, and gets the same answer."""
+    """A query for one kernel does not wait for all profiles, and has the same result."""
     (own_profiles / "debian-99.toml").write_text("title = 3 = 4")
     for release in ("6.1.0-50-cloud-amd64", "4.18.0-553.el8_10.x86_64"):
         few = profiles.select(_dump(release))
         assert few.distribution.name == {"6": "debian-12", "4": "el8"}[release[0]]
 
 
-def test_a_new_major_is_one_file(own_profiles: Path) -> None:
+def test_a_new_major_version_is_one_file(own_profiles: Path) -> None:
     (own_profiles / "debian-99.toml").write_text(NEW.format(claim='"debian:99"', extra='releases = ["-mine$"]'))
     assert profiles.select(_dump("9.9.9-mine")).crash_from.title == "Debian 99"
 
@@ -208,7 +208,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def test_no_ceiling_is_above_what_the_crash_knows() -> None:
+def test_no_max_kernel_is_newer_than_the_crash_supports() -> None:
     table = tomllib.loads((paths.data_dir() / "images" / "crash-changes.toml").read_text())["change"]
     for profile in profiles.load().values():
         unknown = [

@@ -1,4 +1,4 @@
-"""What a log file gets of a step's progress."""
+"""Progress in a log file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from sandbox import render
 
 
-def test_a_line_that_was_written_over_is_shown_as_it_ended(
+def test_a_rewritten_line_is_shown_in_its_last_state(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(render._PlainStep, "_EVERY", -1.0)

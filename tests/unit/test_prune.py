@@ -1,4 +1,4 @@
-"""Which images are removed. A fake engine: a real one says of no image that it is a month old."""
+"""Selection of the images to remove. The engine is a fake, because no image of a real one is a month old."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     ("options", "gone"),
     [
         ([], ["localhost/vmbox/debian-12:0"]),
-        # A kernel's image stands on the profile's, and that one on the base.
+        # A kernel's image is based on the profile's, and that one on the base.
         (
             ["--older-than", "30d"],
             ["localhost/vmbox/kernel:old", "localhost/vmbox/debian-12:0", CURRENT, "localhost/vmbox/base-x:1"],
@@ -67,7 +67,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
         ),
     ],
 )
-def test_what_is_removed(
+def test_which_images_are_removed(
     engine: Engine, vmbox: Callable[..., CompletedProcess[str]], options: list[str], gone: list[str]
 ) -> None:
     done = vmbox("image", "prune", *options)
@@ -77,7 +77,7 @@ def test_what_is_removed(
     assert kinds == sorted(kinds, reverse=True)
 
 
-def test_an_age_that_is_none(vmbox: Callable[..., CompletedProcess[str]]) -> None:
+def test_an_invalid_age(vmbox: Callable[..., CompletedProcess[str]]) -> None:
     done = vmbox("image", "prune", "--older-than", "long")
     assert done.returncode == 2
     assert "90s, 30m, 2h, 1d" in done.stderr

@@ -1,4 +1,4 @@
-"""Identifying a dump with nothing but Python and what is streamed in, and not believing what comes back."""
+"""Identify a dump on another host with only Python and the code that is sent, and do not trust the answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACE = Path("/var/crash/host-2026-01-01/vmcore")
 
 
 def _ask(dump: Path, tmp_path: Path) -> bytes:
-    """As in the container: no site packages, none of this checkout; below another directory than its /tmp."""
+    """Run it as in the container: without site packages and this checkout, and in another directory than its /tmp."""
     code = remote.program()
     text = remote._PROGRAM.replace("/tmp/vmbox", str(tmp_path / "code"))
     argv = [sys.executable, "-I", "-S", "-c", text, str(dump), str(len(code))]
@@ -28,7 +28,7 @@ def _ask(dump: Path, tmp_path: Path) -> bytes:
     return subprocess.run(argv, input=code, capture_output=True, check=True, env=env, cwd="/").stdout
 
 
-def test_reads_what_is_read_here(tmp_path: Path) -> None:
+def test_gives_the_same_result_as_on_this_host(tmp_path: Path) -> None:
     there = remote.parse_answer(_ask(FIXTURE, tmp_path), str(FIXTURE), PLACE)
     here = identify(FIXTURE)
     assert there.path == PLACE
@@ -38,7 +38,7 @@ def test_reads_what_is_read_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "zip", "7z"])
-def test_looks_into_archives_there(tmp_path: Path, kind: str) -> None:
+def test_reads_archives(tmp_path: Path, kind: str) -> None:
     """With nothing but what is sent: all readers of formats are."""
     if kind == "7z":
         dump = FIXTURE.parents[1] / "archives" / "lzma2.7z"
@@ -53,7 +53,7 @@ def test_looks_into_archives_there(tmp_path: Path, kind: str) -> None:
     assert there.wrappers[-1] == kind.partition(".")[0]
 
 
-def test_says_what_is_wrong_there(tmp_path: Path) -> None:
+def test_reports_errors(tmp_path: Path) -> None:
     letter = tmp_path / "letter"
     letter.write_text("Dear support,\nour machine died.\n")
     with pytest.raises(NotADump, match="/var/crash/host-2026-01-01/vmcore"):
@@ -81,7 +81,7 @@ GOOD: dict[str, Any] = {"path": "/case/vmcore", "files": ["/case/vmcore"], "form
     ids=str,
 )
 def test_hostile_answers(change: dict[str, Any]) -> None:
-    """Whoever made the dump may have made the answer: nothing of it leads to another file, or is of another type."""
+    """The author of the dump may control the answer: it must not name another file, or have other types."""
     assert remote.parse_answer(json.dumps(GOOD).encode(), "/case/vmcore", PLACE).size == 7
     with pytest.raises(DumpDamaged):
         remote.parse_answer(json.dumps(GOOD | change).encode(), "/case/vmcore", PLACE)
@@ -93,7 +93,7 @@ def test_no_answer(answer: bytes) -> None:
         remote.parse_answer(answer, "/case/vmcore", PLACE)
 
 
-def test_errors_of_a_kind_that_there_is_not() -> None:
+def test_an_unknown_class_of_error() -> None:
     answer = json.dumps({"error": "SystemExit", "message": "x", "hint": ""}).encode()
     with pytest.raises(remote.DumpError):
         remote.parse_answer(answer, "/case/vmcore", PLACE)

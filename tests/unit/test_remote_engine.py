@@ -1,4 +1,4 @@
-"""An engine on another host does not see this host's dump: said at once, with what to do."""
+"""An engine on another host does not see this host's dump: the error is immediate and has a hint."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sandbox.errors import EngineFailed
 
 @dataclass
 class Elsewhere:
-    """A fake: an engine that only tells where it is."""
+    """A fake engine that only has an address."""
 
     endpoint: str
     local: bool
@@ -31,5 +31,5 @@ def test_refused(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize(("endpoint", "local"), [("unix:///run/docker.sock", True), ("podman", True)])
-def test_of_this_host(endpoint: str, local: bool) -> None:
+def test_an_engine_of_this_host_is_accepted(endpoint: str, local: bool) -> None:
     _refuse_remote(Elsewhere(endpoint, local), Path("/var/crash/vmcore"))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A bill of materials is valid by the standard's own schema. The engine is a fake that answers as an image would."""
+"""A bill of materials is valid by the standard's own schema. The engine is a fake with one image."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Answering:
 
 
 def valid(text: bytes) -> Any:
-    """`text` read, and held against the schema of CycloneDX 1.6."""
+    """Parse `text`, and validate it with the schema of CycloneDX 1.6."""
     place = files("cyclonedx.schema") / "_res"
     known = [json.loads((place / name).read_text()) for name in SCHEMAS]
     registry = Registry().with_resources((one["$id"], Resource.from_contents(one)) for one in known)
@@ -58,7 +58,7 @@ SCHEMAS = ("bom-1.6.SNAPSHOT.schema.json", "spdx.SNAPSHOT.schema.json", "jsf-0.8
 
 
 @pytest.mark.parametrize("said", [DEBIAN, ROCKY], ids=["debian", "rocky"])
-def test_is_valid(said: str) -> None:
+def test_the_bill_is_valid(said: str) -> None:
     document = valid(sbom.write("localhost/vmbox/x:1", Answering(said, {})))  # type: ignore[arg-type]
     names = [one["name"] for one in document["components"]]
     assert sorted(names) == sorted(line.split("\t")[1] for line in said.splitlines()[1:] if "gpg-pubkey" not in line)

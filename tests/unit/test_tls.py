@@ -1,4 +1,4 @@
-"""Who is spoken to behind tcp://. The TLS is real; what answers GET /version behind it is a stand-in for dockerd."""
+"""Verification of engines behind tcp://. The TLS is real; a fake of dockerd answers GET /version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = ("ca.pem", "cert.pem", "key.pem")
 
 
 def _certificates(place: Path) -> Path:
-    """An authority, and one certificate of its that serves both sides."""
+    """An authority, and one certificate from it for both sides."""
     place.mkdir()
     new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
     (place / "usage").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
@@ -58,7 +58,7 @@ class _Answers(http.server.BaseHTTPRequestHandler):
 
 class _Server(http.server.ThreadingHTTPServer):
     def handle_error(self, *args: object) -> None:
-        """Clients that leave are what is tested."""
+        """Silent: the tests make clients that disconnect."""
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def url(ours: Path) -> Iterator[str]:
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as little as dockerd asks for
     context.load_cert_chain(ours / "cert.pem", ours / "key.pem")
     with _Server(("127.0.0.1", 0), _Answers) as server:
-        # The handshake is made by each connection's thread: one that never comes would keep all others.
+        # Each connection's thread makes the handshake: a client that never makes it would block all others.
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"tcp://127.0.0.1:{server.server_address[1]}"
@@ -82,10 +82,10 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("bundle", [False, True])
-def test_both_sides_are_trusted(
+def test_each_side_verifies_the_other(
     url: str, ours: Path, strangers: Path, monkeypatch: pytest.MonkeyPatch, *, bundle: bool
 ) -> None:
-    """Also at a site that has another authority for everything else."""
+    """Also at a site that has another authority for all other servers."""
     if bundle:
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(strangers / "ca.pem"))
     monkeypatch.setenv("DOCKER_CERT_PATH", str(ours))
@@ -110,7 +110,7 @@ def test_without_certificates(url: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 @pytest.mark.parametrize("verify", ["1", ""])
 @pytest.mark.parametrize("stranger", ["engine", "client"])
-def test_strangers(  # noqa: PLR0917 - fixtures are passed by name
+def test_certificates_of_another_authority_are_refused(  # noqa: PLR0917 - fixtures are passed by name
     url: str, ours: Path, strangers: Path, stranger: str, verify: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An engine that another authority vouches for is not spoken to, nor a client listened to; not even where the

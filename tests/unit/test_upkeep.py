@@ -1,4 +1,4 @@
-"""What maintainers run: the support matrix is made of the profiles, and the probe knows what they point to."""
+"""Scripts of maintainers: the support matrix is made from the profiles, and the probe knows all their URLs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """A registry that wants a token of everybody, and a mirror that has one index."""
+    """A registry that requires a token, and a mirror with one index."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None: ...
@@ -55,7 +55,7 @@ def server() -> Iterator[str]:
 
 def test_the_support_matrix_is_up_to_date() -> None:
     written = support_matrix.FILE.read_text()
-    # The whole page is compared up to the debuginfo column, which changes with every archive that comes or goes.
+    # The page is compared up to the debuginfo column, which changes with every archive.
     for line in support_matrix.page().splitlines():
         assert line.rpartition(" | ")[0] in written, "generate it again: python -m upkeep.support_matrix"
 
@@ -66,7 +66,7 @@ def test_every_tested_profile_is_in_an_e2e_test() -> None:
     assert {name for name in said if f'"{name}"' not in tests} == set()
 
 
-def test_everything_that_profiles_point_to_is_probed() -> None:
+def test_every_url_of_the_profiles_is_probed() -> None:
     asked = [one for profile in profiles.load().values() for one in probe.probes(profile)]
     assert {one.profile for one in asked if one.kind == "base"} == set(profiles.load())
     urls = {one.url for one in asked}
@@ -88,7 +88,7 @@ def test_probe_and_pin(
     assert ["debian-12", "base", DIGEST, f"{server}/library/debian:12-slim"] in lines
     assert ["debian-12", "base", "404", f"{server}/library/debian:12"] in lines
     assert ["debian-12", "packages", "200, 1 bytes", f"http://{server}/debian/dists/bookworm/Release"] in lines
-    # What was pinned is what is pulled, from the site's mirror.
+    # The pinned digest is pulled, from the site's mirror.
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path / "config"))
     profiles.digests.cache_clear()
     try:

@@ -1,7 +1,7 @@
-"""A Debian repository with everything in its place, and with one thing changed: what `verify = "strict"` promises.
+"""`verify = "strict"` with a correct Debian repository, and with one thing in it changed.
 
-apt itself asks, in a container of Debian 12's base image; the repository is on loopback, signed with a key of the
-test's that an image on top of that base has.
+apt itself makes the query, in a container based on Debian 12. The repository is on loopback, and signed with the
+test's key, which that image trusts.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def vendor(tmp_path_factory: pytest.TempPathFactory) -> rpms.Signer:
 
 @pytest.fixture(scope="module")
 def base(docker_engine: EngineUnderTest, vendor: rpms.Signer) -> Iterator[str]:
-    """Debian 12 whose apt believes the test's key and no other."""
+    """Debian 12 whose apt trusts only the test's key."""
     below = image.ensure_base(profiles.by_name("debian-12"), docker_engine.engine)
     ref = "localhost/vmbox/test-apt:1"
-    # What this host's apt is told, and the base was made with, may be to overlook the date.
+    # The settings of this host's apt, with which the base was made, may ignore the date.
     clear = "rm -rf /etc/apt/trusted.gpg.d/* /etc/apt/apt.conf.d/99mmdebstrap"
     lines = f"FROM {below}\nRUN {clear}\nCOPY key.asc /etc/apt/trusted.gpg.d/\n"
     context = io.BytesIO()
@@ -160,7 +160,7 @@ def repository(
 
 
 def refused(repository: Repository) -> str:
-    """What vmbox says; nothing may have been kept."""
+    """The error of vmbox. Nothing may have been kept."""
     with pytest.raises(DebuginfoError) as caught:
         repository.find()
     assert list(repository.cache.glob("debuginfo/*")) == []
@@ -182,7 +182,7 @@ def test_a_changed_inrelease(repository: Repository) -> None:
     assert repository.path(POOL) not in {path for path, _ in repository.archive.requests}
 
 
-def test_somebody_else_s_signature(repository: Repository, tmp_path: Path) -> None:
+def test_another_keys_signature_is_refused(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "else").mkdir()
     repository.vendor = rpms.Signer.new(tmp_path / "else")
     repository.publish()
@@ -212,7 +212,7 @@ def test_a_changed_package(repository: Repository, at: float) -> None:
 
 
 def test_another_package_that_fits_the_dump(repository: Repository) -> None:
-    """One whose vmlinux has the build-id and the banner, and whose blocks are all right: only the hash tells."""
+    """Its vmlinux has the build-id and the banner, and its blocks are correct: only the hash differs."""
     name = repository.path(POOL)
     size = len(repository.archive.files[name])
     others = (archives.vmlinux(dwarf=random.Random(seed).randbytes(300_000)) for seed in range(2, 100))

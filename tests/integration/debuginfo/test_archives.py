@@ -1,4 +1,4 @@
-"""The profiles' own URL templates, on loopback: vaults by point release, several vendors' builds of one release."""
+"""The profiles' own URL templates, on loopback: vaults of point releases, and several vendors' builds of a release."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ PLACES = {
 
 @dataclass
 class World:
-    """Every host of the profile is this server; every vendor's key is the test's."""
+    """This server is every host of the profile, and the test's key is every vendor's key."""
 
     archive: Archive
     cache: Path
     good: bytes
     other: bytes
-    """The same release, by another builder."""
+    """The same release, built by another vendor."""
     notices: list[str] = field(default_factory=list)
 
     def locate(self, **changes: object) -> Debuginfo:
@@ -73,7 +73,7 @@ def world(tmp_path: Path, packages: rpms.Packages, archive: Archive, monkeypatch
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("vendor_known", [True, False])
-def test_every_place(world: World, place: str, vendor_known: bool) -> None:
+def test_every_url_of_the_profile_works(world: World, place: str, vendor_known: bool) -> None:
     world.archive.files[PLACES[place]] = world.good
     found = world.locate(vendor=place.partition(" ")[0] if vendor_known else None)
     assert found.proof == f"build-id {archives.BUILD_ID}"
@@ -81,7 +81,7 @@ def test_every_place(world: World, place: str, vendor_known: bool) -> None:
 
 
 @pytest.mark.parametrize("build_id", [archives.BUILD_ID, None])
-def test_another_vendor_s_build_of_the_release(world: World, build_id: str | None) -> None:
+def test_a_build_of_another_vendor_is_skipped(world: World, build_id: str | None) -> None:
     world.archive.files[PLACES["rocky"]] = world.other
     world.archive.files[PLACES["oracle"]] = world.good
     found = world.locate(build_id=build_id)
@@ -98,14 +98,14 @@ def test_only_the_vendor_is_asked(world: World) -> None:
     assert all("almalinux" in path for path, _ in world.archive.requests)
 
 
-def test_rhel_s_cdn_is_for_subscribers(world: World) -> None:
+def test_rhel_is_fetched_only_from_its_cdn(world: World) -> None:
     with pytest.raises(DownloadFailed, match="404"):
         world.locate(vendor="rhel")
     assert {path for path, _ in world.archive.requests} == {f"/cdn.redhat.com/{CDN}"}
 
 
 def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that lets nobody in without a certificate of its authority, as Red Hat's CDN does."""
+    """The server requires a client certificate of its authority, as Red Hat's CDN does."""
     authority, server, client = certificates(tmp_path)
     world.archive.files[f"/{CDN}"] = world.good
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -134,7 +134,7 @@ def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def certificates(directory: Path) -> tuple[Path, Path, Path]:
-    """(authority, server's certificate and key, client's), made by openssl."""
+    """Make (authority, server's certificate and key, client's certificate and key) with openssl."""
     place = directory / "ca"
     place.mkdir()
     days = ["-days", "2", "-nodes", "-newkey", "rsa:2048"]

@@ -1,4 +1,4 @@
-"""Repositories as createrepo_c makes them, where only the index says what a package is called; Debian's debuginfod."""
+"""Repositories made by createrepo_c, where only the index has the names of packages; and Debian's debuginfod."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def vmcore(release: str, cache: Path, **changes: object) -> Vmcore:
 
 
 def publish(repository: Path, archive: Archive, at: str, *, compression: str = "gz") -> None:
-    """createrepo_c's index over the packages in `repository`, all of it at a URL path of the server."""
+    """Index the packages in `repository` with createrepo_c, and serve all at a URL path."""
     rpms.run(["createrepo_c", "--quiet", "--simple-md-filenames", "--no-database", str(repository)])
     data = repository / "repodata"
     xml = gzip.decompress((data / "primary.xml.gz").read_bytes())
@@ -123,7 +123,7 @@ def test_amazon(
 
 @pytest.fixture
 def suse(tmp_path: Path) -> tuple[bytes, bytes]:
-    """(vmlinux, vmlinux.debug), as objcopy parts them."""
+    """(vmlinux, vmlinux.debug), split by objcopy."""
     directory = tmp_path / "built"
     directory.mkdir()
     whole = directory / "vmlinux"
@@ -173,7 +173,7 @@ def test_suse_in_two_packages(
 
 
 @pytest.mark.usefixtures("keys")
-def test_what_was_tried_is_told(tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_lists_what_was_tried(tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     mirrored(monkeypatch, archive, "https://download.opensuse.org", "https://debuginfod.opensuse.org")
     with pytest.raises(DebuginfoError) as caught:
         find("sles-15", vmcore(SUSE, tmp_path), tmp_path / "cache")
@@ -207,7 +207,7 @@ def test_a_damaged_index(
 def test_koji_after_the_mirrors_and_the_archive(
     tmp_path: Path, archive: Archive, signer: rpms.Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A build that left the mirrors: Koji has it, without a signature, so a build-id must say that it is the one."""
+    """The mirrors no longer have the build. Koji has it without a signature, so a build-id must prove the match."""
     release = "6.14.0-63.fc42.x86_64"
     name = f"kernel-debuginfo-{release}"
     member = f"usr/lib/debug/lib/modules/{release}/vmlinux"
@@ -232,7 +232,7 @@ def test_koji_after_the_mirrors_and_the_archive(
         "/archives.fedoraproject.org/pub/archive/fedora/linux/releases/42",
         place,
     ]
-    # A flipped byte, another build, and a dump that has only its banner to compare.
+    # A flipped byte, another build, and a dump that only has its banner to compare.
     archive.flip = len(archive.files[place]) // 2
     for_dump = vmcore(release, tmp_path)
     with pytest.raises(DebuginfoError):
@@ -253,7 +253,7 @@ def test_parts_of_different_builds(tmp_path: Path, suse: tuple[bytes, bytes]) ->
 
 @contextmanager
 def debuginfod(directory: Path, scratch: Path) -> Iterator[str]:
-    """Debian's debuginfod over the packages and files of a directory."""
+    """Run Debian's debuginfod with the packages and files of a directory."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -291,11 +291,11 @@ def test_debians_debuginfod(
 
 
 def wait_for(url: str) -> None:
-    """Until the server has found the file in what it serves."""
+    """Wait until the server has found the file."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
-            # It knows GET only.
+            # It only knows GET.
             if httpx.get(url).status_code == 200:
                 return
         time.sleep(0.2)

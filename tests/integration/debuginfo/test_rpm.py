@@ -1,4 +1,4 @@
-"""Packages that rpmbuild made, signed by rpmsign with a key of GnuPG, read from a server on loopback."""
+"""Packages made by rpmbuild and signed by rpmsign with a GnuPG key, from a server on loopback."""
 
 from __future__ import annotations
 
@@ -95,13 +95,15 @@ def test_flipped_bytes(packages: Packages, home: Profile, archive: Archive, tmp_
         except VerificationFailed:
             assert list((tmp_path / "cache" / "debuginfo").iterdir()) == []
         else:
-            # Not every byte is used: name in the lead, a module's block, the signature over header and payload.
+            # These bytes are not used: the name in the lead, a module's block, the signature over header and payload.
             shutil.rmtree(tmp_path / "cache" / "debuginfo")
     archive.flip = None
     assert find(home, archive, tmp_path / "cache").proof
 
 
-def test_unsigned_and_otherwise_signed(packages: Packages, home: Profile, archive: Archive, tmp_path: Path) -> None:
+def test_unsigned_packages_and_other_keys_are_refused(
+    packages: Packages, home: Profile, archive: Archive, tmp_path: Path
+) -> None:
     copy = tmp_path / "unsigned.rpm"
     shutil.copy(packages.files["gzip"], copy)
     subprocess.run(["rpmsign", "--delsign", str(copy)], check=True, capture_output=True)
@@ -118,9 +120,9 @@ def test_unsigned_and_otherwise_signed(packages: Packages, home: Profile, archiv
 
 
 def with_signatures(package: bytes, added: list[bytes], *, classic: bool) -> bytes:
-    """The package with more OpenPGP signatures over its header, each in base64 under tag 278, as rpm 6 has them.
+    """Add OpenPGP signatures of its header to a package, in base64 with tag 278, as rpm 6 does.
 
-    Laid out by hand: no rpm that writes them is in Debian 12. The signatures in it are real.
+    Written by hand, because the rpm of Debian 12 cannot. The signatures are real.
     """
     at = 96
     count, size = struct.unpack(">II", package[at + 8 : at + 16])
@@ -136,7 +138,7 @@ def with_signatures(package: bytes, added: list[bytes], *, classic: bool) -> byt
     return package[:at] + header + bytes(-len(header) % 8) + rest
 
 
-def test_newer_signatures_beside_a_classic_one(
+def test_newer_signatures_besides_a_classic_one(
     packages: Packages, home: Profile, archive: Archive, tmp_path: Path
 ) -> None:
     """Version 6 and post-quantum (ML-DSA-65 with Ed25519), made by Sequoia."""
@@ -164,7 +166,7 @@ def test_newer_signatures_beside_a_classic_one(
         archive.files["/x.rpm"] = with_signatures(package, added, classic=True)
         found = find(home, archive, tmp_path / f"beside-{number}")
         assert "which Kernel Builders <k@example.org>" in found.verification_detail
-    # Alone: the vendor's key file has them, or they are nobody's.
+    # Without the classic signature: accepted only if the vendor's key file has these keys.
     for one in newer:
         archive.files["/x.rpm"] = with_signatures(package, [later, one], classic=False)
         keys.write_text(classic)

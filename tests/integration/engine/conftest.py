@@ -1,4 +1,4 @@
-"""A base image made of nothing but Debian's static busybox: no registry, no network."""
+"""A base image with only Debian's static busybox: no registry, no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sandbox.engine.Engine` promises, the same for every engine, on real ones."""
+"""The contract of `sandbox.engine.Engine`, which every engine keeps. Runs on real engines."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_start_inspect_remove(api: Engine, base: str) -> None:
     api.remove(container.id)
 
 
-def test_argv_is_all_that_runs(api: Engine, base: str) -> None:
+def test_only_argv_runs(api: Engine, base: str) -> None:
     context = containerfile(f'FROM {base}\nENTRYPOINT ["/bin/false"]\nCMD ["x"]\n')
     list(api.build(context, "localhost/vmbox/test-entry:1", labels=LABELS))
     try:
@@ -171,7 +171,7 @@ def test_run_streams(api: Engine, base: str) -> None:
     assert arrivals[-1] - arrivals[0] > 0.8
 
 
-def test_run_tells_of_errors_as_they_come(api: Engine, base: str) -> None:
+def test_run_passes_errors_on_as_they_arrive(api: Engine, base: str) -> None:
     heard: list[tuple[float, bytes]] = []
     script = "echo one >&2; sleep 1; echo two >&2; sleep 1; echo out"
     said = b"".join(api.run(spec(base, script), on_stderr=lambda piece: heard.append((time.monotonic(), piece))))
@@ -180,7 +180,7 @@ def test_run_tells_of_errors_as_they_come(api: Engine, base: str) -> None:
     assert heard[-1][0] - heard[0][0] > 0.5
 
 
-def test_run_fails_with_what_was_said(api: Engine, base: str) -> None:
+def test_run_fails_with_the_last_lines_of_stderr(api: Engine, base: str) -> None:
     pieces = api.run(spec(base, "echo out; sleep 0.2; echo context >&2; echo the reason >&2; exit 3"))
     assert next(pieces) == b"out\n"
     with pytest.raises(EngineFailed, match=r"exit status 3.*the reason") as caught:
@@ -267,7 +267,7 @@ def test_exec_can_be_polled(api: Engine, idle: str) -> None:
         assert b"hello" in said
 
 
-def test_exec_sees_the_container_go(api: Engine, base: str) -> None:
+def test_exec_ends_with_its_container(api: Engine, base: str) -> None:
     with started(api, spec(base, "sleep 600")) as container, api.exec(container.id, ["sleep", "600"]) as stream:
         threading.Timer(0.5, api.remove, [container.id]).start()
         assert drain(stream) == b""
@@ -305,7 +305,7 @@ def test_import_reads_a_stream(api: Engine, base: str, rootfs: Path) -> None:
     api.remove_image("localhost/vmbox/test-stream:1")
 
 
-def test_import_of_another_machine(api: Engine, rootfs: Path) -> None:
+def test_import_of_another_architecture(api: Engine, rootfs: Path) -> None:
     ref = "localhost/vmbox/test-other:1"
     api.import_rootfs(rootfs, ref, {**LABELS, "said": 'a "b" $c'}, platform="linux/arm64")
     try:
@@ -313,7 +313,7 @@ def test_import_of_another_machine(api: Engine, rootfs: Path) -> None:
         assert image is not None
         assert image.arch == "aarch64"
         assert image.labels.items() >= {**LABELS, "said": 'a "b" $c'}.items()
-        # What is built on it is of that machine, too; nothing has to run for that.
+        # A build on it has the same architecture; nothing has to run for that.
         context = containerfile(f"FROM {ref}\nCOPY files/hello /hello\nCOPY files/hello /again\n")
         list(api.build(context, "localhost/vmbox/test-built:1", labels=LABELS, platform="linux/arm64"))
         built = api.image("localhost/vmbox/test-built:1")
@@ -366,12 +366,12 @@ def test_build_failure(api: Engine, base: str) -> None:
     assert "about to fail" in (caught.value.detail or "")
     assert "why" in (caught.value.detail or "").splitlines()
     assert {container.id for container in api.containers({})} == before
-    # Nor are there images of the steps that went well.
+    # There are also no images of the successful steps.
     assert {image.id for image in api.images({})} == images
     assert api.image("localhost/vmbox/test-fail:1") is None
 
 
-def test_build_of_nonsense(api: Engine) -> None:
+def test_build_of_an_invalid_containerfile(api: Engine) -> None:
     with pytest.raises(ImageBuildFailed) as caught:
         list(api.build(containerfile("FRO M\n"), "localhost/vmbox/test-fail:1", labels=LABELS))
     assert "\n" not in caught.value.message
@@ -387,7 +387,7 @@ def test_build_abandoned(api: Engine, base: str) -> None:
     assert api.image("localhost/vmbox/test-gone:1") is None
 
 
-def test_pull_of_what_cannot_be_had(api: Engine) -> None:
+def test_pull_of_a_missing_image(api: Engine) -> None:
     with pytest.raises(BaseImageUnavailable, match=r"registry\.invalid/a/b:1") as caught:
         list(api.pull("registry.invalid/a/b:1"))
     assert "\n" not in caught.value.message
@@ -398,7 +398,7 @@ def test_pull_of_what_cannot_be_had(api: Engine) -> None:
 
 @pytest.fixture(scope="module")
 def hardened(engine: EngineUnderTest, base: str) -> dict[str, str]:
-    """Answers of one hardened container, by question."""
+    """Output of one hardened container, by question."""
     dump = engine.directory()
     (dump / "vmcore").write_bytes(b"evidence")
     os.chown(dump / "vmcore", engine.uid, engine.gid)
@@ -470,7 +470,7 @@ def test_hardened_sees_no_devices_of_the_host(hardened: dict[str, str]) -> None:
 
 
 def test_limits(api: Engine, base: str) -> None:
-    if not api.info().limits:  # rootless on cgroup v1: said by info(), and not refused
+    if not api.info().limits:  # rootless on cgroup v1: info() has limits=False, and the engine does not refuse
         assert output(api, spec(base, "echo ran", memory=64 << 20, pids=20, cpus=0.5)) == b"ran\n"
         return
     script = "(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22; do sleep 1 & done) 2>&1; wait"
@@ -489,7 +489,7 @@ def test_binds_follow_the_caller(engine: EngineUnderTest, api: Engine, base: str
     assert (shared / "new").read_text() == "hello\n"
 
 
-def test_a_path_that_is_not_there(engine: EngineUnderTest, api: Engine, base: str) -> None:
+def test_a_missing_path_to_bind(engine: EngineUnderTest, api: Engine, base: str) -> None:
     shared = engine.directory()
     (shared / "file").touch()
     for place in (shared / "nothing", shared / "file" / "below"):

@@ -1,4 +1,4 @@
-"""Engines behind ssh and behind TLS: the whole way there, and what is said when it is barred."""
+"""Engines behind ssh and behind TLS: the complete connection, and the errors if it is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LABELS = {"vmbox.test": "remote"}
 
 
 def _work(engine: Engine, rootfs: Path) -> None:
-    """An image sent there, a container that writes much and says how it ended, and a dialogue with a running one."""
+    """Send an image, run a container with much output and an exit status, and talk to a running container."""
     engine.import_rootfs(rootfs, REF, LABELS)
     try:
         flood = ContainerSpec(image=REF, argv=["/bin/sh", "-c", "yes | head -c 3000000"], labels=LABELS)
@@ -73,8 +73,10 @@ def test_tls_without_certificates(secured: Behind, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("stranger", ["the engine", "the client"])
-def test_tls_with_a_stranger(trusted: Behind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stranger: str) -> None:
-    """Neither an engine that another authority vouches for is spoken to, nor a client listened to."""
+def test_tls_with_another_authority(
+    trusted: Behind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stranger: str
+) -> None:
+    """An engine with a certificate of another authority is refused, and so is such a client."""
     for name in ("ca.pem", "cert.pem", "key.pem"):
         strange = (name == "ca.pem") == (stranger == "the engine")
         (tmp_path / name).write_bytes(((trusted.strangers if strange else trusted.certificates) / name).read_bytes())
@@ -83,8 +85,8 @@ def test_tls_with_a_stranger(trusted: Behind, monkeypatch: pytest.MonkeyPatch, t
         connect(trusted.url)
 
 
-def test_without_verification_is_not_had(trusted: Behind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """$DOCKER_CERT_PATH alone means TLS with the engine unverified to docker-py; not here."""
+def test_the_engine_is_always_verified(trusted: Behind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For docker-py, $DOCKER_CERT_PATH alone means TLS without verification of the engine; not for vmbox."""
     monkeypatch.delenv("DOCKER_TLS_VERIFY")
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).write_bytes((trusted.certificates / name).read_bytes())
@@ -119,7 +121,7 @@ def test_work_behind_ssh_until_it_is_cut(server: Sshd, podman_rootless: EngineUn
         with pytest.raises(EngineError) as caught:
             engine.containers({})
         assert "\n" not in caught.value.message
-    # What ran there goes on without us.
+    # The container there continues without us.
     found = podman_rootless.engine.container(kept.id)
     assert found is not None
     assert found.running
@@ -127,7 +129,7 @@ def test_work_behind_ssh_until_it_is_cut(server: Sshd, podman_rootless: EngineUn
     podman_rootless.engine.remove_image(REF)
 
 
-def test_ssh_that_leads_nowhere(server: Sshd, podman_rootless: EngineUnderTest) -> None:
+def test_ssh_without_an_engine_or_a_host_key(server: Sshd, podman_rootless: EngineUnderTest) -> None:
     with pytest.raises(EngineNotFound, match=r"no engine answers at /nowhere\.sock"):
         connect(f"ssh://{server.target}/nowhere.sock")
     (server.directory / "known").write_text("")

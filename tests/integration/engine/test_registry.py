@@ -43,7 +43,7 @@ def test_push_and_pull(api: Engine, base: str, address: str) -> None:
         api.remove_image(ref)
 
 
-def test_what_is_not_in_the_registry(api: Engine, base: str, address: str) -> None:
+def test_a_missing_image_in_the_registry(api: Engine, base: str, address: str) -> None:
     with pytest.raises(ImageNotInRegistry, match="manifest unknown"):
         list(api.pull(f"{address}/vmbox/nothing:1"))
     api.tag(base, "127.0.0.1:1/vmbox/x:1")
@@ -88,6 +88,6 @@ def test_saved_by_one_engine_loaded_by_the_other(
             target.remove_image(ref)
 
 
-def test_loading_nonsense(api: Engine) -> None:
+def test_load_of_a_file_that_is_not_an_archive(api: Engine) -> None:
     with pytest.raises(EngineFailed):
         api.load(io.BytesIO(b"not an archive" * 1000))

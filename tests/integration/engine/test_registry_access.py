@@ -1,4 +1,4 @@
-"""Registries that want to know who asks, and tags that move: Debian's docker-registry on loopback."""
+"""Registries that require a login, and tags that move: Debian's docker-registry on loopback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sandbox.engine import Engine
 from upkeep import probe
 
 USER = "maria:$2b$04$2DO9VkjuB8IVgpUrCywJTud1awc7T5gjsjarSje2dbzdsCwdBqLwe\n"
-"""Her password is secret."""
+"""The password is "secret"."""
 
 TINY = """\
 title = "Tiny"
@@ -35,7 +35,7 @@ version = "9"
 
 @contextmanager
 def _logged_in(user: EngineUnderTest, address: str) -> Iterator[None]:
-    """What docker login and podman login write, where the engine under test looks for it."""
+    """Write what docker login and podman login write, where the engine under test looks for it."""
     file = user.base / ("home/.docker/config.json" if user.name == "docker" else "run/containers/auth.json")
     word = base64.b64encode(b"maria:secret").decode()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -72,11 +72,11 @@ def test_the_engines_own_credentials(engine: EngineUnderTest, tmp_path: Path) ->
                 assert pushed.strip() == there
                 engine.engine.remove_image(ref)
                 assert vmbox("pull", "tiny", "--registry", f"{address}/vmbox").stdout.decode().strip() == ref
-            # The image is there, and nobody may know.
+            # The image exists, and only a user with a login may know.
             refused = vmbox("pull", "tiny", "--registry", f"{address}/vmbox", status=30).stderr.decode()
             assert f"docker login {address}, or podman login {address}" in refused
             assert "vmbox image push" not in refused
-            # Through a pipe, to a host that no registry reaches.
+            # Through a pipe, to a host without a registry.
             saved = vmbox("save", "tiny", "-o", "-").stdout
             engine.engine.remove_image(ref)
             assert vmbox("load", "-", stdin=saved).stdout.decode().strip() == ref
@@ -84,7 +84,7 @@ def test_the_engines_own_credentials(engine: EngineUnderTest, tmp_path: Path) ->
             engine.engine.remove_image(ref)
 
 
-def test_what_was_pinned_is_what_is_pulled(
+def test_the_pinned_digest_is_pulled(
     api: Engine, base: str, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "config" / "images"
@@ -104,7 +104,7 @@ def test_what_was_pinned_is_what_is_pulled(
             _forget_profiles()
             digest = profiles.digests()[moving]
             assert "docker.io/library/other:1" in profiles.digests()
-            # Somebody moves the tag.
+            # The tag is moved.
             api.import_rootfs(rootfs, tag, {"vmbox.test": "moved"})
             list(api.push(tag))
             api.remove_image(tag)
@@ -113,7 +113,7 @@ def test_what_was_pinned_is_what_is_pulled(
             found = api.image(pulled)
             assert found is not None
             assert found.labels["vmbox.test"] == "base"
-            # An image is built on it by that name.
+            # An image is built on it with that name.
             built = image.ensure(profiles.by_name("moving"), api)
             assert api.image(built) is not None
             api.remove_image(built)

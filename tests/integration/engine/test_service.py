@@ -1,4 +1,4 @@
-"""The private Podman service: started where there is no socket, gone with vmbox however vmbox goes."""
+"""The private Podman service: started if there is no socket, and ended with vmbox in whatever way vmbox ends."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_service_ends_with_its_client(env: dict[str, str], end: str) -> None:
 @pytest.mark.engine
 @pytest.mark.parametrize(("lifetime", "left"), [("600", True), ("2", False)])
 def test_containers_outlive_the_service(env: dict[str, str], rootfs: Path, lifetime: str, left: bool) -> None:
-    """A warm case stays; one that ends by itself is removed although nobody serves any more."""
+    """A warm case stays. A container that ends by itself is removed although the service has ended."""
     process = client(env, str(rootfs), lifetime)
     ident = process.stdout.readline().strip()
     _, socket, pid = process.stdout.readline().split()
@@ -103,7 +103,7 @@ def test_containers_outlive_the_service(env: dict[str, str], rootfs: Path, lifet
 
 
 def test_rootless_service_of_its_own(podman_rootless: EngineUnderTest) -> None:
-    """As a user whose Podman has no socket and would copy layers: overlay is used, and no service stays."""
+    """For a user whose Podman has no socket and would copy layers, overlay is used, and no service stays."""
     script = "from sandbox.engine import connect; e = connect('podman'); "
     script += "print(e.info().rootless, e.uses_vfs()); e.close()"
     ran = as_engine_user(podman_rootless, script)
@@ -115,7 +115,7 @@ def test_rootless_service_of_its_own(podman_rootless: EngineUnderTest) -> None:
 
 
 def as_engine_user(under_test: EngineUnderTest, script: str, *args: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python as the engine's user, without the address of its engine."""
+    """Run Python as the engine's user, without the address of the engine."""
     command = [*under_test.vmbox[: under_test.vmbox.index("-c")], "-c", script, *args]
     env = {key: value for key, value in under_test.env.items() if key != "VMBOX_ENGINE"}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd="/")
@@ -130,7 +130,7 @@ def services_below(directory: Path) -> list[str]:
     return found
 
 
-def test_nothing_listens(tmp_path: Path) -> None:
+def test_no_engine_listens(tmp_path: Path) -> None:
     with pytest.raises(EngineNotFound, match="no engine answers") as caught:
         connect(f"unix://{tmp_path}/none.sock")
     assert caught.value.hint
@@ -143,7 +143,7 @@ def test_not_an_engine() -> None:
         connect("ftp://host")
 
 
-def test_something_else_listens(tmp_path: Path) -> None:
+def test_another_server_listens(tmp_path: Path) -> None:
     import socket
     import threading
 
@@ -176,7 +176,7 @@ def test_engine_variable(docker_engine: EngineUnderTest, monkeypatch: pytest.Mon
 
 
 def test_no_permission(docker_engine: EngineUnderTest, podman_rootless: EngineUnderTest) -> None:
-    """Docker's socket belongs to root here; rootless Podman's user may not use it."""
+    """Here Docker's socket is root's, and the user of rootless Podman has no permission."""
     if docker_engine.uid == podman_rootless.uid:
         pytest.fail("needs two users") if os.getuid() == 0 else pytest.skip("both engines belong to one user")
     script = (

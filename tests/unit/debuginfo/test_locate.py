@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ import archives
 from debuginfo_bench import Bench
 from sandbox import profiles
 from sandbox.debuginfo.lookup import peek
+from sandbox.debuginfo.urls import Source
 from sandbox.errors import (
     DebuginfoMismatch,
     DebuginfoNotFound,
@@ -19,6 +21,7 @@ from sandbox.errors import (
     VmboxError,
 )
 from sandbox.host import disk
+from sandbox.log import without_secrets
 
 DEBIAN = Path(__file__).parents[3] / "images" / "debian-12.toml"
 
@@ -227,3 +230,36 @@ def test_beside_the_dump(bench: Bench) -> None:
     (bench.cache / "debuginfo" / archives.BUILD_ID / "about.json").unlink()
     beside.write_bytes(archives.vmlinux())
     assert bench.locate().origin == str(beside)
+
+
+def test_each_place_has_its_line_in_the_log(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger="vmbox")
+    bench.archive.files.clear()
+    bench.urls = ("/gone.deb?token=secret",)
+    beside = bench.dump.with_name(f"vmlinux-{archives.RELEASE}")
+    beside.write_bytes(archives.vmlinux("00" * 20))
+    with pytest.raises(DebuginfoMismatch) as caught:
+        bench.locate()
+    said = "\n".join(caplog.messages)
+    assert f"kernel {archives.RELEASE}, build-id {archives.BUILD_ID}, packages linux-image-" in said
+    assert f"cache {bench.cache / 'debuginfo'}: nothing" in said
+    assert f"{beside} does not match the dump: its build-id is 0000" in said
+    for source in Source:
+        assert f"asking: {source}\n" in said
+        assert f"nothing from: {source}" in said
+    assert f"GET {bench.archive.url}/gone.deb?token=*** bytes=0-963: 404, 0 bytes in " in said
+    assert f"{bench.archive.url}/gone.deb?token=***: 404 Not Found" in said
+    assert "secret" not in said
+    # And all that the error tells.
+    for line in (caught.value.detail or "").splitlines():
+        assert without_secrets(line) in said
+    caplog.clear()
+    beside.unlink()
+    bench.urls = ("/vmlinux-dbg.deb",)
+    bench.put(bench.package)
+    bench.locate()
+    assert any(
+        re.search(rf"{archives.BUILD_ID}/vmlinux, from {bench.archive.url}/.*: build-id ", line)
+        for line in caplog.messages
+    )
+    assert any(re.search(r"vmlinux-dbg\.deb.*: 20[06], \d+ bytes in ", line) for line in caplog.messages)

@@ -1,4 +1,4 @@
-"""The JSON schemas of reports and tables, derived from their dataclasses. Run as a program, it writes what ships."""
+"""The JSON schemas of reports and tables, made from their dataclasses. Run as a program to write the shipped files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def schema(of: type = model.Report) -> dict[str, Any]:
 
 
 def _with_plain_words(made: dict[str, Any]) -> dict[str, Any]:
-    """Words of a fixed set are strings to a reader: a later version may have more of them."""
+    """Describe enumerations as strings, because a later version may add values."""
     sets = [name for name, value in made["$defs"].items() if "enum" in value]
     text = json.dumps(made | {"$defs": {name: value for name, value in made["$defs"].items() if name not in sets}})
     for name in sets:

@@ -1,6 +1,6 @@
-"""Reading what crash prints.
+"""Parsing crash's output.
 
-The texts are written after crash's own source, not captured from a dump, and hostile where a dump could make them so.
+The texts follow crash's source and are not captured from a dump. Some are hostile, as a dump could make them.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def test_memory() -> None:
     assert kmem.slab_caches(TEXTS["kmem -s"])[0].bytes == 50 * 16 * 1024
 
 
-def test_the_rest_of_the_columns() -> None:
+def test_other_tables() -> None:
     assert tables.modules(TEXTS["mod"], TEXTS["mod -t"])[0].taint == "OE"
     assert tables.mounts(TEXTS["mount"])[0].directory == "/"
     assert tables.network(TEXTS["net"])[0].addresses == ("127.0.0.1", "::1")
@@ -146,7 +146,7 @@ def test_the_rest_of_the_columns() -> None:
     assert [one.current for one in tables.run_queues(TEXTS["runq"])] == [True]
 
 
-def test_signature_is_that_of_the_bug_and_not_of_the_build() -> None:
+def test_signature_depends_on_the_bug_and_not_on_the_build() -> None:
     first = signature.of(cause="null-pointer", backtrace=backtrace.parse(BT)[0])
     assert first.frames == ("mlx5e_poll", "mlx5e_napi_poll", "net_rx_action")
     other_build = BT.replace("ffffffff", "ffffff11").replace("+22", "+31").replace("isra.0", "constprop.3")
@@ -171,7 +171,7 @@ def test_signature_is_that_of_the_bug_and_not_of_the_build() -> None:
 @pytest.mark.parametrize(
     "functions",
     [
-        # As crash shows dumps of QEMU's: aarch64 counts the time after a panic, s390x stops. ppc64le's is by kexec.
+        # As crash shows dumps made by QEMU: aarch64 continues after a panic, s390x stops. The ppc64le dump is by kexec.
         "__delay __const_udelay panic ext4_error write_inode invoke_syscall el0t_64_sync",
         "on_panic_notify atomic_notifier_call_chain vpanic panic ext4_error write_inode __do_syscall system_call",
         "__crash_kexec panic ext4_error write_inode system_call_exception system_call_vectored_common",
@@ -184,14 +184,14 @@ def test_signature_begins_below_panic_and_ends_above_the_system_call(functions: 
     assert signature.of(cause="panic", backtrace=found).frames == ("ext4_error", "write_inode")
 
 
-def test_report_json_is_as_the_schema_says(vmcore: Vmcore, answers: CommandOutputs) -> None:
+def test_report_json_is_valid_by_the_schema(vmcore: Vmcore, answers: CommandOutputs) -> None:
     assert write.schema() == schema_of.schema(), "run tests/unit/report/schema_of.py"
     for report in (read(vmcore, answers), read(vmcore, None, DebuginfoNotFound("there is none"))):
         text = write.as_json(report)
         jsonschema.Draft202012Validator(write.schema()).validate(json.loads(text))
 
 
-def test_what_a_dump_holds_never_becomes_markup(vmcore: Vmcore, answers: CommandOutputs) -> None:
+def test_content_of_a_dump_never_becomes_markup(vmcore: Vmcore, answers: CommandOutputs) -> None:
     made = html.html(read(vmcore, answers))
     assert "<script" not in made
     assert "\x1b" not in made
@@ -199,7 +199,7 @@ def test_what_a_dump_holds_never_becomes_markup(vmcore: Vmcore, answers: Command
     assert made.count('role="img"') >= 4
 
 
-def test_a_part_that_crash_cannot_answer_says_why(vmcore: Vmcore, answers: CommandOutputs) -> None:
+def test_a_missing_part_has_a_reason(vmcore: Vmcore, answers: CommandOutputs) -> None:
     report = read(vmcore, answers)
     assert report.missing["disks"] == "crash says: dev: invalid kernel virtual address: 0"
     assert "dev: invalid kernel virtual address" in html.html(report)
@@ -208,7 +208,7 @@ def test_a_part_that_crash_cannot_answer_says_why(vmcore: Vmcore, answers: Comma
     assert "no debuginfo for this kernel" in html.html(degraded)
 
 
-def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: CommandOutputs) -> None:
+def test_the_report_of_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: CommandOutputs) -> None:
     busy = "".join(BT.replace("CPU: 0", f"CPU: {cpu}").replace("napi_poll", f"poll_{cpu % 100}") for cpu in range(100))
     idle = BT.replace("mlx5e_poll", "cpuidle_enter").replace('"init"', '"swapper/7"')
     texts = {
@@ -225,7 +225,7 @@ def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: CommandOutputs)
     ]
     shown = truncate_to_fit(runs)
     assert sum(len(run.output) for run in shown) <= 801_000
-    # Short answers are whole; of long ones begin and end are there.
+    # Short answers are complete; long ones keep begin and end.
     assert [run for run in shown if len(run.output) < 5000] == [run for run in runs if len(run.output) < 5000]
     (log,) = (run.output for run in shown if run.command == "log")
     assert log.startswith("x" * 79)
@@ -238,8 +238,8 @@ def test_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: CommandOutputs)
     assert [whose for whose, _ in few] == ["CPU 0: init (PID 1)", "4 CPUs alike (1-3, 7): swapper"]
 
 
-def test_one_stack_that_crash_cannot_walk_hides_no_other(vmcore: Vmcore, answers: CommandOutputs) -> None:
-    """Of a real dump: the NMI that stops the other CPUs came while one of them took a page fault."""
+def test_an_unreadable_stack_hides_no_other_stack(vmcore: Vmcore, answers: CommandOutputs) -> None:
+    """From a real dump: the NMI that stops the other CPUs arrived while one of them took a page fault."""
     lost = (
         'PID: 102      TASK: ff1d8c222ff120c0  CPU: 0    COMMAND: "sh"\n'
         " #0 [fffffe000000dea8] crash_nmi_callback at ffffffff9966058c\n"
@@ -283,7 +283,7 @@ DMI = """\
 """
 
 
-def test_machine_and_taint_that_the_log_does_not_name() -> None:
+def test_machine_and_taint_without_the_log() -> None:
     machine = "QEMU Standard PC (i440FX + PIIX, 1996), BIOS 1.16.2-debian-1.16.2-1 04/01/2014"
     assert tables.hardware(DMI) == machine
     assert tables.hardware("sys: cannot determine dmi strings\n") is None

@@ -1,4 +1,4 @@
-"""Charts are drawings and nothing else, whatever their labels are."""
+"""Charts contain only shapes and text, whatever their labels are."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def drawn(chart: charts.Chart) -> ET.Element:
 
 @pytest.mark.parametrize("make", [charts.bars, charts.stack])
 @pytest.mark.parametrize("count", [1, 2, 12])
-def test_a_drawing_with_a_name(make, count: int) -> None:
+def test_a_chart_has_an_accessible_name(make, count: int) -> None:
     values = [(f"{number} {EVIL}", float(number)) for number in range(count)]
     chart = make("Use of <memory>", values, unit="B")
     figure = drawn(chart)
     assert {element.tag for element in figure.iter()} == {"figure", "svg", "rect", "div", "span"}
     assert (figure.get("role"), figure.get("aria-label")) == ("img", "Use of <memory>")
-    # What describes the drawing are the words beside it.
+    # The text beside the drawing describes it.
     (words,) = (element for element in figure.iter() if element.get("id") == figure.get("aria-describedby"))
     said = [span.text for span in words.iter("span")]
     assert [amount for label, amount in zip(said[::2], said[1::2], strict=True)] == [bar.amount for bar in chart.bars]
@@ -59,6 +59,6 @@ def test_a_long_label_is_cut() -> None:
     assert len(bar.label) == 40
 
 
-def test_nothing_to_compare() -> None:
+def test_a_chart_without_values() -> None:
     chart = charts.bars("Load averages", [("1 minute", 0.0), ("5 minutes", 0.0)], unit="")
     assert [(bar.amount, bar.width) for bar in chart.bars] == [("0.00", 0), ("0.00", 0)]

@@ -1,4 +1,4 @@
-"""What a report holds of answers without an end. A stand-in for the session: it prints half a gigabyte."""
+"""The report of a command with endless output. The session is a fake that prints half a gigabyte."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def _collect(
 
 
 @pytest.mark.parametrize("piece", [LINE * 1000, b"A" * 65536], ids=["lines", "no newline"])
-def test_an_answer_of_500_mib_is_let_pass(piece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_of_500_mib_is_not_held_in_memory(
+    piece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracemalloc.start()
     try:
         answers, _ = _collect(["ps", "mod"], {"ps"}, piece, tmp_path, monkeypatch)
@@ -103,7 +105,7 @@ def test_a_bounded_answer_ends_with_a_whole_line() -> None:
     assert (answer.text(), answer.left_out) == ("one\ntwo\n", 7)
 
 
-def test_bytes_that_are_no_text_count_as_long_as_their_escapes() -> None:
+def test_bytes_that_are_not_text_count_as_their_escapes() -> None:
     answer = BoundedAnswer(1000)
     for _ in range(100):
         answer(b"\xff" * 100)
@@ -111,7 +113,7 @@ def test_bytes_that_are_no_text_count_as_long_as_their_escapes() -> None:
     assert answer.left_out > 9000
 
 
-def test_what_fits_is_whole_and_the_last_words_of_a_crash_are_shown(
+def test_short_answers_are_complete_and_the_end_of_a_dying_crash_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers, _ = _collect(["sys", "dies"], set(), b"", tmp_path, monkeypatch)

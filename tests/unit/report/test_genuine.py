@@ -1,4 +1,4 @@
-"""What crash answered on three genuine SysRq dumps, kept as `vmbox run --json` printed it, becomes a whole report."""
+"""Output of crash for three genuine SysRq dumps, stored as `vmbox run --json` printed it, becomes a complete report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _texts(kernel: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
-def test_report_of_genuine_answers(kernel: str) -> None:
+def test_genuine_output_makes_a_complete_report(kernel: str) -> None:
     texts = _texts(kernel)
     release = tables.system(texts["sys"])["RELEASE"]
     assert release.startswith(f"{kernel}.")
@@ -29,7 +29,7 @@ def test_report_of_genuine_answers(kernel: str) -> None:
     report = read(vmcore, CommandOutputs(texts=texts, runs=(), mode="", case={}))
     assert report.backtrace is not None
     assert "sysrq_handle_crash" in [frame.function for frame in report.backtrace.frames]
-    # The same death, whatever kernel died it.
+    # The same cause on each kernel.
     assert report.signature is not None
     assert report.signature.frames[0] == "sysrq_handle_crash"
     assert report.signature.id == "237bf7d6164e"

@@ -1,4 +1,4 @@
-"""The manifests of `vmbox kube`, and what a Job brings back."""
+"""The manifests of `vmbox kube`, and the answers of a Job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def vmcore() -> Vmcore:
     return identify(FIXTURES / "dumps" / "x86_64-6.1-zlib")
 
 
-def test_as_hard_as_a_case(vmcore: Vmcore) -> None:
+def test_the_pod_is_hardened_like_a_case(vmcore: Vmcore) -> None:
     policy, job = manifests(vmcore, JobOptions(registry="registry.example/vmbox", memory="4Gi"))
     pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -61,8 +61,8 @@ def test_hostile_names_stay_values(tmp_path: Path) -> None:
     assert set(job["metadata"]["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-def test_every_reader_of_yaml_takes_it(vmcore: Vmcore) -> None:
-    # Podman's reader refuses a block with an indentation indicator, which a text that begins with an empty line needs.
+def test_every_yaml_parser_reads_the_manifests(vmcore: Vmcore) -> None:
+    # Podman's parser refuses an indentation indicator, which a block that begins with an empty line needs.
     text = as_yaml(manifests(vmcore, JobOptions(), token=TOKEN))
     assert re.search(r"\|[+-]?$", text, re.MULTILINE)
     assert not re.search(r"\|[+-]?\d", text)
@@ -71,7 +71,7 @@ def test_every_reader_of_yaml_takes_it(vmcore: Vmcore) -> None:
 def test_a_split_dump_is_refused(vmcore: Vmcore) -> None:
     split = SimpleNamespace(path=vmcore.path, files=(Path("a"), Path("b")))
     with pytest.raises(ConfigurationError, match="consists of 2 files"):
-        manifests(split, JobOptions())  # type: ignore[arg-type] # as much of a dump as is looked at
+        manifests(split, JobOptions())  # type: ignore[arg-type] # has the fields that are read
 
 
 def _answered(pairs: list[tuple[str, str]], end: bool = True) -> bytes:
@@ -79,7 +79,7 @@ def _answered(pairs: list[tuple[str, str]], end: bool = True) -> bytes:
     return (text if end else text.removesuffix(f"{TOKEN} end\n")).encode()
 
 
-def test_what_comes_back_makes_a_report(vmcore: Vmcore, tmp_path: Path) -> None:
+def test_answers_of_a_job_make_a_report(vmcore: Vmcore, tmp_path: Path) -> None:
     genuine = [json.loads(line) for line in (FIXTURES / "crash" / "6.1.jsonl").read_text().splitlines()]
     pairs = [(one["command"], one["output"]) for one in genuine]
     file = tmp_path / "answers"
@@ -92,7 +92,7 @@ def test_what_comes_back_makes_a_report(vmcore: Vmcore, tmp_path: Path) -> None:
     assert report.identity.engine == "kubernetes"
 
 
-def test_a_page_arrives_beside_the_answers(vmcore: Vmcore) -> None:
+def test_the_job_also_makes_a_page(vmcore: Vmcore) -> None:
     genuine = [json.loads(line) for line in (FIXTURES / "crash" / "6.1.jsonl").read_text().splitlines()]
     evil = "</pre><script>alert(1)</script>&\x1b[31m\n</details>\n"
     pairs = [(one["command"], one["output"]) for one in genuine] + [("net", evil)]
@@ -120,7 +120,7 @@ def test_a_page_arrives_beside_the_answers(vmcore: Vmcore) -> None:
     assert "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;[31m" in page
 
 
-def test_a_crash_that_ended_is_told(tmp_path: Path) -> None:
+def test_a_crash_that_died_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "answers"
     imitation = f"{'f' * 32} end\n{'f' * 32} begin ps\n"
     file.write_bytes(_answered([("sys", imitation), ("bt -l", "bt: invalid\n"), ("ps", "half of it\n")], end=False))
@@ -129,7 +129,7 @@ def test_a_crash_that_ended_is_told(tmp_path: Path) -> None:
     assert read_answers(file).texts == {"sys": imitation, "bt -l": "bt: invalid\n"}
 
 
-def test_no_answers(tmp_path: Path) -> None:
+def test_a_file_without_answers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DumpUnreadable, match="No such file"):
         read_answers(tmp_path / "none")
     (tmp_path / "other").write_text("hello\n")

@@ -1,4 +1,4 @@
-"""What a triage finds, and who gets which dump next. In real processes: tests/integration/test_triage_processes.py."""
+"""Discovery of dumps, and the order of jobs. With real processes: tests/integration/test_triage_processes.py."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def test_find(heap: Path) -> None:
         discovery.find([heap / "nosuch*"])
 
 
-def test_the_schema_is_of_these_values() -> None:
+def test_the_schema_matches_the_dataclasses() -> None:
     assert table.schema() == schema_of.schema(table.Index), "run tests/unit/report/schema_of.py"
 
 
 class _Recording:
-    """A pool of two places that notes who was given what, and is done at once. Stands for a cluster."""
+    """A fake cluster: a pool of two places that records the jobs of each, and finishes them at once."""
 
     def __init__(self) -> None:
         self.given: list[tuple[str, str | None]] = []
@@ -89,25 +89,25 @@ def _driven(pool: _Recording, entries: list[DumpEntry], out: Path) -> scheduler.
     return made
 
 
-def test_a_kernel_goes_where_it_is(tmp_path: Path) -> None:
+def test_a_dump_goes_to_a_place_that_has_its_kernel(tmp_path: Path) -> None:
     pool = _Recording()
     made = _driven(pool, [*_some("one", 5), *_some("two", 5)], tmp_path / "out")
     assert len(made.rows) == len(pool.given) == 10
-    # One dump of each kernel goes ahead, to places of their own; the others follow it.
+    # The first dumps of two kernels go to different places; the others follow them.
     assert pool.given[:2] != [("a", "one"), ("a", "one")]
     first = {kernel: place for place, kernel in reversed(pool.given)}
     elsewhere = [kernel for place, kernel in pool.given if place != first[kernel]]
     assert len(elsewhere) <= 5
 
 
-def test_a_kernel_goes_where_an_earlier_day_left_it(tmp_path: Path) -> None:
+def test_a_dump_goes_to_a_place_that_got_its_kernel_earlier(tmp_path: Path) -> None:
     pool = _Recording()
     pool.held = {("a", "one"), ("b", "two")}
     _driven(pool, [*_some("one", 2), *_some("two", 2)], tmp_path / "out")
     assert set(pool.given) == pool.held
 
 
-def test_a_torn_line_of_the_journal_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_the_journal_spoils_no_other(tmp_path: Path) -> None:
     out = tmp_path / "out"
     _driven(_Recording(), _some("one", 3), out)
     journal = out / "rows.jsonl"
@@ -122,7 +122,7 @@ def test_a_torn_line_of_the_journal_takes_no_other_with_it(tmp_path: Path) -> No
     assert "" not in journal.read_text().splitlines()
 
 
-def test_what_a_kernel_lacks_is_looked_for_once(tmp_path: Path) -> None:
+def test_missing_debuginfo_of_a_kernel_is_searched_once(tmp_path: Path) -> None:
     pool = _Recording()
     made = _driven(pool, _some("unknown", 6), tmp_path / "out")
     assert len(made.rows) == 6
@@ -131,7 +131,7 @@ def test_what_a_kernel_lacks_is_looked_for_once(tmp_path: Path) -> None:
 
 
 class _Breaking:
-    """Stands for processes, of which one dump kills whichever reads it; after that all fail until they are renewed."""
+    """A fake pool of processes. One dump kills the process that reads it; then all fail until the pool is renewed."""
 
     broken = False
 
@@ -146,7 +146,7 @@ class _Breaking:
         self.broken = False
 
 
-def test_a_dump_that_kills_its_reader_is_told_of(tmp_path: Path) -> None:
+def test_a_dump_that_kills_its_reader_is_reported(tmp_path: Path) -> None:
     paths = [tmp_path / f"vmcore.{number}" for number in range(40)]
     paths[20] = tmp_path / "vmcore.killer"
     for path in paths:
@@ -156,7 +156,7 @@ def test_a_dump_that_kills_its_reader_is_told_of(tmp_path: Path) -> None:
     assert [path.name for path, one in zip(paths, found, strict=True) if one.problem] == ["vmcore.killer"]
 
 
-def test_entry_of_no_dump(tmp_path: Path) -> None:
+def test_entry_of_a_file_that_is_not_a_dump(tmp_path: Path) -> None:
     (tmp_path / "vmcore").write_text("no dump at all")
     found = entry(tmp_path / "vmcore")
     assert found.exit_code == 12

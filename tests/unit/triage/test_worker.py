@@ -1,4 +1,4 @@
-"""What a worker that serves many callers takes from each, and what it has of earlier days."""
+"""A worker that serves many callers: their settings, and debuginfo from earlier jobs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _as_it_was() -> Iterator[None]:
     worker._settled.clear()
 
 
-def test_settings_are_of_the_caller_alone() -> None:
+def test_settings_of_one_caller_do_not_affect_the_next() -> None:
     options = OpenOptions(engine="unix:///nonexistent/engine.sock")
     job = ReportJob(entry=entry(DUMP), options=options, timeout=1, settings=("idle=5m",), neighbours=2)
     assert worker.run_job(job).row.exit_code == 20
@@ -33,25 +33,25 @@ def test_settings_are_of_the_caller_alone() -> None:
     assert first.memory is not None
     assert first.cpus is not None
     assert first.cpus >= 1
-    # The next one set nothing, and has the host to itself.
+    # The next caller has no settings, and the whole host.
     worker.run_job(ReportJob(entry=entry(DUMP), options=options, timeout=1, neighbours=1))
     assert config.current().idle == 1800
     assert config.current().memory is None
 
 
-def test_what_the_user_set_is_not_divided() -> None:
+def test_limits_set_by_the_user_are_not_divided() -> None:
     config.override(["memory=6GB"])
     assert "memory=6GB" in worker.shares(4)
     assert not any(word.startswith("memory=") and word != "memory=6GB" for word in worker.shares(4))
 
 
-def test_debuginfo_of_an_earlier_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debuginfo_that_the_host_already_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path))
-    # A kernel without a build-id goes by its release, which names no place in the cache.
+    # A kernel without a build-id is named by its release, which is not a key of the cache.
     assert worker.holding(["3b43fad503", "../../etc", "6.1.0-56 #1 SMP"]) == []
 
 
-def test_what_an_archive_is_unpacked_to_goes_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unpacked_copy_is_removed_after_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CACHE", "RUNTIME"):
         (tmp_path / name).mkdir(mode=0o700)
         monkeypatch.setenv(f"VMBOX_{name}_DIR", str(tmp_path / name))
@@ -62,10 +62,10 @@ def test_what_an_archive_is_unpacked_to_goes_with_its_report(tmp_path: Path, mon
     with worker._passing_copy(packed):
         assert unpack(identify(packed), into).read_bytes() == DUMP.read_bytes()
     assert list(into.iterdir()) == []
-    # It is unpacked before an engine is looked for.
+    # It is unpacked before an engine is searched.
     assert worker.run_job(job).row.status == "partial"
     assert list(into.iterdir()) == []
-    # The copy of a run that was killed goes with the next one; the copy of a user stays.
+    # The next run removes the copy of a killed run; the copy of a user stays.
     abandoned = worker._passing_copy(packed)
     abandoned.__enter__()
     unpack(identify(packed), into)
