@@ -7,10 +7,17 @@ optional extra: vmbox-crash[mcp].
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import itertools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+=======
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+>>>>>>> 75b53ee (wip)
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -73,7 +80,8 @@ def server(directories: Sequence[Path] = (), *, engine: str | None = None) -> MC
         @functools.wraps(function)
         def told(*args: Any, **kwargs: Any) -> str:
             try:
-                return function(*args, **kwargs)
+                with answers.confined():
+                    return function(*args, **kwargs)
             except VmboxError as error:
                 # The assistant needs detail and hint to act on the error.
                 lines = [error.message, *(error.detail or "").splitlines()[-20:]]
@@ -168,6 +176,14 @@ class _Answers:
         text = _newest(f"{one.get('time', '')} crash> {one['command']}\n{one['output']}" for one in kept)
         # Not kept, because it grows with every command.
         return _paged(text, page)
+
+    def confined(self) -> AbstractContextManager[None]:
+        """Refuse dumps and files beside them that, once opened, are not below the directories."""
+        from sandbox.dump.source import confined
+        from sandbox.host import paths
+
+        # What an archive was unpacked to is in the user's own cache.
+        return confined((*self._directories, paths.unpacked_dir().resolve()) if self._directories else ())
 
     def _allowed(self, path: str) -> Path:
         where = Path(path).expanduser().resolve()

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump.source import cannot_open, open_evidence
-from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, unwritable
+from sandbox.dump.source import FileSource, cannot_open, open_evidence
+from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, VmboxError, unwritable
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
 from sandbox.model import field_with_key
@@ -156,8 +156,9 @@ def _differences(before: Fingerprint, now: Fingerprint) -> list[str]:
 
 def _beside(path: Path) -> str | None:
     try:
-        text = path.with_name(f"{path.name}.sha256").read_text(encoding="utf-8")[:4096]
-    except (OSError, UnicodeDecodeError):
+        with FileSource(path.with_name(f"{path.name}.sha256"), below=path.parent) as source:
+            text = source.read_at(0, 4096).decode("utf-8", "replace")
+    except VmboxError:
         return None
     found = re.match(r"([0-9a-fA-F]{64})\b", text)
     return found[1] if found else None

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from sandbox.dump import magic
-from sandbox.dump.source import FileSource
+from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside
 from sandbox.errors import DumpUnreadable, NotADump, VmboxError
 
-_MOST_ENTRIES: Final = 20_000
+_MOST_ENTRIES: Final = 50_000
 _DEEPEST: Final = 8
+_SMALLEST: Final = 512
 
 _LOG: Final = re.compile(r"vmcore-dmesg(?:-incomplete)?\.txt|dmesg(?:\.txt|\.\d{8,})?")
 _CRASH_DIRECTORY: Final = re.compile(r"(?:^|/)crash/[^/]+/[^/]+$")
@@ -28,31 +30,52 @@ class Contents:
     logs: list[Path] = field(default_factory=list)
     """Kernel logs that kdump saved; not a sosreport's dmesg, which is of the machine after its reboot."""
     uname: Path | None = None
+    cut: bool = False
+    """There is more below the directory than was looked at."""
+    heads: set[tuple[Path, bytes]] = field(default_factory=set)
+    """Directory and first bytes of each dump: the parts of a split dump share their header, and are one dump."""
 
 
-def look(directory: Path) -> Contents:
-    """Dumps and kdump's logs below a directory. Raises `DumpUnreadable` when it cannot be listed."""
+def look(directory: Path, budget: Budget | None = None) -> Contents:
+    """Dumps and kdump's logs below a directory, in one pass. Raises `DumpUnreadable` when it cannot be listed.
+
+    Links are not followed. The pass ends after a number of entries, or when the time is over.
+    """
+    budget = budget or Budget(SECONDS)
     found = Contents()
+    waiting = [(directory, 0)]
     seen = 0
-
-    def stop(error: OSError) -> None:
-        if error.filename == str(directory):
-            raise DumpUnreadable(f"{directory}: {error.strerror}", hint=f"as root: setfacl -m u:$USER:rx {directory}")
-
-    for top, directories, files in os.walk(directory, onerror=stop):
-        depth = len(Path(top).relative_to(directory).parts)
-        directories[:] = sorted(directories) if depth < _DEEPEST else []
-        for name in sorted(files):
-            seen += 1
-            if seen > _MOST_ENTRIES:
-                return found
-            _consider(Path(top) / name, depth, found)
+    while waiting and not found.cut:
+        top, depth = waiting.pop()
+        try:
+            with os.scandir(top) as listing:
+                entries = list(islice(listing, _MOST_ENTRIES - seen + 1))
+        except OSError as error:
+            if top == directory:
+                hint = f"as root: setfacl -m u:$USER:rx {directory}"
+                raise DumpUnreadable(f"{directory}: {error.strerror}", hint=hint) from error
+            continue
+        seen += len(entries)
+        found.cut = seen > _MOST_ENTRIES
+        below = []
+        try:
+            budget.ask()
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.is_dir(follow_symlinks=False):
+                    below.append((top / entry.name, depth + 1))
+                elif entry.is_file(follow_symlinks=False):
+                    _consider(directory, entry, depth, found, budget)
+        except DeadlineExceeded:
+            found.cut = True
+            return found
+        if depth < _DEEPEST:
+            waiting += reversed(below)
     return found
 
 
-def choose(directory: Path) -> Path | None:
+def choose(directory: Path, contents: Contents | None = None) -> Path | None:
     """The one dump below a directory; None when there is none. Raises `NotADump` when there are several."""
-    dumps = look(directory).dumps
+    dumps = (contents or look(directory)).dumps
     if not dumps:
         return None
     if len(dumps) > 1:
@@ -72,19 +95,20 @@ def log_beside(dump: Path) -> Path | None:
     names = (
         (f"dmesg.{stamp[1]}",) if stamp else ("vmcore-dmesg.txt", "dmesg.txt", "dmesg", "vmcore-dmesg-incomplete.txt")
     )
-    return next((dump.parent / name for name in names if (dump.parent / name).is_file()), None)
+    return next((path for name in names if (path := beside(dump, name)) is not None), None)
 
 
 def unfinished_beside(dump: Path) -> bool:
     """SUSE's kdump leaves a README.txt that says so until the dump is written."""
     try:
-        with FileSource(dump.parent / "README.txt") as source:
+        with FileSource(dump.parent / "README.txt", below=dump.parent) as source:
             return b"crash dump is likely incomplete" in source.read_at(0, 4096)
     except VmboxError:
         return False
 
 
-def _consider(path: Path, depth: int, found: Contents) -> None:
+def _consider(directory: Path, entry: os.DirEntry[str], depth: int, found: Contents, budget: Budget) -> None:
+    path = Path(entry.path)
     text = path.as_posix()
     if text.endswith(_UNAME):
         found.uname = path
@@ -93,24 +117,19 @@ def _consider(path: Path, depth: int, found: Contents) -> None:
         found.logs.append(path)
         return
     try:
-        if path.is_symlink() or path.stat().st_size < 512:
+        if entry.stat(follow_symlinks=False).st_size < _SMALLEST:
             return
-        with FileSource(path) as source:
+        with FileSource(path, budget=budget, below=directory) as source:
             head = source.read_at(0, magic.PEEK)
     except (VmboxError, OSError):
         return
     if magic.is_dump(head):
-        # The parts of a split dump share their header, and are one dump.
-        if not any(_same_set(head, other) for other in found.dumps if other.parent == path.parent):
+        if (path.parent, head) not in found.heads:
+            found.heads.add((path.parent, head))
             found.dumps.append(path)
     elif magic.wrapper(head) is not None and re.match(r"(?:vmcore|dump)[.-]?", path.name):
         found.dumps.append(path)
 
 
-def _same_set(head: bytes, other: Path) -> bool:
-    with FileSource(other) as source:
-        return source.read_at(0, magic.PEEK) == head
-
-
 def _newest(paths: list[Path]) -> Path:
-    return max(paths, key=lambda path: path.stat().st_mtime)
+    return max(paths, key=lambda path: path.lstat().st_mtime)

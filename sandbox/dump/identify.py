@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sandbox.dump import completeness, crash_directory, magic, panic, reader, saved_log, vmcoreinfo
 from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
-from sandbox.dump.memory_dump import SECONDS, apply_dump
+from sandbox.dump.memory_dump import apply_dump
 from sandbox.dump.printk import Record
-from sandbox.dump.source import DeadlineExceeded, FileSource, cannot_open
+from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
 from sandbox.formats.streams import Source
 from sandbox.log import Log
@@ -26,25 +26,31 @@ def identify(path: Path, *, log: bool = True) -> Vmcore:
     `DumpDamaged`;
     a dump that is cut or flagged incomplete is no error as long as its header can be read.
     """
+    return _identify(path, Budget(SECONDS), log=log)
+
+
+def _identify(path: Path, budget: Budget, *, log: bool, below: Path | None = None) -> Vmcore:
+    """The same; what was found `below` a directory is opened without following links."""
     try:
-        directory = path.is_dir()
+        directory = below is None and path.is_dir()
     except OSError as error:  # a directory above it is closed to us
         raise cannot_open(path, error) from error
     if directory:
-        return _identify_directory(path, log=log)
+        return _identify_directory(path, budget, log=log)
     if path.suffix == ".vmem":
         # VMware's memory without the state that says what it is; that lies beside it.
-        state = next((one for suffix in (".vmss", ".vmsn") if (one := path.with_suffix(suffix)).is_file()), None)
+        names = (path.with_suffix(suffix).name for suffix in (".vmss", ".vmsn"))
+        state = next((one for name in names if (one := beside(path, name)) is not None), None)
         if state is not None:
-            return identify(state, log=log)
-    with FileSource(path, seconds=SECONDS) as source:
+            return _identify(state, budget, log=log, below=path.parent)
+    with FileSource(path, budget=budget, below=below) as source:
         builder = VmcoreBuilder(path, source.size)
         if source.size == 0:
             raise NotADump(
                 f"{path} is empty", hint="kdump ran out of space or was killed before it wrote; look for another dump"
             )
         try:
-            _examine(builder, source, path, log=log)
+            _examine(builder, source, path, budget, log=log)
         except DeadlineExceeded as error:
             raise DumpDamaged(
                 f"{path}: no dump was found in it in {SECONDS} s", hint="unpack it, if it is an archive, and try again"
@@ -58,12 +64,15 @@ def _ways(builder: VmcoreBuilder) -> str:
     return "".join(f"; {name} from {origin}" for name, origin in sorted(builder.origins.items()))
 
 
-def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
-    dump = crash_directory.choose(directory)
+def _identify_directory(directory: Path, budget: Budget, *, log: bool) -> Vmcore:
+    # Looking around takes half of the time at most: some is left for what was found.
+    contents = crash_directory.look(directory, budget.part(SECONDS / 2))
+    dump = crash_directory.choose(directory, contents)
     if dump is not None:
-        return identify(dump, log=log)
-    contents = crash_directory.look(directory)
+        return _identify(dump, budget, log=log, below=directory)
     if not contents.logs and contents.uname is None:
+        if contents.cut:
+            raise NotADump(f"{directory} holds too many files to look for a dump in all", hint="name the dump itself")
         raise NotADump(
             f"{directory} holds no kernel crash dump", hint="kdump writes to /var/crash/<host>-<time>/vmcore"
         )
@@ -71,28 +80,28 @@ def _identify_directory(directory: Path, *, log: bool) -> Vmcore:
     builder.set(format=DumpFormat.SOSREPORT if contents.uname else DumpFormat.LOG, wrappers=(Wrapper.DIRECTORY,))
     if contents.logs:
         saved = contents.logs[-1]
-        with FileSource(saved, seconds=SECONDS) as source:
-            builder.set(member=str(saved.relative_to(directory)))
-            saved_log.apply_text(builder, source, "log")
+        builder.set(member=str(saved.relative_to(directory)))
+        with suppress(DeadlineExceeded), FileSource(saved, budget=budget, below=directory) as source:
+            saved_log.apply_text(builder, source, budget, "log")
     if contents.uname is not None:
-        with FileSource(contents.uname) as source:
+        with suppress(DeadlineExceeded), FileSource(contents.uname, budget=budget, below=directory) as source:
             saved_log.apply_uname(builder, source.read_at(0, 512).decode("utf-8", "replace"))
     saved_log.apply_original_path(builder, str(contents.logs[-1].absolute()) if contents.logs else None)
     return builder.build()
 
 
-def _examine(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
+def _examine(builder: VmcoreBuilder, source: FileSource, path: Path, budget: Budget, *, log: bool) -> None:
     head = source.read_at(0, magic.PEEK)
     kind = magic.dump_format_of(source)
     if reader.reads_memory(kind):
-        apply_dump(builder, source, path, log=log)
+        apply_dump(builder, source, path, budget, log=log)
     elif kind is not None:
-        _take_named(builder, kind, source, path)
+        _take_named(builder, kind, source, path, budget)
     elif magic.wrapper(head) is not None:
-        _take_wrapped(builder, source, path, log=log)
+        _take_wrapped(builder, source, path, budget, log=log)
     elif magic.is_kernel_log(source.read_at(0, 4096)):
         builder.set(format=DumpFormat.LOG)
-        saved_log.apply_text(builder, source, "log")
+        saved_log.apply_text(builder, source, budget, "log")
         saved_log.apply_original_path(
             builder, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None
         )
@@ -100,29 +109,30 @@ def _examine(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool) -
         raise _not_a_dump(str(path), head)
 
 
-def _take_named(builder: VmcoreBuilder, kind: DumpFormat, source: Source, path: Path) -> None:
+def _take_named(builder: VmcoreBuilder, kind: DumpFormat, source: Source, path: Path, budget: Budget) -> None:
     from sandbox.dump import header_only
 
     header = header_only.parse(kind, source)
     found = header_only.ScanResult()
     with suppress(VmboxError):
-        memory_file = header_only.find_sibling_memory(path.name)
-        if memory_file is not None and (path.parent / memory_file).is_file():
-            builder.set(files=(path, path.parent / memory_file))
-            with FileSource(path.parent / memory_file, seconds=SECONDS) as beside:
-                found = header_only.scan_memory(beside)
+        name = header_only.find_sibling_memory(path.name)
+        memory = None if name is None else beside(path, name)
+        if memory is not None:
+            with FileSource(memory, budget=budget, below=path.parent) as opened:
+                builder.set(files=(path, memory))
+                found = header_only.scan_memory(opened)
         else:
             found = header_only.scan_memory(source)
     apply_header(builder, header, vmcoreinfo.parse(found.vmcoreinfo), "memory")
     builder.propose("utsname in memory", release=found.release, utsname_version=found.utsname_version)
     if found.panic is not None:
         line = Record(nanoseconds=None, text=found.panic.encode())
-        apply_findings(builder, panic.examine([line]), "text in memory")
+        apply_findings(builder, panic.examine([line], budget), "text in memory")
     if header.flag is not None:
         builder.propose("header", complete=False, incomplete_reason=header.flag)
 
 
-def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Path, *, log: bool) -> None:
+def _take_wrapped(builder: VmcoreBuilder, source: Source, path: Path, budget: Budget, *, log: bool) -> None:
     # With every decompressor there is; most dumps need none.
     from sandbox.dump import header_only, wrappers
     from sandbox.formats.streams import PeekSource
@@ -134,7 +144,7 @@ def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Pat
     if found.sosreport or found.is_log:
         builder.set(format=DumpFormat.SOSREPORT if found.sosreport and found.source is None else DumpFormat.LOG)
         if found.source is not None:
-            saved_log.apply_text(builder, found.source, "log")
+            saved_log.apply_text(builder, found.source, budget, "log")
         if found.uname is not None:
             saved_log.apply_uname(builder, found.uname)
         saved_log.apply_original_path(builder, found.member)
@@ -148,9 +158,9 @@ def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Pat
         # Only of a small dump the whole can be looked at; of others the header, and a log beside it, have to do.
         if log and isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.WHOLE_LIMIT:
             inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2)
-        apply_dump(builder, inner, path, log=log and inner.size is not None)
+        apply_dump(builder, inner, path, budget, log=log and inner.size is not None)
         if log and inner.size is None:
-            _take_log_of_deep(builder, found.log, path)
+            _take_log_of_deep(builder, found.log, path, budget)
     elif kind is not None:
         header = header_only.parse(kind, inner)
         apply_header(builder, header, vmcoreinfo.parse(header_only.find_vmcoreinfo(inner)), "memory")
@@ -164,13 +174,17 @@ def _take_wrapped(builder: VmcoreBuilder, source: FileSource | Source, path: Pat
         builder.propose("size", complete=False, incomplete_reason=reason)
 
 
-def _take_log_of_deep(builder: VmcoreBuilder, in_archive: Source | None, path: Path) -> None:
+def _take_log_of_deep(builder: VmcoreBuilder, in_archive: Source | None, path: Path, budget: Budget) -> None:
     """What kdump saved of the log, in the archive before the dump or beside it, when the dump's own is out of reach."""
     if in_archive is not None:
-        saved_log.apply_saved_log(builder, "log in the archive", in_archive)
+        with suppress(DeadlineExceeded):
+            saved_log.apply_saved_log(builder, "log in the archive", in_archive, budget)
     elif (saved := crash_directory.log_beside(path)) is not None:
-        with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
-            saved_log.apply_saved_log(builder, saved.name, source)
+        with (
+            suppress(VmboxError, DeadlineExceeded),
+            FileSource(saved, budget=budget, below=path.parent) as source,
+        ):
+            saved_log.apply_saved_log(builder, saved.name, source, budget)
     if builder.get("panic") is None:
         layers = ", ".join(builder.values["wrappers"])
         builder.set(skipped=f"the log, with cause and panic: it lies too deep in {layers} to be read without unpacking")

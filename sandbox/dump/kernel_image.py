@@ -14,6 +14,7 @@ from typing import Final
 from sandbox.dump import vmcoreinfo
 from sandbox.dump.address_translation import KernelMemory
 from sandbox.dump.header import MACHINES, PageMissingError
+from sandbox.dump.source import Budget
 
 _NOTE: Final = {
     "little": re.compile(rb"\x04\0\0\0[\x10\x14]\0\0\0\x03\0\0\0GNU\0"),
@@ -29,16 +30,19 @@ _STEP: Final = 1 << 20
 _PAGE: Final = 4096
 _UTSNAME_FIELD: Final = 65
 _AROUND: Final = 256
+_MOST_NOTES: Final = 20_000
+"""An image has a few, and one for each module that was loaded; a made one has millions."""
 _BTF: Final = (b"\x9f\xeb\x01\x00", b"\xeb\x9f\x01\x00")
 _LTO_INFO: Final = (b"\x06\0\0\0\x04\0\0\0\x01\x01\0\0Linux\0", b"\0\0\0\x06\0\0\0\x04\0\0\x01\x01Linux\0")
 """LINUX_ELFNOTE_LTO_INFO, which since 5.12 stands behind the build-id of vmlinux and of modules, not of vDSOs."""
 
 
-def find_build_id(kernel: KernelMemory, start: int) -> str | None:
+def find_build_id(kernel: KernelMemory, start: int, budget: Budget) -> str | None:
     """Lower-case hexadecimal; None when no note is certain. `start` is the address of _stext."""
     begin = start & ~(_ALIGNMENT - 1)
     candidates: dict[int, tuple[bool, str]] = {}
     before = b""
+    notes = 0
     for at in (
         *range(begin + _TEXT_SIZE, begin + _IMAGE_SIZE, _STEP),
         *range(begin, begin + _TEXT_SIZE + _STEP, _STEP),
@@ -47,7 +51,11 @@ def find_build_id(kernel: KernelMemory, start: int) -> str | None:
             before = b""
         piece = _read(kernel, at)
         window = before + piece
+        budget.ask()
         for found in _NOTE[kernel.order].finditer(window):
+            notes += 1
+            if notes > _MOST_NOTES:
+                return None
             size = max(window[found.start() + 4 : found.start() + 8])
             value = window[found.end() : found.end() + size]
             if len(value) < size or found.end() + size + _AROUND > len(window):
@@ -55,7 +63,8 @@ def find_build_id(kernel: KernelMemory, start: int) -> str | None:
             where = at - len(before) + found.start()
             # vDSO images start with an ELF header at most two pages before; modules' notes are at page boundaries.
             page = found.start() - where % _PAGE
-            heads = (window[max(0, page - back * _PAGE) :][:4] for back in range(3))
+            starts = (max(0, page - back * _PAGE) for back in range(3))
+            heads = (window[at_page : at_page + 4] for at_page in starts)
             if where % _PAGE == 0 or b"\x7fELF" in heads:
                 continue
             near = window[max(0, found.start() - _AROUND) : found.start()]

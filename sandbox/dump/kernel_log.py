@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.dump import crash_directory, magic, printk, reader, split_set
-from sandbox.dump.source import DeadlineExceeded, FileSource
+from sandbox.dump.source import Budget, DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable
 
 _SECONDS: Final = 60.0
@@ -25,21 +25,23 @@ def read_log(path: Path) -> Iterator[bytes]:
     Where the log cannot be walked in the dump, the one that kdump saved beside it is given instead. Raises
     `DumpUnreadable` when there is neither, and what `identify` raises.
     """
+    budget = Budget(_SECONDS)
+    below = None
     if path.is_dir():
-        dump = crash_directory.choose(path)
+        contents = crash_directory.look(path, budget)
+        dump = crash_directory.choose(path, contents)
         if dump is None:
-            logs = crash_directory.look(path).logs
-            if not logs:
+            if not contents.logs:
                 raise DumpUnreadable(f"{path} holds neither a dump nor a kernel log")
-            dump = logs[-1]
-        path = dump
-    with FileSource(path, seconds=_SECONDS) as source:
+            dump = contents.logs[-1]
+        path, below = dump, path
+    with FileSource(path, budget=budget, below=below) as source:
         head = source.read_at(0, magic.PEEK)
         if magic.dump_format(head) is None and magic.wrapper(head) is not None:
             yield from _wrapped(source, path)
             return
         if magic.dump_format(head) is None and magic.is_kernel_log(source.read_at(0, 4096)):
-            yield from _saved(path)
+            yield from _saved(source)
             return
         kind = magic.dump_format_of(source)
         if kind is not None and not reader.reads_memory(kind):
@@ -48,29 +50,29 @@ def read_log(path: Path) -> Iterator[bytes]:
                 raise DumpUnreadable(
                     f"{path}: the log of a {kind} file is not read here", hint=f"crash may: vmbox run {path} -- log"
                 )
-            yield from _saved(saved)
+            yield from _saved_beside(saved)
             return
         opened = reader.open_dump(source, str(path))
         try:
-            yield from _walk(opened, path)
+            yield from _walk(opened, path, budget)
         except printk.LogMissingError as error:
             saved = crash_directory.log_beside(path)
             if saved is None:
                 raise DumpUnreadable(
                     f"{path}: {error}", hint=f"in a case container: vmbox run {path} -- log"
                 ) from error
-            yield from _saved(saved)
+            yield from _saved_beside(saved)
         except DeadlineExceeded as error:
             raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
 
 
-def _walk(opened: reader.DumpReader, path: Path) -> Iterator[bytes]:
+def _walk(opened: reader.DumpReader, path: Path, budget: Budget) -> Iterator[bytes]:
     opened.find_vmcoreinfo()
     opened.detect_arch()
-    files = split_set.find(path, opened)
+    files = split_set.find(path, opened, budget)
     with ExitStack() as stack:
         if len(files) > 1:
-            parts = split_set.open_files(files, stack, seconds=_SECONDS)
+            parts = split_set.open_files(files, path, stack, budget)
             opened.use_memory(split_set.SplitMemory([(part, file.memory()) for _, part, file in parts]))
         for record in opened.log():
             yield from record.lines()
@@ -105,7 +107,11 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
     )
 
 
-def _saved(path: Path) -> Iterator[bytes]:
-    with FileSource(path) as source:
-        for record in printk.from_text(source.read_at(0, source.size)):
-            yield from record.lines()
+def _saved_beside(path: Path) -> Iterator[bytes]:
+    with FileSource(path, below=path.parent) as source:
+        yield from _saved(source)
+
+
+def _saved(source: FileSource) -> Iterator[bytes]:
+    for record in printk.from_text(source.read_at(0, source.size)):
+        yield from record.lines()

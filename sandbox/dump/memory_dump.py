@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final
 
 from sandbox.dump import (
     completeness,
@@ -20,20 +19,17 @@ from sandbox.dump import (
 from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
 from sandbox.dump.dump_file import Part
 from sandbox.dump.header import Memory, PageMissingError
-from sandbox.dump.source import DeadlineExceeded, FileSource
+from sandbox.dump.source import Budget, DeadlineExceeded, FileSource
 from sandbox.errors import VmboxError
 from sandbox.formats.streams import Source
 
-SECONDS: Final = 1.5
-"""Time that one file may take. Whole dumps take a hundredth of it; crafted ones take no more."""
 
-
-def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool) -> None:
+def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, budget: Budget, *, log: bool) -> None:
     """A dump whose memory can be read: header, completeness, log, build-id."""
     opened = reader.open_dump(source, str(path))
     builder.set(flattened=opened.flat is not None)
     with ExitStack() as parts:
-        _apply_split_set(builder, opened, path, parts)
+        _apply_split_set(builder, opened, path, budget, parts)
         if source.size is not None:
             _apply_completeness(builder, opened, path, log=log)
         if log or opened.file.stores_text_as_is:
@@ -46,19 +42,21 @@ def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, *, log: bool)
         if log:
             # Where time runs out or a page is missing, the rest of the answer stands.
             with suppress(DeadlineExceeded, PageMissingError):
-                _apply_log(builder, opened)
-                _apply_image(builder, opened)
+                _apply_log(builder, opened, budget)
+                _apply_image(builder, opened, budget)
 
 
-def _apply_split_set(builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, stack: ExitStack) -> None:
+def _apply_split_set(
+    builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, budget: Budget, stack: ExitStack
+) -> None:
     own = opened.file.part
     if own is None or opened.flat is not None:
         return
-    files = split_set.find(path, opened)
+    files = split_set.find(path, opened, budget)
     builder.set(files=files)
     memories: list[tuple[Part, Memory]] = []
     expected = 0
-    for place, part, file in split_set.open_files(files, stack, seconds=SECONDS):
+    for place, part, file in split_set.open_files(files, path, stack, budget):
         if part.start_pfn != expected and expected >= 0:
             builder.propose("header", complete=False, incomplete_reason=_gap(expected, part.start_pfn))
         expected = part.end_pfn
@@ -96,17 +94,17 @@ def _apply_completeness(builder: VmcoreBuilder, opened: reader.DumpReader, path:
     builder.propose("size", complete=True)
 
 
-def _apply_log(builder: VmcoreBuilder, opened: reader.DumpReader) -> None:
+def _apply_log(builder: VmcoreBuilder, opened: reader.DumpReader, budget: Budget) -> None:
     try:
-        apply_findings(builder, panic.examine(opened.log()), "log")
+        apply_findings(builder, panic.examine(opened.log(), budget), "log")
     except printk.LogMissingError:
         saved = crash_directory.log_beside(builder.values["path"])
         if saved is not None:
-            with suppress(VmboxError), FileSource(saved, seconds=SECONDS / 2) as source:
-                saved_log.apply_saved_log(builder, saved.name, source)
+            with suppress(VmboxError), FileSource(saved, budget=budget, below=saved.parent) as source:
+                saved_log.apply_saved_log(builder, saved.name, source, budget)
 
 
-def _apply_image(builder: VmcoreBuilder, opened: reader.DumpReader) -> None:
+def _apply_image(builder: VmcoreBuilder, opened: reader.DumpReader, budget: Budget) -> None:
     """From the kernel image in memory, what neither VMCOREINFO nor the log gave."""
     kernel = opened.kernel()
     start = vmcoreinfo.symbol(opened.info, "_stext")
@@ -118,7 +116,7 @@ def _apply_image(builder: VmcoreBuilder, opened: reader.DumpReader) -> None:
     if start is None:
         return
     if builder.get("build_id") is None:
-        builder.propose("memory", build_id=kernel_image.find_build_id(kernel, start))
+        builder.propose("memory", build_id=kernel_image.find_build_id(kernel, start, budget))
     release = builder.get("release")
     if builder.get("banner") is None and builder.get("uptime_seconds") is not None and release is not None:
         # The log was read, and its beginning is gone.

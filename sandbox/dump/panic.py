@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from sandbox.dump.printk import Record
-from sandbox.dump.source import DeadlineExceeded
+from sandbox.dump.source import SECONDS, Budget
 from sandbox.model import PanicCause
 
 _KEPT: Final = 4000
 """Lines before the end that are looked at; an oops with all CPUs' stacks is some hundreds."""
+
+_ASKED: Final = 256
+"""Lines between two looks at the clock."""
 
 _PANIC: Final = re.compile(r"(?<!end )Kernel panic - .*")
 _OOPS: Final = re.compile(
@@ -88,7 +90,7 @@ _NOT_TAINTED: Final = re.compile(r"\bNot tainted\b")
 _HARDWARE: Final = re.compile(r"Hardware name: (.+)")
 _DMI: Final = re.compile(r"\bDMI: (.+)")
 _BANNER: Final = re.compile(r"(?:^|[\s\]])(Linux version \d\S* \(.*)")
-_VERSION: Final = re.compile(r"(#\d+\S* .*)$")
+_VERSION: Final = re.compile(r"(#\d\S* .*)$")
 _RELEASE: Final = re.compile(r"^Linux version (\S+)")
 _TRIGGER: Final = re.compile(r"sysrq ?: Trigger a crash", re.IGNORECASE)
 
@@ -108,30 +110,34 @@ class LogFindings:
     uptime_seconds: float | None = None
 
 
-def examine(records: Iterable[Record], *, seconds: float = 1.5) -> LogFindings:
+def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindings:
     """Reads the whole log once and keeps its end. Raises `DeadlineExceeded` for one that is made to take long."""
     found = LogFindings()
-    deadline = time.monotonic() + seconds
+    budget = budget or Budget(SECONDS)
+    lines = 0
     tail: deque[str] = deque(maxlen=_KEPT)
     panicked = False
     last: int | None = None
     dmi: str | None = None
-    for number, record in enumerate(records):
-        if number % 1024 == 0 and time.monotonic() > deadline:
-            raise DeadlineExceeded
+    for record in records:
         if record.nanoseconds is not None:
             last = max(last or 0, record.nanoseconds)
         for raw in record.text.split(b"\n"):
+            lines += 1
+            # Not each record: one of 64 KiB may have as many lines.
+            if lines % _ASKED == 0:
+                budget.ask()
             line = _printable(raw)
             tail.append(line)
             # A console's log goes on with the capture kernel, whose banner is another one's.
             if not panicked and "Linux version " in line:
+                budget.ask()
                 _take_banner(found, line)
             panicked = panicked or line.startswith("Kernel panic - ")
             if dmi is None and "DMI: " in line and (match := _DMI.search(line)):
                 dmi = match[1].strip()
     found.uptime_seconds = None if last is None else round(last / 1e9, 6)
-    _conclude(found, list(tail))
+    _conclude(found, list(tail), budget)
     found.hardware = found.hardware or dmi
     return found
 
@@ -147,16 +153,16 @@ def _take_banner(found: LogFindings, line: str) -> None:
     found.utsname_version = version[1] if version else None
 
 
-def _conclude(found: LogFindings, lines: list[str]) -> None:
-    panic_at = _last(lines, _PANIC)
-    oops_at = _last(lines[:panic_at], _OOPS)
+def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
+    panic_at = _last(lines, _PANIC, budget)
+    oops_at = _last(lines[:panic_at], _OOPS, budget)
     panic = _PANIC.search(lines[panic_at]) if panic_at is not None else None
     oops = _OOPS.search(lines[oops_at]) if oops_at is not None else None
     if oops_at is not None and oops is not None and oops[0].startswith("Oops"):
         # "Oops: 0002 [#1] SMP" numbers what the line before it said.
-        before = _last(lines[max(0, oops_at - 6) : oops_at], _OOPS)
+        before = _last(lines[max(0, oops_at - 6) : oops_at], _OOPS, budget)
         oops = _OOPS.search(lines[max(0, oops_at - 6) + before]) if before is not None else oops
-    trigger = _last(lines, _TRIGGER)
+    trigger = _last(lines, _TRIGGER, budget)
     found.panic = panic[0].strip() if panic else oops[0].strip() if oops else None
     if trigger is not None:
         # Before 5.10 the crash that sysrq asks for was a null pointer dereference like any other.
@@ -168,6 +174,7 @@ def _conclude(found: LogFindings, lines: list[str]) -> None:
             candidates.reverse()
         found.cause = next(filter(None, map(_cause, candidates)), PanicCause.OTHER if panic else None)
     for line in reversed(lines):
+        budget.ask()
         if tainted := _TAINTED.search(line):
             found.taint = tuple(TAINT.get(letter, letter) for letter in tainted[1] if letter not in "G ")
         elif _NOT_TAINTED.search(line):
@@ -175,6 +182,7 @@ def _conclude(found: LogFindings, lines: list[str]) -> None:
         if found.taint is not None:
             break
     for line in reversed(lines):
+        budget.ask()
         if hardware := _HARDWARE.search(line):
             found.hardware = hardware[1].strip()
             break
@@ -185,8 +193,12 @@ def _cause(line: str) -> PanicCause | None:
     return next((cause for pattern, cause in _CAUSES if re.search(pattern, line, re.IGNORECASE)), None)
 
 
-def _last(lines: list[str], pattern: re.Pattern[str]) -> int | None:
-    return next((at for at in range(len(lines) - 1, -1, -1) if pattern.search(lines[at])), None)
+def _last(lines: list[str], pattern: re.Pattern[str], budget: Budget) -> int | None:
+    for at in range(len(lines) - 1, -1, -1):
+        budget.ask()
+        if pattern.search(lines[at]):
+            return at
+    return None
 
 
 def _printable(raw: bytes) -> str:

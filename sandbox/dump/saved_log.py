@@ -8,6 +8,7 @@ from typing import Final
 from sandbox.dump import panic, printk
 from sandbox.dump.builder import VmcoreBuilder, apply_findings
 from sandbox.dump.header import MACHINES
+from sandbox.dump.source import Budget
 from sandbox.formats.streams import Source
 
 _LOG_BYTES: Final = 4 << 20
@@ -16,19 +17,19 @@ _CASE_NAME: Final = re.compile(r".+-\d{4}-\d\d-\d\d-\d\d:\d\d(?::\d\d)?|\d{12,14
 """What kdump calls the directory of one dump: address and time, on Debian the time alone."""
 
 
-def apply_text(builder: VmcoreBuilder, source: Source, origin: str) -> None:
+def apply_text(builder: VmcoreBuilder, source: Source, budget: Budget, origin: str) -> None:
     text = source.read_at(0, _LOG_BYTES)
     size = source.size
     if size is not None and size > _LOG_BYTES:
         # The beginning has the banner, the end the panic.
         text = text[: 1 << 20] + source.read_at(size - _LOG_BYTES, _LOG_BYTES)
-    apply_findings(builder, panic.examine(printk.from_text(text)), origin)
+    apply_findings(builder, panic.examine(printk.from_text(text), budget), origin)
 
 
-def apply_saved_log(builder: VmcoreBuilder, name: str, source: Source) -> None:
+def apply_saved_log(builder: VmcoreBuilder, name: str, source: Source, budget: Budget) -> None:
     """The log that kdump saved for a dump, unless it is of another kernel: then it is another crash's."""
     beside = VmcoreBuilder(builder.values["path"], 0)
-    apply_text(beside, source, name)
+    apply_text(beside, source, budget, name)
     if builder.get("release") in {None, beside.get("release")}:
         builder.merge(beside)
 

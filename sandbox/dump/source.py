@@ -6,10 +6,14 @@ mapped: a file that is cut by another process, or by NFS, would end a mapping pr
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -20,42 +24,135 @@ READ_LIMIT: Final = 32 << 20
 """Most bytes that one read returns. Sizes in a dump are not trusted; nothing here needs more at once."""
 
 
+SECONDS: Final = 1.5
+"""Time that identification may take. Whole dumps take a hundredth of it; crafted ones take no more."""
+
+
 class DeadlineExceeded(Exception):
     """The time one question about a dump may take is over. Caught inside this package."""
 
 
-def open_evidence(path: Path) -> int:
-    """A descriptor to read a dump by, and nothing else. Raises `OSError`.
+class Budget:
+    """Time that one question about a dump may take, whatever files, layers and entries it leads to.
+
+    Every loop whose length a stranger chose asks it, also where nothing is read. What is read in between has a bound of
+    its own, so that work per byte is bounded, and not size.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+
+    def ask(self) -> None:
+        """Raises `DeadlineExceeded`."""
+        if time.monotonic() > self._deadline:
+            raise DeadlineExceeded
+
+    def part(self, seconds: float) -> Budget:
+        """A budget of its own, that ends with this one at the latest."""
+        part = Budget(seconds)
+        part._deadline = min(part._deadline, self._deadline)
+        return part
+
+
+_ALLOWED: ContextVar[tuple[Path, ...]] = ContextVar("directories that dumps may be read from", default=())
+
+
+@contextmanager
+def confined(directories: tuple[Path, ...]) -> Iterator[None]:
+    """Let this thread open dumps below `directories` only; without any, everywhere.
+
+    The opened file is checked, not its name: a directory or file that becomes a link after a check of the name is
+    refused, too. `directories` are absolute, without links.
+    """
+    token = _ALLOWED.set(directories)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+def open_evidence(path: Path, *, directory: int | None = None) -> int:
+    """Open a dump for reading. Raises `OSError`.
 
     Its access time is evidence too, and stays as it is where the kernel allows that: for its owner, and for root.
+    With the descriptor of a `directory`, `path` is relative to it, and no link.
     """
     # O_NONBLOCK: opening a FIFO would otherwise wait for a writer.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    if directory is not None:
+        flags |= os.O_NOFOLLOW
     try:
-        return os.open(path, flags | os.O_NOATIME)
+        return os.open(path, flags | os.O_NOATIME, dir_fd=directory)
     except PermissionError:
-        return os.open(path, flags)
+        return os.open(path, flags, dir_fd=directory)
+
+
+def open_below(directory: Path, path: Path) -> int:
+    """Open a file that was found below `directory`, to which no link may lead. Raises `OSError`.
+
+    What a user names may be a link. What lies beside it was put there by the directory's author, whose link to
+    another file would be read with the user's rights. Each component is opened with O_NOFOLLOW: that needs no
+    openat2(2), since a path without ".." cannot leave its directory in another way.
+    """
+    *parents, name = path.relative_to(directory).parts
+    if ".." in {*parents, name}:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for parent in parents:
+            inner = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+            os.close(place)
+            place = inner
+        return open_evidence(Path(name), directory=place)
+    finally:
+        os.close(place)
+
+
+def beside(dump: Path, name: str) -> Path | None:
+    """The regular file `name` in the directory of a dump; None where there is none, or where it is a link.
+
+    To be opened with `FileSource(path, below=path.parent)`.
+    """
+    path = dump.parent / name
+    try:
+        return path if stat.S_ISREG(path.lstat().st_mode) else None
+    except (OSError, ValueError):
+        return None
 
 
 class FileSource:
-    """An open file. Raises `DumpNotFound`, `DumpUnreadable` or `NotADump` when it cannot be one."""
+    """An open file. Raises `DumpNotFound`, `DumpUnreadable` or `NotADump` when it cannot be one.
 
-    def __init__(self, path: Path, *, seconds: float | None = None) -> None:
+    A file that was found, and not named by a user, is opened with `below`: see `open_below`. Each read asks `budget`.
+    """
+
+    def __init__(self, path: Path, *, budget: Budget | None = None, below: Path | None = None) -> None:
         self.path = path
-        self.deadline = None if seconds is None else time.monotonic() + seconds
+        self._budget = budget
         try:
-            self._fd = open_evidence(path)
+            self._fd = open_evidence(path) if below is None else open_below(below, path)
         except OSError as error:
             raise cannot_open(path, error) from error
         try:
-            self.size = self._measure()
+            self._check_place()
+            self.size = self._measure(found=below is not None)
         except BaseException:
             os.close(self._fd)
             raise
 
-    def _measure(self) -> int:
+    def _check_place(self) -> None:
+        if not (directories := _ALLOWED.get()):
+            return
+        try:
+            real = Path(os.readlink(f"/proc/self/fd/{self._fd}"))  # noqa: PTH115 - the link is the kernel's, no file's
+        except OSError as error:
+            raise DumpUnreadable(f"{self.path}: {error.strerror}", hint="mount /proc") from error
+        if not any(real.is_relative_to(directory) for directory in directories):
+            raise DumpUnreadable(f"{self.path} is not below a directory that dumps may be read from")
+
+    def _measure(self, *, found: bool) -> int:
         status = os.fstat(self._fd)
-        if stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        if stat.S_ISREG(status.st_mode) or (stat.S_ISBLK(status.st_mode) and not found):
             try:
                 return os.lseek(self._fd, 0, os.SEEK_END)
             except OSError as error:
@@ -65,8 +162,8 @@ class FileSource:
         raise NotADump(f"{self.path} is not a regular file", hint="save it to a file first: cat SOURCE > vmcore")
 
     def read_at(self, offset: int, size: int) -> bytes:
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise DeadlineExceeded
+        if self._budget is not None:
+            self._budget.ask()
         if offset < 0 or size <= 0 or offset >= self.size:
             return b""
         size = min(size, READ_LIMIT, self.size - offset)

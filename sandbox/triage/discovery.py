@@ -14,6 +14,8 @@ from sandbox.errors import DumpNotFound, VmboxError
 _NAMES = ("vmcore", "dump.")
 """Prefixes of kdump's file names. Such a file is a dump whatever its content, so that damaged dumps are reported."""
 _ARCHIVES = (".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".zip", ".7z", ".cpio")
+_DEEPEST = 100
+"""Directories in each other that are searched: more are no place where dumps are kept."""
 _BESIDE = (".txt", ".log", ".html", ".json", ".sha256", ".lock", ".filelist")
 
 
@@ -50,27 +52,38 @@ def _expanded(path: str) -> list[Path]:
 
 
 def _below(directory: Path) -> Iterator[Path]:
+    # Sosreports around the current directory, outermost first, in whose var nothing was found so far.
+    empty: list[Path] = []
     for top, directories, files in os.walk(directory):
+        place = Path(top)
+        if empty and not place.is_relative_to(empty[-1]):
+            yield empty[-1]
+            empty.clear()
         directories.sort()
-        paths = [Path(top) / name for name in sorted(files)]
-        dumps = [path for path in paths if not path.is_symlink() and _is_dump(path)]
-        yield from dumps
+        paths = [path for name in sorted(files) if not (path := place / name).is_symlink()]
+        found = [path for path in paths if _is_dump(path, directory)]
         if "sos_commands" in directories:
             # An unpacked sosreport: search only var, because the rest is thousands of small files.
             directories[:] = [name for name in directories if name == "var"]
-            if not any(_below(Path(top) / "var")):
-                yield Path(top)
-        elif not dumps:
+            empty.append(place)
+        else:
             # kdump's log, if the dump itself was not written or was removed.
-            yield from (path for path in paths if path.name.startswith("vmcore-dmesg") and path.suffix == ".txt")
+            found = found or [path for path in paths if path.name.startswith("vmcore-dmesg") and path.suffix == ".txt"]
+            if found:
+                empty.clear()
+        yield from found
+        if len(place.parts) - len(directory.parts) >= _DEEPEST:
+            directories.clear()
+    if empty:
+        yield empty[-1]
 
 
-def _is_dump(path: Path) -> bool:
+def _is_dump(path: Path, directory: Path) -> bool:
     if path.name.startswith(_NAMES):
         return path.suffix not in _BESIDE
     try:
         archived = path.name.startswith("sosreport-") or path.suffix in _ARCHIVES
-        with FileSource(path) as source:
+        with FileSource(path, below=directory) as source:
             head = source.read_at(0, magic.PEEK)
     except (VmboxError, OSError):
         return False

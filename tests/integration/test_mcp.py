@@ -166,3 +166,27 @@ def test_pages_are_whole_lines_and_lose_nothing() -> None:
     parts = [mcp._paged(text, page).rpartition("\n[page")[0] for page in range(1, pages + 1)]
     assert all(len(part) <= mcp.PAGE for part in parts)
     assert "".join(parts).replace("\n", "") == text.replace("\n", "")
+
+
+def test_a_link_beside_a_dump_is_not_read(tmp_path: Path) -> None:
+    secret = tmp_path / "id_rsa"
+    secret.write_text("[    0.000000] Linux version 6.1.0 secret\n" * 9)
+    case = tmp_path / "case2"
+    case.mkdir()
+    (case / "vmcore").write_bytes(DUMP.read_bytes()[:20000])
+    (case / "vmcore-dmesg.txt").symlink_to(secret)
+    for tool in ("dmesg", "identify"):
+        text, _ = _call(tool, (case,), path=str(case / "vmcore"))
+        assert "secret" not in text
+
+
+def test_the_opened_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = tmp_path / "case"
+    case.mkdir()
+    (case / "vmcore").symlink_to(DUMP)
+    # As if the name had become a link after the check of it.
+    monkeypatch.setattr(mcp._Answers, "_allowed", lambda _self, path: Path(path))
+    for tool in ("dmesg", "identify"):
+        text, failed = _call(tool, (case,), path=str(case / "vmcore"))
+        assert failed
+        assert "is not below" in text

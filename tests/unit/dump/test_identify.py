@@ -232,7 +232,7 @@ def test_no_permission(tmp_path, monkeypatch):
     path = tmp_path / "vmcore"
     path.write_bytes(b"KDUMP   ")
 
-    def refuse(*_):
+    def refuse(*_, **_options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "open", refuse)  # root, who runs CI, may read everything

@@ -1,0 +1,56 @@
+"""Which dumps a triage finds below a directory, in one pass and without following links."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from sandbox.triage.discovery import find
+
+DUMP = (Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib").read_bytes()
+
+
+def nested(directory: Path, depth: int) -> Path:
+    place = directory
+    for _ in range(depth):
+        (place / "sos_commands").mkdir(parents=True)
+        place /= "var"
+    place.mkdir(parents=True)
+    return place
+
+
+@pytest.mark.parametrize("dump", [True, False])
+def test_a_sosreport_in_a_sosreport_is_walked_once(tmp_path: Path, dump: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda place: (listed.append(place), scandir(place))[1])
+    inner = nested(tmp_path, 20)
+    if dump:
+        (inner / "vmcore").write_bytes(DUMP)
+    start = time.process_time()
+    assert find([tmp_path]) == [inner / "vmcore" if dump else inner.parent]
+    assert len(listed) == 21
+    assert time.process_time() - start < 1
+
+
+def test_two_sosreports(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        nested(tmp_path / name, 1)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "vmcore").write_bytes(DUMP)
+    assert find([tmp_path]) == [tmp_path / "a", tmp_path / "b", tmp_path / "c" / "vmcore"]
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"[    0.000000] Linux version 6.1.0\n" * 40)
+    case = tmp_path / "case"
+    case.mkdir()
+    for name in ("vmcore", "vmcore-dmesg.txt", "odd"):
+        (case / name).symlink_to(tmp_path / "key")
+    assert find([case]) == []
+    (case / "vmcore-dmesg.txt").unlink()
+    (case / "vmcore-dmesg.txt").write_bytes(b"")
+    assert find([case]) == [case / "vmcore-dmesg.txt"]
