@@ -7,17 +7,10 @@ optional extra: vmbox-crash[mcp].
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import itertools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-=======
-import re
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
->>>>>>> 75b53ee (wip)
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
