@@ -13,6 +13,7 @@ from sandbox.case import store
 from sandbox.cli.app import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, Json, OptionalDump, Quiet, Release, UtsnameVersion
 from sandbox.host import config, paths
+from sandbox.model import Verification
 
 if TYPE_CHECKING:
     # Every command loads this module, and few need these imports.
@@ -87,7 +88,7 @@ def list_kept(json: Json = False) -> None:
     if json:
         render.as_json(found)
     elif found:
-        columns = ("BUILD", "RELEASE", "SIZE", "MODULES", "USED", "ORIGIN")
+        columns = ("BUILD", "RELEASE", "SIZE", "MODULES", "USED", "CHECKED", "FOR", "ORIGIN")
         render.table(columns, (_row(one) for one in found))
         limit = config.current().debuginfo_limit
         render.note(f"{render.size(sum(one.size for one in found))} of at most {render.size(limit)}")
@@ -103,7 +104,11 @@ def add(
     engine: EngineName = None,
     quiet: Quiet = False,
 ) -> None:
-    """Keep debuginfo that you have: for a host without a network, or a kernel of your own."""
+    """Keep debuginfo that you have: for a host without a network, or a kernel of your own.
+
+    You vouch for it: it is used for every dump of its build from then on, also where verify is "strict", though nothing
+    of it is checked. To use a file for one dump alone, give it to that dump: vmbox run --debuginfo FILE VMCORE.
+    """
     from sandbox.case.options import OpenOptions
     from sandbox.case.provision import debuginfo_helpers
     from sandbox.debuginfo import add as put
@@ -111,8 +116,12 @@ def add(
     reporter = render.reporter(quiet=quiet)
     with debuginfo_helpers(OpenOptions(engine=engine), reporter) as (_, gdb_index_builder):
         for file in files:
-            for entry in put(file, gdb_index_builder=gdb_index_builder, reporter=reporter):
-                render.facts([("DEBUGINFO", str(entry.vmlinux)), ("BUILD-ID", entry.about.build_id or "none")])
+            for entry in put(
+                file, gdb_index_builder=gdb_index_builder, reporter=reporter, in_use=store.debuginfo_in_use
+            ):
+                facts = [("DEBUGINFO", str(entry.vmlinux)), ("BUILD-ID", entry.about.build_id or "none")]
+                facts += [("USED FOR", "every dump of this build"), ("VERIFIED", entry.about.verified)]
+                render.facts(facts)
 
 
 @command(group=group)
@@ -149,5 +158,9 @@ def prune(
 
 
 def _row(one: CachedBuild) -> tuple[str, ...]:
+    from sandbox.debuginfo import trust
+
     used = f"{datetime.fromtimestamp(one.used, UTC).astimezone():%Y-%m-%d %H:%M}"
-    return (one.build[:16], one.release, render.size(one.size), str(one.modules), used, one.origin)
+    checked = one.check or "not known"
+    whom = one.dump or ("every dump" if trust.shared(Verification(one.check)) else "no dump: not checked")
+    return (one.build[:16], one.release, render.size(one.size), str(one.modules), used, checked, whom, one.origin)

@@ -26,6 +26,10 @@ class CachedBuild:
     """When last; seconds since 1970."""
     origin: str
     verified: str
+    check: str
+    """The same in one word; as `Debuginfo.verification`."""
+    dump: str
+    """The dump that it is kept for; empty where it is for every dump of the build."""
     vmlinux: Path
 
 
@@ -68,5 +72,7 @@ def _kept(entry: Entry) -> CachedBuild:
         used=entry.directory.stat().st_mtime,
         origin=entry.about.origin,
         verified=entry.about.verified,
+        check=entry.about.check,
+        dump=entry.about.dump,
         vmlinux=entry.vmlinux,
     )

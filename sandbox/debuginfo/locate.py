@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sandbox.debuginfo import local, repodata, user_provided
+from sandbox.debuginfo import local, repodata, trust, user_provided
 from sandbox.debuginfo.attempts import SearchLog
 from sandbox.debuginfo.extract import ExtractSpec
 from sandbox.debuginfo.fetch import FetchRequest, add_kernel, fetch, identify
@@ -15,7 +15,7 @@ from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
 from sandbox.debuginfo.lookup import banner_decides, cached, debuginfo_of
 from sandbox.debuginfo.package_names import PackageNames, PackageQuery, RemotePackage, package_names
 from sandbox.debuginfo.proof import Identity, prove
-from sandbox.debuginfo.store import About, Entry, Store, key_of
+from sandbox.debuginfo.store import About, Entry, Store, key_of, private_key
 from sandbox.debuginfo.urls import Candidate, Source, bases, candidates, debuginfods, kernel_repositories, unsigned
 from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
 from sandbox.host import config, paths
@@ -43,9 +43,10 @@ def locate(
     """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
 
     Sources in order: `given` (vmlinux, package or directory; nothing else is tried then), the cache, what lies beside
-    the dump, the package manager (`package_query`). With `force`, a given file that does not match is used,
-    and the proof says so. A vmlinux gets a .gdb_index before it enters the cache, where a `gdb_index_builder` is given.
-    Then the least recently used builds are removed above the setting debuginfo_limit, except those `in_use`.
+    the dump, the package manager (`package_query`). What was not checked is kept for this dump alone. With `force`, a
+    given file that does not match is used, and the proof says so. A vmlinux gets a .gdb_index before it enters the
+    cache, where a `gdb_index_builder` is given. Then the least recently used builds are removed above the setting
+    debuginfo_limit, except those `in_use`.
 
     Raises `DebuginfoNotFound` (its `detail` has one line for each source), `DebuginfoMismatch`, `DownloadFailed`,
     `VerificationFailed`, `NoSpace`.
@@ -76,6 +77,7 @@ class _Search:
     in_use: Callable[[], frozenset[str]]
     wanted: PackageNames | None
     search_log: SearchLog = field(init=False)
+    refused: set[Path] = field(init=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self.search_log = SearchLog(self.vmcore.release)
@@ -113,7 +115,13 @@ class _Search:
         )
 
     def _cached(self) -> Debuginfo | None:
-        found = cached(self.vmcore, self.home, self.store)
+        def refused(entry: Entry, why: str) -> None:
+            if entry.directory not in self.refused:
+                self.refused.add(entry.directory)
+                self.reporter.notice(f"{entry.vmlinux} is not used: {why}")
+                self.search_log.note(str(entry.vmlinux), f"not used: {why}")
+
+        found = cached(self.vmcore, self.home, self.store, refused)
         _log.debug("cache %s: %s", self.store.entries_dir, "nothing" if found is None else found.directory.name)
         if found is not None:
             self.store.used(found.directory)
@@ -143,6 +151,10 @@ class _Search:
     def _beside(self) -> Debuginfo | None:
         for path in local.beside(self.vmcore.path, self.vmcore.release):
             _log.debug("beside the dump: %s", path)
+            if trust.strict():
+                self.reporter.notice(f'{path} is not used: nothing signed it, and verify is "strict"')
+                self.search_log.note(str(path), 'nothing signed it, and verify is "strict"')
+                continue
             try:
                 return self._from_file(path)
             except DebuginfoError as error:
@@ -241,21 +253,45 @@ class _Search:
             return None
 
     def _from_file(self, path: Path, *, force: bool = False) -> Debuginfo:
-        """A vmlinux or package of this host. It is copied: what the user does to the original later must not matter."""
+        """A vmlinux or package of this host, for this dump alone: nothing says that it is what it says it is.
+
+        It is copied: what the user does to the original later must not matter.
+        """
         kind = local.kind(path)
-        if kind is DebuginfoFormat.VMLINUX:
-            found = identify(path)
-            proof = self._prove(found, path, force=force)
-            if (entry := self.store.find(key_of(found.build_id, found.banners))) is None:
-                with self.store.new(key_of(found.build_id, found.banners)) as directory:
-                    user_provided.unpacked(path, self._contents(kind), directory, self.reporter)
-                    entry = self._keep(directory, user_provided.about(found, path))
-        else:
-            with self.store.new(hashlib.sha256(bytes(path)).hexdigest()) as directory:
-                found, proven = user_provided.unpacked(path, self._contents(kind), directory, self.reporter)
+        source, dump = trust.key_of_file(path), trust.key_of_dump(self.vmcore)
+        if (entry := next(iter(self.store.private(dump, source)), None)) is not None:
+            return self._again(entry, path, force=force)
+        with self.store.locked(f"{dump}-{source}", self.reporter):
+            if (entry := next(iter(self.store.private(dump, source)), None)) is not None:
+                return self._again(entry, path, force=force)
+            if kind is DebuginfoFormat.VMLINUX:
+                self._prove(identify(path), path, force=force)
+            with self.store.new(f"{dump}-{source}") as directory:
+                about = self._linked(source, directory)
+                if about is None:
+                    about = user_provided.about(
+                        *user_provided.unpacked(path, self._contents(kind), directory, self.reporter), path
+                    )
+                found = Identity(build_id=about.build_id, banners=about.banners, dwarf=True)
                 proof = self._prove(found, path, force=force)
-                entry = self._keep(directory, user_provided.about(found, path, proven))
-        return replace(self._result(entry, proof), origin=str(path))
+                entry = self._keep(directory, about, source)
+        return self._result(entry, proof)
+
+    def _linked(self, source: str, directory: Path) -> About | None:
+        """Makes `directory`/vmlinux a link, where the same file was given for another dump; None where it was not."""
+        twin = self.store.same_source(source)
+        if twin is None:
+            return None
+        try:
+            (directory / "vmlinux").hardlink_to(twin.vmlinux)
+        except OSError:
+            return None
+        return twin.about
+
+    def _again(self, entry: Entry, path: Path, *, force: bool) -> Debuginfo:
+        """What was made for this dump of this file before."""
+        found = Identity(build_id=entry.about.build_id, banners=entry.about.banners, dwarf=True)
+        return self._result(entry, self._prove(found, path, force=force))
 
     def _fetch(self, candidate: Candidate) -> Debuginfo:
         remote = candidate.remote
@@ -282,7 +318,7 @@ class _Search:
                 kind=candidate.kind,
                 keys=tuple(candidate.keys),
             )
-            entry = self._keep(directory, about)
+            entry = self._keep(directory, about, trust.key_of_text(f"{remote.url} {fetched.sha256}"))
         part.unlink(missing_ok=True)
         return self._result(entry, fetched.proof)
 
@@ -304,10 +340,19 @@ class _Search:
                     return
         raise DebuginfoNotFound(f"{candidate.remote.url}: the kernel it was stripped from is nowhere", hint="")
 
-    def _keep(self, directory: Path, about: About) -> Entry:
-        if self.gdb_index_builder is not None:
+    def _keep(self, directory: Path, about: About, source: str) -> Entry:
+        """Under its build-id where it was checked, else for this dump alone."""
+        if self.gdb_index_builder is not None and (directory / "vmlinux").stat().st_nlink == 1:
             add_gdb_index(directory, self.gdb_index_builder, self.reporter)
-        entry = self.store.keep(directory, about)
+        key = key_of(about.build_id, about.banners)
+        there = self.store.find(key)
+        replaced = there is None or trust.shared(there.about.check) or there.directory.stat().st_uid == os.getuid()
+        if trust.shared(about.check) and replaced:
+            entry = self.store.keep(directory, about, in_use=self.in_use())
+        else:
+            name = private_key(key, trust.key_of_dump(self.vmcore), source)
+            about = replace(about, dump=str(self.vmcore.path))
+            entry = self.store.keep(directory, about, name, in_use=self.in_use())
         gone = self.store.prune(config.current().debuginfo_limit, keep=self.in_use() | {entry.directory.name})
         if gone:
             self.reporter.notice(

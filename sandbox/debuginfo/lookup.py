@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sandbox.debuginfo import trust
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.store import Entry, Store
 from sandbox.errors import DebuginfoMismatch
@@ -12,27 +14,43 @@ from sandbox.model import Debuginfo, Vmcore
 from sandbox.profiles import Profile
 
 
-def cached(vmcore: Vmcore, home: Profile | None, store: Store) -> Debuginfo | None:
-    """The debuginfo that is there and matches; `home` is the profile of the dump's kernel, where one knows it."""
+def cached(
+    vmcore: Vmcore, home: Profile | None, store: Store, refused: Callable[[Entry, str], object] | None = None
+) -> Debuginfo | None:
+    """The debuginfo that is there and matches; `home` is the profile of the dump's kernel, where one knows it.
+
+    What was checked goes before what is kept for this dump alone. `refused` is told of what would match and may not be
+    used, and why.
+    """
     by_banner = banner_decides(vmcore, home)
-    if vmcore.build_id is not None and (entry := store.find(vmcore.build_id)) is not None:
-        return _matching(vmcore, entry, by_banner=by_banner)
-    if vmcore.build_id is not None and not by_banner:
-        return None
-    for entry in store.entries():
+    for entry in _fitting(vmcore, store, by_banner=by_banner):
         try:
-            return _matching(vmcore, entry, by_banner=by_banner)
+            found = _matching(vmcore, entry, by_banner=by_banner)
         except DebuginfoMismatch:
             continue
+        why = trust.objection(entry.about.check, private=bool(entry.about.dump))
+        if not why:
+            return found
+        if refused is not None:
+            refused(entry, why)
     return None
 
 
 def peek(vmcore: Vmcore, home: Profile | None, cache: Path) -> Debuginfo | None:
-    """The same, for who only wants to know; None as well where what is there does not match."""
-    try:
-        return cached(vmcore, home, Store(cache))
-    except DebuginfoMismatch:
-        return None
+    """The same, for who only wants to know."""
+    return cached(vmcore, home, Store(cache))
+
+
+def _fitting(vmcore: Vmcore, store: Store, *, by_banner: bool) -> Iterator[Entry]:
+    """Entries that may be of the dump's build: those for every dump first, then those for this one."""
+    if vmcore.build_id is not None and (entry := store.find(vmcore.build_id)) is not None:
+        yield entry
+    if vmcore.build_id is None or by_banner:
+        yield from sorted(
+            (entry for entry in store.entries() if not entry.about.dump),
+            key=lambda entry: not trust.shared(entry.about.check),
+        )
+    yield from store.private(trust.key_of_dump(vmcore))
 
 
 def banner_decides(vmcore: Vmcore, home: Profile | None) -> bool:

@@ -1,6 +1,7 @@
 """The cache: one directory per kernel build, complete or absent.
 
 debuginfo/<build-id>/vmlinux, about.json, modules/…
+debuginfo/<build-id>-of-<dump>-<source>/…   the same of what was not checked: for one dump, from one file or URL
 debuginfo/.new-<build-id>-…     being filled; of a process that died, when its lock is free
 downloads/<hash>.part           what arrived of a package; resumed, also after kill -9
 locks/<key>                     one fetch of one build at a time, on this host or on a shared file system
@@ -17,7 +18,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ class About:
     """As `DebuginfoFormat`; empty in entries of early versions."""
     keys: tuple[str, ...] = ()
     """Names of the keys, one of which signed the package."""
+    dump: str = ""
+    """The path of the dump that it is kept for; empty where it is for every dump of the build."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,11 @@ def key_of(build_id: str | None, banners: tuple[str, ...]) -> str:
     if build_id:
         return build_id
     return "banner-" + hashlib.sha256("\n".join(sorted(banners)).encode()).hexdigest()[:40]
+
+
+def private_key(key: str, dump: str, source: str) -> str:
+    """The name of what is kept for one dump: `dump` and `source` as `trust` names them."""
+    return f"{key}-of-{dump}-{source}"
 
 
 class Store:
@@ -103,6 +111,22 @@ class Store:
             if not name.startswith(".") and (entry := self.find(name)) is not None:
                 yield entry
 
+    def private(self, dump: str, source: str = "*") -> list[Entry]:
+        """What is kept for one dump, and of one source; what was used last first."""
+        found = (self.find(path.name) for path in self.entries_dir.glob(f"[!.]*-of-{dump}-{source}"))
+        return sorted(
+            (entry for entry in found if entry is not None and entry.about.dump),
+            key=lambda entry: -entry.directory.stat().st_mtime,
+        )
+
+    def same_source(self, source: str) -> Entry | None:
+        """What the user has already here of one source, for whichever dump."""
+        for path in self.entries_dir.glob(f"[!.]*-of-*-{source}"):
+            with contextlib.suppress(OSError):
+                if path.stat().st_uid == os.getuid() and (entry := self.find(path.name)) is not None:
+                    return entry
+        return None
+
     def used(self, directory: Path) -> None:
         """Notes that it is wanted, for `prune`."""
         # Another user's cache may be read-only here; then its owner prunes without this hint.
@@ -131,16 +155,22 @@ class Store:
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def keep(self, filled: Path, about: About) -> Entry:
-        """Makes a filled directory an entry, at once and durably."""
-        (filled / _ABOUT).write_text(json.dumps(asdict(about), indent=1) + "\n", encoding="utf-8")
+    def keep(
+        self, filled: Path, about: About, name: str | None = None, *, in_use: Collection[str] = frozenset()
+    ) -> Entry:
+        """Makes a filled directory an entry, at once and durably; `name` is its key where it is not the build's.
+
+        What it takes the place of stays on the disk where an open case uses it.
+        """
+        values = {key: value for key, value in asdict(about).items() if key != "dump" or value}
+        (filled / _ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         for file in filled.iterdir():
             if file.is_file():
                 # The container's user, and whoever shares the cache, reads it too; the umask may say otherwise.
                 file.chmod(0o644)
                 _sync(file)
         _sync(filled)
-        directory = self.entries_dir / key_of(about.build_id, about.banners)
+        directory = self.entries_dir / (name or key_of(about.build_id, about.banners))
         try:
             filled.rename(directory)
         except OSError as error:
@@ -150,10 +180,14 @@ class Store:
                 # Another user's, in a cache that is shared: just as good, and not ours to replace.
                 return there
             # The same build, fetched under another key or left damaged: the new one is as good or better.
-            old = Path(tempfile.mkdtemp(prefix=".old-", dir=self.entries_dir))
-            directory.rename(old / "entry")
-            filled.rename(directory)
-            shutil.rmtree(old, ignore_errors=True)
+            if directory.name in in_use:
+                directory.rename(self.entries_dir / f"{directory.name}-was-{os.urandom(4).hex()}")
+                filled.rename(directory)
+            else:
+                old = Path(tempfile.mkdtemp(prefix=".old-", dir=self.entries_dir))
+                directory.rename(old / "entry")
+                filled.rename(directory)
+                shutil.rmtree(old, ignore_errors=True)
         _sync(self.entries_dir)
         return Entry(directory=directory, about=about)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from sandbox.debuginfo import local, strip_relocs
+from sandbox.debuginfo import local, strip_relocs, trust
 from sandbox.debuginfo.extract import ExtractSpec, extract
 from sandbox.debuginfo.fetch import identify
 from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
@@ -29,6 +31,7 @@ def add(
     gdb_index_builder: GdbIndexBuilder | None = None,
     reporter: Reporter = QUIET,
     cache: Path | None = None,
+    in_use: Callable[[], frozenset[str]] = frozenset,
 ) -> tuple[Entry, ...]:
     """Puts a vmlinux, a package, or all that is in a directory into the cache, for dumps that are still to come.
 
@@ -44,7 +47,7 @@ def add(
     failures: list[str] = []
     for file in files:
         try:
-            added.append(_added(file, store, gdb_index_builder, reporter))
+            added.append(_added(file, store, gdb_index_builder, reporter, in_use))
         except DebuginfoError as error:
             failures.append(error.message)
     if not added:
@@ -52,15 +55,24 @@ def add(
     return tuple(added)
 
 
-def _added(file: Path, store: Store, gdb_index_builder: GdbIndexBuilder | None, reporter: Reporter) -> Entry:
+def _added(
+    file: Path,
+    store: Store,
+    gdb_index_builder: GdbIndexBuilder | None,
+    reporter: Reporter,
+    in_use: Callable[[], frozenset[str]],
+) -> Entry:
     file = file.absolute()
     with store.new(hashlib.sha256(bytes(file)).hexdigest()) as directory:
         found, proven = unpacked(file, ExtractSpec(kind=local.kind(file), patterns=ANY_VMLINUX), directory, reporter)
-        if (there := store.find(key_of(found.build_id, found.banners))) is not None:
+        there = store.find(key_of(found.build_id, found.banners))
+        if there is not None and trust.shared(there.about.check):
             return there
         if gdb_index_builder is not None:
             add_gdb_index(directory, gdb_index_builder, reporter)
-        return store.keep(directory, about(found, file, proven))
+        said = about(found, proven, file)
+        said = replace(said, check=Verification.ADDED, verified=f"added by the user for every dump; {said.verified}")
+        return store.keep(directory, said, in_use=in_use())
 
 
 def unpacked(file: Path, contents: ExtractSpec, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
@@ -79,7 +91,7 @@ def unpacked(file: Path, contents: ExtractSpec, directory: Path, reporter: Repor
     return identify(directory / "vmlinux"), proven
 
 
-def about(found: Identity, path: Path, proven: str = "") -> About:
+def about(found: Identity, proven: str, path: Path) -> About:
     return About(
         build_id=found.build_id,
         banners=found.banners,
