@@ -1,4 +1,4 @@
-"""vmlinux out of a package: of one read from its start, or of one read where it lies."""
+"""Extracts vmlinux from a package that is read from its start, or by ranges."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from sandbox.model import DebuginfoFormat
 from sandbox.progress import Step
 
 _LARGEST_FILE: Final = 16 << 30
-"""Bytes, where nothing says how many there are."""
+"""Bytes that a file of unknown size may have."""
 _STRIDE: Final = 256 << 20
-"""Room is looked for again after so many."""
+"""Free space is checked again after so many bytes."""
 
 
 class NoVmlinux(CorruptData):
-    """The package is whole, and holds no vmlinux."""
+    """The package is complete but has no vmlinux."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,11 @@ class ExtractSpec:
     patterns: Sequence[re.Pattern[str]]
     """Over member paths; the first regular file that matches is vmlinux."""
     keys: Sequence[Path] = ()
-    """Public keys, one of which must have signed an RPM; none means that nobody need have."""
+    """Public keys, one of which must have signed an RPM; if empty, no signature is needed."""
 
 
 def extract(what: ExtractSpec, package: Stream, directory: Path) -> str:
-    """Makes `directory`/vmlinux of a package read from its start; reads no further than it must.
+    """Writes `directory`/vmlinux from a package read from its start; reads no further than necessary.
 
     Returns what the package itself proves about vmlinux, in words. Raises `CorruptData`, `NoVmlinux`, `NoSpace`,
     `VerificationFailed`.
@@ -69,7 +69,7 @@ def extract(what: ExtractSpec, package: Stream, directory: Path) -> str:
 
 
 def unpack(packed: Path, target: Path) -> None:
-    """A file of its own, of one that may be compressed. Raises `CorruptData`, `NoSpace`."""
+    """Copies `packed` to `target`, decompressed if necessary. Raises `CorruptData`, `NoSpace`."""
     with FileStream(packed) as file:
         kind = COMPRESSIONS.get(magic.wrapper(file.read(magic.PEEK)) or "", "none")
     with FileStream(packed) as file:
@@ -77,7 +77,7 @@ def unpack(packed: Path, target: Path) -> None:
 
 
 def finalize(whole: Path, target: Path) -> None:
-    """`whole` becomes `target`, without what crash does not need."""
+    """Moves `whole` to `target`, without the parts that crash does not need."""
     file = strip_relocs.LocalFile(whole)
     if (plan := strip_relocs.plan(file)) is None:
         whole.rename(target)
@@ -89,9 +89,9 @@ def finalize(whole: Path, target: Path) -> None:
 def extract_ranged(
     what: ExtractSpec, file: HttpFile, directory: Path, *, check: Callable[[str | None], None], step: Step
 ) -> str:
-    """The same of a package that is read where it lies: only blocks that hold what is needed of vmlinux.
+    """Does the same by ranges: reads only the blocks with the parts of vmlinux that are needed.
 
-    `check` gets the build-id before the bulk is fetched, and may raise. Raises `RangesUnsupported`, `NotSeekable`,
+    `check` gets the build-id before most of it is fetched, and may raise. Raises `RangesUnsupported`, `NotSeekable`,
     `CorruptData`, `NoVmlinux`, `NoSpace`, `DownloadFailed`, `VerificationFailed`.
     """
     if what.kind is DebuginfoFormat.RPM:
@@ -128,7 +128,7 @@ def _rpm_by_ranges(
         stream.skip(at)
         if not is_file(rpm.payload_member(stream, header), wanted):
             raise NotSeekable("its files are not where its header says")
-        # All of it, and not only what is kept: the digest is of all of it.
+        # Also the parts that are not kept: the digest is over the whole file.
         vmlinux = strip_relocs.Part(blocks, stream.at, wanted.size)
         check(_build_id(vmlinux))
         step.total(file.fetched + blocks.cost(stream.at, wanted.size))
@@ -152,7 +152,7 @@ def _extract_rpm(what: ExtractSpec, package: Stream, target: Path) -> str:
 
 
 def signed(what: ExtractSpec, header: rpm.Rpm) -> str:
-    """Who signed the package's header, in words; empty when nobody need have. Raises `VerificationFailed`."""
+    """The signer of the package's header, in words; empty when none is required. Raises `VerificationFailed`."""
     return signer(header.header, header.signatures, what.keys, what=header.nevra) if what.keys else ""
 
 
@@ -166,12 +166,12 @@ def _wanted(what: ExtractSpec, header: rpm.Rpm) -> rpm.RpmFile:
 
 
 def is_file(member: Member | None, file: rpm.RpmFile) -> bool:
-    """Whether a member of the payload is the one the header tells of."""
+    """Whether a member of the payload is the file that the header describes."""
     return member is not None and (member.path, member.size) == (file.path, file.size)
 
 
 def compare(header: rpm.Rpm, wanted: rpm.RpmFile, digest: str) -> None:
-    """Raises `VerificationFailed` unless `digest` is what the header says of that file."""
+    """Raises `VerificationFailed` unless `digest` is the one that the header has for that file."""
     if digest != wanted.digest:
         raise VerificationFailed(
             f"{header.nevra}: the {header.hash.upper()} of {Path(wanted.path).name} is {digest}, "
@@ -181,7 +181,7 @@ def compare(header: rpm.Rpm, wanted: rpm.RpmFile, digest: str) -> None:
 
 def _proven(header: rpm.Rpm, signed: str) -> str:
     digest = f"{header.hash.upper().replace('SHA', 'SHA-')} of vmlinux from the package's header"
-    return f"{digest}, which {signed} signed" if signed else f"{digest}, which nobody was asked to have signed"
+    return f"{digest}, which {signed} signed" if signed else f"{digest}, no signature required"
 
 
 def _build_id(vmlinux: strip_relocs.Part) -> str | None:
@@ -204,7 +204,7 @@ def _is_vmlinux(path: str, patterns: Sequence[re.Pattern[str]]) -> bool:
 
 
 def write(stream: Stream, size: int | None, target: Path, algorithm: str = "sha256") -> str:
-    """The next `size` bytes of `stream`, or all of it, as a file of its own; their digest."""
+    """Writes the next `size` bytes of `stream`, or all of it, to `target`; returns their digest."""
     need_space(target.parent, size or 0, "vmlinux")
     digest = hashlib.new(algorithm, usedforsecurity=False)
     left = _LARGEST_FILE if size is None else size

@@ -1,4 +1,4 @@
-"""One package of an archive to one filled directory: by ranges where that is enough, else whole."""
+"""Fetches vmlinux from one package of an archive into a directory: by ranges if possible, else the whole package."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from sandbox.progress import Reporter
 def verify_strictly() -> bool:
     """Whether the setting `verify` asks for the hash of every package: "strict". The default is "auto".
 
-    A .deb is signed through the hash of all its bytes, so reading a tenth of it proves less. With "auto" it is read by
-    ranges when the dump has a build-id: what is read is checked block by block, must be as long as the archive's signed
-    index says, and must carry the dump's build-id. That keeps out every mistake; it does not keep out somebody who
-    changes what travels over plain HTTP, and such a one can make crash print wrong answers, inside the sandbox.
+    The signature of a .deb is over the hash of all its bytes, so reading a tenth of it proves less. With "auto" it is
+    read by ranges when the dump has a build-id. Then every block that is read is checked, the package must be as long
+    as the archive's signed index says, and vmlinux must have the dump's build-id. This finds every mistake, but not an
+    attacker who changes plain HTTP on its way. Such an attacker can make crash print wrong answers, in the sandbox.
     """
     return config.current().verify == "strict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchRequest:
-    """What to take out of a package, and how to judge it."""
+    """Files to take out of a package, and how to check them."""
 
     contents: ExtractSpec
     prove: Callable[[Identity], str]
     build_id_decides: bool
-    """The dump has a build-id, and nothing else will be accepted."""
+    """The dump has a build-id, and no vmlinux with another one is accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,9 @@ def fetch(order: FetchRequest, remote: RemotePackage, directory: Path, part: Pat
 
     Raises `DebuginfoMismatch`, `DebuginfoNotFound`, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
     """
-    # What an interrupted download left is worth more than what ranges save.
+    # Continuing an interrupted download costs less than reading by ranges from the start.
     begun = part.exists() and part.stat().st_size > 0
-    # A signed header with digests proves as much of one file as the hash of the package would.
+    # A signed header with a digest of each file proves as much as the hash of the whole package.
     signed = order.contents.kind is DebuginfoFormat.RPM and bool(order.contents.keys)
     packaged = order.contents.kind is not DebuginfoFormat.VMLINUX
     if packaged and not begun and (signed or (order.build_id_decides and not verify_strictly())):
@@ -103,7 +103,7 @@ def identify_and_match(order: FetchRequest, vmlinux: Path) -> tuple[Identity, st
 
 
 def identify(vmlinux: Path) -> Identity:
-    """What a vmlinux is. Raises `DebuginfoNotFound` when it is none, or has nothing for crash."""
+    """Reads build-id and banners. Raises `DebuginfoNotFound` if it is no vmlinux or has no debug information."""
     try:
         found = identity(vmlinux)
     except elf.NotElf as error:
@@ -143,7 +143,7 @@ def _by_ranges(order: FetchRequest, remote: RemotePackage, directory: Path, repo
 
 def _whole(order: FetchRequest, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> FetchResult:
     def consume(package: Stream) -> tuple[Identity, str, str]:
-        # While the rest still arrives: a package that does not match need not be fetched to its end.
+        # Checked while the rest arrives: a package that does not match need not be fetched to its end.
         proven = extract(order.contents, package, directory)
         return (*identify_and_match(order, directory / "vmlinux"), proven)
 

@@ -1,8 +1,8 @@
-"""What makes crash start faster: an index of the debug information, inside vmlinux.
+"""Adds an index of the debug information to vmlinux, with which crash starts faster.
 
-Without one, the gdb in crash reads all of it at every start: 8.7 s instead of 3.5 s for a 6.1 cloud kernel with
-crash 8.0.2. The index is made once per build, by a gdb in a container; making it complete (see index.py) and
-putting it into vmlinux is done here.
+Without one, the gdb in crash reads all debug information at every start: 8.7 s instead of 3.5 s for a 6.1 cloud kernel
+with crash 8.0.2. The index is made once per build, by a gdb in a container. This module completes it (see
+gdb_index_format.py) and puts it into vmlinux.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from sandbox.host.disk import need_space
 from sandbox.progress import Reporter
 
 GdbIndexBuilder = Callable[[Path, Path], None]
-"""Makes, of a vmlinux (first), a `vmlinux.gdb-index` in a directory (second), as Containerfile.d/files/prepare does;
-and `vmlinux.debug_names` and `vmlinux.debug_str`, of which a better one is made.
+"""Writes for a vmlinux (first) the files `vmlinux.gdb-index`, `vmlinux.debug_names` and `vmlinux.debug_str` into a
+directory (second), as Containerfile.d/files/prepare does. A better index is made from the last two.
 
 Raises `VmboxError` when it cannot; then vmlinux is used as it is.
 """
 
 _MOST_SECTIONS: Final = 0xFF00
-"""Numbers behind it mean something else."""
+"""Section numbers from here on are reserved."""
 _LARGEST_NAMES: Final = 1 << 20
 INDEX_VERSIONS: Final = (7, 8)
-"""Versions of .gdb_index that every crash since 7.2 reads; an older one gdb refuses, a newer one it ignores."""
+"""Versions of .gdb_index that every crash since 7.2 reads. gdb refuses older versions and ignores newer ones."""
 
 
 def add_gdb_index(directory: Path, gdb_index_builder: GdbIndexBuilder, reporter: Reporter) -> bool:
-    """Adds an index to `directory`/vmlinux, unless it has one that fits; whether it has one now."""
+    """Adds an index to `directory`/vmlinux unless it has a usable one; returns whether it has one now."""
     vmlinux = directory / "vmlinux"
     index, names, strings = (directory / f"vmlinux.{kind}" for kind in ("gdb-index", "debug_names", "debug_str"))
     read = elf.read(vmlinux)
@@ -61,16 +61,16 @@ def add_gdb_index(directory: Path, gdb_index_builder: GdbIndexBuilder, reporter:
 
 
 def _complete(index: Path, names: Path, strings: Path, vmlinux: Path) -> None:
-    """Has `index` name all the units gdb would find without it, where gdb said which those are."""
+    """Adds to `index` all units that gdb would find without an index, if gdb wrote .debug_names."""
     if not (names.exists() and strings.exists() and index_version(index) in INDEX_VERSIONS):
         return
-    # What gdb made of it as it is serves as well, but for some names.
+    # The index as gdb wrote it is usable, except for some names.
     with contextlib.suppress(Unexpected):
         index.write_bytes(rewritten(index, names, strings, vmlinux))
 
 
 def index_version(index: Path) -> int:
-    """0 where there is none."""
+    """The version in the file; 0 if there is none."""
     try:
         with index.open("rb") as file:
             return int.from_bytes(file.read(4), "little")
@@ -81,8 +81,7 @@ def index_version(index: Path) -> int:
 def add_section(path: Path, name: str, content: Path) -> None:
     """Appends a section: its bytes, then new section names, then a new section header table.
 
-    What was there stays where it is; the header is written last. Raises `NoSpace`, `CorruptData` before anything is
-    written.
+    Nothing else moves; the ELF header is written last. Raises `NoSpace`, `CorruptData` before anything is written.
     """
     read = elf.read(path)
     if not 0 < len(read.sections) < _MOST_SECTIONS:

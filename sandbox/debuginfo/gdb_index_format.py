@@ -1,15 +1,15 @@
-"""The index of a vmlinux, with which gdb finds what it would find without one: .gdb_index of version 8, made again.
+"""Rewrites the .gdb_index (version 8) of a vmlinux so that a lookup gives the same result as gdb without an index.
 
-gdb without an index looks through the compilation units from the last one to the first for one that has a name. The
-.gdb_index that gdb 13 writes lists the units of a name in rising order and drops most of them: of a variable, which
-many units declare, and of a type, which is another one in another driver, crash then takes the first. So it would print
-linux_banner without its length, and show the struct of the wrong driver. The .debug_names that gdb 13 writes has all
-units, so the symbol table is made again of that: units fall, variables and functions have all of theirs, types the last
-one of each tag. (All units of a type would be as true, and slow: an index does not tell struct from typedef, so gdb
-would read every unit that has a struct page when it looks for a variable of that name.)
+Without an index, gdb searches the compilation units for a name from the last to the first. The .gdb_index that gdb 13
+writes lists the units of a name in rising order and omits most of them, so crash takes the first. Many units declare a
+variable, and two drivers may have different types of one name: crash would print linux_banner without its length, and
+show the struct of the wrong driver. The .debug_names that gdb 13 writes has all units, so the symbol table is made from
+that. The units of a name are in falling order: all of them for variables and functions, the last one of each tag for
+types. (All units of a type would be correct too, but slow: an index does not distinguish struct from typedef. To look
+for a variable "page", gdb would read every unit with a struct page.)
 
-Formats: "Index Section Format" in gdb's manual; DWARF 5, 6.1.1.4, with the attributes of gdb's own that it has in its
-augmentation "GDB" (dwarf2/index-write.c).
+Formats: "Index Section Format" in gdb's manual; DWARF 5, 6.1.1.4, with gdb's own attributes in its augmentation "GDB"
+(dwarf2/index-write.c).
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _ENTRY: Final = re.compile(rb"[\x01-\x7f][\x80-\xff]{0,3}[\x00-\x7f]")
 
 
 class Unexpected(ValueError):
-    """What gdb wrote is not what the code here knows."""
+    """gdb wrote something that this module cannot read."""
 
 
 def rewritten(gdb_index: Path, names: Path, strings: Path, vmlinux: Path) -> bytes:
-    """The contents of .gdb_index, of what gdb wrote: `vmlinux.gdb-index`, `.debug_names` and `.debug_str`.
+    """The contents of .gdb_index, made from gdb's files `vmlinux.gdb-index`, `.debug_names` and `.debug_str`.
 
     Raises `Unexpected`.
     """
@@ -66,7 +66,7 @@ def _rewritten(gdb_index: Path, names: Path, strings: Path, vmlinux: Path) -> by
     if len(areas) != header[4] - 24:
         raise Unexpected("it ends too early")
     found = _Names(names.read_bytes(), elf.read(vmlinux).layout.order, _strings(vmlinux) + strings.read_bytes())
-    # Units, type units and addresses stay; only the symbols behind them are made again.
+    # Units, type units and addresses stay; only the symbols after them are made again.
     if [offset for offset, _ in struct.iter_unpack("<2Q", areas[: header[2] - header[1]])] != found.units:
         raise Unexpected("its units are in another order")
     if header[2] != header[3]:
@@ -110,7 +110,7 @@ class _Names:
             return list(found)
 
         self.units = offsets(units)
-        # Hashes are there with buckets only.
+        # There are hashes only if there are buckets.
         at += 4 * buckets + (4 * names if buckets else 0)
         self._names = offsets(names)
         self._entries = offsets(names)
@@ -128,7 +128,7 @@ class _Names:
         # Many names are declared in one header, and so in the same units.
         lists: dict[bytes, tuple[int, ...]] = {}
         for name, entry in zip(self._names, self._entries, strict=True):
-            # The series ends with a zero, and the next one begins there.
+            # A series ends with a zero; the next one begins after it.
             series = self._pool[entry : following[entry] - 1]
             units = lists.get(series)
             if units is None:
@@ -149,7 +149,7 @@ class _Names:
                     continue
                 seen.add(code)
             units.append(word)
-        # typedef and struct of one name in one unit are one word.
+        # A typedef and a struct of one name in one unit give the same word.
         return tuple(dict.fromkeys(units))
 
     def _decoded(self, raw: bytes) -> tuple[int, int, int]:
@@ -162,7 +162,7 @@ class _Names:
 
 
 def _abbreviations(data: bytes) -> tuple[dict[int, int], dict[int, int]]:
-    """(attribute that says internal or external, tag), each by code. Raises `Unexpected` for entries with more."""
+    """(attribute for internal or external, tag), each by code. Raises `Unexpected` for other attributes."""
     attributes: dict[int, int] = {}
     tags: dict[int, int] = {}
     at = 0
@@ -196,7 +196,7 @@ def _leb128(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _symbols(names: _Names) -> tuple[bytes, bytes]:
-    """(hash table, constant pool): the pool has lists of units first, which are aligned, then the names."""
+    """(hash table, constant pool): the pool has first the lists of units, which are aligned, then the names."""
     units_at: dict[tuple[int, ...], int] = {}
     lists = bytearray()
     symbols: list[tuple[bytes, int]] = []
@@ -216,7 +216,7 @@ def _symbols(names: _Names) -> tuple[bytes, bytes]:
         hashed = _hash(name)
         slot = hashed & mask
         step = ((hashed * 17) & mask) | 1
-        # No name's place in the pool is 0: the lists are before it.
+        # 0 means a free slot: no name is at place 0 of the pool, because the lists are before the names.
         while table[2 * slot]:
             slot = (slot + step) & mask
         table[2 * slot] = len(lists) + len(strings)

@@ -1,4 +1,4 @@
-"""From a dump to the vmlinux of exactly its kernel: sources in order, each failure remembered."""
+"""Finds the vmlinux of exactly a dump's kernel: asks the sources in order and keeps the failure of each."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class _Search:
         if (found := self._cached()) is not None:
             return found
         with self.store.locked(self._key(), self.reporter):
-            # The cache again: another vmbox may just have fetched it.
+            # Look in the cache again: another vmbox may have fetched it while this one waited.
             if (found := self._cached() or self._beside()) is not None:
                 return found
             for source in Source:
@@ -109,7 +109,7 @@ class _Search:
         raise self.search_log.to_error()
 
     def _key(self) -> str:
-        """Of the lock: what two dumps of one build have in common."""
+        """Name of the lock: the same for all dumps of one build."""
         return self.vmcore.build_id or key_of(
             None, (self.vmcore.release or "", self.vmcore.utsname_version or "", self.vmcore.banner or "")
         )
@@ -134,7 +134,7 @@ class _Search:
     def _prove(self, found: Identity, name: object, *, force: bool = False) -> str:
         return prove(self.vmcore, found, name=str(name), banner_decides=self._by_banner, force=force)
 
-    # The sources. Each returns None when it has nothing, and notes why.
+    # The sources. Each returns None when it has nothing, and logs the reason.
 
     def _given(self, path: Path) -> Debuginfo:
         if not path.is_dir():
@@ -323,7 +323,7 @@ class _Search:
         return self._result(entry, fetched.proof)
 
     def _add_kernel(self, directory: Path, candidate: Candidate) -> None:
-        """Makes `directory`/vmlinux whole, which has its debug information only."""
+        """Completes `directory`/vmlinux, which has only the debug information."""
         rules, names = self.home.debuginfo, self.wanted
         assert rules is not None  # noqa: S101 - there are names
         assert names is not None  # noqa: S101 - the caller looked

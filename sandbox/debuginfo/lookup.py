@@ -1,4 +1,4 @@
-"""What the cache has for a dump. Asks nobody, fetches nothing."""
+"""Looks in the cache for a dump's debuginfo. Uses no network."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def _fitting(vmcore: Vmcore, store: Store, *, by_banner: bool) -> Iterator[Entry
 
 
 def banner_decides(vmcore: Vmcore, home: Profile | None) -> bool:
-    """Whether the kernel is one whose shipped vmlinux may have another build-id than the running one had."""
+    """Whether the shipped vmlinux of this kernel may have another build-id than the running kernel had."""
     rules = home.debuginfo if home is not None else None
     release = vmcore.release
     return rules is not None and release is not None and any(re.match(it, release) for it in rules.banner_decides)
 
 
 def debuginfo_of(entry: Entry, proof: str) -> Debuginfo:
-    """A cached build that was compared with a dump, as `proof` says."""
+    """The debuginfo of a cached build; `proof` says how it was compared with the dump."""
     about = entry.about
     return Debuginfo(
         directory=entry.directory,

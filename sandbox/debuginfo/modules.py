@@ -1,7 +1,7 @@
-"""Debug files of modules, fetched when a command needs them: from the package that vmlinux came from.
+"""Fetches debug files of modules when a command needs them, from the package that vmlinux came from.
 
-They are put into `modules/` beside vmlinux, where crash looks for NAME.ko and NAME.ko.debug. A running case has that
-directory mounted, so they appear in it.
+They are put into `modules/` beside vmlinux, where crash looks for NAME.ko and NAME.ko.debug. An open case has that
+directory mounted, so it sees them at once.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ _MODULE: Final = re.compile(r"(?:.*/)?([^/]+?)\.ko(\.debug)?$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modules:
-    """What came of a wish for modules."""
+    """The result of a request for modules."""
 
     fetched: tuple[str, ...]
     missing: tuple[str, ...]
-    """Those the package does not have: a third party's, or built into the kernel."""
+    """Modules that are not in the package: from a third party, or built into the kernel."""
 
 
 def module_name(path: str) -> str | None:
-    """The kernel's name of the module in a file: "virtio_blk" of "…/virtio-blk.ko.debug"; None for another file."""
+    """The kernel's name for a module file: "virtio_blk" for "…/virtio-blk.ko.debug"; None for another file."""
     found = _MODULE.match(path)
     return None if found is None else found[1].replace("-", "_")
 
 
 def spelled(names: Iterable[str]) -> frozenset[str]:
-    """Names of modules as the kernel has them, whatever those of their files are."""
+    """Names of modules as the kernel spells them: file names may have "-" in place of "_"."""
     return frozenset(name.replace("-", "_") for name in names)
 
 
 def present(entry: Entry) -> frozenset[str]:
-    """Names of the modules whose debug files are here."""
+    """Names of the modules whose debug files are in the cache."""
     return those_in(entry.directory)
 
 
 def those_in(directory: Path) -> frozenset[str]:
-    """The same of the directory that vmlinux is in."""
+    """The same for the directory that vmlinux is in."""
     try:
         names = [module_name(path.name) for path in (directory / "modules").iterdir()]
     except OSError:
@@ -71,8 +71,8 @@ def those_in(directory: Path) -> frozenset[str]:
 def fetch_modules(vmlinux: Path, names: Iterable[str], reporter: Reporter = QUIET) -> Modules:
     """Puts the debug files of the modules `names` beside a cached `vmlinux`.
 
-    By ranges where the package allows it, and as well verified as vmlinux was. Raises `DebuginfoNotFound` where vmlinux
-    came from something that has no modules, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
+    Reads by ranges where the package allows it, and verifies like for vmlinux. Raises `DebuginfoNotFound` if vmlinux
+    came from a source without modules, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
     """
     store = Store(vmlinux.parents[2])
     entry = store.find(vmlinux.parent.name)
@@ -91,7 +91,7 @@ def fetch_modules(vmlinux: Path, names: Iterable[str], reporter: Reporter = QUIE
 
 
 class _Room:
-    """Where files are put until all of them are there and verified."""
+    """A temporary directory for files until all of them are complete and verified."""
 
     def __init__(self, directory: Path, wanted: set[str]) -> None:
         self.wanted = frozenset(wanted)
@@ -146,7 +146,7 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
         package=about.package or "the package", version=None, url=about.url, size=about.size, sha256=about.sha256
     )
     title = f"Downloading {len(room.wanted)} modules of {remote.package}"
-    # The hash of a .deb is of all of it; an RPM's signed header has one for each file.
+    # The hash of a .deb is over the whole package; an RPM's signed header has one for each file.
     if kind is DebuginfoFormat.RPM or not verify_strictly():
         try:
             with reporter.step(title, unit="B") as step:
@@ -215,7 +215,7 @@ def _from_start(room: _Room, package: Stream, what: ExtractSpec) -> None:
 
 
 def _from_host(room: _Room, origin: Path, kind: DebuginfoFormat) -> None:
-    """From the package or the tree that the user gave; what is not there any more is missing."""
+    """Takes modules from the package or tree that the user gave; a file that is gone counts as missing."""
     with contextlib.suppress(OSError):
         if kind is not DebuginfoFormat.VMLINUX:
             with FileStream(origin) as package:
@@ -228,7 +228,7 @@ def _from_host(room: _Room, origin: Path, kind: DebuginfoFormat) -> None:
 
 
 def _near(vmlinux: Path) -> Iterator[Path]:
-    """Module files of the tree a vmlinux stands in: beside it, or where packages put them."""
+    """Module files of the tree that vmlinux is in: beside it, or where packages install them."""
     release = re.sub(r"^vmlinux-?|\.debug$", "", vmlinux.name)
     places = [vmlinux.parent]
     if release:

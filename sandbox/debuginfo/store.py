@@ -2,9 +2,9 @@
 
 debuginfo/<build-id>/vmlinux, about.json, modules/…
 debuginfo/<build-id>-of-<dump>-<source>/…   the same of what was not checked: for one dump, from one file or URL
-debuginfo/.new-<build-id>-…     being filled; of a process that died, when its lock is free
-downloads/<hash>.part           what arrived of a package; resumed, also after kill -9
-locks/<key>                     one fetch of one build at a time, on this host or on a shared file system
+debuginfo/.new-<build-id>-…     being filled; left by a dead process when the lock of the build is free
+downloads/<hash>.part           the part of a package that has arrived; resumed, also after kill -9
+locks/<key>                     held by the one fetch of a build, on this host or on a shared file system
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _SHA256: Final = re.compile("[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class About:
-    """What is known of one cached build; about.json."""
+    """Facts of one cached build; about.json."""
 
     build_id: str | None
     banners: tuple[str, ...] = ()
     origin: str
     verified: str
-    """What of the package was checked, in words."""
+    """Checks that the package passed, in words."""
     check: Verification = Verification.UNKNOWN
     """The same in one word; unknown in entries of early versions."""
     package: str | None = None
     url: str | None = None
-    """Where modules of the same package can be read."""
+    """URL of the package, to fetch its modules from later."""
     sha256: str | None = None
     size: int | None = None
     kind: str = ""
@@ -84,14 +84,14 @@ def private_key(key: str, dump: str, source: str) -> str:
 
 
 class Store:
-    """Debuginfo kept under `root`. Reading needs no lock: what is there is whole."""
+    """Debuginfo kept under `root`. Reading needs no lock: every entry is complete."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.entries_dir = root / "debuginfo"
 
     def find(self, key: str) -> Entry | None:
-        """The cached build of that key; None when it is not there or not readable."""
+        """The cached build of that key; None when it is missing or unreadable."""
         directory = self.entries_dir / key
         try:
             entry = Entry(directory=directory, about=decode.read_json(About, directory / _ABOUT))
@@ -128,7 +128,7 @@ class Store:
         return None
 
     def used(self, directory: Path) -> None:
-        """Notes that it is wanted, for `prune`."""
+        """Marks an entry as used now, for `prune`."""
         # Another user's cache may be read-only here; then its owner prunes without this hint.
         with contextlib.suppress(OSError):
             os.utime(directory)
@@ -142,14 +142,14 @@ class Store:
     def new(self, key: str) -> Iterator[Path]:
         """An empty directory to fill, beside the entries; removed at the end unless `keep` took it.
 
-        Call it with the lock of `key` held: what an earlier holder left behind is removed.
+        Hold the lock of `key`: leftovers of an earlier holder are removed.
         """
         self._make(self.entries_dir)
         for stale in self.entries_dir.glob(f".new-{key}-*"):
             shutil.rmtree(stale, ignore_errors=True)
         directory = Path(tempfile.mkdtemp(prefix=f".new-{key}-", dir=self.entries_dir))
         try:
-            # mkdtemp makes it private; a cache may be shared, and the container's user must read it.
+            # mkdtemp makes it private, but other users of a shared cache and the container's user must read it.
             directory.chmod(0o755)
             yield directory
         finally:
@@ -166,7 +166,7 @@ class Store:
         (filled / _ABOUT).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         for file in filled.iterdir():
             if file.is_file():
-                # The container's user, and whoever shares the cache, reads it too; the umask may say otherwise.
+                # The container's user and other users of a shared cache must read it, whatever the umask is.
                 file.chmod(0o644)
                 _sync(file)
         _sync(filled)
@@ -177,9 +177,9 @@ class Store:
             if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                 raise
             if (there := self.find(directory.name)) is not None and directory.stat().st_uid != os.getuid():
-                # Another user's, in a cache that is shared: just as good, and not ours to replace.
+                # Another user of a shared cache owns it: it is as good, and we may not replace it.
                 return there
-            # The same build, fetched under another key or left damaged: the new one is as good or better.
+            # The same build, fetched under another key, or damaged: the new entry is as good or better.
             if directory.name in in_use:
                 directory.rename(self.entries_dir / f"{directory.name}-was-{os.urandom(4).hex()}")
                 filled.rename(directory)
@@ -192,7 +192,7 @@ class Store:
         return Entry(directory=directory, about=about)
 
     def part(self, identity: str) -> Path:
-        """Where a download is put until it is complete; `identity` is the package's hash or URL."""
+        """The file of a download until it is complete; `identity` is the package's hash or URL."""
         directory = self.root / "downloads"
         self._make(directory)
         name = identity if _SHA256.fullmatch(identity) else hashlib.sha256(identity.encode()).hexdigest()
@@ -209,10 +209,10 @@ class Store:
             ) from None
 
     def prune(self, limit: int, *, keep: frozenset[str] = frozenset()) -> tuple[Entry, ...]:
-        """Removes what was not used for longest until at most `limit` bytes are left; returns what went.
+        """Removes the least recently used builds until at most `limit` bytes are left; returns the removed ones.
 
-        `keep` names build-ids that are open. Downloads nobody continued for a week go first, and what a process that
-        died was filling. What other users have in a cache that is shared stays where it is not ours to remove.
+        `keep` names build-ids that are open. Before that, downloads that did not continue for a week and directories
+        of dead processes are removed. Entries that other users of a shared cache own stay if we may not remove them.
         """
         self._sweep()
         oldest_first = sorted(self.entries(), key=lambda entry: entry.directory.stat().st_mtime)
@@ -240,12 +240,12 @@ class Store:
                     part.unlink()
         for stale in (*self.entries_dir.glob(".new-*"), *self.entries_dir.glob(".old-*")):
             with contextlib.suppress(OSError):
-                # A fetch writes all the time, and takes minutes.
+                # A live fetch writes all the time, so one that has not for a day is dead.
                 if max(path.stat().st_mtime for path in (stale, *stale.iterdir())) < time.time() - 86400:
                     shutil.rmtree(stale, ignore_errors=True)
 
     def remove(self, entry: Entry) -> None:
-        """Takes one build out of the cache: first out of sight, then off the disk."""
+        """Removes one build: renames it first, so that no process finds half of it, then deletes it."""
         hidden = Path(tempfile.mkdtemp(prefix=".old-", dir=self.entries_dir))
         try:
             entry.directory.rename(hidden / "entry")
@@ -254,7 +254,7 @@ class Store:
 
 
 def size_on_disk(directory: Path) -> int:
-    """Bytes that removing it would free, about."""
+    """Bytes that removing it would free, roughly."""
     total = 0
     for parent, _, files in os.walk(directory):
         for name in files:
