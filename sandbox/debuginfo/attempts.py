@@ -1,4 +1,4 @@
-"""The sources that were tried, why each had nothing, and which of it is told first."""
+"""Records the sources that were tried and why each had nothing, and makes one error of them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class SearchLog:
         self._failures: list[tuple[str, VmboxError]] = []
 
     def note(self, source: str, error: VmboxError | str) -> None:
-        """`source` had nothing; a bare sentence is the reason where nothing went wrong."""
+        """Records that `source` had nothing. The reason is a plain sentence when there was no error."""
         failure = DebuginfoNotFound(error, hint="") if isinstance(error, str) else error
         _log.debug("%s", _told(source, failure))
         self._failures.append((source, failure))
 
     def to_error(self, message: str | None = None) -> DebuginfoError:
-        """What to raise when no source had it: the failure that says most, with all of them as detail."""
+        """The error to raise when no source had it: the failure that says most, with all of them as detail."""
         detail = "\n".join(_told(source, error) for source, error in self._failures)
         for telling in (DebuginfoMismatch, VerificationFailed, DownloadFailed):
             for _, error in self._failures:
@@ -41,10 +41,10 @@ class SearchLog:
 
 
 _LINES: Final = 12
-"""Of what a program said, the last ones."""
+"""Last lines of a program's output that are kept."""
 
 
 def _told(source: str, error: VmboxError) -> str:
-    """The failure, and what a package manager said of it: that a signature is bad, or that a list has expired."""
+    """The failure, with the package manager's output, e.g. that a signature is bad or a list has expired."""
     said = (error.detail or "").splitlines()[-_LINES:]
     return "\n".join([f"{source}: {error.message.removeprefix(f'{source}: ')}", *(f"    {line}" for line in said)])

@@ -1,4 +1,4 @@
-"""Client certificates: archives that let in only those who have a subscription, e.g. Red Hat's CDN or a Satellite.
+"""Client certificates, for archives that require a subscription, e.g. Red Hat's CDN or a Satellite.
 
 subscription-manager keeps a certificate and its key in /etc/pki/entitlement, as SERIAL.pem and SERIAL-key.pem, and the
 CDN's own authority in /etc/rhsm/ca (rhsm.conf(5)). Which archives want one is the setting client_certificates.
@@ -22,15 +22,15 @@ _AUTHORITIES: Final = Path("/etc/rhsm/ca")
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a client shows. Hashable: connections are kept by it."""
+    """A certificate and its key. Hashable: connections are kept by it."""
 
     certificate: Path
     key: Path
-    """The same file where it holds both, as those from the customer portal do."""
+    """The same file if it contains both, as those from the customer portal do."""
 
 
 def certificate_for(url: str) -> Certificate | None:
-    """The certificate for `url`; None where none is wanted, or there is none on this host."""
+    """The certificate for `url`; None if none is required, or none is on this host."""
     settings = {**_USUAL, **(config.current().client_certificates or {})}
     fitting = [prefix for prefix in settings if _begins(url, prefix)]
     if not fitting:
@@ -39,15 +39,15 @@ def certificate_for(url: str) -> Certificate | None:
     if place.is_file():
         return Certificate(place, place)
     with contextlib.suppress(OSError):
-        # The newest: what was renewed lies beside what has run out.
+        # The newest: renewed certificates are beside expired ones.
         return max(_pairs(place), key=lambda pair: pair.certificate.stat().st_mtime, default=None)
     return None
 
 
 def _begins(url: str, prefix: str) -> bool:
-    """Whether `url` is of the archive at `prefix`: the same host and port, and a path below.
+    """Whether `url` is in the archive at `prefix`: the same host and port, and a path below.
 
-    Taken apart by the library that connects: what another one takes for the host might not be the one that is asked.
+    The library that connects also parses: another parser might see another host in the URL than it connects to.
     """
     import httpx
 
@@ -64,9 +64,9 @@ def _begins(url: str, prefix: str) -> bool:
 
 
 def context(certificate: Certificate) -> ssl.SSLContext:
-    """For connections that show `certificate`. The system's authorities count, and those of subscription-manager.
+    """A TLS context that presents `certificate` and trusts the system's and subscription-manager's authorities.
 
-    Raises `ConfigurationError` for one that cannot be read or is none.
+    Raises `ConfigurationError` for a file that cannot be read or is no certificate.
     """
     made = ssl.create_default_context()
     for authority in sorted(_AUTHORITIES.glob("*.pem")):

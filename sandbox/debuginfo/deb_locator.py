@@ -1,8 +1,8 @@
-"""Where a file lies in a remote .deb, though tar has no index: found in a few blocks instead of all of them.
+"""Finds a file in a remote .deb by reading a few blocks of its tar, which has no index.
 
 Every .deb lists its files in `md5sums`, and dpkg-deb writes them sorted, each directory's names in the order of their
-bytes (dpkg's treewalk.c). So a guess at a file's place can be corrected by what lies where the guess was. The order is
-checked at every step: a package that does not keep it is read from its start.
+bytes (dpkg's treewalk.c). So the name that is found at a guessed place tells in which direction to guess next. The
+order is checked at every step: a package in another order is read from its start.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Place:
 
 
 def md5sums(file: HttpFile) -> Mapping[str, str]:
-    """MD5 by path, of every regular file in the package. Raises `NotSeekable` where it has no list."""
+    """MD5 of every regular file in the package, by path. Raises `NotSeekable` if it has no list."""
     stream = RemoteStream(file)
     for member in ar.members(stream):
         if member.name.startswith("control.tar"):
@@ -87,7 +87,7 @@ class DebFileLocator:
             first, stop = self._blocks.bounds(guess)
             header = None
             while first >= start and first not in self._looked_at and (header := self._header_in(first)) is None:
-                # The middle of a large file: the next block says as much about where we are.
+                # The middle of a large file: the next block tells as much.
                 self._looked_at.add(first)
                 first, stop = self._blocks.bounds(stop)
             if header is None:
@@ -102,7 +102,7 @@ class DebFileLocator:
         return before, self._known[at] if at < len(self._known) else len(self._order)
 
     def _look(self, header: int, block: int) -> None:
-        """Notes every member that begins in the block, from `header` on."""
+        """Records every member that begins in the block, from `header` on."""
         self._looked_at.add(block)
         _, end = self._blocks.bounds(block)
         stream = BlockStream(self._blocks)
@@ -113,7 +113,7 @@ class DebFileLocator:
                 break
 
     def _walk(self, start: int, number: int) -> None:
-        """Member by member from a known header to the one that is looked for."""
+        """Goes member by member from a known header to the wanted one."""
         stream = BlockStream(self._blocks)
         stream.at = start
         for member in tar.members(stream):
@@ -135,7 +135,7 @@ class DebFileLocator:
         bisect.insort(self._known, number)
 
     def _header_in(self, block: int) -> int | None:
-        """The first member's header that begins in the block, found by what every header has."""
+        """The first header that begins in the block, found by the bytes that all headers have."""
         first, end = self._blocks.bounds(block)
         data = self._blocks.read_at(first, end - first)
         at = -1

@@ -1,6 +1,6 @@
-"""Whole packages over HTTP: resumed, retried, hashed while they arrive, and read while they arrive.
+"""Downloads whole packages over HTTP: resumes, retries, and hashes and reads them while they arrive.
 
-What arrived is in a `.part` file that outlives the process; the next attempt asks for the rest with a range.
+The bytes are kept in a `.part` file that outlives the process; the next attempt asks for the rest with a range.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ FIRST_WAIT = 0.5
 """Seconds before the first repetition; doubled each time."""
 _LONGEST_WAIT: Final = 15.0
 LARGEST_PACKAGE: Final = 16 << 30
-"""Bytes, where no index says how long it is. Debug packages of kernels have one or two GB."""
+"""Bytes that a package of unknown size may have. Debug packages of kernels have one or two GB."""
 _MOST_REDIRECTS: Final = 10
 _STRIDE: Final = 256 << 20
-"""Room is looked for again after so many bytes of a download whose length is not known."""
+"""Free space is checked again after so many bytes of a download of unknown size."""
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 class Refused(DownloadFailed):
-    """The server answered, and the answer was no."""
+    """The server refused the request."""
 
     def __init__(self, url: str, status: int, reason: str) -> None:
         super().__init__(f"{url}: {status} {reason}".rstrip(), hint="")
@@ -54,14 +54,14 @@ class Refused(DownloadFailed):
 
 
 class _StartOver(Exception):
-    """What is in the `.part` file cannot be continued."""
+    """The `.part` file cannot be continued."""
 
 
 def client(url: str) -> httpx.Client:
-    """Obeys the proxy variables of the environment, and wants bytes as they are. `get` follows redirects.
+    """A client that obeys the proxy variables and asks for unencoded bytes. `get` follows redirects.
 
-    One for the process: it keeps connections, may be used by several threads, and takes a while to read certificates.
-    One more for archives that want to see a certificate of ours.
+    One client per process: it keeps connections, threads may share it, and reading the certificates takes time.
+    Archives that require a client certificate have a client of their own.
     """
     return _client(certificates.certificate_for(url))
 
@@ -89,8 +89,8 @@ def _client(certificate: certificates.Certificate | None) -> httpx.Client:
 def get(url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
     """The answer to a GET, to be read while it arrives. Redirects are followed, but never out of TLS.
 
-    Each host sees the client certificate that is meant for it, and no other. Raises `DownloadFailed` for a redirect
-    that is refused, and what httpx raises.
+    Each host sees only the client certificate that is meant for it. Raises `DownloadFailed` for a refused redirect, and
+    errors of httpx.
     """
     for _ in range(_MOST_REDIRECTS):
         with _answer(url, headers or {}) as response:
@@ -124,14 +124,14 @@ def _answer(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
 
 
 def counted(text: str) -> int | None:
-    """A count that a server or an index wrote; None for what is none, or larger than any file."""
+    """A count that a server or an index wrote; None if it is no number, or larger than any file."""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: Callable[[], int] = lambda: 0) -> _T:
-    """What `attempt` returns, once it does. Connections, time-outs, 5xx and 429 are tried again.
+    """Calls `attempt` until it returns. Tries again after connection errors, time-outs, 5xx and 429.
 
-    An attempt that moved `position` does not count: a bad line gets there in the end. Raises `DownloadFailed`.
+    An attempt that moved `position` does not count: a bad line succeeds in the end. Raises `DownloadFailed`.
     """
     import httpx
     from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
@@ -172,13 +172,13 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
 
 
 def refuse(response: httpx.Response) -> None:
-    """Raises `Refused` unless the server gave what was asked for."""
+    """Raises `Refused` unless the server sent the requested file or part."""
     if not response.is_success:
         raise Refused(str(response.url), response.status_code, response.reason_phrase)
 
 
 def total_of(response: httpx.Response) -> int | None:
-    """Size of the whole file behind a response, if it says."""
+    """Size of the whole file that a response is a part of, if known."""
     if response.status_code == 206:
         found = content_range(response)
         return found[2] if found else None
@@ -186,7 +186,7 @@ def total_of(response: httpx.Response) -> int | None:
 
 
 def content_range(response: httpx.Response) -> tuple[int, int, int] | None:
-    """(first byte, last byte, bytes of the whole file) of a part; None where it does not say."""
+    """(first byte, last byte, bytes of the whole file) of a part; None if the response has no such header."""
     found = re.fullmatch("bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", response.headers.get("Content-Range", ""))
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
@@ -217,7 +217,7 @@ def read_package(
             part.unlink(missing_ok=True)
             if not resumed:
                 raise
-            # Power may have failed in the middle of an earlier download; a clean one decides.
+            # A power failure may have damaged an earlier download; only a new one is proof.
             reporter.notice(f"{error.message}; what was left of an earlier download is thrown away")
     raise DownloadFailed(f"{remote.url}: cut off again and again, and the server cannot resume")
 
@@ -272,7 +272,7 @@ class _Arrival:
             arriving.close()
 
     def _rehash(self, arriving: GrowingFile, step: Step) -> None:
-        """What an earlier attempt left counts as arrived."""
+        """Hashes the bytes of an earlier attempt, which count as arrived."""
         with self.part.open("rb", buffering=0) as old:
             while data := old.read(CHUNK):
                 self.hash.update(data)
@@ -298,7 +298,7 @@ class _Arrival:
                 if self.offset and response.status_code != 206:
                     raise _StartOver("the server cannot resume")
                 self._expect(total_of(response), step)
-                # As they come: gathered into pieces of one size, the last ones of a cut connection would be lost.
+                # In pieces as they arrive: with pieces of one size, the last bytes of a cut connection would be lost.
                 for data in response.iter_raw():
                     reading.raise_own()
                     self._room(len(data))
@@ -315,7 +315,7 @@ class _Arrival:
         retried(self.url, attempt, self.reporter, lambda: self.offset)
 
     def _room(self, more: int) -> None:
-        """Never past the size that was promised: a server must not fill the disk."""
+        """Refuses more bytes than the promised size: a server must not fill the disk."""
         if self.size is not None:
             if self.offset + more > self.size:
                 raise VerificationFailed(f"{self.url}: longer than {self.size} bytes")

@@ -1,4 +1,4 @@
-"""A package read where it lies, by HTTP ranges: its headers, its index, and only the blocks that are wanted."""
+"""Reads parts of a remote package by HTTP ranges: its headers, its index, and only the blocks that are needed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sandbox.host import mirrors
 from sandbox.progress import Reporter, Step
 
 _WINDOW: Final = 128 << 10
-"""Bytes fetched at once where headers are read."""
+"""Bytes fetched at once when headers are read."""
 _STREAMS: Final = 4
 """Requests at once. More than processors: some wait for the network while the others unpack."""
 _KEPT: Final = 3
-"""XzBlocks kept for small reads, which come back to the first and the last of a file."""
+"""XzBlocks kept for small reads, which often return to the first and the last block of a file."""
 
 
 Put = Callable[[bytes, int], None]
-"""Takes a piece and where it belongs."""
+"""Takes a piece and its offset."""
 
 
 class _Stopped(Exception):
@@ -43,7 +43,7 @@ class HttpFile:
     def __init__(self, url: str, size: int | None, reporter: Reporter, step: Step) -> None:
         self.url = mirrors.rewrite(url)
         self.fetched = 0
-        """Bytes that travelled."""
+        """Bytes received so far."""
         self._size = size
         self._reporter = reporter
         self._step = step
@@ -52,7 +52,7 @@ class HttpFile:
 
     @property
     def size(self) -> int:
-        """Of the whole file. Raises like `read_at`."""
+        """Size of the whole file. Raises like `read_at`."""
         if self._size is None:
             self.read_at(0, 1)
         assert self._size is not None  # noqa: S101 - a 206 without the total is refused
@@ -65,7 +65,7 @@ class HttpFile:
         return bytes(data)
 
     def feed(self, offset: int, size: int, take: Callable[[bytes], None]) -> None:
-        """The same, given to `take` as it arrives. Continues where a cut connection stopped."""
+        """Gives these bytes to `take` as they arrive. Continues after a cut connection."""
         done = 0
 
         def attempt() -> None:
@@ -161,7 +161,7 @@ class XzBlocks:
         self._pool.shutdown(cancel_futures=True)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes; fewer at the end. For small reads: the blocks they lie in are kept for the next one."""
+        """Up to `size` bytes; fewer at the end. For small reads: their blocks are kept for the next one."""
         data = b""
         for number in self._between(offset, size):
             if (future := self._kept.pop(number, None)) is None:
@@ -174,9 +174,9 @@ class XzBlocks:
         return data
 
     def copy(self, offset: int, size: int, put: Put) -> None:
-        """Gives `put` all of those bytes, piece by piece and in no order, from several threads.
+        """Gives `put` all of those bytes, in pieces without order, from several threads.
 
-        Neighbouring blocks are one request: a mirror has as little work with a few streams as with one.
+        Neighbouring blocks are one request: a few streams cost a mirror as little as one.
         """
         numbers = list(self._between(offset, size))
         for number in [number for number in numbers if number in self._kept]:
@@ -192,7 +192,7 @@ class XzBlocks:
             wait(running)
 
     def _runs(self, numbers: Sequence[int]) -> list[list[int]]:
-        """Neighbours together, and long runs divided so that all threads have their share."""
+        """Groups neighbouring blocks, and divides long runs among the threads."""
         share = sum(self._blocks[number].size for number in numbers) / _STREAMS
         runs: list[list[int]] = []
         size = 0
@@ -232,7 +232,7 @@ class XzBlocks:
             self._file.feed(first, sum(self._blocks[number].size for number in numbers), take)
 
     def _put(self, data: bytes, at: int, offset: int, size: int, put: Put) -> None:
-        """That part of `data` (from `at`) that was asked for."""
+        """Gives `put` the requested part of `data`, which begins at `at`."""
         start, end = max(offset - at, 0), max(offset + size - at, 0)
         if wanted := data if not start and end >= len(data) else data[start:end]:
             put(wanted, max(at - offset, 0))
@@ -250,7 +250,7 @@ class XzBlocks:
         return self._starts[number], self._starts[number] + self._blocks[number].length
 
     def cost(self, offset: int, size: int) -> int:
-        """Bytes that still have to travel for those."""
+        """Bytes that still have to be fetched for those."""
         return sum(self._blocks[number].size for number in self._between(offset, size) if number not in self._kept)
 
     def _submit(self, number: int) -> Future[bytes]:
@@ -262,7 +262,7 @@ class XzBlocks:
 
 
 class BlockStream(Stream):
-    """What a remote xz stream unpacks to, in order, for the headers of an archive."""
+    """The content of a remote xz stream, in order, for the headers of an archive."""
 
     def __init__(self, blocks: XzBlocks) -> None:
         self.at = 0

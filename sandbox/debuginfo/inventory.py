@@ -1,4 +1,4 @@
-"""What is in the cache, for people: builds by release, size and last use; and making room."""
+"""Lists the cached builds, with release, size and last use, and removes some."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class CachedBuild:
     """One cached build."""
 
     build: str
-    """Build-id, or a name made of the banner where the kernel has none."""
+    """Build-id, or a name made from the banner if the kernel has none."""
     release: str
     size: int
     """Bytes on the disk."""
     modules: int
-    """How many modules' debug files are there."""
+    """Number of modules whose debug files are cached."""
     used: float
-    """When last; seconds since 1970."""
+    """Time of the last use; seconds since 1970."""
     origin: str
     verified: str
     check: str
@@ -34,14 +34,14 @@ class CachedBuild:
 
 
 def cached_builds(cache: Path) -> list[CachedBuild]:
-    """All builds in the cache, what was used last first."""
+    """All builds in the cache, the last used first."""
     return sorted(map(_kept, Store(cache).entries()), key=lambda one: -one.used)
 
 
 def remove(cache: Path, builds: Sequence[str], *, limit: int, in_use: frozenset[str]) -> list[CachedBuild]:
-    """Removes the builds whose names begin so, or, without any, what was not used for longest down to `limit` bytes.
+    """Removes the builds whose names begin with `builds`; without any, the least recently used beyond `limit` bytes.
 
-    Returns what went. Raises `DebuginfoNotFound` for a beginning that fits none, or one that an open case uses.
+    Returns the removed ones. Raises `DebuginfoNotFound` if a name fits no build, or one that an open case uses.
     """
     store = Store(cache)
     everything = {entry.directory.name: (entry, _kept(entry)) for entry in store.entries()}

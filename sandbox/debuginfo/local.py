@@ -1,4 +1,4 @@
-"""Debuginfo that is on this host already: what the user names, what lies beside the dump."""
+"""Debuginfo that is on this host already: named by the user, or beside the dump."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MANY_FILES: Final = 200_000
 
 
 def kind(path: Path) -> DebuginfoFormat:
-    """What a file is. Raises `DebuginfoNotFound` for what holds no vmlinux."""
+    """The format of a file. Raises `DebuginfoNotFound` if it can contain no vmlinux."""
     try:
         with path.open("rb") as file:
             head = file.read(8)

@@ -17,10 +17,10 @@ from sandbox.profiles import Profile
 def cached(
     vmcore: Vmcore, home: Profile | None, store: Store, refused: Callable[[Entry, str], object] | None = None
 ) -> Debuginfo | None:
-    """The debuginfo that is there and matches; `home` is the profile of the dump's kernel, where one knows it.
+    """The debuginfo that is there and matches; `home` is the profile of the dump's kernel, if there is one.
 
-    What was checked goes before what is kept for this dump alone. `refused` is told of what would match and may not be
-    used, and why.
+    Checked entries come before those that are kept for this dump alone. `refused` is called for each entry that matches
+    but must not be used, with the reason.
     """
     by_banner = banner_decides(vmcore, home)
     for entry in _fitting(vmcore, store, by_banner=by_banner):
@@ -37,7 +37,7 @@ def cached(
 
 
 def peek(vmcore: Vmcore, home: Profile | None, cache: Path) -> Debuginfo | None:
-    """The same, for who only wants to know."""
+    """The same without a call for refused entries."""
     return cached(vmcore, home, Store(cache))
 
 

@@ -1,4 +1,4 @@
-"""What to ask for, and whom: package names from a profile, and the seam to a distribution's package manager."""
+"""Package names from a profile, and the interface to a distribution's package manager."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class RemotePackage:
     """One package as its archive's index describes it."""
 
     package: str
-    """As it was asked for, e.g. "linux-image-6.1.0-50-cloud-amd64-dbg=6.1.176-1"."""
+    """The requested name, e.g. "linux-image-6.1.0-50-cloud-amd64-dbg=6.1.176-1"."""
     version: str | None
     url: str
     size: int | None
-    """Bytes; None where the source does not say."""
+    """Bytes; None if unknown."""
     sha256: str | None
-    """Of the whole package, lower-case hexadecimal; None where the source does not say."""
+    """Hash of the whole package, lower-case hexadecimal; None if unknown."""
 
 
 class PackageQuery(Protocol):
@@ -34,17 +34,17 @@ class PackageQuery(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageNames:
-    """The names that a dump's debuginfo can go by."""
+    """The names that a dump's debuginfo may have."""
 
     packages: tuple[str, ...]
     names: Mapping[str, str]
-    """What the profile's templates may use: release, arch, and the named groups of its `version`."""
+    """Values for the profile's templates: release, arch, and the named groups of its `version`."""
     vmlinux: tuple[re.Pattern[str], ...]
-    """Over member paths without a leading "./" or "/"."""
+    """Match member paths without a leading "./" or "/"."""
     kernel: tuple[str, ...] = ()
-    """Packages with the kernel itself, where vmlinux is in two parts."""
+    """Packages with the kernel itself, if vmlinux is in two parts."""
     kernel_files: tuple[re.Pattern[str], ...] = ()
-    """Where in those."""
+    """Match the paths of the kernel in those packages."""
 
 
 def package_names(vmcore: Vmcore, profile: Profile) -> PackageNames | None:
@@ -69,7 +69,7 @@ def package_names(vmcore: Vmcore, profile: Profile) -> PackageNames | None:
         return tuple(re.compile(expression.replace("{release}", release)) for expression in expressions)
 
     return PackageNames(
-        # A template that needs what this dump does not say is left out; another one may do.
+        # A template with a value that this dump lacks is left out; another one may work.
         packages=tuple(name for template in rules.packages if (name := expand(template, names)) is not None),
         names=names,
         vmlinux=patterns(rules.vmlinux),
@@ -79,7 +79,7 @@ def package_names(vmcore: Vmcore, profile: Profile) -> PackageNames | None:
 
 
 def expand(template: str, names: Mapping[str, str]) -> str | None:
-    """The template with names put in; None when it uses one that is not there."""
+    """The template with names filled in; None when one is missing."""
     try:
         return template.format_map(names)
     except KeyError:

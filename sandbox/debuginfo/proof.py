@@ -1,8 +1,8 @@
 """Whether a vmlinux is of exactly the build that crashed.
 
-crash itself compares the banners, and only after minutes of loading; a build-id says it at once, and also tells apart
-builds of one source on one host. Kernels have it in VMCOREINFO since 5.9 (0935288c6e00 "kdump: append kernel
-build-id string to VMCOREINFO").
+crash itself compares the banners, and only after minutes of loading. A build-id is compared at once, and also
+distinguishes builds of one source on one host. VMCOREINFO has it (commit 0935288c6e00 ("kdump: append kernel build-id
+string to VMCOREINFO"), v5.9).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_BANNERS: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What one vmlinux is."""
+    """Build-id and banners of one vmlinux."""
 
     build_id: str | None
     banners: tuple[str, ...]
@@ -41,7 +41,7 @@ def identity(vmlinux: Path) -> Identity:
 
 
 def banners(vmlinux: Path, read: elf.Elf) -> tuple[str, ...]:
-    """The "Linux version …" lines inside, each once. A kernel may hold two: one is finished only by the last link."""
+    """The "Linux version …" lines inside, each once. There may be two: only the last link step completes one."""
     found: dict[str, None] = {}
     left = _MOST_SEARCHED
     with vmlinux.open("rb", buffering=0) as file:
@@ -56,7 +56,7 @@ def banners(vmlinux: Path, read: elf.Elf) -> tuple[str, ...]:
                     break
             if left <= 0 or len(found) >= _MOST_BANNERS:
                 break
-    # The format string of /proc/version looks alike, and names no release.
+    # The format string of /proc/version looks similar, but has no release.
     return tuple(banner for banner in found if "%s" not in banner)[:_MOST_BANNERS]
 
 
@@ -69,7 +69,7 @@ def _pieces(fd: int, section: elf.Section, step: int = 4 << 20, overlap: int = 1
 
 
 def prove(vmcore: Vmcore, found: Identity, *, name: str, banner_decides: bool = False, force: bool = False) -> str:
-    """What agreed, in words. Raises `DebuginfoMismatch` when something did not, unless `force`.
+    """Compares vmlinux and dump; returns what agrees, in words. Raises `DebuginfoMismatch` if not, unless `force`.
 
     `banner_decides` is for kernels whose shipped vmlinux has another build-id than the running one (Oracle's UEK
     before 5.4.17-2136.332.2).

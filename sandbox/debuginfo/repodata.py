@@ -1,8 +1,8 @@
-"""RPM repositories whose package names cannot be derived from uname -r: their index is asked.
+"""Searches the index of RPM repositories, for packages whose names cannot be derived from uname -r.
 
-repodata/repomd.xml names the list of packages (createrepo_c's formats), which is read while it arrives and never held:
-tens of megabytes of XML for a few lines. Nothing in it is trusted: it may name no other host, and what it leads to is
-signed itself, and proven.
+repodata/repomd.xml names the list of packages (createrepo_c's formats): tens of megabytes of XML, of which a few lines
+are needed. So it is parsed while it arrives and never held in memory. The index is not trusted: it may name no other
+host, and the packages have signatures of their own and must match the dump.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter)
 
 
 def _bases(base: str, reporter: Reporter) -> list[str]:
-    """The repository itself, or those that a list of mirrors names. A list that came over TLS names none without."""
+    """The repository itself, or those in a list of mirrors. A list from a TLS server may name only TLS mirrors."""
     if not base.endswith(".list"):
         return [base if base.endswith("/") else base + "/"]
     fitting = ("https://",) if base.startswith("https:") else ("https://", "http://")
@@ -90,7 +90,7 @@ def _find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter
 
 
 def _entries(arriving: Stream, *, kind: str, fits: _Fits) -> list[_Entry]:
-    """What fits of a list of packages."""
+    """The matching entries of a list of packages."""
     found: list[_Entry] = []
 
     def take(entry: _Entry) -> None:
@@ -248,7 +248,7 @@ class _Packages:
             case "size":
                 self._entry.size = counted(attributes.get("package", ""))
             case "location":
-                # Where a repository's packages lie elsewhere, xml:base says so.
+                # xml:base is set if the packages are in another place.
                 base = attributes.get("xml:base", "")
                 self._entry.href = urljoin(base, attributes.get("href", "")) if base else attributes.get("href", "")
             case _:
@@ -265,7 +265,7 @@ class _Packages:
         if self._entry is None:
             return
         if self._text is not None and local in {"name", "arch", "checksum"}:
-            # The format part of an entry has names of its own, below rpm:; the first ones are the package's.
+            # The format part of an entry repeats some names; the first ones are the package's.
             if not getattr(self._entry, local):
                 setattr(self._entry, local, "".join(self._text).strip())
             self._text = None
@@ -281,7 +281,7 @@ def _local(name: str) -> str:
 def _parse(
     start: Callable[[str, dict[str, str]], None], end: Callable[[str], None], characters: Callable[[str], None]
 ) -> Callable[..., None]:
-    """Feeds expat. What that keeps is bounded: elements that are open, names it has seen, a tag that is incomplete."""
+    """Feeds expat, and bounds what it keeps in memory: open elements, names it has seen, an incomplete tag."""
     parser = xml.parsers.expat.ParserCreate()
     parser.buffer_text = True
     names: set[str] = set()
@@ -302,7 +302,7 @@ def _parse(
         end(name)
 
     def no_document_type(*_: object) -> None:
-        # A few lines of entities can stand for gigabytes, and repodata has none.
+        # A few lines of entities can expand to gigabytes, and repodata has none.
         raise CorruptData("its XML declares entities")
 
     parser.StartElementHandler = start_element

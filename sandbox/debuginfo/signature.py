@@ -11,7 +11,7 @@ from sandbox.formats import openpgp
 
 
 def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, what: str) -> str:
-    """Who signed `data`, in words: user ID and fingerprint of the key.
+    """The signer of `data`, in words: user ID and fingerprint of the key.
 
     One valid signature by one of `keys` is enough: newer packages carry a second, post-quantum one. RSA is checked
     here; for all else Sequoia is asked. Raises `VerificationFailed`.
@@ -25,7 +25,7 @@ def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, wh
         try:
             key = openpgp.rsa_signer(data, signature, known)
         except openpgp.Malformed as error:
-            # Perhaps of a kind that is still to come; another one beside it is enough.
+            # It may be of a future kind; another signature beside it is enough.
             refused = VerificationFailed(f"{what}: its signature cannot be read: {error}")
             continue
         if key is not None:
@@ -49,7 +49,7 @@ def _by_sequoia(data: bytes, signatures: Sequence[bytes], keys: Sequence[bytes],
         raise refused from None
     certificates = []
     for key in keys:
-        # One that Sequoia does not read must not hide the others.
+        # A key that Sequoia cannot read must not hide the others.
         with contextlib.suppress(Exception):
             certificates += pysequoia.Cert.split_bytes(key)
     for packet in signatures:

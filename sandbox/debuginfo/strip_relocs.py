@@ -1,8 +1,8 @@
-"""vmlinux without the relocations of its debug sections: half the size, nothing lost.
+"""Drops the relocations of debug sections from vmlinux: half the size, nothing lost.
 
-x86 kernels are linked with --emit-relocs, for KASLR; ld puts all relocations behind everything else. An executable's
-debug sections have been relocated, so nobody reads those that describe how. What is dropped is neither fetched (where
-it can be read by ranges) nor kept. Like objcopy --remove-relocations='.debug_*', but section numbers stay.
+x86 kernels are linked with --emit-relocs, for KASLR; ld puts all relocations after everything else. The debug sections
+of an executable have been relocated already, so no program reads their relocations. They are not kept, and not even
+fetched if the package can be read by ranges. Like objcopy --remove-relocations='.debug_*', but section numbers stay.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _SHT_NOBITS: Final = 8
 _SHT_RELOCATIONS: Final = frozenset({4, 9})
 _SHF_ALLOC: Final = 2
 LARGEST_ALIGNMENT: Final = 1 << 21
-"""Of a section; more is damage."""
+"""Largest alignment of a section; more is damage."""
 
 
 class RandomAccess(Protocol):
-    """A file that may lie elsewhere."""
+    """A file that may be on another host."""
 
     @property
     def size(self) -> int: ...
@@ -38,7 +38,7 @@ class RandomAccess(Protocol):
     def read_at(self, offset: int, size: int) -> bytes: ...
 
     def copy(self, offset: int, size: int, put: Callable[[bytes, int], None]) -> None:
-        """Gives all of those bytes to `put`, with where each piece belongs; in any order, from any thread."""
+        """Gives all of those bytes to `put`, each piece with its offset; in any order, from any thread."""
 
 
 class LocalFile:
@@ -84,13 +84,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What of a vmlinux is kept, and where it goes."""
+    """The parts of a vmlinux that are kept, and their new places."""
 
     header: bytes
     cut: int
     """Everything before it stays where it is."""
     moved: tuple[tuple[int, int, int], ...]
-    """(offset, size, new offset) of what lies behind."""
+    """(offset, size, new offset) of the kept parts after it."""
     table: bytes
     table_at: int
 
@@ -100,7 +100,7 @@ class Plan:
 
 
 def plan(file: RandomAccess) -> Plan | None:
-    """What to keep; None where nothing can be dropped or its layout is not the one described above."""
+    """The parts to keep; None if nothing can be dropped or the layout is not the one described above."""
     try:
         read = elf.parse(file.read_at)
     except elf.NotElf:
@@ -133,7 +133,7 @@ def plan(file: RandomAccess) -> Plan | None:
     entry = len(read.section_table) // len(read.sections)
     table = bytearray(read.section_table)
     for number in dropped:
-        # An entry without a type is no section; the others keep their numbers.
+        # An entry without a type is no section, so the other sections keep their numbers.
         table[number * entry : (number + 1) * entry] = bytes(entry)
     moved: list[tuple[int, int, int]] = []
     end = cut
@@ -144,7 +144,7 @@ def plan(file: RandomAccess) -> Plan | None:
         moved.append((offset, section.size, end))
         end += section.size
     if end > file.size:
-        # Sections that lie over each other would be written once for each.
+        # Sections that overlap would be written several times.
         return None
     end += -end % 8
     header = bytearray(file.read_at(0, 64))

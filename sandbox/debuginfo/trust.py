@@ -1,7 +1,7 @@
-"""Which dumps may use what is in the cache.
+"""Decides which dumps may use a cached build.
 
-A build-id says which kernel a file claims to be of: anybody can write one into an ELF file. So only what was checked
-against its archive, or what the user added for every dump, is kept under the build-id. All else is kept for one dump.
+A build-id is only a claim: any user can write one into an ELF file. So only files that were checked against their
+archive, or that the user added for every dump, are kept under the build-id. All others are kept for one dump.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHECKED: Final = frozenset({Verification.SIGNATURE, Verification.HASH, Verifica
 _SHARED: Final = _CHECKED | {Verification.ADDED}
 """For every dump of the build."""
 _STRICT: Final = frozenset({Verification.SIGNATURE, Verification.HASH, Verification.ADDED})
-"""Also where `verify` is "strict". What the user added is the user's own decision."""
+"""Also if `verify` is "strict". Debuginfo that the user added is the user's own decision."""
 
 
 def strict() -> bool:
@@ -27,12 +27,12 @@ def strict() -> bool:
 
 
 def shared(check: Verification) -> bool:
-    """Whether debuginfo that was checked so may be used for every dump of its build."""
+    """Whether debuginfo with this check may be used for every dump of its build."""
     return check in _SHARED
 
 
 def objection(check: Verification, *, private: bool) -> str:
-    """Why cached debuginfo may not be used, in words; empty where it may. `private`: it is kept for this dump alone."""
+    """Why cached debuginfo must not be used, in words; empty if it may. `private`: it is kept for this dump alone."""
     if strict() and check not in _STRICT:
         return f'nothing signed was compared with it ({check or "not known"}), and verify is "strict"'
     if not private and not shared(check):
@@ -41,7 +41,7 @@ def objection(check: Verification, *, private: bool) -> str:
 
 
 def key_of_dump(vmcore: Vmcore) -> str:
-    """A name for one dump: of the file where it lies here, else of what is known of it."""
+    """A name for one dump: from its file if that is on this host, else from its facts."""
     path = vmcore.path
     try:
         return key_of_file(path)
@@ -56,7 +56,7 @@ def key_of_file(path: Path) -> str:
 
 
 def key_of_text(text: str) -> str:
-    """A name for what came from a URL."""
+    """A name for debuginfo that came from a URL."""
     return _digest(text)
 
 

@@ -1,7 +1,7 @@
-"""One vmlinux of two files: the kernel without debug information, and the debug information without the kernel.
+"""Joins two files into one vmlinux: the kernel without debug information, and the debug information without the kernel.
 
-SUSE ships them so. crash wants all in one. What `eu-unstrip` does for any ELF file is simple for a linked kernel: the
-.debug file's section table names all sections, and those it does not hold lie in the other file, where they stay.
+SUSE ships the two; crash needs one file. `eu-unstrip` does this for any ELF file; for a linked kernel it is simple. The
+.debug file's section table names all sections. Those that it lacks are in the other file and keep their places.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _LARGEST_NARROW: Final = 0xFFFFFFFF
 
 
 def merge(kernel: Path, debug: Path, target: Path) -> None:
-    """Writes `target`: all of `kernel`, and what `debug` has.
+    """Writes `target`: all of `kernel`, and the sections of `debug`.
 
-    Raises `CorruptData` when they are not of one build, or not what a linker writes.
+    Raises `CorruptData` if they are of different builds, or not written by a linker.
     """
     try:
         of_kernel, of_debug = elf.read(kernel), elf.read(debug)

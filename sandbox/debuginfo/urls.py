@@ -1,4 +1,4 @@
-"""The places that may have a kernel's debuginfo, in their order, and the URLs that are tried there."""
+"""The places that may have a kernel's debuginfo, in order, and the URLs to try there."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Entries of a profile that are of one kind, and of one vendor."""
+    """Entries of a profile of one kind and one vendor."""
 
     source: Source
     templates: tuple[str, ...]
@@ -32,7 +32,7 @@ class Place:
     keys: tuple[str, ...] = ()
     """Files of `images/keys/`, one of which must have signed an RPM."""
     vendor: str | None = None
-    """Whose archive it is, for releases that several vendors build under one name."""
+    """Owner of the archive, for releases that several vendors build under one name."""
 
 
 def places(profile: Profile) -> list[Place]:
@@ -69,7 +69,7 @@ def _places(source: Source, profile: Profile, rules: DebuginfoRules) -> list[Pla
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One URL where the package may be, and whose key must have signed it."""
+    """One URL where the package may be, and the keys one of which must have signed it."""
 
     remote: RemotePackage
     keys: Sequence[str]
@@ -77,9 +77,9 @@ class Candidate:
 
 
 def candidates(profile: Profile, vmcore: Vmcore, wanted: PackageNames) -> Iterator[Candidate]:
-    """URLs to try, best first: the vendor's archives, current tree before vault; then those that have all.
+    """URLs to try, best first: the vendor's archives, current tree before vault; then archives of several vendors.
 
-    Where the dump does not say who built its kernel, the archives of all who ship such releases: the proof decides.
+    If the dump does not tell the vendor, the archives of all vendors of such releases are tried: the proof decides.
     """
     rules = profile.debuginfo
     if rules is None:
@@ -95,7 +95,7 @@ def candidates(profile: Profile, vmcore: Vmcore, wanted: PackageNames) -> Iterat
 
 
 def unsigned(rules: DebuginfoRules, wanted: PackageNames) -> Iterator[Candidate]:
-    """URLs of packages that nobody signed."""
+    """URLs of unsigned packages."""
     for url, package in _urls(rules.unsigned, wanted):
         yield _candidate(rules, url, package, ())
 
@@ -109,7 +109,7 @@ def debuginfods(rules: DebuginfoRules | None, vmcore: Vmcore) -> Iterator[Candid
     """Servers that have vmlinux by build-id: those of $DEBUGINFOD_URLS, then the profile's."""
     if vmcore.build_id is None:
         return
-    # elfutils 0.192 mixes words about signatures of files into the list.
+    # elfutils 0.192 also has words about file signatures in the list.
     named = [word for word in os.environ.get("DEBUGINFOD_URLS", "").split() if "://" in word]
     for server in dict.fromkeys((*named, *(rules.debuginfod if rules is not None else ()))):
         url = f"{server.rstrip('/')}/buildid/{vmcore.build_id}/debuginfo"

@@ -1,4 +1,4 @@
-"""Debuginfo that the user has: a vmlinux, a package, a directory of them. It is copied: the original may change."""
+"""Copies the user's debuginfo into the cache: a vmlinux, a package, or a directory of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sandbox.model import DebuginfoFormat, Verification
 from sandbox.progress import QUIET, Reporter
 
 ANY_VMLINUX: Final = (re.compile(r"(.*/)?vmlinux(-[^/]*)?(\.debug)?$"),)
-"""For a package the user gave of a kernel no profile knows."""
+"""For a user's package of a kernel that no profile knows."""
 
 
 def add(
@@ -76,7 +76,7 @@ def _added(
 
 
 def unpacked(file: Path, contents: ExtractSpec, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
-    """Makes `directory`/vmlinux of a vmlinux or package of this host: (what it is, what its package proves of it)."""
+    """Writes `directory`/vmlinux from a vmlinux or package: (its identity, what the package proves about it)."""
     proven = ""
     if contents.kind is DebuginfoFormat.VMLINUX:
         identify(file)

@@ -90,7 +90,7 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
     inside = found.source
     if isinstance(inside, PeekSource):
         inside.exhaust(wrappers.WHOLE_LIMIT, seconds=_SECONDS / 2)
-    # Of a part the log would have gaps that nobody sees.
+    # The log in a part of the dump would have gaps that the user cannot see.
     if inside is not None and inside.size:
         try:
             opened = reader.open_dump(inside, str(path))

@@ -18,7 +18,7 @@ from sandbox.dump.address_translation import KernelMemory
 from sandbox.dump.header import PageMissingError
 
 _MOST_TEXT: Final = 16 << 20
-"""Largest ring that is read; log_buf_len= goes up to 2 GiB, but nobody's does."""
+"""Largest ring that is read. log_buf_len= allows 2 GiB, but real logs are far smaller."""
 
 _MOST_RECORDS: Final = 1 << 20
 _MOST_MISSING: Final = 1 << 16

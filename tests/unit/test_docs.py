@@ -105,3 +105,15 @@ def test_files_that_a_page_for_engineers_names_exist(page: Path) -> None:
     places = r"sandbox|tests|docs|images|Containerfile\.d|benchmarks|tools|upkeep|examples"
     for path in re.findall(rf"`((?:{places})/[^`:\s]*)", page.read_text()):
         assert re.search(r"[A-Z]{4}|[*<]", path) or (ROOT / path).exists(), path
+
+
+def test_the_text_says_caller_process_or_user() -> None:
+    pages = [ROOT / "README.md"]
+    for directory in (ROOT / "sandbox", ROOT / "docs"):
+        pages += [page for page in sorted(directory.rglob("*")) if page.suffix in {".py", ".md", ".html"}]
+    found = []
+    for page in pages:
+        for number, line in enumerate(page.read_text().splitlines(), start=1):
+            if re.search(r"\b(whoever|nobody|somebody)\b", line, re.IGNORECASE):
+                found.append(f"{page.relative_to(ROOT)}:{number}: {line.strip()}")
+    assert found == []
