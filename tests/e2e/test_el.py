@@ -28,6 +28,7 @@ from engines import EngineUnderTest
 from registries import registry
 from sandbox import image, profiles
 from sandbox.engine import ContainerSpec, Engine, labels
+from sandbox.host import paths
 from standins import Disguise
 from vendors import Vendor
 
@@ -191,7 +192,7 @@ def world(
     top = tmp_path_factory.mktemp("world")
     keys = top / "config" / "images" / "keys"
     keys.mkdir(parents=True)
-    for key in (Path(profiles.__file__).parents[1] / "images" / "keys").iterdir():
+    for key in (paths.data_dir() / "images" / "keys").iterdir():
         shutil.copy(signer.key, keys / key.name)
     engine = docker_engine.engine
     forget(engine)

@@ -20,8 +20,8 @@ import rpms
 import standins
 from archives import Archive
 from engines import EngineUnderTest
-from sandbox import profiles
 from sandbox.formats import elf
+from sandbox.host import paths
 from standins import Disguise
 
 RELEASE = "6.12.100-{}-longterm"
@@ -67,7 +67,7 @@ def test_backtrace_of_a_kernel_in_two_packages(
     signer = rpms.Signer.new(tmp_path)
     keys = tmp_path / "config" / "images" / "keys"
     keys.mkdir(parents=True)
-    for key in (Path(profiles.__file__).parents[1] / "images" / "keys").iterdir():
+    for key in (paths.data_dir() / "images" / "keys").iterdir():
         shutil.copy(signer.key, keys / key.name)
     with archives.serve(Archive(files={})) as archive:
         for name, tree in trees.items():

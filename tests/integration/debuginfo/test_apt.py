@@ -23,11 +23,11 @@ import rpms
 from archives import Archive
 from engines import EngineUnderTest
 from sandbox import image, profiles
+from sandbox.case import package_query
 from sandbox.case.package_query import ContainerPackageQuery
 from sandbox.debuginfo import locate
 from sandbox.errors import DebuginfoError
 from sandbox.host import config
-from sandbox.image import bootstrap
 from sandbox.model import Debuginfo, Vmcore
 
 PACKAGE = f"linux-image-{archives.RELEASE}-dbg"
@@ -136,7 +136,7 @@ def repository(
     monkeypatch.setenv("VMBOX_VERIFY", "strict")
     monkeypatch.setenv("VMBOX_MIRRORS", f"http://deb.debian.org={archive.url}/deb.debian.org")
     # Nor when it is asked.
-    monkeypatch.setattr(bootstrap, "apt_settings", tuple)
+    monkeypatch.setattr(package_query, "apt_settings", tuple)
     (tmp_path / "debian-12.toml").write_text(PROFILE.format(base=base))
     home = profiles.read(tmp_path / "debian-12.toml")
     dump = Vmcore(
