@@ -152,6 +152,7 @@ def _read_notes(source: Source, header: Header, sections: list[tuple[int, int]],
     cpus, of_process = 0, False
     for offset, size in sections:
         for note in notes.iterate(source.read_at(offset, size), header.order):
+            source.read_at(0, 0)  # asks for time
             if note.name == "CORE" and note.type == notes.NT_PRSTATUS:
                 cpus += 1
             elif note.name == "CORE" and note.type in {notes.NT_PRPSINFO, notes.NT_AUXV, notes.NT_FILE}:

@@ -32,6 +32,10 @@ _EARLY_BYTES: Final = 1 << 20
 """The first pieces hold the header, the notes and the vmcoreinfo; that many are looked at to identify a dump."""
 
 _MOST_PIECES: Final = 1 << 22
+_SMALLEST: Final = 512
+"""Bytes that a piece has on average, at least: writers give pages and larger tables. It bounds the work per byte."""
+_PIECES_AT_ONCE: Final = 1 << 15
+"""Pieces that may be smaller."""
 
 
 class FlattenedSource:
@@ -81,6 +85,7 @@ class FlattenedSource:
         return zip(self._targets, self._places, self._sizes, strict=True)
 
     def read_at(self, offset: int, size: int) -> bytes:
+        self._source.read_at(0, 0)
         if offset < 0 or size <= 0 or offset >= self._end:
             return b""
         end = min(offset + min(size, READ_LIMIT), self._end)
@@ -119,6 +124,10 @@ class FlattenedSource:
                 self.ended = self.exhausted = True
                 return
             target, size = _PIECE.unpack(raw)
+            if len(self._targets) > _PIECES_AT_ONCE + self._next // _SMALLEST:
+                self.exhausted = True
+                self.damage = f"damaged: more than {len(self._targets)} pieces of {_SMALLEST} bytes or less"
+                return
             if target < 0 or size <= 0 or target + size > 1 << 62:
                 self.exhausted = True
                 self.damage = f"damaged: no piece of a flattened dump begins at byte {self._next}"

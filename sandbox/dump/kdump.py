@@ -266,6 +266,7 @@ def _read_notes(source: Source, header: Header, layout: Layout, extent: tuple[in
     section = source.read_at(where, min(size, layout.bitmap_offset - where, _NOTES_LIMIT))
     cpus = 0
     for note in notes.iterate(section, layout.order):
+        source.read_at(0, 0)  # asks for time
         cpus += note.name == "CORE" and note.type == notes.NT_PRSTATUS
         if note.name == "VMCOREINFO" and not header.vmcoreinfo:
             header.vmcoreinfo = note.desc[: 1 << 16]

@@ -147,6 +147,7 @@ class KdumpMemory:
                     shared = offset
                     continue
                 previous = offset
+                self._source.read_at(0, 0)  # asks for time
                 if not window_at <= offset <= window_at + len(window) - size:
                     window, window_at = self._source.read_at(offset, _CHUNK), offset
                 data = window[offset - window_at : offset - window_at + size]

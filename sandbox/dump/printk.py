@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Final
@@ -21,6 +21,8 @@ _MOST_TEXT: Final = 16 << 20
 """Largest ring that is read. log_buf_len= allows 2 GiB, but real logs are far smaller."""
 
 _MOST_RECORDS: Final = 1 << 20
+_ASKED: Final = 1024
+"""Records between two looks at the clock: not each is one, and their pages are kept."""
 _MOST_MISSING: Final = 1 << 16
 
 _STATE_BITS: Final = 2
@@ -65,14 +67,14 @@ class Record:
         return [prefix + first, *(b" " * len(prefix) + line for line in more)]
 
 
-def records(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
+def records(kernel: KernelMemory, info: Mapping[str, str], ask: Callable[[], object]) -> Iterator[Record]:
     """The log, oldest message first. Raises `LogMissingError` before the first record when there is none to be had.
 
-    Records whose pages are missing are left out.
+    Records whose pages are missing are left out. `ask` raises when the time is over.
     """
     try:
         if vmcoreinfo.symbol(info, "prb") is not None:
-            yield from _ringbuffer(kernel, info)
+            yield from _ringbuffer(kernel, info, ask)
         elif vmcoreinfo.symbol(info, "log_first_idx") is not None:
             yield from _printk_log(kernel, info)
         elif vmcoreinfo.symbol(info, "log_end") is not None:
@@ -83,7 +85,7 @@ def records(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
         raise LogMissingError("the log's pages are not in the dump") from error
 
 
-def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
+def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str], ask: Callable[[], object]) -> Iterator[Record]:
     def at(name: str) -> int:
         return _needed(vmcoreinfo.offset(info, name), name)
 
@@ -115,6 +117,8 @@ def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
     id_bits = 8 * word - _STATE_BITS
     ids = (1 << id_bits) - 1
     for step in range(min(((head - tail) & ids) + 1, count, _MOST_RECORDS)):
+        if not step % _ASKED:
+            ask()
         number = (tail + step) & ids
         index = number % count
         try:

@@ -88,7 +88,7 @@ class DumpReader:
         kernel = self.kernel()
         if kernel is None:
             raise printk.LogMissingError(f"the log of {self.arch or 'this'} machines is not read here")
-        return printk.records(kernel, self.info)
+        return printk.records(kernel, self.info, lambda: self.source.read_at(0, 0))
 
     def incomplete(self) -> str | None:
         """Why the file is incomplete, judged by its size; None when it is whole."""

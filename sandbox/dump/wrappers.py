@@ -38,6 +38,10 @@ WHOLE_LIMIT: Final = 32 << 20
 _MEMORY: Final = 100 << 20
 """xz -9 needs 65 MiB to decompress; files that want more are not customary."""
 
+_LARGE: Final = frozenset({Wrapper.XZ, Wrapper.ZST, Wrapper.SEVENZIP})
+_MEMORY_DEEP: Final = 16 << 20
+"""Of a compression in another one that also takes much memory: all of them are held at once."""
+
 _DEEPEST: Final = 6
 
 _LOG_NAME: Final = re.compile(r"(?:^|/)vmcore-dmesg(?:-incomplete)?\.txt$|(?:^|/)crash/[^/]+/dmesg[\w.-]*$")
@@ -108,9 +112,10 @@ def _peel(stream: Stream, name: str, layers: tuple[Wrapper, ...], member: str | 
         case Wrapper.TAR | Wrapper.CPIO | Wrapper.ZIP | Wrapper.SEVENZIP:
             # A fresh stream where that is possible, so that members can be reached without reading what is before them.
             fresh = SourceStream(stream.source) if isinstance(stream, SourceStream) else whole
-            return _choose(archives.files(kind, fresh), name, (*layers, kind))
+            return _choose(archives.files(kind, fresh), fresh, name, (*layers, kind))
         case Wrapper.GZ | Wrapper.BZ2 | Wrapper.XZ | Wrapper.ZST | Wrapper.LZ4 | Wrapper.LZOP:
-            inner = decompressed(whole, kind, memory=_MEMORY, padded=True)
+            memory = _MEMORY_DEEP if _LARGE.intersection(layers) else _MEMORY
+            inner = decompressed(whole, kind, memory=memory, padded=True)
             return _peel(inner, name, (*layers, kind), member)
         case Wrapper.DIRECTORY:
             raise AssertionError(kind)  # no file begins so
@@ -118,7 +123,7 @@ def _peel(stream: Stream, name: str, layers: tuple[Wrapper, ...], member: str | 
             assert_never(kind)
 
 
-def _choose(members: Iterator[Member], name: str, layers: tuple[Wrapper, ...]) -> Unwrapped:
+def _choose(members: Iterator[Member], stream: Stream, name: str, layers: tuple[Wrapper, ...]) -> Unwrapped:
     log: Unwrapped | None = None
     uname: str | None = None
     sosreport = False
@@ -126,6 +131,7 @@ def _choose(members: Iterator[Member], name: str, layers: tuple[Wrapper, ...]) -
     try:
         for member in members:
             seen += 1
+            stream.ask()
             sosreport = sosreport or bool(_SOSREPORT.search(member.text))
             if _UNAME_NAME.search(member.text):
                 uname = member.content.read(512).decode("utf-8", "replace").strip()
@@ -190,6 +196,9 @@ class _Replayed(Stream):
         if self._peek.damage is not None:
             raise CorruptData(self._peek.damage)
         return self._rest.read(size)
+
+    def ask(self) -> None:
+        self._rest.ask()
 
     def skip(self, size: int) -> None:
         kept = min(size, max(0, self._peek.kept - self._at))

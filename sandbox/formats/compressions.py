@@ -17,6 +17,10 @@ from sandbox.formats.streams import CHUNK, ChunkStream, CorruptData, Stream, Uns
 _STEP: Final = CHUNK
 """Bytes that one step of decompression gives at most, and reads at most."""
 
+_FIRST_STEP: Final = 4 << 10
+"""Bytes of a member that are unpacked first. At the end of a member a decompressor copies what is left of its input,
+and there may be thousands of members in a step."""
+
 _MEMORY: Final = 256 << 20
 """xz -9 needs 65 MiB to decompress, the kernel's own xz_wrap.sh 128 MiB."""
 
@@ -58,28 +62,29 @@ def decompressed(stream: Stream, name: str, *, memory: int = _MEMORY, padded: bo
     """
     match name:
         case "gz" | "gzip":
-            return ChunkStream(chunks(stream, lambda: Zlib(31), zlib.error, padded=padded))
+            return ChunkStream(chunks(stream, lambda: Zlib(31), zlib.error, padded=padded), stream)
         case "bz2" | "bzip2":
-            return ChunkStream(chunks(stream, bz2.BZ2Decompressor, OSError, padded=padded))
+            return ChunkStream(chunks(stream, bz2.BZ2Decompressor, OSError, padded=padded), stream)
         case "xz" | "lzma":
             return ChunkStream(
-                chunks(stream, lambda: lzma.LZMADecompressor(memlimit=memory), lzma.LZMAError, padded=padded)
+                chunks(stream, lambda: lzma.LZMADecompressor(memlimit=memory), lzma.LZMAError, padded=padded), stream
             )
         case "zst" | "zstd":
             from sandbox.formats import zstandard
 
             window = (memory - 1).bit_length()
             return ChunkStream(
-                chunks(stream, lambda: zstandard.decompressor(window), zstandard.module().ZstdError, padded=padded)
+                chunks(stream, lambda: zstandard.decompressor(window), zstandard.module().ZstdError, padded=padded),
+                stream,
             )
         case "lz4":
             from sandbox.formats import lz4
 
-            return ChunkStream(lz4.unpacked(stream))
+            return ChunkStream(lz4.unpacked(stream), stream)
         case "lzop":
             from sandbox.formats import lzo
 
-            return ChunkStream(lzo.unpacked(stream))
+            return ChunkStream(lzo.unpacked(stream), stream)
         case "none":
             return stream
         case _:
@@ -112,12 +117,14 @@ def chunks(
     stream: Stream, make: Callable[[], Decompressor], failure: type[Exception], *, padded: bool
 ) -> Iterator[bytes]:
     """Members of one compression, one behind the other; zeros between them are padding, as xz has it."""
-    data = stream.read(_STEP)
-    while data:
-        one, begun = make(), False
+    data, at = stream.read(_STEP), 0
+    while at < len(data):
+        one, begun, step = make(), False, _FIRST_STEP
+        piece = data[at : at + step]
+        at += len(piece)
         while True:
             try:
-                out = one.decompress(data, _STEP)
+                out = one.decompress(piece, _STEP)
             except (failure, EOFError) as error:
                 if padded and not begun:
                     return
@@ -125,14 +132,27 @@ def chunks(
             begun = True
             if out:
                 yield out
+            # A bomb gives output for hours without wanting input, and members may be empty.
+            stream.ask()
             if one.eof:
+                at -= len(one.unused_data)
                 break
-            # Reading nothing asks the clock: a bomb gives output for hours without wanting input.
-            data = stream.read(0)
+            piece = b""
             if one.needs_input:
-                data = stream.read(_STEP)
-                if not data and not out:
+                if at == len(data):
+                    data, at = stream.read(_STEP), 0
+                step = min(2 * step, _STEP)
+                piece = data[at : at + step]
+                at += len(piece)
+                if not piece and not out:
                     raise CorruptData("the compressed data ends too early")
-        data = one.unused_data.lstrip(b"\0")
-        while not data and (more := stream.read(_STEP)):
-            data = more.lstrip(b"\0")
+        while (at := _behind_zeros(data, at)) == len(data) and data:
+            stream.ask()
+            data, at = stream.read(_STEP), 0
+
+
+def _behind_zeros(data: bytes, at: int) -> int:
+    while at < len(data) and not data[at]:
+        step = data[at : at + _FIRST_STEP]
+        at += len(step) - len(step.lstrip(b"\0"))
+    return at

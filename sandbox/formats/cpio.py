@@ -34,6 +34,7 @@ class Entry:
 def members(stream: Stream) -> Iterator[Member]:
     """Entries in order. Raises `CorruptData` where the archive is cut or damaged."""
     for _ in range(_MOST_MEMBERS):
+        stream.ask()
         if exactly(stream, 6, _WHAT) not in MAGICS:
             raise CorruptData(f"{_WHAT} is damaged")
         if (one := entry(stream)) is None:

@@ -11,12 +11,17 @@ from typing import Final
 
 from sandbox.formats.streams import CorruptData, Stream, exactly
 
+_WINDOW: Final = 64 << 10
+_ASKED: Final = 16 << 10
+"""Bytes of a block between two looks at the clock."""
+
 _BLOCK: Final = {4: 64 << 10, 5: 256 << 10, 6: 1 << 20, 7: 4 << 20}
 
 
 def unpacked(stream: Stream) -> Iterator[bytes]:
     """What the frames of a file unpack to. Raises `CorruptData`."""
     while head := stream.read(7):
+        stream.ask()
         if head[:4] != b"\x04\x22\x4d\x18" or len(head) < 7:
             return
         flags, size_code = head[4], head[5] >> 4 & 7
@@ -32,22 +37,29 @@ def unpacked(stream: Stream) -> Iterator[bytes]:
             if size == 0:
                 stream.skip(4 if flags & 4 else 0)
                 break
+            stream.ask()
             stored, size = size >> 31, size & 0x7FFFFFFF
             if size > _BLOCK[size_code]:
                 raise CorruptData("an LZ4 block is larger than its frame allows")
             block = exactly(stream, size, "the compressed data")
             stream.skip(4 if flags & 0x10 else 0)
-            out = block if stored else _unpack(block, window if linked else b"", _BLOCK[size_code])
-            window = (window + out)[-65536:]
-            yield out
+            out = block if stored else _unpack(block, window, _BLOCK[size_code], stream)
+            if linked:
+                window = (window + out)[-_WINDOW:] if len(out) < _WINDOW else out[-_WINDOW:]
+            if out:
+                yield out
 
 
-def _unpack(block: bytes, window: bytes, limit: int) -> bytes:
+def _unpack(block: bytes, window: bytes, limit: int, stream: Stream) -> bytes:
     out = bytearray(window)
     limit += len(window)
     at = 0
+    asked = 0
     try:
         while True:
+            if at - asked > _ASKED:
+                stream.ask()
+                asked = at
             token = block[at]
             at += 1
             run = token >> 4

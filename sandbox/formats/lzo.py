@@ -119,6 +119,7 @@ def unpacked(stream: Stream) -> Iterator[bytes]:
     of_output = 4 * bool(flags & 0x1) + 4 * bool(flags & 0x100)
     of_input = 4 * bool(flags & 0x2) + 4 * bool(flags & 0x200)
     while True:
+        stream.ask()
         size = int.from_bytes(exactly(stream, 4, _WHAT), "big")
         if size == 0:
             return

@@ -36,6 +36,8 @@ _UNPACK_SIZES, _COUNTS, _EMPTY, _NAMES, _ENCODED = 0x0C, 0x0D, 0x0E, 0x11, 0x17
 _SIGNATURE_SIZE: Final = 32
 _MOST_HEADER: Final = 16 << 20
 _MOST: Final = 200_000
+_ASKED: Final = 256
+"""Bytes of a header between two looks at the clock: a few of them may stand for a list of `_MOST`."""
 _MOST_DICTIONARY: Final = 1 << 30
 """7-Zip's own largest choice of level is 256 MiB; memory is only used as far as data comes."""
 
@@ -85,14 +87,17 @@ def members(source: Source) -> Iterator[Member]:
 
 
 class _Reader:
-    """Bytes and numbers of a header."""
+    """Bytes and numbers of a header; `source` is asked for time while they are read."""
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, source: Source) -> None:
         self._raw = raw
         self._at = 0
+        self.source = source
 
     def byte(self) -> int:
         self._at += 1
+        if not self._at % _ASKED:
+            self.source.read_at(0, 0)
         return self._raw[self._at - 1]
 
     def take(self, size: int) -> bytes:
@@ -130,7 +135,7 @@ class _Reader:
 
 def _header(source: Source, raw: bytes) -> tuple[list[_Folder], list[list[int]], list[str]]:
     for _ in range(4):
-        reader = _Reader(raw)
+        reader = _Reader(raw, source)
         kind = reader.byte()
         if kind == _HEADER:
             break
@@ -272,11 +277,12 @@ def _files(reader: _Reader) -> list[str]:
     count = reader.count()
     names, empty = [""] * count, [False] * count
     while (kind := reader.byte()) != _END:
-        body = _Reader(reader.take(reader.number()))
+        body = _Reader(reader.take(reader.number()), reader.source)
+        reader.source.read_at(0, 0)
         if kind == _EMPTY:
             empty = body.bits(count)
         elif kind == _NAMES and body.byte() == 0:
-            text = body.rest().decode("utf-16-le", "replace").split("\0")
+            text = body.rest().decode("utf-16-le", "replace").split("\0", count)
             names = [*text[:count], *[""] * (count - len(text))]
     return [name for name, nothing in zip(names, empty, strict=True) if not nothing]
 
@@ -289,16 +295,16 @@ def _unpacked(source: Source, folder: _Folder) -> Stream:
     if methods == [_COPY]:
         return stream
     if methods == [_BZIP2]:
-        return ChunkStream(chunks(stream, bz2.BZ2Decompressor, OSError, padded=True))
+        return ChunkStream(chunks(stream, bz2.BZ2Decompressor, OSError, padded=True), stream)
     if methods == [_DEFLATE]:
-        return ChunkStream(chunks(stream, lambda: Zlib(-15), zlib.error, padded=True))
+        return ChunkStream(chunks(stream, lambda: Zlib(-15), zlib.error, padded=True), stream)
     # liblzma names the filters in the order of packing.
     try:
         filters = [_filter(method, properties) for method, properties in reversed(folder.coders)]
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
     except (lzma.LZMAError, ValueError, IndexError) as error:
         raise CorruptData(f"7z methods {'+'.join(one.hex() for one in methods)}: {error}") from error
-    return ChunkStream(chunks(stream, lambda: decompressor, lzma.LZMAError, padded=True))
+    return ChunkStream(chunks(stream, lambda: decompressor, lzma.LZMAError, padded=True), stream)
 
 
 def _filter(method: bytes, properties: bytes) -> dict[str, int]:

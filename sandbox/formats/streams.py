@@ -49,6 +49,13 @@ class Stream(ABC):
     def read(self, size: int) -> bytes:
         """Exactly `size` bytes, fewer only at the end. Raises `CorruptData`."""
 
+    def ask(self) -> None:
+        """Ask the source at the bottom whether there is time left, which raises where there is not.
+
+        For loops that may go on for long without a read that reaches it: of a bomb, of what was read already.
+        """
+        self.read(0)
+
     def skip(self, size: int) -> None:
         """Go forward, without reading where that is possible.
 
@@ -114,6 +121,9 @@ class SourceStream(Stream):
             data += piece
         self.skip(len(data))
         return data
+
+    def ask(self) -> None:
+        self.source.read_at(self.offset, 0)
 
     def skip(self, size: int) -> None:
         self.offset += size
@@ -183,10 +193,11 @@ class GrowingFile(FileStream):
 
 
 class ChunkStream(Stream):
-    """An iterator's chunks, none of which is empty."""
+    """An iterator's chunks, none of which is empty. `below` is the stream that they are made of."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], below: Stream | None = None) -> None:
         self._chunks = chunks
+        self._below = below
         self._chunk = b""
         self._at = 0
 
@@ -203,6 +214,10 @@ class ChunkStream(Stream):
             have += self._at
         return b"".join(pieces)
 
+    def ask(self) -> None:
+        if self._below is not None:
+            self._below.ask()
+
 
 class LimitedStream(Stream):
     """The next `size` bytes of another stream: a member of an archive."""
@@ -217,6 +232,9 @@ class LimitedStream(Stream):
         if not data and size and self.left:
             raise CorruptData("the archive ends inside a file")
         return data
+
+    def ask(self) -> None:
+        self._stream.ask()
 
     def slice(self) -> SliceSource | None:
         """What is left of the member, if it lies in a source as it is."""
@@ -251,6 +269,7 @@ class PeekSource:
         return len(self._content)
 
     def read_at(self, offset: int, size: int) -> bytes:
+        self._stream.ask()
         if offset < 0 or size <= 0:
             return b""
         wanted = min(offset + size, self._limit)
@@ -264,7 +283,8 @@ class PeekSource:
                 piece = b""
             self._ended = not piece
             self._content += piece
-        return bytes(self._content[offset : min(offset + size, self._limit)])
+        with memoryview(self._content) as kept:
+            return bytes(kept[offset : min(offset + size, self._limit)])
 
     def exhaust(self, limit: int = 0, *, seconds: float = math.inf) -> None:
         """Read on to the limit, or to a higher one, or as long as that takes, to see whether the stream ends there."""

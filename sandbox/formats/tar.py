@@ -28,6 +28,7 @@ def members(stream: Stream) -> Iterator[Member]:
     name: str | None = None
     size: int | None = None
     for _ in range(_MOST_HEADERS):
+        stream.ask()
         head = stream.read(BLOCK)
         if not head.strip(b"\0"):
             return
@@ -102,6 +103,7 @@ def _pax_size(value: bytes) -> int:
 def _pass_sparse_map(stream: Stream, head: bytes, kind: bytes) -> None:
     more = kind == tarfile.GNUTYPE_SPARSE and head[_EXTENDED_AT]
     while more:
+        stream.ask()
         more = exactly(stream, BLOCK, _WHAT)[504]
 
 

@@ -24,6 +24,7 @@ _LATER: Final = 0xFFFFFFFF
 def members(stream: Stream) -> Iterator[Member]:
     """Files in order. Raises `CorruptData` where the archive is cut or damaged."""
     for _ in range(_MOST_MEMBERS):
+        stream.ask()
         head = stream.read(30)
         if head[:4] != b"PK\x03\x04":
             return
@@ -42,10 +43,10 @@ def members(stream: Stream) -> Iterator[Member]:
             raise UnsupportedFormat(f"zip compression method {method} is not read here")
         if later:
             # Sizes stand behind the data, with or without a mark, in 32 or 64 bits: looking further would be guessing.
-            yield Member(name=name, size=UNKNOWN, content=ChunkStream(_inflated(stream)))
+            yield Member(name=name, size=UNKNOWN, content=ChunkStream(_inflated(stream), stream))
             return
         stored = LimitedStream(stream, packed)
-        content = stored if method == 0 else ChunkStream(_inflated(stored))
+        content = stored if method == 0 else ChunkStream(_inflated(stored), stored)
         yield Member(name=name, size=size, content=content, regular=not name.endswith("/"))
         stored.skip(stored.left)
 
@@ -53,6 +54,7 @@ def members(stream: Stream) -> Iterator[Member]:
 def _inflated(stream: Stream) -> Iterator[bytes]:
     one = zlib.decompressobj(-15)
     while not one.eof:
+        stream.ask()
         data = one.unconsumed_tail or stream.read(1 << 16)
         if not data:
             raise CorruptData(f"{_WHAT} ends too early")

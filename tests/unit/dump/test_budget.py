@@ -1,0 +1,281 @@
+"""No input of 1 MB or less costs `identify` more than 2 s or 100 MiB, whatever is in it."""
+
+import bz2
+import gc
+import gzip
+import io
+import lzma
+import os
+import random
+import struct
+import tarfile
+import time
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import dump_writer
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from sandbox.dump import crash_directory, identify
+from sandbox.errors import NotADump, VmboxError
+from sandbox.formats import zstandard
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
+DUMP = (FIXTURES / "x86_64-6.1-zlib").read_bytes()
+IMAGE = 0xFFFFFFFF81000000
+PHYSICAL = 0x1000000
+SECONDS = 2.0
+MEBIBYTES = 100
+
+
+def cost(path):
+    """(seconds of the processor, MiB above what was there before) of one identification."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before = _peak()
+    start = time.process_time()
+    with suppress(VmboxError):
+        identify(path)
+    return time.process_time() - start, _peak() - before
+
+
+def _peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) >> 10
+
+
+def check(path):
+    identify(FIXTURES / "x86_64-6.1-zlib")  # what is imported once is not the input's
+    seconds, memory = cost(path)
+    assert seconds < SECONDS
+    assert memory < MEBIBYTES
+
+
+def elf(info, page, pages, at=PHYSICAL):
+    """A core whose memory from `at` on is the same few pages again and again."""
+    note = dump_writer.vmcoreinfo_note(info.encode())
+    count = 1 + pages
+    notes_at = 64 + 56 * count
+    data_at = notes_at + len(note)
+    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    head = struct.pack("<HHIQQQIHHHHHH", 4, 62, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0)
+    table = struct.pack("<IIQQQQQQ", 4, 0, notes_at, 0, 0, len(note), len(note), 0)
+    for number in range(pages):
+        offset = data_at + number * 4096 % len(page)
+        table += struct.pack("<IIQQQQQQ", 1, 0, offset, 0, at + number * 4096, 4096, 4096, 0)
+    return ident + head + table + note + page
+
+
+INFO = f"OSRELEASE=5.4.0\nPAGESIZE=4096\nNUMBER(phys_base)=0\nSYMBOL(_stext)={IMAGE:x}\n"
+
+
+def build_ids():
+    note = b"\4\0\0\0\x14\0\0\0\3\0\0\0GNU\0" + bytes(range(20))
+    return elf(INFO, (b"\0" * 16 + note * 200)[:4096].ljust(4096, b"\0"), 16000)
+
+
+def newlines():
+    # printk_log's records may be 64 KiB long, each a line or 65,535 of them.
+    names = {"ts_nsec": 0, "len": 8, "text_len": 10, "dict_len": 12}
+    info = INFO + "".join(f"OFFSET(printk_log.{name})={at}\n" for name, at in names.items())
+    info += f"SIZE(printk_log)=16\nSYMBOL(log_buf)={IMAGE:x}\nSYMBOL(log_buf_len)={IMAGE + 8:x}\n"
+    info += f"SYMBOL(log_first_idx)={IMAGE + 12:x}\nSYMBOL(log_next_idx)={IMAGE + 16:x}\n"
+    buffer = IMAGE + 0x8000
+    first = struct.pack("<QIII", buffer, 15 << 20, 0, 1).ljust(0x8000, b"\0")
+    record = struct.pack("<QHHHBB", 1, 0x8000, 0x7FF0, 0, 0, 0).ljust(0x8000, b"\n")
+    core = elf(info, first + record, 8 + 3840)
+    # The first eight pages are the variables; all others the record.
+    table = bytearray(core)
+    record_at = len(core) - 0x8000
+    for number in range(8, 8 + 3840):
+        struct.pack_into("<Q", table, 64 + 56 * (1 + number) + 8, record_at + number % 8 * 4096)
+    return bytes(table)
+
+
+def lines_of_2_kib():
+    return (b"[    1.000000] Linux version 1 (" + b"#1" * 990 + b"\n") * 480
+
+
+def lz4_block(head, repeated, size):
+    """A block of `head`, then `repeated` again and again, `size` bytes in all."""
+    literals = head + repeated
+    left = size - len(literals) - 4 - 15 - 5
+    match = b"\xff" * (left // 255) + bytes([left % 255])
+    token = min(len(literals), 15) << 4 | 15
+    more = bytes([len(literals) - 15]) if len(literals) >= 15 else b""
+    return bytes([token]) + more + literals + struct.pack("<H", len(repeated)) + match + b"\x50" + bytes(5)
+
+
+def lz4_frame(blocks):
+    out = b"\x04\x22\x4d\x18" + bytes((0x60, 0x70, 0))
+    return out + b"".join(struct.pack("<I", len(block)) + block for block in blocks) + bytes(4)
+
+
+def lz4_in_lz4():
+    inner = b"\x04\x22\x4d\x18" + bytes((0x40, 0x70, 0))
+    block = lz4_block(inner, struct.pack("<I", 1 << 31 | 1) + b"\0", 4 << 20)
+    return lz4_frame([block] * 50)
+
+
+def lz4_of_sequences():
+    # Each sequence is three bytes, and gives four.
+    return lz4_frame([b"\x10\0\1\0" + b"\0\1\0" * 300_000 + b"\x50" + bytes(5)])
+
+
+def zst(content):
+    return zstandard.module().compress(content)
+
+
+def nest():
+    inner = zst(gzip.compress(b"", mtime=0) + bytes(32 << 20)) + zst(bytes(64 << 20)) * 20
+    for _ in range(2):
+        inner = zst(gzip.compress(inner, mtime=0))
+    return inner
+
+
+def empty_members(make=gzip.compress):
+    return make(b"") * (900_000 // len(make(b"")))
+
+
+def flattened(size):
+    pieces = b"".join(struct.pack(">qq", at * 2, 1) + b"x" for at in range(size // 17))
+    head = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
+    return head.ljust(4096, b"\0") + struct.pack(">qq", 0, len(DUMP)) + DUMP + pieces + b"\xff" * 16
+
+
+def small_members():
+    block = bytearray(tarfile.TarInfo("x").tobuf(tarfile.USTAR_FORMAT))
+    return gzip.compress(bytes(block) * 200_000, compresslevel=9)
+
+
+def sevenzip_header(properties):
+    header = b"\1\5" + properties + b"\0\0"
+    head = b"7z\xbc\xaf\x27\x1c\0\4" + bytes(4) + struct.pack("<QQI", 0, len(header), 0)
+    return head + header
+
+
+def many_names():
+    count = b"\xe0" + (200_000).to_bytes(3, "little")
+    return sevenzip_header(count + b"\x11\x01\x00" * 300_000)
+
+
+def kdump_notes():
+    info = b"OSRELEASE=6.1.0\nPAGESIZE=4096\n"
+    return dump_writer.elf({1: bytes(4096)}, info, extra_notes=(struct.pack("<III", 4, 0, 9) + b"CORE") * 60_000)
+
+
+MADE = {
+    "build-ids": build_ids,
+    "newlines": newlines,
+    "banners": lines_of_2_kib,
+    "lz4 in lz4": lz4_in_lz4,
+    "lz4 of short sequences": lz4_of_sequences,
+    "zstd and gzip": nest,
+    "empty gzip members": empty_members,
+    "empty xz streams": lambda: empty_members(lzma.compress),
+    "empty bzip2 streams": lambda: empty_members(bz2.compress),
+    "empty zstd frames": lambda: empty_members(zst),
+    "flattened": lambda: flattened(900_000),
+    "flattened, packed": lambda: gzip.compress(flattened(4 << 20)),
+    "tar of nothing": small_members,
+    "7z of names": many_names,
+    "notes": kdump_notes,
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_was_made_to_cost(name, tmp_path):
+    content = MADE[name]()
+    assert len(content) <= 1_100_000
+    (tmp_path / "vmcore").write_bytes(content)
+    check(tmp_path / "vmcore")
+
+
+def tarred(content):
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name in ("x", "vmcore"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+def zipped(content):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("vmcore", content)
+    return out.getvalue()
+
+
+WRAPS = {
+    "gz": lambda content: gzip.compress(content, 1, mtime=0),
+    "bz2": bz2.compress,
+    "xz": lambda content: lzma.compress(content, preset=0),
+    "zst": zst,
+    "lz4": lambda content: lz4_frame([lz4_block(content[:200], b"\0", 4 << 20)]),
+    "tar": tarred,
+    "zip": zipped,
+    "flattened": lambda content: dump_writer.flatten(content[:60_000], piece=3),
+    "padded": lambda content: content + bytes(4 << 20),
+    "often": lambda content: content * max(1, (1 << 20) // max(1, len(content))),
+}
+INSIDE = {
+    "dump": DUMP,
+    "zeros": bytes(8 << 20),
+    "log": b"[    0.000000] Linux version 6.1.0\n" * 20_000,
+    "newlines": b"[    0.000000] Linux version 6.1.0\n" * 2 + b"\n" * (8 << 20),
+    "noise": random.Random(1).randbytes(100_000),
+    "nothing": b"",
+}
+
+
+@given(inside=st.sampled_from(sorted(INSIDE)), wraps=st.lists(st.sampled_from(sorted(WRAPS)), min_size=1, max_size=7))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_random_nestings(tmp_path_factory, inside, wraps):
+    content = INSIDE[inside]
+    for wrap in wraps:
+        content = WRAPS[wrap](content[: 16 << 20])
+    path = tmp_path_factory.mktemp("nest") / "vmcore"
+    path.write_bytes(content[: 1 << 20])
+    check(path)
+
+
+def test_a_tree_of_sosreports_is_walked_once(tmp_path, monkeypatch):
+    place = tmp_path
+    for _ in range(20):
+        (place / "sos_commands").mkdir()
+        place /= "var"
+        place.mkdir()
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda where: (listed.append(where), scandir(where))[1])
+    seconds, _ = cost(tmp_path)
+    assert len(listed) < 2 * 20
+    assert seconds < SECONDS
+
+
+def test_a_directory_of_many_directories(tmp_path, monkeypatch):
+    monkeypatch.setattr(crash_directory, "_MOST_ENTRIES", 200)
+    for number in range(300):
+        (tmp_path / f"{number:03}").mkdir()
+    listed = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda where: (listed.append(where), scandir(where))[1])
+    with pytest.raises(NotADump, match="too many files"):
+        identify(tmp_path)
+    assert len(listed) == 1
+
+
+def test_a_large_honest_file_is_no_reason(tmp_path):
+    """What is bounded is work per byte."""
+    pages = {number: bytes([number % 250 + 1]) * 4096 for number in range(4000)}
+    whole = dump_writer.flatten(dump_writer.kdump(pages, b"OSRELEASE=6.1.0\nPAGESIZE=4096\n"), piece=4096)
+    (tmp_path / "vmcore").write_bytes(whole)
+    found = identify(tmp_path / "vmcore")
+    assert found.complete is True
+    assert found.release == "6.1.0"
+    (tmp_path / "vmcore").write_bytes(bz2.compress(DUMP[:20_000]) + bz2.compress(DUMP[20_000:]) + bytes(3 << 20))
+    assert identify(tmp_path / "vmcore").panic == identify(FIXTURES / "x86_64-6.1-zlib").panic
