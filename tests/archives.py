@@ -162,6 +162,8 @@ class Archive:
     wrong_total: int = 0
     """Added to every length the server speaks of."""
     delay: float = 0.0
+    redirect: str = ""
+    """Where every request is sent instead."""
     headers: dict[str, str] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """(path, Range) of each."""
@@ -209,6 +211,12 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
                 status = archive.statuses.pop(0) if archive.statuses else 0
                 cut = archive.cut_after.pop(0) if archive.cut_after else None
             time.sleep(archive.delay)
+            if archive.redirect:
+                self.send_response(302)
+                self.send_header("Location", archive.redirect + self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             data = archive.files.get(self.path.partition("?")[0])
             if status or data is None:
                 self.send_response(status or 404)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+from sandbox.debuginfo import trust
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.engine import Engine, Image, labels
 from sandbox.errors import BaseImageUnavailable, DebuginfoMismatch, EngineFailed, ImageBuildFailed, ImageNotInRegistry
@@ -66,6 +67,10 @@ def find(
     except DebuginfoMismatch as error:
         reporter.notice(f"{error.message}; it is not used")
         return None
+    verification = _verification(image.labels.get(labels.DEBUGINFO_CHECK, ""))
+    if why := trust.objection(verification, private=True):
+        reporter.notice(f"{ref} is not used: {why}")
+        return None
     debuginfo = Debuginfo(
         directory=DIRECTORY,
         vmlinux=DIRECTORY / "vmlinux",
@@ -73,7 +78,7 @@ def find(
         origin=f"image {ref}",
         proof=proof,
         verification_detail=image.labels.get(labels.DEBUGINFO_VERIFIED, ""),
-        verification=_verification(image.labels.get(labels.DEBUGINFO_CHECK, "")),
+        verification=verification,
         in_image=True,
     )
     return image, debuginfo

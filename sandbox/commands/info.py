@@ -88,7 +88,7 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
     try:
         selection = select(kernel)
     except UnknownKernel:
-        values |= {"profile": None, "crash": None, "debuginfo": [], "sources": []}
+        values |= {"profile": None, "crash": None, "debuginfo": [], "sources": [], "signed": None}
     else:
         packages, sources = _debuginfo_of(kernel, selection.distribution)
         values |= {
@@ -96,6 +96,7 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
             "crash": selection.crash_from.crash.version,
             "debuginfo": packages,
             "sources": sources,
+            "signed": rules.signed if (rules := selection.distribution.debuginfo) is not None else None,
         }
     if json:
         render.as_json(values)
@@ -106,6 +107,8 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
         found = values[name]
         if isinstance(found, list):
             shown += [(word, str(item)) for item in found]
+    if values.get("signed") is False:
+        shown.append(("CHECKED", 'build-id and TLS: the packages are not signed, and verify = "strict" refuses them'))
     render.facts(shown)
 
 

@@ -40,6 +40,12 @@ _LONGEST_WAIT: Final = 15.0
 LARGEST_PACKAGE: Final = 16 << 30
 """Bytes that a package of unknown size may have. Debug packages of kernels have one or two GB."""
 _MOST_REDIRECTS: Final = 10
+_SECONDS: Final = 30.0
+"""Without a byte."""
+_SECONDS_TO_CONNECT: Final = 10.0
+_TLS_SECONDS: Final = 4.0
+"""A host that drops what comes to its TLS port must not cost more."""
+_WITHOUT_TLS: Final[set[str]] = set()
 _STRIDE: Final = 256 << 20
 """Free space is checked again after so many bytes of a download of unknown size."""
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -79,21 +85,20 @@ def _client(certificate: certificates.Certificate | None) -> httpx.Client:
     if certificate is not None:
         _log.debug("client certificate: %s", certificate.certificate)
     return httpx.Client(
-        timeout=httpx.Timeout(30, connect=10),
         headers={"User-Agent": f"vmbox/{__version__}", "Accept-Encoding": "identity"},
         verify=True if certificate is None else certificates.context(certificate),
     )
 
 
 @contextlib.contextmanager
-def get(url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
+def get(url: str, headers: Mapping[str, str] | None = None, *, seconds: float = _SECONDS) -> Iterator[httpx.Response]:
     """The answer to a GET, to be read while it arrives. Redirects are followed, but never out of TLS.
 
     Each host sees only the client certificate that is meant for it. Raises `DownloadFailed` for a refused redirect, and
     errors of httpx.
     """
     for _ in range(_MOST_REDIRECTS):
-        with _answer(url, headers or {}) as response:
+        with _answer(url, headers or {}, seconds) as response:
             if response.next_request is None:
                 yield response
                 return
@@ -105,22 +110,60 @@ def get(url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Re
 
 
 @contextlib.contextmanager
-def _answer(url: str, headers: Mapping[str, str]) -> Iterator[httpx.Response]:
+def _answer(url: str, headers: Mapping[str, str], seconds: float) -> Iterator[httpx.Response]:
     """Yield the answer to one GET. Logs its status, and the bytes and seconds until its end."""
     import httpx
 
+    timeout = httpx.Timeout(seconds, connect=min(seconds, _SECONDS_TO_CONNECT))
     began = time.monotonic()
     asked = " ".join(filter(None, ("GET", url, headers.get("Range"))))
     try:
-        with client(url).stream("GET", url, headers=dict(headers)) as response:
+        with client(url).stream("GET", url, headers=dict(headers), timeout=timeout) as response:
             try:
                 yield response
             finally:
-                arrived, seconds = response.num_bytes_downloaded, time.monotonic() - began
-                _log.debug("%s: %d, %d bytes in %.3f s", asked, response.status_code, arrived, seconds)
+                arrived, taken = response.num_bytes_downloaded, time.monotonic() - began
+                _log.debug("%s: %d, %d bytes in %.3f s", asked, response.status_code, arrived, taken)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         _log.debug("%s: %s after %.3f s", asked, _in_words(error), time.monotonic() - began)
         raise
+
+
+def is_secure(url: str) -> bool:
+    """Whether what is fetched from there comes over TLS all the way, with the site's mirrors put in."""
+    return mirrors.rewrite(url).startswith("https:")
+
+
+def over_tls(url: str, size: int | None) -> str | None:
+    """The same file of the same host over TLS, where that answers with one of `size` bytes; None where it does not.
+
+    A host that has no TLS is asked once in a process.
+    """
+    import httpx
+
+    twin = tls_url(url)
+    if twin is None or (host := httpx.URL(twin).host) in _WITHOUT_TLS:
+        return None
+    try:
+        with get(twin, {"Range": "bytes=0-0"}, seconds=_TLS_SECONDS) as answer:
+            total = total_of(answer) if answer.status_code == 206 else None
+            return twin if total is not None and size in {None, total} else None
+    except httpx.TransportError:
+        _WITHOUT_TLS.add(host)
+    except (httpx.HTTPError, httpx.InvalidURL, DownloadFailed):
+        pass
+    return None
+
+
+def tls_url(url: str) -> str | None:
+    """The URL where the same host has TLS; None where it is no plain one, or of a port of its own."""
+    import httpx
+
+    try:
+        plain = httpx.URL(url)
+    except httpx.InvalidURL:
+        return None
+    return str(plain.copy_with(scheme="https")) if plain.scheme == "http" and plain.port is None else None
 
 
 def counted(text: str) -> int | None:

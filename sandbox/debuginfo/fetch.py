@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandbox.debuginfo.download import read_package
+from sandbox.debuginfo import trust
+from sandbox.debuginfo.download import is_secure, over_tls, read_package
 from sandbox.debuginfo.extract import ExtractSpec, extract, extract_ranged, finalize, unpack
 from sandbox.debuginfo.http_ranges import HttpFile, RangesUnsupported
 from sandbox.debuginfo.package_names import RemotePackage
@@ -17,20 +18,9 @@ from sandbox.errors import DebuginfoMismatch, DebuginfoNotFound, VerificationFai
 from sandbox.formats import elf
 from sandbox.formats.streams import CorruptData, Stream
 from sandbox.formats.xz import NotSeekable
-from sandbox.host import config
+from sandbox.host import mirrors
 from sandbox.model import DebuginfoFormat, Verification
 from sandbox.progress import Reporter
-
-
-def verify_strictly() -> bool:
-    """Whether the setting `verify` asks for the hash of every package: "strict". The default is "auto".
-
-    The signature of a .deb is over the hash of all its bytes, so reading a tenth of it proves less. With "auto" it is
-    read by ranges when the dump has a build-id. Then every block that is read is checked, the package must be as long
-    as the archive's signed index says, and vmlinux must have the dump's build-id. This finds every mistake, but not an
-    attacker who changes plain HTTP on its way. Such an attacker can make crash print wrong answers, in the sandbox.
-    """
-    return config.current().verify == "strict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +50,52 @@ def fetch(order: FetchRequest, remote: RemotePackage, directory: Path, part: Pat
     """
     # Continuing an interrupted download costs less than reading by ranges from the start.
     begun = part.exists() and part.stat().st_size > 0
-    # A signed header with a digest of each file proves as much as the hash of the whole package.
-    signed = order.contents.kind is DebuginfoFormat.RPM and bool(order.contents.keys)
+    signed = is_signed(order.contents)
+    if order.contents.kind is DebuginfoFormat.RPM and not signed:
+        reporter.notice(f"{remote.package}: packages of this archive are not signed")
+    if trust.strict() and not signed and not _hash_is_signed(remote):
+        raise VerificationFailed(
+            f'{remote.url}: neither a signature nor a signed hash of it is known, and verify is "strict"',
+            hint="get it another way and vouch for it: vmbox debuginfo add FILE",
+        )
     packaged = order.contents.kind is not DebuginfoFormat.VMLINUX
-    if packaged and not begun and (signed or (order.build_id_decides and not verify_strictly())):
+    url = None
+    if packaged and not begun and (signed or (order.build_id_decides and not trust.strict())):
+        url = ranged_url(remote, signed=signed, reporter=reporter)
+    if url is not None:
         try:
-            return _by_ranges(order, remote, directory, reporter)
+            return _by_ranges(order, remote, url, directory, reporter)
         except (RangesUnsupported, NotSeekable) as why:
             reporter.notice(f"{remote.package}: {why}, so all of it is downloaded")
     return _whole(order, remote, directory, part, reporter)
+
+
+def is_signed(contents: ExtractSpec) -> bool:
+    """Whether the package proves each of its files by itself: an RPM's signed header has a digest of each."""
+    return contents.kind is DebuginfoFormat.RPM and bool(contents.keys)
+
+
+def ranged_url(remote: RemotePackage, *, signed: bool, reporter: Reporter) -> str | None:
+    """Where parts of the package may be read; None where only all of it can be compared with its hash.
+
+    A .deb is signed through the hash of all its bytes, so a part of it proves nothing by itself. Over TLS it comes from
+    the archive, and is checked block by block, by the size in the archive's signed index, and by the dump's build-id.
+    Without TLS anybody on the way could make crash print wrong answers, so the archive is asked for TLS first.
+    """
+    url = mirrors.rewrite(remote.url)
+    if signed or url.startswith("https:"):
+        return url
+    if (secure := over_tls(url, remote.size)) is not None:
+        return secure
+    if remote.sha256 is not None:
+        reporter.notice(f"{remote.package}: it comes without TLS, so all of it is downloaded to compare its hash")
+        return None
+    # No hash: all of it would prove no more than a part.
+    return url
+
+
+def _hash_is_signed(remote: RemotePackage) -> bool:
+    return remote.sha256 is not None and remote.index_signed
 
 
 def add_kernel(what: ExtractSpec, remote: RemotePackage, directory: Path, part: Path, reporter: Reporter) -> None:
@@ -76,6 +103,8 @@ def add_kernel(what: ExtractSpec, remote: RemotePackage, directory: Path, part: 
 
     Raises `DebuginfoMismatch` when they are of different builds, `DownloadFailed`, `VerificationFailed`, `NoSpace`.
     """
+    if trust.strict() and not is_signed(what):
+        raise VerificationFailed(f'{remote.url}: it need not be signed, and verify is "strict"', hint="")
     apart = directory / "kernel"
     apart.mkdir()
     try:
@@ -116,13 +145,15 @@ def identify(vmlinux: Path) -> Identity:
     return found
 
 
-def _by_ranges(order: FetchRequest, remote: RemotePackage, directory: Path, reporter: Reporter) -> FetchResult:
+def _by_ranges(
+    order: FetchRequest, remote: RemotePackage, url: str, directory: Path, reporter: Reporter
+) -> FetchResult:
     def check(build_id: str | None) -> None:
         if order.build_id_decides:
             order.prove(Identity(build_id=build_id, banners=(), dwarf=True))
 
     with reporter.step(f"Downloading {_title(remote)}", unit="B") as step:
-        file = HttpFile(remote.url, remote.size, reporter, step)
+        file = HttpFile(url, remote.size, reporter, step)
         try:
             proven = extract_ranged(order.contents, file, directory, check=check, step=step)
         except CorruptData as error:
@@ -130,14 +161,14 @@ def _by_ranges(order: FetchRequest, remote: RemotePackage, directory: Path, repo
         size = file.size
     found, proof = identify_and_match(order, directory / "vmlinux")
     read = f"{file.fetched / 1e6:.0f} of {size / 1e6:.0f} MB were read"
-    level = Verification.SIGNATURE if order.contents.keys else Verification.NONE
-    if not proven:
-        secure = remote.url.startswith("https:")
-        level = Verification.RANGED_TLS if secure else Verification.RANGED_PLAIN
-        proven = (
-            f"read by ranges {'over TLS' if secure else 'without TLS'}: build-id, size and block checks, "
+    level = Verification.SIGNATURE
+    if not is_signed(order.contents):
+        level = Verification.RANGED_TLS if file.secure else Verification.RANGED_PLAIN
+        ranged = (
+            f"read by ranges {'over TLS' if file.secure else 'without TLS'}: build-id, size and block checks, "
             "not the package's hash (VMBOX_VERIFY=strict compares it)"
         )
+        proven = "; ".join(filter(None, (proven, ranged)))
     return FetchResult(identity=found, proof=proof, verified=f"{proven}; {read}", check=level)
 
 
@@ -147,6 +178,8 @@ def _whole(order: FetchRequest, remote: RemotePackage, directory: Path, part: Pa
         proven = extract(order.contents, package, directory)
         return (*identify_and_match(order, directory / "vmlinux"), proven)
 
+    # What an earlier attempt left may have come another way.
+    secure = is_secure(remote.url) and not (part.exists() and part.stat().st_size)
     try:
         (found, proof, proven), sha256 = read_package(
             remote, part, consume, title=f"Downloading {_title(remote)}", reporter=reporter
@@ -156,12 +189,17 @@ def _whole(order: FetchRequest, remote: RemotePackage, directory: Path, part: Pa
         raise
     checked = [proven] if proven else []
     if remote.sha256:
-        checked.insert(0, "SHA-256 of the whole package")
+        known = "" if remote.index_signed else ", as an index without a signature has it"
+        checked.insert(0, f"SHA-256 of the whole package{known}")
+    if secure and not remote.sha256:
+        checked.append("all of it came over TLS: no hash is known")
     verified = "; ".join(checked) or "nothing but its size: no hash is known"
-    if order.contents.keys and proven:
+    if is_signed(order.contents):
         check = Verification.SIGNATURE
+    elif _hash_is_signed(remote):
+        check = Verification.HASH
     else:
-        check = Verification.HASH if remote.sha256 else Verification.NONE
+        check = Verification.TLS if secure else Verification.NONE
     return FetchResult(identity=found, proof=proof, verified=verified, check=check, sha256=sha256)
 
 

@@ -14,7 +14,6 @@ from sandbox.debuginfo.download import content_range, get, refuse, retried
 from sandbox.errors import VerificationFailed
 from sandbox.formats import xz
 from sandbox.formats.streams import CorruptData, Stream
-from sandbox.host import mirrors
 from sandbox.progress import Reporter, Step
 
 _WINDOW: Final = 128 << 10
@@ -41,7 +40,10 @@ class HttpFile:
     """Random access to one URL. May be used by several threads."""
 
     def __init__(self, url: str, size: int | None, reporter: Reporter, step: Step) -> None:
-        self.url = mirrors.rewrite(url)
+        """`url` as it is asked for: mirrors are put in already."""
+        self.url = url
+        self.secure = url.startswith("https:")
+        """Whether every answer comes over TLS: no redirect leads out of it, and one that leads into it may be false."""
         self.fetched = 0
         """Bytes received so far."""
         self._size = size

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from sandbox.debuginfo import extract as packages, local
+from sandbox.debuginfo import extract as packages, local, trust
 from sandbox.debuginfo.deb_locator import DebFileLocator, data_blocks, md5sums
 from sandbox.debuginfo.download import read_package
 from sandbox.debuginfo.extract import ExtractSpec
-from sandbox.debuginfo.fetch import verify_strictly
+from sandbox.debuginfo.fetch import is_signed, ranged_url
 from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RangesUnsupported, RemoteStream, XzBlocks
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.store import About, Entry, Store
@@ -146,11 +146,14 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
         package=about.package or "the package", version=None, url=about.url, size=about.size, sha256=about.sha256
     )
     title = f"Downloading {len(room.wanted)} modules of {remote.package}"
-    # The hash of a .deb is over the whole package; an RPM's signed header has one for each file.
-    if kind is DebuginfoFormat.RPM or not verify_strictly():
+    signed = is_signed(contents)
+    if trust.strict() and not signed and remote.sha256 is None:
+        raise VerificationFailed(f'{remote.url}: no hash of it is known, and verify is "strict"')
+    url = ranged_url(remote, signed=signed, reporter=reporter) if signed or not trust.strict() else None
+    if url is not None:
         try:
             with reporter.step(title, unit="B") as step:
-                file = HttpFile(remote.url, remote.size, reporter, step)
+                file = HttpFile(url, remote.size, reporter, step)
                 _by_ranges(room, file, contents)
                 return
         except (RangesUnsupported, NotSeekable) as why:

@@ -23,6 +23,8 @@ class RemotePackage:
     """Bytes; None if unknown."""
     sha256: str | None
     """Hash of the whole package, lower-case hexadecimal; None if unknown."""
+    index_signed: bool = True
+    """Whether a package manager checked a signature of what says so."""
 
 
 class PackageQuery(Protocol):

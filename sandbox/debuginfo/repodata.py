@@ -86,6 +86,7 @@ def _find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter
             url=_of(base, entry.href),
             size=entry.size,
             sha256=_sha256(entry.checksum_type, entry.checksum),
+            index_signed=False,
         )
 
 

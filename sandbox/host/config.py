@@ -177,7 +177,8 @@ class Settings:
         default="auto",
         metadata=_about(
             _one_of("auto", "strict"),
-            "auto reads a tenth of a .deb and proves it by build-id; strict reads all and compares its signed hash",
+            "auto reads a tenth of a .deb over TLS and proves it by build-id, all of it without TLS; strict compares a "
+            "signature or a signed hash of everything, and refuses what has neither",
             example='"strict"',
         ),
     )

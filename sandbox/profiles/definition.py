@@ -134,6 +134,12 @@ class DebuginfoRules:
     banner_decides: tuple[str, ...] = ()
     """Regular expressions over uname -r: kernels whose shipped vmlinux has another build-id than the running one."""
 
+    @property
+    def signed(self) -> bool:
+        """Whether packages are verified by a signature: a .deb's hash stands in a signed index, an RPM has its own."""
+        keys = bool(self.keys) or any(archive.keys for archive in self.archives)
+        return self.format is not DebuginfoFormat.RPM or keys
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:

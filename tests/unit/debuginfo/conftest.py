@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import ssl
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,6 +35,40 @@ def bench(tmp_path: Path, small_package: bytes, monkeypatch: pytest.MonkeyPatch)
         bench = Bench(directory=tmp_path, archive=archive, package=b"")
         bench.put(small_package)
         yield bench
+
+
+@pytest.fixture(scope="session")
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with ca.pem, and with server.pem and server.key for 127.0.0.1 from that authority."""
+    place = tmp_path_factory.mktemp("tls")
+    new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
+    (place / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    for command in (
+        f"{new} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
+        f"{new} -subj /CN=server -keyout server.key -out request",
+        "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=place, capture_output=True, check=True)
+    return place
+
+
+@pytest.fixture
+def tls_archive(bench: Bench, tls_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+    """An archive with the bench's files, and with a certificate that is trusted."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls_files / "server.pem", tls_files / "server.key")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tls_files / "ca.pem"))
+    monkeypatch.setattr(download, "_WITHOUT_TLS", set())
+    download._client.cache_clear()
+    with archives.serve(Archive(files=bench.archive.files), tls=context) as archive:
+        yield archive
+    download._client.cache_clear()
+
+
+@pytest.fixture
+def over_tls(bench: Bench, tls_archive: Archive) -> None:
+    """The bench's archive has TLS."""
+    bench.archive = tls_archive
 
 
 @pytest.fixture

@@ -105,6 +105,11 @@ def test_length_that_is_wrong_by_itself(bench: Bench) -> None:
         bench.locate()
 
 
-def test_without_size_or_hash(bench: Bench) -> None:
+def test_without_size_or_hash(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.size = bench.sha256 = None
+    with pytest.raises(VerificationFailed, match='verify is "strict"'):
+        bench.locate()
+    assert bench.archive.requests == []
+    monkeypatch.setenv("VMBOX_VERIFY", "auto")
+    bench.archive.ranges = False
     assert "no hash is known" in bench.locate().verification_detail

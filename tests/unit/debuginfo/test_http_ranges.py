@@ -27,7 +27,7 @@ def package() -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def large(bench: Bench, package: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def large(bench: Bench, over_tls: None, package: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_ranges, "_WINDOW", 4096)
     bench.put(package)
 
@@ -36,8 +36,8 @@ def test_reads_only_what_is_kept(bench: Bench) -> None:
     found = bench.locate()
     assert bench.archive.sent < 0.2 * len(bench.package)
     assert all(wanted for _, wanted in bench.archive.requests)
-    assert "without TLS: build-id, size and block checks" in found.verification_detail
-    assert found.verification == "ranged-plain"
+    assert "over TLS: build-id, size and block checks" in found.verification_detail
+    assert found.verification == "ranged-tls"
     assert bench.left_over() == []
     kept = found.vmlinux.read_bytes()
     read = elf.read(found.vmlinux)
@@ -68,6 +68,13 @@ def test_strict_reads_all(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("VMBOX_VERIFY", "sometimes")
     with pytest.raises(ConfigurationError):
         bench.locate(vmcore=bench.vmcore(build_id="00ff"))
+
+
+def test_strict_does_not_use_what_was_read_by_ranges(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bench.locate().verification == "ranged-tls"
+    monkeypatch.setenv("VMBOX_VERIFY", "strict")
+    assert bench.locate().verification == "hash"
+    assert any("nothing signed was compared" in notice for notice in bench.heard.notices)
 
 
 def test_without_build_id_all_is_read(bench: Bench) -> None:

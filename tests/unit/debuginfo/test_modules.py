@@ -33,7 +33,7 @@ def package() -> bytes:
 
 
 @pytest.fixture
-def vmlinux(bench: Bench, package: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
+def vmlinux(bench: Bench, over_tls: None, package: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(http_ranges, "_WINDOW", 4096)
     bench.put(package)
     found = bench.locate().vmlinux
@@ -72,7 +72,7 @@ def test_all_of_them(vmlinux: Path) -> None:
     assert len(list((vmlinux.parent / "modules").iterdir())) == 41
 
 
-def test_a_package_in_no_order(bench: Bench) -> None:
+def test_a_package_in_no_order(bench: Bench, over_tls: None) -> None:
     shuffled = list(modules().items())
     random.Random(5).shuffle(shuffled)
     files = {archives.PATH: archives.vmlinux(dwarf=b"x" * 60_000), **dict(shuffled)}
