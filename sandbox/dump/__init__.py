@@ -1,8 +1,8 @@
-"""Reading kernel crash dumps: plain Python, nothing executed, nothing written but what `unpack` is asked to.
+"""Reads kernel crash dumps in plain Python. Executes nothing, and writes nothing except what `unpack` is asked to.
 
-The file comes from a machine that is not ours, so every number in it is doubted, every read may be short, and time and
-memory are bounded. libkdumpfile reads dumps as well, but is a C library: this package is sent as it is to the host of
-another engine, where it finds nothing but Python.
+The file comes from another machine, so no number in it is trusted, every read may be short, and time and memory are
+bounded. libkdumpfile reads dumps too, but is a C library: this package is sent to the host of a remote engine, where
+there is only Python.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["identify", "is_plain", "read_log", "unpack"]
 def read_log(path: Path, *, unpack_into: Path | None = None, reporter: Reporter = QUIET) -> Iterator[bytes]:
     """Lines of the kernel log as dmesg prints them. See `sandbox.dump.kernel_log`.
 
-    A dump too deep in an archive to be looked at there is unpacked under `unpack_into`, once, where that is given.
+    A dump too deep in an archive to be read there is unpacked under `unpack_into`, once, if that is given.
     """
     from sandbox.dump import kernel_log
 
@@ -33,7 +33,7 @@ def read_log(path: Path, *, unpack_into: Path | None = None, reporter: Reporter 
 
 
 def is_plain(vmcore: Vmcore) -> bool:
-    """Whether crash can open the file as it lies there: neither wrapped nor flattened."""
+    """Whether crash can open the file as it is: neither wrapped nor flattened."""
     return not vmcore.wrappers and not vmcore.flattened
 
 

@@ -1,4 +1,4 @@
-"""A Vmcore in the making: what each part of a dump says is offered to it, the most trusted part first."""
+"""Builds a Vmcore from the facts in each part of a dump, the most trusted part first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.model import Vmcore
 
 
 class VmcoreBuilder:
-    """A Vmcore in the making. The first value for a field wins, and its origin is kept."""
+    """Collects the fields of a Vmcore. The first value for a field wins, and its origin is kept."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.values: dict[str, Any] = {"path": path, "size": size, "files": (path,)}
@@ -30,7 +30,7 @@ class VmcoreBuilder:
             self.propose(origin, **{name: other.values[name]})
 
     def set(self, **fields: object) -> None:
-        """Fields that need no origin."""
+        """Sets fields that need no origin."""
         self.values.update(fields)
 
     def get(self, name: str) -> Any:
@@ -41,7 +41,7 @@ class VmcoreBuilder:
 
 
 def apply_header(builder: VmcoreBuilder, header: Header, info: Mapping[str, str], origin: str) -> None:
-    """`origin` is "notes", or "memory" when the VMCOREINFO note was lost and its text found by looking for it."""
+    """`origin` is "notes", or "memory" if the VMCOREINFO note was lost and its text was found by a search."""
     builder.set(format=header.format, vmcoreinfo=info)
     found = "vmcoreinfo" if origin == "notes" else "vmcoreinfo in memory"
     builder.propose(found, release=_release(info))
@@ -76,12 +76,12 @@ def apply_findings(builder: VmcoreBuilder, found: panic.LogFindings, origin: str
 
         builder.propose("banner", vendor=vendor(found.banner))
     if found.release is not None and found.release != builder.get("release"):
-        # Some tools that convert hypervisors' snapshots put VMCOREINFO of another kernel in (drgn issue 350).
+        # Some tools that convert hypervisors' snapshots insert VMCOREINFO of another kernel (drgn issue 350).
         builder.origins["release"] += f"; the {origin} says {found.release}"
 
 
 def _utc(seconds: int | None) -> datetime | None:
-    """None for 0, which means unknown, and for years no crash dump comes from."""
+    """None for 0, which means unknown, and for years before there were crash dumps."""
     if seconds is None or not 0 < seconds < 1 << 33:
         return None
     return datetime.fromtimestamp(seconds, tz=UTC)

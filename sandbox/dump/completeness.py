@@ -1,7 +1,7 @@
-"""Whether a dump is all there, by what is outside of it; its size against its own structure is its format's to judge.
+"""Judges from outside a dump whether it is complete. Each format compares the size with its own structure.
 
-None of crash, drgn, makedumpfile and libkdumpfile says so for kdump-compressed files; a copy that broke off leaves the
-writer's flag clear, and only the size tells.
+None of crash, drgn, makedumpfile and libkdumpfile does this for kdump-compressed files. In a copy that broke off, the
+writer's flag is clear, and only the size shows it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _NAMES: Final = ("vmcore-incomplete", "dump-incomplete", "vmcore-dmesg-incomplet
 
 
 def of_name(path: Path) -> str | None:
-    """kdump writes under another name until it is done, so a name that is still that one tells."""
+    """Why the dump is incomplete, by its name: kdump writes under a temporary name until it is done."""
     name = path.name
     if name.startswith(_NAMES) or name.endswith((".incomplete", "-incomplete")):
         return f"its name is {name}, which kdump gives a dump until it is written"
@@ -23,7 +23,7 @@ def of_name(path: Path) -> str | None:
 
 
 def of_xz(source: Source) -> str | None:
-    """An xz file ends with a mark of its own, so that a cut one is known without unpacking it."""
+    """Why an xz file is incomplete: it must end with its own mark, so nothing has to be unpacked."""
     size = source.size
     if size is None or source.read_at(size - 512, 512).rstrip(b"\0").endswith(b"YZ"):
         return None
@@ -31,5 +31,5 @@ def of_xz(source: Source) -> str | None:
 
 
 def cut_off(size: int, need: int, where: str) -> str:
-    """In words: `size` bytes of at least `need` are there."""
+    """The reason in words: only `size` of at least `need` bytes are there."""
     return f"cut off {where}: {size} of at least {need} bytes are there, {need - size} are missing"

@@ -1,4 +1,4 @@
-"""What the reader of each format hands on: the facts of the header, and ways to the memory behind it."""
+"""The result of each format's reader: facts of the header, and an interface to the memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandbox.model import DumpFormat, PageCompression
 
 
 class PageMissingError(Exception):
-    """A page was left out by the writer's filter, or was lost. Caught inside this package."""
+    """A page was filtered out by the writer, or was lost. Caught inside this package."""
 
 
 class Memory(Protocol):
@@ -22,7 +22,7 @@ class Memory(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class Header:
-    """Facts of one dump's header and notes; nothing of the memory has been read yet."""
+    """Facts from one dump's header and notes; no memory has been read yet."""
 
     format: DumpFormat
     order: ByteOrder = "little"

@@ -1,7 +1,7 @@
-"""Formats that are named, with what their headers give, and whose memory is looked through but not translated here.
+"""Formats of which only the header is read; their memory is searched for text, but addresses are not translated.
 
-Offsets from crash's lkcd_*.h, s390_dump.c, sadump.h, vmware_vmss.h, qemu-load.c and xendump.h. Of dumps of these kinds
-only QEMU's migration streams and libvirt's saves were tried; each field is checked for sense before it is believed.
+Offsets from crash's lkcd_*.h, s390_dump.c, sadump.h, vmware_vmss.h, qemu-load.c and xendump.h. Of these formats, only
+QEMU's migration streams and libvirt's saves were tested with real dumps. Each field is checked before it is used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _END: Final = b"---[ end Kernel panic - not syncing: "
 
 
 def parse(kind: DumpFormat, source: Source) -> Header:
-    """What the header says; unknown stays None."""
+    """Facts from the header; unknown stays None."""
     header = Header(format=kind)
     if (apply := _PARSERS.get(kind)) is not None:
         apply(header, source)
@@ -43,13 +43,13 @@ def parse(kind: DumpFormat, source: Source) -> Header:
 
 @dataclass(slots=True, kw_only=True)
 class ScanResult:
-    """What uncompressed memory shows of the kernel in it, without its page tables. Unknown is None or empty."""
+    """Facts found in uncompressed memory without page tables. Unknown is None or empty."""
 
     vmcoreinfo: bytes = b""
     release: str | None = None
     utsname_version: str | None = None
     panic: str | None = None
-    """Of the line `---[ end Kernel panic … ]---`: where others end is not to be seen without the log's records."""
+    """From the line `---[ end Kernel panic … ]---`: without the log's records, the end of other lines is unknown."""
 
     @property
     def whole(self) -> bool:
@@ -57,7 +57,7 @@ class ScanResult:
 
 
 def scan_memory(source: Source) -> ScanResult:
-    """Looks for VMCOREINFO, the kernel's utsname and the end of a panic, until the time or the limit is used up."""
+    """Searches for VMCOREINFO, the kernel's utsname and the end of a panic, up to a time limit and a size limit."""
     found = ScanResult()
     with suppress(DeadlineExceeded):
         for at in _from_both_ends(0, source.size):
@@ -96,10 +96,10 @@ def _between(piece: bytes, before: bytes, after: bytes) -> str | None:
 
 
 def find_vmcoreinfo(source: Source, start: int = 0) -> bytes:
-    """The kernel's own copy of its VMCOREINFO, looked for in uncompressed memory. Empty when it is not found.
+    """Searches uncompressed memory for the kernel's own copy of its VMCOREINFO. Empty if it is not found.
 
-    For dumps without the note: hypervisors write them when the guest did not say where its note is. The kernel
-    allocates the text while it boots, near one end of its memory: so both are looked at first. May raise
+    For dumps without the note: hypervisors write those when the guest did not tell where its note is. The kernel
+    allocates the text early in boot, near one end of its memory, so both ends are searched first. May raise
     `DeadlineExceeded`.
     """
     for at in _from_both_ends(start, source.size):
@@ -112,11 +112,11 @@ def find_vmcoreinfo(source: Source, start: int = 0) -> bytes:
 
 
 def _vmcoreinfo_in(piece: bytes, at: int, source: Source) -> bytes:
-    """The whole of a VMCOREINFO that begins in `piece`, which stands at offset `at`; empty when none does."""
+    """The VMCOREINFO that begins in `piece`, which is at offset `at`; empty if none does."""
     for where in _occurrences(piece):
         text = source.read_at(at + where, _TEXT).split(b"\0", 1)[0]
         line = text.split(b"\n", 1)[0]
-        # The text of programs that look for the key has a format instead of a value, and no other keys around it.
+        # Programs that search for the key contain it too, with a format in place of a value and no other keys near it.
         if b"%" not in line and line[len(_KEY) :].strip() and b"\nPAGESIZE=" in text:
             return text
     return b""
@@ -207,7 +207,7 @@ def _sadump(header: Header, source: Source) -> None:
 
 
 def _vmware(header: Header, source: Source) -> None:
-    """Groups of tags; only the CPU count is taken."""
+    """Reads groups of tags; only the CPU count is used."""
     (groups,) = struct.unpack_from("<I", source.read_at(0, 12).ljust(12, b"\0"), 8)
     table = source.read_at(12, min(groups, 512) * 80)
     for at in range(0, len(table) - 79, 80):
@@ -228,7 +228,7 @@ _PARSERS: Final[Mapping[DumpFormat, Callable[[Header, Source], None]]] = {
     DumpFormat.SADUMP: _sadump,
     DumpFormat.VMWARE: _vmware,
 }
-"""A format that `sandbox.dump.reader` does not read and that is not here is named, and no more."""
+"""A format that is neither here nor in `sandbox.dump.reader` is recognized, but not read."""
 
 
 def _text(raw: bytes) -> str | None:

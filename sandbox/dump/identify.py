@@ -1,4 +1,4 @@
-"""identify(path) -> Vmcore: what a dump is, read from the file alone."""
+"""identify(path) -> Vmcore: the facts about a dump, read from the file alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = Log("dump")
 
 
 def identify(path: Path, *, log: bool = True) -> Vmcore:
-    """What the dump at `path` says about itself; nothing is executed, unpacked or written.
+    """Reads the facts about the dump at `path`. Executes, unpacks and writes nothing.
 
     `path` may also be a compressed dump or an archive with one, a directory of kdump's, a sosreport, or a kernel log as
     text. `log=False` reads headers and notes only. Raises `DumpNotFound`, `DumpUnreadable`, `NotADump` or
@@ -133,7 +133,7 @@ def _take_named(builder: VmcoreBuilder, kind: DumpFormat, source: Source, path: 
 
 
 def _take_wrapped(builder: VmcoreBuilder, source: Source, path: Path, budget: Budget, *, log: bool) -> None:
-    # With every decompressor there is; most dumps need none.
+    # This imports every decompressor; most dumps need none.
     from sandbox.dump import header_only, wrappers
     from sandbox.formats.streams import PeekSource
 
@@ -155,7 +155,7 @@ def _take_wrapped(builder: VmcoreBuilder, source: Source, path: Path, budget: Bu
     head = inner.read_at(0, magic.PEEK)
     kind = magic.dump_format(head)
     if reader.reads_memory(kind):
-        # Only of a small dump the whole can be looked at; of others the header, and a log beside it, have to do.
+        # Only a small dump can be read as a whole; for others the header, and a log beside the dump, must be enough.
         if log and isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.WHOLE_LIMIT:
             inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2)
         apply_dump(builder, inner, path, budget, log=log and inner.size is not None)
@@ -175,7 +175,7 @@ def _take_wrapped(builder: VmcoreBuilder, source: Source, path: Path, budget: Bu
 
 
 def _take_log_of_deep(builder: VmcoreBuilder, in_archive: Source | None, path: Path, budget: Budget) -> None:
-    """What kdump saved of the log, in the archive before the dump or beside it, when the dump's own is out of reach."""
+    """Takes the log that kdump saved, in the archive before the dump or beside it, if the dump's own cannot be read."""
     if in_archive is not None:
         with suppress(DeadlineExceeded):
             saved_log.apply_saved_log(builder, "log in the archive", in_archive, budget)

@@ -1,4 +1,4 @@
-"""What a kernel log says about the end: cause, panic line, taint, hardware, uptime."""
+"""Finds in a kernel log how the kernel ended: cause, panic line, taint, hardware, uptime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.dump.source import SECONDS, Budget
 from sandbox.model import PanicCause
 
 _KEPT: Final = 4000
-"""Lines before the end that are looked at; an oops with all CPUs' stacks is some hundreds."""
+"""Lines at the end that are searched; an oops with the stacks of all CPUs has some hundreds."""
 
 _ASKED: Final = 256
 """Lines between two looks at the clock."""
@@ -26,8 +26,8 @@ _OOPS: Final = re.compile(
 )
 _GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oops|Oops")
 
-# What each message means. The first that is found wins; the first group is looked for in the panic line, then in the
-# last oops before it. Messages are those of Linux 2.6.32 to 6.x: kernel/panic.c, arch/*/kernel/traps.c, mm/oom_kill.c …
+# The meaning of each message. The first match wins, in the panic line, then in the last oops before it. Messages are
+# those of Linux 2.6.32 to 6.x: kernel/panic.c, arch/*/kernel/traps.c, mm/oom_kill.c …
 _CAUSES: Final = (
     (r"sysrq ?: Trigger a crash|sysrq triggered crash", PanicCause.SYSRQ),
     (r"hung_task: blocked tasks", PanicCause.HUNG_TASK),
@@ -97,7 +97,7 @@ _TRIGGER: Final = re.compile(r"sysrq ?: Trigger a crash", re.IGNORECASE)
 
 @dataclass(slots=True, kw_only=True)
 class LogFindings:
-    """Of one log. Unknown is None."""
+    """Facts from one log. Unknown is None."""
 
     banner: str | None = None
     release: str | None = None
@@ -129,7 +129,7 @@ def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindi
                 budget.ask()
             line = _printable(raw)
             tail.append(line)
-            # A console's log goes on with the capture kernel, whose banner is another one's.
+            # The log of a console continues with the capture kernel, whose banner must not count.
             if not panicked and "Linux version " in line:
                 budget.ask()
                 _take_banner(found, line)
@@ -159,13 +159,13 @@ def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
     panic = _PANIC.search(lines[panic_at]) if panic_at is not None else None
     oops = _OOPS.search(lines[oops_at]) if oops_at is not None else None
     if oops_at is not None and oops is not None and oops[0].startswith("Oops"):
-        # "Oops: 0002 [#1] SMP" numbers what the line before it said.
+        # "Oops: 0002 [#1] SMP" only numbers the oops; a line before it has the reason.
         before = _last(lines[max(0, oops_at - 6) : oops_at], _OOPS, budget)
         oops = _OOPS.search(lines[max(0, oops_at - 6) + before]) if before is not None else oops
     trigger = _last(lines, _TRIGGER, budget)
     found.panic = panic[0].strip() if panic else oops[0].strip() if oops else None
     if trigger is not None:
-        # Before 5.10 the crash that sysrq asks for was a null pointer dereference like any other.
+        # Before 5.10 sysrq crashed the kernel with a null pointer dereference, so the oops does not give the cause.
         found.cause = PanicCause.SYSRQ
         found.panic = found.panic or lines[trigger].strip()
     else:
@@ -202,6 +202,6 @@ def _last(lines: list[str], pattern: re.Pattern[str], budget: Budget) -> int | N
 
 
 def _printable(raw: bytes) -> str:
-    """One line without what could steer a terminal; the longest the kernel prints is 1 KiB."""
+    """One line without control characters for a terminal; the longest the kernel prints is 1 KiB."""
     text = raw[:2048].decode("utf-8", "replace")
     return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)

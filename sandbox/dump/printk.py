@@ -1,7 +1,7 @@
-"""The kernel log, walked in the dump's memory. Three generations, each described by VMCOREINFO.
+"""Reads the kernel log from the dump's memory. It has three formats, each described by VMCOREINFO.
 
 * printk_ringbuffer, from 5.10: descriptors, infos and text in three rings (kernel/printk/printk_ringbuffer.h).
-* printk_log, 3.5 to 5.9, called `log` before 3.11 and in RHEL 7: records one behind the other (kernel/printk/printk.c).
+* printk_log, 3.5 to 5.9, called `log` before 3.11 and in RHEL 7: records one after the other (kernel/printk/printk.c).
 * before 3.5: plain text in one ring of bytes, with `<level>` before each line (kernel/printk.c).
 """
 
@@ -32,16 +32,16 @@ _COMMITTED: Final = 1
 _FINALIZED: Final = 2
 
 _LEVEL: Final = re.compile(rb"^(?:<\d{1,3}>|[a-z0-9]{2,10} *:[a-z]{3,6} *: )")
-"""As the kernel keeps it, or as dmesg -x prints it."""
+"""The level as the kernel stores it, or as dmesg -x prints it."""
 
 _SYSLOG: Final = re.compile(rb"^[A-Z0-9].{0,80}? kernel: ")
-"""Date and host, where the log went through syslog or journalctl."""
+"""Date and host, if the log went through syslog or journalctl."""
 
 _TIME: Final = re.compile(rb"^\[ *(\d+)\.(\d{6})\](?:\[ *[TC]\d+\])? ?")
-"""With the caller behind it where CONFIG_PRINTK_CALLER is set."""
+"""With the caller after it if CONFIG_PRINTK_CALLER is set."""
 
 _DATE: Final = re.compile(rb"^\[\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\] ?")
-"""dmesg -T, which is what people mail; the wall clock does not tell when after booting it was."""
+"""From dmesg -T, which users often send; a wall-clock time does not give the time since boot."""
 
 
 class LogMissingError(Exception):
@@ -53,12 +53,12 @@ class Record:
     """One message of the kernel log."""
 
     nanoseconds: int | None
-    """Since boot; None where the kernel logged without times."""
+    """Time since boot; None if the kernel logged without times."""
     text: bytes
-    """May hold several lines, and anything a driver printed; not made harmless."""
+    """May have several lines and any bytes that a driver printed; control characters are not removed."""
 
     def lines(self) -> list[bytes]:
-        """As dmesg prints it: the time in front of the first line, the others indented by as much."""
+        """The lines as dmesg prints them: the time before the first line, the others indented by its width."""
         first, *more = self.text.split(b"\n")
         if self.nanoseconds is None:
             return [first, *more]
@@ -68,7 +68,7 @@ class Record:
 
 
 def records(kernel: KernelMemory, info: Mapping[str, str], ask: Callable[[], object]) -> Iterator[Record]:
-    """The log, oldest message first. Raises `LogMissingError` before the first record when there is none to be had.
+    """The log, oldest message first. Raises `LogMissingError` before the first record if there is no log.
 
     Records whose pages are missing are left out. `ask` raises when the time is over.
     """
@@ -162,7 +162,7 @@ def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
             record = kernel.read(buffer + at, header)
             length = int.from_bytes(record[length_at : length_at + 2], kernel.order)
             if length == 0:
-                # Not enough room was left before the end of the ring.
+                # The next record did not fit before the end of the ring.
                 if at == 0:
                     return
                 at = 0
@@ -179,7 +179,7 @@ def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
 
 def _bytes_ring(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
     buffer, size = _log_buf(kernel, info)
-    # log_end became 32 bits wide with 2.6.25; VMCOREINFO came with 2.6.24, whose upper half is 0 for 4 GiB of log.
+    # log_end has 32 bits since 2.6.25. In 2.6.24, the first with VMCOREINFO, its upper half is 0 up to 4 GiB of log.
     end = _variable(kernel, info, "log_end", 4)
     if end > size:
         start = end & (size - 1)
@@ -190,7 +190,7 @@ def _bytes_ring(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
 
 
 def from_text(text: bytes) -> Iterator[Record]:
-    """Records of a log that was kept, or saved, as text."""
+    """Records of a log that is text, in memory or in a file."""
     for raw in BytesIO(text.strip(b"\0")):
         line = _SYSLOG.sub(b"", _LEVEL.sub(b"", raw.rstrip(b"\r\n"), count=1), count=1)
         found = _TIME.match(line)

@@ -1,6 +1,6 @@
-"""One plain, sparse, rearranged dump in the cache, from whatever it came wrapped in. The original is only read.
+"""Unpacks a dump from its wrappers into the cache: plain, sparse and rearranged. The original is only read.
 
-crash reads neither archives nor, quickly, flattened files: it sorts those anew at every start. What is written is the
+crash does not read archives, and is slow with flattened files, which it sorts again at every start. The copy is the
 dump as makedumpfile would have written it to a local disk.
 """
 
@@ -24,17 +24,17 @@ from sandbox.progress import QUIET, Reporter, Step
 
 _STEP: Final = 1 << 20
 _HOLE: Final = 64 << 10
-"""Runs of zeros from this size on are left out of the file."""
+"""Runs of at least so many zeros become holes in the file."""
 
 _RESERVE: Final = 512 << 20
-"""Free space that is never used up: a full cache disk breaks other things than this."""
+"""Free space that is never used: a full cache disk breaks other programs too."""
 
 _LARGEST: Final = 64 << 40
 _MOST_RATIO: Final = 20_000
-"""Bytes out for each byte in. xz packs zeros 7000 to 1; bombs are nested and go far beyond."""
+"""Bytes out for each byte in. xz packs zeros 7000 to 1; bombs are nested and exceed that by far."""
 
 PASSING: Final = "of-a-triage"
-"""The mark beside a copy that goes with its report."""
+"""Name of the mark beside a copy that triage removes after its report."""
 
 _PIECE: Final = struct.Struct(">qq")
 
@@ -49,7 +49,7 @@ def unpacked_path(path: Path, into: Path) -> Path:
 def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
     """The dump as a plain file: `vmcore.path` itself if it is one, else a copy under `into`, made only once.
 
-    A dump that is cut is unpacked as far as it goes, with a notice. Raises `NotADump` when there is none inside,
+    A cut dump is unpacked as far as it goes, with a notice. Raises `NotADump` when there is none inside,
     `NoSpace` before the disk is full, `DumpDamaged` when nothing could be unpacked or the archive is a bomb.
     """
     if not vmcore.wrappers and not vmcore.flattened:
@@ -76,7 +76,7 @@ def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
 
 
 def forget(path: Path, into: Path) -> bool:
-    """Removes what `unpack` made of the dump at `path`; whether there was any. Never touches `path` itself."""
+    """Removes the copy that `unpack` made of the dump at `path`; returns whether there was one. Keeps `path`."""
     try:
         return discard(unpacked_path(path, into))
     except OSError:  # the dump is gone, and with it the copy's name
@@ -84,7 +84,7 @@ def forget(path: Path, into: Path) -> bool:
 
 
 def discard(copy: Path) -> bool:
-    """Removes a copy that `unpack` made, with its directory; whether it was there."""
+    """Removes a copy that `unpack` made, with its directory; returns whether it existed."""
     try:
         copy.unlink()
         there = True
@@ -93,7 +93,7 @@ def discard(copy: Path) -> bool:
     except OSError:
         return False
     with suppress(OSError):
-        # Last: as long as a copy may be there, the mark tells the next triage to take it away.
+        # The mark last: it tells the next triage to remove a copy that is still there.
         copy.with_name(PASSING).unlink(missing_ok=True)
         copy.parent.rmdir()
     return there
@@ -126,7 +126,7 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
 
 
 def _additions(written: Source, end: int, vmcore: Vmcore) -> list[tuple[int, bytes]]:
-    """What is known of the dump and not said in it, for where its format says it."""
+    """(place, bytes) to add to the copy: facts that are known of the dump and missing in it."""
     try:
         file = reader.parse(written, str(vmcore.path))
     except DumpError:  # it is cut, and unpacked as far as it goes
@@ -167,13 +167,13 @@ def _pieces(stream: Stream) -> Iterator[tuple[int, bytes]]:
 
 
 class _Counted:
-    """The file's bytes as they are used, for progress."""
+    """Counts the bytes of the file as they are read, for progress."""
 
     def __init__(self, source: Source, step: Step) -> None:
         self._source = source
         self._step = step
         self.used = 0
-        """Bytes read; what an archive holds beside the dump is passed over."""
+        """Bytes read; other members of an archive are skipped."""
 
     @property
     def size(self) -> int | None:
@@ -187,7 +187,7 @@ class _Counted:
 
 
 class _Sink:
-    """A sparse file that ends before the disk is full, and before a bomb is."""
+    """A sparse file that refuses to fill the disk, or to take the output of a bomb."""
 
     def __init__(self, fd: int, path: Path, counted: _Counted) -> None:
         self._fd = fd
@@ -201,7 +201,7 @@ class _Sink:
         self._guard(offset + len(data), len(data))
         for at in range(0, len(data), _HOLE):
             piece = data[at : at + _HOLE]
-            # Flattened dumps overwrite: zeros over what is there already must be written.
+            # Pieces of a flattened dump may overlap: zeros over earlier data must be written.
             if piece.strip(b"\0") or offset + at < self.end:
                 self._put(offset + at, piece)
         self.end = max(self.end, offset + len(data))

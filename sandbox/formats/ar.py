@@ -13,11 +13,11 @@ from sandbox.formats.streams import CorruptData, LimitedStream, Stream, exactly
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArMember:
-    """One member. What is left over of its content is skipped when the next one is asked for."""
+    """One member. The unread rest of its content is skipped before the next member."""
 
     name: str
     offset: int
-    """Of its first byte, from the start of the archive."""
+    """Offset of its first byte, from the start of the archive."""
     size: int
     content: LimitedStream
 

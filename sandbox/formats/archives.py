@@ -1,4 +1,4 @@
-"""Archives that a dump comes in: which reader is whose. Nothing is unpacked but what is asked for."""
+"""Selects the reader for an archive with a dump. Unpacks only the members that are read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _members(kind: str, stream: Stream) -> Iterator[Member]:
         case "zip":
             return zip_format.members(stream)
         case "7z":
-            # The list of contents stands at the end, so the archive itself must be at hand.
+            # The list of contents is at the end, so the archive must be a source with random access.
             if not isinstance(stream, SourceStream):
                 raise UnsupportedFormat("a 7z archive inside another archive has to be unpacked by hand")
             return sevenzip.members(stream.source)

@@ -1,7 +1,7 @@
-"""Compressions of one stream of bytes: how they are called, and one loop that unpacks them.
+"""Compressions of one stream of bytes: their names, and one loop that unpacks them all.
 
-A package or dump unpacks to gigabytes, and a crafted one asks for a dictionary of as many: nothing here holds more than
-a step, and the memory of a decompressor is bounded.
+A package or dump unpacks to gigabytes, and a crafted one asks for a dictionary of gigabytes. So only one step of data
+is in memory, and the memory of a decompressor is bounded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from sandbox.formats.streams import CHUNK, ChunkStream, CorruptData, Stream, UnsupportedFormat
 
 _STEP: Final = CHUNK
-"""Bytes that one step of decompression gives at most, and reads at most."""
+"""Most bytes that one step of decompression reads, and that it returns."""
 
 _FIRST_STEP: Final = 4 << 10
 """Bytes of a member that are unpacked first. At the end of a member a decompressor copies what is left of its input,
@@ -38,7 +38,7 @@ COMPRESSIONS: Final = {
 
 
 class Decompressor(Protocol):
-    """What the decompressors of lzma, bz2 and zstd have in common."""
+    """The common interface of the decompressors of lzma, bz2 and zstd."""
 
     @property
     def eof(self) -> bool: ...
@@ -50,15 +50,15 @@ class Decompressor(Protocol):
 
 
 def by_suffix(suffix: str) -> str | None:
-    """The compression of a file whose name ends so (".gz"); "none" without a suffix, None for an unknown one."""
+    """The compression for a suffix such as ".gz"; "none" for an empty one, None for an unknown one."""
     return COMPRESSIONS.get(suffix.removeprefix(".")) if suffix else "none"
 
 
 def decompressed(stream: Stream, name: str, *, memory: int = _MEMORY, padded: bool = False) -> Stream:
-    """What `stream` unpacks to, all its members one after the other; `name` is a key or value of the table, or "none".
+    """Decompresses all members of `stream`, one after the other; `name` is a key or value of the table, or "none".
 
-    `memory` bounds what a dictionary may take, for zstd up to the next power of two. `padded`: what does not begin as a
-    member does is no damage, and ends the stream. Raises `UnsupportedFormat`; what is returned raises `CorruptData`.
+    `memory` limits the dictionary, for zstd rounded up to a power of two. `padded`: bytes that do not begin a member
+    end the stream and are no damage. Raises `UnsupportedFormat`; reading the result raises `CorruptData`.
     """
     match name:
         case "gz" | "gzip":
@@ -116,7 +116,7 @@ class Zlib:
 def chunks(
     stream: Stream, make: Callable[[], Decompressor], failure: type[Exception], *, padded: bool
 ) -> Iterator[bytes]:
-    """Members of one compression, one behind the other; zeros between them are padding, as xz has it."""
+    """Decompresses members one after the other; zeros between them are padding, as in xz."""
     data, at = stream.read(_STEP), 0
     while at < len(data):
         one, begun, step = make(), False, _FIRST_STEP

@@ -24,7 +24,7 @@ _LONGEST_NAME: Final = 64 << 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A header, with the name behind it."""
+    """A header, with the name that follows it."""
 
     name: str
     size: int
@@ -45,7 +45,7 @@ def members(stream: Stream) -> Iterator[Member]:
 
 
 def entry(stream: Stream) -> Entry | None:
-    """What follows an entry's magic; None at the end of the archive. Raises `CorruptData`."""
+    """Reads an entry after its magic; None at the end of the archive. Raises `CorruptData`."""
     fields = exactly(stream, HEADER - 6, _WHAT)
     mode, size, name_size = (number(fields[at : at + 8]) for at in (8, 48, 88))
     if name_size > _LONGEST_NAME:

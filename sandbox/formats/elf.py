@@ -1,4 +1,4 @@
-"""The little of ELF that is used here: header, segments, sections, build-id. Structures as in elf(5).
+"""Reads the parts of ELF that vmbox uses: header, segments, sections, build-id. Structures as in elf(5).
 
 Reads untrusted files: every count and size is bounded before it is used, and nothing is mapped or executed. In plain
 Python although pyelftools is a library: that has no bounds, and wants a seekable file.
@@ -23,7 +23,7 @@ _PN_XNUM: Final = 0xFFFF
 _SHT_NOTE: Final = 7
 SHT_NOBITS: Final = 8
 _NOTES_LIMIT: Final = 1 << 20
-"""Bytes of notes that are looked at, of all segments and sections together."""
+"""Bytes of notes that are read, in all segments and sections together."""
 _LONGEST_NAME: Final = 256
 _MOST_SEGMENTS: Final = 0xFFFF
 
@@ -57,7 +57,7 @@ class Segment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     order: str
-    """Of bytes, as struct writes it."""
+    """Byte order, as a format character of struct."""
     wide: bool
     """64 bits."""
 
@@ -86,7 +86,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elf:
-    """What a vmlinux or module says about its build."""
+    """Facts about the build of a vmlinux or module."""
 
     build_id: str | None
     """Lower-case hexadecimal."""
@@ -103,7 +103,7 @@ class Elf:
 
     @property
     def has_dwarf(self) -> bool:
-        """Whether there is anything in it for crash; a vmlinux as shipped for booting has none."""
+        """Whether there is debug information for crash; a vmlinux shipped for booting has none."""
         return any(section.name in {".debug_info", ".zdebug_info"} for section in self.sections)
 
 
@@ -112,7 +112,7 @@ ReadAt = Callable[[int, int], bytes]
 
 
 def header(read_at: ReadAt) -> Header:
-    """The header of a file that may lie elsewhere. Raises `NotElf`."""
+    """The header of a file that may be remote. Raises `NotElf`."""
     head = read_at(0, 64)
     if len(head) < 52 or head[:4] != b"\x7fELF" or head[4] not in {1, 2} or head[5] not in {1, 2}:
         raise NotElf("not an ELF file")
@@ -149,7 +149,7 @@ def segment_size(layout: Layout) -> int:
 
 
 def segments(layout: Layout, table: bytes) -> Iterator[Segment]:
-    """The program headers in `table`; one that is cut off is none."""
+    """The program headers in `table`, without one that is cut off."""
     entry = segment_size(layout)
     wide = layout.wide
     for fields in struct.iter_unpack(
@@ -169,14 +169,14 @@ def read(path: Path) -> Elf:
 
 
 def parse(read_at: ReadAt) -> Elf:
-    """The same of a file that may lie elsewhere."""
+    """The same for a file that may be remote."""
     head = header(read_at)
     layout = head.layout
     table = _table(read_at, head.shoff, head.shentsize, head.shnum, size=64 if layout.wide else 40)
     sections = _sections(read_at, layout, table, head.shstrndx)
     phnum = min(head.phnum, _MOST_SEGMENTS)
     found = tuple(segments(layout, _table(read_at, head.phoff, head.phentsize, phnum, size=segment_size(layout))))
-    # Sections first: in a .debug file the program headers still describe the stripped twin's offsets.
+    # Sections first: the program headers of a .debug file still have the offsets of the stripped file.
     places = [(section.offset, section.size) for section in sections if section.type == _SHT_NOTE]
     places += [(segment.offset, segment.filesz) for segment in found if segment.type == PT_NOTE]
     return Elf(

@@ -1,4 +1,4 @@
-"""LZ4 frames (lz4 doc/lz4_Frame_format.md and lz4_Block_format.md). Checksums are left to those who unpack for good.
+"""LZ4 frames (lz4 doc/lz4_Frame_format.md and lz4_Block_format.md). Checksums are not compared.
 
 In plain Python although cramjam and lz4 are libraries: this code is sent to the host of another engine, where it finds
 nothing but Python.
@@ -19,7 +19,7 @@ _BLOCK: Final = {4: 64 << 10, 5: 256 << 10, 6: 1 << 20, 7: 4 << 20}
 
 
 def unpacked(stream: Stream) -> Iterator[bytes]:
-    """What the frames of a file unpack to. Raises `CorruptData`."""
+    """Decompresses the frames of a file. Raises `CorruptData`."""
     while head := stream.read(7):
         stream.ask()
         if head[:4] != b"\x04\x22\x4d\x18" or len(head) < 7:

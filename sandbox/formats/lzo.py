@@ -30,7 +30,7 @@ def decompress(data: bytes, limit: int) -> bytes:
 def _decompress(data: bytes, limit: int) -> bytearray:
     out = bytearray()
     at = 0
-    # `state` is how many literals the last instruction brought along: 0 to 3, or 4 for a run of its own. It decides
+    # `state` is the number of literals that came with the last instruction: 0 to 3, or 4 for a separate run. It decides
     # what the instructions below 16 mean.
     state = 0
     if data[0] > 17:
@@ -109,7 +109,7 @@ def _length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def unpacked(stream: Stream) -> Iterator[bytes]:
-    """What an lzop file unpacks to (lzop's lzop.c; all integers big-endian). Raises `CorruptData`."""
+    """Decompresses an lzop file (lzop's lzop.c; all integers big-endian). Raises `CorruptData`."""
     head = exactly(stream, 9 + 2 + 2 + 2 + 1 + 1 + 4, _WHAT)
     (flags,) = struct.unpack_from(">I", head, 17)
     stream.skip((4 if flags & 0x800 else 0) + 12)  # filter; mode and two halves of the time

@@ -1,4 +1,4 @@
-"""One entry of an archive, of whatever kind that is."""
+"""One entry of an archive of any kind."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ UNKNOWN: Final = sys.maxsize
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     name: str
-    """As it is written there; what is not UTF-8 is escaped by surrogates."""
+    """The name in the archive; bytes that are not UTF-8 become surrogates."""
     size: int
-    """Bytes of `content`; `UNKNOWN` where the archive says so only behind them."""
+    """Bytes of `content`; `UNKNOWN` if the archive has the size only after them."""
     content: Stream
-    """To be read before the next member is asked for. What is left over is skipped."""
+    """Read it before the next member is requested: an unread rest is skipped."""
     regular: bool = True
-    """Whether it is a file with bytes of its own, and no directory, link or device."""
+    """Whether it is a file with content, and not a directory, link or device."""
 
     @property
     def path(self) -> str:
-        """The name without a leading "./" or "/". Only ever compared: it decides about no file that is written."""
+        """The name without a leading "./" or "/". Only for comparisons: no file is written by this name."""
         return self.name.removeprefix("./").lstrip("/")
 
     @property
     def text(self) -> str:
-        """The name as it can be printed."""
+        """The name in printable form."""
         return self.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

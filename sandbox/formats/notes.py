@@ -1,4 +1,4 @@
-"""ELF notes, as they lie in vmcores and in the note section of kdump-compressed files.
+"""ELF notes, in vmcores and in the note section of kdump-compressed files.
 
 Header of three 32-bit words for 32-bit and 64-bit files alike; name and descriptor are padded to 4 bytes, also where
 p_align says otherwise (elf(5), Linux fs/proc/vmcore.c). In plain Python for the reason that elf.py has.
@@ -30,7 +30,7 @@ class Note:
     type: int
     desc: bytes
     offset: int
-    """Of the descriptor, in the bytes that were searched."""
+    """Offset of the descriptor in the bytes that were searched."""
 
 
 def iterate(section: bytes, order: ByteOrder) -> Iterator[Note]:

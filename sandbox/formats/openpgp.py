@@ -1,8 +1,8 @@
 """RSA signatures of OpenPGP (RFC 4880 and its v3 predecessor), checked against keys that vmbox ships.
 
-Nearly all RPMs are signed this way. It is done here because Sequoia refuses the keys of EL 7 and 8: their user IDs are
-bound by SHA-1. For a key that is pinned as a file, who its owner said to be in 2014 does not matter; that the package
-is signed with it does, and for that SHA-1 is refused here, too.
+Nearly all RPMs are signed this way. This module exists because Sequoia refuses the keys of EL 7 and 8: SHA-1 binds
+their user IDs. vmbox ships each key as a file, so the user ID proves nothing more. The signature of the package does
+matter, and there SHA-1 is refused here too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 _SMALLEST_KEY: Final = 2048
 _MOST_SIGNATURES: Final = 16
 _MOST_PACKETS: Final = 1 << 16
-"""Of a file of certificates, with all their signatures."""
+"""Most packets in a file of certificates, with all their signatures."""
 _RSA: Final = frozenset({1, 3})
 _DIGEST_INFO: Final = {
     8: ("sha256", bytes.fromhex("3031300d060960864801650304020105000420")),
@@ -36,7 +36,7 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RsaKey:
-    """A primary key. Subkeys are not taken: what binds them would have to be checked."""
+    """A primary key. Subkeys are not used: their binding signatures would have to be checked."""
 
     name: str
     """Its first user ID."""
@@ -46,7 +46,7 @@ class RsaKey:
 
 
 def rsa_keys(data: bytes) -> tuple[RsaKey, ...]:
-    """The RSA keys of a file of certificates, armored or not; others are passed over. Raises `Malformed`."""
+    """The RSA keys in a file of certificates, armored or not; others are skipped. Raises `Malformed`."""
     found: list[RsaKey] = []
     for block in _dearmored(data):
         body: bytes | None = None
@@ -76,7 +76,7 @@ def rsa_signer(data: bytes, signature: bytes, keys: Sequence[RsaKey]) -> RsaKey 
                 if not 0 < value < key.modulus:
                     continue
                 made = pow(value, key.exponent, key.modulus).to_bytes(size, "big")
-                # The whole block is compared with the one there should be: nothing in it is parsed.
+                # The whole block is compared with the expected one: nothing in it is parsed.
                 wanted = b"\0\x01" + b"\xff" * (size - len(prefix) - len(digest) - 3) + b"\0" + prefix + digest
                 if hmac.compare_digest(made, wanted):
                     return key

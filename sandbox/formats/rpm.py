@@ -56,7 +56,7 @@ _OF_SIGNATURES: Final = frozenset({267, 268, 273, 278})
 _OF_PACKAGES: Final = frozenset(
     {1000, 1001, 1002, 1022, 1028, 1030, 1035, 1037, 1096, 1116, 1117, 1118, 1125, 5008, 5011}
 )
-"""Tags that are used here. A header has eighty more, and their values are not looked at."""
+"""Tags that are used here. A header has eighty more, which are not decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +76,14 @@ class RpmFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rpm:
-    """What stands before the payload."""
+    """Everything before the payload."""
 
     name: str
     version: str
     release: str
     arch: str
     header: bytes
-    """As it was signed."""
+    """The bytes that are signed."""
     signatures: tuple[bytes, ...]
     """OpenPGP signatures over the header."""
     payload_at: int
@@ -97,7 +97,7 @@ class Rpm:
 
 
 def read(stream: Stream) -> Rpm:
-    """Everything before the payload, where the stream then stands. Raises `CorruptData`."""
+    """Reads everything before the payload; the stream is then at the payload. Raises `CorruptData`."""
     lead = exactly(stream, _LEAD)
     if lead[:4] != b"\xed\xab\xee\xdb":
         raise CorruptData("it is not an RPM package")
@@ -131,9 +131,9 @@ def find(rpm: Rpm, patterns: Sequence[re.Pattern[str]]) -> RpmFile | None:
 
 
 def offset_in_payload(rpm: Rpm, wanted: RpmFile) -> int | None:
-    """Where `wanted`'s cpio header begins in the unpacked payload; None where that cannot be computed.
+    """Offset of `wanted`'s cpio header in the unpacked payload; None if it cannot be computed.
 
-    Files stand in the payload in the header's order. Hard links share their bytes, which stand with one of them only.
+    The payload has the files in the header's order. Hard links share their bytes, which follow only one of them.
     """
     large = any(file.size > _LARGEST_PLAIN for file in rpm.files)
     inodes: set[int] = set()
@@ -153,7 +153,7 @@ def offset_in_payload(rpm: Rpm, wanted: RpmFile) -> int | None:
 
 
 def payload_member(stream: Stream, rpm: Rpm) -> Member | None:
-    """The next cpio entry, whose first byte `stream` then stands at; None at the end. Raises `CorruptData`."""
+    """The next cpio entry; `stream` is then at its first byte. None at the end. Raises `CorruptData`."""
     magic = exactly(stream, len(_SHORT_MAGIC))
     if magic == _SHORT_MAGIC:
         number = cpio.number(exactly(stream, 8))
@@ -172,7 +172,7 @@ def payload_member(stream: Stream, rpm: Rpm) -> Member | None:
 
 
 def payload_members(stream: Stream, rpm: Rpm) -> Iterator[Member]:
-    """All entries. What is left over of one's content is skipped when the next one is asked for."""
+    """All entries. The unread rest of an entry is skipped before the next one."""
     while (member := payload_member(stream, rpm)) is not None:
         yield member
         member.content.skip(sys.maxsize)
@@ -218,7 +218,7 @@ def _value(data: bytes, kind: int, offset: int, count: int) -> _Value | None:
             raise CorruptData("it is not an RPM package: a name in its header is too long")
         return _decoded(text[0])
     if kind == _STRING_ARRAY:
-        # split's limit keeps what follows the array in one piece; the last part is that.
+        # With a limit, split keeps everything after the array as one last part.
         return tuple(map(_decoded, data[offset:].split(b"\0", count)[:count]))
     return None
 

@@ -1,11 +1,11 @@
-"""Members of 7z archives. The list of contents stands at the end, so the archive itself must be at hand.
+"""Members of 7z archives. The list of contents is at the end, so the archive must be a source with random access.
 
     0    signature, version, CRC; offset, size and CRC of the end header, all from byte 32
     32   packed streams
     end  header: where the packed streams are, by which coders each folder of files is unpacked, sizes, names
 
-Source: 7-Zip's doc/7zFormat.txt. Checksums are left to those who unpack for good. In plain Python although py7zr is a
-library: that has nine dependencies, which would read untrusted files as well.
+Source: 7-Zip's doc/7zFormat.txt. Checksums are not compared. In plain Python although py7zr is a library: that has nine
+dependencies, which would read untrusted files too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _MOST: Final = 200_000
 _ASKED: Final = 256
 """Bytes of a header between two looks at the clock: a few of them may stand for a list of `_MOST`."""
 _MOST_DICTIONARY: Final = 1 << 30
-"""7-Zip's own largest choice of level is 256 MiB; memory is only used as far as data comes."""
+"""7-Zip's highest level uses 256 MiB. Memory is only used as data arrives."""
 
 _COPY, _DELTA, _LZMA, _LZMA2 = b"\x00", b"\x03", b"\x03\x01\x01", b"\x21"
 _BZIP2, _DEFLATE, _AES = b"\x04\x02\x02", b"\x04\x01\x08", b"\x06\xf1\x07\x01"
@@ -110,7 +110,7 @@ class _Reader:
         return self.take(len(self._raw) - self._at)
 
     def number(self) -> int:
-        """As many bytes follow the first one as it has leading ones; its other bits are the highest."""
+        """Reads a number: the first byte's leading ones count the bytes after it; its other bits are the highest."""
         first = self.byte()
         more = next((count for count in range(8) if not first & 0x80 >> count), 8)
         high = first & (0x7F >> more) if more < 8 else 0
@@ -127,7 +127,7 @@ class _Reader:
         return [bool(raw[at // 8] & 0x80 >> at % 8) for at in range(count)]
 
     def digests(self, count: int) -> list[bool]:
-        """Which of the items have a CRC; the values are passed over."""
+        """Which of the items have a CRC; the values are skipped."""
         known = [True] * count if self.byte() else self.bits(count)
         self.take(4 * sum(known))
         return known
@@ -197,7 +197,7 @@ def _streams(reader: _Reader) -> tuple[list[_Folder], list[list[int]]]:
 
 
 def _folders(reader: _Reader) -> tuple[list[tuple[tuple[tuple[bytes, bytes], ...], int]], list[bool]]:
-    """For each folder its coders and size; and which have a CRC of their own."""
+    """(coders, size) for each folder, and which folders have a CRC."""
     if reader.byte() != _FOLDERS:
         raise IndexError
     count = reader.count()

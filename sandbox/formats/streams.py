@@ -1,7 +1,7 @@
-"""Bytes in order, and the one contract that all readers of formats rely on.
+"""Streams of bytes, with one contract for all readers of formats.
 
-`read(size)` gives exactly `size` bytes, fewer only where the stream ends, and none behind that. A size that stands in a
-file is bounded before it is asked for: as many bytes are held in memory.
+`read(size)` returns exactly `size` bytes, fewer only at the end of the stream, and none after it. Readers limit a size
+that comes from a file before they read: so many bytes are then in memory.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 CHUNK: Final = 1 << 20
-"""Bytes that are read at once where all of a stream is read."""
+"""Bytes per read when a whole stream is read."""
 
 _STEP: Final = 1 << 18
 _FARTHEST: Final = 1 << 62
-"""Behind it no file has anything, and `os.pread` takes no offset."""
+"""No file has data from this offset on, and `os.pread` refuses higher ones."""
 
 
 class CorruptData(Exception):
-    """The bytes are not what their format asks for, or end too early. One line, for the user."""
+    """The bytes violate their format, or end too early. One line, for the user."""
 
 
 class UnsupportedFormat(CorruptData):
-    """Nothing is wrong with it, but it is encrypted, or of a method that is not read here."""
+    """The data is not damaged, but encrypted, or of a method that vmbox does not read."""
 
 
 class Source(Protocol):
@@ -36,7 +36,7 @@ class Source(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Bytes in all; None where only unpacking would tell."""
+        """Bytes in total; None if only unpacking would tell."""
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes from `offset`; fewer at the end, none beyond it or before 0."""
@@ -57,9 +57,9 @@ class Stream(ABC):
         self.read(0)
 
     def skip(self, size: int) -> None:
-        """Go forward, without reading where that is possible.
+        """Goes forward, without reading if possible.
 
-        Raises `CorruptData` where bytes are read for it and end before. Where none are, the next read gives nothing.
+        Raises `CorruptData` if it has to read and the stream ends too early. Otherwise the next read returns nothing.
         """
         while size > 0:
             gone = len(self.read(min(size, _STEP)))
@@ -132,7 +132,7 @@ class SourceStream(Stream):
 
 
 class FileStream(Stream):
-    """A file that is all there."""
+    """A complete file."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
@@ -160,7 +160,7 @@ class GrowingFile(FileStream):
     """A file another thread appends to: reading waits for what is not there yet."""
 
     def __init__(self, path: Path) -> None:
-        # A dump is identified without.
+        # Identifying a dump does not need it.
         import threading
 
         super().__init__(path)
@@ -206,7 +206,7 @@ class ChunkStream(Stream):
         self._at += len(data)
         if len(data) == size:
             return data
-        # An empty piece less is one copy less: what is joined of one piece is that piece.
+        # Without an empty piece there is one copy less: join returns a single piece as it is.
         pieces, have = [data] if data else [], len(data)
         while have < size and (chunk := next(self._chunks, b"")):
             self._chunk, self._at = chunk, min(len(chunk), size - have)
@@ -237,7 +237,7 @@ class LimitedStream(Stream):
         self._stream.ask()
 
     def slice(self) -> SliceSource | None:
-        """What is left of the member, if it lies in a source as it is."""
+        """The rest of the member as a source, if it is stored uncompressed in one."""
         if isinstance(self._stream, SourceStream):
             return SliceSource(self._stream.source, self._stream.offset, self.left)
         return None
@@ -249,7 +249,7 @@ class LimitedStream(Stream):
 
 
 class PeekSource:
-    """The beginning of a stream as a source: kept as it is read, up to a limit."""
+    """The beginning of a stream as a source: bytes that were read are kept, up to a limit."""
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self._stream = stream
@@ -265,7 +265,7 @@ class PeekSource:
 
     @property
     def kept(self) -> int:
-        """Bytes that were taken from the stream."""
+        """Number of bytes taken from the stream."""
         return len(self._content)
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -287,7 +287,7 @@ class PeekSource:
             return bytes(kept[offset : min(offset + size, self._limit)])
 
     def exhaust(self, limit: int = 0, *, seconds: float = math.inf) -> None:
-        """Read on to the limit, or to a higher one, or as long as that takes, to see whether the stream ends there."""
+        """Reads on to the limit, or a higher one, or for some seconds, to see whether the stream ends there."""
         self._limit = max(self._limit, limit)
         deadline = time.monotonic() + seconds
         while not self._ended and len(self._content) < self._limit and time.monotonic() < deadline:

@@ -17,13 +17,13 @@ _LONGEST: Final = 64 << 10
 """Bytes of a name, or of the pax records of one entry."""
 _LARGEST: Final = 1 << 62
 _EXTENDED_AT: Final = 482
-"""In the header of a sparse file; in the blocks that then follow it is the last but seven bytes (GNU tar's tar.h)."""
+"""In the header of a sparse file. In the blocks that follow, the flag is 8 bytes before the end (GNU tar's tar.h)."""
 
 
 def members(stream: Stream) -> Iterator[Member]:
     """All entries in order. Raises `CorruptData` where the archive is cut inside one, or damaged.
 
-    While an entry is the current one, `stream` stands at its first byte, unless its content was read.
+    While an entry is current, `stream` is at its first byte, unless its content was read.
     """
     name: str | None = None
     size: int | None = None
@@ -44,7 +44,7 @@ def members(stream: Stream) -> Iterator[Member]:
                 stream.skip(info.size + -info.size % BLOCK)
             case _:
                 _pass_sparse_map(stream, head, info.type)
-                # Directories and links have no bytes, whatever the header says; of other kinds that cannot be known.
+                # Directories and links have no bytes, whatever the header says. Unknown kinds may have some.
                 held = info.isreg() or info.type not in tarfile.SUPPORTED_TYPES
                 length = (info.size if size is None else size) if held else 0
                 content = LimitedStream(stream, length)
@@ -59,7 +59,7 @@ def members(stream: Stream) -> Iterator[Member]:
 
 
 def header(block: bytes) -> tarfile.TarInfo:
-    """One header, whose checksum is compared. Raises `CorruptData`."""
+    """Parses a header and compares its checksum. Raises `CorruptData`."""
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
@@ -70,7 +70,7 @@ def header(block: bytes) -> tarfile.TarInfo:
 
 
 def pax_records(data: bytes) -> dict[str, bytes]:
-    """Values by keyword. A record begins with its own length: a value may have newlines in it. Raises `CorruptData`."""
+    """Values by keyword. A record begins with its length, since a value may contain newlines. Raises `CorruptData`."""
     found: dict[str, bytes] = {}
     at = 0
     while at < len(data) and data[at]:
@@ -86,7 +86,7 @@ def pax_records(data: bytes) -> dict[str, bytes]:
 
 
 def _described(stream: Stream, size: int) -> bytes:
-    """What says more of the next entry."""
+    """The content of an extended header, which describes the next entry."""
     if size > _LONGEST:
         raise CorruptData(f"{_WHAT} is damaged: a name of {size} bytes")
     data = exactly(stream, size, _WHAT)

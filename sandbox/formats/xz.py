@@ -1,4 +1,4 @@
-"""The index of an xz stream: which of its blocks hold which bytes, so that one can be unpacked without the others.
+"""Reads the index of an xz stream, so that a block can be unpacked without the others.
 
 Format: "The .xz File Format" 1.2.1 of the XZ Utils. xz -T, dpkg-deb and rpm's threaded payloads write streams of many
 blocks; a block is unpacked by liblzma as a stream of its own, with header, index and footer made around it, so that
@@ -36,7 +36,7 @@ class Block:
     unpadded: int
     """Bytes, as the index counts them; padded to four in the stream."""
     at: int
-    """Where its first byte lies in what the stream unpacks to."""
+    """Offset of its first byte in the unpacked stream."""
     length: int
     """Bytes it unpacks to."""
 
@@ -50,7 +50,7 @@ def blocks(read_at: Callable[[int, int], bytes], size: int) -> tuple[bytes, tupl
     if size < _HEADER + _FOOTER:
         raise CorruptData("it is not an xz stream")
     header = read_at(0, _HEADER)
-    # The index of a package of gigabytes is a few hundred bytes: one request brings it with the footer.
+    # The index of a package of gigabytes has a few hundred bytes: one request fetches it with the footer.
     tail = read_at(max(size - (16 << 10), 0), min(size, 16 << 10))
     footer = tail[-_FOOTER:]
     if header[:6] != b"\xfd7zXZ\0" or footer[10:] != b"YZ" or footer[8:10] != header[6:8]:
@@ -92,7 +92,7 @@ class Unpacking:
         """Bytes unpacked so far."""
 
     def feed(self, data: bytes) -> bytes:
-        """What the next bytes of the block unpack to. The last ones also check all of it. Raises `CorruptData`."""
+        """Unpacks the next bytes of the block. The last ones also check the whole block. Raises `CorruptData`."""
         self._missing -= len(data)
         unpacked = self._decompress(data)
         if not self._missing:
@@ -117,7 +117,7 @@ class Unpacking:
 
 
 def unpack(header: bytes, data: bytes, block: Block) -> bytes:
-    """What one block unpacks to; its check was compared. Raises `CorruptData`."""
+    """Unpacks one block and compares its check. Raises `CorruptData`."""
     if len(data) != block.size:
         raise CorruptData("it ends too early")
     return Unpacking(header, block).feed(data)

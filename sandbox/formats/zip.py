@@ -1,7 +1,7 @@
 """Files of zip archives, by their local headers (PKWARE's APPNOTE 4.3).
 
-In plain Python although the standard library has zipfile: that reads the directory at the end, which an archive that is
-cut or still inside another one has not.
+In plain Python although the standard library has zipfile: that needs the directory at the end, which a cut archive does
+not have, and which cannot be reached in an archive inside another one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _WHAT: Final = "the zip archive"
 _MOST_MEMBERS: Final = 200_000
 _STEP: Final = 1 << 18
 _LATER: Final = 0xFFFFFFFF
-"""A size that stands in the extra field, in 64 bits."""
+"""Marks a size that is in the extra field, in 64 bits."""
 
 
 def members(stream: Stream) -> Iterator[Member]:

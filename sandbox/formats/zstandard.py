@@ -1,4 +1,4 @@
-"""Zstandard, from whichever module this Python has: its own from 3.14 on, the backport before (a dependency)."""
+"""Zstandard, from the module that this Python has: its own since 3.14, before that the backport (a dependency)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def module() -> Any:
 
 
 def decompressor(window: int) -> Any:
-    """One that takes no frame with a window of more than 2**`window` bytes: a few bytes can ask for gigabytes."""
+    """A decompressor that refuses windows above 2**`window` bytes: a few bytes of input can ask for gigabytes."""
     zstd = module()
     return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: window})
 
 
 def decompress(data: bytes, limit: int) -> bytes:
-    """One frame, of at most `limit` bytes. Raises `CorruptData` for a damaged one."""
+    """Decompresses one frame to at most `limit` bytes. Raises `CorruptData`."""
     zstd = module()
     try:
         return bytes(zstd.ZstdDecompressor().decompress(data, limit))
