@@ -282,6 +282,8 @@ class Case:
     """What of its package was checked against its archive, in words."""
     verification: Verification = field(default=Verification.UNKNOWN, metadata={"key": "check"})
     """The same in one word."""
+    doubt: str | None = None
+    """The reason why answers may be wrong: a kernel that is newer than its crash knows."""
     incomplete: str | None = None
     """Missing part of the dump, if known."""
     remote: bool = field_with_key("elsewhere", False)

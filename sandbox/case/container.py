@@ -137,6 +137,7 @@ def open_case(
             directory=directory,
             token=token,
             script=SESSION_VERSION,
+            doubt=profile.doubt(vmcore.release),
             files=len(vmcore.files) or 1,
             requested=requested,
             incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -227,6 +228,11 @@ def _end(answer: render.JsonAnswer | None, status: CommandStatus, seconds: float
 def _session(dump: Path, options: OpenOptions, reporter: Reporter, case: Case | None) -> Session:
     """A session with crash at its prompt; the warnings of its start are shown."""
     session, said = open_session(dump, options, reporter, case=case)
+    if session.case.doubt is not None:
+        # Also with -q: an answer that may be false is never given without a word.
+        code = "print(stack_trace(prog.crashed_thread().tid))"
+        shown = f"vmbox run {shlex.quote(str(session.case.dump))} --tool drgn -e '{code}'"
+        render.note(f"vmbox: {session.case.doubt}\nhint: drgn goes by the types of the kernel: {shown}")
     if said:
         render.note(render.visible(said.decode(errors="replace")).strip("\n"))
     return session

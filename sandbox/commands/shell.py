@@ -47,6 +47,8 @@ def interactive(case: Case, *, tool: str = DEFAULT.name, reporter: Reporter = QU
     try:
         with _presence(case, engine) as ident:
             debugger = DEBUGGERS.get(tool)
+            if debugger is DEFAULT and case.doubt is not None:
+                render.note(f"vmbox: {case.doubt}")
             watcher = None if debugger is None else _with_history(debugger, case, ident, env, reporter)
             argv = _SHELL_ARGV if debugger is None else debugger.prompt_argv(VMLINUX, dump_paths(case.files))
             with _started(engine, case, ident, argv, tty=True, env=env) as process:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sandbox.debugger import DEBUGGERS, DEFAULT
-from sandbox.model import DebuginfoFormat
+from sandbox.model import DebuginfoFormat, kernel_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,3 +166,16 @@ class Profile:
     """What has really been run with it, in words, for docs/support-matrix.md; None if nothing has."""
     builds_gdb_index: bool = False
     """Whether its gdb writes the .gdb_index version that every crash reads (8: up to gdb 13)."""
+
+    def doubt(self, release: str | None) -> str | None:
+        """The reason why this crash may answer wrongly about a kernel of `release`; None where none is known.
+
+        A crash above its ceiling does not fail: it prints stacks that are not true.
+        """
+        ceiling = self.crash.max_kernel
+        if release is None or ceiling is None or kernel_version(release) <= kernel_version(ceiling):
+            return None
+        return (
+            f"crash {self.crash.version} of {self.name} knows kernels up to {ceiling}, and this is {release}: "
+            "what it prints may be wrong, stacks above all"
+        )

@@ -63,10 +63,16 @@ def _selected(vmcore: Vmcore, override: str | None) -> Selection:
     if home.image.unusable is not None:
         return Selection(distribution=home, crash_from=newest, reason=f"{home.image.unusable}, so {instead}")
     ceiling = home.crash.max_kernel
-    if ceiling is not None and kernel_version(vmcore.release) > kernel_version(ceiling):
+    if home.doubt(vmcore.release) is not None and _reads_more(newest, home):
         reason = f"crash {home.crash.version} of {home.name} knows kernels up to {ceiling}, so {instead}"
         return Selection(distribution=home, crash_from=newest, reason=reason)
     return Selection(distribution=home, crash_from=home, reason=f"kernel {vmcore.release} is of {home.title}")
+
+
+def _reads_more(newest: Profile, home: Profile) -> bool:
+    """Whether the crash of `newest` knows newer kernels than that of `home`."""
+    high, low = newest.crash.max_kernel, home.crash.max_kernel
+    return high is None or (low is not None and kernel_version(high) > kernel_version(low))
 
 
 def fallback(selection: Selection) -> Selection | None:

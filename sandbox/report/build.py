@@ -142,6 +142,7 @@ def _identity(
         proof=case.get("proof"),
         profile=case.get("profile"),
         engine=case.get("engine"),
+        doubt=answers.case.get("doubt") or None if answers else None,
         mode=answers.mode if answers else None,
         origins=vmcore.origins,
     )

@@ -50,6 +50,8 @@ class Identity:
     """Evidence that the debuginfo is of this kernel."""
     profile: str | None
     engine: str | None
+    doubt: str | None
+    """The reason why crash may have answered wrongly, e.g. a kernel that is newer than it knows."""
     mode: str | None
     """Option with which crash had to be started, e.g. --minimal; empty if it needed none."""
     origins: Mapping[str, str]

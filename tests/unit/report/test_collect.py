@@ -57,6 +57,7 @@ class Flood:
 
 class FakeCase:
     profile = engine = proof = "x"
+    doubt = None
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
