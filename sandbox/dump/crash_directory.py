@@ -1,4 +1,4 @@
-"""A directory in place of a dump: what kdump left under /var/crash, or an unpacked sosreport."""
+"""A directory in place of a dump: one that kdump wrote below /var/crash, or an unpacked sosreport."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ def _read_notes(source: Source, header: Header, layout: Layout, extent: tuple[in
 
 
 def with_utsname(head: bytes, *, release: str, version: str, machine: str) -> bytes:
-    """The header with these in its utsname where that tells nothing, or not at its place.
+    """The header with these values in its utsname, if the fields there are empty or shifted.
 
     QEMU leaves all but the machine empty, and of an arm64 guest that, too. libkdumpfile, and so drgn, goes by the
     utsname and refuses such dumps.
@@ -290,9 +290,9 @@ def with_utsname(head: bytes, *, release: str, version: str, machine: str) -> by
 
 
 def adding_vmcoreinfo(text: bytes, source: Source, layout: Layout, end: int) -> Iterator[tuple[int, bytes]]:
-    """What to write, and where, so that a file without VMCOREINFO, which ends at `end`, has it.
+    """(place, bytes) that add VMCOREINFO to a file without it, which ends at `end`.
 
-    The notes are written anew behind everything else: libkdumpfile looks for it among them, crash where the sub-header
+    All notes are written again at the end: libkdumpfile looks for it among them, crash where the sub-header
     says.
     """
     if layout.bits != _WORD_64:

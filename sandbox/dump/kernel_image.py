@@ -1,4 +1,4 @@
-"""What the kernel image in memory says about itself: build-id, banner, uname.
+"""Finds build-id, banner and uname in the kernel image in memory.
 
 The build-id is looked for in kernels before 5.9, and in those whose VMCOREINFO line is garbage. The image holds several
 GNU build-id notes: vmlinux's own, those of the vDSO images, and stale ones of modules. vmlinux's stands behind Xen's

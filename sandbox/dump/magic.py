@@ -1,4 +1,4 @@
-"""First bytes of files: which dump format, which wrapper, or what else it is.
+"""Recognizes the first bytes of files: a dump format, a wrapper, or something else.
 
 Each entry names where the number comes from: crash (its headers), file(1)'s magic, or the format's own description.
 """
@@ -131,13 +131,13 @@ def wrapper(head: bytes) -> Wrapper | None:
 
 
 def foreign(head: bytes) -> tuple[str, str | None] | None:
-    """What a file is that is no dump, in words, with what to do about it."""
+    """(what a file is that is no dump, what to do about it), in words."""
     kind = _match(_OTHERS, head)
     return None if kind is None else (kind, _HINTS.get(kind))
 
 
 def is_text(head: bytes) -> bool:
-    """Whether it can be a log: printable, but for a few bytes that drivers print into the log."""
+    """Whether it can be a log: printable, except for a few bytes that drivers print."""
     if not head:
         return False
     odd = sum(byte < 0x20 and byte not in b"\t\n\r\x1b\f" for byte in head)

@@ -46,7 +46,7 @@ class DumpReader:
         return self.header.arch or vmcoreinfo.architecture(self.info)
 
     def detect_arch(self) -> None:
-        """As the memory has it, where the header is silent or wrong: QEMU's, of ppc64le, arm and loongarch64."""
+        """Takes the architecture from memory if the header lacks it or is wrong: QEMU's ppc64le, arm, loongarch64."""
         if self.arch in {"ppc64", "ppc64le"} and (kernel := self.kernel()) is not None:
             self.header.arch = "ppc64le" if kernel.order == "little" else "ppc64"
             self.header.arch_origin = "memory"
@@ -71,7 +71,7 @@ class DumpReader:
         self._memory = all_parts
 
     def find_vmcoreinfo(self) -> None:
-        """The kernel's own copy of its VMCOREINFO, in its memory: hypervisors that know of none leave the note out.
+        """Searches memory for the kernel's own copy of its VMCOREINFO: some hypervisors do not write the note.
 
         May raise `DeadlineExceeded`.
         """

@@ -1,4 +1,4 @@
-"""What a release string says about who built the kernel, by the rules of `images/releases.toml`."""
+"""Classifies a release string by the vendor that built the kernel, with the rules of `images/releases.toml`."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _load() -> _Rules:
         rules = tuple(_rule(table, machines) for table in content["rule"])
         vendors = tuple((str(table["banner"]), str(table["vendor"])) for table in content["vendor"])
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"{path}: {error}", hint="install vmbox again, or mend the file") from error
+        raise ConfigurationError(f"{path}: {error}", hint="install vmbox again, or fix the file") from error
     return _Rules(rules=rules, vendors=vendors, tables=content.get("tables", {}))
 
 

@@ -1,4 +1,4 @@
-"""What kdump and sos saved beside a dump, or in its place: the kernel's log as text, and uname -a."""
+"""Files that kdump and sos save beside a dump, or in its place: the kernel's log as text, and uname -a."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def apply_uname(builder: VmcoreBuilder, uname: str) -> None:
 
 
 def apply_original_path(builder: VmcoreBuilder, saved_log: str | None) -> None:
-    """Where the dump itself is, as far as the name of the log beside it tells."""
+    """Sets where the dump itself was written, as far as the name of the log beside it shows."""
     if saved_log is None:
         builder.set(original_path="/var/crash/<address>-<time>/vmcore")
         return

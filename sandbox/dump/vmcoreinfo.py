@@ -1,4 +1,4 @@
-"""VMCOREINFO: the text in which a kernel tells dump tools about itself.
+"""VMCOREINFO: the text in which a kernel describes itself to dump tools.
 
 Lines of `KEY=value`, at most one page in all, so that the last line can be cut (Linux kernel/vmcore_info.c).
 SYMBOL values are hexadecimal without 0x; OFFSET, SIZE and LENGTH decimal; NUMBER decimal, 0x-hexadecimal or negative.
@@ -72,7 +72,7 @@ def hexadecimal(info: Mapping[str, str], key: str) -> int | None:
 
 
 def build_id(info: Mapping[str, str], utsname_version: str | None) -> str | None:
-    """BUILD-ID where it can be believed."""
+    """BUILD-ID, unless the kernel is known to write garbage there."""
     value = info.get("BUILD-ID", "").lower()
     if not _BUILD_ID.fullmatch(value) or set(value) == {"0"}:
         return None

@@ -1,7 +1,7 @@
-"""Looking through compression and archives at the dump inside, without unpacking it.
+"""Looks through compression and archives at the dump inside, without unpacking all of it.
 
-The layers are peeled as far as the first bytes of what is inside; of an archive the member that is a dump is taken, or
-else the saved kernel log that kdump puts beside one.
+Only the first bytes are unpacked, through all layers. From an archive the member that is a dump is taken, or else the
+kernel log that kdump saves beside a dump.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _CUT_HINT: Final = "the copy is probably cut: compare its size with the original
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unwrapped:
-    """What lies at the bottom of the layers."""
+    """The content below all layers."""
 
     source: PeekSource | SliceSource | None
     """The dump, or a kernel log as text; None for a sosreport with neither."""

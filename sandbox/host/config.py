@@ -1,4 +1,4 @@
-"""The user's settings: one table of keys, each from the environment, from one file, or as it comes.
+"""The user's settings: one table of keys, each from the environment, from one file, or the default.
 
 A key `idle` is `idle = "2h"` in `config.toml`, and `$VMBOX_IDLE` in the environment, which goes before the file; the
 command line goes before both: `vmbox --set idle=2h run …`. A setting is one field of `Settings`, and nothing else:
@@ -242,7 +242,7 @@ def directory() -> Path:
 @lru_cache(maxsize=1)
 def _usual_directory() -> Path:
     if sys.platform == "linux":
-        # As platformdirs says too, whose import takes a tenth of what `vmbox info` takes.
+        # The same as from platformdirs, whose import takes a tenth of the time of `vmbox info`.
         return Path(os.environ.get("XDG_CONFIG_HOME", "").strip() or Path.home() / ".config") / "vmbox"
     import platformdirs
 
@@ -267,7 +267,7 @@ def current() -> Settings:
 def override(assignments: Iterable[str]) -> None:
     """KEY=VALUE words of the command line, which go before environment and file; the value as the environment has it.
 
-    Raises `ConfigurationError` for an unknown key and for a value that is none.
+    Raises `ConfigurationError` for an unknown key and for an invalid value.
     """
     readers = _readers()
     for assignment in assignments:
@@ -281,12 +281,12 @@ def override(assignments: Iterable[str]) -> None:
 
 
 def overrides() -> tuple[str, ...]:
-    """The assignments that `override` was given: for another process that is to see the same settings."""
+    """The assignments given to `override`, for another process that must have the same settings."""
     return tuple(_words.values())
 
 
 def replace_overrides(assignments: Iterable[str]) -> None:
-    """As `override`, and what was overridden before no longer is: for a process that serves many callers in turn."""
+    """Replaces all earlier overrides: for a process that serves many callers in turn."""
     _overridden.clear()
     _words.clear()
     override(assignments)
@@ -294,7 +294,7 @@ def replace_overrides(assignments: Iterable[str]) -> None:
 
 _overridden: Final[dict[str, object]] = {}
 _words: Final[dict[str, str]] = {}
-"""By the command line of this process."""
+"""Set with --set in this process."""
 
 
 def show() -> list[SettingValue]:
@@ -337,7 +337,7 @@ def origin(key: str) -> str:
 
 
 def unknown_variables() -> dict[str, str]:
-    """Variables that look like ours and are not, with the nearest one that is; other programs may own them."""
+    """Unknown variables VMBOX_…, each with the nearest known one; other programs may use them."""
     known = {*map(variable, _readers()), *ONLY_ENVIRONMENT}
     return {
         name: _nearest(name, known)
@@ -356,7 +356,7 @@ def template() -> str:
 
 
 def _given() -> dict[str, tuple[object, str]]:
-    """key -> (value, origin) of those that are not as they come."""
+    """key -> (value, origin) of the settings that are not the default."""
     path = file()
     found: dict[str, tuple[object, str]] = {}
     for name, value in _table(path).items():

@@ -1,4 +1,4 @@
-"""JSON and TOML into dataclasses: what a file or another process said, checked before it is used.
+"""Decodes JSON and TOML into dataclasses, and checks the input of files and other processes before it is used.
 
 A field's annotation says what its value must be, and `sandbox.model.key_of` which key it has. Types are strict: a bool
 is no int, NaN is no number. Every failure is a `DecodeError`, which is a ValueError; its text is made to stand behind
@@ -32,13 +32,13 @@ Keys = Literal["any", "known", "all"]
 also those of fields that have a default."""
 
 _LONGEST: Final = 16 << 20
-"""Bytes of a file, or characters of a text, that are looked at."""
+"""Most bytes of a file, or characters of a text, that are read."""
 _INT_BITS: Final = 64
-"""A file has no use for longer numbers, and Python refuses to print those of more than 4300 digits."""
+"""No file needs longer numbers, and Python refuses to print those of more than 4300 digits."""
 
 
 class DecodeError(ValueError):
-    """What does not fit, in words that name the key."""
+    """The input does not fit; the text names the key."""
 
 
 class UnknownKey(DecodeError):
@@ -72,7 +72,7 @@ def read_json(kind: type[_T], path: Path, *, keys: Keys = "known") -> _T:
 
 
 def parse_json(text: str | bytes) -> object:
-    """What a JSON text says. Raises `DecodeError`, also for NaN, and where it is nested too deeply for Python."""
+    """Parses a JSON text. Raises `DecodeError`, also for NaN and for nesting too deep for Python."""
     import json
 
     if len(text) > _LONGEST:

@@ -9,7 +9,7 @@ from typing import Final
 from sandbox.errors import NoSpace
 
 _MARGIN: Final = 64 << 20
-"""Left free: a full disk hurts more than a refusal."""
+"""Space that stays free: a full disk does more harm than a refusal."""
 
 
 def need_space(directory: Path, size: int, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Files written whole: in one step, so that no process ever reads half of one; and every byte, also to pipes."""
+"""Writes files in one step, so that no process reads half of one, and every byte, also to pipes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write_atomically(
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Writes all of `data`, of which a pipe or a terminal may take less at a time. Raises OSError."""
+    """Writes all of `data`: a pipe or a terminal may take less at a time. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

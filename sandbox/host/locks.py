@@ -1,4 +1,4 @@
-"""Locks between processes: files under `flock`, so that the kernel frees them whatever happens to their owner."""
+"""Locks between processes: files with `flock`, which the kernel frees when their owner ends in any way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def locked(path: Path, reporter: Reporter = QUIET, doing: str = "") -> Iterator[
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process that lives holds the lock file, or locked directory, `path`."""
+    """Whether a live process holds the lock file, or locked directory, `path`."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -35,9 +35,9 @@ def unpacked_dir() -> Path:
 
 
 def make_directory(directory: Path, cache: Path | None = None) -> None:
-    """mkdir -p, private; but what lies below the cache is as open to others as the cache itself.
+    """mkdir -p, private; but directories below the cache get the mode of the cache itself.
 
-    So all users of a host can share one: chmod 1777, or a group's 2775, on its top is all it takes.
+    So all users of a host can share a cache: chmod 1777, or 2775 for a group, on its top is enough.
     """
     top = cache or cache_dir()
     if top not in directory.parents:

@@ -16,7 +16,7 @@ from sandbox.host.locks import is_locked, locked
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """A directory on the cache's file system, gone afterwards; those of processes that were killed go first."""
+    """A directory on the cache's file system, removed at the end; leftovers of killed processes are removed first."""
     directory = paths.cache_dir() / "tmp"
     with contextlib.ExitStack() as stack:
         try:

@@ -29,7 +29,7 @@ def _write(home: Path, text: str) -> None:
     (home / "config.toml").write_text(text)
 
 
-def test_nothing_said(home: Path) -> None:
+def test_defaults_without_any_setting(home: Path) -> None:
     assert config.current() == config.Settings()
     assert {item.origin for item in config.show()} == {"default"}
 

@@ -56,7 +56,7 @@ def test_busy_for_good(bench: Bench) -> None:
     assert len(bench.archive.requests) == 4
 
 
-def test_no_is_final(bench: Bench) -> None:
+def test_a_refusal_is_final(bench: Bench) -> None:
     bench.archive.statuses = [404] * 10
     with pytest.raises(DownloadFailed, match="404 Not Found"):
         bench.locate()
@@ -91,14 +91,14 @@ def test_a_complete_part_needs_no_network(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1000, 1000])
-def test_length_that_is_not_the_index_s(bench: Bench, wrong: int) -> None:
+def test_a_length_other_than_in_the_index_is_refused(bench: Bench, wrong: int) -> None:
     bench.archive.wrong_total = wrong
     with pytest.raises(VerificationFailed, match="bytes long, not"):
         bench.locate()
     assert bench.left_over() == []
 
 
-def test_length_that_is_wrong_by_itself(bench: Bench) -> None:
+def test_a_wrong_total_is_refused(bench: Bench) -> None:
     bench.size = None
     bench.archive.wrong_total = 1000
     with pytest.raises((DownloadFailed, VerificationFailed)):

@@ -142,13 +142,13 @@ def find(base: str, heard: Heard | None = None) -> list[tuple[str, int | None, s
 
 
 @pytest.mark.parametrize("size", ["²", "9" * 5000, "-1", ""], ids=["square", "long", "negative", "none"])
-def test_a_size_that_is_none(bench: Bench, size: str) -> None:
+def test_an_invalid_size_counts_as_unknown(bench: Bench, size: str) -> None:
     base = repository(bench.archive, listing(entry(size=size), entry(href="b.rpm")))
     assert find(base) == [(f"{base}a.rpm", None, "ab" * 32), (f"{base}b.rpm", 5, "ab" * 32)]
 
 
 @pytest.mark.parametrize("checksum", ["a" * 400, "../../x", "ab"], ids=["long", "path", "short"])
-def test_a_checksum_that_is_none(bench: Bench, checksum: str) -> None:
+def test_an_invalid_checksum_counts_as_unknown(bench: Bench, checksum: str) -> None:
     base = repository(bench.archive, listing(entry(checksum=checksum)))
     assert find(base) == [(f"{base}a.rpm", 5, None)]
     part = Store(bench.cache).part(checksum)
@@ -258,7 +258,7 @@ def test_a_body_without_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("length", ["²", "9" * 5000], ids=["square", "long"])
-def test_a_length_that_is_none(length: str) -> None:
+def test_an_invalid_length_counts_as_unknown(length: str) -> None:
     import httpx
 
     answer = httpx.Response(200, headers=[(b"content-length", length.encode("latin-1"))])
@@ -286,7 +286,7 @@ def test_a_length_that_is_none(length: str) -> None:
         ("https://satellite.example/pulpit/x.rpm", False),
     ],
 )
-def test_who_sees_the_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, taken: bool) -> None:
+def test_one_archive_sees_a_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, taken: bool) -> None:
     pair = tmp_path / "pair.pem"
     pair.touch()
     prefixes = ("https://cdn.redhat.com", "https://satellite.example/pulp")

@@ -122,7 +122,7 @@ def test_gone(bench: Bench) -> None:
         bench.locate()
 
 
-def test_length_that_is_not_the_index_s(bench: Bench) -> None:
+def test_a_length_other_than_in_the_index_is_refused(bench: Bench) -> None:
     bench.archive.wrong_total = 5
     with pytest.raises(VerificationFailed, match="bytes long"):
         bench.locate()

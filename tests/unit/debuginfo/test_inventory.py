@@ -41,7 +41,7 @@ def test_listed_by_last_use(bench: Bench, builds: list[str]) -> None:
     assert all(one.size > 0 and one.modules == 0 for one in found)
 
 
-def test_what_was_not_used_for_longest_goes_first(bench: Bench, builds: list[str]) -> None:
+def test_the_least_recently_used_goes_first(bench: Bench, builds: list[str]) -> None:
     one = cached_builds(bench.cache)[0].size
     gone = remove(bench.cache, (), limit=2 * one, in_use=frozenset())
     assert [it.build for it in gone] == builds[:1]
@@ -51,7 +51,7 @@ def test_what_was_not_used_for_longest_goes_first(bench: Bench, builds: list[str
     assert [it.build for it in cached_builds(bench.cache)] == [builds[1]]
 
 
-def test_what_others_have_in_a_shared_cache_stays(
+def test_entries_of_other_users_stay_in_a_shared_cache(
     bench: Bench, builds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(self: Path, _to: Path) -> Path:
@@ -80,7 +80,7 @@ def test_certain_builds(bench: Bench, builds: list[str]) -> None:
     assert len(cached_builds(bench.cache)) == 2
 
 
-def test_what_the_dead_left_is_swept(bench: Bench, builds: list[str]) -> None:
+def test_leftovers_of_dead_processes_are_removed(bench: Bench, builds: list[str]) -> None:
     old, young = bench.cache / "debuginfo" / ".new-x-1", bench.cache / "debuginfo" / ".new-x-2"
     for directory in (old, young):
         directory.mkdir()

@@ -53,7 +53,7 @@ def test_downloads_proves_and_keeps(bench: Bench) -> None:
 
 
 @pytest.mark.usefixtures("strict")
-def test_the_second_time_nobody_is_asked(bench: Bench) -> None:
+def test_the_second_time_no_source_is_asked(bench: Bench) -> None:
     first = bench.locate()
     assert bench.locate() == first
     assert len(bench.asked) == 1

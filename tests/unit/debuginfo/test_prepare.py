@@ -48,7 +48,7 @@ def archives_reader() -> elf.ReadAt:
     return lambda offset, size: data[offset : offset + size]
 
 
-def test_without_an_index_it_works_too(bench: Bench) -> None:
+def test_it_works_without_an_index(bench: Bench) -> None:
     def fails(vmlinux: Path, directory: Path) -> None:
         raise EngineFailed("no gdb")
 

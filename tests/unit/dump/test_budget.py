@@ -186,7 +186,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_what_was_made_to_cost(name, tmp_path):
+def test_a_crafted_dump_is_answered_within_the_budget(name, tmp_path):
     content = MADE[name]()
     assert len(content) <= 1_100_000
     (tmp_path / "vmcore").write_bytes(content)

@@ -95,7 +95,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(reader.FORMATS, DumpFormat.MCLX, reader.Format(parse=parse, header_size=HEADER.size))
 
 
-def test_not_in_the_table_it_is_only_named(toy: Path) -> None:
+def test_a_format_outside_the_table_is_only_recognized(toy: Path) -> None:
     found = identify(toy)
     assert (found.format, found.complete, found.cause) == (DumpFormat.MCLX, None, None)
     with pytest.raises(DumpUnreadable, match="the log of a mclx file is not read here"):
@@ -103,7 +103,7 @@ def test_not_in_the_table_it_is_only_named(toy: Path) -> None:
 
 
 @pytest.mark.usefixtures("_registered")
-def test_one_line_in_the_table_and_its_memory_is_read(toy: Path) -> None:
+def test_a_format_in_the_table_has_its_memory_read(toy: Path) -> None:
     found, real = identify(toy), identify(FIXTURE)
     assert (found.format, found.complete, found.release) == (DumpFormat.MCLX, True, real.release)
     assert (found.cause, found.panic, found.banner) == (real.cause, real.panic, real.banner)

@@ -63,7 +63,7 @@ def test_damaged_headers(path, seed, changes, cut):
     cut=st.floats(0, 1),
 )
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-def test_damaged_anywhere(path, seed, at, value, cut):
+def test_a_dump_damaged_anywhere_is_answered(path, seed, at, value, cut):
     content = bytearray(seed[: int(len(seed) * max(cut, 0.3))])
     start = int(at * len(content))
     content[start : start + len(value)] = value
@@ -109,6 +109,6 @@ def test_any_release_has_a_class(release):
     ],
     ids=["many lines", "a long line", "a long panic"],
 )
-def test_logs_made_to_take_long(path, text):
+def test_a_crafted_log_ends_in_time(path, text):
     path.write_bytes(text)
     survive(path)

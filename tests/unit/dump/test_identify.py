@@ -94,7 +94,7 @@ def test_header_release_without_vmcoreinfo(tmp_path):
     assert found.crash_time == datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC)
 
 
-def test_qemu_writes_no_names(tmp_path):
+def test_a_qemu_header_without_names_gets_its_arch_from_vmcoreinfo(tmp_path):
     path = tmp_path / "vmcore"
     names = ("", "", "", "", "Unknown", "")
     path.write_bytes(dump_writer.kdump(PAGES, INFO + b"NUMBER(kimage_voffset)=0xffffa90b7ce00000\n", utsname=names))
@@ -140,7 +140,7 @@ def test_cut_says_how_much_is_missing(tmp_path):
     )
 
 
-def test_writer_says_incomplete(tmp_path):
+def test_the_writer_s_flag_makes_a_dump_incomplete(tmp_path):
     path = tmp_path / "vmcore"
     path.write_bytes(dump_writer.kdump(PAGES, INFO, status=9))
     found = identify(path)
@@ -148,7 +148,7 @@ def test_writer_says_incomplete(tmp_path):
     assert "marked it as incomplete" in str(found.incomplete_reason)
 
 
-def test_pages_never_written(tmp_path):
+def test_a_dump_without_its_last_pages_is_incomplete(tmp_path):
     raw = {pfn: (page[:50], 0) for pfn, page in PAGES.items()}
     dump = bytearray(dump_writer.kdump({}, INFO, raw=raw))
     last = dump.rfind(PAGES[999][:50]) - 50 * 4 - 24
@@ -157,7 +157,7 @@ def test_pages_never_written(tmp_path):
     assert "never written" in str(identify(tmp_path / "vmcore").incomplete_reason)
 
 
-def test_name_says_incomplete(tmp_path):
+def test_an_unfinished_name_makes_a_dump_incomplete(tmp_path):
     path = tmp_path / "vmcore-incomplete"
     path.write_bytes(dump_writer.kdump(PAGES, INFO))
     found = identify(path)
@@ -190,7 +190,7 @@ def test_elf_vmcoreinfo_without_note(tmp_path):
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
 
 
-def test_what_is_no_dump(tmp_path):
+def test_a_file_that_is_no_dump_is_named(tmp_path):
     cases = {
         "vmlinux": (dump_writer.elf({}, INFO, kind=2), "kernel image"),
         "module.ko": (dump_writer.elf({}, INFO, kind=1), "kernel module"),
@@ -214,7 +214,7 @@ def test_what_is_no_dump(tmp_path):
         assert error.value.hint
 
 
-def test_what_cannot_be_opened(tmp_path):
+def test_a_file_that_cannot_be_opened_is_explained(tmp_path):
     with pytest.raises(DumpNotFound):
         identify(tmp_path / "nothing")
     (tmp_path / "empty").touch()
@@ -283,7 +283,7 @@ def test_split_set(tmp_path):
     assert "pages 0 to 50" in str(found.incomplete_reason)
 
 
-def test_split_set_with_a_part_that_no_page_fell_to(tmp_path):
+def test_split_set_with_an_empty_part(tmp_path):
     """As makedumpfile 1.7.6 writes it of a machine of 785900 KiB: the bitmap's last block ends where its bits do."""
     pages = {pfn: page for pfn, page in PAGES.items() if pfn < 50}
     for index, part in enumerate([(0, 50), (50, 80), (80, 1000)]):
@@ -338,7 +338,7 @@ def test_named_formats(tmp_path):
     assert identify(tmp_path / "qemu-migration").release == "6.1.0-test"
 
 
-def test_what_memory_shows_without_page_tables(tmp_path):
+def test_facts_are_found_in_memory_without_page_tables(tmp_path):
     """As in a real `virsh save`: the log's text has remains of older messages behind it, the utsname has not."""
     utsname = b"".join(
         text.ljust(65, b"\0") for text in (b"Linux", b"host", b"6.1.0-56-cloud-amd64", b"#1 SMP Debian 6.1.192-2")

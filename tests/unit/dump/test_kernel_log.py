@@ -271,7 +271,7 @@ def test_missing_dump():
         list(read_log(Path("/nonexistent")))
 
 
-def test_image_says_what_the_log_lost(tmp_path):
+def test_the_image_has_the_banner_that_the_log_lost(tmp_path):
     """The beginning of the log was overwritten, and an ELF core has no utsname: both are in the kernel image."""
     machine = Machine()
     banner = b"Linux version 5.4.0 (mockbuild@x64-builder02.almalinux.org) (gcc) #1 SMP Thu Jan 1\n"

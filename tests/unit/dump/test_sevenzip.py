@@ -31,7 +31,7 @@ def test_read_and_unpacked(tmp_path, name):
         ("bcj2", "several streams"),
     ],
 )
-def test_what_is_not_read_is_said(name, message):
+def test_an_unsupported_archive_is_explained(name, message):
     with pytest.raises(DumpUnreadable, match=message) as error:
         identify(ARCHIVES / f"{name}.7z")
     assert "unpack it by hand" in str(error.value.hint)

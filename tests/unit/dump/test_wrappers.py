@@ -315,7 +315,7 @@ def test_log_of_a_large_dump_is_not_read_through_a_wrapper_and_that_is_said(tmp_
     assert together.origins["panic"] == "log in the archive"
 
 
-def test_time_that_is_over_is_said(tmp_path, monkeypatch):
+def test_a_log_skipped_for_time_is_reported(tmp_path, monkeypatch):
     path = tmp_path / "vmcore.gz"
     path.write_bytes(gzip.compress(DUMP, 1))
     monkeypatch.setattr(wrappers, "PEEK_LIMIT", 1 << 14)
@@ -344,7 +344,7 @@ def test_info_of_a_large_dump_unpacks_it_when_asked(tmp_path, monkeypatch, vmbox
     assert (told["wrappers"], told["size"], told["cause"]) == (["gz"], path.stat().st_size, "sysrq")
 
 
-def test_not_read_here(tmp_path):
+def test_unsupported_wrappers_are_explained(tmp_path):
     for name, content in {"b.rar": b"Rar!\x1a\x07\0"}.items():
         (tmp_path / name).write_bytes(content + bytes(600))
         with pytest.raises(DumpUnreadable, match="archive") as error:

@@ -116,7 +116,7 @@ def test_reads_are_as_long_as_they_were_asked_to_be(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_what_is_skipped_beyond_the_end_is_found_out(name: str, tmp_path: Path) -> None:
+def test_a_skip_beyond_the_end_is_noticed(name: str, tmp_path: Path) -> None:
     stream = STREAMS[name](tmp_path / "x")
     try:
         stream.skip(len(DATA) + 1)

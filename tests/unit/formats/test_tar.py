@@ -88,7 +88,7 @@ def test_pax_size_is_the_size() -> None:
 
 
 @pytest.mark.parametrize("size", [b"\x80" + bytes(3) + b"\xff" * 8, b"\xff" * 12, b"-0000000001\0", b"99999999999\0"])
-def test_sizes_that_are_none(size: bytes) -> None:
+def test_invalid_sizes_are_refused(size: bytes) -> None:
     head = bytearray(entry("x")[:512])
     head[124:136] = size
     with pytest.raises(CorruptData):
