@@ -23,7 +23,7 @@ _I386_LINEAR: Final = 0xC0000000
 
 _ARM_SPLIT: Final = 0xF0000000
 """PAGE_OFFSET is 0xC0000000, or with other splits of the addresses 0xB0000000, 0x80000000 or 0x40000000; the kernel's
-first page table stands at most a few MiB above it (arch/arm/Kconfig, kernel/head.S)."""
+first page table is at most a few MiB above it (arch/arm/Kconfig, kernel/head.S)."""
 
 _DIRECT_LOONGARCH64: Final = (0x9000000000000000, 0x8000000000000000)
 """Windows onto physical memory, cached and uncached; the image is linked into the first (asm/addrspace.h)."""
@@ -92,9 +92,9 @@ class X86Memory(KernelMemory):
         super().__init__(memory)
         self._phys_base = phys_base
         self._levels = 5 if vmcoreinfo.number(info, "pgtable_l5_enabled") == 1 else 4
-        # The encryption bit of SME stands inside the address field of every entry.
+        # The encryption bit of SME is inside the address field of every entry.
         self._mask = _X86_ADDRESS & ~(vmcoreinfo.number(info, "sme_mask") or 0)
-        # swapper_pg_dir is what the name was before init_level4_pgt and is again in generic code.
+        # swapper_pg_dir was the name before init_level4_pgt, and is again the name in generic code.
         self._root = vmcoreinfo.symbol(info, "init_top_pgt", "swapper_pg_dir", "init_level4_pgt")
 
     def physical(self, address: int) -> int:
@@ -160,9 +160,9 @@ class Arm64Memory(KernelMemory):
 
 
 class LinearMemory(KernelMemory):
-    """Machines whose kernel image and boot-time allocations are mapped at fixed distances: all the log needs.
+    """Machines whose kernel image and boot-time allocations are mapped at fixed offsets, which is enough for the log.
 
-    vmalloc and module addresses would need page tables; nothing here asks for those.
+    vmalloc and module addresses would need page tables, but are not read here.
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class LinearMemory(KernelMemory):
 
 
 def ppc64_memory(memory: Memory, info: Mapping[str, str]) -> LinearMemory | None:
-    """In the byte order in which the log's own pointer points somewhere.
+    """Memory in the byte order in which the log's own pointer is valid.
 
     The header need not have the kernel's: QEMU's pseries machine gives big endian for a panicked ppc64le guest.
     """
@@ -218,7 +218,7 @@ def _riscv64_ranges(info: Mapping[str, str]) -> list[tuple[int, int, int]] | Non
 
 
 def _arm_memory(memory: Memory, header: Header, info: Mapping[str, str]) -> LinearMemory | None:
-    """Where physical memory begins differs from board to board, and the header has it."""
+    """The start of physical memory differs between boards; the header has it."""
     table = vmcoreinfo.symbol(info, "swapper_pg_dir")
     if table is None or header.phys_base is None:
         return None

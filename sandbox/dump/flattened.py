@@ -1,4 +1,4 @@
-"""makedumpfile's flattened format: pieces of a dump, each with the place where it belongs.
+"""makedumpfile's flattened format: pieces of a dump, each with its offset in the dump.
 
     0      "makedumpfile", 4 NUL, type = 1, version = 1; padded to 4096 bytes
     4096   offset, size, then `size` bytes that belong at `offset`; and so on
@@ -29,7 +29,7 @@ END_MARK: Final = b"\xff" * 16
 _PIECE: Final = struct.Struct(">qq")
 _EARLY: Final = 96
 _EARLY_BYTES: Final = 1 << 20
-"""The first pieces hold the header, the notes and the vmcoreinfo; that many are looked at to identify a dump."""
+"""Bytes of pieces that are read to identify a dump: the first ones have the header, the notes and the vmcoreinfo."""
 
 _MOST_PIECES: Final = 1 << 22
 _SMALLEST: Final = 512

@@ -1,4 +1,4 @@
-"""A kdump-compressed or diskdump file: header, pages, and whether they are all there."""
+"""A kdump-compressed or diskdump file: header, pages, and whether any are missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sandbox.formats.streams import Source
 from sandbox.model import Vmcore
 
 _LARGE_BITMAP: Final = 1 << 20
-"""Of a machine with 32 GiB."""
+"""Bytes of the bitmap of a machine with 32 GiB."""
 
 _COMPRESSED_TEXT: Final = range(64, 4097)
 """Bytes that a page of VMCOREINFO takes: 2 to 4 KB of text, zeros, and stored as it is 4096."""
@@ -72,15 +72,15 @@ class KdumpFile:
         return self._memory
 
     def find_vmcoreinfo(self) -> bytes:
-        """At the beginning of a page, where the kernel keeps it, as far as time allows: a guest of some GiB."""
+        """Searches the beginnings of pages, where the kernel keeps it; the time is enough for a guest of some GiB."""
         for page in self.memory().pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
             if b"\nPAGESIZE=" in page:
                 return page
         return b""
 
     def additions(self, vmcore: Vmcore, end: int, /) -> Iterator[tuple[int, bytes]]:
-        """QEMU's kdump of a guest without a vmcoreinfo device says nothing: libkdumpfile, and so drgn, refuses it, and
-        crash searches.
+        """QEMU's kdump of a guest without a vmcoreinfo device has no VMCOREINFO: libkdumpfile and drgn refuse it, and
+        crash has to search.
         """
         release, version, machine = vmcore.release, vmcore.utsname_version, vmcore.arch
         if release and version and machine:
@@ -120,10 +120,10 @@ class KdumpFile:
         return None
 
     def _end_of_pages(self, start: int, end: int) -> tuple[int, int]:
-        """Where the last page's data ends, and how many descriptors at the end were never written.
+        """(end of the last page's data, number of descriptors at the end that were never written).
 
-        Read backwards: pages are written in order, so the last descriptors name the end of the file. Only when all of a
-        step share the one zero page, which lies right behind the descriptors, the step before is needed.
+        Reads backwards: pages are written in order, so the last descriptors give the end of the file. The step before
+        is needed only if a whole step shares the one zero page, which is right after the descriptors.
         """
         unpack = struct.Struct(("<" if self.layout.order == "little" else ">") + "qI12x").iter_unpack
         at, step = end, _STEP

@@ -1,4 +1,4 @@
-"""Physical memory of the crashed machine, read page by page out of a kdump-compressed or diskdump file."""
+"""Reads physical memory of the crashed machine, page by page, from a kdump-compressed or diskdump file."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _DESCRIPTORS: Final = 128
 
 
 class PageIndex:
-    """Which page frames a kdump-compressed file holds, and the how-many-eth each is.
+    """Tells which page frames a kdump-compressed file has, and the index of each.
 
-    Bits are counted in blocks, as far as was asked for: the bitmap of a 2 TiB machine is 64 MiB, and stays in the file.
+    Bits are counted in blocks, only as far as necessary: the bitmap of a 2 TiB machine has 64 MiB and is not loaded.
     """
 
     def __init__(self, source: Source, layout: kdump.Layout) -> None:
@@ -182,7 +182,7 @@ class KdumpMemory:
         return page
 
     def _data(self, position: int, offset: int, size: int) -> bytes:
-        """A page's bytes; what follows one that was just read is read ahead, for writers keep pages in order."""
+        """A page's bytes. After its predecessor, the next ones are read ahead, because writers keep pages in order."""
         within = offset - self._window_at
         if 0 <= within <= len(self._window) - size:
             return self._window[within : within + size]

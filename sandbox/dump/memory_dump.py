@@ -119,6 +119,6 @@ def _apply_image(builder: VmcoreBuilder, opened: reader.DumpReader, budget: Budg
         builder.propose("memory", build_id=kernel_image.find_build_id(kernel, start, budget))
     release = builder.get("release")
     if builder.get("banner") is None and builder.get("uptime_seconds") is not None and release is not None:
-        # The log was read, and its beginning is gone.
+        # The log was read, but its beginning was overwritten.
         banner = kernel_image.find_banner(kernel, start, release)
         apply_findings(builder, panic.LogFindings(banner=banner), "memory")
