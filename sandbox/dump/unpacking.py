@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,8 +18,9 @@ from typing import Final
 
 from sandbox.dump import crash_directory, flattened, reader, wrappers
 from sandbox.dump.source import FileSource
-from sandbox.errors import DumpDamaged, DumpError, NoSpace, NotADump
+from sandbox.errors import ConfigurationError, DumpDamaged, DumpError, NoSpace, NotADump
 from sandbox.formats.streams import CorruptData, Source, SourceStream, Stream
+from sandbox.host import paths
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter, Step
 
@@ -60,9 +62,9 @@ def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
             raise _no_dump(vmcore)
         return dump
     target = unpacked_path(vmcore.path, into)
-    if target.exists():
+    make_place(target)
+    if _is_own(target):
         return target
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _check_space(target.parent, vmcore.path.stat().st_size)
     part = target.with_suffix(f".part{os.getpid()}")
     try:
@@ -73,6 +75,35 @@ def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
         with suppress(OSError):
             target.parent.rmdir()
     return target
+
+
+def make_place(copy: Path) -> None:
+    """Make the directory of a copy, and that of all copies, the user's own. Raises `ConfigurationError`.
+
+    A dump is as secret as its most secret reader: no other user may have made these directories, or write there.
+    """
+    paths.make_private(copy.parent.parent)
+    paths.make_private(copy.parent)
+
+
+def _is_own(copy: Path) -> bool:
+    """Whether a copy is there. Raises `ConfigurationError` for a link or another user's file in its place."""
+    try:
+        status = copy.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        raise ConfigurationError(f"{copy} is not a file of your own", hint=f"remove {copy.parent}, and try again")
+    if status.st_mode & 0o022:  # another user may have changed it
+        copy.unlink()
+        return False
+    if status.st_mode & 0o077:
+        copy.chmod(0o600)
+    return True
+
+
+def _open_private(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW, 0o600)
 
 
 def forget(path: Path, into: Path) -> bool:
@@ -103,7 +134,7 @@ def _write(vmcore: Vmcore, part: Path, reporter: Reporter) -> None:
     with (
         FileSource(vmcore.path) as source,
         reporter.step(f"unpacking {vmcore.path.name}", total=source.size, unit="B") as step,
-        part.open("xb") as out,
+        open(part, "xb", opener=_open_private) as out,
     ):
         counted = _Counted(source, step)
         stream: Stream = SourceStream(counted)

@@ -203,7 +203,7 @@ class Settings:
         default=None,
         metadata=_about(
             _directory,
-            "where debuginfo, downloads and unpacked dumps are kept; chmod 1777 makes it all users' of the host",
+            "where debuginfo, downloads and, if no other user can write there, unpacked dumps are kept",
             example='"/srv/vmbox"',
         ),
     )

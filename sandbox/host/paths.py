@@ -30,14 +30,48 @@ def cache_dir() -> Path:
 
 
 def unpacked_dir() -> Path:
-    """The directory of unpacked dumps, each in a directory of its own."""
-    return cache_dir() / "dumps"
+    """The directory of unpacked dumps, each in a directory of its own.
+
+    In the cache, if only the user can write there. If others can, the cache may be shared, but a dump may not: then in
+    the cache that the user has without settings.
+    """
+    cache = cache_dir()
+    try:
+        status = cache.stat()
+    except OSError:
+        return cache / "dumps"
+    own = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return (cache if own else _default("cache")) / "dumps"
+
+
+def make_private(directory: Path, setting: str = "VMBOX_CACHE_DIR") -> None:
+    """Make a directory of mode 0700, or take one that is there and is the user's own.
+
+    The owner and mode are those of the opened directory, and a link is refused: a directory that another user made in
+    advance would give them what is put there, or let them change it. Raises `ConfigurationError`.
+    """
+    hint = f"choose a directory of your own with ${setting}"
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: {error.strerror}", hint=hint) from error
+    try:
+        status = os.fstat(opened)
+        if status.st_uid != os.geteuid():
+            raise ConfigurationError(f"{directory} belongs to user {status.st_uid}", hint=hint)
+        if status.st_mode & 0o077:
+            os.fchmod(opened, 0o700)
+    except OSError as error:
+        raise ConfigurationError(f"{directory}: {error.strerror}", hint=hint) from error
+    finally:
+        os.close(opened)
 
 
 def make_directory(directory: Path, cache: Path | None = None) -> None:
     """mkdir -p, private; but directories below the cache get the mode of the cache itself.
 
-    So all users of a host can share a cache: chmod 1777, or 2775 for a group, on its top is enough.
+    So users who trust each other can share a cache: 2770 for their group, on its top, is enough.
     """
     top = cache or cache_dir()
     if top not in directory.parents:
@@ -58,15 +92,7 @@ def runtime_dir() -> Path:
     Raises `ConfigurationError` when it cannot be made, or is not the caller's own: its owner could read a case.
     """
     path = config.current().runtime_dir or _default("runtime")
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = path.stat().st_uid
-    except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}", hint="choose another with $VMBOX_RUNTIME_DIR") from error
-    if owner != os.getuid():
-        raise ConfigurationError(
-            f"{path} belongs to user {owner}", hint="choose a directory of your own with $VMBOX_RUNTIME_DIR"
-        )
+    make_private(path, "VMBOX_RUNTIME_DIR")
     return path
 
 

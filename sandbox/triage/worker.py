@@ -19,8 +19,8 @@ from sandbox.case import store
 from sandbox.commands.verbose import begin_in_worker
 from sandbox.debuginfo.store import Store
 from sandbox.dump import identify
-from sandbox.dump.unpacking import PASSING, discard, unpacked_path
-from sandbox.errors import VmboxError, kinds
+from sandbox.dump.unpacking import PASSING, discard, make_place, unpacked_path
+from sandbox.errors import ConfigurationError, VmboxError, kinds
 from sandbox.host import config, paths
 from sandbox.report import write
 from sandbox.report.build import make, read
@@ -82,9 +82,9 @@ def _passing_copy(dump: Path) -> Iterator[None]:
     copy = unpacked_path(dump, paths.unpacked_dir())
     ours = copy.with_name(PASSING)
     if not copy.exists():
-        with suppress(OSError):
-            copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            ours.touch()
+        with suppress(OSError, ConfigurationError):
+            make_place(copy)
+            ours.touch(mode=0o600)
     try:
         yield
     finally:
