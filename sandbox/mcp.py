@@ -266,10 +266,10 @@ def _newest(texts: Iterable[str]) -> str:
     kept: deque[str] = deque()
     size, cut = 0, False
     for text in texts:
-        kept.append(text[-_MOST:])
-        size += len(kept[-1])
+        kept.append(text[-_MOST + _LINE_COST :])
+        size += len(kept[-1]) + _LINE_COST
         while size > _MOST:
-            size -= len(kept.popleft())
+            size -= len(kept.popleft()) + _LINE_COST
             cut = True
     return "\n".join([*(["[what was before is left out]"] if cut else []), *kept])
 

@@ -59,13 +59,22 @@ def note(text: str) -> None:
 def as_json(value: object) -> None:
     import json
 
-    print(json.dumps(plain(value), ensure_ascii=False, indent=2))  # noqa: T201 - results go to stdout
+    print(json_for_terminal(json.dumps(plain(value), ensure_ascii=False, indent=2)))  # noqa: T201 - results go to stdout
 
 
 def json_line(value: Mapping[str, object]) -> None:
     import json
 
-    print(json.dumps(plain(value), ensure_ascii=False), flush=True)  # noqa: T201 - results go to stdout
+    print(json_for_terminal(json.dumps(plain(value), ensure_ascii=False)), flush=True)  # noqa: T201 - results go to stdout
+
+
+def json_for_terminal(text: str) -> str:
+    """JSON as it is, or all ASCII where standard output is a terminal: some characters beyond are commands to it."""
+    if not sys.stdout.isatty():
+        return text
+    import json
+
+    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def plain(value: object) -> Any:
@@ -112,6 +121,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         console.print(made)
     print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")  # noqa: T201 - results go to stdout
 
+
+_BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 
 _UNSURE: Final = re.compile(r"[^\n\t -~]")
 """Characters that may not be printable. Checking every character of a long log would be slow."""
@@ -328,30 +339,32 @@ class JsonAnswer:
     def __init__(self, command: str) -> None:
         self._descriptor = sys.stdout.fileno()
         self._decode = _decoder()
-        self._head = f'{{"command": {_quoted(command)}, "output": "'
+        self._ascii = os.isatty(self._descriptor)
+        self._head = f'{{"command": {self._quoted(command)}, "output": "'
 
     def __call__(self, piece: bytes) -> None:
         head, self._head = self._head, ""
         write_all(
-            self._descriptor, (head + _quoted(self._decode.decode(piece))[1:-1]).encode(errors="backslashreplace")
+            self._descriptor, (head + self._quoted(self._decode.decode(piece))[1:-1]).encode(errors="backslashreplace")
         )
 
     def end(self, status: str, seconds: float) -> None:
-        rest = self._head + _quoted(self._decode.decode(b"", final=True))[1:-1]
+        rest = self._head + self._quoted(self._decode.decode(b"", final=True))[1:-1]
         write_all(
             self._descriptor,
-            f'{rest}", "status": {_quoted(status)}, "seconds": {seconds:.6f}}}\n'.encode(errors="backslashreplace"),
+            f'{rest}", "status": {self._quoted(status)}, "seconds": {seconds:.6f}}}\n'.encode(
+                errors="backslashreplace"
+            ),
         )
+
+    def _quoted(self, text: str) -> str:
+        import json
+
+        return json.dumps(text, ensure_ascii=self._ascii)
 
 
 def _decoder() -> codecs.IncrementalDecoder:
     return codecs.getincrementaldecoder("utf-8")("backslashreplace")
-
-
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text, ensure_ascii=False)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def report(
     if json:
         text = write.as_json(made)
         if output is None:
-            typer.echo(text)
+            typer.echo(render.json_for_terminal(text))
         else:
             write.write(output, text + "\n")
     else:
@@ -169,7 +169,7 @@ def triage(
         again=again,
     )
     if json:
-        typer.echo(table.as_json(index))
+        typer.echo(render.json_for_terminal(table.as_json(index)))
     else:
         _grouped(index)
         typer.echo(output / "index.html")

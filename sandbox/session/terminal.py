@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from sandbox.engine import Exec
 from sandbox.host.files import write_all
+from sandbox.session.terminal_filter import TerminalFilter
 
 _BARE: Final = re.compile(rb"(?<!\r)\n")
 
@@ -31,12 +32,15 @@ class Watcher(Protocol):
 def attach(process: Exec, watcher: Watcher | None = None) -> int:
     """Connects the terminal with `process` until it ends. Returns its exit status.
 
+    What the program prints is shown as `TerminalFilter` lets it.
+
     Without a terminal on standard input, what comes from there is sent as if typed.
     """
     stdin, stdout = sys.stdin.fileno(), sys.stdout.fileno()
     with _raw(stdin), _resizing(process, stdout) as wakeup:
         listening = [process.fileno(), stdin, wakeup]
         first = True
+        shown = TerminalFilter()
         while True:
             ready = listening[:1] if process.pending() else select.select(listening, [], [])[0]
             if wakeup in ready:
@@ -46,7 +50,7 @@ def attach(process: Exec, watcher: Watcher | None = None) -> int:
                 data = process.read()
                 if not data:
                     return process.exit_code()
-                write_all(stdout, _returned(data) if first else data)
+                write_all(stdout, shown(_returned(data) if first else data))
                 first = False
                 if watcher is not None:
                     watcher.printed(data)
