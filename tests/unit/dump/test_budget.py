@@ -77,21 +77,37 @@ def build_ids():
 
 
 def newlines():
-    # printk_log's records may be 64 KiB long, each a line or 65,535 of them.
-    names = {"ts_nsec": 0, "len": 8, "text_len": 10, "dict_len": 12}
-    info = INFO + "".join(f"OFFSET(printk_log.{name})={at}\n" for name, at in names.items())
-    info += f"SIZE(printk_log)=16\nSYMBOL(log_buf)={IMAGE:x}\nSYMBOL(log_buf_len)={IMAGE + 8:x}\n"
-    info += f"SYMBOL(log_first_idx)={IMAGE + 12:x}\nSYMBOL(log_next_idx)={IMAGE + 16:x}\n"
-    buffer = IMAGE + 0x8000
-    first = struct.pack("<QIII", buffer, 15 << 20, 0, 1).ljust(0x8000, b"\0")
-    record = struct.pack("<QHHHBB", 1, 0x8000, 0x7FF0, 0, 0, 0).ljust(0x8000, b"\n")
-    core = elf(info, first + record, 8 + 3840)
-    # The first eight pages are the variables; all others the record.
-    table = bytearray(core)
-    record_at = len(core) - 0x8000
-    for number in range(8, 8 + 3840):
-        struct.pack_into("<Q", table, 64 + 56 * (1 + number) + 8, record_at + number % 8 * 4096)
-    return bytes(table)
+    """256 records that share one text of 65,535 empty lines."""
+    offsets = {
+        "printk_ringbuffer.desc_ring": 0,
+        "printk_ringbuffer.text_data_ring": 64,
+        "atomic_long_t.counter": 0,
+        "prb_desc_ring.count_bits": 0,
+        "prb_desc_ring.descs": 8,
+        "prb_desc_ring.infos": 16,
+        "prb_desc_ring.head_id": 24,
+        "prb_desc_ring.tail_id": 32,
+        "prb_data_ring.size_bits": 0,
+        "prb_data_ring.data": 8,
+        "prb_desc.state_var": 0,
+        "prb_desc.text_blk_lpos": 8,
+        "prb_data_blk_lpos.begin": 0,
+        "prb_data_blk_lpos.next": 8,
+        "printk_info.ts_nsec": 0,
+        "printk_info.text_len": 8,
+    }
+    info = INFO + "".join(f"OFFSET({name})={at}\n" for name, at in offsets.items())
+    info += f"SIZE(prb_desc)=24\nSIZE(printk_info)=16\nSYMBOL(prb)={IMAGE:x}\n"
+    ring = struct.pack("<QQQQQ", 8, IMAGE + 0x1000, IMAGE + 0x3000, 255, 0).ljust(64, b"\0")
+    ring += struct.pack("<QQ", 17, IMAGE + 0x5000)
+    pages = struct.pack("<Q", IMAGE + 64).ljust(64, b"\0") + ring
+    pages = pages.ljust(4096, b"\0")
+    pages += b"".join(struct.pack("<QQQ", 1 << 62 | number, 0, 0x1FF00) for number in range(256)).ljust(8192, b"\0")
+    pages += struct.pack("<QHHI", 10**9, 65535, 0, 0) * 256
+    core = bytearray(elf(info, pages + b"\n" * 4096, 40))
+    for number in range(5, 40):
+        struct.pack_into("<Q", core, 64 + 56 * (1 + number) + 8, len(core) - 4096)
+    return bytes(core)
 
 
 def lines_of_2_kib():
@@ -114,8 +130,8 @@ def lz4_frame(blocks):
 
 
 def lz4_in_lz4():
-    inner = b"\x04\x22\x4d\x18" + bytes((0x40, 0x70, 0))
-    block = lz4_block(inner, struct.pack("<I", 1 << 31 | 1) + b"\0", 4 << 20)
+    # 200 MiB of frames with nothing in them.
+    block = lz4_block(b"", b"\x04\x22\x4d\x18" + bytes((0x60, 0x70, 0)) + bytes(4), 11 * (4 << 20) // 11 // 11 * 11)
     return lz4_frame([block] * 50)
 
 
@@ -140,7 +156,7 @@ def empty_members(make=gzip.compress):
 
 
 def flattened(size):
-    pieces = b"".join(struct.pack(">qq", at * 2, 1) + b"x" for at in range(size // 17))
+    pieces = (struct.pack(">qq", len(DUMP) + 5, 1) + b"x") * (size // 17)
     head = b"makedumpfile\0\0\0\0" + struct.pack(">qq", 1, 1)
     return head.ljust(4096, b"\0") + struct.pack(">qq", 0, len(DUMP)) + DUMP + pieces + b"\xff" * 16
 
@@ -168,7 +184,9 @@ def kdump_notes():
 
 MADE = {
     "build-ids": build_ids,
+    "build-ids, packed": lambda: gzip.compress(build_ids()),
     "newlines": newlines,
+    "newlines, packed": lambda: gzip.compress(newlines()),
     "banners": lines_of_2_kib,
     "lz4 in lz4": lz4_in_lz4,
     "lz4 of short sequences": lz4_of_sequences,
@@ -178,7 +196,7 @@ MADE = {
     "empty bzip2 streams": lambda: empty_members(bz2.compress),
     "empty zstd frames": lambda: empty_members(zst),
     "flattened": lambda: flattened(900_000),
-    "flattened, packed": lambda: gzip.compress(flattened(4 << 20)),
+    "flattened, packed": lambda: gzip.compress(flattened(31 << 20)),
     "tar of nothing": small_members,
     "7z of names": many_names,
     "notes": kdump_notes,
@@ -279,3 +297,10 @@ def test_a_large_honest_file_is_no_reason(tmp_path):
     assert found.release == "6.1.0"
     (tmp_path / "vmcore").write_bytes(bz2.compress(DUMP[:20_000]) + bz2.compress(DUMP[20_000:]) + bytes(3 << 20))
     assert identify(tmp_path / "vmcore").panic == identify(FIXTURES / "x86_64-6.1-zlib").panic
+
+
+@pytest.mark.parametrize("release", ["9" * 5000 + ".1.1", "6.1." + "9" * 5000], ids=["major", "patch"])
+def test_a_release_of_many_digits(tmp_path, release):
+    info = f"OSRELEASE={release}\nPAGESIZE=4096\nBUILD-ID={'ab' * 20}\n".encode()
+    (tmp_path / "vmcore").write_bytes(dump_writer.elf({1: bytes(4096)}, info))
+    assert identify(tmp_path / "vmcore").release is None
