@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sandbox.engine import Engine, EngineInfo, connect
-from sandbox.engine.service import Service, containers_conf, reachable
+from sandbox.engine.podman_config import containers_conf
+from sandbox.engine.service import Service, reachable
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 USER = "vmbox-test"
@@ -111,8 +112,9 @@ def _storage(name: str) -> Iterator[Path]:
     raise FileExistsError(f"{cache_root() / name} is in use many times over")
 
 
-def docker() -> Iterator[EngineUnderTest]:
-    for url in (os.environ.get("DOCKER_HOST", ""), "unix:///run/docker.sock"):
+def docker(*more: str) -> Iterator[EngineUnderTest]:
+    """One of its own, with `more` as options of the daemon, where there are any."""
+    for url in () if more else (os.environ.get("DOCKER_HOST", ""), "unix:///run/docker.sock"):
         if url.startswith("unix://") and reachable(Path(url.removeprefix("unix://"))):
             with _base("docker") as base:
                 yield from _engine("docker", url, base)
@@ -126,7 +128,7 @@ def docker() -> Iterator[EngineUnderTest]:
         argv = [daemon, "--host", f"unix://{socket}", "--data-root", str(data), "--exec-root", str(run)]
         argv += ["--pidfile", str(base / "dockerd.pid"), "--group", str(os.getgid())]
         # No bridge and no packet filter: vmbox uses the host's network or none.
-        argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false", *more]
         with _cleaned(base, data), _served(Service(argv, socket, env={"PATH": PATH}, prefix=_as_root())):
             try:
                 yield from _engine("docker", f"unix://{socket}", base)
@@ -134,14 +136,14 @@ def docker() -> Iterator[EngineUnderTest]:
                 _remove_containers(f"unix://{socket}")
 
 
-def podman_rootful() -> Iterator[EngineUnderTest]:
+def podman_rootful(settings: str = "", *more: str) -> Iterator[EngineUnderTest]:
+    """`settings` are lines of [containers] in its containers.conf, `more` are options of podman."""
     with _base("podman-rootful") as base, _storage("podman") as storage:
-        yield from _podman(
-            "podman-rootful", base, storage, prefix=_as_root(), uid=os.getuid(), gid=os.getgid(), rootless=False
-        )
+        who = {"prefix": _as_root(), "uid": os.getuid(), "gid": os.getgid()}
+        yield from _podman("podman-rootful", base, storage, settings, more, rootless=False, **who)  # type: ignore[arg-type]
 
 
-def podman_rootless() -> Iterator[EngineUnderTest]:
+def podman_rootless(settings: str = "", *more: str) -> Iterator[EngineUnderTest]:
     with _base("podman-rootless") as base, _storage("podman-rootless") as storage:
         if os.getuid() != 0:
             prefix: Sequence[str] = ()
@@ -156,11 +158,21 @@ def podman_rootless() -> Iterator[EngineUnderTest]:
             # on a host whose / is shared.
             for words in (["--bind", str(base)], ["--make-shared"]):
                 subprocess.run(["mount", *words, str(base)], check=True)
-        yield from _podman("podman-rootless", base, storage, prefix=prefix, uid=uid, gid=gid, rootless=True)
+        who = {"prefix": prefix, "uid": uid, "gid": gid}
+        yield from _podman("podman-rootless", base, storage, settings, more, rootless=True, **who)  # type: ignore[arg-type]
 
 
 def _podman(
-    name: str, base: Path, storage: Path, *, prefix: Sequence[str], uid: int, gid: int, rootless: bool
+    name: str,
+    base: Path,
+    storage: Path,
+    settings: str,
+    more: Sequence[str],
+    *,
+    prefix: Sequence[str],
+    uid: int,
+    gid: int,
+    rootless: bool,
 ) -> Iterator[EngineUnderTest]:
     podman = shutil.which("podman", path=PATH)
     if not podman:
@@ -169,12 +181,12 @@ def _podman(
     run.mkdir(mode=0o700)
     os.chown(run, uid, gid)
     env = {"PATH": PATH, "HOME": str(run), "XDG_RUNTIME_DIR": str(run), "TMPDIR": str(run)}
-    if text := containers_conf(rootless=rootless):
-        (base / "containers.conf").write_text(text)
-        env["CONTAINERS_CONF"] = str(base / "containers.conf")
+    text = containers_conf(rootless=rootless).replace("[containers]\n", f"[containers]\n{settings}\n")
+    (base / "containers.conf").write_text(text)
+    env["CONTAINERS_CONF"] = str(base / "containers.conf")
     socket = run / "podman.sock"
     argv = [podman, "--root", str(storage), "--runroot", str(run / "c"), "--tmpdir", str(run / "t")]
-    argv += ["--storage-driver", "overlay", "system", "service", "--time", "0", f"unix://{socket}"]
+    argv += ["--storage-driver", "overlay", *more, "system", "service", "--time", "0", f"unix://{socket}"]
     if prefix and not rootless:
         prefix = [*prefix, "env", *(f"{key}={value}" for key, value in env.items())]
     # Podman keeps its first run root in its database, and this run root is new in every run.

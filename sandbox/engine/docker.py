@@ -12,9 +12,18 @@ from typing import IO, Any, Final
 import docker
 import docker.errors
 import requests
-from docker.types import LogConfig, Mount
+from docker.types import LogConfig, Mount, Ulimit
 
-from sandbox.engine import docker_archive, docker_tls, intermediate_images, messages, orphans, requests_log
+from sandbox.engine import (
+    created,
+    docker_archive,
+    docker_created,
+    docker_tls,
+    intermediate_images,
+    messages,
+    orphans,
+    requests_log,
+)
 from sandbox.engine.exec_stream import ExecStream, run_attached
 from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
@@ -38,6 +47,9 @@ class DockerEngine:
         self._api = self._client.api
         requests_log.attach(self._api)
         self._info: EngineInfo | None = None
+        self._seccomp = ""
+        self._cgroup_namespaces = True
+        self._runtime = ""
 
     @contextlib.contextmanager
     def _translating_errors(self, what: str) -> Iterator[None]:
@@ -53,6 +65,9 @@ class DockerEngine:
             with self._translating_errors("describe itself"):
                 told = self._api.info()
             host = os.uname()
+            self._seccomp = docker_created.seccomp_profile(told.get("SecurityOptions") or ())
+            self._cgroup_namespaces = told.get("CgroupVersion") != "1"
+            self._runtime = told.get("DefaultRuntime") or "runc"
             self._info = EngineInfo(
                 name="docker",
                 version=told["ServerVersion"],
@@ -197,16 +212,26 @@ class DockerEngine:
     # Containers
 
     def _create(self, spec: ContainerSpec, *, auto_remove: bool) -> str:
+        info = self.info()
         hardening: dict[str, Any] = {}
         if spec.hardened:
             hardening = {
                 "read_only": True,
                 "cap_drop": ["ALL"],
-                "security_opt": ["no-new-privileges", "label=disable"],
+                "security_opt": [
+                    "no-new-privileges",
+                    "label=disable",
+                    *docker_created.seccomp_option(self._seccomp, info.version),
+                ],
+                # What is not named is what daemon.json says.
+                "ipc_mode": "private",
+                "cgroupns": "private" if self._cgroup_namespaces else None,
+                "ulimits": [Ulimit(name=name, soft=0, hard=0) for name in created.PRIVILEGED_ULIMITS],
+                "runtime": None if docker_created.isolates(self._runtime) else "runc",
             }
         elif spec.binds:
             hardening = {"security_opt": ["label=disable"]}
-        as_caller = spec.as_caller and not self.info().rootless
+        as_caller = spec.as_caller and not info.rootless
         with self._translating_errors(f"create a container of {spec.image}"):
             host_config = self._api.create_host_config(
                 auto_remove=auto_remove,
@@ -225,7 +250,7 @@ class DockerEngine:
                 **hardening,
             )
             proxies = messages.proxies() if spec.network == "host" else {}
-            created: dict[str, Any] = self._api.create_container(
+            answer: dict[str, Any] = self._api.create_container(
                 spec.image,
                 entrypoint=list(spec.argv[:1]),
                 command=list(spec.argv[1:]),
@@ -238,8 +263,22 @@ class DockerEngine:
                 platform=spec.platform,
                 use_config_proxy=spec.network == "host",
             )
-        ident: str = created["Id"]
+        ident: str = answer["Id"]
+        if spec.hardened:
+            try:
+                self._refuse_unless_as_asked(ident, spec)
+            except BaseException:
+                self.remove(ident)
+                raise
         return ident
+
+    def _refuse_unless_as_asked(self, ident: str, spec: ContainerSpec) -> None:
+        with self._translating_errors("look at a container"):
+            inspected = self._api.inspect_container(ident)
+            image = self._api.inspect_image(inspected["Image"])
+        docker_created.refuse_unless_as_asked(
+            inspected, image, spec, self.info(), seccomp=self._seccomp, cgroup_namespaces=self._cgroup_namespaces
+        )
 
     def start(self, spec: ContainerSpec) -> Container:
         ident = self._create(spec, auto_remove=spec.auto_remove)

@@ -20,7 +20,7 @@ import podman
 import podman.errors
 import requests
 
-from sandbox.engine import intermediate_images, messages, orphans, podman_spec, requests_log
+from sandbox.engine import created, intermediate_images, messages, orphans, podman_created, podman_spec, requests_log
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
@@ -39,6 +39,10 @@ class PodmanEngine:
         self._client: Any = podman.PodmanClient(base_url=url)
         requests_log.attach(self._client.api)
         self._info: EngineInfo | None = None
+        self._seccomp = ""
+        self._environments: dict[str, Mapping[str, str]] = {}
+        """By reference, of the images that were looked at."""
+        self._cgroup_namespaces = True
 
     @contextlib.contextmanager
     def _translating_errors(self, what: str) -> Iterator[None]:
@@ -61,6 +65,8 @@ class PodmanEngine:
             with self._translating_errors("describe itself"):
                 told = self._client.info()
             host, here = told["host"], os.uname()
+            self._seccomp = host["security"].get("seccompProfilePath") or ""
+            self._cgroup_namespaces = host.get("cgroupVersion") != "v1"
             rootless = bool(host["security"]["rootless"])
             self._info = EngineInfo(
                 name="podman",
@@ -90,6 +96,7 @@ class PodmanEngine:
                 found = self._client.images.get(ref).attrs
             except podman.errors.ImageNotFound:
                 return None
+        self._environments[ref] = created.environment((found.get("Config") or {}).get("Env"))
         return Image(
             id=found["Id"],
             tags=tuple(found.get("RepoTags") or ()),
@@ -243,10 +250,45 @@ class PodmanEngine:
     # Containers
 
     def _create(self, spec: ContainerSpec, *, auto_remove: bool) -> str:
-        payload = podman_spec.of(spec, self.info(), auto_remove=auto_remove)
+        """Creates a container that is initialized, and seen to be what was asked for, when it is hardened."""
+        info = self.info()
+        if spec.hardened and spec.image not in self._environments:
+            self.image(spec.image)
+        environment = self._environments.get(spec.image, {})
+        shadows = podman_spec.shadows(info) if spec.hardened else {}
+        payload = podman_spec.of(
+            spec,
+            info,
+            auto_remove=auto_remove,
+            seccomp=self._seccomp,
+            cgroup_namespaces=self._cgroup_namespaces,
+            image_environment=environment,
+            shadows=shadows,
+        )
         with self._translating_errors(f"create a container of {spec.image}"):
             ident: str = self._call("post", "/containers/create", data=json.dumps(payload)).json()["Id"]
+        if spec.hardened:
+            try:
+                self._initialize(ident, spec)
+                with self._translating_errors("look at a container"):
+                    inspected = self._call("get", f"/containers/{ident}/json").json()
+                podman_created.refuse_unless_as_asked(
+                    inspected,
+                    spec,
+                    info,
+                    shadows=shadows,
+                    image_environment=environment,
+                    cgroup_namespaces=self._cgroup_namespaces,
+                )
+            except BaseException:
+                self.remove(ident)
+                raise
         return ident
+
+    def _initialize(self, ident: str, spec: ContainerSpec) -> None:
+        """Has the runtime make it, but not start its process."""
+        with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
+            self._call("post", f"/containers/{ident}/init")
 
     def start(self, spec: ContainerSpec) -> Container:
         ident = self._create(spec, auto_remove=spec.auto_remove)
@@ -273,8 +315,9 @@ class PodmanEngine:
         )
 
     def _attach(self, ident: str, spec: ContainerSpec) -> ExecStream:
+        if not spec.hardened:
+            self._initialize(ident, spec)  # what is not initialized cannot be attached to
         with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
-            self._call("post", f"/containers/{ident}/init")  # attach needs an initialized container
             answer = self._call(
                 "post",
                 f"/containers/{ident}/attach",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
-import resource
 import shutil
 import socket
 import subprocess
@@ -16,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from sandbox.engine import podman_config
 from sandbox.errors import EngineFailed, EngineNotFound
-from sandbox.host import checks, paths
+from sandbox.host import paths
 from sandbox.host.files import write_atomically
 from sandbox.log import Log
 
@@ -153,46 +152,14 @@ def start_tunnel(target: str, port: int | None, remote_socket: str) -> Service:
 
 
 def _podman_environment() -> dict[str, str]:
-    """CONTAINERS_CONF if Podman's defaults cannot start a container; empty if they can, or if the user set it.
+    """A containers.conf of vmbox's own, in the place of those of the host and the user, which reach into containers.
 
     The file keeps its name and is never removed: containers outlive the service, and Podman's clean-up after a
     container reads the file again.
     """
-    text = containers_conf(rootless=os.geteuid() != 0)
-    if not text or "CONTAINERS_CONF" in os.environ:
-        return {}
     path = paths.runtime_dir() / "containers.conf"
-    _write(path, text)
-    return {"CONTAINERS_CONF": str(path)}
-
-
-def containers_conf(*, rootless: bool) -> str:
-    """The settings that Podman needs on this host; empty if its defaults work."""
-    containers, engine = [], []
-    if checks.hybrid_cgroups() and checks.program("runc"):
-        engine.append('runtime = "runc"')  # crun 1.8: "cgroups in hybrid mode not supported"
-    if not Path("/run/systemd/system").is_dir():
-        engine.append('cgroup_manager = "cgroupfs"')  # the default needs systemd
-    if not rootless and not _has_sys_resource():
-        # Rootful Podman raises these to the kernel's maximum, else "setrlimit … Operation not permitted".
-        limits = {"nofile": resource.getrlimit(resource.RLIMIT_NOFILE)[1]}
-        # The service lowers its own limit to pid_max (Podman 4.3), and cannot raise it again.
-        pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
-        processes = resource.getrlimit(resource.RLIMIT_NPROC)[1]
-        limits["nproc"] = pid_max if processes == resource.RLIM_INFINITY else min(pid_max, processes)
-        containers.append(f"default_ulimits = {json.dumps([f'{name}={hard}:{hard}' for name, hard in limits.items()])}")
-    if not containers and not engine:
-        return ""
-    engine.append("exit_command_delay = 10")  # seconds that each exec leaves two conmon processes; default 300
-    return "\n".join(["[containers]", *containers, "[engine]", *engine, ""])
-
-
-def _has_sys_resource() -> bool:
-    cap_sys_resource = 24
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> cap_sys_resource & 1)
-    return True
+    _write(path, podman_config.containers_conf(rootless=os.geteuid() != 0))
+    return {"CONTAINERS_CONF": str(path), "CONTAINERS_CONF_OVERRIDE": ""}
 
 
 def _own_storage_root() -> Path:

@@ -20,8 +20,9 @@ import pytest
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
 from sandbox.case.container import container_spec, limits
-from sandbox.engine import Bind, ContainerSpec, labels
+from sandbox.engine import Bind, ContainerSpec, created, labels
 from sandbox.engine.docker import DockerEngine
+from sandbox.errors import EngineFailed
 
 QUESTIONS = {
     "status": "cat /proc/self/status",
@@ -54,6 +55,7 @@ _DEVICES = {"console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "r
 _DEVICES |= {"stdout", "tty", "urandom", "zero"}
 _OURS = {"/", "/case/vmcore", "/case/debuginfo", "/run/vmbox", "/tmp", "/scratch"}
 _ENGINES = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containerenv")
+_ENGINES += ("/run/secrets",)  # covered on Podman, so that it does not put any there
 
 
 def _status(seen: Seen, name: str) -> str:
@@ -315,10 +317,14 @@ def test_no_secret_of_the_host_is_inside(engine: EngineUnderTest, own_dump: Path
 
 
 @contextlib.contextmanager
-def _mutated(engine: EngineUnderTest, mutation: tuple[Mutation, Mutation] | None) -> Iterator[None]:
-    """Changes what this engine's adapter sends to create a container."""
+def _mutated(
+    engine: EngineUnderTest, mutation: tuple[Mutation, Mutation] | None, *, inspected: bool = False
+) -> Iterator[None]:
+    """Changes what this engine's adapter sends to create a container, which it does not look at before the start."""
     api: Any = engine.engine
     with pytest.MonkeyPatch.context() as patch:
+        if not inspected:
+            patch.setattr(created, "refuse_unless_as_asked", lambda *_, **__: None)
         if mutation is not None and isinstance(api, DockerEngine):
             create = api._api.create_container_from_config
 
@@ -387,6 +393,19 @@ def test_notices_when_the_setting_is_gone(engine: EngineUnderTest, spec: Contain
         answers = _ask(engine, spec)
     with pytest.raises(AssertionError):
         check(answers)
+
+
+@pytest.mark.parametrize("check", MUTATIONS, ids=lambda check: check.__name__)
+def test_case_is_not_started_when_the_setting_is_gone(
+    engine: EngineUnderTest, spec: ContainerSpec, check: Check
+) -> None:
+    """As after a configuration of the engine's that takes it away."""
+    if not engine.engine.info().limits and check in {processes_are_limited, cpus_are_limited}:
+        return  # there is no such setting
+    before = {one.id for one in engine.engine.containers({})}
+    with _mutated(engine, MUTATIONS[check], inspected=True), pytest.raises(EngineFailed, match="than it was asked to"):
+        engine.engine.start(_with(spec, name=None, argv=["sleep", "60"]))
+    assert {one.id for one in engine.engine.containers({})} == before
 
 
 def test_notices_a_socket_of_the_engine(engine: EngineUnderTest, spec: ContainerSpec) -> None:

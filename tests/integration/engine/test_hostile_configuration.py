@@ -1,0 +1,229 @@
+"""Engines whose own configuration takes the isolation away: a case is as isolated as without it, or refused.
+
+What is looked at, and how, is that of tests/e2e/test_isolation.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engines
+from e2e.test_isolation import CHECKS, QUESTIONS, system_calls_are_filtered
+from engines import CHECKOUT, EngineUnderTest, cache_root
+from sandbox.case.container import container_spec, limits
+from sandbox.engine import ContainerSpec, Engine, podman_spec
+from sandbox.errors import EngineFailed
+
+REF = "localhost/vmbox/test-hostile:1"
+NAMED_AWAY = """
+pidns = "host"
+ipcns = "host"
+utsns = "host"
+userns = "host"
+cgroupns = "host"
+netns = "host"
+seccomp_profile = "unconfined"
+env = ["HOST_SECRET=hunter2", "LD_PRELOAD=/mnt/evil.so"]
+umask = "0000"
+default_capabilities = ["SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"]
+"""
+"""Lines of [containers] that a request can name away."""
+REFUSED = {
+    'volumes = ["/usr/share:/mnt:ro"]': "/mnt is mounted",
+    'devices = ["/dev/zero:/dev/stranger:r"]': "/dev/stranger",
+    'annotations = ["run.oci.hooks.stdout=/tmp/x"]': "run.oci.hooks.stdout",
+}
+"""Those that it cannot, and what is said of them."""
+
+
+NAMES = {
+    "pidns": "(pid)",
+    "ipcns": "(ipc)",
+    "utsns": "(uts)",
+    "seccomp_profile_path": "not filtered",
+    "unsetenvall": "HOST_SECRET",
+    "cap_drop": "SYS_ADMIN",
+}
+"""What of a request keeps them away, and what is said without it."""
+
+
+_OTHERS = {"/etc/passwd", "/etc/group", "/etc/key"}
+"""Podman makes the first two where the image does not know the user, as this one does not. vmbox covers the last."""
+
+
+def _spec(engine: EngineUnderTest, image: str) -> ContainerSpec:
+    directory = engine.directory()
+    for name in ("vmcore", "debuginfo/vmlinux", "runtime/lock"):
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        os.chown(path, engine.uid, engine.gid)
+    script = "\n".join(f"echo '@''@ {name}'; {command}" for name, command in QUESTIONS.items())
+    case = container_spec(
+        ident="hostile",
+        image=image,
+        files=[directory / "vmcore"],
+        debuginfo=directory / "debuginfo",
+        runtime=directory / "runtime",
+        labels={"vmbox.test": "hostile"},
+        env={"TOKEN": "0", "IDLE": "0"},
+        limits=limits(engine.engine.info()),
+    )
+    parts = {name: getattr(case, name) for name in ContainerSpec.__slots__}
+    return ContainerSpec(**parts | {"argv": ["sh", "-c", script], "name": None})
+
+
+def _seen(engine: Engine, spec: ContainerSpec) -> dict[str, str]:
+    parts = b"".join(engine.run(spec)).decode().split("@@ ")[1:]
+    answers = {name: answer.strip() for name, answer in (part.split("\n", 1) for part in parts)}
+    mounts = [line for line in answers["mounts"].splitlines() if line.split()[1] not in _OTHERS]
+    return {**answers, "mounts": "\n".join(mounts), "engine limits": str(engine.info().limits)}
+
+
+@contextmanager
+def _started(start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, *more: str) -> Iterator[EngineUnderTest]:
+    running = start(*more)
+    engine = next(running)
+    try:
+        engine.engine.import_rootfs(rootfs, REF, {"vmbox.test": "base"})
+        yield engine
+        engine.engine.remove_image(REF)
+    finally:
+        running.close()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("start", [engines.podman_rootful, engines.podman_rootless])
+def test_podman_is_told_what_its_configuration_says_otherwise(
+    start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a service that is not vmbox's own, with subscriptions, as RHEL mounts them into every container."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key.pem").write_text("hunter2")
+    conf = Path(f"/var/tmp/vmbox-mounts-{os.getpid()}.conf")
+    conf.write_text(f"{tmp_path}/secrets:/run/secrets\n{tmp_path}/secrets/key.pem:/etc/key\n")
+    monkeypatch.setattr(podman_spec, "_MOUNTS_CONF", (str(conf),))
+    try:
+        with _started(start, rootfs, NAMED_AWAY, "--default-mounts-file", str(conf)) as engine:
+            spec = _spec(engine, REF)
+            seen = _seen(engine.engine, spec)
+            for check in CHECKS:
+                check(seen)
+            files = b"".join(
+                engine.engine.run(
+                    _with_script(spec, "ls -A /run/secrets; cat /etc/key; tr '\\0' '\\n' </proc/1/environ")
+                )
+            )
+    finally:
+        conf.unlink()
+    assert b"key.pem" not in files
+    assert b"hunter2" not in files
+    assert b"LD_PRELOAD" not in files
+
+
+def _with_script(spec: ContainerSpec, script: str) -> ContainerSpec:
+    parts = {name: getattr(spec, name) for name in ContainerSpec.__slots__}
+    return ContainerSpec(**parts | {"argv": ["sh", "-c", script]})
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("start", [engines.podman_rootful])
+def test_podman_is_refused_where_it_cannot_be_told(
+    start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, tmp_path: Path
+) -> None:
+    for settings, said in REFUSED.items():
+        with _started(start, rootfs, settings) as engine:
+            _is_refused(engine, said)
+    with _started(start, rootfs, NAMED_AWAY) as engine:
+        for name, said in NAMES.items():
+            with _without(name):
+                _is_refused(engine, said)
+    conf = tmp_path / "mounts.conf"
+    (tmp_path / "credentials").write_text("hunter2")
+    conf.write_text(f"{tmp_path}/credentials:/etc/credentials\n")
+    with _started(start, rootfs, "", "--default-mounts-file", str(conf)) as engine:
+        _is_refused(engine, "/etc/credentials is mounted")
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Requests do not have the field `name`."""
+    of = podman_spec.of
+
+    def changed(*args: Any, **more: Any) -> dict[str, Any]:
+        payload = of(*args, **more)
+        del payload[name]
+        return payload
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(podman_spec, "of", changed)
+        yield
+
+
+def _is_refused(engine: EngineUnderTest, said: str) -> None:
+    with pytest.raises(EngineFailed, match="than it was asked to") as refused:
+        engine.engine.start(_spec(engine, REF))
+    assert said in refused.value.message
+    assert "conf" in refused.value.hint or "daemon.json" in refused.value.hint
+    assert engine.engine.containers({"vmbox.test": ""}) == []
+
+
+CLIENT = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from integration.engine import test_hostile_configuration as here
+from sandbox.engine import connect
+engine = connect("podman")
+engine.import_rootfs(Path(sys.argv[2]), here.REF, {})
+class Under:
+    uid, gid = 0, 0
+    directory = staticmethod(lambda: Path(sys.argv[3]))
+Under.engine, Under.uid, Under.gid = engine, here.os.getuid(), here.os.getgid()
+print(json.dumps(here._seen(engine, here._spec(Under, here.REF))))
+engine.remove_image(here.REF)
+engine.close()
+"""
+
+
+@pytest.mark.engine
+def test_own_service_has_a_configuration_of_its_own(rootfs: Path, tmp_path: Path) -> None:
+    """With all of it: what a request cannot name away does not reach the service that vmbox starts."""
+    conf = tmp_path / "containers.conf"
+    conf.write_text("\n".join(["[containers]", NAMED_AWAY, *REFUSED]))
+    env = {key: value for key, value in os.environ.items() if key not in {"DOCKER_HOST", "CONTAINER_HOST"}}
+    env |= {"PYTHONPATH": str(CHECKOUT), "VMBOX_STATE_DIR": str(tmp_path / "state")}
+    env |= {"VMBOX_RUNTIME_DIR": str(cache_root() / "hostile")}
+    env |= {"CONTAINERS_CONF": str(conf), "CONTAINERS_CONF_OVERRIDE": str(conf)}
+    (tmp_path / "case").mkdir()
+    words = [sys.executable, "-c", CLIENT, str(CHECKOUT / "tests"), str(rootfs), str(tmp_path / "case")]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    for check in CHECKS:
+        check(seen)
+
+
+@pytest.mark.engine
+def test_docker_is_told_or_refused(rootfs: Path, tmp_path: Path) -> None:
+    with _started(engines.docker, rootfs, "--default-ulimit", "core=0:0", "--default-ipc-mode", "shareable") as engine:
+        seen = _seen(engine.engine, _spec(engine, REF))
+        for check in CHECKS:
+            check(seen)
+    profile = tmp_path / "all.json"
+    profile.write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+    with _started(engines.docker, rootfs, "--seccomp-profile", str(profile)) as engine:
+        if int(engine.engine.info().version.partition(".")[0]) >= 23:
+            system_calls_are_filtered(_seen(engine.engine, _spec(engine, REF)))
+        else:  # it has no name for its own profile
+            _is_refused(engine, "system calls are not filtered")
