@@ -146,7 +146,7 @@ def offset_in_payload(rpm: Rpm, wanted: RpmFile) -> int | None:
         if file.regular and file.inode in inodes:
             return None
         inodes.add(file.inode)
-        at += _SHORT_HEADER if large else _padded(cpio.HEADER + len(f"./{file.path}".encode()) + 1)
+        at += _SHORT_HEADER if large else _padded(cpio.HEADER + len(_encoded(f"./{file.path}")) + 1)
         if stat.S_ISREG(file.mode) or stat.S_ISLNK(file.mode):
             at += _padded(file.size)
     return None
@@ -225,6 +225,10 @@ def _value(data: bytes, kind: int, offset: int, count: int) -> _Value | None:
 
 def _decoded(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _text(tags: Mapping[int, _Value], tag: int) -> str:

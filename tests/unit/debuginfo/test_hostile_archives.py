@@ -98,6 +98,11 @@ def test_a_large_honest_rpm_header() -> None:
         assert len(rpm.read(package(columns(20_000, b"/usr/lib/debug/"))).files) == 20_000
 
 
+def test_a_path_that_is_no_text() -> None:
+    read = rpm.read(package(columns(2, b"/\xff\xfe/")))
+    assert rpm.offset_in_payload(read, read.files[1]) == 116
+
+
 def test_signatures_without_end() -> None:
     """Packets of no bytes, and a thousand signatures each of which would hash all of the header."""
     with cheap(10):
