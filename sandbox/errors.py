@@ -208,6 +208,23 @@ class DemoFailed(VmboxError):
     exit_code = 80
 
 
+def pasteable(name: object) -> str:
+    """A file name as it is pasted into a shell, in a hint: it may be an attacker's choice."""
+    import os
+    import shlex
+
+    text = str(name)
+    if text.startswith("-"):
+        # No command takes it for an option.
+        text = f"./{text}"
+    if text.isprintable():
+        return shlex.quote(text)
+    octets = (
+        chr(one) if 0x20 <= one < 0x7F and chr(one) not in "'\\" else f"\\x{one:02x}" for one in os.fsencode(text)
+    )
+    return f"$'{''.join(octets)}'"
+
+
 def unwritable(place: object, error: OSError, *, hint: str, setting: bool = False) -> VmboxError:
     """The error for a `place` that cannot be written, because the disk is full or for another reason.
 

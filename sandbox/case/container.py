@@ -10,7 +10,6 @@ import os
 import platform
 import pwd
 import secrets
-import shlex
 import stat
 import time
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from typing import Final
 from sandbox.case import store
 from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
-from sandbox.errors import AccessDenied, DumpUnreadable, EngineError, SessionFailed
+from sandbox.errors import AccessDenied, DumpUnreadable, EngineError, SessionFailed, pasteable
 from sandbox.host import config
 from sandbox.host.locks import is_locked
 from sandbox.log import Log
@@ -313,7 +312,7 @@ def _refuse_unreadable(file: Path) -> None:
         owner = pwd.getpwuid(state.st_uid).pw_name
     raise DumpUnreadable(
         f"{file} belongs to {owner}, and a case has none of root's privileges to read it with",
-        hint=f"setfacl -m u:root:r {shlex.quote(str(file))}   or, by that user's engine: sudo -u '{owner}' vmbox …",
+        hint=f"setfacl -m u:root:r {pasteable(file)}   or, by that user's engine: sudo -u {pasteable(owner)} vmbox …",
     )
 
 

@@ -12,12 +12,7 @@ from sandbox.case import store
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import Provisioned, provision
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
-from sandbox.errors import (
-    ConfigurationError,
-    DumpNotFound,
-    DumpUnreadable,
-    EngineFailed,
-)
+from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, EngineFailed, pasteable
 from sandbox.host import config, paths
 from sandbox.log import Log
 from sandbox.model import REMOTE_SCHEMES, Case, DumpFormat
@@ -195,7 +190,7 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
     if vmcore.original_path is not None or vmcore.format is DumpFormat.LOG:
         where = f": ask for {vmcore.original_path}" if vmcore.original_path else ""
         raise DumpNotFound(
-            f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {dump}"
+            f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {pasteable(dump)}"
         )
     if vmcore.complete is False:
         reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.places import SESSION_VERSION
-from sandbox.errors import CaseNotFound, unwritable
+from sandbox.errors import CaseNotFound, pasteable, unwritable
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
 from sandbox.host.locks import locked
@@ -120,7 +120,7 @@ def make_directory(place: Path) -> None:
             lock.touch(mode=0o600)
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        hint = f"free some: df -h {place.parent}" if full else "choose another place with $VMBOX_RUNTIME_DIR"
+        hint = f"free some: df -h {pasteable(place.parent)}" if full else "choose another place with $VMBOX_RUNTIME_DIR"
         raise unwritable(place.parent, error, hint=hint, setting=True) from error
 
 

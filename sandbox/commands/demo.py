@@ -16,7 +16,7 @@ from typing import Final
 
 from sandbox import image
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
-from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed, NoSpace
+from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed, NoSpace, pasteable
 from sandbox.host import paths
 from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
@@ -193,5 +193,5 @@ def _deliver(made: Path, directory: Path) -> Path:
                 shutil.move(file, part)
                 part.replace(directory / file.name)
     except OSError as error:
-        raise NoSpace(f"{directory}: {error.strerror}", hint=f"df -h {directory}") from error
+        raise NoSpace(f"{directory}: {error.strerror}", hint=f"df -h {pasteable(directory)}") from error
     return directory / "vmcore"

@@ -26,6 +26,7 @@ from sandbox.errors import (
     NoSpace,
     SessionError,
     UsageError,
+    pasteable,
 )
 from sandbox.host import config
 from sandbox.host.disk import need_space
@@ -245,7 +246,9 @@ def save(of: ImageTarget, output: Path | BinaryIO, options: OpenOptions, reporte
         try:
             write_atomically(output, pieces(), durable=True)
         except OSError as error:
-            raise NoSpace(f"{output}: {error.strerror}", hint=f"is there room? df -h {output.parent}") from error
+            raise NoSpace(
+                f"{output}: {error.strerror}", hint=f"is there room? df -h {pasteable(output.parent)}"
+            ) from error
     return ref
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from sandbox import render
 from sandbox.case.options import OpenOptions
 from sandbox.commands.run_arguments import RunArguments
-from sandbox.errors import CommandTimeout, UsageError
+from sandbox.errors import CommandTimeout, UsageError, pasteable
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
 from sandbox.session.run_recorded import run_recorded
@@ -231,7 +230,7 @@ def _session(dump: Path, options: OpenOptions, reporter: Reporter, case: Case | 
     if session.case.doubt is not None:
         # Also with -q: an answer that may be false is never given without a word.
         code = "print(stack_trace(prog.crashed_thread().tid))"
-        shown = f"vmbox run {shlex.quote(str(session.case.dump))} --tool drgn -e '{code}'"
+        shown = f"vmbox run {pasteable(session.case.dump)} --tool drgn -e '{code}'"
         render.note(f"vmbox: {session.case.doubt}\nhint: drgn goes by the types of the kernel: {shown}")
     if said:
         render.note(render.visible(said.decode(errors="replace")).strip("\n"))

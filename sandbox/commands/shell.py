@@ -18,7 +18,7 @@ from sandbox import render
 from sandbox.case.places import RELAY, VMLINUX, dump_paths
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.engine import Engine, Exec, connect
-from sandbox.errors import CommandTimeout, SessionDied, UsageError, VmboxError
+from sandbox.errors import CommandTimeout, SessionDied, UsageError, VmboxError, pasteable
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import module_debuginfo, terminal
@@ -40,7 +40,8 @@ def interactive(case: Case, *, tool: str = DEFAULT.name, reporter: Reporter = QU
     """Runs a tool at the user's terminal until it ends. Returns its exit status."""
     if not sys.stdin.isatty():
         raise UsageError(
-            "vmbox shell needs a terminal", hint=f"for scripts: vmbox run {case.dump} -- COMMAND, or commands on stdin"
+            "vmbox shell needs a terminal",
+            hint=f"for scripts: vmbox run {pasteable(case.dump)} -- COMMAND, or commands on stdin",
         )
     env = {"TERM": os.environ.get("TERM", "xterm")}
     engine = connect(case.endpoint)
@@ -136,7 +137,7 @@ def _checked(code: int, case: Case, tool: str) -> int:
     if code == _NOT_FOUND and tool in DEBUGGERS:
         raise UsageError(
             f"image {case.profile} has no {tool}",
-            hint=f"--image latest has one: vmbox shell --image latest --tool {tool} {case.dump}",
+            hint=f"--image latest has one: vmbox shell --image latest --tool {tool} {pasteable(case.dump)}",
         )
     return code
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from sandbox.dump import magic
 from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside
-from sandbox.errors import DumpUnreadable, NotADump, VmboxError
+from sandbox.errors import DumpUnreadable, NotADump, VmboxError, pasteable
 
 _MOST_ENTRIES: Final = 50_000
 _DEEPEST: Final = 8
@@ -52,7 +52,7 @@ def look(directory: Path, budget: Budget | None = None) -> Contents:
                 entries = list(islice(listing, _MOST_ENTRIES - seen + 1))
         except OSError as error:
             if top == directory:
-                hint = f"as root: setfacl -m u:$USER:rx {directory}"
+                hint = f"as root: setfacl -m u:$USER:rx {pasteable(directory)}"
                 raise DumpUnreadable(f"{directory}: {error.strerror}", hint=hint) from error
             continue
         seen += len(entries)
@@ -82,7 +82,7 @@ def choose(directory: Path, contents: Contents | None = None) -> Path | None:
         first = _newest(dumps)
         raise NotADump(
             f"{directory} holds {len(dumps)} dumps: {', '.join(str(one.relative_to(directory)) for one in dumps[:5])}",
-            hint=f"name one of them; the newest is {first}",
+            hint=f"name one of them; the newest is {pasteable(first)}",
         )
     return dumps[0]
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from sandbox.dump.completeness import cut_off
 from sandbox.dump.header import Header, PageMissingError
-from sandbox.errors import DumpDamaged, NotADump
+from sandbox.errors import DumpDamaged, NotADump, pasteable
 from sandbox.formats import elf, notes
 from sandbox.formats.elf import Segment
 from sandbox.formats.streams import Source
@@ -162,7 +162,7 @@ def _read_notes(source: Source, header: Header, sections: list[tuple[int, int]],
     if of_process and not header.vmcoreinfo:
         raise NotADump(
             f"{name} is the core of a user-space process, not a kernel dump",
-            hint=f"gdb reads it: gdb -c {name}",
+            hint=f"gdb reads it: gdb -c {pasteable(name)}",
         )
     header.nr_cpus = cpus or None
 
@@ -175,7 +175,7 @@ def _refuse_other_kinds(name: str, kind: int) -> None:
             what, hint = "a kernel module or object file", "give the vmcore itself"
         case 2 | 3:
             what = "a kernel image or program (vmlinux?)"
-            hint = f"give the dump, and this as its debuginfo: vmbox run --debuginfo {name} VMCORE -- bt"
+            hint = f"give the dump, and this as its debuginfo: vmbox run --debuginfo {pasteable(name)} VMCORE -- bt"
         case _:
             what, hint = f"an ELF file of type {kind}", "give the vmcore itself"
     raise NotADump(f"{name} is {what}, not a crash dump", hint=hint)

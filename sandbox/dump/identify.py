@@ -10,7 +10,7 @@ from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
 from sandbox.dump.memory_dump import apply_dump
 from sandbox.dump.printk import Record
 from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside, cannot_open
-from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError
+from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError, pasteable
 from sandbox.formats.streams import Source
 from sandbox.log import Log
 from sandbox.model import DumpFormat, Vmcore, Wrapper
@@ -193,7 +193,9 @@ def _take_log_of_deep(builder: VmcoreBuilder, in_archive: Source | None, path: P
 def _not_a_dump(name: str, head: bytes) -> DumpError:
     if found := magic.foreign(head):
         what, hint = found
-        return NotADump(f"{name} is {what}, not a kernel crash dump", hint=hint and hint.replace("FILE", name))
+        return NotADump(
+            f"{name} is {what}, not a kernel crash dump", hint=hint and hint.replace("FILE", pasteable(name))
+        )
     if not head.strip(b"\0"):
         return NotADump(
             f"{name} begins with zeros: the writing of it never finished",

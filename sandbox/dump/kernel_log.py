@@ -9,7 +9,7 @@ from typing import Final
 
 from sandbox.dump import crash_directory, magic, printk, reader, split_set
 from sandbox.dump.source import Budget, DeadlineExceeded, FileSource
-from sandbox.errors import DumpDamaged, DumpUnreadable
+from sandbox.errors import DumpDamaged, DumpUnreadable, pasteable
 
 _SECONDS: Final = 60.0
 """A flattened file of 100 GB needs a read for each of its millions of pieces."""
@@ -48,7 +48,8 @@ def read_log(path: Path) -> Iterator[bytes]:
             saved = crash_directory.log_beside(path)
             if saved is None:
                 raise DumpUnreadable(
-                    f"{path}: the log of a {kind} file is not read here", hint=f"crash may: vmbox run {path} -- log"
+                    f"{path}: the log of a {kind} file is not read here",
+                    hint=f"crash may: vmbox run {pasteable(path)} -- log",
                 )
             yield from _saved_beside(saved)
             return
@@ -59,7 +60,7 @@ def read_log(path: Path) -> Iterator[bytes]:
             saved = crash_directory.log_beside(path)
             if saved is None:
                 raise DumpUnreadable(
-                    f"{path}: {error}", hint=f"in a case container: vmbox run {path} -- log"
+                    f"{path}: {error}", hint=f"in a case container: vmbox run {pasteable(path)} -- log"
                 ) from error
             yield from _saved_beside(saved)
         except DeadlineExceeded as error:
@@ -103,7 +104,7 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
     layers = ", ".join(found.layers)
     raise LogTooDeep(
         f"{path}: the log lies too deep in the archive ({layers}) to be read without unpacking",
-        hint=f"unpack it first, or open a case, which does: vmbox run {path} -- log",
+        hint=f"unpack it first, or open a case, which does: vmbox run {pasteable(path)} -- log",
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from sandbox.errors import DumpNotFound, DumpUnreadable, NotADump
+from sandbox.errors import DumpNotFound, DumpUnreadable, NotADump, pasteable
 
 READ_LIMIT: Final = 32 << 20
 """Most bytes that one read returns. Sizes in a dump are not trusted; nothing here needs more at once."""
@@ -158,7 +157,9 @@ class FileSource:
             except OSError as error:
                 raise DumpUnreadable(f"{self.path}: {error.strerror}") from error
         if stat.S_ISDIR(status.st_mode):
-            raise NotADump(f"{self.path} is a directory", hint=f"name the dump in it: vmbox info {self.path}/vmcore")
+            raise NotADump(
+                f"{self.path} is a directory", hint=f"name the dump in it: vmbox info {pasteable(self.path / 'vmcore')}"
+            )
         raise NotADump(f"{self.path} is not a regular file", hint="save it to a file first: cat SOURCE > vmcore")
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -196,8 +197,8 @@ def _permission(path: Path) -> str:
         return "its file system refuses root (NFS with root_squash, FUSE): run vmbox as a user who may read it"
     closed = next((one for one in reversed(path.absolute().parents) if not os.access(one, os.X_OK)), None)
     # kdump writes vmcores with mode 0600 for root, so this is the customary first obstacle; then comes the directory.
-    way = f"setfacl -m u:$USER:x {shlex.quote(str(closed))}; " if closed is not None else ""
-    return f"as root: {way}setfacl -m u:$USER:r {shlex.quote(str(path))}   (or chgrp and chmod g+r)"
+    way = f"setfacl -m u:$USER:x {pasteable(closed)}; " if closed is not None else ""
+    return f"as root: {way}setfacl -m u:$USER:r {pasteable(path)}   (or chgrp and chmod g+r)"
 
 
 def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:

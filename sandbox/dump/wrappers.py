@@ -13,7 +13,7 @@ from typing import Final, assert_never
 
 from sandbox.dump import magic
 from sandbox.dump.source import DeadlineExceeded
-from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump
+from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump, pasteable
 from sandbox.formats import archives
 from sandbox.formats.compressions import decompressed
 from sandbox.formats.member import Member
@@ -108,7 +108,7 @@ def _peel(stream: Stream, name: str, layers: tuple[Wrapper, ...], member: str | 
         raise NotADump(f"{name} is wrapped more than {_DEEPEST} times", hint="unpack it by hand and give the dump")
     match kind:
         case Wrapper.RAR:
-            raise DumpUnreadable(f"{name} is a {kind} archive", hint=f"unpack it first: unrar x {name}")
+            raise DumpUnreadable(f"{name} is a {kind} archive", hint=f"unpack it first: unrar x {pasteable(name)}")
         case Wrapper.TAR | Wrapper.CPIO | Wrapper.ZIP | Wrapper.SEVENZIP:
             # A fresh stream where that is possible, so that members can be reached without reading what is before them.
             fresh = SourceStream(stream.source) if isinstance(stream, SourceStream) else whole

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from sandbox.errors import BaseImageUnavailable, NoSpace
+from sandbox.errors import BaseImageUnavailable, NoSpace, pasteable
 from sandbox.host import mirrors
 from sandbox.image.package_sources import apt_settings
 from sandbox.profiles import Bootstrap
@@ -59,7 +59,9 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
             raise
     if process.returncode != 0:
         if any("No space left on device" in line for line in seen):
-            raise NoSpace(f"no space left for a base image in {tar.parent}", hint=f"free some: df -h {tar.parent}")
+            raise NoSpace(
+                f"no space left for a base image in {tar.parent}", hint=f"free some: df -h {pasteable(tar.parent)}"
+            )
         raise BaseImageUnavailable(
             f"{how.tool} failed: {_reason(seen)}",
             hint=f"can {mirrors.rewrite(how.mirror)} be reached? name another mirror in $VMBOX_MIRRORS",

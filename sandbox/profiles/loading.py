@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.errors import ConfigurationError
+from sandbox.errors import ConfigurationError, pasteable
 from sandbox.host import paths
 from sandbox.host.decode import DecodeError, UnknownKey, decode, read_toml
 from sandbox.profiles.definition import Profile
@@ -100,7 +100,7 @@ def read(file: Path) -> Profile:
     except UnknownKey as error:
         if (renamed := _RENAMED.get(error.key)) in error.known:
             old, new = (f"{error.table}.{name}" if error.table else name for name in (error.key, renamed))
-            hint = f"sed -i 's/{error.key}/{renamed}/' {file}"
+            hint = f"sed -i 's/{error.key}/{renamed}/' {pasteable(file)}"
             raise ConfigurationError(f"{file}: {old} is called {new} now", hint=hint) from None
         raise ConfigurationError(f"{file}: {error}", hint="keys there: " + ", ".join(sorted(error.known))) from None
     except DecodeError as error:

@@ -65,6 +65,14 @@ _STYLE: Final = (
 )
 
 
+_NO_TEXT: Final = re.compile(
+    r"[-+]?(?:\.[0-9_]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?0[xXoObB][0-9a-fA-F_]+|[yYnN]"
+)
+"""What PyYAML, which knows YAML 1.1, writes without quotes, and other parsers take for a number or a truth value: the
+beginning of a build-id can be 1234567e8901.
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
     """Settings of the Job that depend on the cluster."""
@@ -237,7 +245,8 @@ def as_yaml(documents: list[dict[str, Any]]) -> str:
             return True
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+        style = "|" if "\n" in value else "'" if _NO_TEXT.fullmatch(value) else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
     Dumper.add_representer(str, text)
     return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, explicit_start=True, width=120)

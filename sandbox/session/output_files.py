@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, NoReturn, Self
 
-from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, UsageError, unwritable
+from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, UsageError, pasteable, unwritable
 from sandbox.host.files import write_all
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.session import Session, Sink
@@ -57,7 +57,7 @@ class OutputDirectory:
             raise unwritable(path, error, hint=_ELSEWHERE) from error
         if os.listdir(self._descriptor):  # noqa: PTH208 - of the descriptor: the name may lead elsewhere by now
             self.close()
-            raise UsageError(f"{path} is not empty", hint=f"--output {shlex.quote(str(_free_name(path)))}")
+            raise UsageError(f"{path} is not empty", hint=f"--output {pasteable(_free_name(path))}")
 
     def create(self, name: str) -> int:
         """A descriptor of the new file `name`. Raises FileExistsError."""

@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from sandbox.case.places import VMLINUX, dump_paths
 from sandbox.debugger import DEFAULT, Debugger, StartMode
-from sandbox.errors import CommandTimeout, SessionDied, SessionFailed
+from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, pasteable
 from sandbox.host import config
 from sandbox.log import Log
 from sandbox.model import Case, CommandStatus, Transcript
@@ -202,7 +202,8 @@ class Session:
                     name = f"{self._debugger.name} did not come up on {self._case.dump.name}"
                     raise CommandTimeout(
                         f"{name} within {limit} s and was ended",
-                        hint=f"one of many terabytes may need more: vmbox --set start=1h run {self._case.dump} -- bt",
+                        hint="one of many terabytes may need more: "
+                        f"vmbox --set start=1h run {pasteable(self._case.dump)} -- bt",
                     )
                 quiet = not channel.receive(0.3)
                 if warm and (flood or time.monotonic() - asked > _ANSWER_OF_IDLE):
@@ -377,8 +378,8 @@ class Session:
             # A limit is a container's, so it changes with the case.
             return SessionDied(
                 " ".join(filter(None, (f"{name} was killed", when))) + ", most likely for want of memory",
-                hint=f"ask for less, or give it more (0: all there is): vmbox close {self._case.dump}; "
-                f"vmbox --set memory=16G run {self._case.dump} -- bt",
+                hint=f"ask for less, or give it more (0: all there is): vmbox close {pasteable(self._case.dump)}; "
+                f"vmbox --set memory=16G run {pasteable(self._case.dump)} -- bt",
                 detail=detail,
             )
         if status > 128:

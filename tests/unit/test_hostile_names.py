@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, run
 
 import pytest
 
 from sandbox import render
+from sandbox.dump import identify
+from sandbox.dump.elf import _refuse_other_kinds
+from sandbox.dump.source import FileSource
+from sandbox.errors import VmboxError, pasteable
+from sandbox.session.output_files import OutputDirectory
 
 NAMES = [b"\x1b]0;own\x07\x1b[31m", b"two\nlines", b"\xff\xfe", "\N{RIGHT-TO-LEFT OVERRIDE}erocmv".encode()]
 
@@ -42,3 +48,50 @@ def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
     with reporter.step("Reading \x1b]0;own\x07"):
         reporter.notice("it is \x1b[31mred")
     assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vmcore",
+        "a b",
+        "x'; id; '",
+        "$(id)",
+        "`id`",
+        "-rf",
+        "a\nb",
+        "\x1b]0;own\x07",
+        "\udcff'",
+        "a\u202eb",
+        "\\n",
+        "~",
+        "*",
+    ],
+)
+def test_a_name_in_a_hint_is_one_word_to_a_shell(name: str) -> None:
+    pasted = pasteable(name)
+    assert pasted.isprintable()
+    done = run(["bash", "-c", f"printf '%s\\0' {pasted}"], capture_output=True, check=True)
+    assert done.stdout in {os.fsencode(name) + b"\0", b"./" + os.fsencode(name) + b"\0"}
+    assert not done.stdout.startswith(b"-")
+
+
+def test_hints_quote_names(tmp_path: Path) -> None:
+    directory = tmp_path / "$(id) x"
+    directory.mkdir()
+    file = directory / "vm core"
+    file.write_bytes(b"Rar!\x1a\x07\x00" + bytes(5000))
+    whole = {str(file), file.name, str(file.parent / "vmcore"), str(directory), f"{directory}-2"}
+    for error in (
+        _raised(lambda: FileSource(directory)),
+        _raised(lambda: identify(file)),
+        _raised(lambda: OutputDirectory(directory)),
+        _raised(lambda: _refuse_other_kinds(str(file), 2)),
+    ):
+        assert whole & set(shlex.split(error.hint.replace(",", " "))), error.hint
+
+
+def _raised(call: Callable[[], object]) -> VmboxError:
+    with pytest.raises(VmboxError) as caught:
+        call()
+    return caught.value

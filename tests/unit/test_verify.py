@@ -104,3 +104,16 @@ def test_command(dump: Path, vmbox: Callable[..., subprocess.CompletedProcess[st
     assert changed.stdout == ""
     with pytest.raises(DumpNotFound):
         verify([dump.with_name("none")])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link to /dev/zero", "large"])
+def test_a_hash_beside_it_that_is_no_such_file_is_not_waited_for(dump: Path, kind: str) -> None:
+    beside = dump.with_name("vmcore.sha256")
+    if kind == "fifo":
+        os.mkfifo(beside)
+    elif kind == "large":
+        with beside.open("wb") as file:
+            file.truncate(1 << 40)
+    else:
+        beside.symlink_to("/dev/zero")
+    assert verify([dump])[0].newly_recorded

@@ -135,3 +135,17 @@ def test_a_file_without_answers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("hello\n")
     with pytest.raises(DumpUnreadable, match="has no answers of crash"):
         read_answers(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "value", ["1234567e8901", "12e3", "1.5", "0x1f", "0o17", "017", "1_000", "y", "N", ".5", "1e+3"]
+)
+def test_text_that_other_parsers_take_for_a_number_is_quoted(value: str) -> None:
+    text = as_yaml([{"labels": {"vmbox.dev/kernel": value}}])
+    assert f"'{value}'" in text
+    assert yaml.safe_load(text) == {"labels": {"vmbox.dev/kernel": value}}
+
+
+@pytest.mark.parametrize("value", ["8Gi", "abcdef012345", "6.1.0-1-amd64", "no such", "e5"])
+def test_other_text_is_not(value: str) -> None:
+    assert f"x: {value}\n" in as_yaml([{"x": value}])
