@@ -51,7 +51,7 @@ set -u
 by_line=; if command -v stdbuf >/dev/null; then by_line='stdbuf -oL'; fi
 printf '%s\\n' "$COMMANDS" | while IFS= read -r command; do
     printf '!echo %s begin %s\\n%s\\n!echo %s end\\n' "$TOKEN" "$command" "$command" "$TOKEN"
-done | $by_line crash -s --no_crashrc --no_scroll "$VMLINUX" "$@" >"$OUTPUT.part" 2>&1
+done | $by_line "$@" >"$OUTPUT.part" 2>&1
 grep -q "^$TOKEN end" "$OUTPUT.part" || { tail -n 20 "$OUTPUT.part" >&2; exit 1; }
 page <"$OUTPUT.part" >"$PAGE.part" && mv "$PAGE.part" "$PAGE"
 mv "$OUTPUT.part" "$OUTPUT"
@@ -188,18 +188,18 @@ def _pod(
         "TMPDIR": "/tmp",  # noqa: S108 - in the container
         "LC_ALL": "C.UTF-8",
         "LESSSECURE": "1",
-        "VMLINUX": VMLINUX,
         "COMMANDS": "\n".join(COMMANDS),
         "OUTPUT": f"{output}.answers",
         "PAGE": f"{output}.html",
         "HEAD": head,
         "TOKEN": token,
     }
+    debugger = DEFAULT.session_argv(VMLINUX, [str(dump)], DEFAULT.start_modes[0])
     container = {
         "name": "crash",
         "image": image,
         "imagePullPolicy": pull,
-        "command": ["/bin/sh", "-c", _PAGE + _SCRIPT, "vmbox", str(dump)],
+        "command": ["/bin/sh", "-c", _PAGE + _SCRIPT, "vmbox", *debugger],
         "workingDir": "/scratch",
         "env": [{"name": name, "value": value} for name, value in environment.items()],
         "resources": {
