@@ -10,6 +10,7 @@ import typer
 from sandbox import render
 from sandbox.cli.app import command
 from sandbox.cli.options import Json
+from sandbox.debugger import DEFAULT
 
 
 @command()
@@ -35,7 +36,7 @@ def log(
                 output(_header(record).encode(errors="backslashreplace"))
             elif not script:
                 output(_shown(record).encode(errors="backslashreplace"))
-            elif record.get("tool", "crash") == "crash":
+            elif record.get("tool", DEFAULT.name) == DEFAULT.name:
                 output(f"{record['command']}\n".encode(errors="backslashreplace"))
 
 
@@ -74,7 +75,7 @@ def _header(record: Mapping[str, Any]) -> str:
 
 
 def _shown(record: Mapping[str, Any]) -> str:
-    prompt = "crash> " if record.get("tool", "crash") == "crash" else f"{record['tool']}> "
+    prompt = f"{record.get('tool', DEFAULT.name)}> "
     more = "[the rest was not kept]\n" if record.get("truncated") else ""
     output = record.get("output", "")
     ending = "" if not output or output.endswith("\n") else "\n"

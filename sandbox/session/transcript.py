@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.case.store import about_debuginfo
+from sandbox.debugger import DEFAULT
 from sandbox.errors import CaseNotFound
 from sandbox.host import paths
 from sandbox.host.files import write_all
@@ -58,7 +59,7 @@ class Recorder:
             self._pieces.append(kept)
             self._kept += len(kept)
 
-    def end(self, command: str, status: CommandStatus, *, tool: str = "crash") -> float:
+    def end(self, command: str, status: CommandStatus, *, tool: str = DEFAULT.name) -> float:
         """The command has ended, as `status` says. Returns the seconds it took."""
         seconds = time.monotonic() - self._began
         if self._wanted:
