@@ -13,6 +13,7 @@ from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
+from sandbox.session.fallback import last_mode, mode_file
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
 
@@ -136,8 +137,7 @@ def collect(
     """Open `dump` if necessary, and run its commands. Raises as opening does; failed commands are in the result."""
     session, _ = open_session(dump, options, reporter)
     case = session.case
-    mode_file = case.directory / "mode"
-    mode = mode_file.read_text() if mode_file.exists() else ""
+    mode = last_mode(mode_file(case, session.debugger))
     runs: list[CommandRun] = []
     texts: dict[str, str] = {}
     cut: set[str] = set()

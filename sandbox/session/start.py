@@ -13,7 +13,7 @@ from sandbox.debugger import DEFAULT
 from sandbox.errors import DumpDamaged, ImageError, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
-from sandbox.session.fallback import error_line
+from sandbox.session.fallback import error_line, mode_file
 from sandbox.session.session import Session
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _may_retry(case: Case, options: OpenOptions) -> bool:
     return (
         options.image is None
         and case.incomplete is None
-        and not (case.directory / "mode").exists()
+        and not mode_file(case, DEFAULT).exists()
         and case.vmlinux.exists()
     )
 
