@@ -12,6 +12,7 @@ from sandbox import render
 from sandbox.cli.app import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, ImageName, Json, Quiet
 from sandbox.errors import unwritable
+from sandbox.host.files import STDOUT, write_output
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -62,14 +63,14 @@ def build(
         typer.echo(ref)
         return
     bill = bill_of(ref, engine, reporter)
-    if str(sbom) == "-":
-        sys.stdout.buffer.write(bill)
-        return
     try:
-        sbom.write_bytes(bill)
+        write_output(sbom, bill)
+    except BrokenPipeError:
+        raise  # the reader left
     except OSError as error:
         raise unwritable(sbom, error, hint="choose another place with --sbom") from error
-    typer.echo(ref)
+    if sbom != STDOUT:
+        typer.echo(ref)
 
 
 @command("list", group=group)
@@ -133,8 +134,7 @@ def save(
     from sandbox.commands.images import resolve_target, save as write
 
     options = OpenOptions(engine=engine, image=image)
-    where = sys.stdout.buffer if str(output) == "-" else output
-    render.note(f"saved {write(resolve_target(of), where, options, render.reporter(quiet=quiet))}")
+    render.note(f"saved {write(resolve_target(of), output, options, render.reporter(quiet=quiet))}")
 
 
 @command(group=group)

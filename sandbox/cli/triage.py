@@ -11,6 +11,7 @@ from sandbox import render
 from sandbox.cli.app import command
 from sandbox.cli.options import EngineName, Force, GivenDebuginfo, ImageName, Json, OptionalDump, Quiet
 from sandbox.errors import NotADump
+from sandbox.host.files import STDOUT
 
 if TYPE_CHECKING:
     from sandbox.report.model import Report
@@ -29,7 +30,10 @@ def report(
         typer.Argument(metavar="OTHER", help="With --compare: the second dump.", show_default=False, readable=False),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes; report.html by default.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where the page goes; report.html by default, - is standard output."
+        ),
     ] = None,
     json: Json = False,
     compare: Annotated[bool, typer.Option("--compare", help="Compare the crashes of two dumps.")] = False,
@@ -82,14 +86,15 @@ def report(
         return
     if json:
         text = write.as_json(made)
-        if output is None:
+        if output in {None, STDOUT}:
             typer.echo(render.json_for_terminal(text))
         else:
             write.write(output, text + "\n")
     else:
         path = output or Path("report.html")
         write.write(path, html(made))
-        typer.echo(path)
+        if path != STDOUT:
+            typer.echo(path)
     if made.problem is not None:
         render.note(f"vmbox: {render.visible(made.problem)}")
         raise typer.Exit(made.exit_code)

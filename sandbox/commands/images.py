@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,14 +24,14 @@ from sandbox.errors import (
     DebuginfoError,
     DumpNotFound,
     EngineFailed,
-    NoSpace,
     SessionError,
     UsageError,
     pasteable,
+    unwritable,
 )
 from sandbox.host import config
 from sandbox.host.disk import need_space
-from sandbox.host.files import write_atomically
+from sandbox.host.files import STDOUT, write_output
 from sandbox.model import Vmcore
 from sandbox.profiles import Profile, load, platforms, select
 from sandbox.progress import QUIET, Reporter
@@ -227,8 +228,8 @@ def pull(of: ImageTarget, registry: str | None, options: OpenOptions, reporter: 
     return reference(of)
 
 
-def save(of: ImageTarget, output: Path | BinaryIO, options: OpenOptions, reporter: Reporter = QUIET) -> str:
-    """Writes the image of `of` as an archive, building it if it is not there. A file appears whole or not at all."""
+def save(of: ImageTarget, output: Path, options: OpenOptions, reporter: Reporter = QUIET) -> str:
+    """Writes the image of `of` as an archive, building it if it is not there. See `write_output` for `output`."""
     ref = _ensure_built(of, options, reporter)
     with closing(connect(options.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
 
@@ -237,18 +238,16 @@ def save(of: ImageTarget, output: Path | BinaryIO, options: OpenOptions, reporte
                 yield piece
                 step.advance(len(piece))
 
-        if not isinstance(output, Path):
-            for piece in pieces():
-                output.write(piece)
-            return ref
         image = engine.image(ref)
-        need_space(output.absolute().parent, image.size if image else 0, f"the archive of {ref}")
+        if output != STDOUT and (output.is_file() or not output.exists()):
+            place = Path(os.path.realpath(output)).parent
+            need_space(place, image.size if image else 0, f"the archive of {ref}")
         try:
-            write_atomically(output, pieces(), durable=True)
+            write_output(output, pieces(), durable=True)
+        except BrokenPipeError:
+            raise  # the reader left
         except OSError as error:
-            raise NoSpace(
-                f"{output}: {error.strerror}", hint=f"is there room? df -h {pasteable(output.parent)}"
-            ) from error
+            raise unwritable(output, error, hint=f"is there room? df -h {pasteable(output.parent)}") from error
     return ref
 
 

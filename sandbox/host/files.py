@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
+
+STDOUT: Final = Path("-")
+"""The name of standard output where a user names a file to write."""
 
 
 def write_atomically(
@@ -32,6 +37,63 @@ def write_atomically(
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_output(path: Path, data: bytes | Iterable[bytes], *, durable: bool = False) -> None:
+    """Writes `data`, in one piece or several, to what a user named: a file, a link to one, a device, a FIFO, or "-".
+
+    A file that is missing, or is the user's own, gets the content in one step and keeps its mode. Everything else stays
+    what it is and is written to: a rename would put a file in the place of a device. Raises OSError, and what the
+    making of the pieces raises.
+    """
+    descriptor = _opened_output(path)
+    if descriptor is None:
+        target = Path(os.path.realpath(path))
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        write_atomically(target, data, mode=mode, durable=durable)
+        return
+    try:
+        for piece in (data,) if isinstance(data, bytes) else data:
+            write_all(descriptor, piece)
+        if durable and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _opened_output(path: Path) -> int | None:
+    """`path` opened for writing; None for a file that can be replaced. Raises OSError."""
+    if path == STDOUT:
+        return os.dup(1)
+    magic = _descriptor_link(path)
+    if magic is not None and magic.parent == Path(f"/proc/{os.getpid()}/fd") and magic.name.isdecimal():
+        # Opened again, a redirected standard output would be written from its beginning.
+        return os.dup(int(magic.name))
+    try:
+        # Opened and not resolved: the kernel follows links, except those that fs.protected_symlinks forbids.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode):
+        if magic is None and status.st_nlink == 1 and status.st_uid == os.geteuid():
+            os.close(descriptor)
+            return None
+        os.ftruncate(descriptor, 0)
+    return descriptor
+
+
+def _descriptor_link(path: Path) -> Path | None:
+    """The link below /proc that `path` is or leads to: it stands for an open file, which may have no name."""
+    for _ in range(40):  # as many links as the kernel follows
+        place = Path(os.path.realpath(path.parent)) / path.name
+        if place.is_relative_to("/proc"):
+            return place
+        try:
+            path = place.parent / place.readlink()
+        except OSError:
+            return None
+    return None
 
 
 def write_all(descriptor: int, data: bytes) -> None:

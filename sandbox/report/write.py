@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sandbox.errors import unwritable
-from sandbox.host.files import write_atomically
+from sandbox.host.files import write_output
 from sandbox.render import plain
 from sandbox.report.model import Report
 
@@ -30,8 +30,10 @@ def schema() -> Mapping[str, Any]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, so that no reader sees half of it. Raises `UsageError` or `NoSpace`."""
+    """Write `text` to `path` by `write_output`: no reader sees half a file. Raises `UsageError` or `NoSpace`."""
     try:
-        write_atomically(path, text.encode())
+        write_output(path, text.encode())
+    except BrokenPipeError:
+        raise  # the reader of a FIFO left: as for standard output
     except OSError as error:
         raise unwritable(path, error, hint="choose another place with -o") from error

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sandbox.host.files import write_all, write_atomically
+from sandbox.errors import NoSpace
+from sandbox.host.files import STDOUT, write_all, write_atomically, write_output
+from sandbox.report import write as report
 
 
 @pytest.fixture
@@ -68,3 +72,95 @@ def test_a_pipe_gets_all_of_it() -> None:
     reader.join()
     os.close(reading)
     assert len(got) == 300_000
+
+
+def test_an_output_replaces_a_file_and_keeps_its_mode(tmp_path: Path, umask: int) -> None:
+    write_output(tmp_path / "file", b"first")
+    assert _mode(tmp_path / "file") == 0o666 & ~umask
+    (tmp_path / "file").chmod(0o600)
+    before = (tmp_path / "file").stat().st_ino
+    write_output(tmp_path / "file", iter((b"a", b"b")), durable=True)
+    assert _mode(tmp_path / "file") == 0o600
+    assert (tmp_path / "file").stat().st_ino != before
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"ab")]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_output_goes_where_links_lead(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "to").mkdir()
+    target = tmp_path / "to" / "target"
+    if there:
+        target.write_bytes(b"an older and longer content")
+    (tmp_path / "second").symlink_to("to/target")
+    (tmp_path / "link").symlink_to("second")
+    write_output(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "second").is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+def test_an_output_with_a_second_name_is_written_in_place(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"older and longer")
+    (tmp_path / "two").hardlink_to(tmp_path / "one")
+    write_output(tmp_path / "one", b"new")
+    assert (tmp_path / "two").read_bytes() == b"new"
+
+
+def test_an_output_to_a_fifo_reaches_its_reader(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(fifo.read_bytes()))
+    reader.start()
+    write_output(fifo, (b"x" * 100_000, b"y"), durable=True)
+    reader.join()
+    assert got == [b"x" * 100_000 + b"y"]
+    assert fifo.is_fifo()
+
+
+def test_an_output_to_a_terminal_is_shown_there() -> None:
+    master, slave = os.openpty()
+    try:
+        write_output(Path(os.ttyname(slave)), b"shown")
+        assert os.read(master, 100) == b"shown"
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+def test_a_device_stays_a_device(tmp_path: Path) -> None:
+    for name, minor in {"null": 3, "full": 7}.items():
+        os.mknod(tmp_path / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
+    try:
+        write_output(tmp_path / "null", b"x")
+        report.write(tmp_path / "null", "x")
+    except PermissionError:
+        pytest.skip("devices do not work in this file system")
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        write_output(tmp_path / "full", b"x")
+    with pytest.raises(NoSpace):
+        report.write(tmp_path / "full", "x")
+    assert all(path.is_char_device() for path in tmp_path.iterdir())
+
+
+def test_an_output_to_an_open_descriptor_continues_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with (tmp_path / "log").open("wb", buffering=0) as log:
+        log.write(b"before ")
+        write_output(Path(f"/dev/fd/{log.fileno()}"), b"between ")
+        (tmp_path / "log").rename(tmp_path / "renamed")
+        write_output(Path(f"/proc/self/fd/{log.fileno()}"), b"after")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("renamed", b"before between after")]
+    for name in (STDOUT, Path("/dev/stdout")):
+        write_output(name, b"printed")
+        assert capfd.readouterr().out == "printed"
+
+
+def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        write_output(tmp_path, b"x")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        write_output(tmp_path / "loop", b"x")
+    with pytest.raises(FileNotFoundError):
+        write_output(tmp_path / "none" / "file", b"x")
