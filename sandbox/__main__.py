@@ -32,7 +32,7 @@ def main() -> None:
 def _info(arguments: Sequence[str]) -> bool:
     """vmbox info VMCORE [--json]"""
     match arguments:
-        case ["info", path] | ["info", path, "--json"] if not path.startswith("-"):
+        case ["info", path] | ["info", path, "--json"] if path and not path.startswith("-"):
             from sandbox.render import exit_on_error
 
             with exit_on_error():

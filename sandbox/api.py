@@ -17,6 +17,7 @@ from sandbox.case import store
 from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import prefetch
+from sandbox.errors import refuse_empty
 from sandbox.host import config, paths
 from sandbox.model import Case, CommandStatus, Debuginfo, Transcript, Vmcore
 from sandbox.progress import QUIET, Reporter
@@ -129,6 +130,7 @@ def identify(path: AnyPath) -> Vmcore:
     """
     from sandbox.dump import identify as read
 
+    refuse_empty(path)
     return read(Path(path))
 
 
@@ -139,6 +141,7 @@ def dmesg(path: AnyPath) -> Iterator[bytes]:
     """
     from sandbox.dump import read_log
 
+    refuse_empty(path)
     return read_log(Path(path), unpack_into=paths.unpacked_dir())
 
 
@@ -160,6 +163,8 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
 
     The first time fetches and builds what is missing, which takes minutes. Raises any `VmboxError`.
     """
+    for name in (path, engine, image, debuginfo):
+        refuse_empty(name)
     options = OpenOptions(
         engine=engine or config.current().engine,
         image=image,

@@ -225,6 +225,12 @@ def pasteable(name: object) -> str:
     return f"$'{''.join(octets)}'"
 
 
+def refuse_empty(name: object) -> None:
+    """Raise `UsageError` for an empty name, as `"$X"` gives one: as a path it is ".", and each name begins with it."""
+    if name == "":
+        raise UsageError("a name is empty", hint="is the variable set?")
+
+
 def unwritable(place: object, error: OSError, *, hint: str, setting: bool = False) -> VmboxError:
     """The error for a `place` that cannot be written, because the disk is full or for another reason.
 

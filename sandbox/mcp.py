@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from sandbox import api
 from sandbox.debugger import DEFAULT
-from sandbox.errors import UsageError, VmboxError, missing_extra
+from sandbox.errors import UsageError, VmboxError, missing_extra, refuse_empty
 from sandbox.model import CommandStatus
 from sandbox.version import __version__
 
@@ -179,6 +179,7 @@ class _Answers:
         return confined((*self._directories, paths.unpacked_dir().resolve()) if self._directories else ())
 
     def _allowed(self, path: str) -> Path:
+        refuse_empty(path)
         where = Path(path).expanduser().resolve()
         if self._directories and not any(where.is_relative_to(directory) for directory in self._directories):
             below = ", ".join(map(str, self._directories))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.places import SESSION_VERSION
-from sandbox.errors import CaseNotFound, pasteable, unwritable
+from sandbox.errors import CaseNotFound, pasteable, refuse_empty, unwritable
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
 from sandbox.host.locks import locked
@@ -98,6 +98,7 @@ def debuginfo_in_use() -> frozenset[str]:
 
 def find_by_id_or_dump(what: str) -> list[Case]:
     """The open cases that `what` names: an id, the beginning of one, or a dump file."""
+    refuse_empty(what)
     cases = open_cases()
     by_id = [case for case in cases if case.id.startswith(what)]
     path = Path(what).resolve()

@@ -11,6 +11,7 @@ import typer.core
 
 from sandbox.cli import completion
 from sandbox.cli.options import VERBOSE, Verbose
+from sandbox.errors import UsageError, refuse_empty
 from sandbox.host import config
 from sandbox.render import exit_on_error
 from sandbox.version import __version__
@@ -68,6 +69,19 @@ class Command(typer.core.TyperCommand):
             help=VERBOSE,
         )
         self.params.append(verbose)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # an incomplete command line, for completion
+            return super().parse_args(ctx, args)
+        # The words as they were given: as a `Path`, an empty one is the working directory.
+        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
+        try:
+            for value in () if given.get("help") else given.values():
+                for word in value if isinstance(value, list | tuple) else (value,):
+                    refuse_empty(word)
+        except UsageError as wrong:
+            raise typer.BadParameter(f"{wrong.message}: {wrong.hint}", ctx=ctx) from None
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(

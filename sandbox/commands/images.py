@@ -27,6 +27,7 @@ from sandbox.errors import (
     SessionError,
     UsageError,
     pasteable,
+    refuse_empty,
     unwritable,
 )
 from sandbox.host import config
@@ -84,6 +85,7 @@ class ImageSummary:
 
 def resolve_target(what: str) -> ImageTarget:
     """Finds the subject that a user names: a dump by its path, or a profile by its name."""
+    refuse_empty(what)
     try:
         there = Path(what).exists()
     except OSError:  # a directory above it is closed to us: identifying says so

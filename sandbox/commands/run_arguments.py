@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT
-from sandbox.errors import UsageError
+from sandbox.errors import UsageError, refuse_empty
 from sandbox.host import config
 
 FLAGS: Final[Mapping[str, str]] = {
@@ -94,6 +94,8 @@ def parse(arguments: Sequence[str]) -> RunArguments | None:
     if len(before) > 1 and before[1].startswith("-") and before[1] != "-":
         # No command of crash's begins so: it is an option that vmbox does not have.
         raise UsageError(f"no such option: {before[1]}")
+    for word in (words[0], *options.values()):
+        refuse_empty(word)
     values: dict[str, Any] = {name: _READERS.get(name, _as_it_is)(value) for name, value in options.items()}
     parsed = RunArguments(vmcore=Path(words[0]), commands=words[1:], **values)
     _check(parsed)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sandbox.debuginfo.modules import present
 from sandbox.debuginfo.store import Entry, Store, size_on_disk
-from sandbox.errors import DebuginfoNotFound
+from sandbox.errors import DebuginfoNotFound, refuse_empty
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,7 @@ def remove(cache: Path, builds: Sequence[str], *, limit: int, in_use: frozenset[
         return [everything[entry.directory.name][1] for entry in gone]
     chosen: dict[str, Entry] = {}
     for beginning in builds:
+        refuse_empty(beginning)
         names = [name for name in everything if name.startswith(beginning)]
         if not names:
             raise DebuginfoNotFound(f"no debuginfo of build {beginning} is kept", hint="vmbox debuginfo list")

@@ -34,8 +34,8 @@ _Reader = Callable[[object], object]
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("text")  # noqa: TRY004 - a reader says what was wanted in one way
+    if not isinstance(value, str) or not value:
+        raise ValueError("text")
     return value
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from sandbox.case.store import about_debuginfo
 from sandbox.debugger import DEFAULT
-from sandbox.errors import CaseNotFound
+from sandbox.errors import CaseNotFound, refuse_empty
 from sandbox.host import paths
 from sandbox.host.files import write_all
 from sandbox.model import Case, CommandStatus
@@ -116,6 +116,7 @@ def header(case: Case) -> dict[str, object]:
 
 def find(what: str) -> list[Path]:
     """The transcripts that `what` names: a case, the beginning of one, or a dump file. Raises `CaseNotFound`."""
+    refuse_empty(what)
     kept = kept_transcripts()
     found = [path for path in kept if path.name.startswith(what)]
     if not found:

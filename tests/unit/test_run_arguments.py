@@ -103,7 +103,7 @@ def test_the_grammar_is_that_of_all_other_commands(arguments: list[str]) -> None
         assert {name: str(value) for name, value in values.items()} == alone
     else:
         # What typer cannot know: which words are no commands, and which options exclude each other.
-        with pytest.raises(UsageError, match=r"^(no such option|--|-e CODE|give a script)"):
+        with pytest.raises(UsageError, match=r"^(no such option|--|-e CODE|give a script|a name is empty)"):
             parse(arguments)
 
 
@@ -141,6 +141,7 @@ def test_arguments(arguments: str, expected: dict[str, object]) -> None:
     [
         *("", "--", "v --bogus -- bt", "v --timeout x -- bt", "v -i", "v --json=1 bt", "v --keep --once bt"),
         *("v --tool gdb bt", "v -e code", "v --tool drgn", "v --tool drgn --json -- script.py"),
+        *("v --debuginfo= -- bt", "v --engine= -- bt", "v --output= -- bt"),
     ],
 )
 def test_mistakes(arguments: str) -> None:
