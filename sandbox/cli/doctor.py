@@ -72,15 +72,23 @@ def demo(
         str, typer.Option(metavar="PROFILE", help="Whose kernel dies.", autocompletion=completion.profiles)
     ] = "debian-12",
     kernel: Annotated[
-        str, typer.Option(metavar="PACKAGE[=VERSION]", help="A kernel package of that distribution.")
-    ] = "linux-image-cloud-amd64",
+        str | None,
+        typer.Option(
+            metavar="PACKAGE[=VERSION]", help="A kernel package of that distribution; by default its newest for clouds."
+        ),
+    ] = None,
     trigger: Annotated[str, typer.Option(help="sysrq, oom or hung-task.")] = "sysrq",
     dump_format: Annotated[
         str,
         typer.Option("--format", help="kdump, kdump-lzo, flattened, elf, proc-vmcore, split, qemu-elf …"),
     ] = "kdump",
     level: Annotated[int, typer.Option(min=0, max=31, help="Pages left out, as of makedumpfile -d.")] = 31,
-    memory: Annotated[int, typer.Option(metavar="MIB", min=512, help="Memory of the machine that dies.")] = 768,
+    memory: Annotated[
+        int | None, typer.Option(metavar="MIB", min=512, help="Memory of the machine that dies.", show_default=False)
+    ] = None,
+    crashkernel: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory kept for the capture kernel.", show_default=False)
+    ] = None,
     cpus: Annotated[int, typer.Option(min=1, max=16)] = 2,
     engine: EngineName = None,
     quiet: Quiet = False,
@@ -90,7 +98,14 @@ def demo(
     from sandbox.engine import connect
 
     spec = DemoSpec(
-        profile=profile, kernel=kernel, trigger=trigger, format=dump_format, level=level, memory=memory, cpus=cpus
+        profile=profile,
+        kernel=kernel,
+        trigger=trigger,
+        format=dump_format,
+        level=level,
+        memory=memory,
+        crashkernel=crashkernel,
+        cpus=cpus,
     )
     with closing(connect(engine)) as connected:
         made = make_vmcore(spec, directory, engine=connected, reporter=render.reporter(quiet=quiet))

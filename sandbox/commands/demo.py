@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +18,16 @@ from sandbox import image
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
 from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed, NoSpace, pasteable
 from sandbox.host import paths
+from sandbox.host.files import write_atomically
 from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.image import containerfile, package_sources
-from sandbox.profiles import Profile, by_name
+from sandbox.profiles import Profile, by_name, load
 from sandbox.progress import QUIET, Reporter, Step
+
+_FAILED: Final = "vmbox-demo: FAILED: "
+_LIST: Final = ".packages"
+"""Suffix of a file with the names of all packages of a kernel, the one that was asked for first."""
 
 TRIGGERS: Final = ("sysrq", "oom", "hung-task")
 """The trigger of the panic."""
@@ -50,15 +55,17 @@ class DemoSpec:
     """Which kernel dies how, and how its memory is written down."""
 
     profile: str = "debian-12"
-    kernel: str = "linux-image-cloud-amd64"
-    """Package, or PACKAGE=VERSION; a meta package stands for the newest kernel of the profile's suite."""
+    kernel: str | None = None
+    """Package, or PACKAGE=VERSION; a meta package stands for the newest kernel of the profile's suites. None, like for
+    `memory` and `crashkernel`: as the profile says (`sandbox.profiles.Demo`)."""
     trigger: str = "sysrq"
     format: str = "kdump"
     level: int = 31
     """makedumpfile -d"""
-    memory: int = 768
-    """MiB; a 6.12 kernel needs 640 with its crash kernel beside it."""
-    crashkernel: str = "256M"
+    memory: int | None = None
+    """MiB"""
+    crashkernel: str | None = None
+    """The boot parameter."""
     cpus: int = 2
     timeout: int = 240
     """Seconds from the start of QEMU to the whole dump."""
@@ -73,6 +80,7 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
         if value not in known:
             raise ConfigurationError(f"{value} is not one of {', '.join(known)}")
     profile = by_name(spec.profile)
+    spec = _with_defaults(spec, profile)
     recipe = containerfile.BuildContext(
         name=f"demo-{profile.name}",
         fragments=("base", "apt", "demo-apt"),
@@ -83,12 +91,13 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
     kernels = paths.cache_dir() / "demo" / profile.name
     kernels.mkdir(parents=True, exist_ok=True)
     with locked(kernels / ".lock", reporter, "fetching a kernel"):
-        package = _fetch(spec, profile, kernels, ref=ref, engine=engine, reporter=reporter)
+        packages = _fetch(spec, profile, kernels, ref=ref, engine=engine, reporter=reporter)
     with scratch_directory() as work:
-        console = _crash(spec, kernels / package, work, ref=ref, engine=engine, reporter=reporter)
+        package = packages[0]
+        console = _crash(spec, kernels, packages, work, ref=ref, engine=engine, reporter=reporter)
         made = work / "out" / "vmcore"
         if not made.is_file() or made.stat().st_size == 0:
-            failed = [said for line in console if (said := line.partition("vmbox-demo: FAILED: ")[2])]
+            failed = [said for line in console if (said := line.partition(_FAILED)[2])]
             raise DemoFailed(
                 f"{package} left no dump" + (f": {failed[0]}" if failed else ""),
                 hint="try another --format or --profile (debian-13's makedumpfile knows zstd)"
@@ -102,66 +111,111 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
         return _deliver(work / "out", directory)
 
 
-def _fetch(spec: DemoSpec, profile: Profile, kernels: Path, *, ref: str, engine: Engine, reporter: Reporter) -> str:
-    """The kernel package's file name in `kernels`; downloaded unless an exact package is there already."""
-    name, _, version = spec.kernel.partition("=")
+def _with_defaults(spec: DemoSpec, profile: Profile) -> DemoSpec:
+    """`spec` with the profile's values where it has none itself. Raises `ConfigurationError` for a profile without."""
+    rules = profile.demo
+    if rules is None:
+        able = sorted(one.name for one in load().values() if one.demo)
+        raise ConfigurationError(
+            f"no demo of {profile.name}: only .deb packages of kernels are unpacked",
+            hint=f"vmbox demo --profile {able[-1]}; there are {', '.join(able)}" if able else "",
+        )
+    return replace(
+        spec,
+        kernel=spec.kernel or rules.kernel,
+        memory=spec.memory or rules.memory,
+        crashkernel=spec.crashkernel or rules.crashkernel,
+    )
+
+
+def _fetch(
+    spec: DemoSpec, profile: Profile, kernels: Path, *, ref: str, engine: Engine, reporter: Reporter
+) -> tuple[str, ...]:
+    """The file names of the kernel's packages in `kernels`; downloaded unless those of an exact package are there."""
+    wanted = spec.kernel or ""
+    name, _, version = wanted.partition("=")
     # linux-image-6.1.0-56-cloud-amd64 names a kernel, linux-image-cloud-amd64 whichever is the newest today.
     if re.match(r"linux-image-\d", name):
-        present = sorted(kernels.glob(f"{name}_{version}*.deb"))
-        if present:
-            return present[-1].name
+        for listed in sorted(kernels.glob(f"{name}_{version}*{_LIST}"), reverse=True):
+            present = tuple(listed.read_text(encoding="utf-8").split())
+            if present and all((kernels / file).is_file() for file in present):
+                return present
     rules = profile.debuginfo
     container = ContainerSpec(
         image=ref,
-        argv=["/usr/libexec/vmbox/demo-fetch", spec.kernel],
+        argv=["/usr/libexec/vmbox/demo-fetch", wanted],
         env={"SOURCES": package_sources.source_lines((*profile.image.sources, *(rules.sources if rules else ())))},
         binds=[Bind(source=kernels.resolve(), target="/kernel", read_only=False)],
         network="host",
         hardened=False,
         as_caller=False,
     )
-    with reporter.step(f"Fetching {spec.kernel}"):
+    with reporter.step(f"Fetching {wanted}"):
         try:
             answer = b"".join(engine.run(container)).decode().split()
         except EngineFailed as error:
             raise DemoFailed(
-                f"{profile.title} has no package {spec.kernel}, or its mirror cannot be reached",
+                f"{profile.title} has no package {wanted}, or its mirror cannot be reached",
                 hint="choose one with --kernel; those available stand above, if the mirror answered",
                 detail=error.detail or error.message,
             ) from error
     if not answer:
-        raise DemoFailed(f"{spec.kernel} was not downloaded", hint="run it again")
-    return answer[-1]
+        raise DemoFailed(f"{wanted} was not downloaded", hint="run it again")
+    write_atomically(kernels / (answer[0].removesuffix(".deb") + _LIST), "\n".join(answer).encode())
+    return tuple(answer)
 
 
-def _crash(spec: DemoSpec, package: Path, work: Path, *, ref: str, engine: Engine, reporter: Reporter) -> list[str]:
-    """Boots, panics, captures; everything lands in `work`/out. Returns the console's lines."""
+def _crash(
+    spec: DemoSpec,
+    kernels: Path,
+    packages: Sequence[str],
+    work: Path,
+    *,
+    ref: str,
+    engine: Engine,
+    reporter: Reporter,
+) -> list[str]:
+    """Boots, panics, captures; everything lands in `work`/out. Returns the console's lines.
+
+    Raises `DemoFailed` with the last of them if the container's script fails.
+    """
     monitor = _QEMU.get(spec.format, "")
     container = ContainerSpec(
         image=ref,
         argv=["/usr/libexec/vmbox/demo-crash"],
         env={
-            "KERNEL": package.name,
+            "KERNEL": " ".join(packages),
             "TRIGGER": spec.trigger,
             "CAPTURE": _MAKEDUMPFILE.get(spec.format, "").format(level=spec.level),
             "MONITOR": monitor,
             "PANIC": "0" if monitor else "10",
             "MEMORY": str(spec.memory),
-            "CRASHKERNEL": spec.crashkernel,
+            "CRASHKERNEL": str(spec.crashkernel),
             "CPUS": str(spec.cpus),
             "TIMEOUT": str(spec.timeout),
         },
         binds=[
-            Bind(source=package.parent.resolve(), target="/kernel"),
+            Bind(source=kernels.resolve(), target="/kernel"),
             Bind(source=work.resolve(), target="/work", read_only=False),
         ],
         tmpfs=[Tmpfs(target="/tmp", size=64 << 20)],  # noqa: S108 - in the container
     )
     lines: list[str] = []
-    with reporter.step(f"Crashing {package.name.partition('_')[0]}") as step:
-        for line in _lines(engine.run(container)):
-            lines.append(line)
-            _follow(line, step, reporter)
+    kernel = packages[0].partition("_")[0]
+    with reporter.step(f"Crashing {kernel}") as step:
+        try:
+            for line in _lines(engine.run(container)):
+                lines.append(line)
+                _follow(line, step, reporter)
+        except EngineFailed as error:
+            failed = [said for line in lines if (said := line.partition(_FAILED)[2])]
+            if not failed:
+                raise
+            raise DemoFailed(
+                f"{kernel}: {failed[-1]}",
+                hint="try another --kernel or --profile",
+                detail=error.detail or "\n".join(lines[-20:]),
+            ) from error
     return lines
 
 

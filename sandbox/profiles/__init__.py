@@ -10,6 +10,7 @@ from sandbox.profiles.definition import (
     Crash,
     DebuginfoArchive,
     DebuginfoRules,
+    Demo,
     ImageDefinition,
     Profile,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "Crash",
     "DebuginfoArchive",
     "DebuginfoRules",
+    "Demo",
     "ImageDefinition",
     "Profile",
     "Selection",

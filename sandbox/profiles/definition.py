@@ -142,6 +142,18 @@ class DebuginfoRules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Demo:
+    """The machine on which `vmbox demo` makes one of the distribution's kernels panic."""
+
+    kernel: str
+    """Package; a meta package is the newest kernel."""
+    memory: int = 768
+    """MiB; a 6.12 kernel needs 640 with its crash kernel beside it."""
+    crashkernel: str = "256M"
+    """The boot parameter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """One distribution major."""
 
@@ -157,6 +169,8 @@ class Profile:
     arch: Mapping[str, str] = field(default_factory=dict)
     """The distribution's name of each architecture (`uname -m`)."""
     debuginfo: DebuginfoRules | None = None
+    demo: Demo | None = None
+    """None if `vmbox demo` cannot use its kernels: it unpacks .deb packages only."""
     latest: bool = False
     """Whether its crash is the newest: it is used above another profile's `max_kernel`, and for unknown kernels."""
     platform: str | None = None

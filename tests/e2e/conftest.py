@@ -26,6 +26,7 @@ KERNELS = {
     "5.10": ("debian-11", ["linux-image-5.10.0-32-cloud-amd64", "linux-image-cloud-amd64"]),
     "6.1": ("debian-12", ["linux-image-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64"]),
     "6.12": ("debian-13", ["linux-image-cloud-amd64", "linux-image-6.12.107+deb13-cloud-amd64"]),
+    "7.2": ("debian-14", ["linux-image-cloud-amd64", "linux-image-7.2.12+deb14-cloud-amd64"]),
 }
 
 FORMS = {
@@ -52,7 +53,7 @@ class Boot:
     """What `vmbox demo` is asked for."""
     more: Mapping[str, str]
     """The others: by file name, what the capture kernel runs."""
-    memory: int = 768
+    memory: int | None = None
     """MiB, as in `DemoSpec`; less where all of it is written down."""
 
 
@@ -67,8 +68,8 @@ _WITH_MORE = """
 import sys
 from sandbox.commands import demo
 demo._MAKEDUMPFILE[sys.argv[1]] += sys.argv[2]
-demo.DemoSpec.__init__.__kwdefaults__.update(timeout=600, memory=int(sys.argv[3]))
-del sys.argv[1:4]
+demo.DemoSpec.__init__.__kwdefaults__.update(timeout=600)
+del sys.argv[1:3]
 """
 """vmbox, with what the capture kernel runs after it has written the form that `vmbox demo` is asked for."""
 
@@ -127,10 +128,11 @@ class Dumps:
         vmbox = self.maker.vmbox
         if boot is not None:
             commands = "".join(f"; {command}" for command in boot.more.values())
-            vmbox = [*self.maker.vmbox[:-1], _WITH_MORE + ENTRY, form, commands, str(boot.memory)]
+            vmbox = [*self.maker.vmbox[:-1], _WITH_MORE + ENTRY, form, commands]
         said = ""
         for package in [self._kernels[kernel]] if kernel in self._kernels else candidates:
             words = ["--profile", profile, "--kernel", package, "--format", form, "--trigger", trigger]
+            words += ["--memory", str(boot.memory)] if boot is not None and boot.memory else []
             made = subprocess.run(
                 [*vmbox, "demo", str(directory), *words],
                 env=dict(self.maker.env),

@@ -1,0 +1,92 @@
+"""`vmbox demo` up to the engine: which kernel, which machine, and what is said when a step in the container fails.
+
+The engine is a fake one here: tests/e2e makes every dump of the suite with real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from sandbox import image, profiles
+from sandbox.commands import demo
+from sandbox.engine import ContainerSpec, Engine
+from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed
+
+BINARY, MODULES = (f"linux-{part}-7.2.12+deb14-cloud-amd64_7.2.12-1_amd64.deb" for part in ("binary", "modules"))
+IMAGE = "linux-image-7.2.12+deb14-cloud-amd64_7.2.12-1_amd64.deb"
+
+
+class _Engine:
+    def __init__(self, crash: Callable[[ContainerSpec], Iterator[bytes]]) -> None:
+        self.crash = crash
+        self.specs: list[ContainerSpec] = []
+
+    def run(self, spec: ContainerSpec) -> Iterator[bytes]:
+        self.specs.append(spec)
+        if spec.argv[0].endswith("demo-fetch"):
+            for name in (IMAGE, BINARY, MODULES):
+                (Path(spec.binds[0].source) / name).write_bytes(b"deb")
+                yield f"{name}\n".encode()
+        else:
+            yield from self.crash(spec)
+
+
+@pytest.fixture(autouse=True)
+def _places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(image, "build", lambda *_, **__: "demo:1")
+
+
+def _fails(spec: ContainerSpec) -> Iterator[bytes]:
+    yield b"unpacking\nvmbox-demo: FAILED: depmod 7.2.12+deb14-cloud-amd64 ended with exit status 1\n"
+    raise EngineFailed("demo-crash ended with exit status 1", detail="depmod: ERROR: could not open directory")
+
+
+def _dies(spec: ContainerSpec) -> Iterator[bytes]:
+    yield b"Kernel panic\n"
+    out = Path(spec.binds[1].source) / "out"
+    out.mkdir()
+    (out / "vmcore").write_bytes(b"KDUMP   ")
+
+
+def test_what_fails_in_the_container_is_named_with_the_words_of_the_program(tmp_path: Path) -> None:
+    engine = cast(Engine, _Engine(_fails))
+    with pytest.raises(DemoFailed, match=r"cloud-amd64: depmod 7\.2\.12.* ended with exit status 1") as failed:
+        demo.make_vmcore(demo.DemoSpec(profile="debian-14"), tmp_path / "out", engine=engine)
+    assert failed.value.detail == "depmod: ERROR: could not open directory"
+
+
+def test_the_machine_is_that_of_the_profile_unless_the_caller_wants_another(tmp_path: Path) -> None:
+    engine = _Engine(_dies)
+    rules = profiles.by_name("debian-14").demo
+    assert rules is not None
+    assert (rules.memory, rules.crashkernel) != (768, "256M")
+    spec = demo.DemoSpec(profile="debian-14", kernel="linux-image-7.2.12+deb14-cloud-amd64")
+    for one in (spec, replace(spec, memory=2000, crashkernel="400M")):
+        demo.make_vmcore(one, tmp_path / "out", engine=cast(Engine, engine))
+    fetched, first, second = engine.specs
+    assert fetched.argv[1] == "linux-image-7.2.12+deb14-cloud-amd64"
+    assert (first.env["MEMORY"], first.env["CRASHKERNEL"]) == (str(rules.memory), rules.crashkernel)
+    assert (second.env["MEMORY"], second.env["CRASHKERNEL"]) == ("2000", "400M")
+    # All packages of the kernel, and of an exact kernel the network is asked once.
+    assert first.env["KERNEL"] == second.env["KERNEL"] == f"{IMAGE} {BINARY} {MODULES}"
+
+
+def test_a_kernel_with_a_package_missing_is_fetched_again(tmp_path: Path) -> None:
+    engine = _Engine(_dies)
+    spec = demo.DemoSpec(profile="debian-14", kernel="linux-image-7.2.12+deb14-cloud-amd64")
+    demo.make_vmcore(spec, tmp_path / "out", engine=cast(Engine, engine))
+    (tmp_path / "cache" / "demo" / "debian-14" / MODULES).unlink()
+    demo.make_vmcore(spec, tmp_path / "out", engine=cast(Engine, engine))
+    assert [spec.argv[0].rpartition("/")[2] for spec in engine.specs] == ["demo-fetch", "demo-crash"] * 2
+
+
+def test_a_profile_without_a_demo_is_refused_with_those_that_have_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no demo of el9") as refused:
+        demo.make_vmcore(demo.DemoSpec(profile="el9"), tmp_path, engine=cast(Engine, _Engine(_dies)))
+    assert "debian-14" in str(refused.value.hint)
