@@ -26,7 +26,7 @@ def log(
         _list(json=json)
         return
     output = render.Output()
-    for path in find(what):
+    for path in find(what, render.reporter(quiet=False)):
         if script:
             output(f"# of {next(records(path), {}).get('dump', path)}\n".encode(errors="backslashreplace"))
         for record in lines(path):
@@ -44,7 +44,7 @@ def _list(*, json: bool) -> None:
     from sandbox.session.transcript import case_id, kept_transcripts, records
 
     rows = []
-    for path in kept_transcripts():
+    for path in kept_transcripts(render.reporter(quiet=False)):
         kept = list(records(path))
         if kept:
             rows.append((case_id(path), str(len(kept)), kept[-1].get("time", ""), kept[0].get("dump", "")))

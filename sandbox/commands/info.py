@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sandbox import render
 from sandbox.dump.release import classify, of_release
-from sandbox.errors import UnknownKernel
-from sandbox.host import paths
+from sandbox.errors import ConfigurationError, UnknownKernel
+from sandbox.host import config, paths
 from sandbox.model import Vmcore, key_of
 from sandbox.profiles import Profile, select
 
@@ -62,7 +62,6 @@ def _identified_there(path: Path, engine: str) -> Vmcore:
 
     from sandbox.case.remote import identify
     from sandbox.engine import connect
-    from sandbox.errors import ConfigurationError
     from sandbox.model import REMOTE_SCHEMES
 
     if not engine.startswith(REMOTE_SCHEMES):
@@ -201,10 +200,15 @@ def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
     """The vmlinux that the dump's open case uses, or that is in the cache; None while there is none."""
     from sandbox.case.store import find
 
+    config.current()  # what is wrong with the settings is said
     try:
-        case = find(vmcore.path)
-    except OSError:
-        case = None
+        cache = paths.cache_dir()
+        try:
+            case = find(vmcore.path)
+        except OSError:
+            case = None
+    except ConfigurationError:
+        return None  # of another user: the dump itself is read without these places
     if case is not None:
         from sandbox.case.store import about_debuginfo
 
@@ -215,7 +219,7 @@ def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
         home = select(vmcore).distribution
     except UnknownKernel:
         home = None
-    if (found := peek(vmcore, home, paths.cache_dir())) is None:
+    if (found := peek(vmcore, home, cache)) is None:
         return None
     return {
         "vmlinux": str(found.vmlinux),

@@ -16,7 +16,7 @@ from typing import Final
 
 from sandbox.engine import podman_config
 from sandbox.errors import EngineFailed, EngineNotFound
-from sandbox.host import paths
+from sandbox.host import config, paths
 from sandbox.host.files import write_atomically
 from sandbox.log import Log
 
@@ -128,7 +128,7 @@ def start_podman(*, own_storage: bool = False) -> Service:
     if not podman:
         raise EngineNotFound("no podman command was found")
     socket = private_socket("podman")
-    storage = _own_storage() if own_storage or _own_storage_root().exists() else []
+    storage = _own_storage() if own_storage or _has_own_storage() else []
     # --time 0: it may be idle during a long download. The pipe of `Service` ends it.
     argv = [podman, *storage, "system", "service", "--time", "0", f"unix://{socket}"]
     service = Service(argv, socket, env=_podman_environment())
@@ -164,6 +164,14 @@ def _podman_environment() -> dict[str, str]:
 
 def _own_storage_root() -> Path:
     return paths.state_dir() / "podman"
+
+
+def _has_own_storage() -> bool:
+    root = _own_storage_root()
+    try:
+        return root.exists()
+    except PermissionError as error:
+        raise config.unreadable(root, error) from error
 
 
 def _own_storage() -> list[str]:

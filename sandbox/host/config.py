@@ -375,6 +375,8 @@ def _readers() -> Mapping[str, _Reader]:
 def _table(path: Path) -> Mapping[str, object]:
     try:
         state = path.stat()
+    except PermissionError as error:
+        raise unreadable(path, error) from error
     except OSError:
         return {}
     return _parse(path, state.st_mtime_ns, state.st_size)
@@ -394,6 +396,12 @@ def _parse(path: Path, _changed: int, _size: int) -> Mapping[str, object]:
         if name not in readers:
             raise _unknown(name, str(path))
     return {name: _read(readers[name], value, f"{path}: {name}") for name, value in table.items()}
+
+
+def unreadable(path: Path, error: OSError) -> ConfigurationError:
+    """The error for one of the user's own places that this process may not read: `su -p` keeps another user's HOME."""
+    hint = "is $HOME yours, and each $XDG_…_HOME? log in with su - or sudo -i; vmbox config template names the settings"
+    return ConfigurationError(f"{path}: {error.strerror}", hint=hint)
 
 
 def _unknown(key: str, where: str) -> ConfigurationError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import warnings
 from functools import cache
 from pathlib import Path
@@ -24,8 +25,25 @@ def config_dir() -> Path:
     return config.directory()
 
 
+def own_files(directory: Path, pattern: str) -> list[Path]:
+    """The files of one of the user's directories, sorted. Raises `ConfigurationError` where it cannot be read."""
+    try:
+        return sorted(path for path in directory.iterdir() if path.match(pattern))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise config.unreadable(directory, error) from error
+
+
 def cache_dir() -> Path:
-    """Debuginfo, downloads under way, unpacked dumps. `$VMBOX_CACHE_DIR` overrides."""
+    """Debuginfo, downloads under way, unpacked dumps. `$VMBOX_CACHE_DIR` overrides.
+
+    Raises `ConfigurationError` for root where it is another user's.
+    """
+    return _usable(_cache_dir(), "cache")
+
+
+def _cache_dir() -> Path:
     return config.current().cache_dir or _default("cache")
 
 
@@ -35,7 +53,7 @@ def unpacked_dir() -> Path:
     In the cache, if only the user can write there. If others can, the cache may be shared, but a dump may not: then in
     the cache that the user has without settings.
     """
-    cache = cache_dir()
+    cache = _cache_dir()
     try:
         status = cache.stat()
     except OSError:
@@ -50,7 +68,9 @@ def make_private(directory: Path, setting: str = "VMBOX_CACHE_DIR") -> None:
     The owner and mode are those of the opened directory, and a link is refused: a directory that another user made in
     advance would give them what is put there, or let them change it. Raises `ConfigurationError`.
     """
-    hint = f"choose a directory of your own with ${setting}"
+    kind = setting.removeprefix(config.PREFIX).removesuffix("_DIR").lower()
+    _usable(directory, kind)
+    hint = f"it is from {_origin(kind)}: log in with su - or sudo -i, or choose a directory of your own with ${setting}"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -96,9 +116,62 @@ def runtime_dir() -> Path:
     return path
 
 
+def _usable(directory: Path, kind: str) -> Path:
+    """The directory itself. Raises `ConfigurationError` for root where it is, or would be made in, another user's.
+
+    What root leaves there, the user's own vmbox can neither read nor remove. `sudo -E` and `su -p` keep $HOME. A cache
+    of a group is meant to be shared.
+    """
+    if os.geteuid() != 0:
+        return directory
+    status = _nearest(directory)
+    if status is not None:
+        of_a_group = stat.S_ISGID | stat.S_IWGRP
+        if status.st_uid == 0 or (kind == "cache" and status.st_mode & of_a_group == of_a_group):
+            return directory
+    owner = "another user" if status is None else _user(status.st_uid)
+    raise ConfigurationError(
+        f"{directory} ({_origin(kind)}) belongs to {owner}, and this is root",
+        hint=f"sudo -H vmbox …, or without sudo; else choose another place: ${config.variable(f'{kind}_dir')}",
+    )
+
+
+def _nearest(directory: Path) -> os.stat_result | None:
+    """The state of the directory, or of the one in which it would be made. None if root may not know it: on NFS."""
+    for path in (directory, *directory.absolute().parents):
+        try:
+            return path.stat()
+        except PermissionError:
+            return None
+        except OSError:
+            continue
+    return None
+
+
+def _origin(kind: str) -> str:
+    """The setting or variable that says where the directory is."""
+    setting = f"{kind}_dir"
+    if getattr(config.current(), setting) is not None:
+        return config.origin(setting)
+    variable = f"XDG_{kind.upper()}_{'DIR' if kind == 'runtime' else 'HOME'}"
+    return f"${variable}" if os.environ.get(variable, "").strip() else "$HOME"
+
+
+def _user(number: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
 def state_dir() -> Path:
-    """Histories and transcripts. `$VMBOX_STATE_DIR` overrides."""
-    return config.current().state_dir or _default("state")
+    """Histories and transcripts. `$VMBOX_STATE_DIR` overrides.
+
+    Raises `ConfigurationError` for root where it is another user's.
+    """
+    return _usable(config.current().state_dir or _default("state"), "state")
 
 
 @cache
@@ -120,6 +193,13 @@ def _default(kind: str) -> Path:
     import platformdirs
 
     dirs = platformdirs.PlatformDirs("vmbox", appauthor=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return dirs.user_cache_path if kind == "cache" else dirs.user_runtime_path
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return dirs.user_cache_path if kind == "cache" else dirs.user_runtime_path
+    except OSError as error:
+        # The substitute in /tmp is there, and is another user's: anyone can make it.
+        hint = "choose a directory of your own: export VMBOX_RUNTIME_DIR=DIRECTORY"
+        raise ConfigurationError(
+            f"there is no XDG_RUNTIME_DIR, and its substitute is refused: {error}", hint=hint
+        ) from error

@@ -39,7 +39,7 @@ def _files() -> dict[str, Path]:
     return {
         file.stem: file
         for directory in (paths.data_dir() / "images", paths.config_dir() / "images")
-        for file in sorted(directory.glob("*.toml"))
+        for file in paths.own_files(directory, "*.toml")
         if file.name not in _NOT_PROFILES
     }
 

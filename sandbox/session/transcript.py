@@ -114,10 +114,10 @@ def header(case: Case) -> dict[str, object]:
     }
 
 
-def find(what: str) -> list[Path]:
+def find(what: str, reporter: Reporter = QUIET) -> list[Path]:
     """The transcripts that `what` names: a case, the beginning of one, or a dump file. Raises `CaseNotFound`."""
     refuse_empty(what)
-    kept = kept_transcripts()
+    kept = kept_transcripts(reporter)
     found = [path for path in kept if path.name.startswith(what)]
     if not found:
         dump = str(Path(what).resolve())
@@ -127,9 +127,15 @@ def find(what: str) -> list[Path]:
     return found
 
 
-def kept_transcripts() -> list[Path]:
-    """All of them, the one with the oldest last command first."""
-    return sorted(_directory().glob(f"*{_SUFFIX}"), key=lambda path: path.stat().st_mtime)
+def kept_transcripts(reporter: Reporter = QUIET) -> list[Path]:
+    """All that can be read, the one with the oldest last command first; the others are said."""
+    found = []
+    for path in paths.own_files(_directory(), f"*{_SUFFIX}"):
+        if os.access(path, os.R_OK):
+            found.append(path)
+        else:
+            reporter.notice(f"{path} cannot be read: it belongs to another user")
+    return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
 def records(path: Path) -> Iterator[Mapping[str, Any]]:
