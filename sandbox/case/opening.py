@@ -124,13 +124,14 @@ def _close_case(case: Case) -> None:
 def open_dump(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET) -> Case:
     """Opens a case of a dump, with what has to be fetched and built for it."""
     from sandbox.case.container import close_overdue
-    from sandbox.dump import identify, is_plain, unpack
+    from sandbox.dump import identify, index_pieces, is_plain, unpack
     from sandbox.engine import connect
     from sandbox.engine.orphans import orphans
 
     options = options or OpenOptions()
     if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
         return _open_elsewhere(dump, options, reporter)
+    index_pieces(dump, paths.unpacked_dir(), reporter)
     vmcore = identify(dump)
     selection = _select(vmcore, dump, options, reporter)
     if not is_plain(vmcore):

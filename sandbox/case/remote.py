@@ -47,7 +47,7 @@ import dataclasses, io, json, sys, zipfile
 zipfile.ZipFile(io.BytesIO(sys.stdin.buffer.read(int(sys.argv[2])))).extractall("/tmp/vmbox")
 sys.path.insert(0, "/tmp/vmbox")
 from pathlib import Path
-from sandbox.dump import identify
+from sandbox.dump import identify_alone as identify
 from sandbox.errors import VmboxError
 from sandbox.model import key_of
 try:

@@ -201,7 +201,7 @@ def close(
 ) -> None:
     """Close the cases of dumps: their containers are removed, and nothing is left behind.
 
-    Also removes the unpacked copy of an archive, even if the case has ended by itself.
+    Also removes the unpacked copy of an archive and the index of a flattened dump, if the case has ended by itself too.
     """
     from sandbox.case import store
     from sandbox.case.container import close as end
@@ -217,7 +217,7 @@ def close(
         try:
             found |= {case.id: case for case in store.find_by_id_or_dump(one)}
         except CaseNotFound:
-            if not Path(one).exists() or not unpacked_path(Path(one), copies).is_file():
+            if not Path(one).exists() or not unpacked_path(Path(one), copies).parent.is_dir():
                 raise
             ended.append(Path(one))
     failures: list[VmboxError] = []
@@ -235,6 +235,6 @@ def close(
     for dump in dict.fromkeys(ended):
         # The name of a copy is made from the dump's file, so a missing or inaccessible dump has none.
         if os.access(dump, os.F_OK) and store.find(dump) is None and forget(dump, copies):
-            render.note(f"removed what {dump.name} was unpacked to")
+            render.note(f"removed what was kept of {dump.name}")
     if failures:
         raise typer.Exit(failures[0].exit_code)

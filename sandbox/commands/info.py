@@ -31,9 +31,14 @@ _WORDS = {
 def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = None) -> None:
     """`vmbox info`: identifies a dump, of this host or of that of an `engine` elsewhere, and prints what is known."""
     if engine is None:
-        from sandbox.dump import identify
+        from sandbox.dump import identify, index_pieces
 
+        index_pieces(path, paths.unpacked_dir(), render.reporter(quiet=False))
         vmcore = identify(path)
+        if vmcore.flattened and vmcore.skipped is not None and vmcore.path != path:
+            # It was found in a directory.
+            index_pieces(vmcore.path, paths.unpacked_dir(), render.reporter(quiet=False))
+            vmcore = identify(path)
         if vmcore.skipped is not None:
             vmcore = _of_unpacked(vmcore, unpack=unpack)
     else:

@@ -133,9 +133,9 @@ def _cache() -> Iterator[Leak]:
     for entry in sorted((place / "tmp").glob("[!.]*")):
         if _mine(entry) and not is_locked(entry):
             yield _file(entry, "temporary file", "its process is gone")
-    for entry in sorted(place.glob("dumps/*/vmcore.part*")):
-        if _mine(entry) and not Path(f"/proc/{entry.name.removeprefix('vmcore.part')}").exists():
-            yield _file(entry, "temporary file", "an unpacked dump that was not finished")
+    for entry in sorted(place.glob("dumps/*/*.part*")):
+        if _mine(entry) and not Path(f"/proc/{entry.name.rpartition('.part')[2]}").exists():
+            yield _file(entry, "temporary file", "a dump's copy or index that was not finished")
 
 
 def _mine(entry: Path) -> bool:

@@ -8,24 +8,48 @@ there is only Python.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from sandbox.dump.identify import identify
+from sandbox.dump.identify import identify as identify_alone
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
 
-__all__ = ["identify", "is_plain", "read_log", "unpack"]
+__all__ = ["identify", "identify_alone", "index_pieces", "is_plain", "read_log", "unpack"]
+
+
+def identify(path: Path, *, log: bool = True) -> Vmcore:
+    """`sandbox.dump.identify.identify`, with the index of a flattened dump where the cache has one."""
+    from sandbox.host import paths
+
+    return identify_alone(path, log=log, kept=paths.unpacked_dir)
+
+
+def index_pieces(path: Path, into: Path, reporter: Reporter = QUIET) -> None:
+    """Keeps the index of a large flattened dump under `into`, so that `identify` and all others find it there.
+
+    It is made once, by a walk through the file. Does nothing for any other file, and for one that cannot be read.
+    Raises `ConfigurationError` for a directory that is not the user's own.
+    """
+    from sandbox.dump import flattened, piece_index
+    from sandbox.dump.source import FileSource
+    from sandbox.errors import DumpError
+
+    with suppress(DumpError), FileSource(path) as source:
+        if source.size >= piece_index.LARGE and source.read_at(0, len(flattened.MAGIC)) == flattened.MAGIC:
+            piece_index.keep(source, into, reporter)
 
 
 def read_log(path: Path, *, unpack_into: Path | None = None, reporter: Reporter = QUIET) -> Iterator[bytes]:
     """Lines of the kernel log as dmesg prints them. See `sandbox.dump.kernel_log`.
 
-    A dump too deep in an archive to be read there is unpacked under `unpack_into`, once, if that is given.
+    A dump too deep in an archive to be read there is unpacked under `unpack_into`, once, if that is given. So is the
+    index of a flattened one kept there.
     """
     from sandbox.dump import kernel_log
 
     try:
-        yield from kernel_log.read_log(path)
+        yield from kernel_log.read_log(path, keep_into=unpack_into, reporter=reporter)
     except kernel_log.LogTooDeep:
         if unpack_into is None:
             raise

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox.dump import completeness, crash_directory, magic, panic, reader, saved_log, vmcoreinfo
+from sandbox.dump import completeness, crash_directory, magic, panic, piece_index, reader, saved_log, vmcoreinfo
 from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
 from sandbox.dump.memory_dump import apply_dump
 from sandbox.dump.printk import Record
@@ -18,31 +19,35 @@ from sandbox.model import DumpFormat, Vmcore, Wrapper
 _log = Log("dump")
 
 
-def identify(path: Path, *, log: bool = True) -> Vmcore:
+def identify(path: Path, *, log: bool = True, kept: Callable[[], Path] | None = None) -> Vmcore:
     """Reads the facts about the dump at `path`. Executes, unpacks and writes nothing.
+
+    `kept` returns the directory where indexes of flattened dumps are kept; only the one that is there is read.
 
     `path` may also be a compressed dump or an archive with one, a directory of kdump's, a sosreport, or a kernel log as
     text. `log=False` reads headers and notes only. Raises `DumpNotFound`, `DumpUnreadable`, `NotADump` or
     `DumpDamaged`;
     a dump that is cut or flagged incomplete is no error as long as its header can be read.
     """
-    return _identify(path, Budget(SECONDS), log=log)
+    return _identify(path, Budget(SECONDS), log=log, kept=kept)
 
 
-def _identify(path: Path, budget: Budget, *, log: bool, below: Path | None = None) -> Vmcore:
+def _identify(
+    path: Path, budget: Budget, *, log: bool, kept: Callable[[], Path] | None, below: Path | None = None
+) -> Vmcore:
     """The same; what was found `below` a directory is opened without following links."""
     try:
         directory = below is None and path.is_dir()
     except OSError as error:  # a directory above it is closed to us
         raise cannot_open(path, error) from error
     if directory:
-        return _identify_directory(path, budget, log=log)
+        return _identify_directory(path, budget, log=log, kept=kept)
     if path.suffix == ".vmem":
         # VMware's memory without the state that says what it is; that lies beside it.
         names = (path.with_suffix(suffix).name for suffix in (".vmss", ".vmsn"))
         state = next((one for name in names if (one := beside(path, name)) is not None), None)
         if state is not None:
-            return _identify(state, budget, log=log, below=path.parent)
+            return _identify(state, budget, log=log, kept=kept, below=path.parent)
     with FileSource(path, budget=budget, below=below) as source:
         builder = VmcoreBuilder(path, source.size)
         if source.size == 0:
@@ -50,7 +55,7 @@ def _identify(path: Path, budget: Budget, *, log: bool, below: Path | None = Non
                 f"{path} is empty", hint="kdump ran out of space or was killed before it wrote; look for another dump"
             )
         try:
-            _examine(builder, source, path, budget, log=log)
+            _examine(builder, source, path, budget, log=log, kept=kept)
         except DeadlineExceeded as error:
             raise DumpDamaged(
                 f"{path}: no dump was found in it in {SECONDS} s", hint="unpack it, if it is an archive, and try again"
@@ -64,12 +69,12 @@ def _ways(builder: VmcoreBuilder) -> str:
     return "".join(f"; {name} from {origin}" for name, origin in sorted(builder.origins.items()))
 
 
-def _identify_directory(directory: Path, budget: Budget, *, log: bool) -> Vmcore:
+def _identify_directory(directory: Path, budget: Budget, *, log: bool, kept: Callable[[], Path] | None) -> Vmcore:
     # Looking around takes half of the time at most: some is left for what was found.
     contents = crash_directory.look(directory, budget.part(SECONDS / 2))
     dump = crash_directory.choose(directory, contents)
     if dump is not None:
-        return _identify(dump, budget, log=log, below=directory)
+        return _identify(dump, budget, log=log, kept=kept, below=directory)
     if not contents.logs and contents.uname is None:
         if contents.cut:
             raise NotADump(f"{directory} holds too many files to look for a dump in all", hint="name the dump itself")
@@ -90,11 +95,21 @@ def _identify_directory(directory: Path, budget: Budget, *, log: bool) -> Vmcore
     return builder.build()
 
 
-def _examine(builder: VmcoreBuilder, source: FileSource, path: Path, budget: Budget, *, log: bool) -> None:
+def _examine(
+    builder: VmcoreBuilder,
+    source: FileSource,
+    path: Path,
+    budget: Budget,
+    *,
+    log: bool,
+    kept: Callable[[], Path] | None,
+) -> None:
     head = source.read_at(0, magic.PEEK)
     kind = magic.dump_format_of(source)
     if reader.reads_memory(kind):
-        apply_dump(builder, source, path, budget, log=log)
+        flattened = kind is DumpFormat.FLATTENED
+        index = piece_index.find(source, kept()) if flattened and kept is not None else None
+        apply_dump(builder, source, path, budget, log=log, index=index)
     elif kind is not None:
         _take_named(builder, kind, source, path, budget)
     elif magic.wrapper(head) is not None:

@@ -7,26 +7,28 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import crash_directory, magic, printk, reader, split_set
+from sandbox.dump import crash_directory, magic, piece_index, printk, reader, split_set
 from sandbox.dump.source import Budget, DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable, pasteable
+from sandbox.model import DumpFormat
+from sandbox.progress import QUIET, Reporter
 
 _SECONDS: Final = 60.0
-"""A flattened file of 100 GB needs a read for each of its millions of pieces."""
 
 
 class LogTooDeep(DumpUnreadable):
     """The dump has to be unpacked before its log can be read. Raised before the first line."""
 
 
-def read_log(path: Path) -> Iterator[bytes]:
+def read_log(path: Path, *, keep_into: Path | None = None, reporter: Reporter = QUIET) -> Iterator[bytes]:
     """Lines without newline, `[    1.234567] text`; control characters are the caller's business.
 
+    The index of a flattened dump is kept under `keep_into`, and takes the time it takes; without, it is made here.
     Where the log cannot be walked in the dump, the one that kdump saved beside it is given instead. Raises
     `DumpUnreadable` when there is neither, and what `identify` raises.
     """
     budget = Budget(_SECONDS)
-    below = None
+    below = index = None
     if path.is_dir():
         contents = crash_directory.look(path, budget)
         dump = crash_directory.choose(path, contents)
@@ -53,7 +55,11 @@ def read_log(path: Path) -> Iterator[bytes]:
                 )
             yield from _saved_beside(saved)
             return
-        opened = reader.open_dump(source, str(path))
+        if kind is DumpFormat.FLATTENED and keep_into is not None:
+            with FileSource(path, below=below) as whole:
+                index = piece_index.keep(whole, keep_into, reporter)
+            budget.restart()
+        opened = reader.open_dump(source, str(path), index)
         try:
             yield from _walk(opened, path, budget)
         except printk.LogMissingError as error:

@@ -19,14 +19,23 @@ from sandbox.dump import (
 from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
 from sandbox.dump.dump_file import Part
 from sandbox.dump.header import Memory, PageMissingError
-from sandbox.dump.source import Budget, DeadlineExceeded, FileSource
+from sandbox.dump.piece_index import PieceIndex
+from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource
 from sandbox.errors import VmboxError
 from sandbox.formats.streams import Source
 
 
-def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, budget: Budget, *, log: bool) -> None:
-    """A dump whose memory can be read: header, completeness, log, build-id."""
-    opened = reader.open_dump(source, str(path))
+def apply_dump(
+    builder: VmcoreBuilder,
+    source: Source,
+    path: Path,
+    budget: Budget,
+    *,
+    log: bool,
+    index: PieceIndex | None = None,
+) -> None:
+    """A dump whose memory can be read: header, completeness, log, build-id. `index` is of a flattened one."""
+    opened = reader.open_dump(source, str(path), index, patience=SECONDS / 2)
     builder.set(flattened=opened.flat is not None)
     with ExitStack() as parts:
         _apply_split_set(builder, opened, path, budget, parts)
@@ -44,6 +53,8 @@ def apply_dump(builder: VmcoreBuilder, source: Source, path: Path, budget: Budge
             with suppress(DeadlineExceeded, PageMissingError):
                 _apply_log(builder, opened, budget)
                 _apply_image(builder, opened, budget)
+            if opened.flat is not None and opened.flat.size is None and builder.get("panic") is None:
+                builder.set(skipped="the log, with cause and panic: it has too many pieces to be indexed on the way")
 
 
 def _apply_split_set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from sandbox.dump import (
 )
 from sandbox.dump.dump_file import DumpFile
 from sandbox.dump.header import Header, Memory, PageMissingError
+from sandbox.dump.piece_index import PieceIndex
 from sandbox.dump.source import DeadlineExceeded
 from sandbox.errors import DumpDamaged
 from sandbox.formats.streams import Source
@@ -135,18 +137,20 @@ def parse(source: Source, name: str) -> DumpFile | None:
     return None if found is None else found.parse(source, name)
 
 
-def open_dump(source: Source, name: str) -> DumpReader:
-    """A file of one of `FORMATS`, or a flattened one.
+def open_dump(source: Source, name: str, index: PieceIndex | None = None, *, patience: float = math.inf) -> DumpReader:
+    """A file of one of `FORMATS`, or a flattened one, whose `index` may be known; else making it takes so many seconds.
 
     Raises `DumpDamaged` when its header cannot be read, `NotADump` for ELF files that are something else.
     """
     flat = None
     if source.read_at(0, len(flattened.MAGIC)) == flattened.MAGIC:
-        source = flat = flattened.FlattenedSource(source)
+        source = flat = flattened.FlattenedSource(source, index, patience=patience)
     found = _format(source)
-    if found is not None and found.header_written_last and flat is not None:
+    if flat is not None and (found is None or found.header_written_last):
+        # Pieces may be in any order. It is judged by the first ones where walking through all takes too long.
         with suppress(DeadlineExceeded):
             flat.complete_index()
+            found = _format(source)
     file = None if found is None else found.parse(source, name)
     if file is None:
         raise _damaged_header(name, source, flat, found or _KDUMP)

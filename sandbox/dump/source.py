@@ -7,11 +7,12 @@ mapped: a file that is cut by another process, or by NFS, would end a mapping pr
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +40,12 @@ class Budget:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Gives all of the time again, after something that had to be waited for."""
+        self._deadline = time.monotonic() + self._seconds
 
     def ask(self) -> None:
         """Raises `DeadlineExceeded`."""
@@ -181,6 +187,16 @@ class FileSource:
             ) from error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
+    @property
+    def identity(self) -> str:
+        """Names the file as it is now. See `identity`."""
+        return identity(self.path, os.fstat(self._fd))
+
+    def will_need(self, offset: int, size: int) -> None:
+        """Asks the kernel to read ahead, which does not wait. Nothing happens where it cannot."""
+        with suppress(OSError):
+            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
+
     def close(self) -> None:
         os.close(self._fd)
 
@@ -189,6 +205,12 @@ class FileSource:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def identity(path: Path, status: os.stat_result) -> str:
+    """The name of the directory of what is kept of a dump: made of the file's identity, not of its content."""
+    text = f"{path.resolve()}\0{status.st_dev}\0{status.st_ino}\0{status.st_size}\0{status.st_mtime_ns}"
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _permission(path: Path) -> str:

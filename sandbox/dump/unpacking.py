@@ -6,7 +6,6 @@ dump as makedumpfile would have written it to a local disk.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -16,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import crash_directory, flattened, reader, wrappers
-from sandbox.dump.source import FileSource
+from sandbox.dump import crash_directory, flattened, piece_index, reader, wrappers
+from sandbox.dump.source import FileSource, identity
 from sandbox.errors import ConfigurationError, DumpDamaged, DumpError, NoSpace, NotADump
 from sandbox.formats.streams import CorruptData, Source, SourceStream, Stream
 from sandbox.host import paths
@@ -43,9 +42,7 @@ _PIECE: Final = struct.Struct(">qq")
 
 def unpacked_path(path: Path, into: Path) -> Path:
     """Where `unpack` puts the dump at `path`; the name depends on the file's identity, not on its content."""
-    status = path.stat()
-    identity = f"{path.resolve()}\0{status.st_dev}\0{status.st_ino}\0{status.st_size}\0{status.st_mtime_ns}"
-    return into / hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16] / "vmcore"
+    return into / identity(path, path.stat()) / "vmcore"
 
 
 def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
@@ -107,7 +104,7 @@ def _open_private(name: str, flags: int) -> int:
 
 
 def forget(path: Path, into: Path) -> bool:
-    """Removes the copy that `unpack` made of the dump at `path`; returns whether there was one. Keeps `path`."""
+    """Removes what is kept of the dump at `path`: copy and index. Returns whether there was any. Keeps `path`."""
     try:
         return discard(unpacked_path(path, into))
     except OSError:  # the dump is gone, and with it the copy's name
@@ -115,17 +112,18 @@ def forget(path: Path, into: Path) -> bool:
 
 
 def discard(copy: Path) -> bool:
-    """Removes a copy that `unpack` made, with its directory; returns whether it existed."""
-    try:
-        copy.unlink()
-        there = True
-    except FileNotFoundError:
-        there = False
-    except OSError:
-        return False
+    """Removes a copy that `unpack` made, with the index beside it and their directory; returns whether one existed."""
+    there = False
+    # The mark last: it tells the next triage to remove a copy that is still there.
+    for kept in (copy, copy.with_name(piece_index.NAME), copy.with_name(PASSING)):
+        try:
+            kept.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return there
+        there = there or kept.name != PASSING
     with suppress(OSError):
-        # The mark last: it tells the next triage to remove a copy that is still there.
-        copy.with_name(PASSING).unlink(missing_ok=True)
         copy.parent.rmdir()
     return there
 

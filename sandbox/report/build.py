@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.options import OpenOptions
-from sandbox.dump import identify, read_log
+from sandbox.dump import identify, index_pieces, read_log
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
 from sandbox.errors import VmboxError
+from sandbox.host import paths
 from sandbox.model import PanicCause, Vmcore, kernel_version
 from sandbox.progress import QUIET, Reporter
 from sandbox.report import backtrace, kmem, signature, tables
@@ -42,6 +43,7 @@ def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QU
     Raises `VmboxError` only when there is no dump to identify.
     """
     began = time.monotonic()
+    index_pieces(dump, paths.unpacked_dir(), reporter)
     vmcore = identify(dump)
     try:
         answers, problem = collect(dump, options or OpenOptions(), reporter, timeout=timeout), None
