@@ -6,6 +6,7 @@ A case's state is the container and a directory in the runtime directory (see `l
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import pwd
@@ -79,12 +80,13 @@ def open_case(
         if present is not None and present.script == SESSION_VERSION and store.is_running(present):
             return present
         # The rest is of a container that is gone (a reboot, a restarted engine, a kill), or of another vmbox version.
-        engine.remove(f"vmbox-{ident}")
+        name = container_name(directory)
+        engine.remove(name)
         store.remove(directory)
         store.make_directory(directory)
         token = secrets.token_hex(16)
         spec = container_spec(
-            ident=ident,
+            name=name,
             image=image,
             files=files if there else [file.resolve() for file in files],
             debuginfo=None if debuginfo.in_image else debuginfo.directory,
@@ -114,7 +116,7 @@ def open_case(
                 else:
                     _await_ready(directory / store.SHARED, token, engine, container.id)
         except BaseException:
-            engine.remove(f"vmbox-{ident}")
+            engine.remove(name)
             store.remove(directory)
             raise
         _log.info("container %s is ready after %.3f s", container.id, time.monotonic() - began)
@@ -190,9 +192,18 @@ def scratch_size(case: Case) -> int:
     return (memory if wanted == 0 else memory * 3 // 4) // _SCRATCH_SHARE
 
 
+def container_name(directory: Path) -> str:
+    """The name of the container of the case in `directory`: another one for each user, host and runtime directory.
+
+    Those may share an engine and open the same dump, and none of them may remove the container of another.
+    """
+    owner = f"{platform.node()}\0{os.getuid()}\0{directory.parent}"
+    return f"vmbox-{directory.name}-{hashlib.sha256(os.fsencode(owner)).hexdigest()[:8]}"
+
+
 def container_spec(
     *,
-    ident: str,
+    name: str,
     image: str,
     files: Sequence[Path],
     debuginfo: Path | None,
@@ -211,7 +222,7 @@ def container_spec(
     return ContainerSpec(
         image=image,
         platform=platform,
-        name=f"vmbox-{ident}",
+        name=name,
         argv=[SESSION],
         labels=labels,
         env=_ENVIRONMENT | env,

@@ -39,6 +39,7 @@ class PodmanEngine:
         self._client: Any = podman.PodmanClient(base_url=url)
         requests_log.attach(self._client.api)
         self._info: EngineInfo | None = None
+        self._vfs = False
         self._seccomp = ""
         self._environments: dict[str, Mapping[str, str]] = {}
         """By reference, of the images that were looked at."""
@@ -65,6 +66,7 @@ class PodmanEngine:
             with self._translating_errors("describe itself"):
                 told = self._client.info()
             host, here = told["host"], os.uname()
+            self._vfs = told["store"]["graphDriverName"] == "vfs"
             self._seccomp = host["security"].get("seccompProfilePath") or ""
             self._cgroup_namespaces = host.get("cgroupVersion") != "v1"
             rootless = bool(host["security"]["rootless"])
@@ -85,8 +87,8 @@ class PodmanEngine:
 
     def uses_vfs(self) -> bool:
         """Whether its storage copies every layer in full because it has no overlay (driver vfs)."""
-        with self._translating_errors("describe itself"):
-            return bool(self._client.info()["store"]["graphDriverName"] == "vfs")
+        self.info()
+        return self._vfs
 
     # Images
 

@@ -368,7 +368,7 @@ def spec(engine: EngineUnderTest, own_dump: Path, case: dict[str, Any]) -> Conta
     (runtime / "lock").touch()
     os.chown(runtime / "lock", engine.uid, engine.gid)
     return container_spec(
-        ident="isolation",
+        name="vmbox-isolation",
         image=case["image"],
         files=[own_dump],
         debuginfo=Path(case["vmlinux"]).parent,

@@ -82,6 +82,20 @@ def test_once_leaves_nothing_and_touches_nobody(vmbox, engine: EngineUnderTest, 
     assert len(engine.engine.containers({labels.CASE: ""})) == len(json.loads(before))
 
 
+def test_two_users_of_an_engine_open_the_same_dump(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    """A runtime directory of its own is what another user, or another host, of the same engine has."""
+    vmbox("run", own_dump, "--", "p 1")
+    other = {**engine.env, "VMBOX_RUNTIME_DIR": str(engine.directory())}
+    command = [*engine.vmbox, "run", "--once", str(own_dump), "--", "p 2"]
+    assert re.search(rb"= 2\n$", subprocess.run(command, env=other, check=True, capture_output=True).stdout)
+    command.remove("--once")
+    assert re.search(rb"= 2\n$", subprocess.run(command, env=other, check=True, capture_output=True).stdout)
+    # Without a notice that the dump is opened: the first case is still there.
+    assert vmbox("run", own_dump, "--", "!true").stderr == b""
+    subprocess.run([*engine.vmbox, "close", str(own_dump)], env=other, check=True, capture_output=True)
+    assert vmbox("run", own_dump, "--", "!true").stderr == b""
+
+
 def test_an_idle_case_disposes_of_itself_unless_it_is_kept(docker_engine: EngineUnderTest, dumps) -> None:
     """On one engine: the script in the container is the same on all."""
     dump = dumps.copy_for(docker_engine, dumps())

@@ -21,7 +21,7 @@ RECORDED = Path(__file__).parents[1] / "fixtures" / "engine"
 """Docker 20.10 and Podman 4.3, of `SPEC`."""
 LIMIT = 18957376512
 SPEC = container_spec(
-    ident="x",
+    name="vmbox-x",
     image="x",
     files=[Path("/evidence/vmcore")],
     debuginfo=Path("/evidence/debuginfo"),

@@ -69,7 +69,7 @@ def _spec(engine: EngineUnderTest, image: str) -> ContainerSpec:
         os.chown(path, engine.uid, engine.gid)
     script = "\n".join(f"echo '@''@ {name}'; {command}" for name, command in QUESTIONS.items())
     case = container_spec(
-        ident="hostile",
+        name="vmbox-hostile",
         image=image,
         files=[directory / "vmcore"],
         debuginfo=directory / "debuginfo",
