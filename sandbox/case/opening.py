@@ -14,12 +14,15 @@ from sandbox.case.provision import Provisioned, provision
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, EngineFailed, pasteable
 from sandbox.host import config, paths
+from sandbox.host.background import in_background
 from sandbox.log import Log
 from sandbox.model import REMOTE_SCHEMES, Case, DumpFormat
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
     # A warm run finds its case and needs none of these.
+    from concurrent.futures import Future
+
     from sandbox.engine import Engine
     from sandbox.model import Vmcore
     from sandbox.profiles import Selection
@@ -125,27 +128,49 @@ def open_dump(dump: Path, options: OpenOptions | None = None, reporter: Reporter
     """Opens a case of a dump, with what has to be fetched and built for it."""
     from sandbox.case.container import close_overdue
     from sandbox.dump import identify, index_pieces, is_plain, unpack
-    from sandbox.engine import connect
     from sandbox.engine.orphans import orphans
 
     options = options or OpenOptions()
     if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
         return _open_elsewhere(dump, options, reporter)
-    index_pieces(dump, paths.unpacked_dir(), reporter)
-    vmcore = identify(dump)
-    selection = _select(vmcore, dump, options, reporter)
-    if not is_plain(vmcore):
-        vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
-    engine = connect(options.engine)
-    try:
+    with _connecting(options.engine) as connecting:
+        index_pieces(dump, paths.unpacked_dir(), reporter)
+        vmcore = identify(dump)
+        selection = _select(vmcore, dump, options, reporter)
+        if not is_plain(vmcore):
+            vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
+        engine = connecting.result()
         _refuse_remote(engine, dump)
         close_overdue()
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
         ready = provision(vmcore, selection, options, engine, reporter)
         return _case(vmcore, ready, options, engine, reporter)
+
+
+@contextmanager
+def _connecting(name_or_url: str | None) -> Iterator[Future[Engine]]:
+    """Yields the engine to be: it needs some tenths of a second to start and to describe itself."""
+    from sandbox.engine import connect
+
+    def connected() -> Engine:
+        engine = connect(name_or_url)
+        with ExitStack() as on_failure:
+            on_failure.callback(engine.close)
+            engine.info()
+            on_failure.pop_all()
+        return engine
+
+    connecting = in_background(connected, name="engine")
+    try:
+        yield connecting
     finally:
-        engine.close()
+        connecting.add_done_callback(_close_engine)
+
+
+def _close_engine(connecting: Future[Engine]) -> None:
+    if connecting.exception() is None:
+        connecting.result().close()
 
 
 def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter) -> Case:

@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
 from sandbox.errors import EngineError, EngineNotFound, ImageError
 from sandbox.host import paths
+from sandbox.host.background import in_background
 from sandbox.log import Log
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
     # Imported for typing only: a warm run must not load these.
-    from concurrent.futures import Future
-
     from sandbox.debuginfo import GdbIndexBuilder, RemotePackage
     from sandbox.engine import Engine
     from sandbox.model import Debuginfo, Vmcore
@@ -26,18 +25,18 @@ if TYPE_CHECKING:
 
     _Query = Callable[[Profile, Sequence[str]], Iterable[RemotePackage]]
 
-T = TypeVar("T")
 _log = Log("case")
 
 
 def prefetch(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
-    """Image and debuginfo for a dump that may not be here yet."""
+    """Image and debuginfo for a dump that may not be here yet; vmlinux is indexed, for nobody waits for it."""
     from sandbox.engine import connect
     from sandbox.profiles import select
 
     engine = connect(options.engine)
     try:
-        ready = provision(vmcore, select(vmcore, override=options.image), options, engine, reporter)
+        selection = select(vmcore, override=options.image)
+        ready = provision(vmcore, selection, options, engine, reporter, always_index=True)
         return ready.image, ready.debuginfo
     finally:
         engine.close()
@@ -61,10 +60,12 @@ def provision(
     reporter: Reporter,
     *,
     rebuild: bool = False,
+    always_index: bool = False,
 ) -> Provisioned:
     """Gets image and debuginfo: a self-contained image that has both (unless `rebuild`), or each from its sources.
 
-    Those are fetched at the same time: one is bound by the processor, the other by the network.
+    Those are fetched at the same time: one is bound by the processor, the other by the network. A vmlinux that is
+    fetched gets an index where its crash gains from it, or with `always_index`.
     """
     from sandbox import image as images
     from sandbox.case.package_query import ContainerPackageQuery
@@ -90,8 +91,9 @@ def provision(
     if engine.image(images.reference(selection.crash_from)) is None:
         reporter.notice(f"the image {selection.crash_from.name} is made first, which takes minutes, once on this host")
         selection = _with_base(selection, options, engine, reporter)
-    building = _in_background(lambda: _ensure_image(selection, options, engine, reporter))
+    building = in_background(lambda: _ensure_image(selection, options, engine, reporter), name="image")
     fetching = peek(vmcore, selection.distribution, paths.cache_dir()) is None
+    index = always_index or selection.crash_from.crash.gains_from_index
     debuginfo = locate(
         vmcore,
         selection.distribution,
@@ -99,7 +101,7 @@ def provision(
         given=options.debuginfo,
         force=options.force,
         reporter=reporter,
-        gdb_index_builder=_indexer(engine, reporter, soon=fetching),
+        gdb_index_builder=_indexer(engine, reporter, soon=fetching) if index else None,
         in_use=store.debuginfo_in_use,
     )
     profile, image = building.result()
@@ -116,7 +118,7 @@ def _indexer(engine: Engine, reporter: Reporter, *, soon: bool) -> GdbIndexBuild
     from sandbox.engine import EngineName, connect
 
     if not engine.info().remote:
-        making = _in_background(lambda: gdb_image(engine, reporter)) if soon else None
+        making = in_background(lambda: gdb_image(engine, reporter), name="gdb image") if soon else None
         return gdb_index_builder(engine, reporter, made=None if making is None else making.result)
 
     def make_index(vmlinux: Path, directory: Path) -> None:
@@ -241,20 +243,3 @@ def debuginfo_helpers(
         )
     finally:
         engine.close()
-
-
-def _in_background(work: Callable[[], T]) -> Future[T]:
-    """Starts `work` in a thread that does not keep the process: Ctrl-C, or an error here, ends it at once."""
-    from concurrent.futures import Future
-    from threading import Thread
-
-    future: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - every error is raised where the result is used
-            future.set_exception(error)
-
-    Thread(target=call, name="image", daemon=True).start()
-    return future

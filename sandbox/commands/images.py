@@ -106,7 +106,9 @@ def build(of: ImageTarget, options: OpenOptions, *, modules: bool = True, report
     with closing(connect(options.engine)) as engine:
         if isinstance(of, Profile):
             return images.ensure(of, engine, reporter)
-        ready = provision(of, select(of, override=options.image), options, engine, reporter, rebuild=True)
+        ready = provision(
+            of, select(of, override=options.image), options, engine, reporter, rebuild=True, always_index=True
+        )
         if modules:
             _add_modules(of.path, ready.debuginfo.vmlinux, options, reporter)
         return self_contained.build(of, ready.debuginfo, engine, reporter, profile=ready.profile, base=ready.image)

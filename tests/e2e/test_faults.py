@@ -397,7 +397,6 @@ def test_eight_open_the_same_new_dump_at_once(engine: EngineUnderTest, dumps: Du
     times = {
         "Building image latest": int(build),
         "Downloading ": 1,
-        "Indexing vmlinux": 1,
         "Starting the case container": 2,
     }
     for step, number in times.items():

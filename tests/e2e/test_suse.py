@@ -97,7 +97,7 @@ def test_backtrace_of_a_kernel_in_two_packages(
     assert b"sysrq_handle_crash" in done.stdout
     assert f"RELEASE: {release}".encode() in done.stdout
     assert (case["proof"], case["check"]) == (f"build-id {facts['build_id']}", "signature")
-    assert elf.read(Path(case["vmlinux"])).section(".gdb_index") is not None
+    assert elf.read(Path(case["vmlinux"])).section(".debug_info") is not None
     asked = {path for path, _ in archive.requests}
     assert {path for path in asked if path.endswith(".rpm")} == {
         f"/download.opensuse.org/debug/tumbleweed/repo/oss/kernel-longterm-debuginfo-{version}.2.x86_64.rpm",
