@@ -29,7 +29,7 @@ _log = Log("case")
 
 
 def prefetch(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
-    """Image and debuginfo for a dump that may not be here yet; vmlinux is indexed, for nobody waits for it."""
+    """Image and debuginfo for a dump that may not be here yet; vmlinux is indexed for any crash."""
     from sandbox.engine import connect
     from sandbox.profiles import select
 
