@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import archives
@@ -49,6 +49,11 @@ class Bench:
     sha256: str | None = ""
     size: int | None = -1
     urls: tuple[str, ...] = ("/vmlinux-dbg.deb",)
+    snapshots: tuple[profiles.Snapshots, ...] = ()
+    sources: list[tuple[str, ...]] = field(default_factory=list)
+    """Those of each question to the package manager."""
+    known_in: str = ""
+    """What a source line contains whose archive has the package; empty: each has it."""
 
     @property
     def cache(self) -> Path:
@@ -76,8 +81,11 @@ class Bench:
         }
         return Vmcore(**(fields | changes))  # type: ignore[arg-type]
 
-    def package_query(self, packages: Sequence[str]) -> Iterator[RemotePackage]:
+    def package_query(self, packages: Sequence[str], sources: Sequence[str]) -> Iterator[RemotePackage]:
         self.asked.append(tuple(packages))
+        self.sources.append(tuple(sources))
+        if not any(self.known_in in line for line in sources):
+            return
         for url in self.urls:
             yield RemotePackage(
                 package="linux-image-dbg",
@@ -90,6 +98,9 @@ class Bench:
     def locate(self, **options: object) -> Debuginfo:
         vmcore = options.pop("vmcore", None) or self.vmcore()
         home = profiles.read(Path(__file__).parents[1] / "images" / "debian-12.toml")
+        assert home.debuginfo is not None
+        # Only the package manager is the bench's own.
+        home = replace(home, debuginfo=replace(home.debuginfo, snapshots=self.snapshots, debuginfod=()))
         return locate(vmcore, home, package_query=self.package_query, reporter=self.heard, cache=self.cache, **options)  # type: ignore[arg-type]
 
     def left_over(self) -> list[str]:

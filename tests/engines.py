@@ -11,12 +11,14 @@ import fcntl
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from sandbox.engine import Engine, EngineInfo, connect
@@ -219,6 +221,8 @@ def _engine(
     ):
         if key in os.environ:
             env[key] = os.environ[key]
+    if mirrors := archive_mirrors():
+        env["VMBOX_MIRRORS"] = mirrors
     kept = cache_root() / ("user" if prefix else "caller")
     for key, path in {
         "HOME": base / "home",
@@ -238,6 +242,18 @@ def _engine(
         yield EngineUnderTest(
             name=name, url=url, engine=engine, env={**env, **more}, vmbox=command, uid=uid, gid=gid, base=base
         )
+
+
+@cache
+def archive_mirrors() -> str:
+    """What $VMBOX_MIRRORS needs where Debian's archive cannot be reached: mirrors still have a copy of Debian 11."""
+    try:
+        socket.create_connection(("archive.debian.org", 80), timeout=10).close()
+    except OSError:
+        archive, snapshot = "http://archive.debian.org/debian", "http://snapshot.debian.org/archive/debian-security"
+        live = "http://deb.debian.org/debian"
+        return f"{archive}={live} {snapshot}/20260831T000000Z={live}-security"
+    return ""
 
 
 def _share_bases(cache: Path, uid: int, gid: int) -> None:

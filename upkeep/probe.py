@@ -22,7 +22,7 @@ from typing import Final
 import httpx
 
 from sandbox.debuginfo.package_names import package_names
-from sandbox.debuginfo.urls import candidates
+from sandbox.debuginfo.urls import Candidate, Source, questions
 from sandbox.dump.release import of_release
 from sandbox.host import mirrors
 from sandbox.profiles import Profile, load, select
@@ -86,8 +86,9 @@ def _packages(profile: Profile) -> Iterator[str]:
         if profile.debuginfo is None or select(kernel).distribution.name != profile.name:
             continue
         if (names := package_names(kernel, profile)) is not None:
-            for candidate in candidates(profile, kernel, names):
-                yield candidate.remote.url
+            for question in questions(Source.URLS, profile, kernel, names):
+                if isinstance(question, Candidate):
+                    yield question.remote.url
 
 
 def ask(client: httpx.Client, probe: Probe) -> Seen:

@@ -25,6 +25,7 @@ then says so.
 
 _WORDS: Final = {
     Source.PACKAGE_MANAGER: "package manager",
+    Source.SNAPSHOTS: "snapshots",
     Source.URLS: "archive",
     Source.REPOSITORIES: "repositories",
     Source.UNSIGNED: "build system",

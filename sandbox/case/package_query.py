@@ -26,8 +26,8 @@ class ContainerPackageQuery:
         self._engine = engine
         self._reporter = reporter
 
-    def __call__(self, packages: Sequence[str]) -> Iterable[RemotePackage]:
-        """Yields the known ones of `packages` (NAME or NAME=VERSION)."""
+    def __call__(self, packages: Sequence[str], sources: Sequence[str]) -> Iterable[RemotePackage]:
+        """Yields those of `packages` (NAME or NAME=VERSION) that are in `sources`."""
         rules = self._profile.debuginfo
         if rules is None or rules.query_script is None:
             return
@@ -36,7 +36,7 @@ class ContainerPackageQuery:
             image=ensure_base(self._profile, self._engine, self._reporter),
             argv=["sh", "-c", script, rules.query_script, *packages],
             env={
-                "SOURCES": source_lines((*self._profile.image.sources, *rules.sources)),
+                "SOURCES": source_lines(sources),
                 "APT_CONF": source_lines([*apt_settings(), *self._architecture()]),
             },
             network="host",

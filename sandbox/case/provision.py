@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sandbox.model import Debuginfo, Vmcore
     from sandbox.profiles import Profile, Selection
 
-    _Query = Callable[[Profile, Sequence[str]], Iterable[RemotePackage]]
+    _Query = Callable[[Profile, Sequence[str], Sequence[str]], Iterable[RemotePackage]]
 
 _log = Log("case")
 
@@ -206,7 +206,7 @@ def find_debuginfo(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QU
         return locate(
             vmcore,
             home,
-            package_query=lambda packages: package_query(home, packages),
+            package_query=lambda packages, sources: package_query(home, packages, sources),
             given=options.debuginfo,
             force=options.force,
             reporter=reporter,
@@ -233,12 +233,14 @@ def debuginfo_helpers(
         if options.engine is not None:
             raise
         reporter.notice(f"{error.message}; so no package manager is asked, and vmlinux is not indexed")
-        yield (lambda _profile, _packages: ()), None
+        yield (lambda _profile, _packages, _sources: ()), None
         return
     other = None if machine == engine.info().arch else machine
     try:
         yield (
-            lambda profile, packages: ContainerPackageQuery(profile, engine, reporter, machine=other)(packages),
+            lambda profile, packages, sources: ContainerPackageQuery(profile, engine, reporter, machine=other)(
+                packages, sources
+            ),
             gdb_index_builder(engine, reporter),
         )
     finally:

@@ -117,30 +117,29 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
 
 
 def _debuginfo_of(kernel: Vmcore, home: Profile) -> tuple[list[str], list[str]]:
-    """Packages with the kernel's debuginfo, and where they are looked for, in that order. No server is asked.
+    """Packages with the kernel's debuginfo, and what `run` would ask for them, in that order. No server is asked.
 
-    A package whose exact version only `uname -v` tells is named without it.
+    What only a dump, or uname -v, tells stays in its braces; a package's version is left out then.
     """
-    from sandbox.debuginfo.package_names import expand, package_names
-    from sandbox.debuginfo.urls import Source, places
+    from sandbox.debuginfo.lookup import banner_decides
+    from sandbox.debuginfo.package_names import package_names
+    from sandbox.debuginfo.urls import Candidate, PackageSources, Repository, Source, questions
 
-    found, rules = package_names(kernel, home), home.debuginfo
-    if found is None or rules is None:
-        return [], []
-    bare = (expand(template.partition("=")[0], found.names) for template in rules.packages)
-    packages = list(found.packages) or [name for name in bare if name is not None]
+    known = replace(kernel, build_id=kernel.build_id or "{build-id}")
+    found = package_names(known, home, placeholders=True)
     sources: list[str] = []
-    for place in places(home):
-        if place.source is Source.PACKAGE_MANAGER:
-            sources += place.templates
-            continue
-        named = [{**found.names, "package": name} for name in packages]
-        urls = [url for names in named for one in place.templates if (url := expand(one, names)) is not None]
-        # What this release does not say stays in its braces.
-        urls = list(dict.fromkeys(urls or place.templates))
-        # The first is where the vendor keeps it now; behind it are vaults.
-        sources += urls if place.vendor is None else [f"{place.vendor}: {urls[0]}"]
-    return packages, sources
+    for source in Source:
+        for question in questions(source, home, known, found, banner_decides=banner_decides(known, home)):
+            match question:
+                case PackageSources():
+                    sources += question.lines
+                case Repository():
+                    sources.append(question.url)
+                case Candidate():
+                    owner = f"{question.vendor}: " if question.vendor is not None else ""
+                    sources.append(f"{owner}{question.remote.url}")
+    packages = found.packages if found is not None else ()
+    return [name.partition("=")[0] if "{" in name else name for name in packages], list(dict.fromkeys(sources))
 
 
 def _class_of(vmcore: Vmcore) -> dict[str, object]:

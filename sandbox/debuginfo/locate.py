@@ -16,7 +16,16 @@ from sandbox.debuginfo.lookup import banner_decides, cached, debuginfo_of
 from sandbox.debuginfo.package_names import PackageNames, PackageQuery, RemotePackage, package_names
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.store import About, Entry, Store, key_of, private_key
-from sandbox.debuginfo.urls import Candidate, Source, bases, candidates, debuginfods, kernel_repositories, unsigned
+from sandbox.debuginfo.urls import (
+    Candidate,
+    PackageSources,
+    Question,
+    Repository,
+    Source,
+    kernel_repositories,
+    questions,
+    repository_urls,
+)
 from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
 from sandbox.host import config, paths
 from sandbox.log import Log
@@ -162,63 +171,52 @@ class _Search:
         return None
 
     def _ask(self, source: Source) -> Debuginfo | None:
-        match source:
-            case Source.PACKAGE_MANAGER:
-                return self._package_manager()
-            case Source.URLS:
-                return self._urls()
-            case Source.REPOSITORIES:
-                return self._repositories()
-            case Source.UNSIGNED:
-                return self._unsigned()
-            case Source.DEBUGINFOD:
-                return self._servers()
+        asked = False
+        for question in questions(source, self.home, self.vmcore, self.wanted, banner_decides=self._by_banner):
+            asked = True
+            if (found := self._answer(question)) is not None:
+                return found
+        if not asked and (why := self._unasked(source)):
+            self.search_log.note(*why)
+        return None
 
-    def _package_manager(self) -> Debuginfo | None:
+    def _unasked(self, source: Source) -> tuple[str, str] | None:
+        """(place, reason) where a kind of places was left out for a reason that the user should know."""
         rules = self.home.debuginfo
-        if self.wanted is None or rules is None:
-            self.search_log.note(self.home.title, "vmbox does not know its debug packages")
-            return None
-        if not self.wanted.packages:
-            self.search_log.note(self.home.title, "the dump does not say which package its kernel came from")
-            return None
-        if rules.query_script is None:
-            return None
-        try:
-            remotes = list(self.package_query(self.wanted.packages))
-        except (DebuginfoError, ImageError) as error:
-            self.search_log.note(f"package manager of {self.home.title}", error)
-            return None
-        if not remotes:
-            self.search_log.note(f"package manager of {self.home.title}", f"it has no {' '.join(self.wanted.packages)}")
+        if source is Source.PACKAGE_MANAGER and (rules is None or self.wanted is None):
+            return self.home.title, "vmbox does not know its debug packages"
+        if source is Source.PACKAGE_MANAGER and self.wanted is not None and not self.wanted.packages:
+            return self.home.title, "the dump does not say which package its kernel came from"
+        if source is Source.URLS and rules is not None and rules.archives:
+            whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""
+            return "archives", f"none{whose} is known to have it"
+        return None
+
+    def _answer(self, question: Question) -> Debuginfo | None:
+        if isinstance(question, Candidate):
+            return self._try(question)
+        rules, wanted = self.home.debuginfo, self.wanted
+        assert rules is not None  # noqa: S101 - of its sources the question was made
+        assert wanted is not None  # noqa: S101 - of its names the question was made
+        if isinstance(question, Repository):
+            remotes = self._look_up(question.url, wanted.packages)
+        else:
+            remotes = self._query(question, wanted.packages)
         for remote in remotes:
             if (found := self._try(Candidate(remote=remote, keys=rules.keys, kind=rules.format))) is not None:
                 return found
         return None
 
-    def _urls(self) -> Debuginfo | None:
-        rules = self.home.debuginfo
-        if rules is None or self.wanted is None:
-            return None
-        tried = False
-        for candidate in candidates(self.home, self.vmcore, self.wanted):
-            tried = True
-            if (found := self._try(candidate)) is not None:
-                return found
-        if not tried and rules.archives:
-            whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""
-            self.search_log.note("archives", f"none{whose} is known to have it")
-        return None
-
-    def _repositories(self) -> Debuginfo | None:
-        rules = self.home.debuginfo
-        if rules is None or self.wanted is None or not self.wanted.packages:
-            return None
-        for base in bases(rules.repositories, self.wanted):
-            for remote in self._look_up(base, self.wanted.packages):
-                if (found := self._try(Candidate(remote=remote, keys=rules.keys, kind=rules.format))) is not None:
-                    return found
-        return None
+    def _query(self, question: PackageSources, packages: Sequence[str]) -> list[RemotePackage]:
+        place = f"package manager of {self.home.title}" + (f", {question.said}" if question.said else "")
+        try:
+            remotes = list(self.package_query(packages, question.lines))
+        except (DebuginfoError, ImageError) as error:
+            self.search_log.note(place, error)
+            return []
+        if not remotes:
+            self.search_log.note(place, f"it has no {' '.join(packages)}")
+        return remotes
 
     def _look_up(self, base: str, packages: Sequence[str]) -> list[RemotePackage]:
         try:
@@ -229,21 +227,6 @@ class _Search:
         if not remotes:
             self.search_log.note(base, f"it has no {' '.join(packages)}")
         return remotes
-
-    def _unsigned(self) -> Debuginfo | None:
-        rules = self.home.debuginfo
-        if rules is None or self.wanted is None or self.vmcore.build_id is None or self._by_banner:
-            return None
-        for candidate in unsigned(rules, self.wanted):
-            if (found := self._try(candidate)) is not None:
-                return found
-        return None
-
-    def _servers(self) -> Debuginfo | None:
-        for candidate in debuginfods(self.home.debuginfo, self.vmcore):
-            if (found := self._try(candidate)) is not None:
-                return found
-        return None
 
     def _try(self, candidate: Candidate) -> Debuginfo | None:
         try:
@@ -328,7 +311,7 @@ class _Search:
         assert rules is not None  # noqa: S101 - there are names
         assert names is not None  # noqa: S101 - the caller looked
         what = ExtractSpec(kind=rules.format, patterns=names.kernel_files, keys=key_files(rules.keys))
-        for base in bases(kernel_repositories(rules), names):
+        for base in repository_urls(kernel_repositories(rules), names):
             for remote in self._look_up(base, names.kernel):
                 part = self.store.part(remote.sha256 or remote.url)
                 try:

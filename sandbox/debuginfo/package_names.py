@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from string import Formatter
 from typing import Protocol
 
 from sandbox.model import Vmcore
@@ -30,8 +32,8 @@ class RemotePackage:
 class PackageQuery(Protocol):
     """A package manager that says where packages are, without installing any."""
 
-    def __call__(self, packages: Sequence[str]) -> Iterable[RemotePackage]:
-        """Those of `packages` that it knows, best first. Names may carry a version: "NAME=VERSION"."""
+    def __call__(self, packages: Sequence[str], sources: Sequence[str]) -> Iterable[RemotePackage]:
+        """Those of `packages` that are in `sources`, best first. Names may carry a version: "NAME=VERSION"."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +41,8 @@ class PackageNames:
     """The names that a dump's debuginfo may have."""
 
     packages: tuple[str, ...]
-    names: Mapping[str, str]
-    """Values for the profile's templates: release, arch, and the named groups of its `version`."""
+    names: Mapping[str, tuple[str, ...]]
+    """Values for the profile's templates: release, arch, the groups of its `names` and `version`, and its `values`."""
     vmlinux: tuple[re.Pattern[str], ...]
     """Match member paths without a leading "./" or "/"."""
     kernel: tuple[str, ...] = ()
@@ -49,22 +51,29 @@ class PackageNames:
     """Match the paths of the kernel in those packages."""
 
 
-def package_names(vmcore: Vmcore, profile: Profile) -> PackageNames | None:
-    """The packages to ask for; None when the profile has no rules or the dump does not name its kernel."""
+def package_names(vmcore: Vmcore, profile: Profile, *, placeholders: bool = False) -> PackageNames | None:
+    """The packages to ask for; None when the profile has no rules or the dump does not name its kernel.
+
+    With `placeholders`, for people who have no dump yet, an unknown uname -v or architecture stays in its braces.
+    """
     rules = profile.debuginfo
     if rules is None or vmcore.release is None:
         return None
-    names = {"release": vmcore.release}
+    names: dict[str, tuple[str, ...]] = {"release": (vmcore.release,)}
     if vmcore.arch is not None:
-        names["arch"] = profile.arch.get(vmcore.arch, vmcore.arch)
-    if rules.names is not None and (found := re.match(rules.names, vmcore.release)):
-        names |= {key: value for key, value in found.groupdict().items() if value is not None}
-    for pattern, base in rules.base_packages.items():
-        if re.search(pattern, vmcore.release):
-            names["base"] = base
-            break
-    if rules.version is not None and (found := re.search(rules.version, vmcore.utsname_version or "")):
-        names |= {key: value for key, value in found.groupdict().items() if value is not None}
+        names["arch"] = (profile.arch.get(vmcore.arch, vmcore.arch),)
+    elif placeholders:
+        names["arch"] = ("{arch}",)
+    if rules.names is not None:
+        names |= _groups(re.match(rules.names, vmcore.release))
+    if rules.version is not None:
+        if vmcore.utsname_version is None and placeholders:
+            names |= {name: (f"{{{name}}}",) for name in re.compile(rules.version).groupindex}
+        names |= _groups(re.search(rules.version, vmcore.utsname_version or ""))
+    for name, choices in rules.values.items():
+        chosen = next((values for pattern, values in choices.items() if re.search(pattern, vmcore.release)), None)
+        if chosen is not None:
+            names.setdefault(name, chosen)
 
     def patterns(expressions: Sequence[str]) -> tuple[re.Pattern[str], ...]:
         release = re.escape(vmcore.release or "")
@@ -72,17 +81,23 @@ def package_names(vmcore: Vmcore, profile: Profile) -> PackageNames | None:
 
     return PackageNames(
         # A template with a value that this dump lacks is left out; another one may work.
-        packages=tuple(name for template in rules.packages if (name := expand(template, names)) is not None),
+        packages=tuple(name for template in rules.packages for name in expand(template, names)),
         names=names,
         vmlinux=patterns(rules.vmlinux),
-        kernel=tuple(name for template in rules.kernel if (name := expand(template, names)) is not None),
+        kernel=tuple(name for template in rules.kernel for name in expand(template, names)),
         kernel_files=patterns(rules.kernel_files),
     )
 
 
-def expand(template: str, names: Mapping[str, str]) -> str | None:
-    """The template with names filled in; None when one is missing."""
-    try:
-        return template.format_map(names)
-    except KeyError:
-        return None
+def _groups(found: re.Match[str] | None) -> dict[str, tuple[str, ...]]:
+    return {} if found is None else {key: (value,) for key, value in found.groupdict().items() if value is not None}
+
+
+def expand(template: str, names: Mapping[str, Sequence[str]]) -> list[str]:
+    """The template with each combination of the values of its names; none when a name is missing."""
+    used = list(dict.fromkeys(name for _, name, _, _ in Formatter().parse(template) if name is not None))
+    if not all(name in names for name in used):
+        return []
+    return [
+        template.format_map(dict(zip(used, values, strict=True))) for values in product(*(names[name] for name in used))
+    ]

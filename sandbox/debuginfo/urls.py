@@ -1,10 +1,11 @@
-"""The places that may have a kernel's debuginfo, in order, and the URLs to try there."""
+"""The places that may have a kernel's debuginfo, in order, and what is asked there."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 from sandbox.debuginfo.package_names import PackageNames, RemotePackage, expand
@@ -16,6 +17,7 @@ class Source(StrEnum):
     """The kinds of places that have debuginfo, in the order in which they are asked."""
 
     PACKAGE_MANAGER = "package manager"
+    SNAPSHOTS = "snapshots"
     URLS = "URLs"
     REPOSITORIES = "repositories"
     UNSIGNED = "unsigned"
@@ -53,6 +55,9 @@ def _places(source: Source, profile: Profile, rules: DebuginfoRules) -> list[Pla
         case Source.PACKAGE_MANAGER:
             asked = (*profile.image.sources, *rules.sources) if rules.query_script is not None else ()
             return [Place(source=source, templates=asked, keys=rules.keys)]
+        case Source.SNAPSHOTS:
+            lines = dict.fromkeys(line for snapshots in rules.snapshots for line in snapshots.sources)
+            return [Place(source=source, templates=tuple(lines), keys=rules.keys)]
         case Source.URLS:
             archives = [
                 Place(source=source, templates=archive.urls, keys=archive.keys, vendor=archive.vendor)
@@ -68,22 +73,90 @@ def _places(source: Source, profile: Profile, rules: DebuginfoRules) -> list[Pla
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PackageSources:
+    """The package manager is asked, with these package sources."""
+
+    lines: tuple[str, ...]
+    said: str = ""
+    """What they are, where they are not the live ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repository:
+    """The index of one RPM repository is searched."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One URL where the package may be, and the keys one of which must have signed it."""
 
     remote: RemotePackage
     keys: Sequence[str]
     kind: DebuginfoFormat
+    vendor: str | None = None
+    """Owner of the archive."""
 
 
-def candidates(profile: Profile, vmcore: Vmcore, wanted: PackageNames) -> Iterator[Candidate]:
+Question = PackageSources | Repository | Candidate
+
+
+def questions(
+    source: Source, profile: Profile, vmcore: Vmcore, wanted: PackageNames | None, *, banner_decides: bool = False
+) -> Iterator[Question]:
+    """What is asked of one kind of places, best first. `locate` asks it, and `vmbox info --release` prints it.
+
+    `banner_decides`: the shipped vmlinux may have another build-id than the dump.
+    """
+    rules = profile.debuginfo
+    if source is Source.DEBUGINFOD:
+        yield from _debuginfods(rules, vmcore)
+    if rules is None or wanted is None:
+        return
+    match source:
+        case Source.PACKAGE_MANAGER:
+            if wanted.packages and rules.query_script is not None:
+                yield PackageSources(lines=(*profile.image.sources, *rules.sources))
+        case Source.SNAPSHOTS:
+            if wanted.packages and rules.query_script is not None:
+                yield from _snapshots(rules, wanted)
+        case Source.URLS:
+            yield from _candidates(profile, rules, vmcore, wanted)
+        case Source.REPOSITORIES:
+            if wanted.packages:
+                yield from (Repository(url=url) for url in repository_urls(rules.repositories, wanted))
+        case Source.UNSIGNED:
+            if vmcore.build_id is not None and not banner_decides:
+                yield from (_candidate(rules, *found, keys=()) for found in _urls(rules.unsigned, wanted))
+        case Source.DEBUGINFOD:
+            pass
+
+
+def _snapshots(rules: DebuginfoRules, wanted: PackageNames) -> Iterator[PackageSources]:
+    """The archive as it was on each of the days: not on days to come, when it is as it is today."""
+    built = wanted.names.get("built", ("",))[0]
+    today = datetime.now(UTC).date()
+    for snapshots in rules.snapshots:
+        for days in snapshots.days:
+            try:
+                day = date.fromisoformat(built) + timedelta(days=days)
+            except (ValueError, OverflowError):
+                word = "{day}" if built == "{built}" else None
+            else:
+                word = f"{day:%Y%m%d}" if day <= today else None
+            if word is None:
+                continue
+            names = {**wanted.names, "day": (word,)}
+            lines = tuple(line for template in snapshots.sources for line in expand(template, names))
+            yield PackageSources(lines=lines, said=f"the archive of {word}")
+
+
+def _candidates(profile: Profile, rules: DebuginfoRules, vmcore: Vmcore, wanted: PackageNames) -> Iterator[Candidate]:
     """URLs to try, best first: the vendor's archives, current tree before vault; then archives of several vendors.
 
     If the dump does not tell the vendor, the archives of all vendors of such releases are tried: the proof decides.
     """
-    rules = profile.debuginfo
-    if rules is None:
-        return
     seen: set[str] = set()
     for place in _places(Source.URLS, profile, rules):
         if None not in {place.vendor, vmcore.vendor} and place.vendor != vmcore.vendor:
@@ -91,21 +164,15 @@ def candidates(profile: Profile, vmcore: Vmcore, wanted: PackageNames) -> Iterat
         for url, package in _urls(place.templates, wanted):
             if url not in seen:
                 seen.add(url)
-                yield _candidate(rules, url, package, place.keys)
+                yield _candidate(rules, url, package, keys=place.keys, vendor=place.vendor)
 
 
-def unsigned(rules: DebuginfoRules, wanted: PackageNames) -> Iterator[Candidate]:
-    """URLs of unsigned packages."""
-    for url, package in _urls(rules.unsigned, wanted):
-        yield _candidate(rules, url, package, ())
-
-
-def bases(templates: Sequence[str], wanted: PackageNames) -> list[str]:
+def repository_urls(templates: Sequence[str], wanted: PackageNames) -> list[str]:
     """Repositories to ask, each once."""
-    return list(dict.fromkeys(url for template in templates if (url := expand(template, wanted.names)) is not None))
+    return list(dict.fromkeys(url for template in templates for url in expand(template, wanted.names)))
 
 
-def debuginfods(rules: DebuginfoRules | None, vmcore: Vmcore) -> Iterator[Candidate]:
+def _debuginfods(rules: DebuginfoRules | None, vmcore: Vmcore) -> Iterator[Candidate]:
     """Servers that have vmlinux by build-id: those of $DEBUGINFOD_URLS, then the profile's."""
     if vmcore.build_id is None:
         return
@@ -117,14 +184,16 @@ def debuginfods(rules: DebuginfoRules | None, vmcore: Vmcore) -> Iterator[Candid
         yield Candidate(remote=remote, keys=(), kind=DebuginfoFormat.VMLINUX)
 
 
-def _candidate(rules: DebuginfoRules, url: str, package: str, keys: Sequence[str]) -> Candidate:
+def _candidate(
+    rules: DebuginfoRules, url: str, package: str, *, keys: Sequence[str], vendor: str | None = None
+) -> Candidate:
     remote = RemotePackage(package=package, version=None, url=url, size=None, sha256=None)
-    return Candidate(remote=remote, keys=keys, kind=rules.format)
+    return Candidate(remote=remote, keys=keys, kind=rules.format, vendor=vendor)
 
 
 def _urls(templates: Sequence[str], wanted: PackageNames) -> Iterator[tuple[str, str]]:
     for asked in wanted.packages:
         package = asked.partition("=")[0]
         for template in templates:
-            if (url := expand(template, {**wanted.names, "package": package})) is not None:
+            for url in expand(template, {**wanted.names, "package": (package,)}):
                 yield url, package

@@ -13,6 +13,7 @@ from sandbox.profiles.definition import (
     Demo,
     ImageDefinition,
     Profile,
+    Snapshots,
 )
 from sandbox.profiles.loading import digests, load, read
 from sandbox.profiles.selection import Selection, by_name, fallback, select
@@ -27,6 +28,7 @@ __all__ = [
     "ImageDefinition",
     "Profile",
     "Selection",
+    "Snapshots",
     "by_name",
     "digests",
     "fallback",

@@ -99,6 +99,16 @@ class DebuginfoArchive:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshots:
+    """Package sources of an archive of the past, as it was some days after the kernel was built."""
+
+    days: tuple[int, ...]
+    """Days after the day `{built}` that `DebuginfoRules.version` found; each is one question to the package manager."""
+    sources: tuple[str, ...]
+    """Lines of sources.list; `{day}` is the day, as 20240507."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DebuginfoRules:
     """Where to find a kernel's debuginfo, and how to verify that it is the vendor's."""
 
@@ -111,15 +121,19 @@ class DebuginfoRules:
     """Regular expressions over member paths, with `{release}` filled in. The first regular file that matches is
     vmlinux."""
     version: str | None = None
-    """Regular expression over uname -v, for families whose release does not name the package."""
+    """Regular expression over uname -v, for families whose release does not name the package. A group `built` is the
+    day of the build, as 2024-05-03."""
     names: str | None = None
     """Regular expression over uname -r, whose named groups the templates may use."""
-    base_packages: Mapping[str, str] = field(default_factory=dict)
-    """`{base}` of the templates, by regular expression over uname -r. The first one that matches counts."""
+    values: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
+    """More names for the templates, unless `names` found them: the values of each by regular expression over uname -r,
+    of which the first that matches counts. A template with a name of several values stands for several templates."""
     query_script: str | None = None
     """Script of `Containerfile.d/files/` that asks the distribution's package manager for URL, size and hash."""
     sources: tuple[str, ...] = ()
     """Package sources only for debuginfo, in addition to the image's."""
+    snapshots: tuple[Snapshots, ...] = ()
+    """Archives that keep every package, for mirrors that keep only the last ones. Asked with `query_script`."""
     urls: tuple[str, ...] = ()
     """URL templates, current tree first, then vault or archive; `{package}` is a filled one of `packages`."""
     keys: tuple[str, ...] = ()

@@ -19,7 +19,6 @@ _NOT_PROFILES: Final = frozenset({"releases.toml", "digests.toml", "crash-change
 
 _RENAMED: Final = {
     "ask": "query_script",
-    "bases": "base_packages",
     "indexer": "builds_gdb_index",
     "newest_kernel": "max_kernel",
     "not_run": "unusable",

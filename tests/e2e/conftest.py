@@ -21,6 +21,16 @@ from sandbox.case.places import DUMP, VMLINUX
 from sandbox.dump import identify
 from sandbox.host.locks import locked
 
+
+@pytest.fixture(autouse=True, scope="package")
+def archive_mirrors() -> Iterator[None]:
+    """What the tests do in their own process finds Debian 11 where the engines' vmbox does."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        if (mirrors := engines.archive_mirrors()) and "VMBOX_MIRRORS" not in os.environ:
+            monkeypatch.setenv("VMBOX_MIRRORS", mirrors)
+        yield
+
+
 # Kernels to die, the preferred one first: a mirror may hold a kernel and lack its debug package.
 KERNELS = {
     "5.10": ("debian-11", ["linux-image-5.10.0-32-cloud-amd64", "linux-image-cloud-amd64"]),
@@ -153,8 +163,10 @@ class Dumps:
 
     def _has_debuginfo(self, dump: Path, profile: str) -> bool:
         release = identify(dump).release
-        package_query = ContainerPackageQuery(profiles.by_name(profile), self.maker.engine)
-        for package in package_query([f"linux-image-{release}-dbg"]):
+        home = profiles.by_name(profile)
+        assert home.debuginfo is not None
+        sources = (*home.image.sources, *home.debuginfo.sources)
+        for package in ContainerPackageQuery(home, self.maker.engine)([f"linux-image-{release}-dbg"], sources):
             head = ["curl", "--head", "--silent", "--fail", "--location", package.url]
             return subprocess.run(head, capture_output=True, check=False).returncode == 0
         return False

@@ -38,6 +38,8 @@ def vmbox(docker_engine: EngineUnderTest, tmp_path: Path) -> Vmbox:
 def _opened(vmbox: Vmbox, docker_engine: EngineUnderTest, dump: Path, profile: str) -> tuple[str, dict[str, str]]:
     """What vmbox said about opening `dump` with its debian-12 being `profile`; and the case."""
     docker_engine.run("close", str(dump))
+    # The changed profile has another Debian's package sources.
+    assert docker_engine.run("debuginfo", "fetch", str(dump)).returncode == 0
     try:
         done = vmbox("run", dump, "--", "bt", debian_12=profile)
         assert done.returncode == 0, done.stderr.decode()

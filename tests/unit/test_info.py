@@ -1,13 +1,22 @@
 """What vmbox info adds to what a dump says; and what is known of a kernel by its name alone (--release)."""
 
+import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandbox.commands.info import describe, facts, show_release
+from sandbox.debuginfo import RemotePackage, locate, repodata
 from sandbox.debuginfo.store import About, Store
 from sandbox.dump import identify
+from sandbox.dump.release import of_release
+from sandbox.errors import DebuginfoNotFound
+from sandbox.profiles import select
+
+module = importlib.import_module("sandbox.debuginfo.locate")
+"""Whose package has a function of the same name."""
 
 
 def shown(capsys, release, version=None):
@@ -35,6 +44,38 @@ def test_debian_needs_uname_v_for_the_exact_package(capsys, version, package):
     found = shown(capsys, "6.1.0-56-cloud-amd64", version)
     assert (found["class"], found["profile"], found["debuginfo"]) == ("debian:12", "latest", [package])
     assert any(source.startswith("deb ") for source in found["sources"])
+
+
+def _releases() -> list[tuple[str, str]]:
+    lines = (Path(__file__).parents[1] / "fixtures" / "releases.tsv").read_text().splitlines()[1:]
+    return [(release, version) for release, version, *_ in (line.split("\t") for line in lines)]
+
+
+@pytest.mark.parametrize(("release", "version"), _releases())
+def test_what_is_printed_is_what_run_asks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str, version: str
+) -> None:
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
+    asked: list[str] = []
+
+    def fetch(order: object, remote: RemotePackage, *_: object) -> None:
+        asked.append(remote.url)
+        raise DebuginfoNotFound("nothing is there")
+
+    monkeypatch.setattr(module, "fetch", fetch)
+    monkeypatch.setattr(repodata, "find", lambda base, *_: asked.append(base) or [])
+    dump = replace(of_release(release, version or None), build_id="01" * 20)
+    with pytest.raises(DebuginfoNotFound):
+        locate(
+            dump, select(dump).distribution, package_query=lambda _, lines: asked.extend(lines) or (), cache=tmp_path
+        )
+    printed = [source.partition(": ")[2] or source for source in shown(capsys, release, version or None)["sources"]]
+    printed = [source.replace("{build-id}", "01" * 20) for source in printed]
+    if any("{" in source for source in printed):
+        # What only uname -v, or the dump, tells is not asked without it.
+        assert set(asked) <= set(printed)
+    else:
+        assert list(dict.fromkeys(asked)) == printed
 
 
 def test_unknown_is_said(capsys):

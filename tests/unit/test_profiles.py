@@ -90,7 +90,9 @@ def _releases() -> list[tuple[str, str | None, str]]:
 HOMES = {
     **{f"rhel:{major}": f"el{major}" for major in (6, 7, 8, 9, 10)},
     **{f"oracle-uek:{major}": f"el{major}" for major in (7, 8, 9, 10)},
-    **{f"debian:{major}": f"debian-{major}" for major in range(9, 14)},
+    **{f"debian:{major}": f"debian-{major}" for major in range(9, 15)},
+    "debian:8": "debian-9",
+    "debian:sid": "debian-14",
     **{f"ubuntu:{series}": f"ubuntu-{series}" for series in ("20.04", "22.04")},
     "ubuntu:14.04": "ubuntu-16.04",
     "ubuntu:23.10": "ubuntu-24.04",

@@ -10,9 +10,10 @@ import gzip
 import hashlib
 import io
 import random
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,28 +30,11 @@ from sandbox.debuginfo import locate
 from sandbox.errors import DebuginfoError
 from sandbox.host import config
 from sandbox.model import Debuginfo, Vmcore
+from sandbox.profiles import Base
 
 PACKAGE = f"linux-image-{archives.RELEASE}-dbg"
 POOL = f"pool/main/l/linux/{PACKAGE}_{archives.VERSION}_amd64.deb"
 LIST = "main/binary-amd64/Packages"
-PROFILE = """\
-title = "Debian 12"
-[base]
-images = ["{base}"]
-[image]
-fragments = []
-sources = ["deb http://deb.debian.org/debian bookworm main"]
-[crash]
-version = "8.0.2"
-[arch]
-x86_64 = "amd64"
-[debuginfo]
-format = "deb"
-version = 'Debian (?P<version>\\S+)'
-packages = ["linux-image-{{release}}-dbg={{version}}"]
-query_script = "ask-apt"
-vmlinux = ['usr/lib/debug/boot/vmlinux-{{release}}$']
-"""
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +70,21 @@ class Repository:
     cache: Path
     find: Callable[[], Debuginfo]
 
-    def path(self, name: str) -> str:
-        return f"/deb.debian.org/debian/{name}"
+    def path(self, name: str, root: str = "deb.debian.org/debian") -> str:
+        return f"/{root}/{name}"
 
-    def publish(self, *, valid: timedelta = timedelta(days=7)) -> None:
-        package = archives.deb({archives.PATH: archives.vmlinux(dwarf=random.Random(1).randbytes(300_000))})
+    def publish(
+        self,
+        *,
+        valid: timedelta = timedelta(days=7),
+        root: str = "deb.debian.org/debian",
+        suite: str = "bookworm",
+        package: bytes | None = None,
+        version: str = archives.VERSION,
+    ) -> None:
+        package = package or archives.deb({archives.PATH: archives.vmlinux(dwarf=random.Random(1).randbytes(300_000))})
         listed = (
-            f"Package: {PACKAGE}\nVersion: {archives.VERSION}\nArchitecture: amd64\nMaintainer: k@example.org\n"
+            f"Package: {PACKAGE}\nVersion: {version}\nArchitecture: amd64\nMaintainer: k@example.org\n"
             f"Filename: {POOL}\nSize: {len(package)}\nSHA256: {archives.sha256(package)}\nDescription: debug\n\n"
         ).encode()
         now = datetime.now(UTC)
@@ -103,7 +95,7 @@ class Repository:
             for name, data in ((LIST, listed), (f"{LIST}.gz", packed))
         )
         release = (
-            f"Origin: Debian\nSuite: stable\nCodename: bookworm\nDate: {stamps[0]}\nValid-Until: {stamps[1]}\n"
+            f"Origin: Debian\nSuite: stable\nCodename: {suite}\nDate: {stamps[0]}\nValid-Until: {stamps[1]}\n"
             f"Architectures: amd64\nComponents: main\nSHA256:\n{sums}"
         )
         plain = self.cache.parent / "Release"
@@ -111,10 +103,10 @@ class Repository:
         gpg = ["gpg", "--homedir", str(self.vendor.home), "--batch", "--yes", "--output", "-"]
         signed = rpms.run([*gpg, "--clearsign", str(plain)])
         self.archive.files |= {
-            self.path(POOL): package,
-            self.path("dists/bookworm/InRelease"): signed,
-            self.path(f"dists/bookworm/{LIST}"): listed,
-            self.path(f"dists/bookworm/{LIST}.gz"): packed,
+            self.path(POOL, root): package,
+            self.path(f"dists/{suite}/InRelease", root): signed,
+            self.path(f"dists/{suite}/{LIST}", root): listed,
+            self.path(f"dists/{suite}/{LIST}.gz", root): packed,
         }
 
     def change(self, name: str, before: bytes, after: bytes) -> None:
@@ -134,11 +126,17 @@ def repository(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Repository:
     monkeypatch.setenv("VMBOX_VERIFY", "strict")
-    monkeypatch.setenv("VMBOX_MIRRORS", f"http://deb.debian.org={archive.url}/deb.debian.org")
+    hosts = ("deb.debian.org", "snapshot.debian.org")
+    monkeypatch.setenv("VMBOX_MIRRORS", " ".join(f"http://{host}={archive.url}/{host}" for host in hosts))
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
     # Nor when it is asked.
     monkeypatch.setattr(package_query, "apt_settings", tuple)
-    (tmp_path / "debian-12.toml").write_text(PROFILE.format(base=base))
-    home = profiles.read(tmp_path / "debian-12.toml")
+    # The shipped profile, on a base that trusts the test's key, with the archives that are served here.
+    home = profiles.by_name("debian-12")
+    assert home.debuginfo is not None
+    image = replace(home.image, sources=("deb http://deb.debian.org/debian bookworm main",))
+    rules = replace(home.debuginfo, sources=(), debuginfod=())
+    home = replace(home, base=Base(images=(base,)), image=image, debuginfo=rules)
     dump = Vmcore(
         path=tmp_path / "vmcore",
         format="elf",
@@ -224,3 +222,53 @@ def test_another_package_that_fits_the_dump(repository: Repository) -> None:
 def test_an_expired_release(repository: Repository) -> None:
     repository.publish(valid=timedelta(days=-2))
     assert "is expired" in refused(repository)
+
+
+SNAPSHOT = "snapshot.debian.org/archive/debian-security/20260706T000000Z"
+
+
+def _only_in_the_past(repository: Repository) -> bytes:
+    """The mirror has a newer version than the dump's; four days after its build, the archive had that one."""
+    package = repository.archive.files[repository.path(POOL)]
+    repository.publish(package=archives.deb({"./usr/share/doc/x": b"newer"}), version="6.1.999-1")
+    for root, suite, version in (
+        ("debian-security", "bookworm-security", archives.VERSION),
+        ("debian", "bookworm-proposed-updates", "6.1.177-1"),
+        ("debian", "bookworm-backports", "6.12.3-1~bpo12+1"),
+    ):
+        other = None if version == archives.VERSION else archives.deb({"./usr/share/doc/x": version.encode()})
+        repository.publish(
+            root=f"snapshot.debian.org/archive/{root}/20260706T000000Z",
+            suite=suite,
+            version=version,
+            package=other or package,
+            # As every InRelease of the past.
+            valid=timedelta(days=-2),
+        )
+    return package
+
+
+def test_a_version_that_only_the_snapshots_have(repository: Repository) -> None:
+    package = _only_in_the_past(repository)
+    found = repository.find()
+    assert found.origin.endswith(f"/{SNAPSHOT}/{POOL}")
+    assert (found.verification, found.verification_detail) == ("hash", "SHA-256 of the whole package")
+    assert found.proof == f"build-id {archives.BUILD_ID}"
+    # Its hash is in the suite's signed index: with one byte changed on the way it is refused.
+    name = repository.path(POOL, SNAPSHOT)
+    repository.archive.files[name] = package[:-3000] + bytes([package[-3000] ^ 1]) + package[-2999:]
+    shutil.rmtree(repository.cache)
+    assert "20260706T000000Z" in refused(repository)
+
+
+def test_a_snapshot_that_another_key_signed(repository: Repository, tmp_path: Path) -> None:
+    (tmp_path / "else").mkdir()
+    ours = repository.vendor
+    repository.vendor = rpms.Signer.new(tmp_path / "else")
+    _only_in_the_past(repository)
+    repository.vendor = ours
+    repository.publish(package=archives.deb({"./usr/share/doc/x": b"newer"}), version="6.1.999-1")
+    said = refused(repository)
+    assert "the archive of 20260706" in said
+    assert "the public key is not available: NO_PUBKEY" in said
+    assert not [path for path, _ in repository.archive.requests if path.startswith("/snapshot") and "/pool/" in path]

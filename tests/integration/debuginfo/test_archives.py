@@ -52,7 +52,7 @@ class World:
             "build_id": archives.BUILD_ID,
         }
         vmcore = Vmcore(**(fields | changes))  # type: ignore[arg-type]
-        return locate(vmcore, profiles.by_name("el8"), package_query=lambda _: [], cache=self.cache)
+        return locate(vmcore, profiles.by_name("el8"), package_query=lambda *_: [], cache=self.cache)
 
 
 @pytest.fixture

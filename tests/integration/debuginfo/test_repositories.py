@@ -97,7 +97,7 @@ def mirrored(monkeypatch: pytest.MonkeyPatch, archive: Archive, *hosts: str) -> 
 
 
 def find(profile: str, dump: Vmcore, cache: Path) -> Debuginfo:
-    return locate(dump, profiles.by_name(profile), package_query=lambda _: [], cache=cache)
+    return locate(dump, profiles.by_name(profile), package_query=lambda *_: [], cache=cache)
 
 
 @pytest.mark.usefixtures("keys")
@@ -282,12 +282,12 @@ def test_debians_debuginfod(
         monkeypatch.setenv("DEBUGINFOD_URLS", url)
         wait_for(f"{url}/buildid/{archives.BUILD_ID}/debuginfo")
         dump = vmcore(release, tmp_path / "crash")
-        found = locate(dump, home, package_query=lambda _: [], cache=tmp_path / "cache")
+        found = locate(dump, home, package_query=lambda *_: [], cache=tmp_path / "cache")
         assert found.origin == f"{url}/buildid/{archives.BUILD_ID}/debuginfo"
         assert found.proof == f"build-id {archives.BUILD_ID}"
         unknown = vmcore(release, tmp_path / "crash", build_id="00" * 20)
         with pytest.raises(DebuginfoError):
-            locate(unknown, home, package_query=lambda _: [], cache=tmp_path / "other")
+            locate(unknown, home, package_query=lambda *_: [], cache=tmp_path / "other")
 
 
 def wait_for(url: str) -> None:

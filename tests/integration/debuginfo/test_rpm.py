@@ -50,7 +50,7 @@ def home(tmp_path: Path, packages: Packages, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def find(home: Profile, archive: Archive, cache: Path, **changes: object) -> Debuginfo:
-    def package_query(names: object) -> list[RemotePackage]:
+    def package_query(names: object, sources: object) -> list[RemotePackage]:
         size = len(archive.files["/x.rpm"])
         return [
             RemotePackage(package="kernel-debuginfo", version=None, url=f"{archive.url}/x.rpm", size=size, sha256=None)
@@ -185,6 +185,6 @@ def test_newer_signatures_besides_a_classic_one(
 def test_given_rpm(packages: Packages, home: Profile, tmp_path: Path) -> None:
     vmcore = Vmcore(path=tmp_path / "v", format="elf", size=1, release=RELEASE, build_id=archives.BUILD_ID)
     for package in packages.files.values():
-        found = locate(vmcore, home, package_query=lambda _: [], given=package, cache=tmp_path / "cache")
+        found = locate(vmcore, home, package_query=lambda *_: [], given=package, cache=tmp_path / "cache")
         assert found.proof
         shutil.rmtree(tmp_path / "cache")

@@ -22,6 +22,7 @@ from sandbox.errors import (
 )
 from sandbox.host import disk
 from sandbox.log import without_secrets
+from sandbox.profiles import Snapshots
 
 DEBIAN = Path(__file__).parents[3] / "images" / "debian-12.toml"
 
@@ -150,6 +151,31 @@ def test_nothing_anywhere(bench: Bench) -> None:
     with pytest.raises(DebuginfoNotFound) as caught:
         bench.locate(vmcore=bench.vmcore(utsname_version=None))
     assert "does not say which package" in (caught.value.detail or "")
+
+
+def test_the_archive_of_the_days_after_the_build(bench: Bench) -> None:
+    line = "deb http://snapshot.example/debian/{day}T000000Z bookworm main"
+    bench.snapshots = (Snapshots(days=(4, 14), sources=(line,)), Snapshots(days=(45,), sources=(line, "deb more main")))
+    bench.known_in = "20260816"
+    # Built on 2026-07-02, says uname -v.
+    assert bench.locate().origin.endswith("/vmlinux-dbg.deb")
+    live, *past = bench.sources
+    assert live[0] == "deb http://deb.debian.org/debian bookworm main"
+    assert past == [
+        ("deb http://snapshot.example/debian/20260706T000000Z bookworm main",),
+        ("deb http://snapshot.example/debian/20260716T000000Z bookworm main",),
+        ("deb http://snapshot.example/debian/20260816T000000Z bookworm main", "deb more main"),
+    ]
+
+
+@pytest.mark.parametrize("said", ["", " (2026-99-99)", " (9999-12-31)", " (2999-01-01)"])
+def test_no_archive_of_days_to_come_or_of_none(bench: Bench, said: str) -> None:
+    line = "deb http://snapshot.example/debian/{day}T000000Z bookworm main"
+    bench.snapshots = (Snapshots(days=(4, 14), sources=(line,)),)
+    bench.known_in = "nowhere"
+    with pytest.raises(DebuginfoNotFound):
+        bench.locate(vmcore=bench.vmcore(utsname_version=f"#1 SMP Debian {archives.VERSION}{said}"))
+    assert len(bench.sources) == 1
 
 
 def test_package_without_vmlinux(bench: Bench) -> None:
