@@ -52,6 +52,8 @@ _LARGEST_PLAIN: Final = 0xFFFFFFFF
 _STRING, _STRING_ARRAY, _I18N, _BINARY = 6, 8, 9, 7
 _NUMBERS: Final = {2: "B", 3: "H", 4: "I", 5: "Q"}
 
+_MODE: Final = 0xFFFF
+"""Bits of a mode. A header may have wider numbers, which `stat` refuses."""
 _OF_SIGNATURES: Final = frozenset({267, 268, 273, 278})
 _OF_PACKAGES: Final = frozenset(
     {1000, 1001, 1002, 1022, 1028, 1030, 1035, 1037, 1096, 1116, 1117, 1118, 1125, 5008, 5011}
@@ -274,7 +276,7 @@ def _files(tags: Mapping[int, _Value]) -> tuple[RpmFile, ...]:
         RpmFile(
             path=(directories[numbers[at]] + names[at]).lstrip("/"),
             size=sizes[at],
-            mode=modes[at],
+            mode=modes[at] & _MODE,
             digest=digests[at],
             inode=inodes[at],
             ghost=bool(flags[at] & _GHOST),

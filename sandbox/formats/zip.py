@@ -46,8 +46,9 @@ def members(stream: Stream) -> Iterator[Member]:
             yield Member(name=name, size=UNKNOWN, content=ChunkStream(_inflated(stream), stream))
             return
         stored = LimitedStream(stream, packed)
-        content = stored if method == 0 else ChunkStream(_inflated(stored), stored)
-        yield Member(name=name, size=size, content=content, regular=not name.endswith("/"))
+        # No more of it than the header says.
+        content = stored if method == 0 else LimitedStream(ChunkStream(_inflated(stored), stored), size)
+        yield Member(name=name, size=packed if method == 0 else size, content=content, regular=not name.endswith("/"))
         stored.skip(stored.left)
 
 

@@ -59,13 +59,13 @@ def package(main: bytes, signature: bytes | None = None) -> ChunkStream:
     return ChunkStream(iter([whole]))
 
 
-def columns(count: int, directory: bytes) -> bytes:
-    """A file list with `count` files, all in one directory."""
-    kinds = {1116: (4, 4), 1028: (4, 4), 1030: (3, 2), 1096: (4, 4), 1037: (4, 4)}
+def columns(count: int, directory: bytes, *, modes: bytes = b"") -> bytes:
+    """A file list with `count` files, all in one directory; `modes` are in 64 bits."""
+    kinds = {1116: (4, 4), 1028: (4, 4), 1030: (5, 8) if modes else (3, 2), 1096: (4, 4), 1037: (4, 4)}
     data, entries = b"", []
     for tag, (kind, width) in kinds.items():
         entries.append((tag, kind, len(data), count))
-        data += bytes(width * count)
+        data += modes if tag == 1030 and modes else bytes(width * count)
     for tag in (1117, 1035):
         entries.append((tag, 8, len(data), count))
         data += b"\0" * count
@@ -101,6 +101,11 @@ def test_a_large_honest_rpm_header() -> None:
 def test_a_path_that_is_no_text() -> None:
     read = rpm.read(package(columns(2, b"/\xff\xfe/")))
     assert rpm.offset_in_payload(read, read.files[1]) == 116
+
+
+def test_a_mode_that_is_too_wide() -> None:
+    read = rpm.read(package(columns(2, b"/d/", modes=struct.pack(">2Q", 1 << 40 | 0o100644, 1 << 63))))
+    assert [file.regular for file in read.files] == [True, False]
 
 
 def test_signatures_without_end() -> None:

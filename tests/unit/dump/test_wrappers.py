@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from sandbox.cli import app
 from sandbox.dump import identify, is_plain, read_log, unpack, wrappers
 from sandbox.errors import CaseNotFound, DumpDamaged, DumpUnreadable, NoSpace, NotADump
-from sandbox.formats import notes, zstandard
-from sandbox.formats.streams import PeekSource
+from sandbox.formats import archives, notes, zstandard
+from sandbox.formats.streams import ChunkStream, PeekSource
 
 FIXTURE = Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 DUMP = FIXTURE.read_bytes()
@@ -388,3 +388,10 @@ def test_rearranged_file_is_sparse(tmp_path):
     out = unpack(identify(path), tmp_path / "cache")
     assert out.read_bytes() == dump
     assert out.stat().st_blocks * 512 < len(dump) / 4
+
+
+def test_no_more_of_a_zips_file_than_its_header_says():
+    content = bytearray(zipped({"vmcore": b"x" * 9000}))
+    struct.pack_into("<I", content, 22, 100)
+    member = next(archives.files("zip", ChunkStream(iter([bytes(content)]))))
+    assert member.content.read(9000) == b"x" * 100
