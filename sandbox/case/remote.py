@@ -7,18 +7,21 @@ a few kilobytes of JSON: from a process that has read an untrusted file, so ever
 from __future__ import annotations
 
 import io
-import select
 import time
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
 
 from sandbox import errors, image, profiles
 from sandbox.case.container import limits
+from sandbox.dump.builder import is_release
+from sandbox.dump.header import MACHINES
+from sandbox.dump.panic import printable
+from sandbox.dump.vmcoreinfo import is_build_id
 from sandbox.engine import Bind, ContainerSpec, Engine, Exec, Tmpfs, labels
-from sandbox.errors import BaseImageUnavailable, DumpDamaged, DumpError, DumpNotFound, PathNotFound, VmboxError
+from sandbox.errors import BaseImageUnavailable, DumpDamaged, DumpError, DumpNotFound, PathNotFound
 from sandbox.host import decode, paths
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
@@ -27,6 +30,8 @@ _SECONDS: Final = 60.0
 """Identifying ends itself after less than two; a host that is busy needs some to begin."""
 _LONGEST: Final = 4 << 20
 """Bytes of an answer."""
+_LONGEST_TEXT: Final = 4096
+"""Characters of a text in it; a line of a log has half of that."""
 _MEMORY: Final = 2 << 30
 
 _PACKAGES: Final = (
@@ -113,8 +118,7 @@ def program() -> bytes:
 def _answer(process: Exec, deadline: float) -> bytes:
     said = bytearray()
     while True:
-        left = deadline - time.monotonic()
-        if not process.pending() and (left <= 0 or not select.select([process.fileno()], [], [], left)[0]):
+        if not process.ready(max(deadline - time.monotonic(), 0)):
             raise DumpDamaged(f"reading the dump took more than {_SECONDS:g} s")
         piece = process.read()
         said += piece
@@ -124,23 +128,39 @@ def _answer(process: Exec, deadline: float) -> bytes:
 
 def parse_answer(said: bytes, inside: str, dump: Path) -> Vmcore:
     """The answer of `_PROGRAM` as a value, with the paths of the host. Raises `DumpDamaged` for any other answer."""
+    hint = "is vmbox of the same version there?"
     try:
         answer = decode.parse_json(said)
         if isinstance(answer, dict) and "error" in answer:
             raise _error(answer, inside, dump)
         found = decode.decode(Vmcore, answer, keys="any")
     except decode.DecodeError:
-        hint = "is vmbox of the same version there?"
         raise DumpDamaged(f"what was read of {dump} is not understood", hint=hint) from None
+    if not _is_plausible(found):
+        raise DumpDamaged(f"what was read of {dump} cannot be true", hint=hint)
     files = tuple(_to_host_path(file, inside, dump) for file in found.files)
     return replace(found, path=_to_host_path(found.path, inside, dump), files=files)
 
 
-def _error(answer: Mapping[str, object], inside: str, dump: Path) -> VmboxError:
+def _is_plausible(found: Vmcore) -> bool:
+    """Whether the texts are such as `sandbox.dump.identify` makes: they become file names, URLs and arguments."""
+    values = (getattr(found, one.name) for one in fields(found))
+    texts = [text for value in values for text in (value if isinstance(value, tuple) else (value,))]
+    texts += [*found.origins, *found.origins.values()]
+    return (
+        all(text.isprintable() and len(text) <= _LONGEST_TEXT for text in texts if isinstance(text, str))
+        and (found.release is None or is_release(found.release))
+        and (found.build_id is None or is_build_id(found.build_id))
+        and (found.arch is None or found.arch in MACHINES)
+    )
+
+
+def _error(answer: Mapping[str, object], inside: str, dump: Path) -> DumpError:
     kind = getattr(errors, str(answer["error"]), None)
-    if not (isinstance(kind, type) and issubclass(kind, VmboxError)):
+    if not (isinstance(kind, type) and issubclass(kind, DumpError)):
         kind = DumpError
-    message, hint = (str(answer.get(name, "")).replace(inside, str(dump))[:500] for name in ("message", "hint"))
+    texts = (str(answer.get(name, "")) for name in ("message", "hint"))
+    message, hint = (printable(text[:500]).replace(inside, str(dump)) for text in texts)
     return kind(message, hint=hint)
 
 

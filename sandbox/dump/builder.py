@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sandbox.dump import panic, vmcoreinfo
 from sandbox.dump.header import Header
 from sandbox.model import Vmcore
+
+_RELEASE: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+~:^@-]{0,63}")
+
+
+def is_release(text: str) -> bool:
+    """Whether `text` can be a kernel's release.
+
+    It is a part of file names, URLs, package names and arguments, so a dump must not choose what leads elsewhere. Nor
+    is it a format string that some program of the dump had in place of the value.
+    """
+    return _RELEASE.fullmatch(text) is not None
 
 
 class VmcoreBuilder:
@@ -21,6 +33,8 @@ class VmcoreBuilder:
 
     def propose(self, origin: str, **fields: object) -> None:
         for name, value in fields.items():
+            if name == "release" and not (isinstance(value, str) and is_release(value)):
+                continue
             if value is not None and name not in self.values:
                 self.values[name] = value
                 self.origins[name] = origin
@@ -37,14 +51,15 @@ class VmcoreBuilder:
         return self.values.get(name)
 
     def build(self) -> Vmcore:
-        return Vmcore(**self.values, origins=self.origins)
+        texts = {name: panic.printable(value) for name, value in self.values.items() if type(value) is str}
+        return Vmcore(**{**self.values, **texts}, origins=self.origins)
 
 
 def apply_header(builder: VmcoreBuilder, header: Header, info: Mapping[str, str], origin: str) -> None:
     """`origin` is "notes", or "memory" if the VMCOREINFO note was lost and its text was found by a search."""
     builder.set(format=header.format, vmcoreinfo=info)
     found = "vmcoreinfo" if origin == "notes" else "vmcoreinfo in memory"
-    builder.propose(found, release=_release(info))
+    builder.propose(found, release=info.get("OSRELEASE"))
     builder.propose("header", release=header.release, utsname_version=header.utsname_version)
     builder.propose(header.arch_origin, arch=header.arch)
     builder.propose(found, arch=vmcoreinfo.architecture(info))
@@ -75,7 +90,7 @@ def apply_findings(builder: VmcoreBuilder, found: panic.LogFindings, origin: str
         from sandbox.dump.release import vendor
 
         builder.propose("banner", vendor=vendor(found.banner))
-    if found.release is not None and found.release != builder.get("release"):
+    if found.release is not None and found.release != builder.get("release") is not None:
         # Some tools that convert hypervisors' snapshots insert VMCOREINFO of another kernel (drgn issue 350).
         builder.origins["release"] += f"; the {origin} says {found.release}"
 
@@ -85,9 +100,3 @@ def _utc(seconds: int | None) -> datetime | None:
     if seconds is None or not 0 < seconds < 1 << 33:
         return None
     return datetime.fromtimestamp(seconds, tz=UTC)
-
-
-def _release(info: Mapping[str, str]) -> str | None:
-    value = info.get("OSRELEASE")
-    # A format string of some program's own, found in place of the value, is no release.
-    return value if value and "%" not in value and value.isprintable() and len(value) <= 64 else None

@@ -127,7 +127,7 @@ def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindi
             # Not each record: one of 64 KiB may have as many lines.
             if lines % _ASKED == 0:
                 budget.ask()
-            line = _printable(raw)
+            line = _printable_line(raw)
             tail.append(line)
             # The log of a console continues with the capture kernel, whose banner must not count.
             if not panicked and "Linux version " in line:
@@ -201,7 +201,11 @@ def _last(lines: list[str], pattern: re.Pattern[str], budget: Budget) -> int | N
     return None
 
 
-def _printable(raw: bytes) -> str:
+def _printable_line(raw: bytes) -> str:
     """One line without control characters for a terminal; the longest the kernel prints is 1 KiB."""
-    text = raw[:2048].decode("utf-8", "replace")
+    return printable(raw[:2048].decode("utf-8", "replace"))
+
+
+def printable(text: str) -> str:
+    """The text with blanks in place of control characters."""
     return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)

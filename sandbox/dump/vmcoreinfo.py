@@ -71,10 +71,15 @@ def hexadecimal(info: Mapping[str, str], key: str) -> int | None:
     return _integer(info.get(key), 16)
 
 
+def is_build_id(text: str) -> bool:
+    """Whether `text` can be a build-id: lower-case hexadecimal."""
+    return _BUILD_ID.fullmatch(text) is not None
+
+
 def build_id(info: Mapping[str, str], utsname_version: str | None) -> str | None:
     """BUILD-ID, unless the kernel is known to write garbage there."""
     value = info.get("BUILD-ID", "").lower()
-    if not _BUILD_ID.fullmatch(value) or set(value) == {"0"}:
+    if not is_build_id(value) or set(value) == {"0"}:
         return None
     # Distribution kernels hide the upstream version; Debian's uname -v has it ("Debian 6.1.115-1").
     for text in (utsname_version or "").rpartition("Debian ")[2], info.get("OSRELEASE", ""):

@@ -77,6 +77,14 @@ GOOD: dict[str, Any] = {"path": "/case/vmcore", "files": ["/case/vmcore"], "form
         {"vmcoreinfo": {"OSRELEASE": 6}},
         {"taint": [1]},
         {"format": None},
+        {"build_id": "../../../home/user"},
+        {"release": "../../x"},
+        {"release": "-oDir::Etc=/"},
+        {"arch": 'x"; APT::Update::Pre-Invoke {"id";};'},
+        {"panic": "a\nb"},
+        {"taint": ["\x1b]0;x\x07"]},
+        {"banner": "b" * 100_000},
+        {"origins": {"panic": "\x1b[2J"}},
     ],
     ids=str,
 )
@@ -97,6 +105,15 @@ def test_an_unknown_class_of_error() -> None:
     answer = json.dumps({"error": "SystemExit", "message": "x", "hint": ""}).encode()
     with pytest.raises(remote.DumpError):
         remote.parse_answer(answer, "/case/vmcore", PLACE)
+
+
+@pytest.mark.parametrize("kind", ["SessionDied", "EngineFailed", "VmboxError", "kinds"])
+def test_an_error_that_no_dump_causes(kind: str) -> None:
+    answer = json.dumps({"error": kind, "message": "a\nb\x1b[2J", "hint": "\r\n"}).encode()
+    with pytest.raises(remote.DumpError) as raised:
+        remote.parse_answer(answer, "/case/vmcore", PLACE)
+    assert raised.value.message.isprintable()
+    assert raised.value.hint.isprintable()
 
 
 def test_relative_path() -> None:

@@ -1,4 +1,5 @@
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -399,3 +400,21 @@ def test_compressed_dump_without_vmcoreinfo(tmp_path, codec):
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
     assert found.build_id == "ab" * 20
     assert identify(path, log=False).release is None
+
+
+@pytest.mark.parametrize("release", [b"../../x", b"6.1/../x", b"-oDir=/", b"6.1 -x", b"6.1\x1b[2J", b"6.1'$(id)", b"."])
+def test_a_release_that_leads_elsewhere_is_none(tmp_path, release):
+    """It becomes a part of file names, URLs and arguments."""
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.elf(PAGES, b"OSRELEASE=" + release + b"\nPAGESIZE=4096\n"))
+    assert identify(path).release is None
+    path.write_bytes(b"[    0.000000] Linux version " + release.replace(b" ", b"/") + b" (a@b) (c) #1 SMP\n" * 2)
+    with suppress(NotADump):  # no log at all
+        assert identify(path).release is None
+    head = bytearray(dump_writer.kdump(PAGES, b""))
+    head[142:207] = release.ljust(65, b"\0")
+    path.write_bytes(head)
+    assert identify(path).release is None
+    head[142:207] = b"6.1.0-good".ljust(65, b"\0")
+    path.write_bytes(head)
+    assert identify(path).release == "6.1.0-good"
