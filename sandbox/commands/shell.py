@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import secrets
-import select
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,8 @@ TOOLS: Final = (*DEBUGGERS, SHELL)
 
 _WRAPPER: Final = "/usr/libexec/vmbox/shell"
 _NOT_FOUND: Final = 127
+_PATIENCE: Final = 60.0
+"""Seconds that a case on another host has to say that the lock of a tool is held."""
 _SHELL_ARGV: Final = ("sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi")
 
 
@@ -109,10 +110,8 @@ def run_script(
 
 def _output(process: Exec, deadline: float | None) -> Iterator[bytes]:
     while True:
-        if not process.pending():
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and (left <= 0 or not select.select([process.fileno()], [], [], left)[0]):
-                raise TimeoutError
+        if deadline is not None and not process.ready(max(deadline - time.monotonic(), 0)):
+            raise TimeoutError
         piece = process.read()
         if not piece:
             return
@@ -196,7 +195,7 @@ def _presence(case: Case, engine: Engine) -> Iterator[str]:
     ident = secrets.token_hex(4)
     if case.remote:
         with engine.exec(case.container, [RELAY, "hold", ident], stdin=True) as holding:
-            if not holding.read():
+            if not holding.ready(_PATIENCE) or not holding.read():
                 raise SessionDied(f"the case of {case.dump.name} does not answer")
             yield ident
         return

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self
@@ -15,6 +17,7 @@ from sandbox.errors import EngineFailed
 
 _FRAME: Final = struct.Struct(">BxxxL")
 _STDERR: Final = 2
+_CHUNK: Final = 1 << 16
 _GONE: Final = (ConnectionResetError, TimeoutError, ssl.SSLZeroReturnError)
 """Errors that end the stream: the engine ended, the container was removed, or the host is no longer reachable.
 SSLZeroReturnError also ends a TLS connection whose sending direction we closed first."""
@@ -25,8 +28,8 @@ _KEPT_ERRORS: Final = 1 << 20
 class ExecStream:
     """`sandbox.engine.Exec` over an upgraded HTTP connection.
 
-    Bytes are written to the socket but read through http.client's buffered reader. Its buffer holds the bytes that
-    arrived with the 101 headers; a read from the bare socket misses them (docker-py 7.2.0, issue 3332, open).
+    http.client's buffered reader may hold the bytes that arrived with the 101 headers; a read from the bare socket
+    misses them (docker-py 7.2.0, issue 3332, open). They are taken out of it once, at the beginning.
     """
 
     def __init__(
@@ -39,17 +42,18 @@ class ExecStream:
         resize: Callable[[int, int], None] | None = None,
     ) -> None:
         self._response = response  # a reference: without it the connection is closed or reused
-        self._reader = response.raw._fp.fp  # noqa: SLF001 - see the class
         self._sock = sock
         self._tty = tty
         self._exit_code = exit_code
         self._resize = resize
+        self._arrived = bytearray(self._with_headers(response.raw._fp.fp))  # noqa: SLF001 - see the class
+        self._ended = False
         self._kind = 0
         self._left = 0
+        """Bytes of the current frame that were not taken yet, of the stream `_kind`."""
         self._errors = bytearray()
         self.on_stderr: Callable[[bytes], None] | None = None
         """Called with each piece of stderr when it arrives."""
-        sock.settimeout(None)
         if sock.family in {socket.AF_INET, socket.AF_INET6}:
             _keep_alive(sock)
 
@@ -57,48 +61,70 @@ class ExecStream:
         return self._sock.fileno()
 
     def pending(self) -> bool:
+        # One look at the socket: a process that writes to stderr without end must not hold the caller here.
+        if not self._readable():
+            self._receive(0)
+        return self._readable()
+
+    def ready(self, seconds: float | None) -> bool:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not self.pending():
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            if left == 0 or not select.select([self._sock], [], [], left)[0]:
+                return False
+        return True
+
+    def read(self, size: int = _CHUNK) -> bytes:
+        while not self._readable():
+            self._receive(None)
+        if not self._tty:
+            size = min(size, self._left)
+        piece = bytes(self._arrived[:size])
+        del self._arrived[:size]
+        if not self._tty:
+            self._left -= len(piece)
+        return piece
+
+    def _with_headers(self, reader: Any) -> bytes:
         # peek() fills an empty buffer from the socket, which would block.
         self._sock.settimeout(0)
+        with contextlib.suppress(ssl.SSLWantReadError):  # part of a record, or no data
+            there: bytes = reader.read1(len(reader.peek(1)))
+            return there
+        return b""
+
+    def _receive(self, timeout: float | None) -> None:
+        self._sock.settimeout(timeout)
         try:
-            return bool(self._reader.peek(1))
-        except ssl.SSLWantReadError:  # part of a record, or no data
-            return False
+            piece = self._sock.recv(_CHUNK)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except _GONE:
+            piece = b""
         finally:
             self._sock.settimeout(None)
+        self._ended = not piece
+        self._arrived += piece
 
-    def read(self, size: int = 65536) -> bytes:
-        if self._tty:
-            return self._piece(size)
-        while self._left or self._next_frame():
-            piece = self._piece(min(size, self._left))
+    def _readable(self) -> bool:
+        """Whether stdout has arrived, or the end; stderr before it is collected."""
+        while not self._tty and (self._left == 0 or self._kind == _STDERR):
+            if self._left == 0:
+                if len(self._arrived) < _FRAME.size:
+                    return self._ended
+                self._kind, self._left = _FRAME.unpack_from(self._arrived)
+                del self._arrived[: _FRAME.size]
+                continue
+            piece = bytes(self._arrived[: self._left])
             if not piece:
-                break
+                return self._ended
+            del self._arrived[: len(piece)]
             self._left -= len(piece)
-            if self._kind != _STDERR:
-                return piece
             if self.on_stderr is not None:
                 self.on_stderr(piece)
             self._errors += piece
             del self._errors[:-_KEPT_ERRORS]
-        return b""
-
-    def _next_frame(self) -> bool:
-        while self._left == 0:
-            try:
-                header = self._reader.read(_FRAME.size)
-            except _GONE:
-                return False
-            if len(header) < _FRAME.size:
-                return False
-            self._kind, self._left = _FRAME.unpack(header)
-        return True
-
-    def _piece(self, size: int) -> bytes:
-        try:
-            piece: bytes = self._reader.read1(size)
-        except _GONE:
-            return b""
-        return piece
+        return self._ended or bool(self._arrived)
 
     def write(self, data: bytes) -> None:
         self._sock.sendall(data)

@@ -119,7 +119,11 @@ class Exec(Protocol):
     def fileno(self) -> int:
         """Descriptor to select on. Readable data may also be buffered: call `pending` first."""
 
-    def pending(self) -> bool: ...
+    def pending(self) -> bool:
+        """Whether `read` returns at once."""
+
+    def ready(self, seconds: float | None) -> bool:
+        """Wait up to `seconds` until `read` returns at once; what stderr gets does not end the wait."""
 
     def read(self, size: int = 65536) -> bytes:
         """Return the next bytes as soon as there are any; b"" at the end."""

@@ -20,7 +20,8 @@ from sandbox.model import Case
 
 _CHUNK: Final = 1 << 16
 
-_EXIT: Final = re.compile(rb" exit (\d+) ([0-9a-f]+)\n")
+_EXIT: Final = rb" exit (\d{1,3}) ([0-9a-f]{1,32})\n"
+"""A crash that took its case over knows the token, and may write anything behind it."""
 _PATIENCE: Final = 5.0
 """Seconds for which a FIFO may stay full. What is sent fits into an empty one."""
 
@@ -117,12 +118,10 @@ class FifoChannel:
 
     def find_exit(self) -> CrashExit | None:
         """The first exit line in the buffer, if one has come whole."""
-        at = self.buffer.find(self._token)
-        if at < 0:
-            return None
-        found = _EXIT.match(self.buffer, at + len(self._token))
+        found = re.search(re.escape(self._token) + _EXIT, self.buffer)
         if found is None:
             return None
+        at = found.start()
         begin = at - 1 if at > 0 and self.buffer[at - 1] == ord("\n") else at
         return CrashExit(begin=begin, end=found.end(), status=int(found[1]), ident=found[2])
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import time
 from typing import Final
 
@@ -18,6 +17,7 @@ from sandbox.errors import EngineError, EngineFailed, VmboxError
 from sandbox.model import Case
 from sandbox.session.channel import FifoChannel
 
+_UP: Final = b"up\n"
 _PATIENCE: Final = 60.0
 """Seconds in which the script must be up: an exec of a busy host takes some."""
 
@@ -55,8 +55,7 @@ class RemoteChannel(FifoChannel):
         self._write(b"".join(b"i" + line + b"\n" for line in lines.split(b"\n")))
 
     def ready(self, seconds: float | None) -> bool:
-        stream = self._stream
-        return stream.pending() or bool(select.select([stream.fileno()], [], [], seconds)[0])
+        return self._stream.ready(seconds)
 
     def _read(self) -> bytes:
         return self._stream.read()
@@ -85,9 +84,10 @@ class RemoteChannel(FifoChannel):
             raise self._ended() from None
 
     def _await_up(self, deadline: float) -> None:
-        while b"up\n" not in self.buffer:
+        # What an abandoned command left in the FIFO may have come as well, as much as it likes; the marker tells.
+        while (at := self.buffer.find(_UP)) < 0:
             if time.monotonic() > deadline:
                 raise EngineFailed(f"the container at {self._case.endpoint} does not answer", hint="vmbox doctor")
+            del self.buffer[: 1 - len(_UP)]
             self.receive(1.0)
-        # What an abandoned command left in the FIFO may have come as well; the marker tells.
-        del self.buffer[: self.buffer.index(b"up\n") + 3]
+        del self.buffer[: at + len(_UP)]

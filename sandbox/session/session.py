@@ -192,8 +192,8 @@ class Session:
                     # Another process than the one we asked for: it died before, or another client's start failed.
                     warm = answered = False
                     earlier = marker
+                    # Such lines may come without end, so the limit is looked at.
                     ident, marker = self._ask_to_start()
-                    continue
                 if len(channel.buffer) > _FLOOD:
                     flood = True
                     del channel.buffer[:-_KEPT]

@@ -42,11 +42,13 @@ def attach(process: Exec, watcher: Watcher | None = None) -> int:
         first = True
         shown = TerminalFilter()
         while True:
-            ready = listening[:1] if process.pending() else select.select(listening, [], [])[0]
+            # Keys are heard also while output comes without end.
+            printed = process.pending()
+            ready = select.select(listening, [], [], 0 if printed else None)[0]
             if wakeup in ready:
                 os.read(wakeup, 64)
                 _resize(process, stdout)
-            if listening[0] in ready:
+            if printed or listening[0] in ready:
                 data = process.read()
                 if not data:
                     return process.exit_code()

@@ -136,6 +136,44 @@ def _filtered(said: bytes, size: int) -> bytes:
     return b"".join(shown(said[at : at + size]) for at in range(0, len(said), size))
 
 
+def test_keys_are_heard_while_output_comes_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sandbox.session import terminal
+
+    shown, keys = os.open("/dev/null", os.O_WRONLY), os.pipe()
+    os.write(keys[1], b"\x03")
+    heard: list[bytes] = []
+
+    class Program:
+        def fileno(self) -> int:
+            return keys[0]
+
+        def pending(self) -> bool:
+            return True
+
+        def read(self) -> bytes:
+            return b"" if heard else b"y\r\n"
+
+        def write(self, data: bytes) -> None:
+            heard.append(data)
+
+        def exit_code(self) -> int:
+            return 130
+
+    class Stream:
+        def __init__(self, descriptor: int) -> None:
+            self._descriptor = descriptor
+
+        def fileno(self) -> int:
+            return self._descriptor
+
+    monkeypatch.setattr("sys.stdin", Stream(keys[0]))
+    monkeypatch.setattr("sys.stdout", Stream(shown))
+    assert terminal.attach(Program()) == 130  # type: ignore[arg-type] # a stand-in
+    assert heard == [b"\x03"]
+    for descriptor in (shown, *keys):
+        os.close(descriptor)
+
+
 def test_the_pump_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     from sandbox.session import terminal
 
@@ -146,7 +184,7 @@ def test_the_pump_filters(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Program:
         def fileno(self) -> int:
-            return -1
+            return keys
 
         def pending(self) -> bool:
             return True

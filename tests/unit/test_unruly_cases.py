@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ import pytest
 
 from sandbox.case import container, store
 from sandbox.case.places import SESSION_VERSION
-from sandbox.errors import EngineFailed, SessionDied
+from sandbox.errors import CommandTimeout, EngineFailed, SessionDied
 from sandbox.model import Case
 from sandbox.session import channel
 from sandbox.session.channel import FifoChannel
@@ -99,6 +100,51 @@ def test_a_full_fifo_ends_the_session_and_the_case(case: Case, engine: Engine, f
         session.start()
     assert time.monotonic() - began < 10
     assert engine.removed == ["0123"]
+
+
+def test_an_exit_line_that_is_none_hides_no_other(case: Case) -> None:
+    """The crash that took the case over knows its token."""
+    talk = FifoChannel(case)
+    token = case.token.encode()
+    talk.buffer += token + b" exit " + b"9" * 5000 + b" ab\n" + token + b"\n"
+    assert talk.find_exit() is None
+    talk.buffer += b"\n" + token + b" exit 139 12ab\n"
+    found = talk.find_exit()
+    assert found is not None
+    assert (found.status, found.ident, found.end) == (139, b"12ab", len(talk.buffer))
+    talk.close()
+
+
+def test_exit_lines_without_end_do_not_outlast_the_start(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_START", "1")
+    settled = threading.Event()
+
+    def say() -> None:
+        out, words = (os.open(case.shared / name, os.O_RDWR | os.O_NONBLOCK) for name in ("out", "in"))
+        control = os.open(case.shared / "ctl", os.O_RDWR | os.O_NONBLOCK)
+        while not settled.is_set():
+            with suppress(BlockingIOError):
+                os.write(out, b"\nfeed exit 1 0badcafe\n" * 40)
+            heard = b""
+            for descriptor in (words, control):
+                with suppress(BlockingIOError):
+                    heard += os.read(descriptor, 65536)
+            if b"kill" in heard:
+                break
+        for descriptor in (out, words, control):
+            os.close(descriptor)
+
+    talker = threading.Thread(target=say)
+    began = time.monotonic()
+    with Session(case) as session:
+        talker.start()
+        try:
+            with pytest.raises(CommandTimeout, match="did not come up"):
+                session.start(session.debugger.start_modes[:1])
+        finally:
+            settled.set()
+            talker.join()
+    assert time.monotonic() - began < 30
 
 
 def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
