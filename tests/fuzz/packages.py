@@ -3,26 +3,20 @@
     pip install --group fuzz
     python tests/fuzz/packages.py rpm|openpgp|repodata|elf [CORPUS] [-max_total_time=600 and other options of libFuzzer]
 
-All of it is read before anything is known to be signed. A finding is any exception but the one that each reader names
-for damage, more than 2 s of processor time, or 200 MiB above what the fuzzer itself takes; libFuzzer then leaves the
-input in a file crash-*, which `packages.py TARGET crash-…` runs again.
+All of it is read before anything is known to be signed. `harness.py` says what a finding is.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import random
 import re
-import resource
 import struct
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import atheris
+import harness
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))
@@ -34,11 +28,6 @@ with atheris.instrument_imports(include=["sandbox"]):
     from sandbox.formats import cpio, elf, openpgp, rpm
     from sandbox.formats.compressions import decompressed
     from sandbox.formats.streams import ChunkStream, CorruptData
-
-SECONDS = 2.0
-KIBIBYTES = 200 << 10
-# The fuzzer's own instrumentation slows Python down by about this much.
-SLOWDOWN = 4
 
 KEYS = sorted((TESTS.parent / "images" / "keys").iterdir())
 KEY = openpgp.RsaKey(name="x", fingerprint="", modulus=(1 << 2048) + 5, exponent=3)
@@ -160,7 +149,7 @@ _REPOMD = b"""<repomd><data type="primary"><checksum type="sha256">%s</checksum>
 <location href="repodata/primary.xml.gz"/>
 <size>10</size></data></repomd>""" % (b"ab" * 32)
 
-TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
+TARGETS: dict[str, harness.Target] = {
     "rpm": (read_rpm, lambda: [_rpm(kind) for kind in (b"none", b"gzip", b"xz", b"zstd")]),
     "openpgp": (read_openpgp, lambda: [_signature(), *(path.read_bytes() for path in KEYS)]),
     "repodata": (read_repodata, lambda: [_LIST, _REPOMD]),
@@ -168,45 +157,5 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = 
 }
 
 
-def mutate(content: bytes, limit: int, seed: int) -> bytes:
-    """Half of the time a number in the bytes, which libFuzzer seldom makes large; sometimes cut."""
-    dice = random.Random(seed)
-    if not content or dice.random() < 0.5:
-        return atheris.Mutate(content, limit)
-    if dice.random() < 0.1:
-        return content[: dice.randrange(len(content))]
-    made = bytearray(content)
-    for _ in range(dice.randint(1, 4)):
-        at, width = dice.randrange(len(made)), dice.choice((1, 2, 4, 8))
-        word = dice.choice((b"\0" * width, b"\xff" * width, b"\x7f" + b"\xff" * (width - 1), os.urandom(width)))
-        made[at : at + width] = word
-    return bytes(made)[:limit]
-
-
-def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
-        sys.exit(f"name one of {', '.join(TARGETS)}")
-    read, seeds = TARGETS[sys.argv.pop(1)]
-
-    def one_input(content: bytes) -> None:
-        start = time.process_time()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        read(content)
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        assert grown < KIBIBYTES, f"{grown >> 10} MiB more"
-        taken = time.process_time() - start
-        assert taken < SECONDS * SLOWDOWN, f"{taken:.1f} s"
-
-    corpus = next((path for path in map(Path, sys.argv[1:]) if path.is_dir()), None)
-    if corpus is None and not any(Path(word).is_file() for word in sys.argv[1:]):
-        corpus = Path(tempfile.mkdtemp(prefix="vmbox-corpus-"))
-        sys.argv.append(str(corpus))
-    if corpus is not None:
-        for number, content in enumerate(seeds()):
-            (corpus / f"seed-{number}").write_bytes(content)
-    atheris.Setup([*sys.argv, "-max_len=200000", "-timeout=30"], one_input, custom_mutator=mutate)
-    atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    harness.fuzz(TARGETS)
