@@ -7,7 +7,7 @@ there is only Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,16 +40,23 @@ def index_pieces(path: Path, into: Path, reporter: Reporter = QUIET) -> None:
             piece_index.keep(source, into, reporter)
 
 
-def read_log(path: Path, *, unpack_into: Path | None = None, reporter: Reporter = QUIET) -> Iterator[bytes]:
+def read_log(
+    path: Path,
+    *,
+    unpack_into: Path | None = None,
+    reporter: Reporter = QUIET,
+    on_saved: Callable[[Path], object] = lambda _saved: None,
+) -> Iterator[bytes]:
     """Lines of the kernel log as dmesg prints them. See `sandbox.dump.kernel_log`.
 
     A dump too deep in an archive to be read there is unpacked under `unpack_into`, once, if that is given. So is the
-    index of a flattened one kept there.
+    index of a flattened one kept there. `on_saved` is told the file beside the dump that is read in place of the dump's
+    own log.
     """
     from sandbox.dump import kernel_log
 
     try:
-        yield from kernel_log.read_log(path, keep_into=unpack_into, reporter=reporter)
+        yield from kernel_log.read_log(path, keep_into=unpack_into, reporter=reporter, on_saved=on_saved)
     except kernel_log.LogTooDeep:
         if unpack_into is None:
             raise

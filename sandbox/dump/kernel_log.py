@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -20,12 +20,18 @@ class LogTooDeep(DumpUnreadable):
     """The dump has to be unpacked before its log can be read. Raised before the first line."""
 
 
-def read_log(path: Path, *, keep_into: Path | None = None, reporter: Reporter = QUIET) -> Iterator[bytes]:
+def read_log(
+    path: Path,
+    *,
+    keep_into: Path | None = None,
+    reporter: Reporter = QUIET,
+    on_saved: Callable[[Path], object] = lambda _saved: None,
+) -> Iterator[bytes]:
     """Lines without newline, `[    1.234567] text`; control characters are the caller's business.
 
     The index of a flattened dump is kept under `keep_into`, and takes the time it takes; without, it is made here.
-    Where the log cannot be walked in the dump, the one that kdump saved beside it is given instead. Raises
-    `DumpUnreadable` when there is neither, and what `identify` raises.
+    Where the log cannot be walked in the dump, the one that kdump saved beside it is given instead, and `on_saved` is
+    told its path. Raises `DumpUnreadable` when there is neither, and what `identify` raises.
     """
     budget = Budget(_SECONDS)
     below = index = None
@@ -53,6 +59,7 @@ def read_log(path: Path, *, keep_into: Path | None = None, reporter: Reporter = 
                     f"{path}: the log of a {kind} file is not read here",
                     hint=f"crash may: vmbox run {pasteable(path)} -- log",
                 )
+            on_saved(saved)
             yield from _saved_beside(saved)
             return
         if kind is DumpFormat.FLATTENED and keep_into is not None:
@@ -68,6 +75,7 @@ def read_log(path: Path, *, keep_into: Path | None = None, reporter: Reporter = 
                 raise DumpUnreadable(
                     f"{path}: {error}", hint=f"in a case container: vmbox run {pasteable(path)} -- log"
                 ) from error
+            on_saved(saved)
             yield from _saved_beside(saved)
         except DeadlineExceeded as error:
             raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error

@@ -18,7 +18,7 @@ _KEPT: Final = 4000
 _ASKED: Final = 256
 """Lines between two looks at the clock."""
 
-_PANIC: Final = re.compile(r"(?<!end )Kernel panic - .*")
+PANIC_LINE: Final = re.compile(r"(?<!end )Kernel panic - .*")
 _OOPS: Final = re.compile(
     r"BUG: (?:kernel NULL pointer dereference|unable to handle).*|Unable to handle kernel.*"
     r"|[Kk]ernel BUG at.*|Oops: .*|general protection fault.*|Internal error: .*|divide error: .*"
@@ -90,6 +90,7 @@ _NOT_TAINTED: Final = re.compile(r"\bNot tainted\b")
 _HARDWARE: Final = re.compile(r"Hardware name: (.+)")
 _DMI: Final = re.compile(r"\bDMI: (.+)")
 _BANNER: Final = re.compile(r"(?:^|[\s\]])(Linux version \d\S* \(.*)")
+_COMMAND_LINE: Final = re.compile(r"ommand line: ")
 _VERSION: Final = re.compile(r"(#\d\S* .*)$")
 _RELEASE: Final = re.compile(r"^Linux version (\S+)")
 _TRIGGER: Final = re.compile(r"sysrq ?: Trigger a crash", re.IGNORECASE)
@@ -110,6 +111,28 @@ class LogFindings:
     uptime_seconds: float | None = None
 
 
+class CaptureKernelFilter:
+    """Tells the lines of the kernel that panicked from those of a capture kernel, with which a console's log goes on.
+
+    A capture kernel has elfcorehdr= on its command line (Documentation/admin-guide/kdump/kdump.rst). It can panic
+    itself, e.g. when memory runs out, and that is not the crash. The next boot's lines count again.
+    """
+
+    def __init__(self) -> None:
+        self._panicked = self._captures = False
+
+    def takes(self, line: str) -> bool:
+        """Whether `line` is of the kernel that panicked; a capture kernel's lines before its command line are, too."""
+        if "Linux version " in line and _BANNER.search(line):
+            self._captures = False
+        elif self._panicked and "elfcorehdr=" in line and _COMMAND_LINE.search(line):
+            self._captures = True
+        if self._captures:
+            return False
+        self._panicked = self._panicked or PANIC_LINE.search(line) is not None
+        return True
+
+
 def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindings:
     """Reads the whole log once and keeps its end. Raises `DeadlineExceeded` for one that is made to take long."""
     found = LogFindings()
@@ -119,15 +142,18 @@ def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindi
     panicked = False
     last: int | None = None
     dmi: str | None = None
+    boots = CaptureKernelFilter()
     for record in records:
-        if record.nanoseconds is not None:
-            last = max(last or 0, record.nanoseconds)
         for raw in record.text.split(b"\n"):
             lines += 1
             # Not each record: one of 64 KiB may have as many lines.
             if lines % _ASKED == 0:
                 budget.ask()
             line = _printable_line(raw)
+            if not boots.takes(line):
+                continue
+            if record.nanoseconds is not None:
+                last = max(last or 0, record.nanoseconds)
             tail.append(line)
             # The log of a console continues with the capture kernel, whose banner must not count.
             if not panicked and "Linux version " in line:
@@ -142,6 +168,11 @@ def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindi
     return found
 
 
+def says_why(panic: str) -> bool:
+    """Whether a panic line gives a reason of its own; "Fatal exception" only points to the oops before it."""
+    return _GENERIC.search(panic) is None
+
+
 def _take_banner(found: LogFindings, line: str) -> None:
     match = _BANNER.search(line)
     if match is None:
@@ -154,9 +185,9 @@ def _take_banner(found: LogFindings, line: str) -> None:
 
 
 def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
-    panic_at = _last(lines, _PANIC, budget)
+    panic_at = _last(lines, PANIC_LINE, budget)
     oops_at = _last(lines[:panic_at], _OOPS, budget)
-    panic = _PANIC.search(lines[panic_at]) if panic_at is not None else None
+    panic = PANIC_LINE.search(lines[panic_at]) if panic_at is not None else None
     oops = _OOPS.search(lines[oops_at]) if oops_at is not None else None
     if oops_at is not None and oops is not None and oops[0].startswith("Oops"):
         # "Oops: 0002 [#1] SMP" only numbers the oops; a line before it has the reason.

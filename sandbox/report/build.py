@@ -16,9 +16,10 @@ from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
 from sandbox.errors import VmboxError
 from sandbox.host import paths
+from sandbox.judge import backtrace, call_trace
 from sandbox.model import PanicCause, Vmcore, kernel_version
 from sandbox.progress import QUIET, Reporter
-from sandbox.report import backtrace, kmem, signature, tables
+from sandbox.report import kmem, signature, tables
 from sandbox.report.causes import explain
 from sandbox.report.collect import PARTS, CommandOutputs, collect
 from sandbox.report.log_excerpt import excerpt
@@ -31,7 +32,6 @@ _TOP: Final = 12
 _LONGEST: Final = 50
 """Rows of tables that could have thousands."""
 
-_BLOCKED_TASK: Final = re.compile(r"INFO: task .+:(\d+) blocked for more than")
 _HZ: Final = re.compile(r"^\s*HZ: (\d+)", re.MULTILINE)
 
 
@@ -178,7 +178,7 @@ def _guilty(
     """The stack that shows the bug: for a hung task its own, not that of the watchdog that panicked."""
     if vmcore.cause is not PanicCause.HUNG_TASK:
         return panicking
-    named = [int(found[1]) for found in map(_BLOCKED_TASK.search, log) if found]
+    named = call_trace.blocked_pids(log)
     return next((stack for pid in reversed(named) for stack in blocked if stack.pid == pid), panicking)
 
 

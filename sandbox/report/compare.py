@@ -30,12 +30,14 @@ class Comparison:
 def compare(first: Report, second: Report) -> Comparison:
     """Compare two crashes."""
     one, two = first.signature, second.signature
-    same = one.id == two.id
+    same = one.id == two.id and one.id is not None
     likeness = 1.0 if same else 0.0
-    if not same and one.cause == two.cause:
+    if not same and one.cause == two.cause and one.id is not None and two.id is not None:
         likeness = round(SequenceMatcher(None, one.frames, two.frames, autojunk=False).ratio(), 2)
     if same:
         verdict = "the same signature: they look like the same bug"
+    elif one.id is None or two.id is None:
+        verdict = "too little is known of one of them"
     elif one.cause != two.cause:
         verdict = "different causes"
     elif likeness >= 0.5:
@@ -54,7 +56,7 @@ def _differences(first: Report, second: Report) -> Iterator[Difference]:
         yield "hardware", who.hardware or "unknown"
         yield "cause", report.signature.cause
         yield "panic", report.panic.message or "unknown"
-        yield "signature", report.signature.id
+        yield "signature", report.signature.id or "unknown"
         yield "frames", " < ".join(report.signature.frames)
         yield "task", report.backtrace.command if report.backtrace else "unknown"
         yield "taint", "unknown" if report.panic.taint is None else "; ".join(report.panic.taint) or "none"

@@ -8,11 +8,11 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from sandbox.judge.backtrace import Backtrace
+from sandbox.judge.functions import plain_name
 from sandbox.render import visible
 from sandbox.report import charts
-from sandbox.report.backtrace import Backtrace
 from sandbox.report.model import Report
-from sandbox.report.signature import plain_name
 
 if TYPE_CHECKING:
     from jinja2 import Environment

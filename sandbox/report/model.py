@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from sandbox.judge.backtrace import Backtrace
 from sandbox.model import CommandStatus
-from sandbox.report.backtrace import Backtrace
 from sandbox.report.kmem import Memory, SlabCache
 from sandbox.report.signature import Signature
 from sandbox.report.tables import Disk, Interrupt, Module, Mount, NetworkDevice, Queued, Task

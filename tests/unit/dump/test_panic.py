@@ -115,3 +115,16 @@ def test_escape_sequences_do_not_pass():
 def test_every_cause_has_messages_and_an_explanation():
     assert {cause for _, cause in panic._CAUSES} == {*PanicCause} - {PanicCause.OTHER}
     assert len({causes.explain(cause) for cause in (None, *PanicCause)}) == len(PanicCause) + 1
+
+
+def test_a_capture_kernel_that_panics_is_not_the_crash() -> None:
+    own = "[   99.000001] Kernel panic - not syncing: hung_task: blocked tasks\n"
+    banner = "[    0.000000] Linux version 6.1.0 (x@y) (gcc) #1 SMP\n"
+    capture = banner + "[    0.000000] Command line: root=/dev/vda elfcorehdr=0x3000000 quiet\n"
+    oom = "[    9.000001] Kernel panic - not syncing: Out of memory: System is deadlocked on memory\n"
+    found = examine(banner + own + capture + oom)
+    assert (found.cause, found.uptime_seconds) == (PanicCause.HUNG_TASK, 99.000001)
+    # A log of a capture kernel alone is of that one.
+    assert examine(capture + oom).cause == PanicCause.OOM
+    # And what the machine does after it counts.
+    assert examine(banner + own + capture + oom + banner + oom).cause == PanicCause.OOM

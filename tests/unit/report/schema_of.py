@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sandbox.report import backtrace, kmem, model, signature, tables
+from sandbox.judge import backtrace
+from sandbox.report import kmem, model, signature, tables
 from sandbox.triage import model as triage_model, table
 
 SHIPPED = {model.Report: "report.schema.json", table.Index: "index.schema.json"}

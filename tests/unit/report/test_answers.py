@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jsonschema
 import pytest
 import schema_of
 
 from sandbox.errors import DebuginfoNotFound
+from sandbox.judge import backtrace
 from sandbox.model import CommandStatus, Vmcore
-from sandbox.report import backtrace, html, kmem, signature, tables, write
+from sandbox.report import html, kmem, signature, tables, write
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs, ExternalOutput, from_external, reason, truncate_to_fit
 from sandbox.report.compare import compare
@@ -290,3 +292,46 @@ def test_machine_and_taint_without_the_log() -> None:
     assert tables.taint("TAINTED_MASK: 3000  OE\n") == "OE"
     assert tables.taint("TAINTED_MASK: 0  \n") == ""
     assert tables.taint("sys: invalid option\n") is None
+
+
+@pytest.mark.parametrize("panic", [None, "Kernel panic - not syncing: Fatal exception in interrupt"])
+def test_crashes_of_which_nothing_is_known_are_not_the_same_bug(panic: str | None) -> None:
+    unknown = signature.of(cause="null-pointer", log=["no trace"], panic=panic)
+    assert (unknown.id, unknown.frames, unknown.basis) == (None, (), "nothing")
+    # The panic line alone is enough where it has a reason.
+    said = signature.of(cause="no-root", panic="Kernel panic - not syncing: VFS: Unable to mount root fs on 8:1")
+    other = signature.of(cause="no-root", panic="Kernel panic - not syncing: VFS: Unable to mount root fs on 8:2")
+    assert said.id is not None
+    assert said.id == other.id
+    dump = Vmcore(path=Path("vmcore"), format="log", size=1, cause="null-pointer", panic=panic)
+    report = read(dump, None)
+    assert report.signature.id is None
+    result = compare(report, report)
+    assert (result.same, result.likeness, result.verdict) == (False, 0.0, "too little is known of one of them")
+    assert "Signature" in html.html(report)
+
+
+def test_a_hung_task_has_the_signature_of_the_task_with_and_without_its_dump() -> None:
+    blocked = """PID: 95       TASK: ffff9b3d01f1a8c0  CPU: 1    COMMAND: "fsfreeze"
+ #0 [ffffb4e0402ffbd8] __schedule at ffffffff
+ #1 [ffffb4e0402ffbe8] schedule at ffffffff
+ #2 [ffffb4e0402ffbf8] percpu_rwsem_wait at ffffffff
+ #3 [ffffb4e0402ffbf8] do_syscall_64 at ffffffff
+"""
+    log = [
+        "INFO: task fsfreeze:95 blocked for more than 3 seconds.",
+        "Call Trace:",
+        " <TASK>",
+        " __schedule+0x34d/0x9e0",
+        " schedule+0x5a/0xd0",
+        " percpu_rwsem_wait+0x116/0x140",
+        " do_syscall_64+0x1/0x2",
+        " </TASK>",
+        "Kernel panic - not syncing: hung_task: blocked tasks",
+        "Call Trace:",
+        " panic+0x118/0x2f4",
+        " watchdog.cold+0xc/0x16",
+    ]
+    from_dump = signature.of(cause="hung-task", backtrace=backtrace.parse(blocked)[0], log=log)
+    assert from_dump.frames == ("__schedule", "schedule", "percpu_rwsem_wait")
+    assert signature.of(cause="hung-task", log=log).id == from_dump.id

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.model import Vmcore
-from sandbox.report import tables
+from sandbox.report import signature, tables
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs
 
@@ -33,6 +33,9 @@ def test_genuine_output_makes_a_complete_report(kernel: str) -> None:
     assert report.signature is not None
     assert report.signature.frames[0] == "sysrq_handle_crash"
     assert report.signature.id == "237bf7d6164e"
+    # Its log alone has the same signature.
+    alone = signature.of(cause="sysrq", log=texts["log"].splitlines())
+    assert (alone.id, alone.basis, report.signature.basis) == (report.signature.id, "log", "backtrace")
     assert report.tasks_total > 1
     assert len(report.load) == 3
     assert report.memory

@@ -1,4 +1,4 @@
-"""Parse backtraces printed by crash's `bt`: one task or many, with or without source lines (`-l`)."""
+"""Parse backtraces that `bt` of crash or of drgn's crash commands prints, of one task or many."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ _HEADER: Final = re.compile(r'^PID: (\d+)\s+TASK: ([0-9a-f]+)\s+CPU: (\d+)\s+COM
 _FRAME: Final = re.compile(
     r"^\s*#(\d+) \[([0-9a-f]+)\] (\S+)(?: \((?:via )?[^)]*\))? at ([0-9a-f]+)(?: \[([\w-]+)\])?(?: \(unreliable\))?\s*$"
 )
+# drgn/commands/_builtin/crash/_bt.py
+_INLINE: Final = re.compile(r"^\s*#(\d+) \(inline\)\s+(\S+)")
 _SOURCE: Final = re.compile(r"^\s{4,}(\S.*): (\d+)\s*$")
 _EXCEPTION: Final = re.compile(r"^\s*\[exception RIP: ([^\]+]+)(?:\+(?:0x)?([0-9a-f]+))?\]")
 _STACK: Final = re.compile(r"^--- <(.+)> ---\s*$")
@@ -25,8 +27,10 @@ class Frame:
 
     number: int
     function: str
-    address: str
-    """Address in the function, lower-case hexadecimal without 0x."""
+    address: str | None
+    """Address in the function, lower-case hexadecimal without 0x; None for an inlined one."""
+    inline: bool = False
+    """Whether the compiler put this function into the next one."""
     module: str | None = None
     """Module of the function; None for vmlinux."""
     file: str | None = None
@@ -69,6 +73,8 @@ def _parse(lines: list[str]) -> Iterator[Backtrace]:
         elif frame := _FRAME.match(line):
             number, _, function, address, module = frame.groups()
             frames.append(Frame(number=int(number), function=function.lstrip("."), address=address, module=module))
+        elif inline := _INLINE.match(line):
+            frames.append(Frame(number=int(inline[1]), function=inline[2], address=None, inline=True))
         elif (exception := _EXCEPTION.match(line)) and frames:
             # crash prints "unknown or invalid address" for user space or a jump to an invalid address.
             if not exception[1].startswith("unknown"):

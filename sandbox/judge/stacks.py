@@ -1,0 +1,178 @@
+"""Compare the stack that a debugger prints with another witness's: the kernel's own call trace, or another debugger.
+
+A debugger that misreads a kernel's types or unwind tables does not fail, it prints functions that were never called.
+The kernel's trace of the panic was made by its own unwinder and needs no debuginfo.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.judge.backtrace import Backtrace
+from sandbox.judge.call_trace import CallTrace
+from sandbox.judge.functions import is_entry, is_machinery, is_panic, plain_name
+
+LOG: Final = "the log's call trace"
+
+_ENTRY_NAMES: Final = "entry_SYSCALL_64"
+"""One stub with several labels: entry_SYSCALL_64_after_hwframe, entry_SYSCALL_64_fastpath."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether two witnesses of one stack agree."""
+
+    agrees: bool
+    by: str
+    """The debugger that is judged."""
+    against: str
+    """The other witness, e.g. "the log's call trace"."""
+    words: str
+    """The reason, in one sentence: where they part, or how far they agree."""
+    stack: tuple[str, ...]
+    """Functions of the debugger below the panic, innermost first, as they were compared."""
+    witness: tuple[str, ...]
+    """The same of the other witness."""
+
+    @property
+    def line(self) -> str:
+        """One line for people: "AGREES WITH: the log's call trace (8 frames)"."""
+        return f"{'AGREES' if self.agrees else 'DISAGREES'} WITH: {self.against} ({self.words})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    name: str
+    optional: bool = False
+    """Inlined: the other witness need not have it."""
+    any_name: bool = False
+
+
+def judge(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
+    """Compare a debugger's stack with the log's trace of the same task; None for another task, or if one is empty.
+
+    `by` is the debugger's name.
+    """
+    if not _same_task(stack, trace):
+        return None
+    mine, log = list(_of_debugger(stack)), list(_of_log(trace))
+    return _compare(mine, log, by=by, against=LOG, cut=trace.cut, complaint=stack.complaint)
+
+
+def judge_task(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
+    """As `judge` of the stack that the debugger gives for the task that panicked: another task disagrees."""
+    if stack.frames and trace.pid is not None and not _same_task(stack, trace):
+        where = f"PID {trace.pid} on CPU {trace.cpu}" if trace.cpu is not None else f"PID {trace.pid}"
+        return Verdict(
+            agrees=False,
+            by=by,
+            against=LOG,
+            words=f"{by} names PID {stack.pid} on CPU {stack.cpu}, the kernel printed the panic in {where}",
+            stack=tuple(step.name for step in _of_debugger(stack)),
+            witness=tuple(step.name for step in _of_log(trace)),
+        )
+    return judge(stack, trace, by=by)
+
+
+def between(first: Backtrace, second: Backtrace, *, by: str, against: str) -> Verdict | None:
+    """Compare the stacks that two debuggers print for one task; None if one of them has none."""
+    if first.task != second.task or first.pid != second.pid:
+        if not first.frames or not second.frames:
+            return None
+        words = f"{by} names PID {first.pid}, {against} PID {second.pid}"
+        names = [tuple(step.name for step in _of_debugger(one)) for one in (first, second)]
+        return Verdict(agrees=False, by=by, against=against, words=words, stack=names[0], witness=names[1])
+    return _compare(list(_of_debugger(first)), list(_of_debugger(second)), by=by, against=against)
+
+
+def _same_task(stack: Backtrace, trace: CallTrace) -> bool:
+    # Each CPU has an idle task of PID 0.
+    return stack.pid == trace.pid and (stack.pid != 0 or trace.cpu is None or stack.cpu == trace.cpu)
+
+
+def _of_debugger(stack: Backtrace) -> Iterator[_Step]:
+    for frame in stack.frames:
+        yield _Step(_named(frame.function), optional=frame.inline)
+        if frame.exception:
+            yield _Step(_named(frame.exception))
+
+
+def _of_log(trace: CallTrace) -> Iterator[_Step]:
+    return (_Step(_named(frame.function), any_name=frame.nameless) for frame in trace.reliable)
+
+
+def _named(function: str) -> str:
+    name = plain_name(function)
+    return _ENTRY_NAMES if name.startswith(_ENTRY_NAMES) else name
+
+
+def _below_panic(steps: Sequence[_Step]) -> list[_Step]:
+    """What led to the panic: without panic() and what it calls, and without what handles an exception."""
+    begin = max((at + 1 for at, step in enumerate(steps) if is_panic(step.name)), default=0)
+    while begin < len(steps) and (is_machinery(steps[begin].name) or steps[begin].optional):
+        begin += 1
+    return list(steps[begin:])
+
+
+def _compare(
+    mine: Sequence[_Step],
+    other: Sequence[_Step],
+    *,
+    by: str,
+    against: str,
+    cut: bool = False,
+    complaint: str | None = None,
+) -> Verdict | None:
+    left, right = _below_panic(mine), _below_panic(other)
+    if not left or not right:
+        return None
+    parted = _part(left, right, by=by, cut=cut)
+    common = sum(1 for step in left if not step.optional)
+    words = parted or f"{common} frames"
+    if complaint is not None and parted:
+        words += f"; {by} says: {complaint}"
+    return Verdict(
+        agrees=parted is None,
+        by=by,
+        against=against,
+        words=words,
+        stack=tuple(step.name for step in left),
+        witness=tuple(step.name for step in right),
+    )
+
+
+def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, cut: bool) -> str | None:
+    """Where two stacks part, in words; None if they are the same."""
+    here = there = 0
+    above = "panic()"
+    while here < len(left) and there < len(right):
+        one, two = left[here], right[there]
+        if is_entry(one.name) and is_entry(two.name):
+            break
+        if one.name == two.name or ((one.any_name or two.any_name) and not (one.optional or two.optional)):
+            above = two.name if one.any_name else one.name
+            here += 1
+            there += 1
+        elif one.optional or is_machinery(one.name):
+            here += 1
+        elif two.optional or is_machinery(two.name):
+            there += 1
+        else:
+            return f"{by} has {one.name} below {above}, there it is {two.name}"
+    return _ends(left[here:], right[there:], above, by=by, cut=cut)
+
+
+def _ends(left: Sequence[_Step], right: Sequence[_Step], above: str, *, by: str, cut: bool) -> str | None:
+    """Compare what is left: a system call's or thread's entry, where a stub more or less is forgiven."""
+    mine = [step.name for step in left if not step.optional and not is_machinery(step.name)]
+    others = [step.name for step in right if not step.optional and not is_machinery(step.name)]
+    if foreign := next((name for name in mine if not is_entry(name)), None):
+        return None if cut and not others else f"{by} goes on with {foreign} below {above}, where the other ends"
+    if foreign := next((name for name in others if not is_entry(name)), None):
+        return f"{by} ends below {above}, there {foreign} follows"
+    counted = Counter(others)
+    again = next((name for name, times in Counter(mine).items() if times > max(1, counted[name])), None)
+    return f"{by} has {again} more than once" if again else None
