@@ -52,10 +52,10 @@ def locate(
     """Debuginfo of exactly the kernel build that wrote `vmcore`, in the cache and proven to match.
 
     Sources in order: `given` (vmlinux, package or directory; nothing else is tried then), the cache, what lies beside
-    the dump, the package manager (`package_query`). What was not checked is kept for this dump alone. With `force`, a
-    given file that does not match is used, and the proof says so. A vmlinux gets a .gdb_index before it enters the
-    cache, where a `gdb_index_builder` is given. Then the least recently used builds are removed above the setting
-    debuginfo_limit, except those `in_use`.
+    the dump, the package manager (`package_query`). What was not checked is kept for this dump alone. With `force`, or
+    where the dump says nothing to compare, a given file is used as it is, and the proof says so. A vmlinux gets a
+    .gdb_index before it enters the cache, where a `gdb_index_builder` is given. Then the least recently used builds are
+    removed above the setting debuginfo_limit, except those `in_use`.
 
     Raises `DebuginfoNotFound` (its `detail` has one line for each source), `DebuginfoMismatch`, `DownloadFailed`,
     `VerificationFailed`, `NoSpace`.
@@ -103,6 +103,10 @@ class _Search:
             self.vmcore.release, self.vmcore.build_id or "unknown", " ".join(wanted) or "unknown",
         )  # fmt: skip
         if given is not None:
+            if not (self.vmcore.release or self.vmcore.banner or self.vmcore.build_id):
+                # There is nothing that a second wish could overrule.
+                self.force = True
+                self.reporter.notice(f"{given} is believed: the dump does not say which kernel wrote it")
             return self._given(given.absolute())
         if (found := self._cached()) is not None:
             return found

@@ -6,11 +6,16 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.dump import panic, vmcoreinfo
 from sandbox.dump.header import Header
+from sandbox.dump.printk import Record
 from sandbox.model import Vmcore
+
+if TYPE_CHECKING:
+    # Most dumps need no search.
+    from sandbox.dump.header_only import ScanResult
 
 _RELEASE: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+~:^@-]{0,63}")
 
@@ -93,6 +98,16 @@ def apply_findings(builder: VmcoreBuilder, found: panic.LogFindings, origin: str
     if found.release is not None and found.release != builder.get("release") is not None:
         # Some tools that convert hypervisors' snapshots insert VMCOREINFO of another kernel (drgn issue 350).
         builder.origins["release"] += f"; the {origin} says {found.release}"
+
+
+def apply_scan(builder: VmcoreBuilder, found: ScanResult) -> None:
+    """Facts that were found in memory without page tables."""
+    named = panic.LogFindings(banner=found.banner, release=found.release, utsname_version=found.utsname_version)
+    apply_findings(builder, named, "utsname in memory")
+    if found.panic is not None:
+        # One line: the budget of the search may be used up.
+        line = Record(nanoseconds=None, text=found.panic.encode())
+        apply_findings(builder, panic.examine([line]), "text in memory")
 
 
 def _utc(seconds: int | None) -> datetime | None:

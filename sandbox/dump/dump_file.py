@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sandbox.dump.header import Header, Memory
 from sandbox.model import Vmcore
+
+if TYPE_CHECKING:
+    from sandbox.dump.header_only import ScanResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +46,7 @@ class DumpFile(Protocol):
 
     @property
     def stores_text_as_is(self) -> bool:
-        """Whether `find_vmcoreinfo` needs no decompression: then it is called even if the log is not wanted."""
+        """Whether `search` needs no decompression: then it is called even if the log is not wanted."""
 
     @property
     def slow_to_measure(self) -> bool:
@@ -55,8 +58,10 @@ class DumpFile(Protocol):
     def missing(self) -> str | None:
         """Why the file is incomplete by its size, in words; None if it is complete. The size must be known."""
 
-    def find_vmcoreinfo(self) -> bytes:
-        """The kernel's own copy of its VMCOREINFO, for dumps without the note. Empty when it is not found."""
+    def search(self) -> ScanResult:
+        """What the file's memory says without page tables, for dumps without the note: the kernel's own copy of its
+        VMCOREINFO or, where there is none and the header does not name the kernel, its utsname.
+        """
 
     def additions(self, vmcore: Vmcore, end: int, /) -> Iterator[tuple[int, bytes]]:
         """(place, bytes) to write into a copy that ends at `end`, to add the facts of `vmcore` that the file lacks.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandbox.dump.completeness import cut_off
 from sandbox.dump.header import Header, PageMissingError
@@ -16,6 +16,9 @@ from sandbox.formats import elf, notes
 from sandbox.formats.elf import Segment
 from sandbox.formats.streams import Source
 from sandbox.model import DumpFormat, PageCompression, Vmcore
+
+if TYPE_CHECKING:
+    from sandbox.dump.header_only import ScanResult
 
 _INCOMPLETE: Final = 0x1
 """DUMP_ELF_INCOMPLETE in e_flags, set by makedumpfile -E."""
@@ -70,10 +73,10 @@ class ElfFile:
         size = self._source.size or 0
         return cut_off(size, self._need, "in the memory segments") if size < self._need else None
 
-    def find_vmcoreinfo(self) -> bytes:
+    def search(self) -> ScanResult:
         from sandbox.dump import header_only
 
-        return header_only.find_vmcoreinfo(self._source)
+        return header_only.scan_memory(self._source, only_without_vmcoreinfo=True)
 
     def additions(self, _vmcore: Vmcore, _end: int, /) -> Iterator[tuple[int, bytes]]:
         return iter(())

@@ -10,7 +10,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -30,6 +30,12 @@ _KEY: Final = b"OSRELEASE="
 # struct new_utsname: six strings of 65 bytes: sysname, nodename, release, version, machine, domainname.
 _UTS_FIELD: Final = 65
 _SYSNAME: Final = b"Linux".ljust(_UTS_FIELD, b"\0")
+_BANNER: Final = b"Linux version "
+_MOST_BANNERS: Final = 4096
+"""Places in memory that may be a banner and are looked at: logs and programs have it, too."""
+_LONGEST_TEXT: Final = 1024
+"""Bytes by which pieces overlap, so that no text is cut."""
+
 _END: Final = b"---[ end Kernel panic - not syncing: "
 
 
@@ -48,6 +54,10 @@ class ScanResult:
     vmcoreinfo: bytes = b""
     release: str | None = None
     utsname_version: str | None = None
+    banners: list[str] = field(default_factory=list)
+    """Lines "Linux version …": of this kernel, and of others whose logs or images were in memory."""
+    looked: int = 0
+    """Places where a banner might have been."""
     panic: str | None = None
     """From the line `---[ end Kernel panic … ]---`: without the log's records, the end of other lines is unknown."""
 
@@ -55,19 +65,29 @@ class ScanResult:
     def whole(self) -> bool:
         return bool(self.vmcoreinfo) and self.release is not None and self.panic is not None
 
+    @property
+    def banner(self) -> str | None:
+        """The banner that says the same as utsname."""
+        start, end = f"Linux version {self.release} (", f" {self.utsname_version}"
+        return next((one for one in self.banners if one.startswith(start) and one.endswith(end)), None)
 
-def scan_memory(source: Source) -> ScanResult:
-    """Searches for VMCOREINFO, the kernel's utsname and the end of a panic, up to a time limit and a size limit."""
+
+def scan_memory(source: Source, *, only_without_vmcoreinfo: bool = False) -> ScanResult:
+    """Searches for VMCOREINFO, the kernel's utsname and banner and the end of a panic, up to a time and a size limit.
+
+    With `only_without_vmcoreinfo` the search ends at VMCOREINFO, which has more than the rest.
+    """
     found = ScanResult()
     with suppress(DeadlineExceeded):
         for at in _from_both_ends(0, source.size):
-            piece = source.read_at(at, _SCAN_STEP + 6 * _UTS_FIELD)
-            if found.whole or (not piece and source.size is None):
+            piece = source.read_at(at, _SCAN_STEP + _LONGEST_TEXT)
+            if found.whole or (only_without_vmcoreinfo and found.vmcoreinfo) or (not piece and source.size is None):
                 break
             if not found.vmcoreinfo:
                 found.vmcoreinfo = _vmcoreinfo_in(piece, at, source)
             if found.release is None:
                 _take_utsname(found, piece)
+            _take_banners(found, piece)
             if found.panic is None and (panic := _between(piece, _END, b" ]---")) and "%" not in panic:
                 found.panic = f"Kernel panic - not syncing: {panic}"
     return found
@@ -83,6 +103,17 @@ def _take_utsname(found: ScanResult, piece: bytes) -> None:
                 found.release, found.utsname_version = release, version
                 return
         at = piece.find(_SYSNAME, at + 1)
+
+
+def _take_banners(found: ScanResult, piece: bytes) -> None:
+    at = piece.find(_BANNER)
+    while at >= 0 and found.looked < _MOST_BANNERS:
+        found.looked += 1
+        line = piece[at : at + _LONGEST_TEXT].split(b"\n", 1)[0].split(b"\0", 1)[0]
+        # The format of /proc/version and a placeholder of the build lack the number.
+        if b") #" in line and line.isascii() and (banner := line.decode().rstrip()).isprintable():
+            found.banners.append(banner)
+        at = piece.find(_BANNER, at + 1)
 
 
 def _between(piece: bytes, before: bytes, after: bytes) -> str | None:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox.dump import completeness, crash_directory, magic, panic, piece_index, reader, saved_log, vmcoreinfo
-from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
+from sandbox.dump import completeness, crash_directory, magic, piece_index, reader, saved_log, vmcoreinfo
+from sandbox.dump.builder import VmcoreBuilder, apply_header, apply_scan
 from sandbox.dump.memory_dump import apply_dump
-from sandbox.dump.printk import Record
 from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError, pasteable
 from sandbox.formats.streams import Source
@@ -139,10 +138,7 @@ def _take_named(builder: VmcoreBuilder, kind: DumpFormat, source: Source, path: 
         else:
             found = header_only.scan_memory(source)
     apply_header(builder, header, vmcoreinfo.parse(found.vmcoreinfo), "memory")
-    builder.propose("utsname in memory", release=found.release, utsname_version=found.utsname_version)
-    if found.panic is not None:
-        line = Record(nanoseconds=None, text=found.panic.encode())
-        apply_findings(builder, panic.examine([line], budget), "text in memory")
+    apply_scan(builder, found)
     if header.flag is not None:
         builder.propose("header", complete=False, incomplete_reason=header.flag)
 

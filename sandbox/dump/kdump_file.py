@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandbox.dump import kdump
 from sandbox.dump.completeness import cut_off
@@ -14,6 +14,9 @@ from sandbox.dump.header import Header
 from sandbox.dump.kdump_pages import KdumpMemory, PageIndex
 from sandbox.formats.streams import Source
 from sandbox.model import Vmcore
+
+if TYPE_CHECKING:
+    from sandbox.dump.header_only import ScanResult
 
 _LARGE_BITMAP: Final = 1 << 20
 """Bytes of the bitmap of a machine with 32 GiB."""
@@ -71,12 +74,16 @@ class KdumpFile:
     def memory(self) -> KdumpMemory:
         return self._memory
 
-    def find_vmcoreinfo(self) -> bytes:
-        """Searches the beginnings of pages, where the kernel keeps it; the time is enough for a guest of some GiB."""
+    def search(self) -> ScanResult:
+        """Searches the beginnings of pages, where the kernel keeps VMCOREINFO; the time is enough for a guest of some
+        GiB. The header has the utsname.
+        """
+        from sandbox.dump.header_only import ScanResult
+
         for page in self.memory().pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
             if b"\nPAGESIZE=" in page:
-                return page
-        return b""
+                return ScanResult(vmcoreinfo=page)
+        return ScanResult()
 
     def additions(self, vmcore: Vmcore, end: int, /) -> Iterator[tuple[int, bytes]]:
         """QEMU's kdump of a guest without a vmcoreinfo device has no VMCOREINFO: libkdumpfile and drgn refuse it, and

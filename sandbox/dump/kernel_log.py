@@ -82,7 +82,7 @@ def read_log(
 
 
 def _walk(opened: reader.DumpReader, path: Path, budget: Budget) -> Iterator[bytes]:
-    opened.find_vmcoreinfo()
+    opened.search()
     opened.detect_arch()
     files = split_set.find(path, opened, budget)
     with ExitStack() as stack:

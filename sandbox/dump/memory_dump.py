@@ -16,7 +16,7 @@ from sandbox.dump import (
     split_set,
     vmcoreinfo,
 )
-from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header
+from sandbox.dump.builder import VmcoreBuilder, apply_findings, apply_header, apply_scan
 from sandbox.dump.dump_file import Part
 from sandbox.dump.header import Memory, PageMissingError
 from sandbox.dump.piece_index import PieceIndex
@@ -41,13 +41,17 @@ def apply_dump(
         _apply_split_set(builder, opened, path, budget, parts)
         if source.size is not None:
             _apply_completeness(builder, opened, path, log=log)
+        found = None
         if log or opened.file.stores_text_as_is:
             with suppress(DeadlineExceeded):
-                opened.find_vmcoreinfo()
+                found = opened.search()
         if log:
             with suppress(DeadlineExceeded):
                 opened.detect_arch()
         apply_header(builder, opened.header, opened.info, "notes" if opened.header.vmcoreinfo else "memory")
+        if found is not None and builder.get("release") is None:
+            # The kernel died before it made its VMCOREINFO, or is built without (CRASH_CORE).
+            apply_scan(builder, found)
         if log:
             # Where time runs out or a page is missing, the rest of the answer stands.
             with suppress(DeadlineExceeded, PageMissingError):

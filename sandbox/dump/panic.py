@@ -31,7 +31,7 @@ _GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oop
 _CAUSES: Final = (
     (r"sysrq ?: Trigger a crash|sysrq triggered crash", PanicCause.SYSRQ),
     (r"hung_task: blocked tasks", PanicCause.HUNG_TASK),
-    (r"out of memory|panic_on_oom|no killable processes", PanicCause.OOM),
+    (r"out of memory|panic_on_oom|no killable processes|deadlocked on memory", PanicCause.OOM),
     (r"soft ?lockup", PanicCause.SOFT_LOCKUP),
     (r"hard lockup", PanicCause.HARD_LOCKUP),
     (r"RCU Stall", PanicCause.RCU_STALL),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandbox.dump import (
     address_translation,
@@ -26,6 +26,9 @@ from sandbox.dump.source import DeadlineExceeded
 from sandbox.errors import DumpDamaged
 from sandbox.formats.streams import Source
 from sandbox.model import DumpFormat
+
+if TYPE_CHECKING:
+    from sandbox.dump.header_only import ScanResult
 
 
 @dataclass(slots=True, kw_only=True)
@@ -72,15 +75,17 @@ class DumpReader:
     def use_memory(self, all_parts: Memory) -> None:
         self._memory = all_parts
 
-    def find_vmcoreinfo(self) -> None:
+    def search(self) -> ScanResult | None:
         """Searches memory for the kernel's own copy of its VMCOREINFO: some hypervisors do not write the note.
 
-        May raise `DeadlineExceeded`.
+        Returns what else memory says, where there was something to search for. May raise `DeadlineExceeded`.
         """
         # makedumpfile, which alone splits dumps, writes the note.
         if self.info or self.memory() is not self.file.memory():
-            return
-        self.info = vmcoreinfo.parse(self.file.find_vmcoreinfo())
+            return None
+        found = self.file.search()
+        self.info = vmcoreinfo.parse(found.vmcoreinfo)
+        return found
 
     def kernel(self) -> address_translation.KernelMemory | None:
         return address_translation.kernel_memory(self.memory(), self.header, self.info, self.arch)

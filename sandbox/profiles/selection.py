@@ -28,7 +28,10 @@ class Selection:
 
 
 def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
-    """Select the profile for a dump. Raises `UnknownKernel` if the dump does not name its kernel."""
+    """Select the profile for a dump. `override` is the name of the profile whose crash is used.
+
+    Raises `UnknownKernel` if the dump does not name its kernel, and there is no `override`.
+    """
     selection = _selected(vmcore, override)
     _log.info("%s, debuginfo as %s: %s", selection.crash_from.name, selection.distribution.name, selection.reason)
     return selection
@@ -36,6 +39,9 @@ def select(vmcore: Vmcore, *, override: str | None = None) -> Selection:
 
 def _selected(vmcore: Vmcore, override: str | None) -> Selection:
     if vmcore.release is None:
+        if override is not None:
+            chosen = by_name(override)
+            return Selection(distribution=chosen, crash_from=chosen, reason="chosen with --image")
         raise UnknownKernel(f"{vmcore.path}: the dump does not say which kernel wrote it")
     from sandbox.dump.release import classify
 

@@ -141,6 +141,11 @@ def test_there_is_one_newest_crash_and_it_replaces_others() -> None:
     assert profiles.fallback(instead) is None
 
 
+def test_an_override_is_believed_of_a_dump_that_does_not_name_its_kernel() -> None:
+    selection = profiles.select(_dump(None), override="debian-13")
+    assert (selection.crash_from.name, selection.distribution.name) == ("debian-13", "debian-13")
+
+
 def test_override_changes_the_image_and_not_the_distribution() -> None:
     selection = profiles.select(_dump("6.1.0-50-cloud-amd64"), override="debian-13")
     assert (selection.distribution.name, selection.crash_from.name) == ("debian-12", "debian-13")

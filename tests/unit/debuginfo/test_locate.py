@@ -85,6 +85,16 @@ def test_another_build_is_refused(bench: Bench) -> None:
     assert list((bench.cache / "debuginfo").iterdir()) == []
 
 
+def test_a_given_vmlinux_is_believed_of_a_dump_that_says_nothing(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "vmlinux").write_bytes(archives.vmlinux())
+    nameless = bench.vmcore(build_id=None, release=None, utsname_version=None, banner=None)
+    found = bench.locate(given=tmp_path / "vmlinux", vmcore=nameless)
+    assert found.proof == "forced: neither build-id nor banner can be compared"
+    assert any("does not say which kernel" in notice for notice in bench.heard.notices)
+    with pytest.raises(DebuginfoMismatch):
+        bench.locate(given=tmp_path / "vmlinux", vmcore=bench.vmcore(build_id="00ff"))
+
+
 def test_force_uses_it_and_says_so(bench: Bench) -> None:
     assert bench.locate(vmcore=bench.vmcore(build_id="00ff"), force=True).proof.startswith("forced: ")
     # It is kept as what it is, not as what the dump wanted.

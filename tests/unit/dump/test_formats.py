@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.dump import header_only, identify, kdump_file, magic, read_log, reader, unpack
 from sandbox.dump.header import Header, PageMissingError
+from sandbox.dump.header_only import ScanResult
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpUnreadable
 from sandbox.model import DumpFormat
@@ -58,8 +59,8 @@ class ToyFile:
         need = self._start + self._pages * (4 + PAGE)
         return "cut off in the toy" if (self._source.size or 0) < need else None
 
-    def find_vmcoreinfo(self) -> bytes:
-        return b""
+    def search(self) -> ScanResult:
+        return ScanResult()
 
     def additions(self, _vmcore: Vmcore, _end: int, /) -> Iterator[tuple[int, bytes]]:
         return iter(())

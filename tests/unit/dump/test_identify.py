@@ -8,6 +8,7 @@ import pytest
 
 from sandbox.dump import identify, read_log
 from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump
+from sandbox.profiles import select
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
 INFO = b"OSRELEASE=6.1.0-test\nBUILD-ID=" + b"ab" * 20 + b"\nPAGESIZE=4096\nCRASHTIME=1700000000\n"
@@ -356,6 +357,27 @@ def test_facts_are_found_in_memory_without_page_tables(tmp_path):
         assert (found.release, found.utsname_version) == ("6.1.0-56-cloud-amd64", "#1 SMP Debian 6.1.192-2")
         assert (found.panic, found.cause) == ("Kernel panic - not syncing: hung_task: blocked tasks", "hung-task")
         assert (found.origins["utsname_version"], found.origins["panic"]) == ("utsname in memory", "text in memory")
+
+
+def test_an_elf_without_vmcoreinfo_names_its_kernel_by_its_memory(tmp_path):
+    """As of a kernel that died before it made its VMCOREINFO. Other kernels' banners are in memory, too: in logs."""
+    release, version = b"6.1.0-56-cloud-amd64", b"#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)"
+    utsname = b"".join(text.ljust(65, b"\0") for text in (b"Linux", b"host", release, version, b"x86_64", b"(none)"))
+    banners = (
+        b"Linux version %s (debian-kernel@lists.debian.org) (gcc-12 (Debian 12.2.0) 12.2.0, ld 2.40) " % one
+        for one in (b"5.10.0-32-amd64", release)
+    )
+    older, own = banners
+    text = older + b"#1 SMP Debian 5.10.1-1\n\0" + own + b"# SMP\n\0" + own + version + b"\n\0"
+    text += b"---[ end Kernel panic - not syncing: System is deadlocked on memory ]---"
+    pages = {0x1000: text.ljust(4096, b"\0"), 0x1001: utsname.ljust(4096, b"\0")}
+    (tmp_path / "early").write_bytes(dump_writer.elf(pages, b""))
+    found = identify(tmp_path / "early")
+    assert (found.release, found.utsname_version) == (release.decode(), version.decode())
+    assert found.banner == (own + version).decode()
+    assert (found.panic, found.cause) == ("Kernel panic - not syncing: System is deadlocked on memory", "oom")
+    assert found.origins["release"] == "utsname in memory"
+    assert select(found).distribution.name == "debian-12"
 
 
 def test_log_beside_the_dump(tmp_path):
