@@ -286,6 +286,10 @@ class Case:
     """The reason why answers may be wrong: a kernel that is newer than its crash knows."""
     incomplete: str | None = None
     """Missing part of the dump, if known."""
+    kernel_offset: int | None = None
+    """Bytes by which KASLR moved the kernel, if the debugger has to be told: its file does not say."""
+    phys_base: int | None = None
+    """Physical address of the kernel image, less that for which it was linked; known with `kernel_offset`."""
     remote: bool = field_with_key("elsewhere", False)
     """Whether the engine is on another host: then `dump` is a path of that host, and the FIFOs are in the container."""
 

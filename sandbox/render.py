@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -46,10 +47,18 @@ def error(problem: VmboxError) -> None:
     """
     lines = [f"vmbox: {visible(problem.message)}"]
     if problem.detail:
-        lines += ["    " + line for line in visible(problem.detail).splitlines()]
+        lines += ["    " + line for line in folded(visible(problem.detail)).splitlines()]
     if problem.hint:
         lines.append(f"hint: {visible(problem.hint)}")
     print(*lines, sep="\n", file=sys.stderr)  # noqa: T201 - the one place errors are shown
+
+
+def folded(text: str) -> str:
+    """A line that is repeated, once with its count: crash warns for each note of a file in the same words."""
+    return "\n".join(
+        line if (times := len(list(same))) == 1 else f"{line}   ({times} times)"
+        for line, same in itertools.groupby(text.splitlines())
+    )
 
 
 def note(text: str) -> None:

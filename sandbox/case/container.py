@@ -21,6 +21,7 @@ from typing import Final
 
 from sandbox.case import store
 from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
+from sandbox.dump.vmcoreinfo import told_place
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
 from sandbox.errors import AccessDenied, DumpUnreadable, EngineError, SessionFailed, pasteable
 from sandbox.host import config
@@ -120,6 +121,7 @@ def open_case(
             store.remove(directory)
             raise
         _log.info("container %s is ready after %.3f s", container.id, time.monotonic() - began)
+        offset, phys_base = told_place(vmcore) or (None, None)
         case = Case(
             id=ident,
             dump=dump,
@@ -142,6 +144,8 @@ def open_case(
             files=len(vmcore.files) or 1,
             requested=requested,
             incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
+            kernel_offset=offset,
+            phys_base=phys_base,
             remote=there is not None,
         )
         store.write(case)

@@ -233,5 +233,5 @@ def _session(dump: Path, options: OpenOptions, reporter: Reporter, case: Case | 
         shown = f"vmbox run {pasteable(session.case.dump)} --tool drgn -e '{code}'"
         render.note(f"vmbox: {session.case.doubt}\nhint: drgn goes by the types of the kernel: {shown}")
     if said:
-        render.note(render.visible(said.decode(errors="replace")).strip("\n"))
+        render.note(render.folded(render.visible(said.decode(errors="replace")).strip("\n")))
     return session

@@ -52,7 +52,10 @@ def interactive(case: Case, *, tool: str = DEFAULT.name, reporter: Reporter = QU
             if debugger is DEFAULT and case.doubt is not None:
                 render.note(f"vmbox: {case.doubt}")
             watcher = None if debugger is None else _with_history(debugger, case, ident, env, reporter)
-            argv = _SHELL_ARGV if debugger is None else debugger.prompt_argv(VMLINUX, dump_paths(case.files))
+            argv = list(_SHELL_ARGV)
+            if debugger is not None:
+                argv = [*debugger.prompt_argv(VMLINUX, dump_paths(case.files))]
+                argv += debugger.kernel_place(case.kernel_offset, case.phys_base)
             with _started(engine, case, ident, argv, tty=True, env=env) as process:
                 return _checked(terminal.attach(process, watcher), case, tool)
     finally:

@@ -53,6 +53,12 @@ class Crash:
         options = [mode.option] if mode.option else []
         return ["crash", "-s", "--no_crashrc", "--no_scroll", *options, vmlinux, *dumps]
 
+    def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
+        if offset is None or phys_base is None:
+            return ()
+        # It may be negative, and crash reads an unsigned number.
+        return ("--kaslr", hex(offset), "-m", f"phys_base={phys_base & (1 << 64) - 1:#x}")
+
     def line(self, command: str) -> bytes:
         line = command.strip().encode(errors="surrogateescape")
         if b"\n" in line or b"\0" in line:

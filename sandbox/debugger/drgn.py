@@ -61,6 +61,11 @@ class Drgn:
         options = [mode.option] if mode.option else []
         return [*_PROGRAM, "-q", *options, "-c", self._one(dumps), "-s", vmlinux, _SESSION]
 
+    def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
+        # It takes the whole text of VMCOREINFO, and no option for that.
+        del offset, phys_base
+        return ()
+
     def line(self, command: str) -> bytes:
         line = command.strip().encode(errors="surrogateescape")
         if b"\n" in line or b"\0" in line:

@@ -61,6 +61,11 @@ class Debugger(Protocol):
     def session_argv(self, vmlinux: str, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
         """The command line, of words without white space. It reads commands from standard input, a line each."""
 
+    def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
+        """Words at the end of a command line that say where the kernel is, for a dump whose file does not. `offset` is
+        that of KASLR. Empty where both are None, and for a debugger that cannot be told.
+        """
+
     def line(self, command: str) -> bytes:
         """A command as the debugger reads it. Raises `UsageError` for one that it cannot read or never returns from."""
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from sandbox.model import DumpFormat, Vmcore
+
 _MOST_BYTES: Final = 1 << 16
 """The kernel's limit is a page, of 64 KiB at most."""
 
@@ -74,6 +76,18 @@ def hexadecimal(info: Mapping[str, str], key: str) -> int | None:
 def is_build_id(text: str) -> bool:
     """Whether `text` can be a build-id: lower-case hexadecimal."""
     return _BUILD_ID.fullmatch(text) is not None
+
+
+def told_place(vmcore: Vmcore) -> tuple[int, int] | None:
+    """(KERNELOFFSET, phys_base) of an x86_64 ELF that has VMCOREINFO in its memory and no note of it.
+
+    Debuggers read the note and nothing else: without it they look for the kernel where it was linked.
+    """
+    in_memory = vmcore.origins.get("release", "").startswith("vmcoreinfo in memory")
+    if not in_memory or vmcore.format is not DumpFormat.ELF or vmcore.arch != "x86_64":
+        return None
+    moved, base = hexadecimal(vmcore.vmcoreinfo, "KERNELOFFSET"), number(vmcore.vmcoreinfo, "phys_base")
+    return None if moved is None or base is None else (moved, base)
 
 
 def build_id(info: Mapping[str, str], utsname_version: str | None) -> str | None:

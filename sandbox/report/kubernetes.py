@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -19,6 +19,7 @@ from xml.sax.saxutils import escape
 from sandbox.case import self_contained
 from sandbox.case.places import VMLINUX
 from sandbox.debugger import DEFAULT
+from sandbox.dump.vmcoreinfo import told_place
 from sandbox.errors import ConfigurationError, DumpUnreadable
 from sandbox.model import CommandStatus, Vmcore
 from sandbox.render import visible
@@ -119,6 +120,7 @@ def manifests(vmcore: Vmcore, wanted: JobOptions, *, token: str | None = None) -
         head=_head(vmcore),
         token=token or secrets.token_hex(16),
         wanted=wanted,
+        place=DEFAULT.kernel_place(*(told_place(vmcore) or (None, None))),
     )
     if wanted.kind == "pod":
         return [{"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": pod}]
@@ -181,7 +183,15 @@ def _dns(text: str) -> str:
 
 
 def _pod(
-    *, image: str, pull: str, dump: PurePosixPath, output: PurePosixPath, head: str, token: str, wanted: JobOptions
+    *,
+    image: str,
+    pull: str,
+    dump: PurePosixPath,
+    output: PurePosixPath,
+    head: str,
+    token: str,
+    wanted: JobOptions,
+    place: Sequence[str],
 ) -> dict[str, Any]:
     environment = {
         "HOME": "/scratch",
@@ -194,7 +204,7 @@ def _pod(
         "HEAD": head,
         "TOKEN": token,
     }
-    debugger = DEFAULT.session_argv(VMLINUX, [str(dump)], DEFAULT.start_modes[0])
+    debugger = [*DEFAULT.session_argv(VMLINUX, [str(dump)], DEFAULT.start_modes[0]), *place]
     container = {
         "name": "crash",
         "image": image,

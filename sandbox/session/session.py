@@ -355,7 +355,11 @@ class Session:
         """Returns the id that the exit line carries if this start fails, and the marker printed when it is up."""
         ident = os.urandom(8).hex()
         marker = new_marker()
-        argv = self._debugger.session_argv(VMLINUX, dump_paths(self._case.files), self._mode)
+        case, debugger = self._case, self._debugger
+        argv = [
+            *debugger.session_argv(VMLINUX, dump_paths(case.files), self._mode),
+            *debugger.kernel_place(case.kernel_offset, case.phys_base),
+        ]
         try:
             self._channel.control("start", ident, *argv)
             self._channel.send(self._echo(marker))

@@ -118,6 +118,23 @@ def test_a_dump_that_is_only_good_for_its_memory(docker_engine: EngineUnderTest,
     assert b"opened with --minimal: only log, dis, rd, sym, eval, set and exit work" in done.stderr
 
 
+def test_an_elf_without_the_note_opens_at_the_first_start(docker_engine: EngineUnderTest, dumps) -> None:
+    """As VMware's vmss2core writes it: crash looks for the kernel where it was linked, unless it is told."""
+    dump = dumps.copy_for(docker_engine, dumps(form="elf"))
+    with dump.open("r+b") as file:
+        at = file.read(1 << 16).index(b"VMCOREINFO\0")
+        file.seek(at)
+        file.write(b"NOTHING")
+    try:
+        done = _asked(docker_engine, dump, "bt", "mod")
+        assert done.returncode == 0
+        assert b"sysrq_handle_crash" in done.stdout
+        assert b"virtio" in done.stdout
+        assert b"trying" not in done.stderr
+    finally:
+        docker_engine.run("close", str(dump))
+
+
 def test_a_dump_that_only_a_newer_crash_knows(docker_engine: EngineUnderTest, dumps, tmp_path: Path) -> None:
     """A site's own profile that thinks too much of its crash: 7.2.9, whose gdb does not know what 6.12 is made of."""
     dump = dumps.copy_for(docker_engine, dumps("6.12"))

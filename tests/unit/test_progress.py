@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox import render
+from sandbox.errors import VmboxError
 
 
 def test_a_rewritten_line_is_shown_in_its_last_state(
@@ -14,3 +15,11 @@ def test_a_rewritten_line_is_shown_in_its_last_state(
     with render._Plain().step("Building") as step:
         step.detail("(Reading database ... \r(Reading database ... 5%\r(Reading database ... 100%\r\n")
     assert "Building: (Reading database ... 100%\n" in capsys.readouterr().err
+
+
+def test_a_line_that_is_repeated_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    warning = "WARNING: possibly corrupt Elf64_Nhdr: n_namesz: 0"
+    detail = "\n".join([*[warning] * 1861, "crash: cannot malloc", warning])
+    render.error(VmboxError("crash does not open this dump", detail=detail))
+    said = capsys.readouterr().err.splitlines()
+    assert said[1:] == [f"    {warning}   (1861 times)", "    crash: cannot malloc", f"    {warning}"]

@@ -6,7 +6,9 @@ from pathlib import Path
 import dump_writer
 import pytest
 
+from sandbox.debugger import DEFAULT
 from sandbox.dump import identify, read_log
+from sandbox.dump.vmcoreinfo import told_place
 from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump
 from sandbox.profiles import select
 
@@ -378,6 +380,20 @@ def test_an_elf_without_vmcoreinfo_names_its_kernel_by_its_memory(tmp_path):
     assert (found.panic, found.cause) == ("Kernel panic - not syncing: System is deadlocked on memory", "oom")
     assert found.origins["release"] == "utsname in memory"
     assert select(found).distribution.name == "debian-12"
+
+
+def test_an_elf_whose_vmcoreinfo_is_in_memory_alone_is_told_to_the_debugger(tmp_path):
+    info = INFO + b"KERNELOFFSET=da00000\nNUMBER(phys_base)=-2097152\n"
+    pages = {0x1000: info.ljust(4096, b"\0")}
+    (tmp_path / "vmss2core").write_bytes(dump_writer.elf(pages, b""))
+    place = told_place(identify(tmp_path / "vmss2core"))
+    assert place == (0xDA00000, -0x200000)
+    assert DEFAULT.kernel_place(*place) == ("--kaslr", "0xda00000", "-m", "phys_base=0xffffffffffe00000")
+    (tmp_path / "vmcore").write_bytes(dump_writer.elf(pages, info))
+    assert told_place(identify(tmp_path / "vmcore")) is None
+    (tmp_path / "old").write_bytes(dump_writer.elf({0x1000: INFO.ljust(4096, b"\0")}, b""))
+    assert told_place(identify(tmp_path / "old")) is None
+    assert DEFAULT.kernel_place(None, None) == ()
 
 
 def test_log_beside_the_dump(tmp_path):
