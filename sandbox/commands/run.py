@@ -190,7 +190,7 @@ def _run(
         if paused:
             session.release()
         command = next(lines, None)
-        ended = command is None or command in session.debugger.quit_words
+        ended = command is None or command.partition(" ")[0] in session.debugger.quit_words
         if paused and (not ended or files is not None):
             session.acquire()
             session.start()

@@ -36,7 +36,7 @@ class Crash:
         StartMode("--no_modules", "modules are not known: addresses in them have no names"),
         MINIMAL,
     )
-    quit_words = frozenset({"q", "quit", "exit"})
+    quit_words = frozenset({"q", "Q", "quit", "exit"})
     interrupt = "INT"
     list_modules = "mod"
     # As `help` lists them (7.2 to 9.0).
@@ -61,6 +61,8 @@ class Crash:
 
     def line(self, command: str) -> bytes:
         line = command.strip().encode(errors="surrogateescape")
+        if not line:
+            raise UsageError("the command is empty", hint="is the variable set?")
         if b"\n" in line or b"\0" in line:
             raise UsageError(
                 "a crash command is one line", hint="give several commands separated by --, or a file with -i"
@@ -69,6 +71,9 @@ class Crash:
             raise UsageError(
                 f"the command has {len(line)} bytes, crash reads {MAX_COMMAND}", hint="split it, or use crash's < FILE"
             )
+        if line[:1] in {b"*", b"<"} and line[1:2].strip():
+            # crash separates them only in what is typed at a terminal (`check_special_handling` in cmdline.c).
+            line = line[:1] + b" " + line[1:]
         if line in {b"!", b"|"}:
             raise UsageError(f"crash's {command.strip()} is a shell", hint="vmbox shell --tool bash VMCORE opens one")
         return line

@@ -19,11 +19,16 @@ _ALIASES: Final = {
 """crash's built-in aliases (alias.c) whose error messages begin with another word than the user typed."""
 
 
+_NO_SUCH: Final = {b"help": b'|No help data for "', b"alias": b"|alias does not exist: "}
+"""What commands print of a word that they do not know, without their name."""
+
+
 class ErrorDetector:
     """Watches a command's output for crash's own error messages.
 
     Errors are lines "<command>: …" (`error()` in tools.c, with the command's own name or "crash"), a usage text, or
-    the word of a segmentation violation that crash survived.
+    the word of a segmentation violation that crash survived. A command that crash does not know goes to gdb, and its
+    errors have gdb's name (`gdb_error_hook` in gdb_interface.c).
     """
 
     def __init__(self, command: str) -> None:
@@ -34,10 +39,17 @@ class ErrorDetector:
             # Its answers look like complaints of the words it was given: "gdb: on", "debug: 1".
             words = {b"set"}
         names = words | {_ALIASES[word] for word in words if word in _ALIASES} | {b"crash"}
+        first = own.split(maxsplit=1)[0].encode() if own.strip() else b"crash"
+        if first.startswith(b"*"):
+            names.add(b"*")
+            first = b"*"
         alternatives = b"|".join(re.escape(name) for name in sorted(names))
-        first = re.escape(own.split(maxsplit=1)[0].encode()) if own.strip() else b"crash"
         complaint = rb"(?:%s|symbol not found): (?!WARNING|NOTE)\S" % alternatives
-        self._wrong = re.compile(rb"(?m)^(?:%s|Usage:\s*\n\s+%s\b| *<segmentation violation)" % (complaint, first))
+        complaint += _NO_SUCH.get(_ALIASES.get(first, first), b"")
+        self._wrong = re.compile(
+            rb"(?m)^(?:%s|gdb: gdb request failed: |Usage:\s*\n\s+%s(?!\w)| *<segmentation violation)"
+            % (complaint, re.escape(first))
+        )
         self._tail = b""
         self._found = False
 

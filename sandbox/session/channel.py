@@ -20,6 +20,8 @@ from sandbox.model import Case
 
 _CHUNK: Final = 1 << 16
 
+_MARKER: Final = re.compile(rb"(?m)^vmbox-[0-9a-f]{32}\n")
+
 _EXIT: Final = rb" exit (\d{1,3}) ([0-9a-f]{1,32})\n"
 """A crash that took its case over knows the token, and may write anything behind it."""
 _PATIENCE: Final = 5.0
@@ -137,6 +139,11 @@ class FifoChannel:
 
 def new_marker() -> bytes:
     return b"vmbox-" + os.urandom(16).hex().encode()
+
+
+def without_markers(said: bytes) -> bytes:
+    """What a debugger printed, without the markers of clients that did not wait for them."""
+    return _MARKER.sub(b"", said)
 
 
 def last_words(said: bytes) -> str | None:

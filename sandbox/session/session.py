@@ -22,7 +22,7 @@ from sandbox.host import config
 from sandbox.log import Log
 from sandbox.model import Case, CommandStatus, Transcript
 from sandbox.progress import QUIET, Reporter
-from sandbox.session.channel import FifoChannel, last_words, new_marker
+from sandbox.session.channel import FifoChannel, last_words, new_marker, without_markers
 from sandbox.session.fallback import mode_file, start_with_fallbacks
 from sandbox.session.ticket_lock import TicketLock
 
@@ -156,7 +156,6 @@ class Session:
         self._end_another_debugger()
         warm = answered = self._ready_file.exists()
         ident, marker = self._ask_to_start()
-        earlier = marker
         flood = False
         began = asked = time.monotonic()
         limit = config.current().start
@@ -170,7 +169,7 @@ class Session:
                     said = channel.take(at + len(marker) + 1)[:at]
                     self._ready_file.write_text(self._debugger.name)
                     _log.info("%s is at its prompt after %.3f s", self._debugger.name, time.monotonic() - began)
-                    return b"" if answered else said.replace(earlier + b"\n", b"")
+                    return b"" if answered else without_markers(said)
                 if died is not None:
                     said = channel.take(died.end)[: died.begin]
                     self._ready_file.unlink(missing_ok=True)
@@ -191,7 +190,6 @@ class Session:
                         )
                     # Another process than the one we asked for: it died before, or another client's start failed.
                     warm = answered = False
-                    earlier = marker
                     # Such lines may come without end, so the limit is looked at.
                     ident, marker = self._ask_to_start()
                 if len(channel.buffer) > _FLOOD:

@@ -49,6 +49,15 @@ def test_lines() -> None:
         ("set 99999", b"set: invalid task or pid value: 99999\n", "error"),
         ("foreach bt", b"   <segmentation violation in gdb>\n", "error"),
         ("help bt", b"NAME\n  bt - backtrace\n", "ok"),
+        ("man nosuch", b'No help data for "nosuch" is available.\n', "error"),
+        ("alias nosuch", b"ORIGIN   ALIAS    COMMAND\nalias does not exist: nosuch\n", "error"),
+        ("print nosuch", b"gdb: gdb request failed: print nosuch\n", "error"),
+        ("bt;ps", b"gdb: gdb request failed: bt;ps\n", "error"),
+        ("x/4x 0", b"0x0:\tgdb: invalid user virtual address: 0\ngdb: gdb request failed: x/4x 0\n", "error"),
+        ("print jiffies", b"$1 = 4294893255\n", "ok"),
+        ("*nosuch", b"*: invalid data structure reference: nosuch\n", "error"),
+        ("*", b"Usage:\n  * (struct or union command arguments)\n", "error"),
+        ("*list_head", b"struct list_head {\n    struct list_head *next;\n", "ok"),
     ],
 )
 def test_verdict(command: str, output: bytes, status: str) -> None:
@@ -56,6 +65,25 @@ def test_verdict(command: str, output: bytes, status: str) -> None:
     for at in range(len(output)):
         detector.feed(output[at : at + 1])
     assert detector.found() == (status == "error")
+
+
+def test_an_empty_command_is_refused() -> None:
+    with pytest.raises(UsageError, match="empty"):
+        DEFAULT.line(" ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        ("*task_struct.pid", b"* task_struct.pid"),
+        ("<script", b"< script"),
+        ("* task_struct", b"* task_struct"),
+        ("*", b"*"),
+        ("p *init_task.mm", b"p *init_task.mm"),
+    ],
+)
+def test_what_crash_parts_only_at_a_terminal_is_parted(typed: str, sent: bytes) -> None:
+    assert DEFAULT.line(typed) == sent
 
 
 @pytest.mark.parametrize(

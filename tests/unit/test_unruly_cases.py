@@ -17,7 +17,7 @@ from sandbox.case import container, store
 from sandbox.case.places import SESSION_VERSION
 from sandbox.errors import CommandTimeout, EngineFailed, SessionDied
 from sandbox.model import Case
-from sandbox.session import channel
+from sandbox.session import channel, session as session_module
 from sandbox.session.channel import FifoChannel
 from sandbox.session.session import Session
 from sandbox.session.ticket_lock import TicketLock
@@ -145,6 +145,15 @@ def test_exit_lines_without_end_do_not_outlast_the_start(case: Case, monkeypatch
             settled.set()
             talker.join()
     assert time.monotonic() - began < 30
+
+
+def test_markers_of_earlier_clients_are_no_words_of_the_debugger(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clients were ended while the debugger started: what it echoes for them comes first."""
+    ours, theirs = (b"vmbox-" + digit * 32 for digit in (b"0", b"1"))
+    monkeypatch.setattr(session_module, "new_marker", lambda: ours)
+    with (case.shared / "out").open("wb", buffering=0) as out, Session(case) as session:
+        out.write(b"WARNING: no module access\n" + theirs + b"\n" + theirs + b"\n" + ours + b"\n")
+        assert session.start() == b"WARNING: no module access\n"
 
 
 def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
