@@ -357,19 +357,21 @@ class JsonAnswer:
             self._descriptor, (head + self._quoted(self._decode.decode(piece))[1:-1]).encode(errors="backslashreplace")
         )
 
-    def end(self, status: str, seconds: float) -> None:
+    def end(self, status: str, seconds: float, more: Mapping[str, object] | None = None) -> None:
+        """The command has ended. `more` are further keys of the object, with values as `plain` takes them."""
         rest = self._head + self._quoted(self._decode.decode(b"", final=True))[1:-1]
+        added = "".join(f", {self._quoted(key)}: {self._quoted(plain(value))}" for key, value in (more or {}).items())
         write_all(
             self._descriptor,
-            f'{rest}", "status": {self._quoted(status)}, "seconds": {seconds:.6f}}}\n'.encode(
+            f'{rest}", "status": {self._quoted(status)}, "seconds": {seconds:.6f}{added}}}\n'.encode(
                 errors="backslashreplace"
             ),
         )
 
-    def _quoted(self, text: str) -> str:
+    def _quoted(self, value: object) -> str:
         import json
 
-        return json.dumps(text, ensure_ascii=self._ascii)
+        return json.dumps(value, ensure_ascii=self._ascii)
 
 
 def _decoder() -> codecs.IncrementalDecoder:

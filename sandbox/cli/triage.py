@@ -148,7 +148,8 @@ def triage(
     vmbox triage /var/crash -o triage
     vmbox triage /var/crash -o triage        # continues an interrupted triage
 
-    The exit status is 1 if crash did not open one of them, or if one has no report.
+    The exit status is 1 if crash did not open one of them, if one has no report, or if the debugger's stack of one is
+    not the one that its kernel printed.
     """
     from sandbox.case.options import OpenOptions
     from sandbox.triage import discovery, table
@@ -178,7 +179,10 @@ def triage(
     else:
         _grouped(index)
         typer.echo(output / "index.html")
-    if index.partial or index.failed:
+    for row in index.rows:
+        if row.disagreement is not None:
+            render.note(render.visible(f"vmbox: {row.dump}: {row.disagreement}"))
+    if index.partial or index.failed or index.disagreements:
         raise typer.Exit(1)
 
 

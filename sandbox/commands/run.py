@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from sandbox import render
 from sandbox.case.options import OpenOptions
 from sandbox.commands.run_arguments import RunArguments
+from sandbox.commands.stack_judge import StackJudge
 from sandbox.errors import CommandTimeout, UsageError, pasteable
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
@@ -182,6 +183,7 @@ def _run(
     files: OutputFiles | None,
 ) -> int:
     output = render.Output()
+    judge = StackJudge(session.case, reporter)
     record = Recorder(session.case, reporter, wanted=run_options.transcript)
     exit_status = 0
     lines = iter(commands)
@@ -203,11 +205,11 @@ def _run(
             done = run_recorded(
                 command,
                 session,
-                answer or output,
+                judge.listen(command, answer or output),
                 recorder=record,
                 reporter=reporter,
                 timeout=run_options.timeout,
-                ended=partial(_end, answer),
+                ended=partial(_end, answer, judge, session.debugger.name),
             )
         except CommandTimeout as late:
             # The others still have their answers to give.
@@ -217,11 +219,16 @@ def _run(
             exit_status = exit_status or (1 if done.status is not CommandStatus.OK else 0)
 
 
-def _end(answer: render.JsonAnswer | None, status: CommandStatus, seconds: float) -> None:
+def _end(
+    answer: render.JsonAnswer | None, judge: StackJudge, debugger: str, status: CommandStatus, seconds: float
+) -> None:
+    # An answer that was stopped has half a stack.
+    whole = status in {CommandStatus.OK, CommandStatus.ERROR}
+    verdict = judge.verdict(debugger) if whole else None
     if answer is not None:
         # The reader of the pipe may have ended.
         with suppress(BrokenPipeError):
-            answer.end(status, seconds)
+            answer.end(status, seconds, {"verdict": verdict} if verdict else None)
 
 
 def _session(dump: Path, options: OpenOptions, reporter: Reporter, case: Case | None) -> Session:

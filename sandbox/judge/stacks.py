@@ -9,38 +9,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.call_trace import CallTrace
 from sandbox.judge.functions import is_entry, is_machinery, is_panic, plain_name
+from sandbox.judge.verdict import Verdict
 
 LOG: Final = "the log's call trace"
 
 _ENTRY_NAMES: Final = "entry_SYSCALL_64"
 """One stub with several labels: entry_SYSCALL_64_after_hwframe, entry_SYSCALL_64_fastpath."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Whether two witnesses of one stack agree."""
-
-    agrees: bool
-    by: str
-    """The debugger that is judged."""
-    against: str
-    """The other witness, e.g. "the log's call trace"."""
-    words: str
-    """The reason, in one sentence: where they part, or how far they agree."""
-    stack: tuple[str, ...]
-    """Functions of the debugger below the panic, innermost first, as they were compared."""
-    witness: tuple[str, ...]
-    """The same of the other witness."""
-
-    @property
-    def line(self) -> str:
-        """One line for people: "AGREES WITH: the log's call trace (8 frames)"."""
-        return f"{'AGREES' if self.agrees else 'DISAGREES'} WITH: {self.against} ({self.words})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +47,7 @@ def judge_task(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None
     if stack.frames and trace.pid is not None and not _same_task(stack, trace):
         where = f"PID {trace.pid} on CPU {trace.cpu}" if trace.cpu is not None else f"PID {trace.pid}"
         return Verdict(
+            subject="stack",
             agrees=False,
             by=by,
             against=LOG,
@@ -84,7 +65,9 @@ def between(first: Backtrace, second: Backtrace, *, by: str, against: str) -> Ve
             return None
         words = f"{by} names PID {first.pid}, {against} PID {second.pid}"
         names = [tuple(step.name for step in _of_debugger(one)) for one in (first, second)]
-        return Verdict(agrees=False, by=by, against=against, words=words, stack=names[0], witness=names[1])
+        return Verdict(
+            subject="stack", agrees=False, by=by, against=against, words=words, stack=names[0], witness=names[1]
+        )
     return _compare(list(_of_debugger(first)), list(_of_debugger(second)), by=by, against=against)
 
 
@@ -135,6 +118,7 @@ def _compare(
     if complaint is not None and parted:
         words += f"; {by} says: {complaint}"
     return Verdict(
+        subject="stack",
         agrees=parted is None,
         by=by,
         against=against,
@@ -170,7 +154,8 @@ def _ends(left: Sequence[_Step], right: Sequence[_Step], above: str, *, by: str,
     mine = [step.name for step in left if not step.optional and not is_machinery(step.name)]
     others = [step.name for step in right if not step.optional and not is_machinery(step.name)]
     if foreign := next((name for name in mine if not is_entry(name)), None):
-        return None if cut and not others else f"{by} goes on with {foreign} below {above}, where the other ends"
+        above = next((one for one, two in pairwise(mine) if two == foreign), above)
+        return None if cut and not others else f"{by} has {foreign} below {above}, there the stack ends"
     if foreign := next((name for name in others if not is_entry(name)), None):
         return f"{by} ends below {above}, there {foreign} follows"
     counted = Counter(others)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from sandbox.case.options import OpenOptions
-from sandbox.dump import identify, index_pieces, read_log
+from sandbox.debugger import DEFAULT
+from sandbox.dump import identify, index_pieces
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
 from sandbox.errors import VmboxError
 from sandbox.host import paths
-from sandbox.judge import backtrace, call_trace
+from sandbox.judge import backtrace, call_trace, stacks
+from sandbox.judge.clock import judge_clock
+from sandbox.judge.log import Witness, last_time, witness
+from sandbox.judge.verdict import Verdict
 from sandbox.model import PanicCause, Vmcore, kernel_version
 from sandbox.progress import QUIET, Reporter
 from sandbox.report import kmem, signature, tables
@@ -57,19 +61,23 @@ def read(
 ) -> Report:
     """Make the report from `answers` or, without them, from the dump alone."""
     texts = answers.texts if answers else {}
-    log = _log(vmcore, texts)
+    log, refused = _log(vmcore, texts)
     system = tables.system(texts.get("sys", ""))
     panicking = _panicking(texts)
     cpus = backtrace.parse(texts.get("bt -a", ""))
     blocked = backtrace.parse(texts.get("foreach UN bt", ""))
     tasks = tables.tasks(texts.get("ps", ""), texts.get("ps -m", ""), texts.get("ps -t", ""), tick=_tick(vmcore, texts))
+    verdicts = tuple(_verdicts(vmcore, answers, panicking, system, log)) if answers else ()
+    false_stack = any(one.subject == "stack" and not one.agrees for one in verdicts)
     missing = _missing(answers, problem)
-    for part, stacks in {"backtrace": panicking, "cpus": cpus, "blocked": blocked}.items():
-        if stacks:
+    if refused is not None:
+        missing["log"] = refused
+    for part, found in {"backtrace": panicking, "cpus": cpus, "blocked": blocked}.items():
+        if found:
             # An error is of one stack, and is shown there.
             missing.pop(part, None)
     if log:
-        # The dump's own log is read without crash.
+        # The dump's own log is read without a debugger.
         missing.pop("log", None)
     return Report(
         schema_version=SCHEMA_VERSION,
@@ -86,9 +94,14 @@ def read(
             taint=_taint(vmcore, texts),
         ),
         signature=signature.of(
-            cause=vmcore.cause, backtrace=_guilty(vmcore, panicking, blocked, log), log=log, panic=vmcore.panic
+            cause=vmcore.cause,
+            # A stack that the kernel contradicts would make another bug of it.
+            backtrace=None if false_stack else _guilty(vmcore, panicking, blocked, log),
+            log=log,
+            panic=vmcore.panic,
         ),
         backtrace=panicking,
+        verdicts=verdicts,
         cpus=cpus,
         blocked=blocked[:_LONGEST],
         load=_load(system),
@@ -158,13 +171,36 @@ def _taint(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[str, ...] | None:
     return None if letters is None else tuple(TAINT.get(one, one) for one in letters if one.isalpha() and one != "G")
 
 
-def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> Sequence[str]:
-    if text := texts.get("log"):
-        return text.splitlines()
+def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[Sequence[str], str | None]:
+    """The log, and the reason why the one beside the dump is not believed.
+
+    It is read without the debugger where that can be: a judge must not ask the one that is judged.
+    """
     try:
-        return [line.decode(errors="backslashreplace") for line in read_log(vmcore.path)]
+        read = witness(vmcore.path, vmcore)
     except VmboxError:
-        return []
+        read = Witness()
+    if not read.lines and (text := texts.get("log")):
+        return text.splitlines(), None
+    return read.lines, read.refused
+
+
+def _verdicts(
+    vmcore: Vmcore,
+    answers: CommandOutputs,
+    panicking: backtrace.Backtrace | None,
+    system: Mapping[str, str],
+    log: Sequence[str],
+) -> Iterator[Verdict]:
+    """What the judge finds of the stack, of DATE and of UPTIME."""
+    by = answers.case.get("debugger") or DEFAULT.name
+    trace = call_trace.panic_trace(log)
+    if panicking is not None and trace is not None:
+        verdict = stacks.judge_task(panicking, trace, by=by)
+        if verdict is not None:
+            yield verdict
+    last = last_time(log) if call_trace.panics(log) else None
+    yield from judge_clock(system, crash_time=vmcore.crash_time, last=last, by=by)
 
 
 def _panicking(texts: Mapping[str, str]) -> backtrace.Backtrace | None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from sandbox.judge.backtrace import Backtrace
+from sandbox.judge.verdict import Verdict
 from sandbox.model import CommandStatus
 from sandbox.report.kmem import Memory, SlabCache
 from sandbox.report.signature import Signature
@@ -107,6 +108,8 @@ class Report:
     signature: Signature
     backtrace: Backtrace | None
     """Of the task that panicked."""
+    verdicts: tuple[Verdict, ...]
+    """Comparisons of what the debugger says with what the kernel itself printed."""
     cpus: tuple[Backtrace, ...]
     """The stack of each CPU."""
     blocked: tuple[Backtrace, ...]

@@ -69,6 +69,8 @@ class Row:
     cause: str | None = None
     panic: str | None = None
     signature: str | None = None
+    disagreement: str | None = None
+    """Where the debugger's stack is another than the kernel printed."""
     title: str | None = None
     task: str | None = None
     report: str | None = None

@@ -55,6 +55,8 @@ class Index:
     """Dumps that crash did not open: their reports contain what the dumps say without crash."""
     failed: int
     """Dumps without a report."""
+    disagreements: int
+    """Dumps whose stack by the debugger is another than the kernel printed."""
     left: int
     """Dumps that are not finished; 0 after a complete triage."""
     signatures: tuple[Group, ...]
@@ -78,6 +80,7 @@ def of(rows: Sequence[Row], *, left: int = 0) -> Index:
         log=states.count(RowStatus.LOG),
         partial=states.count(RowStatus.PARTIAL),
         failed=states.count(RowStatus.FAILED),
+        disagreements=sum(1 for row in rows if row.disagreement is not None),
         left=left,
         signatures=_groups(rows, lambda row: row.signature, lambda row: row.title or ""),
         kernels=_groups(rows, lambda row: row.release, lambda row: row.release or ""),

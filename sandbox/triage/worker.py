@@ -113,6 +113,7 @@ def _row(entry: DumpEntry, report: Report) -> Row:
         cause=report.panic.cause,
         panic=report.panic.message,
         signature=report.signature.id,
+        disagreement=next((one.line for one in report.verdicts if one.subject == "stack" and not one.agrees), None),
         title=report.signature.title,
         task=report.backtrace.command if report.backtrace else None,
         report=f"reports/{entry.key}.html",

@@ -1,0 +1,194 @@
+"""The debugger's stack against the kernel's: what is forgiven, and what is not.
+
+Answers of crash for 5.10, 6.1 and 6.12 are genuine: tests/unit/report/test_genuine.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sandbox.judge import backtrace, stacks
+from sandbox.judge.backtrace import Backtrace
+from sandbox.judge.call_trace import CallTrace, panic_trace
+
+# drgn 0.3.0 on a dump of 7.2.12 that vmbox demo made: `crash bt` of drgn.commands.
+DRGN = """PID: 1        TASK: ff429f4ac12b8000  CPU: 1  COMMAND: "init"
+ #0 (inline)           crash_setup_regs
+ #1 [ff6880a180013b48] __crash_kexec at ffffffffaf8d0a81
+ #2 [ff6880a180013c08] vpanic at ffffffffaf60c239
+ #3 [ff6880a180013c38] panic at ffffffffaf60c49b
+ #4 [ff6880a180013c98] sysrq_handle_crash at ffffffffb01b16ba
+ #5 [ff6880a180013ca0] __handle_sysrq at ffffffffaf679d99
+ #6 [ff6880a180013ce8] write_sysrq_trigger at ffffffffb01b256b
+ #7 (inline)           pde_write
+ #8 [ff6880a180013d10] proc_reg_write at ffffffffafce63aa
+ #9 [ff6880a180013d20] vfs_write at ffffffffafc0b4c6
+#10 [ff6880a180013db0] ksys_write at ffffffffafc0bb4b
+#11 (inline)           do_syscall_x64
+#12 [ff6880a180013de8] do_syscall_64 at ffffffffb0636b41
+#13 [ff6880a180013f48] entry_SYSCALL_64 at ffffffffaf40012f
+    RIP: 00000000004b0642  RSP: 00007ffefa7e2e10  RFLAGS: 00000202
+"""
+# The log of that dump.
+LOG = """[   10.680100] [      T1] Kernel panic - not syncing: sysrq triggered crash
+[   10.680500] [      T1] CPU: 1 UID: 0 PID: 1 Comm: init Kdump: loaded Not tainted 7.2.12+deb14-cloud-amd64 #1
+[   10.680950] [      T1] Call Trace:
+[   10.682561] [      T1]  <TASK>
+[   10.682900] [      T1]  dump_stack_lvl+0x5d/0x80
+[   10.683204] [      T1]  vpanic+0x246/0x440
+[   10.683291] [      T1]  panic+0x6b/0x70
+[   10.683368] [      T1]  sysrq_handle_crash+0x1a/0x20
+[   10.683485] [      T1]  __handle_sysrq.cold+0xba/0x1b9
+[   10.683591] [      T1]  ? security_file_permission+0x55/0x100
+[   10.683710] [      T1]  write_sysrq_trigger+0x7b/0xd0
+[   10.683810] [      T1]  proc_reg_write+0x5a/0xb0
+[   10.683901] [      T1]  vfs_write+0xe6/0x560
+[   10.684186] [      T1]  ksys_write+0x7b/0x110
+[   10.684271] [      T1]  do_syscall_64+0xe1/0x610
+[   10.684366] [      T1]  ? filp_flush+0x58/0x80
+[   10.685009] [      T1]  entry_SYSCALL_64_after_hwframe+0x76/0x7e
+[   10.685222] [      T1] RIP: 0033:0x4b0642
+[   10.687033] [      T1]  </TASK>
+"""
+
+OOPS_LOG = """BUG: kernel NULL pointer dereference, address: 0000000000000000
+Oops: Oops: 0002 [#1] SMP
+CPU: 0 PID: 96 Comm: insmod Not tainted 6.12.1 #1
+RIP: 0010:init_module+0x9/0x1000 [null]
+Call Trace:
+ <TASK>
+ ? show_regs+0x6c/0x80
+ ? page_fault_oops+0x17a/0x4c0
+ ? asm_exc_page_fault+0x27/0x30
+ do_one_initcall+0x58/0x310
+ do_init_module+0x60/0x230
+ do_syscall_64+0x87/0x180
+ entry_SYSCALL_64_after_hwframe+0x76/0x7e
+RIP: 0033:0x4ae3f7
+ </TASK>
+Kernel panic - not syncing: Fatal exception
+"""
+OOPS_CRASH = """PID: 96       TASK: ffff9b3d01f1a8c0  CPU: 0    COMMAND: "insmod"
+ #0 [ffffb4e0402ff938] machine_kexec at ffffffff9c26c62f
+ #1 [ffffb4e0402ff990] __crash_kexec at ffffffff9c3646b7
+ #2 [ffffb4e0402ffa50] crash_kexec at ffffffff9c3657e8
+ #3 [ffffb4e0402ffa60] oops_end at ffffffff9c22a0cb
+ #4 [ffffb4e0402ffa80] page_fault_oops at ffffffff9c27b4a9
+ #5 [ffffb4e0402ffb00] exc_page_fault at ffffffff9cc0a1b2
+ #6 [ffffb4e0402ffb30] asm_exc_page_fault at ffffffff9ce00bb2
+    [exception RIP: init_module+9]
+    RIP: ffffffffc0a60009  RSP: ffffb4e0402ffbe8  RFLAGS: 00010246
+ #7 [ffffb4e0402ffbe8] do_one_initcall at ffffffff9c2010d8
+ #8 [ffffb4e0402ffc60] do_init_module at ffffffff9c35f1a0
+ #9 [ffffb4e0402ffcc8] do_syscall_64 at ffffffff9cc03f4d
+#10 [ffffb4e0402fff50] entry_SYSCALL_64_after_hwframe at ffffffff9ce00126
+"""
+
+
+def _trace(log: str) -> CallTrace:
+    found = panic_trace(log.splitlines())
+    assert found is not None
+    return found
+
+
+def _stack(text: str) -> Backtrace:
+    (found,) = backtrace.parse(text)
+    return found
+
+
+def _words(text: str, log: str = LOG) -> str | None:
+    verdict = stacks.judge(_stack(text), _trace(log), by="crash")
+    assert verdict is not None
+    return None if verdict.agrees else verdict.words
+
+
+def test_inlined_frames_cold_parts_and_the_panic_path_are_forgiven() -> None:
+    verdict = stacks.judge(_stack(DRGN), _trace(LOG), by="drgn")
+    assert verdict is not None
+    assert verdict.line == "AGREES WITH: the log's call trace (8 frames)"
+    assert verdict.stack[:2] == verdict.witness[:2] == ("sysrq_handle_crash", "__handle_sysrq")
+
+
+def test_an_oops_agrees_from_the_function_that_the_exception_stopped() -> None:
+    assert _words(OOPS_CRASH, OOPS_LOG) is None
+    # drgn has the function as a frame of its own.
+    drgn = OOPS_CRASH.replace(
+        "    [exception RIP: init_module+9]\n", " #6 [ffffb4e0402ffbe0] init_module at ffffffffc0a\n"
+    )
+    assert _words(drgn, OOPS_LOG) is None
+    # The function is in a module, and its debuginfo is of another.
+    assert _words(OOPS_CRASH.replace("init_module+9", "exit_module+9"), OOPS_LOG) == (
+        "crash has exit_module below panic(), there it is init_module"
+    )
+
+
+@pytest.mark.parametrize(
+    ("was", "became", "words"),
+    [
+        (
+            "write_sysrq_trigger",
+            "security_file_permission",
+            "crash has security_file_permission below __handle_sysrq, there it is write_sysrq_trigger",
+        ),
+        ("ksys_write", "vfs_write", "crash has vfs_write below vfs_write, there it is ksys_write"),
+        # Frames of an earlier system call, below the first one.
+        (
+            "#13 [ff6880a180013f48] entry_SYSCALL_64",
+            "#13 [ff6880a180013e00] do_syscall_64 at ffffffffb0636b41\n#14 [ff6880a180013f48] entry_SYSCALL_64",
+            "crash has do_syscall_64 more than once",
+        ),
+        (
+            "#13 [ff6880a180013f48] entry_SYSCALL_64",
+            "#13 [ff6880a180013e00] filp_flush at ffffffffb0636b41\n#14 [ff6880a180013f48] entry_SYSCALL_64",
+            "crash has filp_flush below do_syscall_64, there the stack ends",
+        ),
+    ],
+)
+def test_a_false_frame_is_found_and_named(was: str, became: str, words: str) -> None:
+    assert was in DRGN
+    assert _words(DRGN.replace(was, became)) == words
+
+
+def test_a_stack_that_ends_too_early_disagrees_with_the_debuggers_own_words() -> None:
+    short = DRGN[: DRGN.index("#10")] + "bt: cannot read stack page\n"
+    assert _words(short) == "crash ends below vfs_write, there ksys_write follows; crash says: cannot read stack page"
+
+
+def test_a_log_that_was_cut_agrees_as_far_as_it_goes() -> None:
+    cut = LOG[: LOG.index("[   10.683901]")]
+    assert _trace(cut).cut
+    assert _words(DRGN, cut) is None
+    # What is there still counts.
+    assert _words(DRGN.replace("write_sysrq_trigger", "other"), cut) is not None
+
+
+def test_an_address_after_a_call_that_never_returns_has_no_name() -> None:
+    noreturn = LOG.replace("sysrq_handle_crash+0x1a/0x20", "sysrq_reset_seq_param_set+0x0/0x80")
+    assert _words(DRGN, noreturn) is None
+
+
+def test_stacks_of_other_tasks_are_not_compared() -> None:
+    other = replace(_stack(DRGN), pid=7)
+    assert stacks.judge(other, _trace(LOG), by="crash") is None
+    # Each CPU has an idle task of PID 0.
+    idle = replace(_trace(LOG), pid=0)
+    assert stacks.judge(replace(_stack(DRGN), pid=0, cpu=0), idle, by="crash") is None
+    assert stacks.judge(replace(_stack(DRGN), pid=0, cpu=1), idle, by="crash") is not None
+    # But the debugger may be wrong about which task panicked.
+    verdict = stacks.judge_task(other, _trace(LOG), by="crash")
+    assert verdict is not None
+    assert verdict.words == "crash names PID 7 on CPU 1, the kernel printed the panic in PID 1 on CPU 1"
+    assert not verdict.agrees
+
+
+def test_two_debuggers_are_compared_where_the_log_is_silent() -> None:
+    crash = "".join(line for line in DRGN.splitlines(keepends=True) if "(inline)" not in line)
+    same = stacks.between(_stack(crash), _stack(DRGN), by="crash", against="drgn")
+    assert same is not None
+    assert same.line == "AGREES WITH: drgn (8 frames)"
+    parted = stacks.between(_stack(crash.replace("vfs_write", "vfs_read")), _stack(DRGN), by="crash", against="drgn")
+    assert parted is not None
+    assert parted.words == "crash has vfs_read below proc_reg_write, there it is vfs_write"
+    assert stacks.between(replace(_stack(DRGN), frames=()), _stack(DRGN), by="crash", against="drgn") is None

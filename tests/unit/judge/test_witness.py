@@ -1,0 +1,89 @@
+"""A log that kdump saved is believed only where it is of the dump's boot. DATE and UPTIME are compared, too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from sandbox.judge import log
+from sandbox.judge.clock import judge_clock
+from sandbox.model import Vmcore
+
+# Of a 6.1 dump that vmbox demo made; VMCOREINFO there has CRASHTIME=1795787943.
+LINES = [
+    "[    0.000000] Linux version 6.1.0-56-cloud-amd64 (debian-kernel@lists.debian.org) (gcc) #1 SMP Debian 6.1.192-2",
+    "[    1.931311] rtc_cmos 00:05: setting system clock to 2026-11-27T13:59:01 UTC (1795787941)",
+    "[    4.074790] Kernel panic - not syncing: sysrq triggered crash",
+    "                indented line",
+]
+DUMP = Vmcore(
+    path=Path("vmcore"),
+    format="kdump-compressed",
+    size=1,
+    release="6.1.0-56-cloud-amd64",
+    utsname_version="#1 SMP Debian 6.1.192-2",
+    crash_time=datetime.fromtimestamp(1795787943, UTC),
+)
+
+
+def test_the_log_of_the_same_boot_is_believed() -> None:
+    assert log.last_time(LINES) == 4.07479
+    assert log.ended(LINES) == datetime.fromtimestamp(1795787943.143479, UTC)
+    assert log.another_boot(DUMP, LINES) is None
+    # A clock in local time.
+    assert log.another_boot(replace(DUMP, crash_time=_later(hours=5, minutes=30)), LINES) is None
+    # Nothing to compare with.
+    assert log.another_boot(DUMP, LINES[2:]) is None
+    assert log.another_boot(replace(DUMP, crash_time=None), LINES) is None
+
+
+def _later(**shift: float) -> datetime:
+    assert DUMP.crash_time is not None
+    return DUMP.crash_time + timedelta(**shift)
+
+
+@pytest.mark.parametrize("shift", [{"minutes": 7}, {"minutes": -6}, {"days": 3}])
+def test_the_log_of_another_boot_is_not_believed(shift: dict[str, float]) -> None:
+    why = log.another_boot(replace(DUMP, crash_time=_later(**shift)), LINES)
+    assert why is not None
+    assert why.startswith("is of another boot: it ends at 2026-11-27 13:59:03, the dump's crash was at 20")
+
+
+def test_the_log_of_another_kernel_is_not_believed() -> None:
+    for other in (replace(DUMP, release="6.1.0-55-cloud-amd64"), replace(DUMP, utsname_version="#1 SMP Debian 6.1.1")):
+        assert "is of another kernel" in (log.another_boot(other, LINES) or "")
+
+
+def test_a_log_beside_the_dump_is_a_witness_only_if_it_is_of_that_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_log(path: Path, *, unpack_into: object, on_saved) -> list[bytes]:  # type: ignore[no-untyped-def]
+        on_saved(path.with_name("vmcore-dmesg.txt"))
+        return [line.encode() for line in LINES]
+
+    monkeypatch.setattr(log, "read_log", read_log)
+    ours = log.witness(tmp_path / "vmcore", DUMP)
+    assert (ours.lines, ours.refused) == (LINES, None)
+    other = log.witness(tmp_path / "vmcore", replace(DUMP, crash_time=_later(hours=1, minutes=6)))
+    assert other.lines == ()
+    assert (other.refused or "").startswith("vmcore-dmesg.txt is of another boot")
+
+
+def test_date_and_uptime_of_the_debugger_are_compared_with_the_dump() -> None:
+    good = {"DATE": "Fri Nov 27 13:59:03 UTC 2026", "UPTIME": "00:00:04"}
+    found = list(judge_clock(good, crash_time=DUMP.crash_time, last=4.1, by="crash"))
+    assert [(one.subject, one.agrees) for one in found] == [("date", True), ("uptime", True)]
+    # crash 9.0.2 on 7.2.
+    bad = {"DATE": "Thu Jan  1 00:00:00 UTC 1970", "UPTIME": "00:03:48"}
+    found = list(judge_clock(bad, crash_time=DUMP.crash_time, last=15.0, by="crash"))
+    assert [one.agrees for one in found] == [False, False]
+    assert found[0].words == "crash says 1970-01-01 00:00:00, the dump 2026-11-27 13:59:03 UTC"
+    assert found[1].words == "crash says 228 s, the log 15 s"
+    days = list(judge_clock({"UPTIME": "3 days, 01:02:03"}, crash_time=None, last=263000.0, by="crash"))
+    assert [one.agrees for one in days] == [True]
+    # Lines that are not there, or not what they should be, are not judged.
+    for broken in ({}, {"DATE": "(unknown)", "UPTIME": "?"}, {"DATE": "Fri Foo 27 13:59:03 UTC 2026"}):
+        assert list(judge_clock(broken, crash_time=DUMP.crash_time, last=4.0, by="crash")) == []
