@@ -71,9 +71,15 @@ class Signer:
         key.write_bytes(run([*gpg, "--armor", "--export"]))
         return cls(home=home, key=key)
 
-    def sign(self, package: Path) -> None:
-        sign = ["rpmsign", "--define", f"__gpg {shutil.which('gpg')}", "--define", f"_gpg_path {self.home}"]
-        run([*sign, "--define", "_gpg_name k@example.org", "--addsign", str(package)])
+    def sign(self, package: Path, *, digest: str = "sha256") -> None:
+        defined = {
+            "__gpg": shutil.which("gpg"),
+            "_gpg_path": self.home,
+            "_gpg_name": "k@example.org",
+            "_gpg_digest_algo": digest,
+        }
+        options = [word for name, value in defined.items() for word in ("--define", f"{name} {value}")]
+        run(["rpmsign", *options, "--addsign", str(package)])
 
 
 def build(top: Path) -> Packages:

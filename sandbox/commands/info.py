@@ -123,7 +123,14 @@ def _debuginfo_of(kernel: Vmcore, home: Profile) -> tuple[list[str], list[str]]:
     """
     from sandbox.debuginfo.lookup import banner_decides
     from sandbox.debuginfo.package_names import package_names
-    from sandbox.debuginfo.urls import Candidate, PackageSources, Repository, Source, questions
+    from sandbox.debuginfo.urls import (
+        Candidate,
+        PackageSources,
+        Repository,
+        Source,
+        VersionedRepositories,
+        questions,
+    )
 
     known = replace(kernel, build_id=kernel.build_id or "{build-id}")
     found = package_names(known, home, placeholders=True)
@@ -135,6 +142,8 @@ def _debuginfo_of(kernel: Vmcore, home: Profile) -> tuple[list[str], list[str]]:
                     sources += question.lines
                 case Repository():
                     sources.append(question.url)
+                case VersionedRepositories():
+                    sources += (question.index, *question.urls)
                 case Candidate():
                     owner = f"{question.vendor}: " if question.vendor is not None else ""
                     sources.append(f"{owner}{question.remote.url}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sandbox.debuginfo.urls import (
     Question,
     Repository,
     Source,
+    VersionedRepositories,
     kernel_repositories,
     questions,
     repository_urls,
@@ -119,7 +121,16 @@ class _Search:
                 if (found := self._ask(source)) is not None:
                     return found
                 _log.debug("nothing from: %s", source)
+        self._note_unpublished()
         raise self.search_log.to_error()
+
+    def _note_unpublished(self) -> None:
+        rules, release = self.home.debuginfo, self.vmcore.release
+        if rules is not None and release is not None:
+            for pattern, why in rules.unpublished.items():
+                if re.search(pattern, release):
+                    self.search_log.note(self.home.title, why)
+                    return
 
     def _key(self) -> str:
         """Name of the lock: the same for all dumps of one build."""
@@ -202,14 +213,28 @@ class _Search:
         rules, wanted = self.home.debuginfo, self.wanted
         assert rules is not None  # noqa: S101 - of its sources the question was made
         assert wanted is not None  # noqa: S101 - of its names the question was made
-        if isinstance(question, Repository):
-            remotes = self._look_up(question.url, wanted.packages)
-        else:
-            remotes = self._query(question, wanted.packages)
-        for remote in remotes:
+        for remote in self._remotes(question, wanted.packages):
             if (found := self._try(Candidate(remote=remote, keys=rules.keys, kind=rules.format))) is not None:
                 return found
         return None
+
+    def _remotes(
+        self, question: PackageSources | Repository | VersionedRepositories, packages: Sequence[str]
+    ) -> Iterator[RemotePackage]:
+        match question:
+            case PackageSources():
+                yield from self._query(question, packages)
+            case Repository():
+                yield from self._look_up(question.url, packages)
+            case VersionedRepositories():
+                try:
+                    text = repodata.text(question.index, self.reporter)
+                except DebuginfoError as error:
+                    self.search_log.note(question.index, error)
+                    return
+                for version in question.versions(text):
+                    for url in question.of(version):
+                        yield from self._look_up(url, packages)
 
     def _query(self, question: PackageSources, packages: Sequence[str]) -> list[RemotePackage]:
         place = f"package manager of {self.home.title}" + (f", {question.said}" if question.said else "")

@@ -55,12 +55,17 @@ def find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter)
     return []
 
 
+def text(url: str, reporter: Reporter) -> str:
+    """A small text, such as the list of a repository's versions. Raises `DownloadFailed`, `VerificationFailed`."""
+    return _small(url, reporter).decode("utf-8", "replace")
+
+
 def _bases(base: str, reporter: Reporter) -> list[str]:
     """The repository itself, or those in a list of mirrors. A list from a TLS server may name only TLS mirrors."""
     if not base.endswith(".list"):
         return [base if base.endswith("/") else base + "/"]
     fitting = ("https://",) if base.startswith("https:") else ("https://", "http://")
-    lines = _small(base, reporter).decode("utf-8", "replace").split()
+    lines = text(base, reporter).split()
     return [line if line.endswith("/") else line + "/" for line in lines if line.startswith(fitting)][:_MOST_MIRRORS]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sandbox.errors import VerificationFailed
 from sandbox.formats import openpgp
+from sandbox.profiles.keys import SHA1_SUFFIX
 
 
 def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, what: str) -> str:
@@ -20,7 +21,7 @@ def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, wh
         raise VerificationFailed(f"{what}: it is not signed")
     certificates = [path.read_bytes() for path in keys]
     refused = VerificationFailed(f"{what}: its signature is not one of the vendor's")
-    known = _rsa_keys(certificates)
+    known = _rsa_keys(keys)
     for signature in signatures:
         try:
             key = openpgp.rsa_signer(data, signature, known)
@@ -33,11 +34,11 @@ def signer(data: bytes, signatures: Sequence[bytes], keys: Sequence[Path], *, wh
     return _by_sequoia(data, signatures, certificates, refused)
 
 
-def _rsa_keys(certificates: Sequence[bytes]) -> list[openpgp.RsaKey]:
+def _rsa_keys(files: Sequence[Path]) -> list[openpgp.RsaKey]:
     found: list[openpgp.RsaKey] = []
-    for certificate in certificates:
+    for file in files:
         with contextlib.suppress(openpgp.Malformed):
-            found += openpgp.rsa_keys(certificate)
+            found += openpgp.rsa_keys(file.read_bytes(), sha1=file.name.endswith(SHA1_SUFFIX))
     return found
 
 

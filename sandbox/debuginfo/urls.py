@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from sandbox.debuginfo.package_names import PackageNames, RemotePackage, expand
 from sandbox.model import DebuginfoFormat, Vmcore
-from sandbox.profiles import DebuginfoRules, Profile
+from sandbox.profiles import DebuginfoRules, Profile, RepositoryVersions
 
 
 class Source(StrEnum):
@@ -65,7 +67,9 @@ def _places(source: Source, profile: Profile, rules: DebuginfoRules) -> list[Pla
             ]
             return [*archives, Place(source=source, templates=rules.urls, keys=rules.keys)]
         case Source.REPOSITORIES:
-            return [Place(source=source, templates=rules.repositories, keys=rules.keys)]
+            versions = rules.repository_versions
+            more = () if versions is None else (versions.index, *versions.repositories)
+            return [Place(source=source, templates=(*rules.repositories, *more), keys=rules.keys)]
         case Source.UNSIGNED:
             return [Place(source=source, templates=rules.unsigned)]
         case Source.DEBUGINFOD:
@@ -89,6 +93,33 @@ class Repository:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VersionedRepositories:
+    """A vendor's list of versions is read, and the indexes of repositories of some versions are searched."""
+
+    index: str
+    pattern: str
+    urls: tuple[str, ...]
+    """With `{repository_version}` left in them."""
+    built: date | None
+    """When the kernel was built."""
+
+    def versions(self, text: str) -> list[str]:
+        """The versions of a list that may have the kernel, best first.
+
+        A kernel is in the first version after its build, and in some after that. Without the day of the build, or where
+        no version is as new, they are the newest ones.
+        """
+        days = {found[0]: found["day"] for found in re.finditer(self.pattern, text)}
+        newest = sorted(days, key=lambda version: days[version], reverse=True)
+        since = [version for version in newest if self.built is not None and days[version] >= f"{self.built:%Y%m%d}"]
+        return (since[::-1] or newest)[:_MOST_VERSIONS]
+
+    def of(self, version: str) -> list[str]:
+        """The repositories of a version."""
+        return [url.replace(_VERSION, version) for url in self.urls]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One URL where the package may be, and the keys one of which must have signed it."""
 
@@ -99,7 +130,11 @@ class Candidate:
     """Owner of the archive."""
 
 
-Question = PackageSources | Repository | Candidate
+Question = PackageSources | Repository | VersionedRepositories | Candidate
+
+_VERSION: Final = "{repository_version}"
+_MOST_VERSIONS: Final = 6
+"""The index of each has some megabytes."""
 
 
 def questions(
@@ -126,11 +161,35 @@ def questions(
         case Source.REPOSITORIES:
             if wanted.packages:
                 yield from (Repository(url=url) for url in repository_urls(rules.repositories, wanted))
+                if rules.repository_versions is not None:
+                    yield _versions(rules.repository_versions, vmcore, wanted)
         case Source.UNSIGNED:
             if vmcore.build_id is not None and not banner_decides:
                 yield from (_candidate(rules, *found, keys=()) for found in _urls(rules.unsigned, wanted))
         case Source.DEBUGINFOD:
             pass
+
+
+def _versions(rules: RepositoryVersions, vmcore: Vmcore, wanted: PackageNames) -> VersionedRepositories:
+    names = {**wanted.names, _VERSION[1:-1]: (_VERSION,)}
+    urls = [url for template in rules.repositories for url in expand(template, names)]
+    return VersionedRepositories(
+        index=rules.index, pattern=rules.pattern, urls=tuple(urls), built=_built(vmcore.utsname_version)
+    )
+
+
+def _built(utsname_version: str | None) -> date | None:
+    """The day at the end of uname -v, as most kernels have it: "#1 SMP Wed Jun 11 17:26:01 UTC 2026"."""
+    found = re.search(r"\b([A-Z][a-z]{2}) +(\d{1,2}) [\d:]{8} \w+ (\d{4})$", utsname_version or "")
+    if found is None:
+        return None
+    try:
+        return date(int(found[3]), _MONTHS.index(found[1]) + 1, int(found[2]))
+    except ValueError:
+        return None
+
+
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def _snapshots(rules: DebuginfoRules, wanted: PackageNames) -> Iterator[PackageSources]:

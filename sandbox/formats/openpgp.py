@@ -2,7 +2,7 @@
 
 Nearly all RPMs are signed this way. This module exists because Sequoia refuses the keys of EL 7 and 8: SHA-1 binds
 their user IDs. vmbox ships each key as a file, so the user ID proves nothing more. The signature of the package does
-matter, and there SHA-1 is refused here too.
+matter, and there SHA-1 is refused here too, except of keys that say otherwise.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _DIGEST_INFO: Final = {
     8: ("sha256", bytes.fromhex("3031300d060960864801650304020105000420")),
     9: ("sha384", bytes.fromhex("3041300d060960864801650304020205000430")),
     10: ("sha512", bytes.fromhex("3051300d060960864801650304020305000440")),
+    2: ("sha1", bytes.fromhex("3021300906052b0e03021a05000414")),
 }
 """By OpenPGP number: name, and the DER that PKCS #1 v1.5 puts before the hash (RFC 8017, 9.2)."""
 
@@ -43,10 +44,16 @@ class RsaKey:
     fingerprint: str
     modulus: int
     exponent: int
+    sha1: bool = False
+    """Whether its signatures over SHA-1 count."""
 
 
-def rsa_keys(data: bytes) -> tuple[RsaKey, ...]:
-    """The RSA keys in a file of certificates, armored or not; others are skipped. Raises `Malformed`."""
+def rsa_keys(data: bytes, *, sha1: bool = False) -> tuple[RsaKey, ...]:
+    """The RSA keys in a file of certificates, armored or not; others are skipped. Raises `Malformed`.
+
+    `sha1`: their signatures over SHA-1 count. A forger would need a second package with the hash of a signed one, which
+    is beyond reach even for SHA-1; two packages of one hash are not. So this is only for vendors that sign no more.
+    """
     found: list[RsaKey] = []
     for block in _dearmored(data):
         body: bytes | None = None
@@ -58,7 +65,15 @@ def rsa_keys(data: bytes) -> tuple[RsaKey, ...]:
                 exponent, _ = _number(rest)
                 fingerprint = hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body, usedforsecurity=False)
                 name = packet.decode("utf-8", "replace")
-                found.append(RsaKey(name=name, fingerprint=fingerprint.hexdigest(), modulus=modulus, exponent=exponent))
+                found.append(
+                    RsaKey(
+                        name=name,
+                        fingerprint=fingerprint.hexdigest(),
+                        modulus=modulus,
+                        exponent=exponent,
+                        sha1=sha1,
+                    )
+                )
                 body = None
     return tuple(key for key in found if key.modulus.bit_length() >= _SMALLEST_KEY)
 
@@ -70,8 +85,10 @@ def rsa_signer(data: bytes, signature: bytes, keys: Sequence[RsaKey]) -> RsaKey 
         if tag == 2 and (parts := _signature(packet)) is not None:
             algorithm, hashed, value = parts
             name, prefix = _DIGEST_INFO[algorithm]
-            digest = hashlib.new(name, data + hashed).digest()
+            digest = hashlib.new(name, data + hashed, usedforsecurity=name != "sha1").digest()
             for key in keys:
+                if name == "sha1" and not key.sha1:
+                    continue
                 size = (key.modulus.bit_length() + 7) // 8
                 if not 0 < value < key.modulus:
                     continue

@@ -7,9 +7,9 @@ gives the same tag, and a changed fragment gives another one.
 from __future__ import annotations
 
 import io
-import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.image import bootstrap, containerfile
 from sandbox.image.containerfile import BuildContext
-from sandbox.image.package_sources import package_sources
+from sandbox.image.package_sources import architecture, package_sources
 from sandbox.log import Log
 from sandbox.profiles import Bootstrap, Profile, digests, load, platforms
 from sandbox.progress import QUIET, Reporter, Step
@@ -180,19 +180,19 @@ def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: Profile, repor
                 if how.tool == "dnf":
                     _with_dnf(tar, engine, profile, reporter, step)
                 else:
-                    bootstrap.make_rootfs(how, tar, step, architecture=_architecture(profile))
+                    mirror = how.ports.get(architecture(profile), how.mirror)
+                    bootstrap.make_rootfs(
+                        replace(how, mirror=mirror), tar, step, architecture=_foreign_architecture(profile)
+                    )
                 kept.parent.mkdir(exist_ok=True)
                 tar.replace(kept)
         step.detail("importing")
         engine.import_rootfs(kept, ref, {labels.IMAGE: f"base-{profile.name}"}, platform=profile.platform)
 
 
-def _architecture(profile: Profile) -> str | None:
+def _foreign_architecture(profile: Profile) -> str | None:
     """The distribution's name of the profile's architecture; None for the host's own."""
-    if profile.platform is None:
-        return None
-    name = platforms.arch_of(profile.platform)
-    return profile.arch.get(name, name)
+    return None if profile.platform is None else architecture(profile)
 
 
 def bootstrapper(engine: Engine, reporter: Reporter = QUIET) -> str:
@@ -214,7 +214,7 @@ def _with_dnf(tar: Path, engine: Engine, profile: Profile, reporter: Reporter, s
         argv=[
             "/usr/libexec/vmbox/bootstrap-dnf",
             how.suite,
-            _architecture(profile) or os.uname().machine,
+            architecture(profile),
             *how.packages,
         ],
         env={"REPOSITORIES": sources["vmbox.repo"].decode(), "KEYS": sources["vmbox.asc"].decode()},

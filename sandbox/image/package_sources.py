@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Final
 
 from sandbox.host import mirrors
-from sandbox.profiles import ImageDefinition, Profile
+from sandbox.profiles import ImageDefinition, Profile, platforms
 from sandbox.profiles.keys import key_files
 
 
@@ -51,11 +52,26 @@ def repositories(image: ImageDefinition, keys: str = "/etc/vmbox/vmbox.asc") -> 
 def package_sources(profile: Profile) -> Mapping[str, bytes]:
     """The files of a build context that configure its package manager."""
     return {
-        "sources.list": source_lines(profile.image.sources).encode(),
+        "sources.list": source_lines(_of_architecture(profile)).encode(),
         "apt.conf": source_lines(apt_settings()).encode(),
         "vmbox.repo": repositories(profile.image).encode(),
         "vmbox.asc": b"\n".join(path.read_bytes() for path in key_files(profile.image.keys)),
     }
+
+
+def architecture(profile: Profile) -> str:
+    """The distribution's name of the architecture of a profile's programs; this host's, unless it says another one."""
+    machine = os.uname().machine if profile.platform is None else platforms.arch_of(profile.platform)
+    return profile.arch.get(machine, machine)
+
+
+def _of_architecture(profile: Profile) -> Iterator[str]:
+    """Its package sources without those for other architectures, whose hosts apt would ask too."""
+    own = architecture(profile)
+    for line in profile.image.sources:
+        named = re.search(r"^deb \[[^]]*\barch=([\w,]+)", line)
+        if named is None or own in named[1].split(","):
+            yield line
 
 
 def source_lines(lines: Iterable[str]) -> str:

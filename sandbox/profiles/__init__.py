@@ -13,6 +13,7 @@ from sandbox.profiles.definition import (
     Demo,
     ImageDefinition,
     Profile,
+    RepositoryVersions,
     Snapshots,
 )
 from sandbox.profiles.loading import digests, load, read
@@ -27,6 +28,7 @@ __all__ = [
     "Demo",
     "ImageDefinition",
     "Profile",
+    "RepositoryVersions",
     "Selection",
     "Snapshots",
     "by_name",

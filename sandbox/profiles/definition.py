@@ -22,6 +22,8 @@ class Bootstrap:
     """mmdebstrap's name of the release, or dnf's $releasever."""
     mirror: str = ""
     """For mmdebstrap; dnf uses the image's `sources` and `keys`."""
+    ports: Mapping[str, str] = field(default_factory=dict)
+    """For mmdebstrap: the mirrors of architectures, by the distribution's name, that `mirror` does not have."""
     keyring: str | None = None
     """For mmdebstrap: the keys that sign the suite, if the host's apt does not trust them. A file of `images/keys/`, or
     the path of a file from one of the host's packages."""
@@ -45,8 +47,8 @@ class ImageDefinition:
     fragments: tuple[str, ...]
     """Files of `Containerfile.d/`, joined in this order."""
     sources: tuple[str, ...] = ()
-    """Package sources: lines of sources.list, or "NAME URL [URL …]" for a repository of RPM packages, best URL first.
-    Without any, the base image's own are used."""
+    """Package sources: lines of sources.list, of which those with [arch=…] are for these architectures only, or
+    "NAME URL [URL …]" for a repository of RPM packages, best URL first. Without any, the base image's own are used."""
     keys: tuple[str, ...] = ()
     """Files of `images/keys/` with public keys, one of which must have signed each RPM package."""
     args: Mapping[str, str] = field(default_factory=dict)
@@ -109,6 +111,18 @@ class Snapshots:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryVersions:
+    """Versions of a repository, of which each has only the packages of its time."""
+
+    index: str
+    """URL of a text that names all versions."""
+    pattern: str
+    """Regular expression of a version. Its group `day` is the version's day, as 20260608."""
+    repositories: tuple[str, ...]
+    """As `DebuginfoRules.repositories`; `{repository_version}` is a version. Asked after those."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DebuginfoRules:
     """Where to find a kernel's debuginfo, and how to verify that it is the vendor's."""
 
@@ -143,6 +157,8 @@ class DebuginfoRules:
     repositories: tuple[str, ...] = ()
     """URL templates of RPM repositories. Their index is searched for `packages`, if the file's name or directory cannot
     be derived. A URL that ends in ".list" is a list of mirrors. A package's release may continue after a dot."""
+    repository_versions: RepositoryVersions | None = None
+    """Where the repositories have versions: the first ones since the kernel was built are asked."""
     kernel: tuple[str, ...] = ()
     """Package templates like `packages`, if the debug package contains only what was stripped from vmlinux."""
     kernel_files: tuple[str, ...] = ()
@@ -153,6 +169,9 @@ class DebuginfoRules:
     """URL templates of build systems, which have every build but sign none: only used if the dump has a build-id."""
     debuginfod: tuple[str, ...] = ()
     """Servers that have vmlinux by build-id. Tried last, because they send it uncompressed and cannot resume."""
+    unpublished: Mapping[str, str] = field(default_factory=dict)
+    """Kernels whose debuginfo the vendor gives to subscribers only, by regular expression over uname -r: what to tell
+    the user. The first one that matches counts."""
     banner_decides: tuple[str, ...] = ()
     """Regular expressions over uname -r: kernels whose shipped vmlinux has another build-id than the running one."""
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from sandbox.errors import ConfigurationError
 from sandbox.host import paths
+
+SHA1_SUFFIX: Final = ".sha1.asc"
+"""End of the names of keys whose signatures over SHA-1 count: see `sandbox.formats.openpgp.rsa_keys`."""
 
 
 def key_files(names: Sequence[str]) -> tuple[Path, ...]:

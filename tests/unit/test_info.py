@@ -64,6 +64,7 @@ def test_what_is_printed_is_what_run_asks(
 
     monkeypatch.setattr(module, "fetch", fetch)
     monkeypatch.setattr(repodata, "find", lambda base, *_: asked.append(base) or [])
+    monkeypatch.setattr(repodata, "text", lambda index, *_: asked.append(index) or "2023.9.20260601")
     dump = replace(of_release(release, version or None), build_id="01" * 20)
     with pytest.raises(DebuginfoNotFound):
         locate(
@@ -71,6 +72,7 @@ def test_what_is_printed_is_what_run_asks(
         )
     printed = [source.partition(": ")[2] or source for source in shown(capsys, release, version or None)["sources"]]
     printed = [source.replace("{build-id}", "01" * 20) for source in printed]
+    printed = [source.replace("{repository_version}", "2023.9.20260601") for source in printed]
     if any("{" in source for source in printed):
         # What only uname -v, or the dump, tells is not asked without it.
         assert set(asked) <= set(printed)

@@ -11,7 +11,7 @@ from engines import INFO
 from sandbox import image, profiles
 from sandbox.errors import BaseImageUnavailable, EmulationMissing
 from sandbox.host import checks
-from sandbox.image import bootstrap
+from sandbox.image import bootstrap, package_sources
 from sandbox.profiles import platforms
 from sandbox.progress import QUIET
 
@@ -78,3 +78,19 @@ def test_missing_tools_for_a_base_of_another_architecture_are_named(
     # For the host's own architecture it is not needed: here the tool itself fails.
     with QUIET.step("x") as step, pytest.raises(BaseImageUnavailable, match="mmdebstrap failed"):
         bootstrap.make_rootfs(how, tmp_path / "root.tar", step)
+
+
+def test_ubuntu_of_other_architectures_is_on_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
+    ubuntu = profiles.by_name("ubuntu-22.04")
+    assert ubuntu.base.bootstrap is not None
+    for machine, host, other in (
+        ("x86_64", "http://archive.ubuntu.com/ubuntu", "ports"),
+        ("aarch64", "http://ports.ubuntu.com/ubuntu-ports", "archive"),
+    ):
+        profile = platforms.for_arch(ubuntu, machine)
+        text = package_sources.package_sources(profile)["sources.list"].decode()
+        assert f"{host} jammy main universe\n" in text
+        assert other not in text
+        word = package_sources.architecture(profile)
+        assert ubuntu.base.bootstrap.ports.get(word, ubuntu.base.bootstrap.mirror) == host

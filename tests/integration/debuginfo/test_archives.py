@@ -101,13 +101,15 @@ def test_only_the_vendor_is_asked(world: World) -> None:
 def test_rhel_is_fetched_only_from_its_cdn(world: World) -> None:
     with pytest.raises(DownloadFailed, match="404"):
         world.locate(vendor="rhel")
-    assert {path for path, _ in world.archive.requests} == {f"/cdn.redhat.com/{CDN}"}
+    trees = [CDN, *(CDN.replace("dist/rhel8/8/", f"{tree}/rhel8/8.0/") for tree in ("eus", "e4s", "aus", "tus"))]
+    assert [path for path, _ in world.archive.requests] == [f"/cdn.redhat.com/{tree}" for tree in trees]
 
 
-def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tree", ["dist/rhel8/8", "eus/rhel8/8.0", "tus/rhel8/8.0"])
+def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: str) -> None:
     """The server requires a client certificate of its authority, as Red Hat's CDN does."""
     authority, server, client = certificates(tmp_path)
-    world.archive.files[f"/{CDN}"] = world.good
+    world.archive.files[f"/{CDN.replace('dist/rhel8/8', tree)}"] = world.good
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(server)
     context.load_verify_locations(authority)

@@ -27,7 +27,7 @@ from sandbox import profiles
 from sandbox.debuginfo import locate
 from sandbox.debuginfo.fetch import identify
 from sandbox.debuginfo.unstrip import merge
-from sandbox.errors import DebuginfoError
+from sandbox.errors import DebuginfoError, VerificationFailed
 from sandbox.formats import elf, zstandard
 from sandbox.host import paths
 from sandbox.model import Debuginfo, Vmcore
@@ -119,6 +119,100 @@ def test_amazon(
     assert found.proof == f"build-id {archives.BUILD_ID}"
     assert found.origin.endswith(f"guids/0123abcd/x86_64/kernel-debuginfo-{AMAZON}.rpm")
     assert "which Kernel Builders" in found.verification_detail
+
+
+@pytest.mark.usefixtures("keys")
+def test_amazon_of_an_earlier_version(
+    tmp_path: Path, archive: Archive, signer: rpms.Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ "latest" has another kernel, and the list of versions names the one that was the first with the dump's."""
+    mirrored(monkeypatch, archive, "https://cdn.amazonlinux.com")
+    core = "/cdn.amazonlinux.com/al2023/core"
+    member = f"usr/lib/debug/lib/modules/{AMAZON}/vmlinux"
+    for version, release in (("latest", "6.1.99-1.1.amzn2023.x86_64"), ("2023.2.20231113", AMAZON)):
+        repository = tmp_path / version / "repository"
+        package(
+            repository,
+            signer,
+            f"kernel-debuginfo-{release}",
+            {member: archives.vmlinux(banner=banner(AMAZON))},
+            "w0.gzdio",
+        )
+        publish(repository, archive, f"/cdn.amazonlinux.com/guids/{version}/x86_64")
+        archive.files[f"{core}/mirrors/{version}/debuginfo/x86_64/mirror.list"] = (
+            f"https://cdn.amazonlinux.com/guids/{version}/x86_64/\n".encode()
+        )
+    archive.files[f"{core}/releasemd.xml"] = (
+        b"<?xml version='1.0'?><root><releases>"
+        b"<release><version>2023.0.20230222</version></release><release><version>2023.2.20231113</version></release>"
+        b"<release><version>2023.3.20231211</version></release></releases></root>"
+    )
+    dump = vmcore(AMAZON, tmp_path, utsname_version="#1 SMP PREEMPT_DYNAMIC Wed Nov  8 00:54:18 UTC 2023")
+    found = find("amazon-2023", dump, tmp_path / "cache")
+    assert found.origin.endswith(f"guids/2023.2.20231113/x86_64/kernel-debuginfo-{AMAZON}.rpm")
+    assert "which Kernel Builders" in found.verification_detail
+    # No version from before the build was asked.
+    assert not [path for path, _ in archive.requests if "20230222" in path]
+
+
+@pytest.mark.usefixtures("keys")
+def test_alibaba_whose_key_does_not_come_with_vmbox(
+    tmp_path: Path, archive: Archive, signer: rpms.Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = "4.19.91-28.7.al7.x86_64"
+    mirrored(monkeypatch, archive, "https://mirrors.aliyun.com")
+    member = f"usr/lib/debug/lib/modules/{release}/vmlinux"
+    made = {member: archives.vmlinux(banner=banner(release))}
+    package(tmp_path / "made", signer, f"kernel-debuginfo-{release}", made, "w0.gzdio")
+    place = f"/mirrors.aliyun.com/alinux/2/kernels/x86_64/debug/kernel-debuginfo-{release}.rpm"
+    archive.files[place] = (tmp_path / "made" / f"kernel-debuginfo-{release}.rpm").read_bytes()
+    # It is used by its banner, for this dump alone, and not at all where a signature is required.
+    found = find("alibaba", vmcore(release, tmp_path, build_id=None), tmp_path / "cache")
+    assert (found.proof, found.origin.endswith(place.removeprefix("/mirrors.aliyun.com"))) == ("banner", True)
+    assert found.verification in {"none", "tls"}
+    monkeypatch.setenv("VMBOX_VERIFY", "strict")
+    with pytest.raises(DebuginfoError):
+        find("alibaba", vmcore(release, tmp_path, build_id=None), tmp_path / "strict")
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("profile", "release"), [("el6", "2.6.32-754.35.1.el6.x86_64"), ("el7", "3.10.0-1160.el7.x86_64")]
+)
+def test_signatures_over_sha1_count_for_centos_6_alone(
+    tmp_path: Path,
+    archive: Archive,
+    signer: rpms.Signer,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+    release: str,
+) -> None:
+    mirrored(
+        monkeypatch,
+        archive,
+        "http://debuginfo.centos.org",
+        "http://mirror.facebook.net",
+        "http://mirrors.ocf.berkeley.edu",
+    )
+    member = f"usr/lib/debug/lib/modules/{release}/vmlinux"
+    made = tmp_path / "made"
+    package(made, signer, f"kernel-debuginfo-{release}", {member: archives.vmlinux(banner=banner(release))}, "w0.gzdio")
+    file = made / f"kernel-debuginfo-{release}.rpm"
+    rpms.run(["rpmsign", "--delsign", str(file)])
+    signer.sign(file, digest="sha1")
+    archive.files[f"/debuginfo.centos.org/{profile[2:]}/x86_64/{file.name}"] = file.read_bytes()
+    dump = vmcore(release, tmp_path, build_id=None, vendor="centos")
+    if profile == "el6":
+        found = find(profile, dump, tmp_path / "cache")
+        assert (found.verification, found.proof) == ("signature", "banner")
+        # In vmlinux, which is stored in the payload as it is.
+        archive.flip = file.read_bytes().rindex(b"dwarf")
+        with pytest.raises(DebuginfoError):
+            find(profile, dump, tmp_path / "flipped")
+    else:
+        with pytest.raises(VerificationFailed, match="not one of the vendor's"):
+            find(profile, dump, tmp_path / "cache")
 
 
 @pytest.fixture
