@@ -45,10 +45,7 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
         _log.info("case %s is open since %s: image %s, %s", found.id, found.opened, found.image, found.proof)
     if found is not None and options.case_key() in {"", found.requested}:
         return found
-    if found is not None:
-        reporter.notice(f"closing the open case, which is not {options.case_key()}")
-        _close_case(found)
-    return open_dump(dump, options, reporter)
+    return open_dump(dump, options, reporter, replaces=found)
 
 
 @contextmanager
@@ -124,15 +121,21 @@ def _close_case(case: Case) -> None:
     close(case)
 
 
-def open_dump(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET) -> Case:
-    """Opens a case of a dump, with what has to be fetched and built for it."""
+def open_dump(
+    dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET, *, replaces: Case | None = None
+) -> Case:
+    """Opens a case of a dump, with what has to be fetched and built for it.
+
+    `replaces` is the dump's open case, which is not as `options` say. It is closed when everything else is at hand, so
+    that a mistake in the options does not cost it.
+    """
     from sandbox.case.container import close_overdue
     from sandbox.dump import identify, index_pieces, is_plain, unpack
     from sandbox.engine.orphans import orphans
 
     options = options or OpenOptions()
     if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
-        return _open_elsewhere(dump, options, reporter)
+        return _open_elsewhere(dump, options, reporter, replaces)
     with _connecting(options.engine) as connecting:
         index_pieces(dump, paths.unpacked_dir(), reporter)
         vmcore = identify(dump)
@@ -145,7 +148,14 @@ def open_dump(dump: Path, options: OpenOptions | None = None, reporter: Reporter
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
         ready = provision(vmcore, selection, options, engine, reporter)
+        _replace(replaces, options, reporter)
         return _case(vmcore, ready, options, engine, reporter)
+
+
+def _replace(case: Case | None, options: OpenOptions, reporter: Reporter) -> None:
+    if case is not None:
+        reporter.notice(f"closing the open case, which is not {options.case_key()}")
+        _close_case(case)
 
 
 @contextmanager
@@ -173,7 +183,7 @@ def _close_engine(connecting: Future[Engine]) -> None:
         connecting.result().close()
 
 
-def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter) -> Case:
+def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replaces: Case | None) -> Case:
     """The dump is a path of the engine's host. What is sent there is an image, once, and nothing comes from there but
     what the dump says about itself.
     """
@@ -204,6 +214,7 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter) -> Cas
                 in_image=True,
             )
             ready = replace(ready, image=ref, debuginfo=inside)
+        _replace(replaces, options, reporter)
         return _case(vmcore, ready, options, engine, reporter)
     finally:
         engine.close()

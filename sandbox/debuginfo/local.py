@@ -23,7 +23,10 @@ def kind(path: Path) -> DebuginfoFormat:
         with path.open("rb") as file:
             head = file.read(8)
     except FileNotFoundError:
-        raise DebuginfoNotFound(f"{path}: no such file", hint="check the path given with --debuginfo") from None
+        hint = "check the path given with --debuginfo"
+        if "~" in path.parts:
+            hint = "the shell expands ~ only where a word begins: --debuginfo ~/FILE, without ="
+        raise DebuginfoNotFound(f"{path}: no such file", hint=hint) from None
     except OSError as error:
         raise DebuginfoNotFound(f"{path}: {error.strerror}", hint="check the path given with --debuginfo") from None
     if head[:4] == b"\x7fELF":

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from sandbox.case import container, store
+from sandbox.case import container, opening, store
 from sandbox.case.options import OpenOptions
-from sandbox.errors import DumpDamaged, SessionDied, SessionFailed
+from sandbox.engine import orphans
+from sandbox.errors import DebuginfoMismatch, DumpDamaged, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.session import start
 from sandbox.session.session import Session
@@ -110,3 +113,31 @@ def test_a_dump_without_a_part(make_case: Callable[..., Case], bench: Bench, mon
     with pytest.raises(DumpDamaged, match="cut off"):
         start.open_session(cut.dump, ONCE)
     assert bench.closed == [cut.id]
+
+
+def test_a_case_is_replaced_when_everything_is_at_hand(
+    make_case: Callable[..., Case], bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dump = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+    before, after = make_case(id="before", dump=dump), make_case(id="after", dump=dump)
+    monkeypatch.setattr(store, "find", lambda *_, **__: before)
+    engine: Future[object] = Future()
+    engine.set_result(None)
+    monkeypatch.setattr(opening, "_connecting", lambda _: nullcontext(engine))
+    monkeypatch.setattr(container, "close_overdue", lambda: None)
+    monkeypatch.setattr(orphans, "orphans", lambda _: [])
+    monkeypatch.setattr(opening, "_refuse_remote", lambda *_: None)
+    outcome: list[Exception] = [DebuginfoMismatch("of another build")]
+
+    def provision(*_: object) -> None:
+        if outcome:
+            raise outcome.pop()
+
+    monkeypatch.setattr(opening, "provision", provision)
+    monkeypatch.setattr(opening, "_case", lambda *_: after)
+    options = OpenOptions(image="debian-12")
+    with pytest.raises(DebuginfoMismatch):
+        opening.find_or_open_case(dump, options)
+    assert bench.closed == []
+    assert opening.find_or_open_case(dump, options) == after
+    assert bench.closed == ["before"]
