@@ -14,6 +14,7 @@ from pathlib import Path
 
 def main() -> None:
     """The entry point."""
+    open_standard_streams()
     arguments = sys.argv[1:]
     if os.environ.get("VMBOX_LOG"):
         from sandbox.commands.verbose import begin_from_environment
@@ -27,6 +28,22 @@ def main() -> None:
 
         with exit_on_error():
             app()
+
+
+def open_standard_streams() -> None:
+    """Open /dev/null in the place of each standard stream that the caller has closed, as daemons do.
+
+    Else the next file that is opened gets the number, and what is meant for the caller goes there; and Python prints
+    what is meant for a missing standard error on standard output.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest number that is free: this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as the process
 
 
 def _info(arguments: Sequence[str]) -> bool:

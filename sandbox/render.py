@@ -11,14 +11,14 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from sandbox.errors import ConfigurationError, NoSpace, VmboxError
+from sandbox.errors import ConfigurationError, NoSpace, UsageError, VmboxError
 from sandbox.host.files import write_all
 from sandbox.log import Log
 from sandbox.model import key_of
@@ -50,7 +50,7 @@ def error(problem: VmboxError) -> None:
         lines += ["    " + line for line in folded(visible(problem.detail)).splitlines()]
     if problem.hint:
         lines.append(f"hint: {visible(problem.hint)}")
-    print(*lines, sep="\n", file=sys.stderr)  # noqa: T201 - the one place errors are shown
+    _say("\n".join(lines))
 
 
 def folded(text: str) -> str:
@@ -62,19 +62,43 @@ def folded(text: str) -> str:
 
 
 def note(text: str) -> None:
-    print(visible(text), file=sys.stderr)  # noqa: T201 - the one place notes are shown
+    _say(visible(text))
+
+
+def _say(text: str) -> None:
+    # The status says what failed where standard error cannot: a full disk, a reader that left.
+    with suppress(OSError):
+        print(text, file=sys.stderr)  # noqa: T201 - the one place errors and notes are shown
+
+
+_STDOUT: Final = "standard output"
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Names standard output in an error, as OSError names a file: a full disk there is none of vmbox's places."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = _STDOUT
+        raise
+
+
+def _print(text: str, *, flush: bool = False) -> None:
+    with _to_stdout():
+        print(text, flush=flush)  # noqa: T201 - results go to stdout
 
 
 def as_json(value: object) -> None:
     import json
 
-    print(json_for_terminal(json.dumps(plain(value), ensure_ascii=False, indent=2)))  # noqa: T201 - results go to stdout
+    _print(json_for_terminal(json.dumps(plain(value), ensure_ascii=False, indent=2)))
 
 
 def json_line(value: Mapping[str, object]) -> None:
     import json
 
-    print(json_for_terminal(json.dumps(plain(value), ensure_ascii=False)), flush=True)  # noqa: T201 - results go to stdout
+    _print(json_for_terminal(json.dumps(plain(value), ensure_ascii=False)), flush=True)
 
 
 def json_for_terminal(text: str) -> str:
@@ -110,7 +134,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> None:
     shown = [(name, visible(text)) for name, text in pairs if text]
     width = max((len(name) for name, _ in shown), default=0)
     for name, text in shown:
-        print(f"{name:>{width}}: {text}")  # noqa: T201 - results go to stdout
+        _print(f"{name:>{width}}: {text}")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -128,7 +152,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     console = Console(width=1000, no_color=True)
     with console.capture() as captured:
         console.print(made)
-    print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")  # noqa: T201 - results go to stdout
+    _print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
@@ -339,7 +363,8 @@ class Output:
         self._decode = _decoder() if os.isatty(self._descriptor) else None
 
     def __call__(self, piece: bytes) -> None:
-        write_all(self._descriptor, piece if self._decode is None else visible(self._decode.decode(piece)).encode())
+        with _to_stdout():
+            write_all(self._descriptor, piece if self._decode is None else visible(self._decode.decode(piece)).encode())
 
 
 class JsonAnswer:
@@ -353,20 +378,17 @@ class JsonAnswer:
 
     def __call__(self, piece: bytes) -> None:
         head, self._head = self._head, ""
-        write_all(
-            self._descriptor, (head + self._quoted(self._decode.decode(piece))[1:-1]).encode(errors="backslashreplace")
-        )
+        said = head + self._quoted(self._decode.decode(piece))[1:-1]
+        with _to_stdout():
+            write_all(self._descriptor, said.encode(errors="backslashreplace"))
 
     def end(self, status: str, seconds: float, more: Mapping[str, object] | None = None) -> None:
         """The command has ended. `more` are further keys of the object, with values as `plain` takes them."""
         rest = self._head + self._quoted(self._decode.decode(b"", final=True))[1:-1]
         added = "".join(f", {self._quoted(key)}: {self._quoted(plain(value))}" for key, value in (more or {}).items())
-        write_all(
-            self._descriptor,
-            f'{rest}", "status": {self._quoted(status)}, "seconds": {seconds:.6f}{added}}}\n'.encode(
-                errors="backslashreplace"
-            ),
-        )
+        said = f'{rest}", "status": {self._quoted(status)}, "seconds": {seconds:.6f}{added}}}\n'
+        with _to_stdout():
+            write_all(self._descriptor, said.encode(errors="backslashreplace"))
 
     def _quoted(self, value: object) -> str:
         import json
@@ -378,11 +400,20 @@ def _decoder() -> codecs.IncrementalDecoder:
     return codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
 
+_UNEXPECTED: Final = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, NameError, AssertionError),
+    *(ArithmeticError, RecursionError, NotImplementedError, MemoryError, EOFError),
+)
+"""What a mistake of vmbox's raises. SystemExit and what the command line library raises are none."""
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn what a command raises into a message, a hint and an exit status; never a traceback."""
     try:
         yield
+        with _to_stdout():
+            sys.stdout.flush()
     except VmboxError as problem:
         _ending.info("%s, exit status %d", type(problem).__name__, problem.exit_code)
         error(problem)
@@ -395,10 +426,10 @@ def exit_on_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         # The status that a shell gives a program that was ended by SIGPIPE.
         sys.exit(141)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, NameError, AssertionError) as problem:
+    except _UNEXPECTED as problem:
         if os.environ.get("VMBOX_DEBUG"):
             raise
-        if isinstance(problem, OSError) and (known := _of_the_disk(problem)) is not None:
+        if isinstance(problem, OSError) and (known := _of_the_place(problem)) is not None:
             error(known)
             sys.exit(known.exit_code)
         error(
@@ -410,14 +441,26 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(VmboxError.exit_code)
 
 
-def _of_the_disk(problem: OSError) -> VmboxError | None:
-    """The error for a disk that is full or read-only, which any write may find."""
+def _of_the_place(problem: OSError) -> VmboxError | None:
+    """The error for a disk that is full or read-only, which any write may find, and for a removed working directory."""
     where = f"{problem.filename}: " if problem.filename else ""
     match problem.errno:
+        case errno.ENOSPC | errno.EDQUOT if problem.filename == _STDOUT:
+            return NoSpace("no space left where standard output goes", hint="free some, or write to another disk")
         case errno.ENOSPC | errno.EDQUOT:
             return NoSpace(f"{where}no space left", hint="free some, or choose other places: vmbox config show")
+        case errno.ENOENT if _working_directory_is_gone():
+            return UsageError("the working directory was removed", hint="go to one that is there: cd /")
         case errno.EROFS:
             hint = "choose a place that can be written: export VMBOX_CACHE_DIR=DIRECTORY; vmbox config show"
             return ConfigurationError(f"{where}the file system is read-only", hint=hint)
         case _:
             return None
+
+
+def _working_directory_is_gone() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False

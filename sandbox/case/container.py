@@ -23,7 +23,7 @@ from sandbox.case import store
 from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.dump.vmcoreinfo import told_place
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
-from sandbox.errors import AccessDenied, DumpUnreadable, EngineError, SessionFailed, pasteable
+from sandbox.errors import AccessDenied, DumpNotFound, DumpUnreadable, EngineError, SessionFailed, pasteable
 from sandbox.host import config
 from sandbox.host.locks import is_locked
 from sandbox.log import Log
@@ -69,9 +69,13 @@ def open_case(
     """
     info = engine.info()
     there = info.endpoint if info.remote else None
+    dump = vmcore.path if there else vmcore.path.resolve()
+    if not there and not dump.exists():
+        # An open file that was removed, by /proc/PID/fd/N: an engine mounts what has a name.
+        hint = f"give it one: cp {pasteable(vmcore.path)} /var/tmp/vmcore"
+        raise DumpNotFound(f"{vmcore.path} has no name any more: it was removed", hint=hint)
     ident = f"{store.key(vmcore.path, there)}-{info.name}" + (f"{store.ONCE}{secrets.token_hex(3)}" if once else "")
     directory = store.directory() / ident
-    dump = vmcore.path if there else vmcore.path.resolve()
     files = vmcore.files or (vmcore.path,)
     if not there and not info.rootless:
         for file in files:

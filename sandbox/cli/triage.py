@@ -10,6 +10,7 @@ import typer
 from sandbox import render
 from sandbox.cli.app import command
 from sandbox.cli.options import EngineName, Force, GivenDebuginfo, ImageName, Json, OptionalDump, Quiet
+from sandbox.commands.run_arguments import sane_timeout
 from sandbox.errors import NotADump
 from sandbox.host.files import STDOUT
 
@@ -17,8 +18,17 @@ if TYPE_CHECKING:
     from sandbox.report.model import Report
     from sandbox.triage.table import Index
 
+
+def _sane(seconds: float) -> float:
+    try:
+        return sane_timeout(seconds)
+    except ValueError:
+        raise typer.BadParameter("it is a number of seconds above 0") from None
+
+
 Timeout = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Stop a crash command that takes longer.")
+    float,
+    typer.Option("--timeout", metavar="SECONDS", min=1, callback=_sane, help="Stop a crash command that takes longer."),
 ]
 
 

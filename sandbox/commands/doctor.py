@@ -183,7 +183,11 @@ def _servers(profiles: Mapping[str, Profile]) -> Iterator[Finding]:
     from sandbox.commands import servers
 
     kinds = {"registries": servers.registries(profiles.values()), "archives": servers.archives(profiles.values())}
-    answers = servers.probe(kinds["registries"] | kinds["archives"])
+    try:
+        answers = servers.probe(kinds["registries"] | kinds["archives"])
+    except VmboxError as error:
+        yield Finding(subject="network", good=False, text=error.message, hint=error.hint)
+        return
     for subject, addresses in kinds.items():
         reached = sorted(address for address in addresses if answers[address] is None)
         missed = sorted(addresses - set(reached))

@@ -46,6 +46,10 @@ VALUES: Final[Mapping[str, str]] = {
 """Options with a value -> the field of `RunArguments` they set."""
 
 
+_LONGEST_TIMEOUT: Final = 1e8
+"""Seconds: three years."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunArguments:
     """The arguments of `vmbox run`."""
@@ -162,9 +166,16 @@ def _value(option: str, left: list[str]) -> str:
 
 def _seconds(value: str | bool) -> float:
     try:
-        return float(value)
+        return sane_timeout(float(value))
     except ValueError:
-        raise UsageError(f"Invalid value for '--timeout': {value!r} is not a valid float.") from None
+        raise UsageError(f"Invalid value for '--timeout': {value!r} is not a number of seconds above 0.") from None
+
+
+def sane_timeout(seconds: float) -> float:
+    """The same number. Raises ValueError for one that is no time limit: nan, 0, what no clock can count."""
+    if not 0 < seconds <= _LONGEST_TIMEOUT:
+        raise ValueError
+    return seconds
 
 
 def _as_it_is(value: str | bool) -> str | bool:

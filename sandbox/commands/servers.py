@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
+from sandbox.debuginfo.download import new_client
 from sandbox.debuginfo.urls import kernel_repositories, places
 from sandbox.host import mirrors
 from sandbox.profiles import Profile
@@ -41,7 +42,7 @@ def probe(addresses: Iterable[str]) -> Mapping[str, str | None]:
     import httpx
 
     with (
-        httpx.Client(timeout=_PATIENCE, follow_redirects=False) as client,
+        new_client(timeout=_PATIENCE, follow_redirects=False) as client,
         ThreadPoolExecutor(16) as pool,
     ):
 

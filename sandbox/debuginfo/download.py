@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from sandbox.debuginfo import certificates
 from sandbox.debuginfo.package_names import RemotePackage
-from sandbox.errors import DownloadFailed, VerificationFailed
+from sandbox.errors import ConfigurationError, DownloadFailed, VerificationFailed
 from sandbox.formats.streams import CHUNK, CorruptData, GrowingFile, Stream
 from sandbox.host import mirrors
 from sandbox.host.disk import need_space, no_space
@@ -76,18 +76,27 @@ def client(url: str) -> httpx.Client:
 def _client(certificate: certificates.Certificate | None) -> httpx.Client:
     import urllib.request
 
-    import httpx
-
     from sandbox.version import __version__
 
     for scheme, proxy in urllib.request.getproxies().items():
         _log.debug("proxy for %s: %s", scheme, proxy)
     if certificate is not None:
         _log.debug("client certificate: %s", certificate.certificate)
-    return httpx.Client(
+    return new_client(
         headers={"User-Agent": f"vmbox/{__version__}", "Accept-Encoding": "identity"},
         verify=True if certificate is None else certificates.context(certificate),
     )
+
+
+def new_client(**settings: Any) -> httpx.Client:
+    """An `httpx.Client`. Raises `ConfigurationError` for a proxy variable that is no URL."""
+    import httpx
+
+    try:
+        return httpx.Client(**settings)
+    except (ValueError, httpx.InvalidURL) as error:
+        hint = "export https_proxy=http://HOST:PORT, or unset it: env | grep -i proxy"
+        raise ConfigurationError(f"a proxy variable is no URL: {error}", hint=hint) from error
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ What cannot be in the file, because it says where the file is or must work witho
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -41,7 +42,11 @@ def _text(value: object) -> str:
 
 def _number(value: object) -> float:
     try:
-        if isinstance(value, str | int | float) and not isinstance(value, bool) and (number := float(value)) >= 0:
+        if (
+            isinstance(value, str | int | float)
+            and not isinstance(value, bool)
+            and 0 <= (number := float(value)) < math.inf
+        ):
             return number
     except ValueError:
         pass

@@ -141,6 +141,7 @@ def test_arguments(arguments: str, expected: dict[str, object]) -> None:
     [
         *("", "--", "v --bogus -- bt", "v --timeout x -- bt", "v -i", "v --json=1 bt", "v --keep --once bt"),
         *("v --tool gdb bt", "v -e code", "v --tool drgn", "v --tool drgn --json -- script.py"),
+        *(f"v --timeout={value} -- bt" for value in ("nan", "0", "-1", "inf", "1e300")),
         *("v --debuginfo= -- bt", "v --engine= -- bt", "v --output= -- bt"),
     ],
 )

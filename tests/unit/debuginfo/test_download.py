@@ -6,7 +6,8 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
-from sandbox.errors import DownloadFailed, VerificationFailed
+from sandbox.debuginfo import download
+from sandbox.errors import ConfigurationError, DownloadFailed, VerificationFailed
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +21,12 @@ def package() -> bytes:
 def large(bench: Bench, package: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_VERIFY", "strict")
     bench.put(package)
+
+
+def test_a_proxy_variable_that_is_no_url_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "garbage://proxy:1")
+    with pytest.raises(ConfigurationError, match="garbage"):
+        download.new_client()
 
 
 def test_cut_connections_are_continued(bench: Bench) -> None:

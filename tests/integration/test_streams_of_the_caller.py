@@ -1,0 +1,120 @@
+"""Standard streams that are closed or full, and a working directory that was removed: under each of them, each command
+ends with a status of its own, and nothing goes to the wrong stream.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.errors import VmboxError
+
+DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+
+COMMANDS = [
+    ["--version"],
+    ["info", str(DUMP)],
+    ["info", str(DUMP), "--json"],
+    ["info", "/nosuch"],
+    ["info", "vmcore"],
+    ["dmesg", str(DUMP)],
+    ["dmesg", "/nosuch"],
+    ["run", str(DUMP), "--", "bt"],
+    ["run", str(DUMP), "--json", "--", "bt"],
+    ["run", str(DUMP)],
+    ["shell", str(DUMP)],
+    ["list"],
+    ["list", "--json"],
+    ["close", "nosuch"],
+    ["close", "--all"],
+    ["log"],
+    ["report", str(DUMP), "-o", "r.html"],
+    ["report", str(DUMP), "-o", "-"],
+    ["report", str(DUMP), "--json"],
+    ["triage", str(DUMP), "-o", "triaged"],
+    ["kube", str(DUMP)],
+    ["prepare", str(DUMP)],
+    ["debuginfo", "list"],
+    ["debuginfo", "fetch", str(DUMP), "--debuginfo", "/nosuch"],
+    ["image", "list"],
+    ["image", "save", str(DUMP), "-o", "-"],
+    ["verify", str(DUMP)],
+    ["doctor", "--offline"],
+    ["config", "show"],
+    ["config", "template"],
+]
+
+# Each command begins with the streams as this process got them.
+PROGRAM = """
+import json, os, sys
+from sandbox import __main__, log
+closed = [number for number in range(3) if number in map(int, sys.argv[1].split())]
+place, statuses = sys.argv[2], os.open(sys.argv[3], os.O_WRONLY | os.O_CREAT)
+for command in json.loads(sys.argv[4]):
+    for number in closed:
+        try:
+            os.close(number)
+        except OSError:
+            pass
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)
+    if place:
+        os.makedirs(place, exist_ok=True)
+        os.chdir(place)
+        os.rmdir(place)
+    sys.argv = ["vmbox", *command]
+    status = 0
+    try:
+        __main__.main()
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    except BaseException as error:
+        status = f"{type(error).__name__}: {error}"
+    log.stop()
+    os.write(statuses, json.dumps([command, status]).encode() + b"\\n")
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("condition", ["no stdin", "no stdout", "no stderr", "none", "full", "no directory"])
+def test_each_command_has_a_status_of_its_own(condition: str, tmp_path: Path) -> None:
+    closed = {"no stdin": "0", "no stdout": "1", "no stderr": "2", "none": "0 1 2"}.get(condition, "")
+    place = str(tmp_path / "gone") if condition == "no directory" else ""
+    env = {**os.environ, "VMBOX_ENGINE": f"unix://{tmp_path}/no.sock", "PYTHONPATH": str(Path(__file__).parents[2])}
+    env |= {f"VMBOX_{name}_DIR": str(tmp_path / name) for name in ("CACHE", "RUNTIME", "STATE", "CONFIG")}
+    env.pop("VMBOX_DEBUG", None)
+    work = tmp_path / "work"
+    work.mkdir()
+    with (
+        (tmp_path / "out").open("wb") as out,
+        (tmp_path / "err").open("wb") as err,
+        Path("/dev/full").open("wb") as full,
+    ):
+        subprocess.run(
+            [sys.executable, "-c", PROGRAM, closed, place, str(tmp_path / "statuses"), json.dumps(COMMANDS)],
+            stdin=subprocess.DEVNULL,
+            stdout=full if condition == "full" else out,
+            stderr=err,
+            cwd=work,
+            env=env,
+            check=True,
+            timeout=120,
+        )
+    ended = [json.loads(line) for line in (tmp_path / "statuses").read_text().splitlines()]
+    assert [command for command, _ in ended] == COMMANDS
+    said = (tmp_path / "err").read_text()
+    assert [one for one in ended if one[1] == VmboxError.exit_code or not isinstance(one[1], int)] == [], said
+    assert "Traceback" not in said
+    assert re.search(r"(?m)^(vmbox|hint): ", (tmp_path / "out").read_text()) is None
+    if condition in {"no stdout", "none"}:
+        assert (tmp_path / "out").read_bytes() == b""
+    if condition in {"no stderr", "none"}:
+        assert said == ""
+    if condition == "full":
+        assert ["list", "--json"] in [command for command, status in ended if status == 50]
+        assert "where standard output goes" in said
