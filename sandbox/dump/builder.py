@@ -89,6 +89,8 @@ def apply_findings(builder: VmcoreBuilder, found: panic.LogFindings, origin: str
         taint=found.taint,
         hardware=found.hardware,
         uptime_seconds=found.uptime_seconds,
+        arch=found.arch,
+        build_id=found.build_id,
     )
     if found.banner is not None and "mockbuild@" in found.banner:
         # RPM's build system; the rules are only read when there is something to ask them.

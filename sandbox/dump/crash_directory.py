@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import magic
+from sandbox.dump import log_forms, magic, pstore
 from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside
 from sandbox.errors import DumpUnreadable, NotADump, VmboxError, pasteable
 
@@ -20,6 +20,8 @@ _SMALLEST: Final = 512
 _LOG: Final = re.compile(r"vmcore-dmesg(?:-incomplete)?\.txt|dmesg(?:\.txt|\.\d{8,})?")
 _CRASH_DIRECTORY: Final = re.compile(r"(?:^|/)crash/[^/]+/[^/]+$")
 _UNAME: Final = "sos_commands/kernel/uname_-a"
+_COLLECTED: Final = frozenset({"VmCoreDmesg", "OopsText", "backtrace"})
+"""What apport-unpack and abrt call the log of a crash."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class Contents:
     dumps: list[Path] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
     """Kernel logs that kdump saved; not a sosreport's dmesg, which is of the machine after its reboot."""
+    parts: list[Path] = field(default_factory=list)
+    """Parts of logs that pstore kept."""
     uname: Path | None = None
     cut: bool = False
     """There is more below the directory than was looked at."""
@@ -116,6 +120,13 @@ def _consider(directory: Path, entry: os.DirEntry[str], depth: int, found: Conte
     if _LOG.fullmatch(path.name) and (path.name.startswith("vmcore") or depth == 0 or _CRASH_DIRECTORY.search(text)):
         found.logs.append(path)
         return
+    if pstore.is_part(path.name):
+        if len(found.parts) < pstore.MOST:
+            found.parts.append(path)
+        return
+    if depth == 0 and path.name in _COLLECTED and _is_log(directory, path, budget):
+        found.logs.append(path)
+        return
     try:
         if entry.stat(follow_symlinks=False).st_size < _SMALLEST:
             return
@@ -129,6 +140,14 @@ def _consider(directory: Path, entry: os.DirEntry[str], depth: int, found: Conte
             found.dumps.append(path)
     elif magic.wrapper(head) is not None and re.match(r"(?:vmcore|dump)[.-]?", path.name):
         found.dumps.append(path)
+
+
+def _is_log(directory: Path, path: Path, budget: Budget) -> bool:
+    try:
+        with FileSource(path, budget=budget, below=directory) as source:
+            return log_forms.is_log(source.read_at(0, log_forms.PEEK), budget.ask)
+    except VmboxError:
+        return False
 
 
 def _newest(paths: list[Path]) -> Path:

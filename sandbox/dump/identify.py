@@ -6,8 +6,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox.dump import completeness, crash_directory, magic, piece_index, reader, saved_log, vmcoreinfo
+from sandbox.dump import (
+    completeness,
+    crash_directory,
+    magic,
+    piece_index,
+    pstore,
+    reader,
+    saved_log,
+    vmcoreinfo,
+)
 from sandbox.dump.builder import VmcoreBuilder, apply_header, apply_scan
+from sandbox.dump.log_forms import LogText
 from sandbox.dump.memory_dump import apply_dump
 from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError, pasteable
@@ -74,7 +84,7 @@ def _identify_directory(directory: Path, budget: Budget, *, log: bool, kept: Cal
     dump = crash_directory.choose(directory, contents)
     if dump is not None:
         return _identify(dump, budget, log=log, kept=kept, below=directory)
-    if not contents.logs and contents.uname is None:
+    if not contents.logs and not contents.parts and contents.uname is None:
         if contents.cut:
             raise NotADump(f"{directory} holds too many files to look for a dump in all", hint="name the dump itself")
         raise NotADump(
@@ -82,16 +92,23 @@ def _identify_directory(directory: Path, budget: Budget, *, log: bool, kept: Cal
         )
     builder = VmcoreBuilder(directory, 0)
     builder.set(format=DumpFormat.SOSREPORT if contents.uname else DumpFormat.LOG, wrappers=(Wrapper.DIRECTORY,))
-    if contents.logs:
-        saved = contents.logs[-1]
-        builder.set(member=str(saved.relative_to(directory)))
-        with suppress(DeadlineExceeded), FileSource(saved, budget=budget, below=directory) as source:
-            saved_log.apply_text(builder, source, budget, "log")
+    with suppress(DeadlineExceeded):
+        if (found := saved_log.read_directory(directory, contents, budget)) is not None:
+            text, saved, problem = found
+            builder.set(member=str(saved.relative_to(directory)))
+            _take_log(builder, text, budget, problem)
     if contents.uname is not None:
         with suppress(DeadlineExceeded), FileSource(contents.uname, budget=budget, below=directory) as source:
             saved_log.apply_uname(builder, source.read_at(0, 512).decode("utf-8", "replace"))
-    saved_log.apply_original_path(builder, str(contents.logs[-1].absolute()) if contents.logs else None)
+    if contents.logs or contents.uname is not None:
+        saved_log.apply_original_path(builder, str(contents.logs[-1].absolute()) if contents.logs else None)
     return builder.build()
+
+
+def _take_log(builder: VmcoreBuilder, text: LogText, budget: Budget, problem: str | None = None) -> None:
+    saved_log.apply_log(builder, text, budget, "log")
+    if problem is not None:
+        builder.propose("log", complete=False, incomplete_reason=problem)
 
 
 def _examine(
@@ -113,7 +130,10 @@ def _examine(
         _take_named(builder, kind, source, path, budget)
     elif magic.wrapper(head) is not None:
         _take_wrapped(builder, source, path, budget, log=log)
-    elif magic.is_kernel_log(source.read_at(0, 4096)):
+    elif pstore.is_part(path.name) and (part := saved_log.read_part(path, budget)) is not None:
+        builder.set(format=DumpFormat.LOG)
+        _take_log(builder, part[0], budget, part[1])
+    elif saved_log.is_log(source, budget):
         builder.set(format=DumpFormat.LOG)
         saved_log.apply_text(builder, source, budget, "log")
         saved_log.apply_original_path(

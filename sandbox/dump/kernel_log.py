@@ -1,13 +1,14 @@
-"""read_log(path): the kernel log of a dump, line by line, as dmesg prints it."""
+"""read_log(path): the kernel log of a dump, line by line, as dmesg prints it; of a text the boot that panicked last."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import crash_directory, magic, piece_index, printk, reader, split_set
+from sandbox.dump import crash_directory, magic, piece_index, printk, pstore, reader, saved_log, split_set
+from sandbox.dump.log_forms import LogText
 from sandbox.dump.source import Budget, DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable, pasteable
 from sandbox.model import DumpFormat
@@ -39,18 +40,27 @@ def read_log(
         contents = crash_directory.look(path, budget)
         dump = crash_directory.choose(path, contents)
         if dump is None:
-            if not contents.logs:
+            with _in_time(path):
+                found = saved_log.read_directory(path, contents, budget)
+            if found is None:
                 raise DumpUnreadable(f"{path} holds neither a dump nor a kernel log")
-            dump = contents.logs[-1]
+            yield from _lines(found[0])
+            return
         path, below = dump, path
     with FileSource(path, budget=budget, below=below) as source:
         head = source.read_at(0, magic.PEEK)
         if magic.dump_format(head) is None and magic.wrapper(head) is not None:
             yield from _wrapped(source, path)
             return
-        if magic.dump_format(head) is None and magic.is_kernel_log(source.read_at(0, 4096)):
-            yield from _saved(source)
-            return
+        if magic.dump_format(head) is None:
+            with _in_time(path):
+                part = saved_log.read_part(path, budget) if pstore.is_part(path.name) else None
+                text = part[0] if part is not None else None
+                if text is None and saved_log.is_log(source, budget):
+                    text = saved_log.read(source, budget)
+            if text is not None:
+                yield from _lines(text)
+                return
         kind = magic.dump_format_of(source)
         if kind is not None and not reader.reads_memory(kind):
             saved = crash_directory.log_beside(path)
@@ -68,7 +78,8 @@ def read_log(
             budget.restart()
         opened = reader.open_dump(source, str(path), index)
         try:
-            yield from _walk(opened, path, budget)
+            with _in_time(path):
+                yield from _walk(opened, path, budget)
         except printk.LogMissingError as error:
             saved = crash_directory.log_beside(path)
             if saved is None:
@@ -77,8 +88,6 @@ def read_log(
                 ) from error
             on_saved(saved)
             yield from _saved_beside(saved)
-        except DeadlineExceeded as error:
-            raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
 
 
 def _walk(opened: reader.DumpReader, path: Path, budget: Budget) -> Iterator[bytes]:
@@ -99,8 +108,9 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
 
     found = wrappers.unwrap(source, str(path))
     if found.source is not None and found.is_log:
-        for record in printk.from_text(found.source.read_at(0, wrappers.PEEK_LIMIT)):
-            yield from record.lines()
+        with _in_time(path):
+            text = saved_log.read(found.source, Budget(_SECONDS))
+        yield from _lines(text)
         return
     inside = found.source
     if isinstance(inside, PeekSource):
@@ -123,10 +133,19 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
 
 
 def _saved_beside(path: Path) -> Iterator[bytes]:
-    with FileSource(path, below=path.parent) as source:
-        yield from _saved(source)
+    with FileSource(path, below=path.parent) as source, _in_time(path):
+        text = saved_log.read(source, Budget(_SECONDS))
+    yield from _lines(text)
 
 
-def _saved(source: FileSource) -> Iterator[bytes]:
-    for record in printk.from_text(source.read_at(0, source.size)):
+def _lines(text: LogText) -> Iterator[bytes]:
+    for record in text.records:
         yield from record.lines()
+
+
+@contextmanager
+def _in_time(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DeadlineExceeded as error:
+        raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error

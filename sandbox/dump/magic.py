@@ -5,7 +5,6 @@ Each entry names where the number comes from: crash (its headers), file(1)'s mag
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -104,12 +103,6 @@ _HINTS: Final = {
 
 _ET_CORE: Final = (b"\x04\0", b"\0\x04")
 
-_LOG_LINE: Final = re.compile(
-    rb"^(?:<\d+>|\w+ *:\w+ *: )?"
-    rb"(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? |\[\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\] |.{0,80}?kernel: |Linux version \d)",
-    re.MULTILINE,
-)
-
 
 def dump_format(head: bytes) -> DumpFormat | None:
     return _match(_DUMPS, head)
@@ -142,10 +135,6 @@ def is_text(head: bytes) -> bool:
         return False
     odd = sum(byte < 0x20 and byte not in b"\t\n\r\x1b\f" for byte in head)
     return odd * 50 <= len(head)
-
-
-def is_kernel_log(text: bytes) -> bool:
-    return is_text(text[:PEEK]) and len(_LOG_LINE.findall(text[:4096])) >= 2
 
 
 def _match(table: tuple[_Magic[_Kind], ...], head: bytes) -> _Kind | None:

@@ -94,6 +94,23 @@ _COMMAND_LINE: Final = re.compile(r"ommand line: ")
 _VERSION: Final = re.compile(r"(#\d\S* .*)$")
 _RELEASE: Final = re.compile(r"^Linux version (\S+)")
 _TRIGGER: Final = re.compile(r"sysrq ?: Trigger a crash", re.IGNORECASE)
+_PANICKED: Final = re.compile(PANIC_LINE.pattern.encode())
+_OOPSED: Final = re.compile(_OOPS.pattern.encode())
+
+# lib/dump_stack.c:dump_stack_print_info: release, and uname -v up to its first space. Behind it newer kernels print
+# their build-id (CONFIG_STACKTRACE_BUILD_ID) and the kind of preemption, and Debian's the version of their package.
+_CPU_LINE: Final = re.compile(
+    r"(?:\bCPU: \d+ (?:UID: \d+ )?PID: \d+ Comm: |\bPid: \d+, comm: ).*"
+    r"(?:\bNot tainted|\bTainted: [A-Z -]{1,64}?) +(?P<release>\d+\.\d+\S{0,120}) (?P<version>#\d.*)"
+)
+_BUILD_ID: Final = re.compile(r" +([0-9a-f]{40})\b")
+# How each machine names its registers: arch/*/kernel/{process,dumpstack,traps}*.c.
+_MACHINES: Final = (
+    (re.compile(r"\bRIP: [0-9a-f]{4}:"), "x86_64"),
+    (re.compile(r"\bpstate: [0-9a-f]{8,16} \("), "aarch64"),
+    (re.compile(r"\bKrnl PSW : "), "s390x"),
+    (re.compile(r"\bepc : .*\bra : "), "riscv64"),
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,6 +126,21 @@ class LogFindings:
     """Empty when the log says "Not tainted"; None when it says neither."""
     hardware: str | None = None
     uptime_seconds: float | None = None
+    arch: str | None = None
+    """As the names of the registers show."""
+    build_id: str | None = None
+    """From the line that names the kernel above a stack."""
+
+
+def severity(text: bytes) -> int:
+    """Whether a record tells of a panic (2), of an oops (1), or of neither (0)."""
+    head = text[:2048]
+    return 2 if _PANICKED.search(head) else 1 if _OOPSED.search(head) else 0
+
+
+def is_of_capture_kernel(line: str) -> bool:
+    """Whether a line is the command line of a capture kernel: it has elfcorehdr= (admin-guide/kdump/kdump.rst)."""
+    return "elfcorehdr=" in line and _COMMAND_LINE.search(line) is not None
 
 
 class CaptureKernelFilter:
@@ -125,7 +157,7 @@ class CaptureKernelFilter:
         """Whether `line` is of the kernel that panicked; a capture kernel's lines before its command line are, too."""
         if "Linux version " in line and _BANNER.search(line):
             self._captures = False
-        elif self._panicked and "elfcorehdr=" in line and _COMMAND_LINE.search(line):
+        elif self._panicked and is_of_capture_kernel(line):
             self._captures = True
         if self._captures:
             return False
@@ -139,7 +171,6 @@ def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindi
     budget = budget or Budget(SECONDS)
     lines = 0
     tail: deque[str] = deque(maxlen=_KEPT)
-    panicked = False
     last: int | None = None
     dmi: str | None = None
     boots = CaptureKernelFilter()
@@ -155,11 +186,9 @@ def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindi
             if record.nanoseconds is not None:
                 last = max(last or 0, record.nanoseconds)
             tail.append(line)
-            # The log of a console continues with the capture kernel, whose banner must not count.
-            if not panicked and "Linux version " in line:
+            if found.banner is None and "Linux version " in line:
                 budget.ask()
                 _take_banner(found, line)
-            panicked = panicked or line.startswith("Kernel panic - ")
             if dmi is None and "DMI: " in line and (match := _DMI.search(line)):
                 dmi = match[1].strip()
     found.uptime_seconds = None if last is None else round(last / 1e9, 6)
@@ -171,6 +200,22 @@ def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindi
 def says_why(panic: str) -> bool:
     """Whether a panic line gives a reason of its own; "Fatal exception" only points to the oops before it."""
     return _GENERIC.search(panic) is None
+
+
+def _take_machine(found: LogFindings, lines: list[str], budget: Budget) -> None:
+    """What the last stack says of its kernel. Its release counts where the banner is another boot's, or lost."""
+    for line in reversed(lines):
+        budget.ask()
+        if found.arch is None:
+            found.arch = next((arch for pattern, arch in _MACHINES if pattern.search(line)), None)
+        if "ainted" not in line or (named := _CPU_LINE.search(line)) is None:
+            continue
+        version = _BUILD_ID.sub("", named["version"]).strip()
+        if build_id := _BUILD_ID.search(named["version"]):
+            found.build_id = build_id[1]
+        if found.release != named["release"]:
+            found.banner, found.release, found.utsname_version = None, named["release"], version
+        return
 
 
 def _take_banner(found: LogFindings, line: str) -> None:
@@ -217,6 +262,7 @@ def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
         if hardware := _HARDWARE.search(line):
             found.hardware = hardware[1].strip()
             break
+    _take_machine(found, lines, budget)
 
 
 def _cause(line: str) -> PanicCause | None:

@@ -34,14 +34,10 @@ _FINALIZED: Final = 2
 _LEVEL: Final = re.compile(rb"^(?:<\d{1,3}>|[a-z0-9]{2,10} *:[a-z]{3,6} *: )")
 """The level as the kernel stores it, or as dmesg -x prints it."""
 
-_SYSLOG: Final = re.compile(rb"^[A-Z0-9].{0,80}? kernel: ")
-"""Date and host, if the log went through syslog or journalctl."""
-
-_TIME: Final = re.compile(rb"^\[ *(\d+)\.(\d{6})\](?:\[ *[TC]\d+\])? ?")
+_TIME: Final = re.compile(rb"^\[ *(\d+)\.(\d{6})\](?: ?\[ *[TC]\d+\])? ?")
 """With the caller after it if CONFIG_PRINTK_CALLER is set."""
 
-_DATE: Final = re.compile(rb"^\[\w{3} \w{3} [ \d]\d [\d:]{8} \d{4}\] ?")
-"""From dmesg -T, which users often send; a wall-clock time does not give the time since boot."""
+_CALLER: Final = re.compile(rb"^\[ *[TC]\d+\] ?")
 
 
 class LogMissingError(Exception):
@@ -190,16 +186,23 @@ def _bytes_ring(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
 
 
 def from_text(text: bytes) -> Iterator[Record]:
-    """Records of a log that is text, in memory or in a file."""
+    """Records of a ring of text, each line with its level and time. `sandbox.dump.log_forms` reads other texts."""
     for raw in BytesIO(text.strip(b"\0")):
-        line = _SYSLOG.sub(b"", _LEVEL.sub(b"", raw.rstrip(b"\r\n"), count=1), count=1)
-        found = _TIME.match(line)
-        if found:
-            yield Record(
-                nanoseconds=int(found[1][:12]) * 1_000_000_000 + int(found[2]) * 1000, text=line[found.end() :]
-            )
-        else:
-            yield Record(nanoseconds=None, text=_DATE.sub(b"", line, count=1))
+        yield from_line(raw.rstrip(b"\r\n"))
+
+
+def from_line(line: bytes) -> Record:
+    """The record of a line as the kernel prints it to a console, or dmesg to a terminal."""
+    line = _LEVEL.sub(b"", line, count=1)
+    found = _TIME.match(line)
+    if found is None:
+        return Record(nanoseconds=None, text=_CALLER.sub(b"", line, count=1))
+    return Record(nanoseconds=int(found[1][:12]) * 1_000_000_000 + int(found[2]) * 1000, text=line[found.end() :])
+
+
+def stamped(line: bytes) -> bool:
+    """Whether a line begins with the kernel's time, or with its level and time."""
+    return _TIME.match(_LEVEL.sub(b"", line[:64], count=1)) is not None
 
 
 def _log_buf(kernel: KernelMemory, info: Mapping[str, str]) -> tuple[int, int]:

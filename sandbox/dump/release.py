@@ -152,8 +152,14 @@ def of_release(release: str, utsname_version: str | None) -> Vmcore:
         size=0,
         release=release,
         utsname_version=utsname_version,
-        arch=_MACHINES.get(arch, arch) if (arch := classify(release, utsname_version).arch) else None,
+        arch=machine(release, utsname_version),
     )
+
+
+def machine(release: str, utsname_version: str | None) -> str | None:
+    """The architecture that a release names, as uname -m prints it; None for one that names none."""
+    arch = classify(release, utsname_version).arch
+    return None if arch is None else _MACHINES.get(arch, arch)
 
 
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "x86_64_v2": "x86_64"}

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
-from sandbox.dump import magic
+from sandbox.dump import log_forms, magic
 from sandbox.dump.source import DeadlineExceeded
 from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump, pasteable
 from sandbox.formats import archives
@@ -102,7 +102,7 @@ def _peel(stream: Stream, name: str, layers: tuple[Wrapper, ...], member: str | 
             stream=whole,
             layers=layers,
             member=member,
-            is_log=magic.dump_format(head) is None and magic.is_kernel_log(head),
+            is_log=magic.dump_format(head) is None and log_forms.is_log(peek.read_at(0, log_forms.PEEK), stream.ask),
         )
     if len(layers) >= _DEEPEST:
         raise NotADump(f"{name} is wrapped more than {_DEEPEST} times", hint="unpack it by hand and give the dump")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from sandbox.dump import magic
+from sandbox.dump import identify, magic, pstore
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpNotFound, VmboxError
+from sandbox.model import DumpFormat
 
 _NAMES = ("vmcore", "dump.")
 """Prefixes of kdump's file names. Such a file is a dump whatever its content, so that damaged dumps are reported."""
 _ARCHIVES = (".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".zip", ".7z", ".cpio")
+_LOG = re.compile(r"dmesg|kern|console|serial|oops|panic|(?:\.log|\.crash)(?:\.gz)?$", re.IGNORECASE)
+"""Names of files that may be the log of a crash."""
 _DEEPEST = 100
 """Directories in each other that are searched: more are no place where dumps are kept."""
 _BESIDE = (".txt", ".log", ".html", ".json", ".sha256", ".lock", ".filelist")
@@ -67,8 +71,7 @@ def _below(directory: Path) -> Iterator[Path]:
             directories[:] = [name for name in directories if name == "var"]
             empty.append(place)
         else:
-            # kdump's log, if the dump itself was not written or was removed.
-            found = found or [path for path in paths if path.name.startswith("vmcore-dmesg") and path.suffix == ".txt"]
+            found = found or _logs(place, paths)
             if found:
                 empty.clear()
         yield from found
@@ -76,6 +79,23 @@ def _below(directory: Path) -> Iterator[Path]:
             directories.clear()
     if empty:
         yield empty[-1]
+
+
+def _logs(place: Path, paths: list[Path]) -> list[Path]:
+    """Logs of crashes, where no dump was written or it was removed: kdump's, pstore's parts, and others by content."""
+    if saved := [path for path in paths if path.name.startswith("vmcore-dmesg") and path.suffix == ".txt"]:
+        return saved
+    if any(pstore.is_part(path.name) for path in paths):
+        return [place]
+    return [path for path in paths if _LOG.search(path.name) and _tells_of_a_crash(path)]
+
+
+def _tells_of_a_crash(path: Path) -> bool:
+    try:
+        found = identify(path)
+    except (VmboxError, OSError):
+        return False
+    return found.format is DumpFormat.LOG and found.panic is not None
 
 
 def _is_dump(path: Path, directory: Path) -> bool:

@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["sandbox"]):
     import dump_writer
 
     import archives
-    from sandbox.dump import identify, panic, printk, release, saved_log
+    from sandbox.dump import identify, panic, release, saved_log
     from sandbox.dump.builder import VmcoreBuilder
     from sandbox.dump.source import READ_LIMIT, SECONDS, Budget, DeadlineExceeded
     from sandbox.dump.unpacking import unpack
@@ -108,9 +108,9 @@ def read_unpack(content: bytes) -> None:
 
 def read_log(content: bytes) -> None:
     builder = VmcoreBuilder(Path("vmcore"), 0)
-    with contextlib.suppress(DeadlineExceeded):
+    with contextlib.suppress(DeadlineExceeded, VmboxError):
         saved_log.apply_text(builder, Bytes(content), Budget(SECONDS), "log")
-        found = panic.examine(printk.from_text(content), Budget(SECONDS))
+        found = panic.examine(saved_log.of_text(content, Budget(SECONDS)).records, Budget(SECONDS))
         for text in (found.banner, found.panic, found.hardware, found.release):
             assert text is None or "\n" not in text
         if found.release is not None:

@@ -448,7 +448,8 @@ def test_a_release_that_leads_elsewhere_is_none(tmp_path, release):
     assert identify(path).release is None
     path.write_bytes(b"[    0.000000] Linux version " + release.replace(b" ", b"/") + b" (a@b) (c) #1 SMP\n" * 2)
     with suppress(NotADump):  # no log at all
-        assert identify(path).release is None
+        # A text from a terminal is read without its escape sequences.
+        assert identify(path).release == ("6.1" if b"\x1b" in release else None)
     head = bytearray(dump_writer.kdump(PAGES, b""))
     head[142:207] = release.ljust(65, b"\0")
     path.write_bytes(head)

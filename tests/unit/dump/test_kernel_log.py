@@ -236,10 +236,10 @@ def test_saved_log_and_directory(tmp_path):
 
 
 def test_journal_lines():
-    from sandbox.dump import printk
+    from sandbox.dump import log_forms
 
     lines = b"Nov 23 08:48:09 web01 kernel: Linux version 6.1.0 (a@b) (c) #1 SMP\nNov 23 08:48:10 web01 kernel: ok\n"
-    assert [record.text for record in printk.from_text(lines)][1] == b"ok"
+    assert [record.text for record in log_forms.read(lines).records][1:] == [b"ok"]
 
 
 @pytest.mark.parametrize(

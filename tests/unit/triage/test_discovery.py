@@ -54,3 +54,18 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (case / "vmcore-dmesg.txt").unlink()
     (case / "vmcore-dmesg.txt").write_bytes(b"")
     assert find([case]) == [case / "vmcore-dmesg.txt"]
+
+
+def test_logs_of_crashes_are_found_where_there_is_no_dump(tmp_path: Path) -> None:
+    oops = b"[    1.000000] BUG: kernel NULL pointer dereference, address: 0\n[    1.100000] Call Trace:\n"
+    for name in ("console.log", "notes.txt"):
+        (tmp_path / name).write_bytes(oops)
+    (tmp_path / "kern.log").write_bytes(b"[    1.000000] eth0: up\n[    2.000000] eth0: down\n")
+    kept = tmp_path / "pstore"
+    kept.mkdir()
+    (kept / "dmesg-efi_pstore-176423200000101001").write_bytes(b"Panic#1 Part1\n" + oops)
+    both = tmp_path / "vmcore and log"
+    both.mkdir()
+    (both / "vmcore").write_bytes(DUMP)
+    (both / "console.log").write_bytes(oops)
+    assert find([tmp_path]) == [tmp_path / "console.log", kept, both / "vmcore"]

@@ -1,0 +1,279 @@
+"""Kernel logs as people send them: each form of text becomes the records that the kernel printed.
+
+Forms: dmesg with -T, -x, -t, -d, -e, -r, --time-format and --json; journalctl's short forms and its JSON; files of
+syslog; /dev/kmsg and netconsole, basic and extended (Documentation/networking/netconsole.rst), with the prefixes of
+receivers; captures of serial consoles and BMCs; pstore's parts; quoted and encoded mail; UTF-16; apport's reports; the
+link of drm_panic's QR code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sandbox.dump import magic, panic_link, printk
+from sandbox.dump.printk import Record
+from sandbox.errors import DumpDamaged
+
+PEEK: Final = 64 << 10
+"""Bytes of a text that tell whether it is a kernel log: mail has other text before it."""
+
+_ASKED: Final = 1024
+"""Lines between two looks at the clock."""
+
+_LONGEST: Final = 2048
+"""Bytes at the beginning of a line in which prefixes are looked for."""
+
+_CLOCK: Final = rb"\d\d:\d\d:\d\d(?:[.,]\d{1,9})?"
+_DATE: Final = re.compile(
+    rb"(?:[A-Z][a-z]{2} )?(?:"
+    rb"[A-Z][a-z]{2} [ \d]\d %(clock)b(?: [A-Z]{1,5})?(?: \d{4})?"
+    rb"|\d{4}-\d\d-\d\d[T ]%(clock)b(?: ?(?:Z|[A-Z]{2,5}|[+-]\d\d:?\d\d)(?=[\s:\]]))?"
+    rb"|\d{4}/\d\d/\d\d %(clock)b"
+    rb"|\d{9,10}\.\d{3,9}(?= )"
+    rb")" % {b"clock": _CLOCK}
+)
+_BRACKETED: Final = re.compile(rb"\[(?:[A-Z][a-z]{2}[ \d]\d \d\d:\d\d| *\+\d{1,9}\.\d{6}|%b)\]" % _DATE.pattern)
+"""Dates of dmesg -T and -e, and of programs that capture consoles."""
+
+_QUOTE: Final = re.compile(rb"(?:>[ \t]?){1,20}")
+_FACILITY: Final = re.compile(rb"[a-z0-9]{2,10} *:[a-z]{3,6} *: ")
+"""Facility and level of dmesg -x."""
+_PRI: Final = re.compile(rb"<\d{1,3}>(?:1 )?")
+_KERNEL: Final = re.compile(rb"(?:[\w.:@%/-]{1,128} )?kernel(?:\[\d{1,7}\])?: ")
+"""Host and tag of syslog and journalctl."""
+_TAGGED: Final = re.compile(rb"^[A-Z\d<[][^\n]{0,80}? kernel(?:\[\d{1,7}\])?: ", re.MULTILINE)
+_OTHER_TAG: Final = re.compile(rb"[\w.:@%-]{1,128} [\w./@-]{1,64}(?:\[\d{1,7}\])?: ")
+"""Host and tag of another program in the same file."""
+_ADDRESS: Final = re.compile(
+    rb"[\[(]?(?:\d{1,3}(?:\.\d{1,3}){3}|[\da-f]{0,4}(?::[\da-f]{0,4}){3,7})(?::\d{1,5})?[\])]?:? ?"
+)
+"""The sender, from a receiver of netconsole."""
+_STAMP_AHEAD: Final = re.compile(rb".{1,120}?(?=(?:<\d{1,3}>)?\[ {0,6}\d{1,10}\.\d{6}\])")
+"""Anything before the kernel's time: a receiver's prefix, grep's file name, half a line of another program."""
+_AFTER_STAMP: Final = re.compile(rb"(\[ *\d+\.\d{6})(?: *< *\d+\.\d{6} *>)?\] (?:[\w.@%-]{1,64} kernel: )?")
+"""The time of dmesg -d, or of journalctl -o short-monotonic."""
+_EXTENDED: Final = re.compile(
+    rb"(?:(?P<release>\d+\.\d[^\s,;]{0,62}),)?(?P<level>\d{1,3}),(?P<seq>\d{1,20}),(?P<usec>\d{1,20}),(?P<cont>[-c+])"
+    rb"(?P<more>(?:,[\w-]{1,32}=[^,;\s]{1,64}){0,8});"
+)
+"""Head of a record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg)."""
+_FRAGMENT: Final = re.compile(rb",ncfrag=(\d{1,6})/(\d{1,6})")
+_ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
+_PART: Final = re.compile(rb"(?:[A-Z][a-z]{3,9})#\d{1,10} Part\d{1,4}")
+"""The first line of each part of pstore (fs/pstore/platform.c:pstore_dump)."""
+_TERMINAL: Final = re.compile(
+    rb"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[()][A-Z0-9]|[=>78cDEHMNOZ])"
+)
+_ENCODED: Final = re.compile(rb"^content-transfer-encoding: *(?:quoted-printable|base64)", re.MULTILINE | re.IGNORECASE)
+
+
+_KERNELS: Final = re.compile(
+    rb"^Linux version \d|Kernel panic - not syncing|\bPID: \d+ Comm: |^Call [Tt]race:|^RIP: 0010:"
+    rb"|[\w.]\+0x[0-9a-f]{1,6}/0x[0-9a-f]{1,6}(?: |$)|Unable to handle kernel |^BUG: unable to handle "
+)
+"""What only a kernel prints; for logs without times."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogText:
+    """The records of a text, and what it says of the kernel beside them."""
+
+    records: list[Record]
+    release: str | None = None
+    arch: str | None = None
+
+
+def read(text: bytes, ask: Callable[[], object] = lambda: None) -> LogText:
+    """Records of a kernel log in any form. `ask` raises when the time is over. Raises `DumpDamaged` for a cut link."""
+    text = decoded(text)
+    if text.startswith(b"ProblemType:"):
+        return _apport(text, ask)
+    if (link := panic_link.find(text)) is not None:
+        return LogText(records=list(_records(_plain(link.text), ask)), release=link.release, arch=link.arch)
+    if text.lstrip()[:1] in {b"{", b"["} and (found := _from_json(text, ask)):
+        return LogText(records=found)
+    release = next((found["release"] for found in _EXTENDED.finditer(text[:65536]) if found["release"]), None)
+    return LogText(
+        records=list(_records(_plain(text), ask)),
+        release=None if release is None else release.decode("ascii", "replace"),
+    )
+
+
+def is_log(head: bytes, ask: Callable[[], object] = lambda: None) -> bool:
+    """Whether a file that begins so is a kernel log, in any form. `head` has up to `PEEK` bytes."""
+    text = decoded(head)
+    if not magic.is_text(text[: magic.PEEK]):
+        return False
+    if text.startswith(b"ProblemType:"):
+        return b"\nOopsText:" in text or b"\nVmCoreDmesg:" in text
+    try:
+        found = read(head, ask)
+    except DumpDamaged:
+        return True  # a link that was cut: reading it says so
+    if len(_TAGGED.findall(text)) >= 2 or sum(record.nanoseconds is not None for record in found.records) >= 2:
+        return True
+    return any(_KERNELS.search(record.text[:_LONGEST]) for record in found.records)
+
+
+def decoded(text: bytes) -> bytes:
+    """The text as UTF-8, without a byte-order mark: some terminals and Windows save UTF-16."""
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return text.decode("utf-16", "replace").encode("utf-8", "replace")
+    text = text.removeprefix(b"\xef\xbb\xbf")
+    head = text[:1024]
+    if len(head) >= 32:
+        for name, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
+            if zeros.count(0) * 10 >= len(zeros) * 9 and head.count(0) * 10 <= len(head) * 6:
+                return text[: len(text) & ~1].decode(name, "replace").encode("utf-8", "replace")
+    return text
+
+
+def _plain(text: bytes) -> bytes:
+    """Without what mail, serial lines and terminals add."""
+    if _ENCODED.search(text[:65536]):
+        text = _mail(text)
+    if b"\r" in text:
+        text = re.sub(rb"\r+\n", b"\n", text).replace(b"\r", b"\n")
+    return _TERMINAL.sub(b"", text) if b"\x1b" in text else text
+
+
+def _mail(text: bytes) -> bytes:
+    from email import message_from_bytes
+    from email.message import Message
+
+    parts = [part for part in message_from_bytes(text).walk() if part.get_content_maintype() == "text"]
+    bodies = (body for part in parts if isinstance(body := Message.get_payload(part, decode=True), bytes))
+    return b"\n".join(bodies) or text
+
+
+def _records(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
+    # In a file of syslog other programs write, too, and quote the kernel: only its own lines count there.
+    tagged = _TAGGED.search(text) is not None
+    fragments: dict[bytes, bytes] = {}
+    for at, raw in enumerate(text.strip(b"\0").removesuffix(b"\n").split(b"\n")):
+        if at % _ASKED == 0:
+            ask()
+        line = _without_prefixes(raw.strip(b"\0"), tagged=tagged) if raw else b""
+        if line is None or _PART.fullmatch(line):
+            continue
+        if (head := _EXTENDED.match(line)) is not None:
+            yield from _extended(head, line[head.end() :], fragments)
+        elif not (raw.startswith(b" ") and at and re.match(rb" [A-Z_]{3,32}=", raw)):
+            yield printk.from_line(line)
+
+
+def _without_prefixes(line: bytes, *, tagged: bool) -> bytes | None:
+    """The line as the kernel printed it; None for one of another program."""
+    head, rest = line[:_LONGEST], line[_LONGEST:]
+    if (quote := _QUOTE.match(head)) is not None:
+        head = head[quote.end() :]
+    if (facility := _FACILITY.match(head)) is not None:
+        head = head[facility.end() :]
+    if (pri := _PRI.match(head)) and not printk.stamped(head):
+        # syslog's priority; the kernel's level goes with the time.
+        head = head[pri.end() :] if _DATE.match(head, pri.end()) or b" kernel: " in head[:160] else head
+    dated = _BRACKETED.match(head) or _DATE.match(head)
+    if dated is not None:
+        head = re.sub(rb"^:? ?", b"", head[dated.end() :])
+    if (kernel := _KERNEL.match(head)) is not None:
+        return _stamp(head[kernel.end() :]) + rest
+    if tagged and dated is not None and _OTHER_TAG.match(head):
+        return None
+    if printk.stamped(head):
+        return _stamp(head) + rest
+    if _EXTENDED.match(head):
+        return head + rest
+    if (address := _ADDRESS.match(head)) is not None:
+        head = head[address.end() :]
+    elif (ahead := _STAMP_AHEAD.match(head)) is not None:
+        head = head[ahead.end() :]
+    elif (extended := _EXTENDED.search(head, 0, 400)) is not None and b" " not in extended[0]:
+        head = head[extended.start() :]
+    return _stamp(head) + rest
+
+
+def _stamp(head: bytes) -> bytes:
+    found = _AFTER_STAMP.match(head)
+    return head if found is None else found[1] + b"] " + head[found.end() :]
+
+
+def _extended(head: re.Match[bytes], message: bytes, fragments: dict[bytes, bytes]) -> Iterator[Record]:
+    """A record of /dev/kmsg or netconsole; pieces of a long one are joined when the last has come."""
+    fragment = _FRAGMENT.search(head["more"])
+    if fragment is not None:
+        whole = fragments.pop(head["seq"], b"") + message
+        if len(whole) < int(fragment[2]) and int(fragment[1]) < int(fragment[2]):
+            # Few are open at a time; others lost their end on the network.
+            if len(fragments) >= 16:
+                fragments.pop(next(iter(fragments)))
+            fragments[head["seq"]] = whole
+            return
+        message = whole
+    text = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), message)
+    yield Record(nanoseconds=int(head["usec"]) * 1000, text=text.split(b"\n ")[0])
+
+
+def _from_json(text: bytes, ask: Callable[[], object]) -> list[Record]:
+    """Records of `dmesg --json` (also of one that is cut off), or of `journalctl -o json`."""
+    if b'"MESSAGE"' in text[:65536]:
+        return list(_journal(text, ask))
+    records = []
+    for at, piece in enumerate(text.split(b"{")[1:]):
+        if at % _ASKED == 0:
+            ask()
+        begin = piece.find(b'"msg"')
+        if begin < 0:
+            continue
+        time = re.search(rb'"time":\s{0,20}"?\[?\s{0,20}(\d{1,10})\.(\d{6})', piece[:begin])
+        quote = piece.find(b'"', begin + 5)
+        end = re.compile(rb'(?:[^"\\]|\\.)*+"', re.DOTALL).match(piece, quote + 1) if quote >= 0 else None
+        if end is not None:
+            message = _loaded(piece[quote : end.end()])
+            if isinstance(message, str):
+                nanoseconds = int(time[1]) * 1_000_000_000 + int(time[2]) * 1000 if time else None
+                records.append(Record(nanoseconds=nanoseconds, text=message.encode("utf-8", "replace")))
+    return records
+
+
+def _journal(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
+    for at, line in enumerate(text.split(b"\n")):
+        if at % _ASKED == 0:
+            ask()
+        entry = _loaded(line.strip().rstrip(b",").strip(b"[]")) if line.strip() else None
+        if not isinstance(entry, Mapping) or "kernel" not in {entry.get("_TRANSPORT"), entry.get("SYSLOG_IDENTIFIER")}:
+            continue
+        message = entry.get("MESSAGE")
+        if isinstance(message, list) and all(isinstance(one, int) and 0 <= one < 256 for one in message):
+            message = bytes(message).decode("utf-8", "replace")
+        time = entry.get("_SOURCE_MONOTONIC_TIMESTAMP")
+        if isinstance(message, str):
+            known = isinstance(time, str) and time.isascii() and time.isdigit() and len(time) <= 16
+            yield Record(nanoseconds=int(str(time)) * 1000 if known else None, text=message.encode("utf-8", "replace"))
+
+
+def _loaded(text: bytes) -> Any:
+    import json
+
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _apport(text: bytes, ask: Callable[[], object]) -> LogText:
+    """The log in a report of apport (problem_report.py): fields, whose further lines are indented by one space."""
+    fields = {
+        found[1]: found[2].replace(b"\n ", b"\n").strip()
+        for found in re.finditer(rb"^([A-Z][\w.-]{0,63}): ?(.*(?:\n .*)*+)", text, re.MULTILINE)
+    }
+    log = next((fields[name] for name in (b"VmCoreDmesg", b"OopsText") if fields.get(name)), b"")
+    uname = fields.get(b"Uname", b"").split()
+    known = len(uname) > 1 and uname[0] == b"Linux"
+    return LogText(
+        records=list(_records(_plain(log), ask)),
+        release=uname[1].decode("ascii", "replace") if known else None,
+        arch=uname[2].decode("ascii", "replace") if known and len(uname) > 2 else None,
+    )
