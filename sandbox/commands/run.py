@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandbox import render
 from sandbox.case.options import OpenOptions
+from sandbox.commands.lost_pages import LostPages
 from sandbox.commands.run_arguments import RunArguments
 from sandbox.commands.stack_judge import StackJudge
 from sandbox.errors import CommandTimeout, UsageError, pasteable
@@ -183,7 +184,7 @@ def _run(
     files: OutputFiles | None,
 ) -> int:
     output = render.Output()
-    judge = StackJudge(session.case, reporter)
+    judge, lost = StackJudge(session.case, reporter), LostPages(session.case.release)
     record = Recorder(session.case, reporter, wanted=run_options.transcript)
     exit_status = 0
     lines = iter(commands)
@@ -205,7 +206,7 @@ def _run(
             done = run_recorded(
                 command,
                 session,
-                judge.listen(command, answer or output),
+                lost.listen(judge.listen(command, answer or output)),
                 recorder=record,
                 reporter=reporter,
                 timeout=run_options.timeout,
@@ -217,6 +218,7 @@ def _run(
             render.error(late)
         else:
             exit_status = exit_status or (1 if done.status is not CommandStatus.OK else 0)
+        lost.say()
 
 
 def _end(

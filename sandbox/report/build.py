@@ -22,6 +22,7 @@ from sandbox.judge.clock import judge_clock
 from sandbox.judge.log import Witness, last_time, witness
 from sandbox.judge.verdict import Verdict
 from sandbox.model import PanicCause, Vmcore, kernel_version
+from sandbox.profiles import makedumpfile
 from sandbox.progress import QUIET, Reporter
 from sandbox.report import kmem, signature, tables
 from sandbox.report.causes import explain
@@ -102,6 +103,7 @@ def read(
         ),
         backtrace=panicking,
         verdicts=verdicts,
+        lost_pages=_lost_pages(vmcore, answers, problem),
         cpus=cpus,
         blocked=blocked[:_LONGEST],
         load=_load(system),
@@ -183,6 +185,15 @@ def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[Sequence[str], str |
     if not read.lines and (text := texts.get("log")):
         return text.splitlines(), None
     return read.lines, read.refused
+
+
+def _lost_pages(vmcore: Vmcore, answers: CommandOutputs | None, problem: VmboxError | None) -> str | None:
+    """What a fault of makedumpfile means for this dump, if an answer says that a page of the kernel is missing."""
+    said = [run.output for run in answers.runs] if answers else []
+    said += [problem.detail or ""] if problem else []
+    if not any(map(makedumpfile.misses_kernel_page, said)):
+        return None
+    return makedumpfile.explain(vmcore.release, vmcore.dump_level)
 
 
 def _verdicts(

@@ -110,6 +110,8 @@ class Report:
     """Of the task that panicked."""
     verdicts: tuple[Verdict, ...]
     """Comparisons of what the debugger says with what the kernel itself printed."""
+    lost_pages: str | None
+    """Why pages of the kernel itself are missing, and what to do, if they are: a fault of makedumpfile."""
     cpus: tuple[Backtrace, ...]
     """The stack of each CPU."""
     blocked: tuple[Backtrace, ...]

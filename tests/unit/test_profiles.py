@@ -10,6 +10,7 @@ from sandbox import profiles
 from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.host import paths
 from sandbox.model import Vmcore, kernel_version
+from sandbox.profiles import makedumpfile
 
 NEW = """
 title = "Debian 99"
@@ -239,3 +240,45 @@ def test_a_crash_above_its_ceiling_is_doubted() -> None:
     said = newest.doubt("7.2.12+deb14-cloud-amd64")
     assert said is not None
     assert "knows kernels up to 7.0" in said
+
+
+CRASH = 'crash: page excluded: kernel virtual address: ffff909980440270  type: "xa_node.slots[off]"'
+DRGN = "warning: couldn't get TASKS: could not read memory from kdump: Excluded page: 0xff429f4ac1447b60"
+
+
+def test_a_missing_page_of_the_kernel_is_told_from_one_left_out_on_purpose() -> None:
+    assert makedumpfile.misses_kernel_page(CRASH)
+    assert makedumpfile.misses_kernel_page(DRGN)
+    for on_purpose in (
+        'rd: page excluded: user virtual address: 7ffe75610928  type: "64-bit UVADDR"',
+        "could not read memory from kdump: Excluded page: 0x7f429f4ac144",
+        "page excluded",
+    ):
+        assert not makedumpfile.misses_kernel_page(on_purpose)
+
+
+@pytest.mark.parametrize(
+    ("release", "level", "words"),
+    [
+        ("7.2.12+deb14-cloud-amd64", 31, "makedumpfile before 1.8.0 leaves out tail pages of compound pages"),
+        ("7.2.12+deb14-cloud-amd64", None, "let kdump run a newer makedumpfile, or makedumpfile -d 23"),
+        ("6.12.118+deb13-cloud-amd64", 31, "before 1.7.6 leaves out slab pages that look like user data of Linux 6.10"),
+        ("6.8.0-45-generic", 31, "its commit 5f17bdd fixes that"),
+        ("7.2.12", 9, "makedumpfile -d 1"),
+        # Nothing of the kind is known of it, or cannot be with that level.
+        ("6.1.0-56-cloud-amd64", 31, None),
+        ("7.2.12", 17, None),
+        (None, 31, None),
+    ],
+)
+def test_the_fault_of_makedumpfile_is_named_by_kernel(
+    release: str | None, level: int | None, words: str | None
+) -> None:
+    said = makedumpfile.explain(release, level)
+    assert (said is None) if words is None else (said is not None and words in said)
+
+
+def test_makedumpfiles_faults_are_in_the_order_of_kernels() -> None:
+    kernels = [kernel_version(one.kernel) for one in makedumpfile.changes()]
+    assert kernels == sorted(set(kernels))
+    assert all(0 < one.without < 32 and len(one.commit) == 7 for one in makedumpfile.changes())

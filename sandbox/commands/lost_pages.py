@@ -1,0 +1,49 @@
+"""`run`: what is said when a debugger misses a page of the kernel itself, which no level of makedumpfile leaves out."""
+
+from __future__ import annotations
+
+from sandbox import render
+from sandbox.session.session import Sink
+
+_WORD = b"xcluded"
+"""In the messages of both debuggers. All answers are looked through, so it is looked for first."""
+
+_TAIL = 128
+"""Bytes of one piece that may begin a message that the next one ends."""
+
+
+class LostPages:
+    """Looks for such messages in the answers of one `vmbox run`, and says once what they mean."""
+
+    def __init__(self, release: str) -> None:
+        self._release = release
+        self._tail = b""
+        self._found = self._said = False
+
+    def listen(self, sink: Sink) -> Sink:
+        """A sink for the next answer, which passes all of it on to `sink`."""
+        self._tail = b""
+
+        def give(piece: bytes) -> None:
+            if not self._found:
+                self._look(self._tail + piece)
+            self._tail = piece[-_TAIL:]
+            sink(piece)
+
+        return give
+
+    def say(self) -> None:
+        """Name makedumpfile's fault, if one is known of this kernel and its pages are missing."""
+        if not self._found or self._said:
+            return
+        self._said = True
+        from sandbox.profiles import makedumpfile
+
+        if (why := makedumpfile.explain(self._release)) is not None:
+            render.note(f"vmbox: a page of the kernel itself is not in the dump: {why}")
+
+    def _look(self, text: bytes) -> None:
+        if _WORD in text:
+            from sandbox.profiles import makedumpfile
+
+            self._found = makedumpfile.misses_kernel_page(text.decode(errors="replace"))

@@ -1,0 +1,37 @@
+"""A page of the kernel itself that is missing is explained once, wherever the message is torn."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.commands.lost_pages import LostPages
+
+MESSAGE = b'bt: page excluded: kernel virtual address: ffff909980440270  type: "stack contents"\n'
+
+
+@pytest.mark.parametrize("at", [1, 10, 30, 50])
+def test_it_is_said_once_also_if_the_message_is_torn(at: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = LostPages("7.2.12+deb14-cloud-amd64")
+    got = bytearray()
+    for _ in range(2):
+        give = lost.listen(got.extend)
+        give(b"x" * 1000 + MESSAGE[:at])
+        give(MESSAGE[at:])
+        lost.say()
+    assert got == (b"x" * 1000 + MESSAGE) * 2
+    said = capsys.readouterr().err
+    assert said.count("a page of the kernel itself is not in the dump: makedumpfile before") == 1
+
+
+def test_nothing_is_said_of_other_answers_and_of_kernels_without_a_known_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for release, answer in (
+        ("7.2.12", b"PID: 1"),
+        ("7.2.12", MESSAGE.replace(b"kernel", b"user")),
+        ("5.10.0-32-amd64", MESSAGE),
+    ):
+        lost = LostPages(release)
+        lost.listen(lambda piece: None)(answer)
+        lost.say()
+    assert capsys.readouterr().err == ""
