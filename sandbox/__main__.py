@@ -66,7 +66,6 @@ def _warm_run(arguments: Sequence[str]) -> bool:
     if arguments[:1] != ["run"]:
         return False
     from sandbox.commands.run_arguments import parse
-    from sandbox.debugger import DEFAULT
     from sandbox.errors import UsageError
     from sandbox.render import exit_on_error
 
@@ -74,7 +73,7 @@ def _warm_run(arguments: Sequence[str]) -> bool:
         asked = parse(arguments[1:])
     except UsageError:
         return False
-    if asked is None or asked.tool != DEFAULT.name or asked.once or not (asked.commands or asked.input_file):
+    if asked is None or asked.once or not (asked.commands or asked.input_file or asked.code):
         return False
     with exit_on_error():
         if asked.verbose:
@@ -91,9 +90,9 @@ def _warm_run(arguments: Sequence[str]) -> bool:
         if case is None or options.case_key() not in {"", case.requested}:
             return False
         from sandbox import render
-        from sandbox.commands.run import run_crash
+        from sandbox.commands.run import run_arguments
 
-        sys.exit(run_crash(asked, reporter=render.reporter(quiet=asked.quiet), case=case))
+        sys.exit(run_arguments(asked, reporter=render.reporter(quiet=asked.quiet), case=case))
 
 
 if __name__ == "__main__":

@@ -282,8 +282,10 @@ class Case:
     """What of its package was checked against its archive, in words."""
     verification: Verification = field(default=Verification.UNKNOWN, metadata={"key": "check"})
     """The same in one word."""
-    doubt: str | None = None
-    """The reason why answers may be wrong: a kernel that is newer than its crash knows."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Version of each debugger in its image, by name, as the image says."""
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """By debugger: the reason why its answers may be wrong, e.g. a kernel that is newer than it knows."""
     incomplete: str | None = None
     """Missing part of the dump, if known."""
     kernel_offset: int | None = None

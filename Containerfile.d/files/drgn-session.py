@@ -1,38 +1,109 @@
-# Runs in drgn, in a case: reads Python from standard input, one statement or expression a line, until end of file.
+# Runs in drgn, in a case: answers lines of standard input until end of file.
 #
-# The value of an expression is printed as drgn's own prompt prints it. An exception is printed as one line that begins
-# with "drgn: error: "; its traceback is left out.
-import builtins
+#   drgn-session.py [--partial]     --partial: also where the tasks of the dump cannot all be read
+#
+#   COMMAND         one of drgn's crash commands, with its pipes and redirections
+#   %echo WORD      prints WORD on a line of its own
+#   %script JSON    runs Python; JSON has its name, code (base64), arguments, and mark, a random word. After its output
+#                   comes a line of mark and JSON: {"failed": whether it ended with an error, "errors": its messages}
+#
+# An error of a command is one line that begins with "drgn: crash: ", as at the prompt of drgn's own `crash`.
+import base64
+import contextlib
+import io
+import json
+import os
 import signal
 import sys
+import traceback
 
 import drgn
-import drgn.helpers.common
-import drgn.helpers.linux
 
-names = {"__name__": "__main__", "__builtins__": builtins, "prog": prog, "drgn": drgn}  # noqa: F821 - drgn sets it
-for module in (drgn, drgn.helpers.common, drgn.helpers.linux):
-    names.update({name: getattr(module, name) for name in getattr(module, "__all__", dir(module)) if name[0] != "_"})
+try:
+    from drgn.commands import CommandArgumentError, CommandExitStatusError, CommandNotFoundError
+    from drgn.commands._crash.common import CRASH_COMMAND_NAMESPACE
+    from drgn.helpers.linux.pid import for_each_task
+except ImportError:
+    # What a command is answered with is what a user's own image without them is told.
+    sys.exit(f"drgn {drgn.__version__} has no crash commands: drgn 0.3.0 is the first that has all of them")
 
-
-def show(value):
-    if value is not None:
-        print(value if isinstance(value, (drgn.Object, drgn.StackTrace, drgn.Type)) else repr(value))
-
-
-sys.displayhook = show
+# What the commands start has none of our input.
+commands = os.fdopen(os.dup(0), encoding="utf-8", errors="surrogateescape")
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+# Names of files and of tasks may be any bytes.
+sys.stdout.reconfigure(errors="surrogateescape", line_buffering=True)
+sys.stderr.reconfigure(errors="surrogateescape")
 # A shell starts what it runs in the background with SIGINT ignored, and Python leaves that as it is.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+prog.config["crash_scroll"] = False  # noqa: F821 - drgn sets it
+names = {"prog": prog, "drgn": drgn}  # noqa: F821
+
+
+def check(partial):
+    """Ends drgn where it lacks what most of its commands need, so that another way to read the dump is tried."""
+    try:
+        prog.crashed_thread().object.comm.string_()  # noqa: F821
+        if not partial:
+            for task in for_each_task(prog):  # noqa: F821
+                task.comm.string_()
+    except Exception as error:
+        sys.exit(f"drgn: crash: error: {error}")
+
+
+def answer(command):
+    try:
+        CRASH_COMMAND_NAMESPACE.run(prog, command, globals=names)  # noqa: F821
+    except (CommandArgumentError, CommandExitStatusError, CommandNotFoundError) as error:
+        print(f"drgn: crash: {error}")
+    except SyntaxError as error:
+        print(f"drgn: crash: syntax error: {error}")
+    except Exception as error:
+        for one in getattr(error, "exceptions", (error,)):
+            print(f"drgn: crash: error: {one}")
+
+
+def run_script(request):
+    errors = io.StringIO()
+    failed = False
+    earlier = sys.argv
+    sys.argv = [request["name"], *request["arguments"]]
+    try:
+        with contextlib.redirect_stderr(errors):
+            code = compile(base64.b64decode(request["code"]), request["name"], "exec")
+            exec(code, {"__name__": "__main__", "__file__": request["name"], "prog": prog, "drgn": drgn})  # noqa: F821
+    except SystemExit as end:
+        failed = end.code not in {None, 0}
+        if failed and not isinstance(end.code, int):
+            print(end.code, file=errors)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        failed = True
+        # Without the frames of this file.
+        trace = error.__traceback__
+        traceback.print_exception(type(error), error, trace and trace.tb_next, file=errors)
+    finally:
+        sys.argv = earlier
+        sys.stdout.flush()
+    print(request["mark"] + json.dumps({"failed": failed, "errors": errors.getvalue()}))
+
+
+check("--partial" in sys.argv)
 while True:
     try:
-        line = sys.stdin.readline()
+        line = commands.readline()
         if not line:
             break
-        exec(compile(line, "<command>", "single"), names)
+        word, _, rest = line.rstrip("\n").partition(" ")
+        if word == "%echo":
+            print(rest)
+        elif word == "%script":
+            run_script(json.loads(rest))
+        else:
+            answer(line.rstrip("\n"))
     except KeyboardInterrupt:
         pass
     except SystemExit:
         break
-    except BaseException as error:
-        print(f"drgn: error: {type(error).__name__}: {error}")
     sys.stdout.flush()

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import pwd
+import re
 import secrets
 import stat
 import time
@@ -21,6 +22,7 @@ from typing import Final
 
 from sandbox.case import store
 from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
+from sandbox.debugger import DEBUGGERS
 from sandbox.dump.vmcoreinfo import told_place
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
 from sandbox.errors import AccessDenied, DumpNotFound, DumpUnreadable, EngineError, SessionFailed, pasteable
@@ -28,7 +30,7 @@ from sandbox.host import config
 from sandbox.host.locks import is_locked
 from sandbox.log import Log
 from sandbox.model import Case, Debuginfo, Vmcore
-from sandbox.profiles import Profile
+from sandbox.profiles import Profile, doubts
 from sandbox.progress import QUIET, Reporter
 
 _OVERDUE: Final = 120
@@ -117,9 +119,10 @@ def open_case(
             with reporter.step("Starting the case container"):
                 container = _start_container(engine, spec, dump, info)
                 if there:
-                    _await_ready_remote(engine, container.id)
+                    said = _await_ready_remote(engine, container.id)
                 else:
-                    _await_ready(directory / store.SHARED, token, engine, container.id)
+                    said = _await_ready(directory / store.SHARED, token, engine, container.id)
+                versions = _versions(said, image)
         except BaseException:
             engine.remove(name)
             store.remove(directory)
@@ -144,7 +147,8 @@ def open_case(
             directory=directory,
             token=token,
             script=SESSION_VERSION,
-            doubt=profile.doubt(vmcore.release),
+            versions=versions,
+            doubts=doubts(profile, versions, vmcore.release),
             files=len(vmcore.files) or 1,
             requested=requested,
             incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
@@ -349,12 +353,12 @@ def _start_container(engine: Engine, spec: ContainerSpec, dump: Path, info: Engi
         ) from error
 
 
-def _await_ready_remote(engine: Engine, container: str) -> None:
+def _await_ready_remote(engine: Engine, container: str) -> str:
     try:
         with engine.exec(container, [RELAY, "ready"]) as waiting:
-            waiting.read()
+            answer = waiting.read()
             if waiting.exit_code() == 0:
-                return
+                return answer.decode(errors="replace")
             said = waiting.errors
     except EngineError as error:
         said = error.message.encode()
@@ -365,14 +369,28 @@ def _await_ready_remote(engine: Engine, container: str) -> None:
     )
 
 
-def _await_ready(directory: Path, token: str, engine: Engine, container: str) -> None:
-    """Waits for the session script to hold the FIFOs, so that a client that finds the case can use it."""
+def _versions(said: str, image: str) -> dict[str, str]:
+    """The debuggers of the image and their versions, out of what the session script says when it is ready."""
+    script, *words = said.split() or [""]
+    if script != str(SESSION_VERSION):
+        raise SessionFailed(
+            f"the image {image} is of another version of vmbox",
+            hint="make it again: vmbox image remove, then vmbox image build VMCORE",
+        )
+    return {name: version for name, _, version in (word.partition("=") for word in words) if name in DEBUGGERS}
+
+
+def _await_ready(directory: Path, token: str, engine: Engine, container: str) -> str:
+    """Waits for the session script to hold the FIFOs, so that a client that finds the case can use it.
+
+    Returns what it says of the image.
+    """
     descriptor = os.open(directory / "out", os.O_RDONLY | os.O_NONBLOCK)
     try:
         seen = b""
         deadline = time.monotonic() + 30
-        ready = f"{token} ready\n".encode()
-        while ready not in seen:
+        ready = re.compile(re.escape(token).encode() + rb" ready ?(.*)\n")
+        while (found := ready.search(seen)) is None:
             with contextlib.suppress(BlockingIOError):
                 seen += os.read(descriptor, 65536)
             state = engine.container(container)
@@ -384,5 +402,6 @@ def _await_ready(directory: Path, token: str, engine: Engine, container: str) ->
                     detail=said.decode(errors="replace") or None,
                 )
             time.sleep(0.02)
+        return found[1].decode(errors="replace")
     finally:
         os.close(descriptor)

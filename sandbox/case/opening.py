@@ -50,28 +50,38 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
 
 @contextmanager
 def case_for_tool(tool: str, dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> Iterator[Case]:
-    """Yield the case in which `tool` (a debugger, or a shell) runs beside the warm debugger.
-
-    This is the dump's own case. A debugger that its image lacks, or that would have to be emulated though it reads
-    dumps of any architecture, gets a temporary case with the newest image, which is closed afterwards.
-    """
-    debugger = DEBUGGERS.get(tool, DEFAULT)
-    emulated = debugger.reads_any_arch and _needs_emulation(dump, options)
-    case = None if emulated else find_or_open_case(dump, options, reporter)
-    with ExitStack() as at_the_end:
-        if case is not None and options.once:
-            at_the_end.callback(_close_case, case)
-        if case is None or not _has_debugger(case, debugger, options):
-            image = options.image or _newest_with(debugger)
-            if case is None:
-                reporter.notice(f"{debugger.name} needs no emulation: it runs in the image of {image}")
-            else:
-                beside = "" if options.once else ", beside the open case"
-                reporter.notice(f"image {case.profile} has no {debugger.name}: it runs in that of {image}{beside}")
-            at_the_end.close()
-            case = open_dump(dump, replace(options, image=image, once=True, native=True), reporter)
-            at_the_end.callback(_close_case, case)
+    """Yield the case in which `tool` (a debugger, or a shell) runs beside the warm debuggers; see `case_with`."""
+    case, own = case_with(DEBUGGERS.get(tool, DEFAULT), dump, options, reporter)
+    try:
         yield case
+    finally:
+        if own:
+            _close_case(case)
+
+
+def case_with(
+    debugger: Debugger, dump: Path, options: OpenOptions, reporter: Reporter = QUIET, *, case: Case | None = None
+) -> tuple[Case, bool]:
+    """The case in which a debugger runs, and whether it is the caller's alone, who then closes it.
+
+    This is the dump's own case (`case` is the open one, where the caller has found it). A debugger that its image
+    lacks, or that would have to be emulated though it reads dumps of any architecture, gets a case with the newest
+    image.
+    """
+    emulated = case is None and debugger.reads_any_arch and _needs_emulation(dump, options)
+    if case is None and not emulated:
+        case = find_or_open_case(dump, options, reporter)
+    if case is not None and has_debugger(case, debugger, options):
+        return case, options.once
+    image = options.image or newest_with(debugger)
+    if case is None:
+        reporter.notice(f"{debugger.name} needs no emulation: it runs in the image of {image}")
+    else:
+        beside = "" if options.once else ", beside the open case"
+        reporter.notice(f"image {case.profile} has no {debugger.name}: it runs in that of {image}{beside}")
+        if options.once:
+            _close_case(case)
+    return open_dump(dump, replace(options, image=image, once=True, native=True), reporter), True
 
 
 def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
@@ -95,18 +105,13 @@ def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
         engine.close()
 
 
-def _has_debugger(case: Case, debugger: Debugger, options: OpenOptions) -> bool:
-    """Whether `debugger` is to run in the case, as far as its profile tells."""
-    from sandbox.profiles import load
-
-    if not debugger.reads_any_arch:
-        return True  # the image was selected for it
-    own = load().get(case.profile)
-    # A profile that is not here is of another architecture. The user's own choice is used, with or without.
-    return own is not None and (debugger.name in own.image.debuggers or options.image is not None)
+def has_debugger(case: Case, debugger: Debugger, options: OpenOptions) -> bool:
+    """Whether `debugger` can run in the case: its image has it, or the user chose the image, with or without."""
+    return debugger.name in case.versions or options.image is not None
 
 
-def _newest_with(debugger: Debugger) -> str:
+def newest_with(debugger: Debugger) -> str:
+    """The name of the newest profile, which has the debugger. Raises `ConfigurationError` where it has not."""
     from sandbox.profiles import load
 
     for profile in load().values():

@@ -23,6 +23,8 @@ class OpenOptions:
     once: bool = False
     """A case of its own, which no other process finds. The session, or `case_for_tool`, that it is opened for
     closes it."""
+    debugger: str | None = None
+    """The name of the debugger that is to answer. None: crash where it knows the kernel and comes up, else drgn."""
     native: bool = False
     """Programs of the engine's machine, whichever the dump is of: crash cannot read it then, drgn can."""
 

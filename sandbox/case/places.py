@@ -10,9 +10,18 @@ VMLINUX: Final = "/case/debuginfo/vmlinux"
 SESSION: Final = "/usr/libexec/vmbox/session"
 RELAY: Final = "/usr/libexec/vmbox/relay"
 
-SESSION_VERSION: Final = 2
+SESSION_VERSION: Final = 3
 """Version of the words that `SESSION` takes on `ctl`. A case of another version is not found, so that its dump is
 opened again: vmbox was updated while the case was open."""
+
+
+SLOTS: Final = (1, 2)
+"""Of the debuggers that are warm in a case at once, each has FIFOs of its own: those of a slot."""
+
+
+def fifo(name: str, slot: int) -> str:
+    """The name of a slot's FIFO; `name` is in or out."""
+    return name if slot == SLOTS[0] else f"{name}-{slot}"
 
 
 def dump_paths(files: int) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from sandbox.case.places import SESSION_VERSION
+from sandbox.case.places import SESSION_VERSION, SLOTS, fifo
 from sandbox.errors import CaseNotFound, pasteable, refuse_empty, unwritable
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
@@ -114,7 +114,7 @@ def make_directory(place: Path) -> None:
         shared = place / SHARED
         shared.mkdir(mode=0o700, parents=True)
         place.chmod(0o700)
-        for name in ("in", "out", "ctl"):
+        for name in (*(fifo(end, slot) for end in ("in", "out") for slot in SLOTS), "ctl"):
             os.mkfifo(shared / name, 0o600)
         # A lock in the mounted directory can be held by the case: there it only shows that a client is there.
         for lock in (place / "lock", shared / "lock"):

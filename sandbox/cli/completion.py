@@ -14,6 +14,12 @@ def debugger_commands(incomplete: str) -> Iterator[str]:
     yield from (name for name in DEFAULT.commands if name.startswith(incomplete))
 
 
+def debuggers(incomplete: str) -> Iterator[str]:
+    from sandbox.debugger import DEBUGGERS
+
+    yield from (name for name in DEBUGGERS if name.startswith(incomplete))
+
+
 def profiles(incomplete: str) -> Iterator[tuple[str, str]]:
     from sandbox.profiles import load
 

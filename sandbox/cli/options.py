@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from sandbox.cli import completion
+from sandbox.debugger import DEBUGGERS
 from sandbox.host import config
 
 
@@ -39,6 +40,15 @@ ImageName = Annotated[
         metavar="PROFILE",
         help="Use this profile's crash, e.g. debian-13.",
         autocompletion=completion.profiles,
+    ),
+]
+WithDebugger = Annotated[
+    str | None,
+    typer.Option(
+        "--with",
+        metavar="|".join(DEBUGGERS),
+        help="The debugger that answers; by default crash where it knows the kernel, else drgn.",
+        autocompletion=completion.debuggers,
     ),
 ]
 GivenDebuginfo = Annotated[

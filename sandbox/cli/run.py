@@ -13,15 +13,25 @@ import typer.core
 from sandbox import render
 from sandbox.cli import completion
 from sandbox.cli.app import Command, command, start_log
-from sandbox.cli.options import Dump, EngineName, Force, GivenDebuginfo, ImageName, Json, NoTranscript, Quiet, Verbose
-from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
+from sandbox.cli.options import (
+    Dump,
+    EngineName,
+    Force,
+    GivenDebuginfo,
+    ImageName,
+    Json,
+    NoTranscript,
+    Quiet,
+    Verbose,
+    WithDebugger,
+)
+from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import CaseNotFound, UsageError, VmboxError
 from sandbox.host import paths
 
 if TYPE_CHECKING:
     from sandbox.commands.run_arguments import RunArguments
     from sandbox.model import Case
-    from sandbox.progress import Reporter
 
 
 class _Run(Command):
@@ -51,7 +61,7 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="-- COMMAND",
-            help="crash commands; - reads them from standard input. With --tool drgn: a script and its arguments.",
+            help="Commands of crash; - reads them from standard input. With --tool drgn: a script and its arguments.",
             show_default=False,
             autocompletion=completion.debugger_commands,
         ),
@@ -72,8 +82,9 @@ def run(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", help="Stop a command that takes longer.")
     ] = None,
+    debugger: WithDebugger = None,
     tool: Annotated[
-        str, typer.Option("--tool", metavar="|".join(DEBUGGERS), help="What runs the commands.")
+        str, typer.Option("--tool", metavar="|".join(DEBUGGERS), help="With drgn: run a script in place of commands.")
     ] = DEFAULT.name,
     code: Annotated[
         str | None, typer.Option("-e", metavar="CODE", help="With --tool drgn: Python code to run.")
@@ -88,82 +99,61 @@ def run(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run crash commands on a dump. The first time opens it; afterwards crash is warm and answers at once.
+    """Run crash commands on a dump. The first time opens it; afterwards the debugger is warm and answers at once.
+
+    crash answers where it knows the kernel, else drgn, which has most of its commands.
 
     vmbox run vmcore -- bt
     vmbox run vmcore -- bt -- ps -t -- log
 
+    vmbox run vmcore --with drgn -- bt
     vmbox run vmcore --tool drgn -- script.py ARG…
     """
-    from sandbox.commands.run import run_crash
+    from sandbox.commands.run import run_arguments
 
     # The parameters of this function are only for --help, completion and the manual.
     asked: RunArguments = ctx.obj
     start_log(asked.verbose)
     reporter = render.reporter(quiet=asked.quiet)
-    debugger = DEBUGGERS[asked.tool]
-    if debugger is not DEFAULT:
-        raise typer.Exit(_script(debugger, asked, reporter))
-    if not asked.commands and asked.input_file is None and sys.stdin.isatty():
+    if asked.tool == DEFAULT.name and not asked.commands and asked.input_file is None and sys.stdin.isatty():
         raise typer.BadParameter("give a command, e.g. vmbox run vmcore -- bt")
-    raise typer.Exit(run_crash(asked, reporter=reporter))
-
-
-def _script(debugger: Debugger, asked: RunArguments, reporter: Reporter) -> int:
-    from sandbox.case.opening import case_for_tool
-    from sandbox.commands.shell import run_script
-
-    words = asked.commands
-    if asked.code is not None:
-        script, name, arguments = debugger.script_of(asked.code), "-e", words
-    else:
-        script, name, arguments = _read(Path(words[0])), Path(words[0]).name, words[1:]
-    with case_for_tool(debugger.name, asked.vmcore, asked.open_options(), reporter) as case:
-        return run_script(
-            debugger,
-            case,
-            script,
-            name,
-            arguments,
-            timeout=asked.timeout,
-            transcript=not asked.no_transcript,
-            reporter=reporter,
-        )
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}", hint="the script is a file of this host") from error
+    raise typer.Exit(run_arguments(asked, reporter=reporter))
 
 
 @command()
 def shell(
     vmcore: Dump,
+    debugger: WithDebugger = None,
     tool: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--tool", metavar="|".join((*DEBUGGERS, "bash")), help="What to open; bash is a shell in the sandbox."
+            "--tool",
+            metavar="|".join((*DEBUGGERS, "bash")),
+            help="What to open: drgn's prompt for Python; bash is a shell in the sandbox.",
         ),
-    ] = DEFAULT.name,
+    ] = None,
     engine: EngineName = None,
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Open crash's own prompt on a dump. Does not disturb the warm crash of `vmbox run`."""
+    """Open the debugger's own prompt on a dump. Does not disturb the warm debuggers of `vmbox run`."""
     from sandbox.case.opening import case_for_tool
     from sandbox.case.options import OpenOptions
-    from sandbox.commands.shell import TOOLS, interactive
+    from sandbox.commands.shell import TOOLS, interactive, prompt_for
 
-    if tool not in TOOLS:
+    if tool not in {None, *TOOLS}:
         raise typer.BadParameter(f"--tool is one of {', '.join(TOOLS)}")
+    if debugger not in {None, *DEBUGGERS}:
+        raise typer.BadParameter(f"--with is one of {', '.join(DEBUGGERS)}")
+    if tool is not None and debugger is not None:
+        raise typer.BadParameter("--with or --tool")
     reporter = render.reporter(quiet=quiet)
     options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
-    with case_for_tool(tool, vmcore, options, reporter) as case:
-        raise typer.Exit(interactive(case, tool=tool, reporter=reporter))
+    chosen = tool or debugger or prompt_for(vmcore, options, reporter)
+    with case_for_tool(chosen, vmcore, options, reporter) as case:
+        raise typer.Exit(interactive(case, tool=chosen, python=tool is not None, reporter=reporter))
 
 
 @command("list")

@@ -1,4 +1,4 @@
-"""crash commands as users give them, and running them one after the other."""
+"""A debugger's commands as users give them, and running them one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from sandbox.case.options import OpenOptions
 from sandbox.commands.lost_pages import LostPages
 from sandbox.commands.run_arguments import RunArguments
 from sandbox.commands.stack_judge import StackJudge
-from sandbox.errors import CommandTimeout, UsageError, pasteable
+from sandbox.debugger import DEFAULT
+from sandbox.errors import CommandTimeout, UsageError
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
 from sandbox.session.run_recorded import run_recorded
@@ -76,7 +77,7 @@ def from_file(file: Path) -> Iterator[str]:
         with file.open(encoding="utf-8", errors="surrogateescape") as lines:
             yield from lines
     except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}", hint="-i takes a file of crash commands, one a line") from error
+        raise UsageError(f"{file}: {error.strerror}", hint="-i takes a file of commands, one a line") from error
 
 
 class StdinCommands:
@@ -119,8 +120,12 @@ class StdinCommands:
         self._ended = not data
 
 
-def run_crash(arguments: RunArguments, *, reporter: Reporter, case: Case | None = None) -> int:
-    """`vmbox run` with crash: `run_all` as `arguments` say."""
+def run_arguments(arguments: RunArguments, *, reporter: Reporter, case: Case | None = None) -> int:
+    """`vmbox run`: commands, or a script, as `arguments` say. `case` is the open one, where the caller has found it."""
+    if arguments.tool != DEFAULT.name:
+        from sandbox.commands.script import run_tool
+
+        return run_tool(arguments, reporter=reporter, case=case)
     return run_all(
         arguments.vmcore,
         commands_from(arguments.commands, arguments.input_file),
@@ -147,12 +152,15 @@ def run_all(
 ) -> int:
     """Runs `commands` on the dump's case, opening it if need be; `quit` ends them and leaves the session warm.
 
-    `case` is the open one, where the caller has found it. Returns 0, 1 if crash reported an error for one of them, or
-    62 if one took too long.
+    `case` is the open one, where the caller has found it. Returns 0, 1 if the debugger reported an error for one of
+    them, or 62 if one took too long.
     """
     run_options = run_options or RunOptions()
     with _output_directory(run_options.output) as directory:
-        session = _session(dump, options, reporter, case)
+        session, said = open_session(dump, options, reporter, case=case)
+        if said:
+            # The warnings of its start.
+            render.note(render.folded(render.visible(said.decode(errors="replace")).strip("\n")))
         with session, _collecting_output(session, directory, reporter) as files:
             return _run(session, commands, run_options, reporter, files)
 
@@ -210,7 +218,7 @@ def _run(
                 recorder=record,
                 reporter=reporter,
                 timeout=run_options.timeout,
-                ended=partial(_end, answer, judge, session.debugger.name),
+                ended=partial(_end, answer, judge, session),
             )
         except CommandTimeout as late:
             # The others still have their answers to give.
@@ -222,25 +230,17 @@ def _run(
 
 
 def _end(
-    answer: render.JsonAnswer | None, judge: StackJudge, debugger: str, status: CommandStatus, seconds: float
+    answer: render.JsonAnswer | None, judge: StackJudge, session: Session, status: CommandStatus, seconds: float
 ) -> None:
     # An answer that was stopped has half a stack.
     whole = status in {CommandStatus.OK, CommandStatus.ERROR}
-    verdict = judge.verdict(debugger) if whole else None
+    verdict = judge.verdict(session.debugger.name) if whole else None
     if answer is not None:
+        more: dict[str, object] = {"debugger": session.choice.debugger, "reason": session.choice.reason}
+        more |= {name: value for name, value in (("doubt", session.doubt), ("verdict", verdict)) if value is not None}
         # The reader of the pipe may have ended.
         with suppress(BrokenPipeError):
-            answer.end(status, seconds, {"verdict": verdict} if verdict else None)
-
-
-def _session(dump: Path, options: OpenOptions, reporter: Reporter, case: Case | None) -> Session:
-    """A session with crash at its prompt; the warnings of its start are shown."""
-    session, said = open_session(dump, options, reporter, case=case)
-    if session.case.doubt is not None:
+            answer.end(status, seconds, more)
+    if session.doubt is not None:
         # Also with -q: an answer that may be false is never given without a word.
-        code = "print(stack_trace(prog.crashed_thread().tid))"
-        shown = f"vmbox run {pasteable(session.case.dump)} --tool drgn -e '{code}'"
-        render.note(f"vmbox: {session.case.doubt}\nhint: drgn goes by the types of the kernel: {shown}")
-    if said:
-        render.note(render.folded(render.visible(said.decode(errors="replace")).strip("\n")))
-    return session
+        render.note(f"vmbox: {session.doubt}")

@@ -1,6 +1,6 @@
 """The grammar of `vmbox run`, for the command line library and for a warm run, which does without the library.
 
-Options stand anywhere before the first `--`. After it every word is a crash command's, or a drgn script's, whatever it
+Options stand anywhere before the first `--`. After it every word is a command's, or a script's, whatever it
 looks like. A word before it that looks like an option and is none belongs to a command too, unless it is the first.
 """
 
@@ -37,6 +37,7 @@ VALUES: Final[Mapping[str, str]] = {
     "--output": "output",
     "-o": "output",
     "--timeout": "timeout",
+    "--with": "debugger",
     "--tool": "tool",
     "-e": "code",
     "--engine": "engine",
@@ -62,8 +63,10 @@ class RunArguments:
     output: Path | None = None
     timeout: float | None = None
     """Seconds."""
+    debugger: str | None = None
+    """The name of the debugger that answers the commands; None: the one that is chosen for the dump."""
     tool: str = DEFAULT.name
-    """The name of a debugger."""
+    """The name of a debugger; of one that is not the default, a script is run."""
     code: str | None = None
     keep: bool = False
     once: bool = False
@@ -84,6 +87,7 @@ class RunArguments:
             force=self.force,
             idle=0 if self.keep else None,
             once=self.once,
+            debugger=self.debugger if self.tool == DEFAULT.name else self.tool,
         )
 
 
@@ -109,13 +113,17 @@ def parse(arguments: Sequence[str]) -> RunArguments | None:
 def _check(parsed: RunArguments) -> None:
     if parsed.keep and parsed.once:
         raise UsageError("--keep or --once")
+    if parsed.debugger not in {None, *DEBUGGERS}:
+        raise UsageError(f"--with is {' or '.join(DEBUGGERS)}")
+    if parsed.debugger is not None and parsed.tool != DEFAULT.name:
+        raise UsageError("--with is for commands, --tool for scripts")
     if parsed.tool not in DEBUGGERS:
         raise UsageError(f"--tool is {' or '.join(DEBUGGERS)}")
     if parsed.tool == DEFAULT.name:
         if parsed.code is not None:
             raise UsageError("-e CODE needs --tool drgn")
     elif parsed.json or parsed.output or parsed.input_file:
-        raise UsageError("--json, --output and --input are for crash commands")
+        raise UsageError("--json, --output and --input are for commands")
     elif parsed.code is None and not parsed.commands:
         raise UsageError(f"give a script, or -e CODE: vmbox run vmcore --tool {parsed.tool} -- script.py")
 

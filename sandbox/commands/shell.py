@@ -1,4 +1,4 @@
-"""Programs in a case beside its warm debugger: the prompt of a debugger, a script, a shell."""
+"""Programs in a case beside its warm debuggers: the prompt of a debugger, a shell."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import fcntl
 import os
 import secrets
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from sandbox import render
+from sandbox.case.opening import find_or_open_case
+from sandbox.case.options import OpenOptions
 from sandbox.case.places import RELAY, VMLINUX, dump_paths
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.engine import Engine, Exec, connect
-from sandbox.errors import CommandTimeout, SessionDied, UsageError, VmboxError, pasteable
-from sandbox.model import Case, CommandStatus
+from sandbox.errors import SessionDied, UsageError, VmboxError, pasteable
+from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
-from sandbox.session import module_debuginfo, terminal
+from sandbox.session import choice, module_debuginfo, terminal
 from sandbox.session.history import History, TypedLines
 from sandbox.session.session import Session
-from sandbox.session.transcript import Recorder
 
 SHELL: Final = "bash"
 """The tool that is no debugger: a shell in the sandbox."""
@@ -37,8 +37,11 @@ _PATIENCE: Final = 60.0
 _SHELL_ARGV: Final = ("sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi")
 
 
-def interactive(case: Case, *, tool: str = DEFAULT.name, reporter: Reporter = QUIET) -> int:
-    """Runs a tool at the user's terminal until it ends. Returns its exit status."""
+def interactive(case: Case, *, tool: str = DEFAULT.name, python: bool = False, reporter: Reporter = QUIET) -> int:
+    """Runs a tool at the user's terminal until it ends. Returns its exit status.
+
+    `python`: the prompt for the language of the debugger's scripts in place of that for its commands.
+    """
     if not sys.stdin.isatty():
         raise UsageError(
             "vmbox shell needs a terminal",
@@ -49,90 +52,39 @@ def interactive(case: Case, *, tool: str = DEFAULT.name, reporter: Reporter = QU
     try:
         with _presence(case, engine) as ident:
             debugger = DEBUGGERS.get(tool)
-            if debugger is DEFAULT and case.doubt is not None:
-                render.note(f"vmbox: {case.doubt}")
+            if (doubt := case.doubts.get(tool)) is not None:
+                render.note(f"vmbox: {doubt}")
             watcher = None if debugger is None else _with_history(debugger, case, ident, env, reporter)
-            argv = list(_SHELL_ARGV)
-            if debugger is not None:
-                argv = [*debugger.prompt_argv(VMLINUX, dump_paths(case.files))]
-                argv += debugger.kernel_place(case.kernel_offset, case.phys_base)
-            with _started(engine, case, ident, argv, tty=True, env=env) as process:
+            argv = _SHELL_ARGV if debugger is None else _prompt(debugger, case, python=python)
+            with _started(engine, case, ident, argv, env) as process:
                 return _checked(terminal.attach(process, watcher), case, tool)
     finally:
         engine.close()
 
 
-def run_script(
-    debugger: Debugger,
-    case: Case,
-    script: bytes,
-    name: str,
-    arguments: Sequence[str],
-    *,
-    timeout: float | None = None,
-    transcript: bool = True,
-    reporter: Reporter = QUIET,
-) -> int:
-    """Runs a script of the host by a debugger in the case; it is streamed in, not mounted.
-
-    Its output goes to standard output as it comes, its errors to standard error when it has ended. Returns 0, or 1
-    when the script failed. Raises `CommandTimeout` after `timeout` seconds.
-    """
-    record = Recorder(case, reporter, wanted=transcript)
-    output = render.Output()
-    deadline = None if timeout is None else time.monotonic() + timeout
-    engine = connect(case.endpoint)
-    status = CommandStatus.INTERRUPTED
-    record.begin()
-    try:
-        with _presence(case, engine) as ident:
-            path = f"/tmp/.tool-{ident}/{name}"  # noqa: S108 - in the container
-            program = debugger.script_argv(VMLINUX, dump_paths(case.files), path)
-            if program is None:
-                raise UsageError(f"{debugger.name} runs no scripts")
-            with _started(engine, case, ident, [*program, *arguments], script=(path, len(script))) as process:
-                process.write(script)
-                process.close_stdin()
-                for piece in _output(process, deadline):
-                    record(piece)
-                    output(piece)
-                code = process.exit_code()
-                errors = process.errors
-        if errors:
-            record(errors)
-            render.note(render.visible(errors.decode(errors="backslashreplace")).rstrip("\n"))
-        status = CommandStatus.OK if code == 0 else CommandStatus.ERROR
-        return min(_checked(code, case, debugger.name), 1)
-    except TimeoutError:
-        status = CommandStatus.TIMEOUT
-        raise CommandTimeout(f"{name} was stopped after {timeout:g} seconds") from None
-    finally:
-        engine.close()
-        record.end(" ".join((name, *arguments)), status, tool=debugger.name)
+def prompt_for(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> str:
+    """The name of the debugger whose prompt is opened on a dump when the user names none: as `vmbox run` chooses."""
+    case = find_or_open_case(dump, options, reporter)
+    chosen = choice.kept(case)
+    if chosen is None:
+        chosen = choice.by_kernel(case)
+        reporter.notice(f"{chosen.debugger} answers: {chosen.reason}")
+    return chosen.debugger
 
 
-def _output(process: Exec, deadline: float | None) -> Iterator[bytes]:
-    while True:
-        if deadline is not None and not process.ready(max(deadline - time.monotonic(), 0)):
-            raise TimeoutError
-        piece = process.read()
-        if not piece:
-            return
-        yield piece
+def _prompt(debugger: Debugger, case: Case, *, python: bool) -> Sequence[str]:
+    dumps = dump_paths(case.files)
+    argv = debugger.python_argv(VMLINUX, dumps) if python else None
+    return [
+        *(argv or debugger.prompt_argv(VMLINUX, dumps)),
+        *debugger.kernel_place(case.kernel_offset, case.phys_base),
+    ]
 
 
 def _started(
-    engine: Engine,
-    case: Case,
-    ident: str,
-    argv: Sequence[str],
-    *,
-    tty: bool = False,
-    script: tuple[str, int] = ("", 0),
-    env: Mapping[str, str] | None = None,
+    engine: Engine, case: Case, ident: str, argv: Sequence[str], env: Mapping[str, str]
 ) -> contextlib.AbstractContextManager[Exec]:
-    path, size = script
-    return engine.exec(case.container, [_WRAPPER, ident, path, str(size), *argv], tty=tty, stdin=True, env=env)
+    return engine.exec(case.container, [_WRAPPER, ident, *argv], tty=True, stdin=True, env=env)
 
 
 def _checked(code: int, case: Case, tool: str) -> int:

@@ -28,6 +28,7 @@ class Crash:
     """The `Debugger` that users know."""
 
     name = "crash"
+    slot = 1
     reads_split_dumps = True
     reads_any_arch = False
     start_modes: Sequence[StartMode] = (
@@ -100,20 +101,10 @@ class Crash:
         return output_files(command)
 
     def modules_requested(self, command: str) -> frozenset[str] | None:
-        words = command.split()
-        if not words or words[0] not in {"mod", "lsmod"} or len(words) < 2:
-            return None
-        match words[1]:
-            case "-S" if len(words) == 2:
-                # With a directory, the user says where to look; the container has none but ours.
-                return frozenset()
-            case "-s" if len(words) == 3:
-                return frozenset({words[2]})
-            case _:
-                return None
+        return modules_loaded_by(command)
 
     def parse_modules(self, output: bytes) -> frozenset[str]:
-        return frozenset(_MODULE_LINE.findall(output.decode(errors="replace")))
+        return module_names(output)
 
     def prompt_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str]:
         return ["crash", "--no_crashrc", vmlinux, *dumps]
@@ -121,9 +112,33 @@ class Crash:
     def prompt_env(self, history: str) -> Mapping[str, str]:
         return {"GDBHISTFILE": history}
 
-    def script_argv(self, vmlinux: str, dumps: Sequence[str], script: str) -> Sequence[str] | None:
-        del vmlinux, dumps, script
+    def python_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str] | None:
+        del vmlinux, dumps
+        return None
+
+    def script(self, name: str, code: bytes, arguments: Sequence[str], mark: str) -> bytes | None:
+        del name, code, arguments, mark
         return None
 
     def script_of(self, code: str) -> bytes:
         raise UsageError(f"crash runs no scripts: {code}", hint="vmbox run VMCORE --tool drgn -e CODE")
+
+
+def modules_loaded_by(command: str) -> frozenset[str] | None:
+    """The modules that a `mod` command loads debug information of; see `Debugger.modules_requested`."""
+    words = command.split()
+    if not words or words[0] not in {"mod", "lsmod"} or len(words) < 2:
+        return None
+    match words[1]:
+        case "-S" if len(words) == 2:
+            # With a directory, the user says where to look; the container has none but ours.
+            return frozenset()
+        case "-s" if len(words) == 3:
+            return frozenset({words[2]})
+        case _:
+            return None
+
+
+def module_names(output: bytes) -> frozenset[str]:
+    """Names of modules out of what `mod` prints."""
+    return frozenset(_MODULE_LINE.findall(output.decode(errors="replace")))

@@ -18,6 +18,8 @@ _ALIASES: Final = {
 }
 """crash's built-in aliases (alias.c) whose error messages begin with another word than the user typed."""
 
+_UNKNOWN: Final = re.compile(rb"(?m)^crash: command not found: ")
+
 
 _NO_SUCH: Final = {b"help": b'|No help data for "', b"alias": b"|alias does not exist: "}
 """What commands print of a word that they do not know, without their name."""
@@ -51,12 +53,13 @@ class ErrorDetector:
             % (complaint, re.escape(first))
         )
         self._tail = b""
-        self._found = False
+        self._found = self._unknown = False
 
     def feed(self, piece: bytes) -> None:
         if self._found:
             return
         text = self._tail + piece
+        self._unknown = self._unknown or _UNKNOWN.search(text) is not None
         whole = text.rfind(b"\n") + 1
         self._found = self._wrong.search(text, 0, whole) is not None
         # A usage text needs two lines to be seen, so the last whole one stays; what is longer is not crash's error.
@@ -65,6 +68,10 @@ class ErrorDetector:
     def found(self) -> bool:
         """Whether crash complained; to be asked when the output has ended."""
         return self._found or self._wrong.search(self._tail) is not None
+
+    def unknown(self) -> bool:
+        """Whether crash has no such command."""
+        return self._unknown
 
 
 def before_pipeline(command: str) -> str:

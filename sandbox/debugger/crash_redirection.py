@@ -21,11 +21,12 @@ def output_files(command: str) -> frozenset[str]:
     if rest.startswith(">"):
         names = {rest[2 if rest.startswith(">>") else 1 :].strip()}
     else:
-        names = _redirected_by_shell(rest.lstrip("|!"))
+        names = redirected_by_shell(rest.lstrip("|!"))
     return frozenset(name for name in names if name and not name.startswith("/dev/"))
 
 
-def _redirected_by_shell(text: str) -> set[str]:
+def redirected_by_shell(text: str) -> set[str]:
+    """The names that words of a shell's command redirect to."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     try:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from sandbox.debugger.crash import module_names, modules_loaded_by
+from sandbox.debugger.crash_reading import check_reading
+from sandbox.debugger.crash_redirection import redirected_by_shell
 from sandbox.debugger.protocol import StartMode
 from sandbox.errors import UsageError
 
@@ -12,44 +18,67 @@ _PROGRAM: Final = ("drgn", "--no-default-symbols")
 """Modules have their symbols from the dump; without their debug files drgn would only complain."""
 
 _PRELUDE: Final = "from drgn import *; from drgn.helpers.common import *; from drgn.helpers.linux import *\n"
-"""The names that drgn's own prompt has; -e has them, too, in every version of drgn."""
+"""The names that drgn's own prompt has; -e has them, too."""
 
 _SESSION: Final = "/usr/libexec/vmbox/drgn-session.py"
-"""Reads Python from standard input, a statement or expression a line."""
+"""Answers drgn's crash commands on standard input, a line each, and runs scripts."""
 
-_ERROR: Final = b"drgn: error: "
-"""The line that `drgn-session.py` prints for an exception begins so."""
+_PROMPT: Final = "from drgn.commands import run_command; run_command(prog, 'crash')"
+
+_ERROR: Final = re.compile(rb"(?m)^drgn: crash: ")
+"""A line that `drgn-session.py` prints of an error begins so."""
+
+_UNKNOWN: Final = re.compile(
+    rb"(?m)^drgn: crash: \S+: (?:command not found$|error: (?:unrecognized arguments: |argument .*invalid choice))"
+)
 
 _LONGEST_LINE: Final = 65536
 
+_KEPT: Final = 4096
+"""Bytes of a line in which an error is found."""
+
 
 class DrgnErrors:
-    """Watches the output of one command for the line that `drgn-session.py` prints for an exception."""
+    """Watches the output of one command for the lines that `drgn-session.py` prints of errors."""
 
     def __init__(self) -> None:
-        self._tail = b"\n"
-        self._found = False
+        self._tail = b""
+        self._found = self._unknown = False
 
     def feed(self, piece: bytes) -> None:
         text = self._tail + piece
-        self._found = self._found or b"\n" + _ERROR in text
-        self._tail = text[-len(_ERROR) - 1 :]
+        self._found = self._found or _ERROR.search(text) is not None
+        self._unknown = self._unknown or _UNKNOWN.search(text) is not None
+        # The last line, which may go on. What is cut off does not look like the beginning of one.
+        rest = text[text.rfind(b"\n") + 1 :]
+        self._tail = rest if len(rest) <= _KEPT else b" " + rest[-_KEPT:]
 
     def found(self) -> bool:
         return self._found
 
+    def unknown(self) -> bool:
+        return self._unknown
+
 
 class Drgn:
-    """The `Debugger` that is programmed in Python."""
+    """The `Debugger` that is programmed in Python, and has crash's commands since 0.3.0."""
 
     name = "drgn"
+    slot = 2
     reads_split_dumps = False
     reads_any_arch = True
-    start_modes: Sequence[StartMode] = (StartMode("", ""),)
-    quit_words = frozenset({"quit()", "exit()"})
+    start_modes: Sequence[StartMode] = (
+        StartMode("", ""),
+        StartMode("--partial", "the dump lacks pages that many commands need; a command that meets one says so"),
+    )
+    quit_words = frozenset({"q", "quit", "exit"})
     interrupt = "INT"
-    list_modules = "print(*(m.name.string_().decode() for m in for_each_module(prog)), sep='\\n')"
-    commands: Sequence[str] = ()
+    list_modules = "mod"
+    # As `help` lists them (0.3.0).
+    commands: Sequence[str] = tuple(
+        "ascii bpf bt btop dev drgn eval exit files foreach help ipcs irq kmem list log mod mount net p ps ptob ptov "  # noqa: SIM905 - forty quotes are harder to read
+        "rd runq search set sig struct swap sym sys task timer tree union vm vtop waitq whatis".split()
+    )
 
     def reads(self, kernel: tuple[int, int], ceiling: tuple[int, int] | None) -> bool:
         # Its helpers are tried with 4.9 and up; older kernels are read without them. It has no ceiling: it goes by the
@@ -59,7 +88,7 @@ class Drgn:
 
     def session_argv(self, vmlinux: str, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
         options = [mode.option] if mode.option else []
-        return [*_PROGRAM, "-q", *options, "-c", self._one(dumps), "-s", vmlinux, _SESSION]
+        return [*_PROGRAM, "-q", "-c", self._one(dumps), "-s", vmlinux, _SESSION, *options]
 
     def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
         # It takes the whole text of VMCOREINFO, and no option for that.
@@ -72,11 +101,17 @@ class Drgn:
             raise UsageError("a command is one line", hint="give a script: vmbox run VMCORE --tool drgn -- script.py")
         if len(line) > _LONGEST_LINE:
             raise UsageError(f"the command has {len(line)} bytes, {_LONGEST_LINE} are read", hint="give a script")
+        if line in {b"!", b"drgn"}:
+            raise UsageError(
+                f"drgn's {command.strip()} is a prompt", hint="vmbox shell --tool bash VMCORE, or --tool drgn"
+            )
+        if line.startswith(b"%"):
+            raise UsageError(f"{command!r} is no command", hint="bt, ps, log …, as at drgn's own prompt after %crash")
         return line
 
     def echo(self, marker: bytes, mode: StartMode) -> bytes:
         del mode
-        return b"print('" + marker + b"')"
+        return b"%echo " + marker
 
     def complaints(self, command: str) -> DrgnErrors:
         del command
@@ -84,35 +119,43 @@ class Drgn:
 
     def error_line(self, said: str) -> str | None:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
-        return lines[-1] if lines else None
+        return lines[-1].removeprefix("drgn: crash: ") if lines else None
 
     def works_in(self, mode: StartMode, command: str) -> bool:
         del mode, command
         return True
 
     def check_reading(self, command: str) -> None:
-        raise UsageError(f"{command!r} is Python, which does more than read", hint="crash has commands that only read")
+        # Its commands are crash's, with fewer options; `p` evaluates no expressions.
+        check_reading(command)
 
     def output_files(self, command: str) -> frozenset[str]:
-        del command
-        return frozenset()
+        return frozenset(name for name in redirected_by_shell(command) if not name.startswith("/dev/"))
 
     def modules_requested(self, command: str) -> frozenset[str] | None:
-        del command
-        return None
+        return modules_loaded_by(command)
 
     def parse_modules(self, output: bytes) -> frozenset[str]:
-        return frozenset(output.decode(errors="replace").split())
+        return module_names(output)
 
     def prompt_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str]:
-        return [*_PROGRAM, "-c", self._one(dumps), "-s", vmlinux]
+        return [*_PROGRAM, "-q", "-c", self._one(dumps), "-s", vmlinux, "-e", _PROMPT]
 
     def prompt_env(self, history: str) -> Mapping[str, str]:
         del history
         return {}
 
-    def script_argv(self, vmlinux: str, dumps: Sequence[str], script: str) -> Sequence[str] | None:
-        return [*_PROGRAM, "-c", self._one(dumps), "-s", vmlinux, script]
+    def python_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str] | None:
+        return [*_PROGRAM, "-c", self._one(dumps), "-s", vmlinux]
+
+    def script(self, name: str, code: bytes, arguments: Sequence[str], mark: str) -> bytes | None:
+        request = {
+            "name": name,
+            "code": base64.b64encode(code).decode(),
+            "arguments": list(arguments),
+            "mark": mark,
+        }
+        return b"%script " + json.dumps(request).encode()
 
     def script_of(self, code: str) -> bytes:
         return (_PRELUDE + code + "\n").encode(errors="surrogateescape")

@@ -30,6 +30,9 @@ class Complaints(Protocol):
     def found(self) -> bool:
         """Whether the debugger complained; to be asked when the output has ended."""
 
+    def unknown(self) -> bool:
+        """Whether it complained of a command or an option that it does not have."""
+
 
 class Debugger(Protocol):
     """One debugger: how it is started on a case, asked, stopped, and what it reads."""
@@ -37,6 +40,10 @@ class Debugger(Protocol):
     @property
     def name(self) -> str:
         """As users call it, and as a profile's `debuggers` has it."""
+
+    @property
+    def slot(self) -> int:
+        """The FIFOs of a case that it has (`sandbox.case.places.SLOTS`): those of another slot are warm beside it."""
 
     # What it reads.
 
@@ -118,8 +125,15 @@ class Debugger(Protocol):
     def prompt_env(self, history: str) -> Mapping[str, str]:
         """Environment of the prompt. `history` is a file of earlier lines; empty where the prompt takes none."""
 
-    def script_argv(self, vmlinux: str, dumps: Sequence[str], script: str) -> Sequence[str] | None:
-        """The command line that runs a script (a path in the case); None where the debugger runs none."""
+    def python_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str] | None:
+        """The command line of its prompt for the language of its scripts; None where it has none."""
+
+    # Scripts, which the warm process runs.
+
+    def script(self, name: str, code: bytes, arguments: Sequence[str], mark: str) -> bytes | None:
+        """The line that runs a script; None where the debugger runs none. After the script's output it prints `mark`
+        and a JSON object: "failed", whether the script did, and "errors", its messages.
+        """
 
     def script_of(self, code: str) -> bytes:
         """A script of what a user gave with -e."""

@@ -16,6 +16,7 @@ from sandbox.profiles.definition import (
     RepositoryVersions,
     Snapshots,
 )
+from sandbox.profiles.doubts import doubts, with_version
 from sandbox.profiles.loading import digests, load, read
 from sandbox.profiles.selection import Selection, by_name, fallback, select
 
@@ -33,8 +34,10 @@ __all__ = [
     "Snapshots",
     "by_name",
     "digests",
+    "doubts",
     "fallback",
     "load",
     "read",
     "select",
+    "with_version",
 ]

@@ -151,7 +151,7 @@ def collect(
         runs=truncate_to_fit(runs),
         texts=texts,
         mode=mode,
-        case={"profile": case.profile, "engine": case.engine, "proof": case.proof, "doubt": case.doubt or ""},
+        case={"profile": case.profile, "engine": case.engine, "proof": case.proof, "doubt": session.doubt or ""},
         cut=frozenset(cut),
     )
 

@@ -1,7 +1,7 @@
-"""The FIFOs of a case: lines to crash, crash's bytes back, words to the session script beside it.
+"""The FIFOs of a case: lines to a debugger, its bytes back, words to the session script beside it.
 
 What comes back is told apart by two things that nothing in a dump can imitate: markers, which are random and which
-crash is asked to echo, and the case's token, with which the script's own lines begin.
+the debugger is asked to echo, and the case's token, with which the script's own lines begin.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from sandbox.case.places import fifo
 from sandbox.errors import SessionDied, VmboxError
 from sandbox.model import Case
 
@@ -32,28 +33,30 @@ _EXIT_LINE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class CrashExit:
-    """The script's line about a crash that has ended, at `begin` to `end` of what was received."""
+class DebuggerExit:
+    """The script's line about a debugger that has ended, at `begin` to `end` of what was received."""
 
     begin: int
     end: int
     status: int
     ident: bytes
-    """The id of the start that this crash came from."""
+    """The id of the start that it came from."""
 
 
 class FifoChannel:
     """Both directions of a case's FIFOs, and what was received and not yet taken."""
 
-    def __init__(self, case: Case) -> None:
-        """Raises OSError: ENXIO when no process holds the other ends, ENOENT when the case has been closed."""
+    def __init__(self, case: Case, slot: int) -> None:
+        """Opens the FIFOs of a slot. Raises OSError: ENXIO when no process holds the other ends, ENOENT when the case
+        has been closed.
+        """
         self.buffer = bytearray()
         self._token = case.token.encode()
         self._directory = case.shared
         self._descriptors: list[int] = []
         try:
-            self._in = self._open("in", os.O_WRONLY | os.O_NONBLOCK)
-            self._out = self._open("out", os.O_RDONLY | os.O_NONBLOCK)
+            self._in = self._open(fifo("in", slot), os.O_WRONLY | os.O_NONBLOCK)
+            self._out = self._open(fifo("out", slot), os.O_RDONLY | os.O_NONBLOCK)
             self._ctl = self._open("ctl", os.O_WRONLY | os.O_NONBLOCK)
             # The container sees by it that a client is there. It may hold the lock itself, which must not hold us.
             with suppress(BlockingIOError):
@@ -118,14 +121,14 @@ class FifoChannel:
         del self.buffer[:end]
         return taken
 
-    def find_exit(self) -> CrashExit | None:
+    def find_exit(self) -> DebuggerExit | None:
         """The first exit line in the buffer, if one has come whole."""
         found = re.search(re.escape(self._token) + _EXIT, self.buffer)
         if found is None:
             return None
         at = found.start()
         begin = at - 1 if at > 0 and self.buffer[at - 1] == ord("\n") else at
-        return CrashExit(begin=begin, end=found.end(), status=int(found[1]), ident=found[2])
+        return DebuggerExit(begin=begin, end=found.end(), status=int(found[1]), ident=found[2])
 
     def longest_frame(self, marker: bytes) -> int:
         """Bytes at the end of the buffer that may be the beginning of a marker's line or of an exit line."""
@@ -147,6 +150,6 @@ def without_markers(said: bytes) -> bytes:
 
 
 def last_words(said: bytes) -> str | None:
-    """The end of what a crash printed that is gone, for people."""
+    """The end of what a debugger printed that is gone, for people."""
     lines = [line for line in said[-4096:].decode(errors="backslashreplace").splitlines() if line.strip()]
     return "\n".join(lines[-5:]) or None

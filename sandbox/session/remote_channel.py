@@ -25,7 +25,7 @@ _PATIENCE: Final = 60.0
 class RemoteChannel(FifoChannel):
     """`Channel` over the streams of an exec."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, slot: int) -> None:
         """Raises OSError (ENXIO) when the case has ended, and `EngineError` when its host cannot be reached."""
         self.buffer = bytearray()
         self._token = case.token.encode()
@@ -36,7 +36,7 @@ class RemoteChannel(FifoChannel):
             container = self._engine.container(case.container)
             if container is None or not container.running:
                 raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))  # noqa: TRY301 - as the FIFOs of an ended case do
-            self._exec = self._engine.exec(case.container, [RELAY], stdin=True)
+            self._exec = self._engine.exec(case.container, [RELAY, str(slot)], stdin=True)
             self._await_up(time.monotonic() + _PATIENCE)
         except BaseException:
             self.close()

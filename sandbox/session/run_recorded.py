@@ -1,4 +1,4 @@
-"""One crash command, asked: what it needs is fetched, what it answers goes to its reader and into the transcript."""
+"""One command, asked: what it needs is fetched, what it answers goes to its reader and into the transcript."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run_recorded(
 ) -> Transcript:
     """Runs `command`; its output goes to `sink` byte for byte, as it comes. Raises as `Session.run` does.
 
-    `ended` is told (status, seconds) however it ends: ok, error, timeout, interrupted, or died when crash did.
+    `ended` is told (status, seconds) however it ends: ok, error, timeout, interrupted, or died when the debugger did.
     """
     module_debuginfo.fetch_for(command, session, reporter)
 
@@ -44,5 +44,5 @@ def run_recorded(
         status = CommandStatus.INTERRUPTED
         raise
     finally:
-        ended(status, recorder.end(command, status))
+        ended(status, recorder.end(command, status, by=session.choice, doubt=session.doubt))
     return done

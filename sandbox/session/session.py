@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from sandbox.case.places import VMLINUX, dump_paths
-from sandbox.debugger import DEFAULT, Debugger, StartMode
+from sandbox.case.places import SLOTS, VMLINUX, dump_paths
+from sandbox.debugger import DEFAULT, Debugger, StartMode, having_command
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, pasteable
 from sandbox.host import config
 from sandbox.log import Log
 from sandbox.model import Case, CommandStatus, Transcript
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.channel import FifoChannel, last_words, new_marker, without_markers
+from sandbox.session.choice import Choice
 from sandbox.session.fallback import mode_file, start_with_fallbacks
 from sandbox.session.ticket_lock import TicketLock
 
@@ -51,20 +52,31 @@ class Session:
     """Exclusive use of the warm debugger of a case, for as long as the context lasts."""
 
     def __init__(
-        self, case: Case, reporter: Reporter = QUIET, debugger: Debugger = DEFAULT, *, ends_case: bool = False
+        self,
+        case: Case,
+        reporter: Reporter = QUIET,
+        debugger: Debugger = DEFAULT,
+        *,
+        ends_case: bool = False,
+        turn: TicketLock | None = None,
+        choice: Choice | None = None,
     ) -> None:
         """Waits for earlier callers to finish, then holds the session exclusively.
 
         Raises `SessionDied` when the case has ended.
 
-        `ends_case`: the case was opened for this session alone and is closed with it, also when this raises.
+        `ends_case`: the case was opened for this session alone and is closed with it, also when this raises. `turn` is
+        that of another session of this caller with the case, which keeps it (see `beside`). `choice` says why it is
+        this debugger.
         """
+        self.choice = choice or Choice(debugger=debugger.name, reason="")
         self._case = case
         self._ends_case = ends_case
         self._reporter = reporter
         self._turn: TicketLock | None = None
+        self._given_turn = turn
         self._opened: FifoChannel | None = None
-        self._ready_file = case.directory / "up"
+        self._ready_file = case.directory / ("up" if debugger.slot == SLOTS[0] else f"up-{debugger.slot}")
         """Exists while a debugger is known to be at its prompt or at a command, and holds its name."""
         self._debugger = debugger
         self._mode = debugger.start_modes[0]
@@ -74,8 +86,9 @@ class Session:
     def acquire(self) -> None:
         """Takes a turn again that was given back with `release`; `start` has to follow."""
         try:
-            self._turn = TicketLock(self._case.directory, self._reporter)
-            self._opened = open_channel(self._case)
+            if self._given_turn is None:
+                self._turn = TicketLock(self._case.directory, self._reporter)
+            self._opened = open_channel(self._case, self._debugger.slot)
         except OSError as error:
             self.close()
             if error.errno in {errno.ENXIO, errno.ENOENT}:
@@ -93,6 +106,20 @@ class Session:
         if self._turn is not None:
             self._turn.close()
             self._turn = None
+
+    def beside(self, debugger: Debugger) -> Session:
+        """A session with another debugger of the same case, during this one's turn: both stay warm.
+
+        It has to be closed before this session is, or gives its turn back; `start` has to follow. Raises `SessionDied`.
+        """
+        if debugger.slot == self._debugger.slot:
+            raise ValueError(f"{debugger.name} has the FIFOs of {self._debugger.name}")
+        return Session(self._case, self._reporter, debugger, turn=self._turn or self._given_turn)
+
+    @property
+    def doubt(self) -> str | None:
+        """The reason why the debugger's answers may be wrong; None where none is known."""
+        return self._case.doubts.get(self._debugger.name)
 
     @property
     def case(self) -> Case:
@@ -222,12 +249,32 @@ class Session:
         Raises `CommandTimeout` after `timeout` seconds and KeyboardInterrupt on Ctrl-C, in both cases with the command
         stopped and the session usable, and `SessionDied` with the debugger's last words when it is gone.
         """
-        line = self._debugger.line(command)
+        complaints = self._debugger.complaints(command)
+
+        def give(piece: bytes) -> None:
+            complaints.feed(piece)
+            sink(piece)
+
+        total, seconds = self.ask(self._debugger.line(command), give, timeout, f"{command!r}")
+        if complaints.unknown() and (other := having_command(command, self._debugger)) is not None:
+            words = f"vmbox run {pasteable(self._case.dump)} --with {other.name} -- {command}"
+            told = f"hint: {other.name} may answer it: {words}\n".encode(errors="surrogateescape")
+            total += len(told)
+            sink(told)
+        status = CommandStatus.ERROR if complaints.found() else CommandStatus.OK
+        # Without the command: what a user searches for may be as secret as the answer.
+        _log.debug("a command was answered (%s): %d bytes in %.3f s", status, total, seconds)
+        return Transcript(command=command, status=status, seconds=seconds, bytes=total)
+
+    def ask(self, line: bytes, sink: Sink, timeout: float | None, what: str) -> tuple[int, float]:
+        """Sends a line as the debugger reads it; its output goes to `sink`.
+
+        Returns bytes and seconds. Raises as `run` does.
+        """
         if not self._ready_file.exists():
             # It was ended after the last command: it did not answer an interrupt.
             self.start()
         marker = new_marker()
-        complaints = self._debugger.complaints(command)
         began = time.monotonic()
         total = 0
         try:
@@ -235,21 +282,16 @@ class Session:
             for piece in self._until(marker, None if timeout is None else began + timeout):
                 if piece:
                     total += len(piece)
-                    complaints.feed(piece)
                     sink(piece)
         except TimeoutError:
             self._interrupt()
             if timeout is None:
-                raise SessionDied(f"{self._debugger.name} did not take {command!r}") from None
-            raise CommandTimeout(f"{command!r} was stopped after {timeout:g} seconds") from None
+                raise SessionDied(f"{self._debugger.name} did not take {what}") from None
+            raise CommandTimeout(f"{what} was stopped after {timeout:g} seconds") from None
         except (KeyboardInterrupt, BrokenPipeError):
             self._interrupt()
             raise
-        status = CommandStatus.ERROR if complaints.found() else CommandStatus.OK
-        seconds = time.monotonic() - began
-        # Without the command: what a user searches for may be as secret as the answer.
-        _log.debug("a command was answered (%s): %d bytes in %.3f s", status, total, seconds)
-        return Transcript(command=command, status=status, seconds=seconds, bytes=total)
+        return total, time.monotonic() - began
 
     def _until(self, marker: bytes, deadline: float | None) -> Iterator[bytes]:
         """Yields output up to the marker's line, and takes the marker with it."""
@@ -293,7 +335,7 @@ class Session:
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
         told = False
         try:
-            channel.control("int", self._debugger.interrupt)
+            channel.control("int", str(self._debugger.slot), self._debugger.interrupt)
             while time.monotonic() < deadline:
                 # A new marker each time: the signal may hit the very echo that was to print the last one.
                 marker = new_marker()
@@ -327,7 +369,7 @@ class Session:
         channel = self._channel
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
         try:
-            channel.control("kill")
+            channel.control("kill", str(self._debugger.slot))
             while (died := channel.find_exit()) is None:
                 if time.monotonic() > deadline:
                     # It hangs in the kernel, on the storage of the dump, or the session script was stopped.
@@ -359,7 +401,7 @@ class Session:
             *debugger.kernel_place(case.kernel_offset, case.phys_base),
         ]
         try:
-            self._channel.control("start", ident, *argv)
+            self._channel.control("start", str(self._debugger.slot), ident, *argv)
             self._channel.send(self._echo(marker))
         except TimeoutError:
             raise self._give_up() from None
@@ -370,7 +412,7 @@ class Session:
         return self._debugger.echo(marker, self._mode)
 
     def _end_another_debugger(self) -> None:
-        """A case has one warm debugger at a time: one that is not ours is ended."""
+        """One debugger at a time has the FIFOs of a slot: another than ours is ended."""
         if self._ready_file.exists() and self._ready_file.read_text() not in {"", self._debugger.name}:
             self._kill()
 
@@ -416,10 +458,10 @@ class _Waiting:
             self._step.__exit__(None, None, None)
 
 
-def open_channel(case: Case) -> FifoChannel:
-    """Opens the FIFOs of a case, or a stream through the engine where they are on another host."""
+def open_channel(case: Case, slot: int) -> FifoChannel:
+    """Opens the FIFOs of a slot of a case, or a stream through the engine where they are on another host."""
     if case.remote:
         from sandbox.session.remote_channel import RemoteChannel
 
-        return RemoteChannel(case)
-    return FifoChannel(case)
+        return RemoteChannel(case, slot)
+    return FifoChannel(case, slot)

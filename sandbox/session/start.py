@@ -7,12 +7,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox.case.opening import find_or_open_case, open_dump
+from sandbox.case.opening import case_with, find_or_open_case, has_debugger, newest_with, open_dump
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import DEFAULT
-from sandbox.errors import DumpDamaged, ImageError, SessionDied, SessionFailed
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
+from sandbox.errors import (
+    ConfigurationError,
+    DumpDamaged,
+    ImageError,
+    SessionDied,
+    SessionFailed,
+    VmboxError,
+    pasteable,
+)
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
+from sandbox.session import choice
+from sandbox.session.choice import Choice
 from sandbox.session.fallback import error_line, mode_file
 from sandbox.session.session import Session
 
@@ -24,100 +34,239 @@ if TYPE_CHECKING:
 def open_session(
     dump: Path, options: OpenOptions, reporter: Reporter = QUIET, *, case: Case | None = None
 ) -> tuple[Session, bytes]:
-    """A session of the dump's case with crash at its prompt, and what crash said when it started: b"" if it was up.
+    """A session of the dump's case with a debugger at its prompt, and what it said when it started: b"" if it was up.
 
-    `case` is the open one, where the caller has found that it suits the options. One that is opened `once` is closed
-    with the session, or when it does not start. Raises `SessionFailed` when crash does not open the dump in any way,
-    `DumpDamaged` when that is for want of a part.
+    The debugger is the one of `options`, else crash where it knows the kernel and comes up as it is, else drgn; see
+    `Session.choice`. `case` is the open one, where the caller has found that it suits the options. One that is opened
+    `once` is closed with the session, or when it does not start. Raises `SessionFailed` when no debugger opens the dump
+    in any way, `DumpDamaged` when that is for want of a part.
     """
     began = datetime.now(UTC)
-    case = case or find_or_open_case(dump, options, reporter)
+    if options.debugger is not None:
+        found, own = case_with(DEBUGGERS[options.debugger], dump, options, reporter, case=case)
+    else:
+        found, own = case or find_or_open_case(dump, options, reporter), options.once
     try:
-        return _start_session(case, dump, options, reporter)
+        return _Start(found, own, options, reporter).run()
     except SessionDied:
-        if case.opened >= began:
+        if found.opened >= began:
             raise
         # It ended between being found and being used, e.g. by its idle timer.
-        return _start_session(find_or_open_case(dump, options, reporter), dump, options, reporter)
+        return _Start(find_or_open_case(dump, options, reporter), own, options, reporter).run()
 
 
-def _start_session(case: Case, dump: Path, options: OpenOptions, reporter: Reporter) -> tuple[Session, bytes]:
-    session = Session(case, reporter, ends_case=options.once)
-    modes = session.debugger.start_modes
-    newer = _may_retry(case, options)
-    try:
+class _Start:
+    """Starts a debugger on a dump: the one that is chosen, and where it does not come up, others.
+
+    In this order: crash as it is; drgn as it is; the newest crash, and crash with less than all of its abilities; drgn
+    with less; crash --minimal. A crash above its ceiling is only started when the user asks for it.
+    """
+
+    def __init__(self, case: Case, own: bool, options: OpenOptions, reporter: Reporter) -> None:
+        self._case = case
+        self._own = own
+        self._options = options
+        self._reporter = reporter
+        self._session: Session | None = None
+        self._open = own
+        """Whether the case is to be closed by this and not by a session."""
+
+    def run(self) -> tuple[Session, bytes]:
         try:
-            said = session.start(modes[:-1] if newer else modes)
+            said = self._started()
+            session = self._session
+            assert session is not None  # noqa: S101 - for mypy: it was started
+            if self._options.idle is not None:
+                session.set_idle(self._options.idle)
         except SessionFailed as error:
-            if not newer:
-                raise
-            # The mode above the last one: less than all of crash is worth less than all of a newer one.
-            newest = _newest_crash(case)
-            other = None if newest is None else _retry_with_newest_crash(session, newest, options, error, reporter)
-            if other is None:
-                reporter.notice(
-                    f"{DEFAULT.name} cannot open the dump: {error_line(DEFAULT, error)}; trying {modes[-1].option}"
-                )
-                said = session.start(modes[-1:])
-            else:
-                session = other
-                said = session.start()
-        if options.idle is not None:
-            session.set_idle(options.idle)
-    except SessionFailed as error:
-        session.close()
-        if case.incomplete is not None:
-            raise DumpDamaged(
-                f"{dump} is incomplete, and crash cannot open it: {case.incomplete}", detail=error.detail
+            self._close()
+            if self._case.incomplete is not None:
+                raise DumpDamaged(
+                    f"{self._case.dump} is incomplete, and no debugger can open it: {self._case.incomplete}",
+                    detail=error.detail,
+                ) from error
+            raise
+        except BaseException:
+            self._close()
+            raise
+        return session, said if said.strip() else b""
+
+    def _started(self) -> bytes:
+        if self._options.debugger is not None:
+            return self._as_asked(choice.asked_for(self._options.debugger))
+        before = choice.kept(self._case)
+        if before is not None:
+            return self._take(before).start()
+        chosen = choice.by_kernel(self._case)
+        if chosen.debugger != DEFAULT.name:
+            return self._instead(chosen)
+        try:
+            said = self._take(chosen).start(DEFAULT.start_modes[:1])
+        except SessionFailed as error:
+            return self._after(error)
+        return self._chosen(chosen, said)
+
+    def _as_asked(self, chosen: Choice) -> bytes:
+        session = self._take(chosen)
+        modes = session.debugger.start_modes
+        if session.debugger is not DEFAULT or not self._may_move():
+            return session.start()
+        try:
+            return session.start(modes[:-1])
+        except SessionFailed as error:
+            if (newer := self._newest_crash(error, chosen)) is not None:
+                return newer
+            self._notice(DEFAULT, error, modes[-1].option)
+            return self._take(chosen).start(modes[-1:])
+
+    def _instead(self, chosen: Choice) -> bytes:
+        """Starts the debugger that answers in crash's place, above its ceiling."""
+        debugger = DEBUGGERS[chosen.debugger]
+        self._move_to(debugger)
+        try:
+            said = self._take(chosen).start()
+        except SessionFailed as error:
+            shown = f"vmbox run {pasteable(self._case.dump)} --with {DEFAULT.name} -- …"
+            raise SessionFailed(
+                f"{debugger.name} does not open this dump, and {chosen.reason}",
+                hint=f"to see it anyhow: {shown}",
+                detail=error.detail or error.message,
             ) from error
-        raise
-    except BaseException:
-        session.close()
-        raise
-    return session, said if said.strip() else b""
+        return self._chosen(chosen, said)
+
+    def _after(self, failed: SessionFailed) -> bytes:
+        """Starts what is left when crash does not come up as it is."""
+        why = f"{DEFAULT.name} cannot open the dump: {error_line(DEFAULT, failed)}"
+        other = choice.instead_of(DEFAULT)
+        instead = Choice(debugger=other.name, reason=why)
+        moved = has_other = False
+        if self._reads(other) and (has_debugger(self._case, other, self._options) or self._may_move()):
+            self._reporter.notice(f"{why}; trying {other.name}")
+            try:
+                moved = self._move_to(other)
+                has_other = True
+                said = self._take(instead).start(other.start_modes[:1])
+            except (SessionFailed, ImageError, ConfigurationError) as error:
+                self._reporter.notice(f"{other.name} cannot open the dump: {_line(other, error)}")
+            else:
+                return self._chosen(instead, said)
+        crash = Choice(debugger=DEFAULT.name, reason=f"no debugger opens the dump as it is: {why}")
+        less, last = DEFAULT.start_modes[0 if moved else 1 : -1], DEFAULT.start_modes[-1:]
+        try:
+            newer = None if moved else self._newest_crash(failed, crash)
+            if newer is not None:
+                return self._chosen(crash, newer)
+            self._notice(DEFAULT, failed, less[0].option or "the newest crash")
+            return self._chosen(crash, self._take(crash).start(less))
+        except SessionFailed as error:
+            failed = error
+        if has_other:
+            partial = other.start_modes[1:]
+            self._notice(DEFAULT, failed, f"{other.name} {partial[0].option}")
+            try:
+                return self._chosen(instead, self._take(instead).start(partial))
+            except SessionFailed as error:
+                self._reporter.notice(f"{other.name} cannot open the dump: {error_line(other, error)}")
+        self._notice(DEFAULT, failed, last[0].option)
+        return self._chosen(crash, self._take(crash).start(last))
+
+    def _take(self, chosen: Choice) -> Session:
+        """The session with the debugger that was chosen; the one before it is closed."""
+        debugger = DEBUGGERS[chosen.debugger]
+        if self._session is not None:
+            self._session.release()
+            self._session = None
+        # From now on the session closes it, also when it cannot be had.
+        self._open = False
+        self._session = Session(self._case, self._reporter, debugger, ends_case=self._own, choice=chosen)
+        return self._session
+
+    def _chosen(self, chosen: Choice, said: bytes) -> bytes:
+        """Keeps and tells the choice whose debugger came up, and returns what it said."""
+        choice.keep(self._case, chosen)
+        self._reporter.notice(f"{chosen.debugger} answers: {chosen.reason}")
+        return said
+
+    def _notice(self, debugger: Debugger, error: SessionFailed, then: str) -> None:
+        self._reporter.notice(f"{debugger.name} cannot open the dump: {error_line(debugger, error)}; trying {then}")
+
+    def _reads(self, debugger: Debugger) -> bool:
+        return self._case.files == 1 or debugger.reads_split_dumps
+
+    def _may_move(self) -> bool:
+        """Whether another image may be taken."""
+        # Not when the user chose this one, when what is lacking no debugger can know, and when it opened the dump
+        # before. Nor in a self-contained image: its debuginfo is there and nowhere else.
+        return (
+            self._options.image is None
+            and self._case.incomplete is None
+            and not mode_file(self._case, DEFAULT).exists()
+            and self._case.vmlinux.exists()
+        )
+
+    def _move_to(self, debugger: Debugger) -> bool:
+        """Opens the dump in the newest image where this case's has no `debugger`. Returns whether it did."""
+        if has_debugger(self._case, debugger, self._options):
+            return False
+        name = newest_with(debugger)
+        self._reporter.notice(
+            f"image {self._case.profile} has no {debugger.name}: the dump is opened in that of {name}"
+        )
+        self._reopen(name)
+        return True
+
+    def _reopen(self, image: str) -> None:
+        if self._session is not None:
+            self._session.close_case()
+            self._session = None
+        else:
+            from sandbox.case.container import close
+
+            close(self._case)
+        self._open = False
+        self._case = open_dump(self._case.dump, replace(self._options, image=image), self._reporter)
+        self._open = self._own
+
+    def _newest_crash(self, error: SessionFailed, chosen: Choice) -> bytes | None:
+        """Starts the newest crash on the dump; None when that is the one which failed, or cannot be had."""
+        from sandbox import image as images
+        from sandbox.engine import connect
+
+        newest = _newest_profile(self._case) if self._may_move() else None
+        if newest is None:
+            return None
+        self._reporter.notice(
+            f"crash of {self._case.profile} cannot open the dump: {error_line(DEFAULT, error)}; "
+            f"trying crash {newest.crash.version} of {newest.name}"
+        )
+        engine = connect(self._case.endpoint)
+        try:
+            images.ensure(newest, engine, self._reporter)
+        except ImageError as lacking:
+            self._reporter.notice(lacking.message)
+            return None
+        finally:
+            engine.close()
+        self._reopen(newest.name)
+        return self._take(chosen).start(DEFAULT.start_modes[:-1])
+
+    def _close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        elif self._open:
+            from sandbox.case.container import close
+
+            close(self._case)
 
 
-def _may_retry(case: Case, options: OpenOptions) -> bool:
-    """Whether it makes sense to try a newer crash, if there is one."""
-    # Not when the user chose this one, when what is lacking no crash can know, and when it opened the dump before. Nor
-    # in a self-contained image: its debuginfo is there and nowhere else.
-    return (
-        options.image is None
-        and case.incomplete is None
-        and not mode_file(case, DEFAULT).exists()
-        and case.vmlinux.exists()
-    )
+def _line(debugger: Debugger, error: VmboxError) -> str:
+    return error_line(debugger, error) if isinstance(error, SessionFailed) else error.message
 
 
-def _newest_crash(case: Case) -> Profile | None:
+def _newest_profile(case: Case) -> Profile | None:
     """The profile whose crash may open what the case's does not, if there is one."""
     from sandbox.profiles import load
 
     newest = next((profile for profile in load().values() if profile.latest), None)
     # One that is not here is of another machine, under emulation.
     return newest if newest is not None and case.profile in load() and newest.name != case.profile else None
-
-
-def _retry_with_newest_crash(
-    session: Session, newest: Profile, options: OpenOptions, error: SessionFailed, reporter: Reporter
-) -> Session | None:
-    """A session of the same dump with another profile's crash; None when that cannot be had."""
-    from sandbox import image as images
-    from sandbox.engine import connect
-
-    case = session.case
-    reporter.notice(
-        f"crash of {case.profile} cannot open the dump: {error_line(DEFAULT, error)}; "
-        f"trying crash {newest.crash.version} of {newest.name}"
-    )
-    engine = connect(case.endpoint)
-    try:
-        images.ensure(newest, engine, reporter)
-    except ImageError as lacking:
-        reporter.notice(lacking.message)
-        return None
-    finally:
-        engine.close()
-    session.close_case()
-    other = open_dump(case.dump, replace(options, image=newest.name), reporter)
-    return Session(other, reporter, ends_case=options.once)

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.case.store import about_debuginfo
-from sandbox.debugger import DEFAULT
 from sandbox.errors import CaseNotFound, refuse_empty
 from sandbox.host import paths
 from sandbox.host.files import write_all
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import QUIET, Reporter
+from sandbox.session.choice import Choice
 
 MAX_OUTPUT: Final = 16 << 20
 """Bytes of one command's output that are kept; "truncated" says that there was more."""
@@ -59,19 +59,23 @@ class Recorder:
             self._pieces.append(kept)
             self._kept += len(kept)
 
-    def end(self, command: str, status: CommandStatus, *, tool: str = DEFAULT.name) -> float:
-        """The command has ended, as `status` says. Returns the seconds it took."""
+    def end(self, command: str, status: CommandStatus, *, by: Choice, doubt: str | None) -> float:
+        """The command has ended, as `status` says. Returns the seconds it took.
+
+        `by` is the debugger that answered and why it was that one, `doubt` why its answer may be wrong.
+        """
         seconds = time.monotonic() - self._began
         if self._wanted:
             record: dict[str, object] = {
                 "time": self._opened.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
                 "dump": str(self._case.dump),
-                "tool": tool,
+                "tool": by.debugger,
                 "command": command,
                 "status": status,
                 "seconds": round(seconds, 6),
                 "bytes": self._bytes,
             }
+            record |= {name: text for name, text in (("reason", by.reason), ("doubt", doubt)) if text}
             if self._bytes > self._kept:
                 record["truncated"] = True
             record["output"] = b"".join(self._pieces).decode(errors="backslashreplace")

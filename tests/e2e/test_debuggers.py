@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,9 @@ from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, Debugger, StartMode
 from sandbox.debugger.drgn import Drgn
-from sandbox.errors import CommandTimeout, SessionFailed
+from sandbox.errors import CommandTimeout, SessionDied, SessionFailed
 from sandbox.model import Case
+from sandbox.progress import QUIET, Step
 from sandbox.session.session import Session
 
 
@@ -29,6 +29,9 @@ class ShellErrors:
 
     def found(self) -> bool:
         return b"not found" in self.text
+
+    def unknown(self) -> bool:
+        return False
 
 
 class Toy(Drgn):
@@ -46,6 +49,19 @@ class Toy(Drgn):
 
     def complaints(self, command: str) -> ShellErrors:
         return ShellErrors()
+
+
+class Noting:
+    """A reporter that keeps what it is told."""
+
+    def __init__(self, said: list[str]) -> None:
+        self._said = said
+
+    def step(self, *_: object, **_more: object) -> AbstractContextManager[Step]:
+        return QUIET.step("")
+
+    def notice(self, line: str) -> None:
+        self._said.append(line)
 
 
 @pytest.fixture
@@ -68,41 +84,69 @@ def ask(case: Case, debugger: Debugger, *commands: str) -> list[tuple[str, str]]
 
 
 def test_crash_drgn_and_a_toy_take_turns_in_one_case(case: Case) -> None:
-    crash = DEBUGGERS["crash"]
+    crash, drgn = DEBUGGERS["crash"], DEBUGGERS["drgn"]
     ((status, stack),) = ask(case, crash, "bt")
     assert status == "ok"
     assert "sysrq_handle_crash" in stack
-    # The second debugger ends the first; each has its own modes, marker and complaints.
+    answers = ask(case, drgn, "bt", "dis schedule", "sys -i", "nosuch", "p jiffies | wc -w", "bt > f", "!head -n1 f")
+    assert answers[0][0] == "ok"
+    assert "sysrq_handle_crash" in answers[0][1]
+    for (status, said), command in zip(answers[1:3], ("dis schedule", "sys -i"), strict=True):
+        assert status == "error"
+        assert said.endswith(f"hint: crash may answer it: vmbox run {case.dump} --with crash -- {command}\n")
+    assert answers[3] == ("error", "drgn: crash: nosuch: command not found\n")
+    assert answers[4:6] == [("ok", "5\n"), ("ok", "")]
+    assert answers[6] == ("ok", answers[0][1].partition("\n")[0] + "\n")
+    # Another debugger ends the one whose FIFOs it takes, and no other; each has its own modes, marker and complaints.
+    pids = ask(case, crash, "!echo $PPID")
     answers = ask(case, Toy(), "echo $1", "nosuch", "sleep 0.1; echo late")
     assert answers[0] == ("ok", "/case/vmcore\n")
     assert answers[1][0] == "error"
     assert answers[2] == ("ok", "late\n")
     assert (case.directory / "mode-toy").read_text() == "-u"
-    answers = ask(
-        case,
-        DEBUGGERS["drgn"],
-        "stack_trace(prog.crashed_thread().tid)",
-        "prog['init_task'].pid",
-        "1/0",
-        "x = 41",
-        "x + 1",
-    )
-    assert "sysrq_handle_crash" in answers[0][1]
-    assert answers[1] == ("ok", "(pid_t)0\n")
-    assert answers[2] == ("error", "drgn: error: ZeroDivisionError: division by zero\n")
-    assert answers[4] == ("ok", "42\n")
-    assert re.fullmatch(r"\$\d+ = 2\n", ask(case, crash, "p 1+1")[0][1])
+    assert (case.directory / "up-2").read_text() == "toy"
+    assert ask(case, crash, "!echo $PPID") == pids
+    assert ask(case, drgn, "bt")[0][1] == ask(case, drgn, "bt")[0][1] != ""
+
+
+def test_two_debuggers_are_asked_in_one_turn(case: Case) -> None:
+    with closing(Session(case)) as session:
+        session.start()
+        with closing(session.beside(DEBUGGERS["drgn"])) as other:
+            other.start()
+            for one in (session, other, session):
+                output = io.BytesIO()
+                assert one.run("log | tail -1", output.write).status == "ok"
+                assert b"</TASK>" in output.getvalue()
 
 
 def test_an_interrupt_stops_the_command_and_not_the_debugger(case: Case) -> None:
     with closing(Session(case, debugger=DEBUGGERS["drgn"])) as session:
         session.start()
-        session.run("import time; kept = 7", lambda _: None)
+        session.run("drgn kept = 7", lambda _: None)
         with pytest.raises(CommandTimeout):
-            session.run("time.sleep(60)", lambda _: None, timeout=0.5)
+            session.run("drgn import time; time.sleep(60)", lambda _: None, timeout=0.5)
         output = io.BytesIO()
-        session.run("kept", output.write)
+        session.run("drgn print(kept)", output.write)
         assert output.getvalue() == b"7\n"
+
+
+def test_a_drgn_that_dies_or_hangs_is_said_in_one_line(case: Case) -> None:
+    drgn = DEBUGGERS["drgn"]
+    with closing(Session(case, debugger=drgn)) as session:
+        session.start()
+        with pytest.raises(SessionDied, match=r"drgn died of signal 9|drgn was killed"):
+            session.run("drgn import os; os.kill(os.getpid(), 9)", lambda _: None)
+    said: list[str] = []
+    with closing(Session(case, Noting(said), drgn)) as session:
+        session.start()
+        deaf = "drgn import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+        with pytest.raises(CommandTimeout):
+            session.run(deaf, lambda _: None, timeout=0.5)
+        assert said[-1].startswith("drgn does not answer the interrupt; it is ended")
+        output = io.BytesIO()
+        session.run("bt", output.write)
+        assert b"sysrq_handle_crash" in output.getvalue()
 
 
 def test_a_debugger_that_does_not_start_says_so(case: Case) -> None:

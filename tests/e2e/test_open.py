@@ -117,7 +117,9 @@ def test_list_and_close(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     assert json.loads(vmbox("list", "--json").stdout) == []
     wait_for(lambda: engine.engine.containers({labels.CASE: ""}) == [])
     assert [
-        path for path in Path(engine.env["VMBOX_RUNTIME_DIR"]).rglob("*") if path.name in {"in", "out", "ctl"}
+        path
+        for path in Path(engine.env["VMBOX_RUNTIME_DIR"]).rglob("*")
+        if path.name in {"in", "out", "in-2", "out-2", "ctl"}
     ] == []
     assert b"no open case" in vmbox("close", own_dump, status=63).stderr
 

@@ -18,6 +18,7 @@ import pytest
 from sandbox.case import store
 from sandbox.case.places import SESSION_VERSION
 from sandbox.model import Case
+from sandbox.session import choice
 
 NO_ENGINE = "unix:///nowhere/docker.sock"
 DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -68,9 +69,11 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     known |= {"script": SESSION_VERSION, "endpoint": NO_ENGINE}
     # Should the case not be found, none is opened in its place.
     monkeypatch.setenv("VMBOX_ENGINE", NO_ENGINE)
-    case = Case(**({item.name: "x" for item in fields(Case) if item.default is MISSING} | known))
+    needed = (item.name for item in fields(Case) if item.default is MISSING and item.default_factory is MISSING)
+    case = Case(**(dict.fromkeys(needed, "x") | known))
     store.write(case)
-    ends = {name: os.open(case.shared / name, os.O_RDWR) for name in ("in", "out", "ctl")}
+    choice.keep(case, choice.Choice(debugger="crash", reason="it knows this kernel"))
+    ends = {name: os.open(case.shared / name, os.O_RDWR) for name in ("in", "out", "in-2", "out-2", "ctl")}
 
     def answer() -> None:
         with os.fdopen(ends["in"], "rb") as lines:
@@ -85,7 +88,7 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield dump
     os.write(ends["in"], b"quit\n")
     thread.join()
-    for name in ("out", "ctl"):
+    for name in ends.keys() - {"in"}:
         os.close(ends[name])
 
 

@@ -147,8 +147,13 @@ def test_an_answer_as_json_is_written_while_it_comes(capfdbinary: pytest.Capture
     answer = render.JsonAnswer('p "x"')
     for piece in (b"Gr\xc3", b"\xbc\xc3\x9fe\n", b"\xff\x1b"):
         answer(piece)
-    answer.end("ok", 0.25)
-    render.JsonAnswer("q\udc80").end("error", 0)
+    answer.end("ok", 0.25, {"debugger": "crash"})
+    render.JsonAnswer("q\udc80").end("error", 0, {"doubt": "it is new"})
     first, second = capfdbinary.readouterr().out.splitlines()
-    assert json.loads(first) == {"command": 'p "x"', "output": "Grüße\n\\xff\x1b", "status": "ok", "seconds": 0.25}
+    assert json.loads(first) == {"command": 'p "x"', "output": "Grüße\n\\xff\x1b"} | {
+        "status": "ok",
+        "seconds": 0.25,
+        "debugger": "crash",
+    }
     assert json.loads(second)["output"] == ""
+    assert json.loads(second)["doubt"] == "it is new"

@@ -112,8 +112,11 @@ def test_redirections_are_found_as_crash_finds_them(command: str, names: set[str
     assert DEFAULT.output_files(command) == names
 
 
-def test_drgn_redirects_nothing() -> None:
-    assert not DEBUGGERS["drgn"].output_files("print(1) > x")
+def test_drgn_redirects_as_a_shell_does() -> None:
+    drgn = DEBUGGERS["drgn"]
+    assert drgn.output_files("bt -a > stacks") == {"stacks"}
+    assert drgn.output_files("log | tee >errors 2>/dev/null") == {"errors"}
+    assert not drgn.output_files("log | tail -3")
 
 
 @pytest.mark.parametrize(

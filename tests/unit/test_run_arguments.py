@@ -129,6 +129,7 @@ def test_both_know_the_same_options() -> None:
         ("v -", {"commands": ("-",)}),
         ("v -- --bogus", {"commands": ("--bogus",)}),
         ("-- v -q", {"commands": ("-q",)}),
+        ("v --with drgn -- bt", {"debugger": "drgn", "commands": ("bt",)}),
         ("v --tool drgn -e c -- -x", {"tool": "drgn", "code": "c", "commands": ("-x",)}),
     ],
 )
@@ -140,6 +141,7 @@ def test_arguments(arguments: str, expected: dict[str, object]) -> None:
     "arguments",
     [
         *("", "--", "v --bogus -- bt", "v --timeout x -- bt", "v -i", "v --json=1 bt", "v --keep --once bt"),
+        *("v --with gdb bt", "v --with drgn --tool drgn -e code"),
         *("v --tool gdb bt", "v -e code", "v --tool drgn", "v --tool drgn --json -- script.py"),
         *(f"v --timeout={value} -- bt" for value in ("nan", "0", "-1", "inf", "1e300")),
         *("v --debuginfo= -- bt", "v --engine= -- bt", "v --output= -- bt"),
@@ -159,12 +161,12 @@ def test_an_open_case_is_found_once(make_case: Any, monkeypatch: pytest.MonkeyPa
         looked.append(dump)
         return case
 
-    def run_crash(arguments: RunArguments, *, reporter: object, case: Case | None = None) -> int:
+    def run_arguments(arguments: RunArguments, *, reporter: object, case: Case | None = None) -> int:
         ran.append((arguments, case))
         return 1
 
     monkeypatch.setattr(store, "find", find)
-    monkeypatch.setattr(commands, "run_crash", run_crash)
+    monkeypatch.setattr(commands, "run_arguments", run_arguments)
     with pytest.raises(SystemExit) as ended:
         entry._warm_run(["run", "v", "--", "--bogus"])
     assert ended.value.code == 1

@@ -13,7 +13,10 @@ from sandbox.host import paths
 from sandbox.model import Case
 from sandbox.progress import QUIET
 from sandbox.session import transcript
+from sandbox.session.choice import Choice
 from sandbox.session.transcript import Recorder
+
+BY = Choice(debugger="crash", reason="it knows this kernel")
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +30,9 @@ def test_what_was_asked_and_answered(make_case: Callable[..., Case], tmp_path: P
     record.begin()
     record(b"PID: 1\n")
     record(b"\xff\n")
-    assert record.end("bt", "ok") >= 0
+    assert record.end("bt", "ok", by=BY, doubt=None) >= 0
     record.begin()
-    record.end("nosuch", "error")
+    record.end("nosuch", "error", by=BY, doubt=None)
     (path,) = transcript.find("abc")
     assert path.stat().st_mode & 0o077 == 0
     first, second = transcript.records(path)
@@ -58,7 +61,7 @@ def test_a_flood_is_cut_and_says_so(make_case: Callable[..., Case], monkeypatch:
     record.begin()
     for _ in range(100):
         record(b"1234567\n")
-    record.end("log", "ok")
+    record.end("log", "ok", by=BY, doubt=None)
     (kept,) = transcript.records(transcript.find("abc")[0])
     assert (kept["output"], kept["bytes"], kept["truncated"]) == ("1234567\n12", 800, True)
 
@@ -69,7 +72,7 @@ def test_writers_do_not_mix_and_a_torn_line_is_left_out(make_case: Callable[...,
         for _ in range(20):
             record.begin()
             record(f"{number}\n".encode() * 20000)
-            record.end(f"p {number}", "ok")
+            record.end(f"p {number}", "ok", by=BY, doubt=None)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -89,7 +92,7 @@ def test_nothing_is_kept_when_nothing_is_wanted(make_case: Callable[..., Case]) 
     record = Recorder(make_case(), wanted=False)
     record.begin()
     record(b"x")
-    record.end("bt", "ok")
+    record.end("bt", "ok", by=BY, doubt=None)
     assert transcript.kept_transcripts() == []
 
 
@@ -104,7 +107,7 @@ def test_a_transcript_that_cannot_be_written_is_said_once(make_case: Callable[..
     record = Recorder(make_case(), Noting())
     for _ in range(3):
         record.begin()
-        record.end("bt", "ok")
+        record.end("bt", "ok", by=BY, doubt=None)
     assert len(said) == 1
     assert "no transcript is kept" in said[0]
 

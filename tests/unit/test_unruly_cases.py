@@ -69,7 +69,7 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
         script=SESSION_VERSION,
     )
     store.write(case)
-    held = [os.open(case.shared / name, os.O_RDWR | os.O_NONBLOCK) for name in ("in", "out", "ctl")]
+    held = [os.open(case.shared / name, os.O_RDWR | os.O_NONBLOCK) for name in ("in", "out", "in-2", "out-2", "ctl")]
     yield case
     for descriptor in held:
         os.close(descriptor)
@@ -104,7 +104,7 @@ def test_a_full_fifo_ends_the_session_and_the_case(case: Case, engine: Engine, f
 
 def test_an_exit_line_that_is_none_hides_no_other(case: Case) -> None:
     """The crash that took the case over knows its token."""
-    talk = FifoChannel(case)
+    talk = FifoChannel(case, 1)
     token = case.token.encode()
     talk.buffer += token + b" exit " + b"9" * 5000 + b" ab\n" + token + b"\n"
     assert talk.find_exit() is None
@@ -161,9 +161,9 @@ def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
         if not lock.is_fifo():
             fcntl.flock(os.open(lock, os.O_RDONLY), fcntl.LOCK_EX)
     turn = TicketLock(case.directory)
-    FifoChannel(case).close()
+    FifoChannel(case, 1).close()
     turn.close()
-    assert {path.name for path in case.shared.iterdir()} == {"in", "out", "ctl", "lock"}
+    assert {path.name for path in case.shared.iterdir()} == {"in", "out", "in-2", "out-2", "ctl", "lock"}
 
 
 def test_a_case_past_its_idle_limit_is_closed_at_the_next_opening(case: Case, engine: Engine) -> None:

@@ -23,6 +23,7 @@ class Flood:
     """Answers `long` with 500 MiB in pieces, everything else with a word."""
 
     debugger = DEFAULT
+    doubt = None
 
     def __init__(self, case: object, long: frozenset[str], piece: bytes) -> None:
         self.case = case
@@ -57,7 +58,6 @@ class Flood:
 
 class FakeCase:
     profile = engine = proof = "x"
-    doubt = None
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -1,0 +1,92 @@
+"""What the debuggers of an image do not know: kernels above the newest that their real versions read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from sandbox.errors import ConfigurationError
+from sandbox.host import paths
+from sandbox.host.decode import DecodeError, decode, read_toml
+from sandbox.model import kernel_version
+from sandbox.profiles.definition import Crash, Profile
+
+CRASH_CHANGES: Final = "crash-changes.toml"
+"""The file of `images/` with kernels that need a newer crash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A change of the kernel that an older crash cannot follow."""
+
+    kernel: str
+    """major.minor of the first kernel with it."""
+    crash: str
+    """The first crash that reads it."""
+    commit: str
+    """Of crash."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Changes:
+    change: tuple[Change, ...]
+
+
+@cache
+def crash_changes() -> tuple[Change, ...]:
+    """Read `images/crash-changes.toml`. Raises `ConfigurationError`."""
+    file: Path = paths.data_dir() / "images" / CRASH_CHANGES
+    try:
+        return decode(_Changes, read_toml(file)).change
+    except (OSError, DecodeError) as error:
+        raise ConfigurationError(f"{file}: {error}") from error
+
+
+def max_kernel(crash: Crash, version: str) -> str | None:
+    """major.minor of the newest kernel that a crash of `version` knows, where the profile's data are of `crash`.
+
+    A version that the profile was not written for knows the kernels before the first change that it cannot read, or,
+    where it reads all that are known, those up to the last change: nothing is known of the kernels after it.
+    """
+    if not version or _numbers(version) == _numbers(crash.version) or crash.max_kernel is None:
+        return crash.max_kernel
+    changes = crash_changes()
+    unread = [kernel_version(one.kernel) for one in changes if _numbers(one.crash) > _numbers(version)]
+    newest = max(kernel_version(one.kernel) for one in changes)
+    ceiling = min(map(_before, unread), default=newest)
+    if _numbers(version) > _numbers(crash.version):
+        # What the profile's version was tried with, a newer one reads, too.
+        ceiling = max(ceiling, kernel_version(crash.max_kernel))
+    return "{}.{}".format(*ceiling)
+
+
+_LAST_MINORS: Final = {4: 20, 5: 19, 6: 19}
+"""The last minor version of a major one: 4.20, 5.19, 6.19 were followed by 5.0, 6.0, 7.0."""
+
+
+def _before(kernel: tuple[int, int]) -> tuple[int, int]:
+    major, minor = kernel
+    return (major, minor - 1) if minor else (major - 1, _LAST_MINORS.get(major - 1, 19))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in version.split(".") if word.isdigit())
+
+
+def with_version(profile: Profile, versions: Mapping[str, str]) -> Profile:
+    """The profile with what is so of the crash that its image really has; `versions` are the image's, by debugger."""
+    version = versions.get("crash", "")
+    if not version:
+        return profile
+    crash = Crash(version=version, max_kernel=max_kernel(profile.crash, version))
+    return replace(profile, crash=crash)
+
+
+def doubts(profile: Profile, versions: Mapping[str, str], release: str | None) -> dict[str, str]:
+    """By debugger of an image: the reason why it may answer wrongly about a kernel of `release`, where one is known."""
+    said = with_version(profile, versions).doubt(release)
+    return {} if said is None else {"crash": said}

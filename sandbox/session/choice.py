@@ -1,0 +1,59 @@
+"""Which debugger answers: crash where it knows the kernel and comes up as it is, else drgn; or the one asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
+from sandbox.host import decode
+from sandbox.host.files import write_atomically
+from sandbox.model import Case
+
+_KEPT: Final = "choice"
+"""The file of a case that keeps what was chosen for it, so that a warm run does not choose again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A debugger by name, and why it is that one, in words."""
+
+    debugger: str
+    reason: str
+
+
+def asked_for(name: str) -> Choice:
+    """The user's own choice."""
+    return Choice(debugger=name, reason=f"asked for with --with {name}")
+
+
+def by_kernel(case: Case) -> Choice:
+    """The choice by what is known before a debugger is started."""
+    doubt = case.doubts.get(DEFAULT.name)
+    if doubt is not None:
+        # Without what may be wrong: that debugger does not answer.
+        return Choice(debugger=instead_of(DEFAULT).name, reason=doubt.partition(": ")[0])
+    version = case.versions.get(DEFAULT.name, "")
+    return Choice(debugger=DEFAULT.name, reason=f"version {version} of image {case.profile} knows this kernel")
+
+
+def instead_of(debugger: Debugger) -> Debugger:
+    """The debugger that answers where `debugger` may not, or cannot."""
+    return next(one for one in DEBUGGERS.values() if one is not debugger)
+
+
+def kept(case: Case) -> Choice | None:
+    """What was chosen for the case before; None for one that no debugger has opened yet."""
+    try:
+        found = decode.read_json(Choice, case.directory / _KEPT)
+    except (OSError, ValueError):
+        return None
+    return found if found.debugger in DEBUGGERS else None
+
+
+def keep(case: Case, choice: Choice) -> None:
+    """Writes down what was chosen for the case."""
+    import json
+    from dataclasses import asdict
+
+    write_atomically(case.directory / _KEPT, json.dumps(asdict(choice)).encode())

@@ -1,0 +1,161 @@
+"""Which debugger answers, in which order they are started, and what is said of it; no container runs them here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from sandbox.case import store
+from sandbox.case.options import OpenOptions
+from sandbox.debugger import StartMode
+from sandbox.errors import SessionFailed
+from sandbox.model import Case
+from sandbox.progress import QUIET
+from sandbox.session import choice, start
+from sandbox.session.session import Session
+
+NEW = {"crash": "crash 9.0.2 of latest knows kernels up to 7.0, and this is 7.2.12: what it prints may be wrong"}
+
+
+class Noting(type(QUIET)):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def notice(self, line: str) -> None:
+        self.said.append(line)
+
+
+class Bench:
+    """A case whose debuggers come up as `works` says: (debugger, option)."""
+
+    def __init__(self, case: Case, works: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.case = case
+        self.tried: list[tuple[str, str]] = []
+        self.noting = Noting()
+
+        def started(session: Session, mode: StartMode) -> bytes:
+            self.tried.append((session.debugger.name, mode.option))
+            if self.tried[-1] in works:
+                return b""
+            raise SessionFailed("no", detail=f"{session.debugger.name}: a page is missing")
+
+        monkeypatch.setattr(Session, "_start", started)
+        monkeypatch.setattr(start, "find_or_open_case", lambda *_: self.case)
+
+    def open(self, debugger: str | None = None) -> Session:
+        options = OpenOptions(debugger=debugger)
+        session, _ = start.open_session(self.case.dump, options, self.noting, case=self.case)
+        session.close()
+        return session
+
+
+@pytest.fixture
+def bench(
+    make_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Bench]]:
+    place = tmp_path / "0123-podman"
+    store.make_directory(place)
+    case = make_case(
+        id=place.name,
+        directory=place,
+        profile="latest",
+        opened=datetime.now(UTC),
+        versions={"crash": "9.0.2", "drgn": "0.3.0"},
+    )
+    ends = [os.open(case.shared / name, os.O_RDWR) for name in ("in", "out", "in-2", "out-2", "ctl")]
+
+    def make(works: set[tuple[str, str]], **different: object) -> Bench:
+        return Bench(replace(case, **different), works, monkeypatch)  # type: ignore[arg-type]  # fields of a case
+
+    yield make
+    for end in ends:
+        os.close(end)
+
+
+def test_crash_answers_about_a_kernel_that_it_knows(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", ""), ("drgn", "")})
+    assert table.open().choice.debugger == "crash"
+    assert table.noting.said == ["crash answers: version 9.0.2 of image latest knows this kernel"]
+    # It is chosen once.
+    assert table.open().choice.reason == "version 9.0.2 of image latest knows this kernel"
+    assert len(table.noting.said) == 1
+
+
+def test_no_crash_is_started_above_its_ceiling(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", ""), ("drgn", "")}, doubts=NEW)
+    session = table.open()
+    assert session.choice.debugger == "drgn"
+    assert session.doubt is None
+    assert table.tried == [("drgn", "")]
+    assert table.noting.said == ["drgn answers: crash 9.0.2 of latest knows kernels up to 7.0, and this is 7.2.12"]
+
+
+def test_a_kernel_newer_than_both_is_one_line(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", "")}, doubts=NEW)
+    with pytest.raises(
+        SessionFailed, match=r"^drgn does not open this dump, and crash 9\.0\.2 .* up to 7\.0"
+    ) as failed:
+        table.open()
+    assert "--with crash" in str(failed.value.hint)
+    assert table.tried == [("drgn", ""), ("drgn", "--partial")]
+
+
+def test_a_crash_that_is_asked_for_answers_with_its_doubt(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", "--no_modules"), ("drgn", "")}, doubts=NEW)
+    session = table.open("crash")
+    assert session.doubt == NEW["crash"]
+    assert session.choice.reason == "asked for with --with crash"
+    assert [name for name, _ in table.tried] == ["crash"] * 3
+    # What is asked for once is not chosen for others.
+    assert table.open().choice.debugger == "drgn"
+
+
+ORDER = [
+    ("crash", ""),
+    ("drgn", ""),
+    ("crash", "--zero_excluded"),
+    ("crash", "--no_modules"),
+    ("drgn", "--partial"),
+    ("crash", "--minimal"),
+]
+
+
+@pytest.mark.parametrize("last", range(len(ORDER)))
+def test_what_can_do_most_is_started_first(bench: Callable[..., Bench], last: int) -> None:
+    table = bench({ORDER[last]})
+    session = table.open()
+    assert table.tried == ORDER[: last + 1]
+    assert session.choice.debugger == ORDER[last][0]
+    assert table.noting.said[-1].startswith(f"{ORDER[last][0]} answers: ")
+    assert last == 0 or "crash: a page is missing" in session.choice.reason
+    # The next session starts it at once.
+    table.tried.clear()
+    assert table.open().choice == session.choice
+    assert table.tried == [ORDER[last]]
+
+
+def test_nothing_that_opens_the_dump_says_why(bench: Callable[..., Bench]) -> None:
+    table = bench(set())
+    with pytest.raises(SessionFailed) as failed:
+        table.open()
+    assert failed.value.detail == "crash: a page is missing"
+    assert table.tried == ORDER
+
+
+def test_drgn_is_not_tried_on_a_split_dump(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", "--zero_excluded")}, files=3)
+    assert table.open().choice.debugger == "crash"
+    assert table.tried == [("crash", ""), ("crash", "--zero_excluded")]
+
+
+def test_a_broken_note_of_the_choice_is_chosen_again(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", "")})
+    for text in ("", "{", '{"debugger": "gdb", "reason": ""}', '{"debugger": 3, "reason": ""}'):
+        (table.case.directory / "choice").write_text(text)
+        assert choice.kept(table.case) is None
+    assert table.open().choice.debugger == "crash"
