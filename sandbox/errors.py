@@ -22,7 +22,7 @@ Every error has a one-line message, a hint that can be pasted or followed, and a
     ├── DebuginfoError
     │   ├── DebuginfoNotFound      40
     │   ├── DebuginfoMismatch      41
-    │   ├── DownloadFailed         42
+    │   ├── DownloadFailed         42, also Unreachable
     │   └── VerificationFailed     43
     ├── NoSpace                    50
     ├── SessionError
@@ -166,6 +166,10 @@ class DebuginfoMismatch(DebuginfoError):
 class DownloadFailed(DebuginfoError):
     exit_code = 42
     default_hint = "check the network and proxy settings; run the same command again to resume"
+
+
+class Unreachable(DownloadFailed):
+    """Its host has no name that resolves, or takes no connection. It is not tried again: that is an answer."""
 
 
 class VerificationFailed(DebuginfoError):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from sandbox.debuginfo import RemotePackage
 from sandbox.engine import ContainerSpec, Engine
-from sandbox.errors import DownloadFailed, EngineFailed
+from sandbox.errors import DownloadFailed, EngineFailed, Unreachable
 from sandbox.host import paths
 from sandbox.image import ensure_base
 from sandbox.image.package_sources import apt_settings, source_lines
 from sandbox.profiles import Profile
 from sandbox.progress import QUIET, Reporter
+
+_UNREACHABLE: Final = re.compile(
+    r"Could not resolve '[^']+'|Temporary failure resolving '[^']+'|(?:Could not|Unable to) connect to [\w.:-]+"
+)
+"""apt's words (methods/connect.cc)."""
 
 
 class ContainerPackageQuery:
@@ -47,10 +54,14 @@ class ContainerPackageQuery:
             try:
                 answer = b"".join(self._engine.run(spec))
             except EngineFailed as error:
+                said = error.detail or error.message
+                message = f"the package sources of {self._profile.title} cannot be read"
+                if found := _UNREACHABLE.search(said):
+                    raise Unreachable(f"{message}: {found[0]}", detail=said) from error
                 raise DownloadFailed(
-                    f"the package sources of {self._profile.title} cannot be read",
+                    message,
                     hint="check the network and proxy settings, or name a mirror in $VMBOX_MIRRORS",
-                    detail=error.detail or error.message,
+                    detail=said,
                 ) from error
         for line in answer.decode(errors="replace").splitlines():
             package, url, size, sha256 = line.split("\t")

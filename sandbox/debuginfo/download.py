@@ -9,6 +9,8 @@ import contextlib
 import errno
 import hashlib
 import re
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,10 +18,11 @@ from functools import cache
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from sandbox.debuginfo import certificates
 from sandbox.debuginfo.package_names import RemotePackage
-from sandbox.errors import ConfigurationError, DownloadFailed, VerificationFailed
+from sandbox.errors import ConfigurationError, DownloadFailed, Unreachable, VerificationFailed
 from sandbox.formats.streams import CHUNK, CorruptData, GrowingFile, Stream
 from sandbox.host import mirrors
 from sandbox.host.disk import need_space, no_space
@@ -143,6 +146,11 @@ def is_secure(url: str) -> bool:
     return mirrors.rewrite(url).startswith("https:")
 
 
+def host_of(url: str) -> str:
+    """The host, with its port, that is asked for a URL, with the site's mirrors put in."""
+    return urlsplit(mirrors.rewrite(url)).netloc
+
+
 def over_tls(url: str, size: int | None) -> str | None:
     """The same file of the same host over TLS, where that answers with one of `size` bytes; None where it does not.
 
@@ -183,16 +191,20 @@ def counted(text: str) -> int | None:
 def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: Callable[[], int] = lambda: 0) -> _T:
     """Calls `attempt` until it returns. Tries again after connection errors, time-outs, 5xx and 429.
 
-    An attempt that moved `position` does not count: a bad line succeeds in the end. Raises `DownloadFailed`.
+    An attempt that moved `position` does not count: a bad line succeeds in the end. Before the first byte, a host that
+    cannot be connected to, or whose certificate is not trusted, has answered. Raises `DownloadFailed`, `Unreachable`.
     """
     import httpx
     from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
     fruitless = 0
+    start = position()
 
     def transient(error: BaseException) -> bool:
         if isinstance(error, Refused):
             return error.status in _TRANSIENT_STATUS
+        if position() == start and _is_final(error):
+            return False
         return isinstance(error, httpx.TransportError) and not isinstance(
             error, httpx.UnsupportedProtocol | httpx.ProxyError
         )
@@ -220,7 +232,28 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
     try:
         return retrying(once)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if isinstance(error, httpx.ConnectTimeout) or (isinstance(error, httpx.ConnectError) and not _untrusted(error)):
+            raise Unreachable(f"{url}: {_in_words(error)}") from None
         raise DownloadFailed(f"{url}: {_in_words(error)}") from None
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether to ask again is of no use: no such name, nothing listens, no way there, a certificate of another."""
+    return _untrusted(error) or any(
+        isinstance(cause, socket.gaierror | ConnectionRefusedError)
+        or (isinstance(cause, OSError) and cause.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH})
+        for cause in _causes(error)
+    )
+
+
+def _untrusted(error: BaseException) -> bool:
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def refuse(response: httpx.Response) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from sandbox.debuginfo import local, repodata, trust, user_provided
 from sandbox.debuginfo.attempts import SearchLog
+from sandbox.debuginfo.download import host_of
 from sandbox.debuginfo.extract import ExtractSpec
 from sandbox.debuginfo.fetch import FetchRequest, add_kernel, fetch, identify
 from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
 from sandbox.debuginfo.lookup import banner_decides, cached, debuginfo_of
-from sandbox.debuginfo.package_names import PackageNames, PackageQuery, RemotePackage, package_names
+from sandbox.debuginfo.package_names import PackageNames, PackageQuery, RemotePackage, file_names, package_names
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.store import About, Entry, Store, key_of, private_key
 from sandbox.debuginfo.urls import (
@@ -28,7 +29,7 @@ from sandbox.debuginfo.urls import (
     questions,
     repository_urls,
 )
-from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError
+from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError, Unreachable, VmboxError
 from sandbox.host import config, paths
 from sandbox.log import Log
 from sandbox.model import Debuginfo, DebuginfoFormat, Vmcore
@@ -89,6 +90,8 @@ class _Search:
     wanted: PackageNames | None
     search_log: SearchLog = field(init=False)
     refused: set[Path] = field(init=False, default_factory=set)
+    unreachable: dict[str, Unreachable] = field(init=False, default_factory=dict)
+    """By host, or by what else is asked: it is not asked a second time."""
 
     def __post_init__(self) -> None:
         self.search_log = SearchLog(self.vmcore.release)
@@ -122,7 +125,9 @@ class _Search:
                     return found
                 _log.debug("nothing from: %s", source)
         self._note_unpublished()
-        raise self.search_log.to_error()
+        rules = self.home.debuginfo
+        files = () if self.wanted is None or rules is None else file_names(self.wanted, rules, self.vmcore.arch)
+        raise self.search_log.to_error(files=files)
 
     def _note_unpublished(self) -> None:
         rules, release = self.home.debuginfo, self.vmcore.release
@@ -237,31 +242,47 @@ class _Search:
                         yield from self._look_up(url, packages)
 
     def _query(self, question: PackageSources, packages: Sequence[str]) -> list[RemotePackage]:
-        place = f"package manager of {self.home.title}" + (f", {question.said}" if question.said else "")
+        manager = f"package manager of {self.home.title}"
+        place = f"{manager}, {question.said}" if question.said else manager
+        # All days are on one host, which is not the live archive's.
+        asked = "snapshots" if question.said else manager
         try:
+            if asked in self.unreachable:
+                raise self.unreachable[asked]
             remotes = list(self.package_query(packages, question.lines))
         except (DebuginfoError, ImageError) as error:
-            self.search_log.note(place, error)
+            self._failed(asked, place, error)
             return []
         if not remotes:
-            self.search_log.note(place, f"it has no {' '.join(packages)}")
+            self.search_log.note_absent(place, packages)
         return remotes
 
+    def _failed(self, asked: str, place: str, error: VmboxError) -> None:
+        if isinstance(error, Unreachable):
+            self.unreachable[asked] = error
+        self.search_log.note(place, error)
+
     def _look_up(self, base: str, packages: Sequence[str]) -> list[RemotePackage]:
+        host = host_of(base)
         try:
+            if host in self.unreachable:
+                raise self.unreachable[host]
             remotes = repodata.find(base, packages, self.vmcore.arch, self.reporter)
         except DebuginfoError as error:
-            self.search_log.note(base, error)
+            self._failed(host, base, error)
             return []
         if not remotes:
-            self.search_log.note(base, f"it has no {' '.join(packages)}")
+            self.search_log.note_absent(base, packages)
         return remotes
 
     def _try(self, candidate: Candidate) -> Debuginfo | None:
+        host = host_of(candidate.remote.url)
         try:
+            if host in self.unreachable:
+                raise self.unreachable[host]
             return self._fetch(candidate)
         except DebuginfoError as error:
-            self.search_log.note(candidate.remote.url, error)
+            self._failed(host, candidate.remote.url, error)
             return None
 
     def _from_file(self, path: Path, *, force: bool = False) -> Debuginfo:

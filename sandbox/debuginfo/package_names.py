@@ -9,8 +9,8 @@ from itertools import product
 from string import Formatter
 from typing import Protocol
 
-from sandbox.model import Vmcore
-from sandbox.profiles import Profile
+from sandbox.model import DebuginfoFormat, Vmcore
+from sandbox.profiles import DebuginfoRules, Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +49,21 @@ class PackageNames:
     """Packages with the kernel itself, if vmlinux is in two parts."""
     kernel_files: tuple[re.Pattern[str], ...] = ()
     """Match the paths of the kernel in those packages."""
+
+
+def file_names(names: PackageNames, rules: DebuginfoRules, arch: str | None) -> tuple[str, ...]:
+    """File names of the packages, as the vendor has them; "*" is what only the vendor's index knows."""
+    files = []
+    for asked in names.packages:
+        package, _, version = asked.partition("=")
+        if rules.format is DebuginfoFormat.RPM:
+            whole = arch is None or package.endswith(f".{arch}") or arch in package
+            files.append(f"{package}.rpm" if whole else f"{package}.*.{arch}.rpm")
+        else:
+            word = names.names.get("arch", ("*",))[0]
+            # Ubuntu calls packages of debug symbols so, and their files .ddeb.
+            files.append(f"{package}_{version or '*'}_{word}.{'ddeb' if package.endswith('-dbgsym') else 'deb'}")
+    return tuple(files)
 
 
 def package_names(vmcore: Vmcore, profile: Profile, *, placeholders: bool = False) -> PackageNames | None:

@@ -272,7 +272,9 @@ def test_the_error_lists_what_was_tried(tmp_path: Path, archive: Archive, monkey
     with pytest.raises(DebuginfoError) as caught:
         find("sles-15", vmcore(SUSE, tmp_path), tmp_path / "cache")
     detail = caught.value.detail or ""
-    assert len(re.findall(r"leap/15\.4/.*404", detail)) == 3
+    assert detail == "not there: 3 places (download.opensuse.org)"
+    assert len([path for path, _ in archive.requests if "/leap/15.4/" in path]) == 3
+    assert "kernel-default-debuginfo-5.14.21-150400.24.18.*.x86_64.rpm" in caught.value.hint
 
 
 @pytest.mark.parametrize(

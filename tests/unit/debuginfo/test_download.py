@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import random
 
+import httpx
 import pytest
 
 import archives
 from debuginfo_bench import Bench
 from sandbox.debuginfo import download
-from sandbox.errors import ConfigurationError, DownloadFailed, VerificationFailed
+from sandbox.errors import ConfigurationError, DebuginfoNotFound, DownloadFailed, VerificationFailed
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,44 @@ def test_busy_for_good(bench: Bench) -> None:
 
 def test_a_refusal_is_final(bench: Bench) -> None:
     bench.archive.statuses = [404] * 10
-    with pytest.raises(DownloadFailed, match="404 Not Found"):
+    with pytest.raises(DebuginfoNotFound) as caught:
         bench.locate()
+    assert caught.value.detail == "not there: 1 place (127.0.0.1)"
     assert len(bench.archive.requests) == 1
+
+
+def test_a_host_that_takes_no_connection_is_asked_once(bench: Bench) -> None:
+    url, bench.urls = bench.archive.url, ("/a", "/b", "/c")
+    bench.archive.url = "http://127.0.0.1:9"
+    with pytest.raises(DownloadFailed) as caught:
+        bench.locate()
+    bench.archive.url = url
+    assert bench.heard.notices == []
+    assert (caught.value.detail, caught.value.message.count("\n")) == (None, 0)
+    assert f"of kernel {archives.RELEASE} was found: 127.0.0.1 is not reachable, no conn" in caught.value.message
+    # One attempt is in the log, of three URLs.
+    assert bench.heard.steps.count(f"Downloading linux-image-dbg {archives.VERSION}") == 1
+
+
+def test_a_connection_that_is_lost_after_some_bytes_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.archive.cut_after = [100_000]
+    refused = 2
+
+    def answer(*arguments: object, **more: object) -> object:
+        nonlocal refused
+        if bench.archive.requests and refused:
+            refused -= 1
+            error = httpx.ConnectError("All connection attempts failed")
+            error.__cause__ = ConnectionRefusedError()
+            raise error
+        return real(*arguments, **more)
+
+    real = download.get
+    monkeypatch.setattr(download, "get", answer)
+    assert bench.locate().proof
+    assert refused == 0
 
 
 def test_resumes_after_a_killed_process(bench: Bench) -> None:

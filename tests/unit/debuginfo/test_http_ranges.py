@@ -7,7 +7,7 @@ import pytest
 import archives
 from debuginfo_bench import Bench
 from sandbox.debuginfo import http_ranges
-from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, DownloadFailed, VerificationFailed
+from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, VerificationFailed
 from sandbox.formats import elf, xz
 from sandbox.formats.streams import CorruptData
 
@@ -118,7 +118,7 @@ def test_cut_and_busy(bench: Bench) -> None:
 
 def test_gone(bench: Bench) -> None:
     bench.archive.statuses = [404] * 9
-    with pytest.raises(DownloadFailed, match="404"):
+    with pytest.raises(DebuginfoNotFound, match="no debuginfo"):
         bench.locate()
 
 

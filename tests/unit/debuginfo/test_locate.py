@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,17 @@ import pytest
 import archives
 from debuginfo_bench import Bench
 from sandbox import profiles
+from sandbox.case import package_query
 from sandbox.debuginfo.lookup import peek
+from sandbox.debuginfo.package_names import file_names, package_names
 from sandbox.debuginfo.urls import Source
+from sandbox.dump.release import of_release
 from sandbox.errors import (
     DebuginfoMismatch,
     DebuginfoNotFound,
     DownloadFailed,
     NoSpace,
+    Unreachable,
     VerificationFailed,
     VmboxError,
 )
@@ -155,9 +160,9 @@ def test_nothing_anywhere(bench: Bench) -> None:
     bench.urls = ()
     with pytest.raises(DebuginfoNotFound, match=archives.RELEASE) as caught:
         bench.locate()
-    assert caught.value.detail == (
-        f"package manager of Debian 12 (bookworm): it has no linux-image-{archives.RELEASE}-dbg={archives.VERSION}"
-    )
+    assert caught.value.detail == "not there: 1 place (package manager of Debian 12 (bookworm))"
+    # The customer can be asked for it.
+    assert f"linux-image-{archives.RELEASE}-dbg_{archives.VERSION}_amd64.deb" in caught.value.hint
     with pytest.raises(DebuginfoNotFound) as caught:
         bench.locate(vmcore=bench.vmcore(utsname_version=None))
     assert "does not say which package" in (caught.value.detail or "")
@@ -186,6 +191,74 @@ def test_no_archive_of_days_to_come_or_of_none(bench: Bench, said: str) -> None:
     with pytest.raises(DebuginfoNotFound):
         bench.locate(vmcore=bench.vmcore(utsname_version=f"#1 SMP Debian {archives.VERSION}{said}"))
     assert len(bench.sources) == 1
+
+
+def test_snapshots_that_cannot_be_reached_are_asked_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def query(packages: object, sources: tuple[str, ...]) -> tuple[()]:
+        asked.append(sources)
+        if "snapshot" in sources[0]:
+            raise Unreachable("the package sources cannot be read: Could not resolve 'snapshot.example'")
+        return ()
+
+    monkeypatch.setattr(bench, "package_query", query)
+    bench.snapshots = (Snapshots(days=(4, 14, 45), sources=("deb http://snapshot.example/{day} bookworm main",)),)
+    with pytest.raises(DownloadFailed) as caught:
+        bench.locate()
+    assert len(asked) == 2
+    assert len((caught.value.detail or "").splitlines()) == 2
+    assert "not reachable: 3 places" in (caught.value.detail or "")
+
+
+@pytest.mark.parametrize(
+    ("line", "unreachable"),
+    [
+        ("  Could not resolve 'snapshot.debian.org'", True),
+        ("  Temporary failure resolving 'deb.debian.org'", True),
+        ("  Could not connect to 127.0.0.1:9 (127.0.0.1). - connect (111: Connection refused)", True),
+        ("  Unable to connect to deb.debian.org:http:", True),
+        ("E: Release file for http://deb.debian.org/x is expired (invalid since 1d).", False),
+        ("  404  Not Found [IP: 127.0.0.1 80]", False),
+    ],
+)
+def test_what_apt_says_of_a_host_that_is_not_reachable(line: str, *, unreachable: bool) -> None:
+    assert bool(package_query._UNREACHABLE.search(f"Err:1 http://x InRelease\n{line}\n")) is unreachable
+
+
+def test_what_is_alike_is_counted(bench: Bench) -> None:
+    bench.urls = ("/gone", "/gone/too", "/no", "/odd")
+    bench.archive.statuses = [404, 410, 403]
+    bench.archive.files["/odd"] = b"!<arch>\nnonsense"
+    bench.size = bench.sha256 = None
+    with pytest.raises(VerificationFailed) as caught:
+        bench.locate()
+    _, *lines = (caught.value.detail or "").splitlines()
+    assert lines == [
+        "not there: 2 places (127.0.0.1)",
+        "refused, as to one without a subscription: 1 place (127.0.0.1)",
+    ]
+    bench.urls = bench.urls[:3]
+    bench.archive.statuses = [404, 410, 403]
+    with pytest.raises(DebuginfoNotFound) as absent:
+        bench.locate()
+    assert (absent.value.detail or "").splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("release", "profile", "file"),
+    [
+        ("4.18.0-348.el8.0.2.x86_64", "el8", "kernel-debuginfo-4.18.0-348.el8.0.2.x86_64.rpm"),
+        ("5.3.18-59.40-default", "sles-15", "kernel-default-debuginfo-5.3.18-59.40.*.x86_64.rpm"),
+    ],
+)
+def test_the_file_to_ask_the_customer_for(release: str, profile: str, file: str) -> None:
+    home = profiles.by_name(profile)
+    dump = replace(of_release(release, None), arch="x86_64")
+    names = package_names(dump, home)
+    assert names is not None
+    assert home.debuginfo is not None
+    assert file_names(names, home.debuginfo, dump.arch) == (file,)
 
 
 def test_package_without_vmlinux(bench: Bench) -> None:
