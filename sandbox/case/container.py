@@ -15,7 +15,7 @@ import secrets
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -121,7 +121,7 @@ def open_case(
                 if there:
                     said = _await_ready_remote(engine, container.id)
                 else:
-                    said = _await_ready(directory / store.SHARED, token, engine, container.id)
+                    said = _await_ready(directory / store.SHARED, token, engine, container.id, spec)
                 versions = _versions(said, image)
         except BaseException:
             engine.remove(name)
@@ -340,17 +340,54 @@ def _refuse_unreadable(file: Path) -> None:
 
 
 def _start_container(engine: Engine, spec: ContainerSpec, dump: Path, info: EngineInfo) -> Container:
-    """Says what the engine does not, whose user is another than ours: who it is that may not read the dump."""
+    """Turn "permission denied" from a rootful engine into an error that names the user who cannot read the dump.
+
+    Only where it is about the dump: the same words are about mounts, limits and security modules, too.
+    """
     try:
         return engine.start(spec)
     except AccessDenied as error:
-        if info.rootless:
+        if info.rootless or not _is_about(dump, f"{error.message}\n{error.detail or ''}") or _root_reads(dump):
             raise
         raise DumpUnreadable(
             f"{info.name} runs as root, whom the file system of {dump} refuses (NFS with root_squash, FUSE)",
             hint="take an engine of your own: --engine podman, without sudo",
             detail=error.message,
         ) from error
+
+
+def _is_about(dump: Path, said: str) -> bool:
+    """Whether an engine's message names the dump, or a directory above it."""
+    named = (Path(found) for found in re.findall(r"/[^\s:`'\"]+", said))
+    return str(dump) in said or any(path in dump.parents for path in named)
+
+
+def _root_reads(dump: Path) -> bool:
+    """Whether this process is root and can open the dump, so that nothing refuses it to root."""
+    if os.geteuid() != 0:
+        return False
+    try:
+        dump.open("rb").close()
+    except OSError:
+        return False
+    return True
+
+
+def _last_words(engine: Engine, container: str, spec: ContainerSpec) -> str:
+    """What the case's script printed before it ended.
+
+    The engine removes the log together with the container. Where it is gone, the script is run again, and attached to.
+    """
+    with contextlib.suppress(EngineError):
+        if said := engine.logs(container).strip():
+            return said.decode(errors="replace")
+    again = replace(spec, name=None, labels={}, env={**spec.env, "IDLE": "5"}, auto_remove=False)
+    try:
+        for _ in engine.run(again):
+            pass
+    except EngineError as error:
+        return error.detail or error.message
+    return ""
 
 
 def _await_ready_remote(engine: Engine, container: str) -> str:
@@ -380,7 +417,7 @@ def _versions(said: str, image: str) -> dict[str, str]:
     return {name: version for name, _, version in (word.partition("=") for word in words) if name in DEBUGGERS}
 
 
-def _await_ready(directory: Path, token: str, engine: Engine, container: str) -> str:
+def _await_ready(directory: Path, token: str, engine: Engine, container: str, spec: ContainerSpec) -> str:
     """Waits for the session script to hold the FIFOs, so that a client that finds the case can use it.
 
     Returns what it says of the image.
@@ -395,11 +432,10 @@ def _await_ready(directory: Path, token: str, engine: Engine, container: str) ->
                 seen += os.read(descriptor, 65536)
             state = engine.container(container)
             if state is None or not state.running or time.monotonic() > deadline:
-                said = engine.logs(container) if state is not None else b""
                 raise SessionFailed(
                     "the case container ended before it was ready",
                     hint="vmbox doctor checks the engine",
-                    detail=said.decode(errors="replace") or None,
+                    detail=_last_words(engine, container, spec) or None,
                 )
             time.sleep(0.02)
         return found[1].decode(errors="replace")

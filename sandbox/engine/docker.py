@@ -50,6 +50,7 @@ class DockerEngine:
         self._seccomp = ""
         self._cgroup_namespaces = True
         self._runtime = ""
+        self._remaps_users = False
 
     @contextlib.contextmanager
     def _translating_errors(self, what: str) -> Iterator[None]:
@@ -68,6 +69,7 @@ class DockerEngine:
             self._seccomp = docker_created.seccomp_profile(told.get("SecurityOptions") or ())
             self._cgroup_namespaces = told.get("CgroupVersion") != "1"
             self._runtime = told.get("DefaultRuntime") or "runc"
+            self._remaps_users = "name=userns" in (told.get("SecurityOptions") or ())
             self._info = EngineInfo(
                 name="docker",
                 version=told["ServerVersion"],
@@ -180,6 +182,7 @@ class DockerEngine:
         args: Mapping[str, str] | None = None,
         platform: str | None = None,
     ) -> Iterator[str]:
+        self.info()
         # The classic builder: docker-py has no BuildKit (docker-py issue 2230, open since 2019).
         made: list[str] = []
         try:
@@ -190,7 +193,8 @@ class DockerEngine:
                 tag=ref,
                 labels=dict(labels),
                 buildargs={**messages.proxies(), **(args or {})},
-                network_mode="host",
+                # The builder has no way around userns-remap, which shares no network with the host.
+                network_mode=None if self._remaps_users else "host",
                 platform=platform,
                 rm=True,
                 forcerm=True,
@@ -245,6 +249,9 @@ class DockerEngine:
                 memswap_limit=spec.memory,
                 pids_limit=spec.pids,
                 nano_cpus=int(spec.cpus * 1e9) if spec.cpus else None,
+                # With userns-remap in daemon.json the container's user is none of the host's, and can read no dump. A
+                # case has no capability that a namespace of users would take from it.
+                userns_mode="host" if self._remaps_users else None,
                 group_add=[str(group) for group in os.getgroups()] if as_caller else None,
                 log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": _LOG_LIMIT, "max-file": "1"}),
                 **hardening,

@@ -37,13 +37,16 @@ def proxies() -> dict[str, str]:
 _REMEDIES: Final = {
     # crun 1.8 starts no container on a host with both cgroup versions; there vmbox uses runc if it is installed.
     "cgroups in hybrid mode not supported": checks.HYBRID_CGROUPS_FIX,
+    "rlimit": "default_ulimits in containers.conf, or default-ulimits in daemon.json, ask for more than this host has",
+    "apparmor": "AppArmor refuses it: sudo aa-status, sudo dmesg | grep -i apparmor",
+    "selinux": "SELinux refuses it: sudo ausearch -m avc -ts recent",
 }
-"""Error text of an engine: the command that fixes the host."""
+"""Error text of an engine, in lower case: the command that fixes the host, or shows what to fix."""
 
 
 def remedy(said: str) -> str | None:
     """The command that fixes the error in `said`, if known."""
-    return next((hint for words, hint in _REMEDIES.items() if words in said), None)
+    return next((hint for words, hint in _REMEDIES.items() if words in said.lower()), None)
 
 
 _NO_PATH: Final = re.compile(r"does not exist|no such file|not a directory")
@@ -60,7 +63,8 @@ def fail(what: str, said: str) -> NoReturn:
             detail=said,
         )
     kind = EngineFailed
-    if "permission denied" in said.lower():
+    # Podman ends each EPERM and EACCES of its runtime with "OCI permission denied", whatever was denied.
+    if "permission denied" in said.lower().replace("oci permission denied", ""):
         kind = AccessDenied
     elif _NO_PATH.search(lines[0]):
         kind = PathNotFound

@@ -26,6 +26,10 @@ REF = "registry.example:5000/vmbox/kernel:12ab"
         ("lstat /var/crash/vmcore/x: not a directory", PathNotFound),
         ("crun: open `/mnt/nfs/vmcore`: Permission denied: OCI permission denied", AccessDenied),
         ("error while creating mount source path\nmkdir /mnt/nfs: permission denied", AccessDenied),
+        (
+            "runc create failed: error setting rlimit type 7: operation not permitted: OCI permission denied",
+            EngineFailed,
+        ),
         ("write /var/lib/docker/x: no space left on device", NoSpace),
         ("cgroups in hybrid mode not supported", EngineFailed),
         ("", EngineFailed),
