@@ -12,7 +12,7 @@ from sandbox.case import store
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import Provisioned, provision
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
-from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, EngineFailed, pasteable
+from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, EngineFailed, UsageError, pasteable
 from sandbox.host import config, paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
@@ -71,8 +71,12 @@ def case_with(
     emulated = case is None and debugger.reads_any_arch and _needs_emulation(dump, options)
     if case is None and not emulated:
         case = find_or_open_case(dump, options, reporter)
-    if case is not None and has_debugger(case, debugger, options):
+    if case is not None and has_debugger(case, debugger):
         return case, options.once
+    if case is not None and options.image is not None:
+        if options.once:
+            _close_case(case)
+        raise lacking(case, debugger)
     image = options.image or newest_with(debugger)
     if case is None:
         reporter.notice(f"{debugger.name} needs no emulation: it runs in the image of {image}")
@@ -105,9 +109,17 @@ def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
         engine.close()
 
 
-def has_debugger(case: Case, debugger: Debugger, options: OpenOptions) -> bool:
-    """Whether `debugger` can run in the case: its image has it, or the user chose the image, with or without."""
-    return debugger.name in case.versions or options.image is not None
+def has_debugger(case: Case, debugger: Debugger) -> bool:
+    """Whether the image of the case has `debugger`: crash always, for which it was selected."""
+    return not debugger.reads_any_arch or debugger.name in case.versions
+
+
+def lacking(case: Case, debugger: Debugger) -> UsageError:
+    """The error about an image that the user chose and that has no `debugger`."""
+    return UsageError(
+        f"image {case.profile} has no {debugger.name}",
+        hint=f"--image latest has one: vmbox run {pasteable(case.dump)} --image latest --with {debugger.name} -- …",
+    )
 
 
 def newest_with(debugger: Debugger) -> str:

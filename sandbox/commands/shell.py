@@ -31,7 +31,6 @@ SHELL: Final = "bash"
 TOOLS: Final = (*DEBUGGERS, SHELL)
 
 _WRAPPER: Final = "/usr/libexec/vmbox/shell"
-_NOT_FOUND: Final = 127
 _PATIENCE: Final = 60.0
 """Seconds that a case on another host has to say that the lock of a tool is held."""
 _SHELL_ARGV: Final = ("sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi")
@@ -57,7 +56,7 @@ def interactive(case: Case, *, tool: str = DEFAULT.name, python: bool = False, r
             watcher = None if debugger is None else _with_history(debugger, case, ident, env, reporter)
             argv = _SHELL_ARGV if debugger is None else _prompt(debugger, case, python=python)
             with _started(engine, case, ident, argv, env) as process:
-                return _checked(terminal.attach(process, watcher), case, tool)
+                return terminal.attach(process, watcher)
     finally:
         engine.close()
 
@@ -85,15 +84,6 @@ def _started(
     engine: Engine, case: Case, ident: str, argv: Sequence[str], env: Mapping[str, str]
 ) -> contextlib.AbstractContextManager[Exec]:
     return engine.exec(case.container, [_WRAPPER, ident, *argv], tty=True, stdin=True, env=env)
-
-
-def _checked(code: int, case: Case, tool: str) -> int:
-    if code == _NOT_FOUND and tool in DEBUGGERS:
-        raise UsageError(
-            f"image {case.profile} has no {tool}",
-            hint=f"--image latest has one: vmbox shell --image latest --tool {tool} {pasteable(case.dump)}",
-        )
-    return code
 
 
 def _with_history(

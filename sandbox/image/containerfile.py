@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.host import paths
-from sandbox.image.package_sources import package_sources
+from sandbox.image import wheels
+from sandbox.image.package_sources import machine, package_sources
 from sandbox.profiles import Profile
 
 
@@ -32,10 +33,11 @@ class BuildContext:
 
 
 def of_profile(profile: Profile) -> BuildContext:
+    wheel = "drgn-wheel" in profile.image.fragments
     return BuildContext(
         name=profile.name,
         fragments=profile.image.fragments,
-        args=profile.image.args,
+        args={**profile.image.args, **(wheels.arguments(machine(profile)) if wheel else {})},
         files=package_sources(profile),
     )
 

@@ -61,8 +61,13 @@ def package_sources(profile: Profile) -> Mapping[str, bytes]:
 
 def architecture(profile: Profile) -> str:
     """The distribution's name of the architecture of a profile's programs; this host's, unless it says another one."""
-    machine = os.uname().machine if profile.platform is None else platforms.arch_of(profile.platform)
-    return profile.arch.get(machine, machine)
+    name = machine(profile)
+    return profile.arch.get(name, name)
+
+
+def machine(profile: Profile) -> str:
+    """The machine that a profile's programs are for, as uname -m prints it."""
+    return os.uname().machine if profile.platform is None else platforms.arch_of(profile.platform)
 
 
 def _of_architecture(profile: Profile) -> Iterator[str]:

@@ -52,7 +52,7 @@ class ImageDefinition:
     keys: tuple[str, ...] = ()
     """Files of `images/keys/` with public keys, one of which must have signed each RPM package."""
     args: Mapping[str, str] = field(default_factory=dict)
-    """Build arguments of the fragments; `DRGN` is the package of drgn."""
+    """Build arguments of the fragments; `DRGN` is the package of drgn, or of the Python for its wheel."""
     debuggers: tuple[str, ...] = (DEFAULT.name,)
     """Names of the debuggers in it; see `sandbox.debugger`."""
     unusable: str | None = None
@@ -67,6 +67,7 @@ class ImageDefinition:
         return replace(
             self,
             args={name: value for name, value in self.args.items() if name.lower() not in left_out},
+            fragments=tuple(name for name in self.fragments if name.removesuffix("-wheel") not in left_out),
             debuggers=tuple(name for name in self.debuggers if name not in left_out),
         )
 

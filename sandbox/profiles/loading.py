@@ -13,7 +13,9 @@ from sandbox.host import paths
 from sandbox.host.decode import DecodeError, UnknownKey, decode, read_toml
 from sandbox.profiles.definition import Profile
 
-_NOT_PROFILES: Final = frozenset({"releases.toml", "digests.toml", "crash-changes.toml", "makedumpfile-changes.toml"})
+_NOT_PROFILES: Final = frozenset(
+    {"releases.toml", "digests.toml", "drgn.toml", "crash-changes.toml", "makedumpfile-changes.toml"}
+)
 """Files that are not profiles: rules about release strings, which `dump.release` reads; pinned tags of base images, see
 `digests`; and the kernels that need a newer crash, by which a test checks the profiles."""
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox.case.opening import case_with, find_or_open_case, has_debugger, newest_with, open_dump
+from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, newest_with, open_dump
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
@@ -140,7 +140,7 @@ class _Start:
         other = choice.instead_of(DEFAULT)
         instead = Choice(debugger=other.name, reason=why)
         moved = has_other = False
-        if self._reads(other) and (has_debugger(self._case, other, self._options) or self._may_move()):
+        if self._reads(other) and (has_debugger(self._case, other) or self._may_move()):
             self._reporter.notice(f"{why}; trying {other.name}")
             try:
                 moved = self._move_to(other)
@@ -206,8 +206,10 @@ class _Start:
 
     def _move_to(self, debugger: Debugger) -> bool:
         """Opens the dump in the newest image where this case's has no `debugger`. Returns whether it did."""
-        if has_debugger(self._case, debugger, self._options):
+        if has_debugger(self._case, debugger):
             return False
+        if self._options.image is not None:
+            raise lacking(self._case, debugger)
         name = newest_with(debugger)
         self._reporter.notice(
             f"image {self._case.profile} has no {debugger.name}: the dump is opened in that of {name}"

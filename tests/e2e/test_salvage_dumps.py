@@ -94,7 +94,13 @@ def test_a_dump_whose_list_of_modules_is_nonsense(docker_engine: EngineUnderTest
     kdump = Kdump(dump)
     kdump.write(place, struct.pack("<I", 0x7FFFFFFF))
     dump.write_bytes(kdump.data)
+    # drgn reads no symbols of modules before they are needed.
     done = _asked(docker_engine, dump, "bt", "mod")
+    assert b"sysrq_handle_crash" in done.stdout
+    assert b"virtio_ring" in done.stdout
+    assert re.search(rb"module syment space malloc.*; trying drgn", done.stderr)
+    assert b"drgn answers: crash cannot open the dump: " in done.stderr
+    done = docker_engine.run("run", str(dump), "--with", "crash", "--", "bt", "--", "mod")
     assert b"sysrq_handle_crash" in done.stdout
     assert b"cannot access vmalloc'd module memory" in done.stdout
     assert re.search(rb"module syment space malloc.*; trying --no_modules", done.stderr)
@@ -158,11 +164,15 @@ def test_a_dump_that_only_a_newer_crash_knows(docker_engine: EngineUnderTest, du
     try:
         done = run("run", str(dump), "--", "bt")
         assert b"sysrq_handle_crash" in done.stdout, done.stderr
+        assert b"trying drgn" in done.stderr
+        run("close", str(dump))
+        done = run("run", str(dump), "--with", "crash", "--", "bt")
+        assert b"sysrq_handle_crash" in done.stdout, done.stderr
         assert done.returncode == 0
         assert re.search(rb"crash of debian-13 cannot open the dump: .*; trying crash 9\S+ of latest", done.stderr)
         assert b"--minimal" not in done.stderr
         # It stays with the crash that opens it.
-        again = run("run", str(dump), "--", "sys")
+        again = run("run", str(dump), "--with", "crash", "--", "sys")
         assert again.stderr == b""
         assert b"RELEASE: 6.12" in again.stdout
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import pexpect
 from e2e.conftest import wait_for
 from engines import EngineUnderTest
 from sandbox.engine import labels
+from sandbox.host import paths
 
 PROMPT = r"crash> "
 
@@ -142,17 +144,25 @@ def test_drgn_prompt(engine: EngineUnderTest, own_dump: Path) -> None:
         terminal.expect(pexpect.EOF)
 
 
-def test_drgn_for_an_image_without_it(docker_engine: EngineUnderTest, dumps) -> None:
+def test_drgn_for_an_image_without_it(docker_engine: EngineUnderTest, dumps, tmp_path: Path) -> None:
     dump = str(dumps("5.10"))
-    code = "print(prog['init_uts_ns'].name.release.string_().decode(), find_task(prog, 1).comm.string_().decode())"
-    done = docker_engine.run("run", dump, "--tool", "drgn", "-e", code)
-    assert re.fullmatch(rb"5\.10\.\S+ \w+\n", done.stdout), done.stderr
+    (tmp_path / "images").mkdir()
+    profile = (paths.data_dir() / "images" / "debian-11.toml").read_text().replace('"drgn-wheel", ', "")
+    (tmp_path / "images" / "debian-11.toml").write_text(profile)
+
+    def run(*words: str) -> subprocess.CompletedProcess[bytes]:
+        env = {**docker_engine.env, "VMBOX_CONFIG_DIR": str(tmp_path)}
+        return subprocess.run([*docker_engine.vmbox, "run", dump, *words], env=env, capture_output=True, check=False)
+
+    docker_engine.run("close", dump)
+    done = run("--with", "drgn", "--", "bt")
+    assert b"sysrq_handle_crash" in done.stdout, done.stderr
     assert b"image debian-11 has no drgn: it runs in that of latest" in done.stderr
     # In a case of its own, which is gone; the dump's own is still there.
     left = json.loads(docker_engine.run("list", "--json").stdout)
     assert [case["profile"] for case in left if case["dump"] == dump] == ["debian-11"]
     assert len(docker_engine.engine.containers({labels.CASE: ""})) == len(left)
-    named = docker_engine.run("run", dump, "--image", "debian-11", "--tool", "drgn", "-e", "1")
+    named = run("--image", "debian-11", "--tool", "drgn", "-e", "1")
     docker_engine.run("close", dump)
     assert named.returncode == 2
     assert b"image debian-11 has no drgn" in named.stderr
