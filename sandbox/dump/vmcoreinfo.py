@@ -15,7 +15,7 @@ from sandbox.model import DumpFormat, Vmcore
 _MOST_BYTES: Final = 1 << 16
 """The kernel's limit is a page, of 64 KiB at most."""
 
-_BUILD_ID: Final = re.compile(r"[0-9a-f]{32,64}")
+_BUILD_ID: Final = re.compile(r"(?:[0-9a-f]{2}){16,32}")
 _VERSION: Final = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
 
 # Stable kernels with commit 905415ff3ffb backported but not its fix: the BUILD-ID line holds whatever lies behind the

@@ -7,15 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+INTEGER: Final = r"\d{1,15}"
+"""A number as a debugger prints it. A damaged dump may have longer ones: Python refuses to read some, and others are of
+more than 64 bits when they are multiplied."""
+
 # task.c print_task_header(); the command's name is printed raw and may contain anything, including quotes.
-_HEADER: Final = re.compile(r'^PID: (\d+)\s+TASK: ([0-9a-f]+)\s+CPU: (\d+)\s+COMMAND: "(.*)"\s*$')
+_HEADER: Final = re.compile(rf'^PID: ({INTEGER})\s+TASK: ([0-9a-f]+)\s+CPU: ({INTEGER})\s+COMMAND: "(.*)"\s*$')
 # x86_64.c x86_64_print_stack_entry(), arm64.c, s390.c, ppc64.c: " #3 [ADDRESS] NAME at ADDRESS [MODULE]"
 _FRAME: Final = re.compile(
-    r"^\s*#(\d+) \[([0-9a-f]+)\] (\S+)(?: \((?:via )?[^)]*\))? at ([0-9a-f]+)(?: \[([\w-]+)\])?(?: \(unreliable\))?\s*$"
+    rf"^\s*#({INTEGER}) \[([0-9a-f]+)\] (\S+)(?: \((?:via )?[^)]*\))?"
+    r" at ([0-9a-f]+)(?: \[([\w-]+)\])?(?: \(unreliable\))?\s*$"
 )
 # drgn/commands/_builtin/crash/_bt.py
-_INLINE: Final = re.compile(r"^\s*#(\d+) \(inline\)\s+(\S+)")
-_SOURCE: Final = re.compile(r"^\s{4,}(\S.*): (\d+)\s*$")
+_INLINE: Final = re.compile(rf"^\s*#({INTEGER}) \(inline\)\s+(\S+)")
+_SOURCE: Final = re.compile(rf"^\s{{4,}}(\S.*): ({INTEGER})\s*$")
 _EXCEPTION: Final = re.compile(r"^\s*\[exception RIP: ([^\]+]+)(?:\+(?:0x)?([0-9a-f]+))?\]")
 _STACK: Final = re.compile(r"^--- <(.+)> ---\s*$")
 _COMPLAINT: Final = re.compile(r"^bt: (.+)$")

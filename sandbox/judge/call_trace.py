@@ -51,9 +51,9 @@ _REGISTERS: Final = re.compile(
     r"|pstate|lr|sp|x\d\d?|pc)\b ?[:=]|^\s*--- interrupt: |^\s*Code\b|^\s*[0-9a-f]{16} "
 )
 _TASK: Final = re.compile(
-    r"\bCPU: (\d+) (?:UID: \d+ )?PID: (\d+) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
+    r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
 )
-_BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d+) blocked (?:in I/O wait )?for more than")
+_BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked (?:in I/O wait )?for more than")
 _ABOVE: Final = 80
 """Lines above a call trace that can belong to it: registers, and the list of modules."""
 

@@ -15,9 +15,9 @@ _SECONDS: Final = 120.0
 _SHARE: Final = 0.01
 """And for an uptime, which share of it: the log's clock is not disciplined by NTP."""
 
-_UPTIME: Final = re.compile(r"(?:(\d+) days?, )?(\d+):(\d\d):(\d\d)")
+_UPTIME: Final = re.compile(r"(?:(\d{1,9}) days?, )?(\d{1,9}):(\d\d):(\d\d)")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_DATE: Final = re.compile(r"^\w{3} (\w{3}) +(\d+) (\d\d):(\d\d):(\d\d) (UTC|GMT) (\d{4})$")
+_DATE: Final = re.compile(r"^\w{3} (\w{3}) +(\d\d?) (\d\d):(\d\d):(\d\d) (UTC|GMT) (\d{4})$")
 
 
 def judge_clock(

@@ -12,10 +12,10 @@ from typing import Final
 from sandbox.dump import identify, read_log
 from sandbox.model import Vmcore
 
-_CLOCK: Final = re.compile(r"^\[ *(\d+\.\d+)\].* setting system clock to \S+ (?:\S+ )?UTC \((\d+)\)")
+_CLOCK: Final = re.compile(r"^\[ *(\d{1,9}\.\d{1,9})\].* setting system clock to \S+ (?:\S+ )?UTC \((\d{1,11})\)")
 """drivers/rtc/class.c: the wall clock at one time since boot."""
 
-_TIME: Final = re.compile(r"^\[ *(\d+\.\d+)\]")
+_TIME: Final = re.compile(r"^\[ *(\d{1,9}\.\d{1,9})\]")
 _BANNER: Final = re.compile(r"Linux version (\S+) .*?(#\d\S* .*)$")
 _QUARTER: Final = 900.0
 _DRIFT: Final = 120.0

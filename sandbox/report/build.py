@@ -18,6 +18,7 @@ from sandbox.dump.release import classify
 from sandbox.errors import VmboxError
 from sandbox.host import paths
 from sandbox.judge import backtrace, call_trace, stacks
+from sandbox.judge.backtrace import INTEGER
 from sandbox.judge.clock import judge_clock
 from sandbox.judge.log import Witness, last_time, witness
 from sandbox.judge.verdict import Verdict
@@ -37,7 +38,7 @@ _TOP: Final = 12
 _LONGEST: Final = 50
 """Rows of tables that could have thousands."""
 
-_HZ: Final = re.compile(r"^\s*HZ: (\d+)", re.MULTILINE)
+_HZ: Final = re.compile(rf"^\s*HZ: ({INTEGER})\b", re.MULTILINE)
 
 
 def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:
@@ -242,7 +243,7 @@ def _unquoted(system: Mapping[str, str]) -> str | None:
 
 
 def _load(system: Mapping[str, str]) -> tuple[float, ...]:
-    return tuple(float(word) for word in re.findall(r"\d+\.\d+", system.get("LOAD AVERAGE", "")))
+    return tuple(float(word) for word in re.findall(r"\b\d{1,9}\.\d{1,9}\b", system.get("LOAD AVERAGE", "")))
 
 
 def _tick(vmcore: Vmcore, texts: Mapping[str, str]) -> float:

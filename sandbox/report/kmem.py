@@ -6,9 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_TOTALS: Final = re.compile(r"^\s*([A-Z][A-Z ]*[A-Z])\s+(\d+)\s+([\d.]+(?: [KMGT]B)?)(?:\s|$)")
+from sandbox.judge.backtrace import INTEGER
+
+_TOTALS: Final = re.compile(r"^\s*([A-Z][A-Z ]*[A-Z])\s+(\d{1,12})\s+([\d.]+(?: [KMGT]B)?)(?:\s|$)")
 _CACHE: Final = re.compile(
-    r"^[0-9a-f]{6,16}\s+(?P<object>\d+)\s+(?P<allocated>\d+)\s+(?P<total>\d+)\s+(?P<slabs>\d+)\s+(?P<slab>\d+)k\s+(?P<name>\S+)"
+    rf"^[0-9a-f]{{6,16}}\s+(?P<object>{INTEGER})\s+(?P<allocated>{INTEGER})\s+(?P<total>{INTEGER})"
+    r"\s+(?P<slabs>\d{1,9})\s+(?P<slab>\d{1,6})k\s+(?P<name>\S+)"
 )
 
 

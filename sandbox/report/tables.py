@@ -11,29 +11,31 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from sandbox.judge.backtrace import INTEGER
+
 _HEX: Final = r"[0-9a-f]{6,16}"
 _PS: Final = re.compile(
-    rf"^(?P<active>>?)\s*(?P<pid>\d+)\s+(?P<parent>\d+)\s+(?P<cpu>\d+)\s+(?P<task>{_HEX})\s+(?P<state>[A-Z?]{{2}})"
-    r"\s+(?P<percent>[\d.]+)\s+(?P<virtual>\d+)\s+(?P<resident>\d+)\s+(?P<command>.*?)\s*$"
+    rf"^(?P<active>>?)\s*(?P<pid>{INTEGER})\s+(?P<parent>{INTEGER})\s+(?P<cpu>{INTEGER})\s+(?P<task>{_HEX})\s+(?P<state>[A-Z?]{{2}})"
+    rf"\s+(?P<percent>[\d.]+)\s+(?P<virtual>{INTEGER})\s+(?P<resident>{INTEGER})\s+(?P<command>.*?)\s*$"
 )
 _PS_M: Final = re.compile(
-    r"^\[\s*(?P<days>\d+) (?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>[\d.]+)\] \[(?P<state>[A-Z?]{2})\]"
-    rf'\s+PID: (?P<pid>\d+)\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: "(?P<command>.*)"\s*$'
+    r"^\[\s*(?P<days>\d{1,9}) (?P<hours>\d{1,9}):(?P<minutes>\d{1,9}):(?P<seconds>\d{1,9}(?:\.\d*)?)\]"
+    rf' \[(?P<state>[A-Z?]{{2}})\]\s+PID: (?P<pid>{INTEGER})\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: "(?P<command>.*)"\s*$'
 )
-_PS_T: Final = re.compile(rf'^PID: (\d+)\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: ".*"\s*$')
-_PS_T_TIME: Final = re.compile(r"^\s*(UTIME|STIME): (\d+)")
-_MODULE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)\s+(?:{_HEX}\s+)?(?P<size>\d+)\s+(?P<file>\S.*?)\s*$")
+_PS_T: Final = re.compile(rf'^PID: ({INTEGER})\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: ".*"\s*$')
+_PS_T_TIME: Final = re.compile(r"^\s*(UTIME|STIME): (\d{1,20})\b")
+_MODULE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)\s+(?:{_HEX}\s+)?(?P<size>{INTEGER})\s+(?P<file>\S.*?)\s*$")
 _MODULE_TAINT: Final = re.compile(r"^(\S+)\s+([A-Z()+-]+)\s*$")
 _TAINTED_MASK: Final = re.compile(r"^TAINTED_MASK: [0-9a-fx]+\s*?([A-Z() ]*)$", re.MULTILINE)
 _MOUNT: Final = re.compile(rf"^{_HEX}\s+{_HEX}\s+(?P<type>\S+)\s+(?P<device>\S+)\s+(?P<directory>\S.*?)\s*$")
 _DEVICE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)(?:\s+(?P<addresses>\S.*?))?\s*$")
-_INTERRUPT: Final = re.compile(r"^\s*(?P<number>\w+):(?P<counts>(?:\s+\d+)+)(?:\s+(?P<rest>\S.*?))?\s*$")
+_INTERRUPT: Final = re.compile(rf"^\s*(?P<number>\w+):(?P<counts>(?:\s+{INTEGER})+)(?:\s+(?P<rest>\S.*?))?\s*$")
 _DISK: Final = re.compile(
-    rf"^\s*(?P<major>\d+)\s+{_HEX}\s+(?P<name>\S+)\s+{_HEX}\s+(?P<total>\d+)\s+(?P<reads>\d+)\s+(?P<writes>\d+)"
+    rf"^\s*(?P<major>\d+)\s+{_HEX}\s+(?P<name>\S+)\s+{_HEX}\s+(?P<total>\d+)\s+(?P<reads>{INTEGER})\s+(?P<writes>{INTEGER})\b"
 )
-_RUNQ_CPU: Final = re.compile(r"^CPU (\d+) RUNQUEUE: ")
+_RUNQ_CPU: Final = re.compile(rf"^CPU ({INTEGER}) RUNQUEUE: ")
 _RUNQ_TASK: Final = re.compile(
-    rf'(?P<current>CURRENT: )?PID: (?P<pid>\d+)\s+TASK: {_HEX}\s+.*?COMMAND: "(?P<command>.*)"'
+    rf'(?P<current>CURRENT: )?PID: (?P<pid>{INTEGER})\s+TASK: {_HEX}\s+.*?COMMAND: "(?P<command>.*)"'
 )
 
 

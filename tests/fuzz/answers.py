@@ -28,8 +28,10 @@ with atheris.instrument_imports(include=["sandbox"]):
     from sandbox.dump import identify
     from sandbox.dump.release import classify
     from sandbox.errors import DumpError, SessionDied, SessionFailed, VmboxError
+    from sandbox.judge import backtrace, call_trace, log, stacks
+    from sandbox.judge.clock import judge_clock
     from sandbox.model import Case, key_of
-    from sandbox.report import backtrace, kmem, kubernetes, log_excerpt, signature, tables
+    from sandbox.report import kmem, kubernetes, log_excerpt, signature, tables
     from sandbox.session import session
     from sandbox.session.channel import FifoChannel
     from sandbox.session.output_files import OutputDirectory, OutputFiles
@@ -130,6 +132,14 @@ def read_report(content: bytes) -> None:
     log_excerpt.excerpt(lines := text.splitlines())
     for trace in (None, *traces[:3]):
         signature.of(cause=None, backtrace=trace, log=lines, panic=text[:200])
+        for called in call_trace.call_traces(lines)[:3] if trace is not None else ():
+            stacks.judge(trace, called, by="crash")
+    log.ended(lines)
+    call_trace.panic_trace(lines)
+    call_trace.blocked_trace(lines)
+    call_trace.blocked_pids(lines)
+    system = tables.system(text)
+    list(judge_clock(system, crash_time=datetime.now(UTC), last=log.last_time(lines), by="crash"))
     kmem.totals(text)
     kmem.slab_caches(text)
     for read in (tables.system, tables.hardware, tables.taint, tables.mounts, tables.network, tables.interrupts):

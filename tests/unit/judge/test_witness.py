@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.judge import log
+from sandbox.judge import call_trace, log
 from sandbox.judge.clock import judge_clock
 from sandbox.model import Vmcore
 
@@ -87,3 +87,21 @@ def test_date_and_uptime_of_the_debugger_are_compared_with_the_dump() -> None:
     # Lines that are not there, or not what they should be, are not judged.
     for broken in ({}, {"DATE": "(unknown)", "UPTIME": "?"}, {"DATE": "Fri Foo 27 13:59:03 UTC 2026"}):
         assert list(judge_clock(broken, crash_time=DUMP.crash_time, last=4.0, by="crash")) == []
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 20, "9" * 11], ids=len)
+def test_numbers_that_no_kernel_prints(number: str) -> None:
+    """A log and the answers of a debugger are the dump's choice."""
+    lines = [
+        f"[    1.000000] rtc_cmos: setting system clock to x UTC ({number})",
+        f"[    2.000000] INFO: task x:{number} blocked for more than 120 seconds.",
+        f"[    2.000000] CPU: {number} PID: {number} Comm: x Not tainted 6.1.0 #1",
+        f"[{number}.500000] Kernel panic - not syncing: x",
+        "[    3.000000] Call Trace:",
+        "[    3.000000]  panic+0x1/0x2",
+    ]
+    log.ended(lines)
+    call_trace.call_traces(lines)
+    call_trace.blocked_pids(lines)
+    system = {"DATE": f"Fri Nov {number} 14:00:00 UTC {number[:4]}", "UPTIME": f"{number} days, {number}:00:00"}
+    assert list(judge_clock(system, crash_time=datetime.now(UTC), last=5.0, by="crash")) == []

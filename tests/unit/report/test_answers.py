@@ -6,6 +6,7 @@ The texts follow crash's source and are not captured from a dump. Some are hosti
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import schema_of
 
 from sandbox.errors import DebuginfoNotFound
+from sandbox.host import decode
 from sandbox.judge import backtrace
 from sandbox.model import CommandStatus, Vmcore
 from sandbox.report import html, kmem, signature, tables, write
@@ -254,6 +256,17 @@ def test_an_unreadable_stack_hides_no_other_stack(vmcore: Vmcore, answers: Comma
     assert "cannot transition" in str(report.cpus[0].complaint)
     assert "cannot transition" in html.html(report)
     assert "cpus" not in report.missing
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "9" * 400, "9" * 20, "999999999999999", "1.2.3", "٣"])
+def test_numbers_that_no_kernel_has(vmcore: Vmcore, answers: CommandOutputs, number: str) -> None:
+    """A report is made, and can be read again: JSON of vmbox has numbers of 64 bits."""
+    texts = {**TEXTS, "dev -d": "    8 ffff888003c3c000   sda  ffff888003c3d000  1  1  1\n", "mach": "  HZ: 250\n"}
+    texts |= {command: re.sub(r"(?<![\w.])\d+(?!\w)", number, text) for command, text in texts.items()}
+    texts["ps -m"] = PS_M.replace("03.500", number)
+    report = read(replace(vmcore, release="3.10.0"), replace(answers, texts=texts))
+    assert "<html" in html.html(report)
+    decode.decode(type(report), json.loads(write.as_json(report)))
 
 
 def test_reasons() -> None:
