@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -34,14 +34,23 @@ def read_log(
     Where the log cannot be walked in the dump, the one that kdump saved beside it is given instead, and `on_saved` is
     told its path. Raises `DumpUnreadable` when there is neither, and what `identify` raises.
     """
+    try:
+        yield from _read(path, keep_into, reporter, on_saved)
+    except DeadlineExceeded as error:
+        raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
+
+
+def _read(
+    path: Path, keep_into: Path | None, reporter: Reporter, on_saved: Callable[[Path], object]
+) -> Iterator[bytes]:
+    """The same, which may raise `DeadlineExceeded`."""
     budget = Budget(_SECONDS)
     below = index = None
     if path.is_dir():
         contents = crash_directory.look(path, budget)
         dump = crash_directory.choose(path, contents)
         if dump is None:
-            with _in_time(path):
-                found = saved_log.read_directory(path, contents, budget)
+            found = saved_log.read_directory(path, contents, budget)
             if found is None:
                 raise DumpUnreadable(f"{path} holds neither a dump nor a kernel log")
             yield from _lines(found[0])
@@ -53,11 +62,10 @@ def read_log(
             yield from _wrapped(source, path)
             return
         if magic.dump_format(head) is None:
-            with _in_time(path):
-                part = saved_log.read_part(path, budget) if pstore.is_part(path.name) else None
-                text = part[0] if part is not None else None
-                if text is None and saved_log.is_log(source, budget):
-                    text = saved_log.read(source, budget)
+            part = saved_log.read_part(path, budget) if pstore.is_part(path.name) else None
+            text = part[0] if part is not None else None
+            if text is None and saved_log.is_log(source, budget):
+                text = saved_log.read(source, budget)
             if text is not None:
                 yield from _lines(text)
                 return
@@ -78,8 +86,7 @@ def read_log(
             budget.restart()
         opened = reader.open_dump(source, str(path), index)
         try:
-            with _in_time(path):
-                yield from _walk(opened, path, budget)
+            yield from _walk(opened, path, budget)
         except printk.LogMissingError as error:
             saved = crash_directory.log_beside(path)
             if saved is None:
@@ -108,9 +115,7 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
 
     found = wrappers.unwrap(source, str(path))
     if found.source is not None and found.is_log:
-        with _in_time(path):
-            text = saved_log.read(found.source, Budget(_SECONDS))
-        yield from _lines(text)
+        yield from _lines(saved_log.read(found.source, Budget(_SECONDS)))
         return
     inside = found.source
     if isinstance(inside, PeekSource):
@@ -133,7 +138,7 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
 
 
 def _saved_beside(path: Path) -> Iterator[bytes]:
-    with FileSource(path, below=path.parent) as source, _in_time(path):
+    with FileSource(path, below=path.parent) as source:
         text = saved_log.read(source, Budget(_SECONDS))
     yield from _lines(text)
 
@@ -141,11 +146,3 @@ def _saved_beside(path: Path) -> Iterator[bytes]:
 def _lines(text: LogText) -> Iterator[bytes]:
     for record in text.records:
         yield from record.lines()
-
-
-@contextmanager
-def _in_time(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except DeadlineExceeded as error:
-        raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error

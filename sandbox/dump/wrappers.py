@@ -44,6 +44,11 @@ _MEMORY_DEEP: Final = 16 << 20
 
 _DEEPEST: Final = 6
 
+_MOST_UNPACKED: Final = 64
+"""Bytes to look at for each byte of the file, and at least `_UNPACKED`. The memory of zstd grows with what is unpacked,
+up to its window: a file of a few kilobytes must not fill one of 128 MiB."""
+_UNPACKED: Final = 64 << 20
+
 _LOG_NAME: Final = re.compile(r"(?:^|/)vmcore-dmesg(?:-incomplete)?\.txt$|(?:^|/)crash/[^/]+/dmesg[\w.-]*$")
 _UNAME_NAME: Final = re.compile(r"(?:^|/)sos_commands/kernel/uname_-a$")
 _SOSREPORT: Final = re.compile(r"(?:^|/)(?:sos_commands|sos_logs|sos_reports)/")
@@ -76,20 +81,22 @@ def unwrap(source: Source, name: str) -> Unwrapped:
     Raises `NotADump` when there is no dump inside, `DumpUnreadable` for a wrapper that is not read here, `DumpDamaged`
     when the wrapper is cut before anything could be seen.
     """
-    return unwrap_stream(SourceStream(source), name)
+    return unwrap_stream(SourceStream(source), name, most=max(_UNPACKED, _MOST_UNPACKED * (source.size or 0)))
 
 
-def unwrap_stream(stream: Stream, name: str) -> Unwrapped:
-    """The same for bytes in order."""
+def unwrap_stream(stream: Stream, name: str, *, most: int | None = None) -> Unwrapped:
+    """The same for bytes in order. `most` limits the bytes that come out of the outermost compression."""
     try:
-        return _peel(stream, name, (), None)
+        return _peel(stream, name, (), None, most)
     except UnsupportedFormat as error:
         raise DumpUnreadable(f"{name}: {error}", hint="unpack it by hand, and give the dump in it") from error
     except CorruptData as error:
         raise DumpDamaged(f"{name}: {error}", hint=_CUT_HINT) from error
 
 
-def _peel(stream: Stream, name: str, layers: tuple[Wrapper, ...], member: str | None) -> Unwrapped:
+def _peel(
+    stream: Stream, name: str, layers: tuple[Wrapper, ...], member: str | None, most: int | None = None
+) -> Unwrapped:
     peek = PeekSource(stream, PEEK_LIMIT)
     head = peek.read_at(0, magic.PEEK)
     if peek.damage is not None and len(head) < magic.PEEK:
@@ -116,6 +123,8 @@ def _peel(stream: Stream, name: str, layers: tuple[Wrapper, ...], member: str | 
         case Wrapper.GZ | Wrapper.BZ2 | Wrapper.XZ | Wrapper.ZST | Wrapper.LZ4 | Wrapper.LZOP:
             memory = _MEMORY_DEEP if _LARGE.intersection(layers) else _MEMORY
             inner = decompressed(whole, kind, memory=memory, padded=True)
+            if most is not None:
+                inner = _Bounded(inner, most)
             return _peel(inner, name, (*layers, kind), member)
         case Wrapper.DIRECTORY:
             raise AssertionError(kind)  # no file begins so
@@ -177,6 +186,24 @@ def _log(member: Member, layers: tuple[Wrapper, ...]) -> Unwrapped:
     peek = PeekSource(member.content, PEEK_LIMIT)
     peek.exhaust()
     return Unwrapped(source=peek, stream=None, layers=layers, member=member.text, is_log=True)
+
+
+class _Bounded(Stream):
+    """At most `most` bytes of a stream; who wants more is told that it is no dump."""
+
+    def __init__(self, stream: Stream, most: int) -> None:
+        self._stream = stream
+        self._left = most
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise UnsupportedFormat("it unpacks to far more than a dump does, and no dump is at its beginning")
+        return data
+
+    def ask(self) -> None:
+        self._stream.ask()
 
 
 class _Replayed(Stream):

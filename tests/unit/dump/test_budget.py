@@ -166,6 +166,25 @@ def small_members():
     return gzip.compress(bytes(block) * 200_000, compresslevel=9)
 
 
+def tar_in_zstd():
+    """A window of 128 MiB, all of which is filled on the way to the second member."""
+    options = zstandard.module()
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, size in (("x", 300 << 20), ("vmcore", 4096)):
+            entry = tarfile.TarInfo(name)
+            entry.size = size
+            archive.addfile(entry, io.BytesIO(bytes(size)))
+    parameters = {options.CompressionParameter.window_log: 27, options.CompressionParameter.checksum_flag: 0}
+    return options.compress(out.getvalue(), options=parameters)
+
+
+def names_in_tar():
+    name = bytearray(tarfile.TarInfo("x").tobuf(tarfile.GNU_FORMAT))
+    long = tarfile.TarInfo("n" * 60_000).tobuf(tarfile.GNU_FORMAT)
+    return gzip.compress((long + bytes(name)) * 3000)
+
+
 def sevenzip_header(properties):
     header = b"\1\5" + properties + b"\0\0"
     head = b"7z\xbc\xaf\x27\x1c\0\4" + bytes(4) + struct.pack("<QQI", 0, len(header), 0)
@@ -198,6 +217,8 @@ MADE = {
     "flattened": lambda: flattened(900_000),
     "flattened, packed": lambda: gzip.compress(flattened(31 << 20)),
     "tar of nothing": small_members,
+    "tar of long names": names_in_tar,
+    "tar in zstd with a large window": tar_in_zstd,
     "7z of names": many_names,
     "notes": kdump_notes,
 }
@@ -258,6 +279,55 @@ def test_random_nestings(tmp_path_factory, inside, wraps):
         content = WRAPS[wrap](content[: 16 << 20])
     path = tmp_path_factory.mktemp("nest") / "vmcore"
     path.write_bytes(content[: 1 << 20])
+    check(path)
+
+
+PLACES = ["sos_commands", "kernel", "var", "crash", "127.0.0.1-2026-01-02-03:04:05", "x"]
+FILES = {"vmcore": DUMP, "vmcore-dmesg.txt": INSIDE["log"], "dmesg": b"\n" * 600, "uname_-a": b"Linux h 6.1.0 x86_64"}
+
+
+@given(
+    files=st.lists(
+        st.tuples(st.lists(st.sampled_from(PLACES), max_size=12), st.sampled_from([*FILES, "link", "fifo"])),
+        max_size=30,
+    )
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_random_trees(tmp_path_factory, files):
+    top = tmp_path_factory.mktemp("tree")
+    for places, name in files:
+        place = top.joinpath(*places)
+        place.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            if name == "link":
+                (place / "vmcore.1").symlink_to("/dev/zero")
+            elif name == "fifo":
+                os.mkfifo(place / "dump.1")
+            else:
+                (place / name).write_bytes(FILES[name])
+    check(top)
+
+
+@given(
+    notes=st.lists(
+        st.tuples(
+            st.sampled_from([b"CORE\0\0\0\0", b"VMCOREINFO\0\0", b"GNU\0", b""]),
+            st.sampled_from([0, 4, 11, 12, 1 << 31, (1 << 32) - 1]),
+            st.sampled_from([0, 1, 336, 4096, 1 << 20, (1 << 32) - 1]),
+            st.integers(1, 3000),
+        ),
+        max_size=8,
+    )
+)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_random_notes(tmp_path_factory, notes):
+    extra = b"".join(
+        (struct.pack("<III", name_size, size, 1) + name + b"OSRELEASE=6.1.0\n"[: min(size, 16)]) * often
+        for name, name_size, size, often in notes
+    )
+    path = tmp_path_factory.mktemp("notes") / "vmcore"
+    info = b"OSRELEASE=6.1.0\nPAGESIZE=4096\n"
+    path.write_bytes(dump_writer.elf({1: bytes(4096)}, info, extra_notes=extra[: 1 << 20]))
     check(path)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import dump_writer
 import pytest
 
-from sandbox.dump import identify, read_log
-from sandbox.errors import DumpUnreadable, VmboxError
+from sandbox.dump import identify, kernel_log, read_log
+from sandbox.errors import DumpDamaged, DumpUnreadable, VmboxError
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
 IMAGE = 0xFFFFFFFF80000000
@@ -289,3 +289,12 @@ def test_the_image_has_the_banner_that_the_log_lost(tmp_path):
     assert (found.utsname_version, found.origins["utsname_version"]) == ("#1 SMP Thu Jan 1", "memory")
     assert found.banner == banner.decode().rstrip()
     assert found.vendor == "alma"
+
+
+def test_a_log_that_takes_too_long_is_an_error(tmp_path, monkeypatch):
+    """Also in an archive, where it is read in another way."""
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress((FIXTURES / "x86_64-6.1-zlib").read_bytes(), 1))
+    monkeypatch.setattr(kernel_log, "_SECONDS", -1)
+    with pytest.raises(DumpDamaged, match="took more than"):
+        list(read_log(path))
