@@ -17,6 +17,11 @@ from sandbox.errors import EngineFailed
 _SCRATCH: Final = frozenset({"nosuid", "nodev", "noexec"})
 _FROM_ENGINES: Final = frozenset({"container", "HOSTNAME", "TERM", "HOME"})
 """Variables that engines set in every container, and may."""
+_OWN_SYSCTLS: Final = ("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm", "kernel.domainname")
+"""Beginnings of kernel settings that each network, IPC or UTS namespace has of its own: in those of a case they are
+harmless. All others are the host's (pkg/sysctl in containers/common, docker/cli opts)."""
+RUNTIME_ADDRESSES: Final = 4 << 30
+"""Bytes of address space that runc needs to start: with less it fails to set up seccomp."""
 PRIVILEGED_ULIMITS: Final = frozenset({"nice", "rtprio"})
 """Those that give a process more than its share of processors, which the limits of a container do not hold back."""
 
@@ -46,6 +51,14 @@ class Created:
     """The root file system."""
     masked: bool | None = True
     """Whether /proc/kcore and what engines hide beside it is hidden."""
+    sysctls: tuple[str, ...] = ()
+    """Names of kernel settings that are written for it."""
+    unconfined: tuple[str, ...] = ()
+    """Names of protections that were taken away by name, e.g. apparmor."""
+    overridden: tuple[str, ...] = ()
+    """Names of settings of its control group that are written after its limits."""
+    spared: bool = False
+    """Whether the kernel would rather kill other processes for want of memory."""
     environment: Mapping[str, str]
     ulimits: Mapping[str, int]
     """Hard limits by their names in small letters, e.g. nofile."""
@@ -101,6 +114,10 @@ def _deviations(
         yield "capabilities", f"it has capabilities ({', '.join(sorted(created.capabilities))})"
     if created.seccomp is False:
         yield "seccomp", "system calls are not filtered (seccomp)"
+    if created.unconfined:
+        yield created.unconfined[0], f"it is not confined ({', '.join(created.unconfined)})"
+    if hosts := [name for name in created.sysctls if not name.startswith(_OWN_SYSCTLS)]:
+        yield "sysctls", f"settings of the host's kernel are changed for it ({', '.join(sorted(hosts))})"
     if not created.no_new_privileges:
         yield "privileges", "no_new_privs is not set"
     if not created.read_only:
@@ -141,8 +158,12 @@ def _mounts(created: Created, spec: ContainerSpec) -> Iterator[tuple[str, str]]:
 
 
 def _limits(created: Created, spec: ContainerSpec, *, limits: bool) -> Iterator[tuple[str, str]]:
+    if created.spared:
+        yield "oom", "others are killed before it for want of memory"
+    if created.overridden:
+        yield "limits", f"its limits are overridden ({', '.join(sorted(created.overridden))})"
     if not limits:
-        if spec.memory and "as" not in created.ulimits:
+        if spec.memory and not 0 < created.ulimits.get("as", 0) <= max(spec.memory, RUNTIME_ADDRESSES):
             yield "limits", "its processes' memory is not limited"
         return
     for name, wanted, found in (

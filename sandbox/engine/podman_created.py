@@ -28,6 +28,9 @@ SETTINGS: Final = {
     "privileged": "privileged in containers.conf",
     "capabilities": "default_capabilities in containers.conf",
     "seccomp": "seccomp_profile in containers.conf",
+    "apparmor": "apparmor_profile in containers.conf",
+    "sysctls": "default_sysctls in containers.conf",
+    "oom": "oom_score_adj in containers.conf",
     "privileges": "no_new_privileges in containers.conf",
     "read-only": "read_only in containers.conf",
     "environment": "env in containers.conf",
@@ -129,6 +132,9 @@ def of(
     ulimits = {_limit(one["Name"]): one["Hard"] for one in host.get("Ulimits") or ()}
     devices = [one["PathOnHost"] for one in host.get("Devices") or ()]
     seccomp = False if "seccomp=unconfined" in (host.get("SecurityOpt") or ()) else None
+    unconfined = ["apparmor"] if inspected.get("AppArmorProfile") == "unconfined" else []
+    score = host.get("OomScoreAdj") or 0
+    sysctls, overridden = [*(host.get("Sysctls") or ())], [*(host.get("CgroupConf") or ())]
     masked = None
     if config is not None:
         process, linux = config["process"], config["linux"]
@@ -148,6 +154,11 @@ def of(
         environment = created.environment(process.get("env"))
         ulimits = {_limit(one["type"]): one["hard"] for one in process.get("rlimits") or ()}
         seccomp = bool(linux.get("seccomp"))
+        if process.get("apparmorProfile") == "unconfined" and not unconfined:
+            unconfined.append("apparmor")
+        score = min(score, process.get("oomScoreAdj") or 0)
+        sysctls += linux.get("sysctl") or ()
+        overridden += (linux.get("resources") or {}).get("unified") or ()
         masked = "/proc/kcore" in (linux.get("maskedPaths") or ())
     quota, period = host.get("CpuQuota") or 0, host.get("CpuPeriod") or 0
     return Created(
@@ -164,6 +175,10 @@ def of(
         no_new_privileges="no-new-privileges" in (host.get("SecurityOpt") or ()),
         read_only=host["ReadonlyRootfs"],
         masked=masked,
+        sysctls=tuple(dict.fromkeys(sysctls)),
+        unconfined=tuple(unconfined),
+        overridden=tuple(dict.fromkeys(overridden)),
+        spared=score < 0 or bool(host.get("OomKillDisable")),
         environment=environment,
         ulimits=ulimits,
         memory=host.get("Memory"),

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.engine import messages
+from sandbox.engine.created import RUNTIME_ADDRESSES
 from sandbox.engine.protocol import ContainerSpec, EngineInfo
 
 _LOG_LIMIT: Final = 8 << 20
 """Bytes. The dump decides what PID 1 prints, which must not fill the host's disk."""
 _CPU_PERIOD: Final = 100_000
 """Microseconds; the kernel's default."""
-_RUNTIME_ADDRESSES: Final = 4 << 30
-"""Bytes of address space that runc needs to start: with less it fails to set up seccomp."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECCOMP: Final = ("/usr/share/containers/seccomp.json", "/etc/containers/seccomp.json")
 """Where Podman looks for its profile when containers.conf names none."""
@@ -115,7 +114,7 @@ def of(
         }
     elif spec.memory:
         # The runtime itself starts under this limit, and Go reserves many more addresses than it uses.
-        addresses = max(spec.memory, _RUNTIME_ADDRESSES)
+        addresses = max(spec.memory, RUNTIME_ADDRESSES)
         payload["r_limits"] = [{"type": "AS", "soft": addresses, "hard": addresses}]
     return _without_none(payload)
 

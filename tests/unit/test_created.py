@@ -91,12 +91,17 @@ INSPECTED: dict[str, tuple[Change, str]] = {
     "seccomp": (_host(SecurityOpt=["no-new-privileges", "seccomp=unconfined"]), "not filtered"),
     "new privileges": (_host(SecurityOpt=[]), "no_new_privs"),
     "root": (_host(ReadonlyRootfs=False), "root file system"),
+    "kernel setting": (_host(Sysctls={"kernel.core_pattern": "|/x"}), "kernel.core_pattern"),
+    "spared": (_host(OomScoreAdj=-900), "want of memory"),
+    "never killed": (_host(OomKillDisable=True), "want of memory"),
 }
 DOCKER: dict[str, tuple[Change, str]] = {
     "no dump": (lambda found: found["inspected"].update(Mounts=[]), "missing"),
     "tmpfs": (_host(Tmpfs={"/tmp": "rw,size=1"}), "scratch memory"),
     "capability": (_host(CapAdd=["SYS_ADMIN"]), "SYS_ADMIN"),
     "capabilities": (_host(CapDrop=[]), "capabilities"),
+    "apparmor": (_host(SecurityOpt=["no-new-privileges", "apparmor=unconfined"]), "confined (apparmor)"),
+    "paths": (_host(SecurityOpt=["no-new-privileges", "systempaths=unconfined"]), "confined (systempaths)"),
     "kcore": (_host(MaskedPaths=[]), "kernel's memory"),
     "runtime": (_host(Runtime="nvidia"), "runtime nvidia"),
     "rule": (_host(DeviceCgroupRules=["c *:* rwm"]), "rwm"),
@@ -140,6 +145,18 @@ CONFIG: dict[str, tuple[Change, str]] = {
         lambda found: found["config"]["process"].update(capabilities={"bounding": ["CAP_SYS_ADMIN"]}),
         "CAP_SYS_ADMIN",
     ),
+    "apparmor": (lambda found: found["inspected"].update(AppArmorProfile="unconfined"), "confined (apparmor)"),
+    "apparmor of the process": (
+        lambda found: found["config"]["process"].update(apparmorProfile="unconfined"),
+        "confined (apparmor)",
+    ),
+    "kernel setting": (lambda found: found["config"]["linux"].update(sysctl={"vm.overcommit_memory": "1"}), "vm.over"),
+    "spared": (lambda found: found["config"]["process"].update(oomScoreAdj=-1), "want of memory"),
+    "control group": (
+        lambda found: found["inspected"]["HostConfig"].update(CgroupConf={"memory.max": "max"}),
+        "memory.max",
+    ),
+    "unified": (lambda found: found["config"]["linux"].update(resources={"unified": {"pids.max": "max"}}), "pids.max"),
     "environment": (lambda found: found["config"]["process"]["env"].append("LD_PRELOAD=/x"), "LD_PRELOAD"),
     "a value": (lambda found: found["config"]["process"]["env"].append("HOME=/etc"), "HOME"),
     "priority": (
@@ -171,6 +188,25 @@ def test_what_is_more_is_refused(name: str, change: Change, said: str) -> None:
     assert said in refused.value.message
     assert "\n" not in refused.value.message
     assert refused.value.hint.startswith("it would be less isolated than promised. See ")
+
+
+def test_a_setting_of_its_own_namespaces_is_accepted() -> None:
+    for name in ("docker", *PODMAN):
+        found = recorded(name)
+        found["inspected"]["HostConfig"]["Sysctls"] = {"net.ipv4.ping_group_range": "0 0"}
+        compare(name, found)
+
+
+@pytest.mark.parametrize("addresses", [None, -1, LIMIT * 2])
+def test_without_control_groups_the_limit_of_addresses_is_compared(addresses: int | None) -> None:
+    found = recorded("podman-rootless")
+    assert not found["limits"]
+    limits = found["config"]["process"]["rlimits"]
+    limits[:] = [one for one in limits if one["type"] != "RLIMIT_AS"]
+    if addresses is not None:
+        limits.append({"type": "RLIMIT_AS", "soft": addresses, "hard": addresses})
+    with pytest.raises(EngineFailed, match="memory is not limited"):
+        compare("podman-rootless", found)
 
 
 def test_volume_of_the_image_is_accepted() -> None:

@@ -137,13 +137,15 @@ def _with_script(spec: ContainerSpec, script: str) -> ContainerSpec:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("start", [engines.podman_rootful])
+@pytest.mark.parametrize("start", [engines.podman_rootful, engines.podman_rootless])
 def test_podman_is_refused_where_it_cannot_be_told(
     start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, tmp_path: Path
 ) -> None:
     for settings, said in REFUSED.items():
         with _started(start, rootfs, settings) as engine:
             _is_refused(engine, said)
+    if start is engines.podman_rootless:
+        return  # it cannot make each of these, and its user cannot read that file
     with _started(start, rootfs, NAMED_AWAY) as engine:
         for name, said in NAMES.items():
             with _without(name):
