@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import random
@@ -184,19 +183,3 @@ def test_a_crash_that_dies_of_the_dump(docker_engine: EngineUnderTest, dumps: Du
     assert b"= 2\n" in died.stdout
     assert b"crash died of signal 11" in died.stderr
     docker_engine.run("close", "--all")
-
-
-def test_a_case_that_holds_its_lock_and_fills_its_fifos_can_be_used_and_closed(
-    vmbox, engine: EngineUnderTest, own_dump: Path
-) -> None:
-    vmbox("run", own_dump, "--", "p 1")
-    (case,) = (one for one in json.loads(vmbox("list", "--json").stdout) if one["dump"] == str(own_dump))
-    hold = "!(flock -x /run/vmbox/lock sleep 300) >/dev/null 2>&1 &"
-    fill = "!(while :; do head -c 4096 /dev/zero; done >/run/vmbox/ctl) >/dev/null 2>&1 &"
-    began = time.monotonic()
-    vmbox("run", own_dump, "--timeout", "20", "--", hold, "--", "p 2", "--", fill)
-    assert time.monotonic() - began < 30
-    began = time.monotonic()
-    vmbox("close", own_dump)
-    assert time.monotonic() - began < 30
-    assert engine.engine.container(case["container"]) is None

@@ -176,6 +176,31 @@ def test_a_crash_that_hangs_is_ended_and_its_case_stays(vmbox, own_dump: Path) -
     assert json.loads(vmbox("list", "--json").stdout) == [before]
 
 
+def test_a_case_that_a_dump_took_over_holds_no_client(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    """It holds its lock, prints without end, says that crash has ended, and keeps its FIFOs full."""
+    vmbox("run", own_dump, "--", "p 1")
+    (case,) = (one for one in json.loads(vmbox("list", "--json").stdout) if one["dump"] == str(own_dump))
+    out = engine.directory() / "out"
+    began = time.monotonic()
+    hold = "!(flock -x /run/vmbox/lock sleep 300) >/dev/null 2>&1 &"
+    vmbox("run", own_dump, "--timeout", "20", "--", hold, "--", "p 2")
+    flood = "!(yes xxxxxxxx | tr -d '\\n') 2>/dev/null &"
+    flooded = engine.run("run", str(own_dump), "--timeout", "5", "--output", str(out), "--", flood, "--", "bt > bt.txt")
+    assert flooded.returncode in {60, 61, 62}, flooded.stderr
+    assert {path.name for path in out.iterdir()} <= {"bt.txt"}
+    lie = '!pkill yes; (yes "$TOKEN exit 1 0badcafe") 2>/dev/null &'
+    lied = engine.run("--set", "start=5", "run", str(own_dump), "--timeout", "5", "--", lie, "--", "p 1")
+    assert lied.returncode in {60, 61, 62}, lied.stderr
+    fill = "!pkill yes; (while :; do head -c 4096 /dev/zero; done >/run/vmbox/ctl) >/dev/null 2>&1 &"
+    filled = engine.run("--set", "start=5", "run", str(own_dump), "--timeout", "5", "--", fill)
+    assert b"Traceback" not in flooded.stderr + lied.stderr + filled.stderr
+    assert time.monotonic() - began < 90
+    began = time.monotonic()
+    engine.run("close", str(own_dump))
+    assert time.monotonic() - began < 30
+    assert engine.engine.container(case["container"]) is None
+
+
 def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None:
     """Ended by the kernel at the case's limit, at its start or at a command: one line, nothing less is tried."""
     if not engine.engine.info().limits:
