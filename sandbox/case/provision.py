@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
-from sandbox.errors import EngineError, EngineNotFound, ImageError
+from sandbox.errors import DebuginfoError, EngineError, EngineNotFound, ImageError, VmboxError
 from sandbox.host import paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     _Query = Callable[[Profile, Sequence[str], Sequence[str]], Iterable[RemotePackage]]
 
+_T = TypeVar("_T")
 _log = Log("case")
 
 
@@ -90,20 +91,28 @@ def provision(
     # Both may need the same base first; made once, before they part.
     if engine.image(images.reference(selection.crash_from)) is None:
         reporter.notice(f"the image {selection.crash_from.name} is made first, which takes minutes, once on this host")
-        selection = _with_base(selection, options, engine, reporter)
-    building = in_background(lambda: _ensure_image(selection, options, engine, reporter), name="image")
+        selection = _with_base(selection, vmcore.release, options, engine, reporter)
+    building = in_background(lambda: _ensure_image(selection, vmcore.release, options, engine, reporter), name="image")
     fetching = peek(vmcore, selection.distribution, paths.cache_dir()) is None
     index = always_index or selection.crash_from.crash.gains_from_index
-    debuginfo = locate(
-        vmcore,
-        selection.distribution,
-        package_query=ContainerPackageQuery(selection.distribution, engine, reporter, machine=machine),
-        given=options.debuginfo,
-        force=options.force,
-        reporter=reporter,
-        gdb_index_builder=_indexer(engine, reporter, soon=fetching) if index else None,
-        in_use=store.debuginfo_in_use,
-    )
+    try:
+        debuginfo = locate(
+            vmcore,
+            selection.distribution,
+            package_query=ContainerPackageQuery(selection.distribution, engine, reporter, machine=machine),
+            given=options.debuginfo,
+            force=options.force,
+            reporter=reporter,
+            gdb_index_builder=_indexer(engine, reporter, soon=fetching) if index else None,
+            in_use=store.debuginfo_in_use,
+        )
+    except DebuginfoError as error:
+        if not building.done():
+            # A build that is cut off leaves its layers and containers on the engine, and a second try needs the image.
+            reporter.notice(f"{error.message}; the image is finished first, and kept")
+        with suppress(VmboxError):
+            building.result()
+        raise
     profile, image = building.result()
     _log.info("image %s with the crash of %s", image, profile.name)
     return Provisioned(image=image, profile=profile, debuginfo=debuginfo)
@@ -157,43 +166,54 @@ def _self_contained(
     return Provisioned(image=ref, profile=profile, debuginfo=debuginfo)
 
 
-def _with_base(selection: Selection, options: OpenOptions, engine: Engine, reporter: Reporter) -> Selection:
+def _with_base(
+    selection: Selection, release: str | None, options: OpenOptions, engine: Engine, reporter: Reporter
+) -> Selection:
     """The selection, with a base for its image on the engine; another one where that cannot be had."""
     from sandbox import image as images
 
-    try:
-        images.ensure_base(selection.crash_from, engine, reporter)
-    except ImageError as error:
-        instead = _fallback(selection, options, error, reporter)
-        if engine.image(images.reference(instead.crash_from)) is None:
-            images.ensure_base(instead.crash_from, engine, reporter)
-        return instead
-    return selection
+    def ensure_base(profile: Profile) -> str | None:
+        if engine.image(images.reference(profile)) is not None:
+            return None
+        return images.ensure_base(profile, engine, reporter)
+
+    return _first_available(selection, release, options, reporter, ensure_base)[0]
 
 
 def _ensure_image(
-    selection: Selection, options: OpenOptions, engine: Engine, reporter: Reporter
+    selection: Selection, release: str | None, options: OpenOptions, engine: Engine, reporter: Reporter
 ) -> tuple[Profile, str]:
     from sandbox import image as images
 
-    try:
-        return selection.crash_from, images.ensure(selection.crash_from, engine, reporter)
-    except ImageError as error:
-        instead = _fallback(selection, options, error, reporter)
-        return instead.crash_from, images.ensure(instead.crash_from, engine, reporter)
+    used, image = _first_available(
+        selection, release, options, reporter, lambda profile: images.ensure(profile, engine, reporter)
+    )
+    return used.crash_from, image
 
 
-def _fallback(selection: Selection, options: OpenOptions, error: ImageError, reporter: Reporter) -> Selection:
-    """The newest crash, when a major's image cannot be had; not when it is that one, or the user's own choice."""
-    from sandbox.profiles import fallback, platforms
+def _first_available(
+    selection: Selection,
+    release: str | None,
+    options: OpenOptions,
+    reporter: Reporter,
+    make: Callable[[Profile], _T],
+) -> tuple[Selection, _T]:
+    """(selection, what `make` makes of its profile): the first that can be made, unless the user chose one."""
+    from sandbox.profiles import fallbacks, platforms
 
-    instead = None if options.image is not None else fallback(selection)
-    if instead is None:
-        raise error
-    said = "\n".join(line for line in (error.message, error.detail or "") if line)
-    reporter.notice(f"{said}\n{instead.reason}")
-    machine = None if selection.crash_from.platform is None else platforms.arch_of(selection.crash_from.platform)
-    return replace(instead, crash_from=platforms.for_arch(instead.crash_from, machine))
+    others = iter(()) if options.image is not None else fallbacks(selection, release)
+    while True:
+        try:
+            return selection, make(selection.crash_from)
+        except ImageError as error:
+            instead = next(others, None)
+            if instead is None:
+                raise
+            said = "\n".join(line for line in (error.message, error.detail or "") if line)
+            reporter.notice(f"{said}\n{instead.reason}")
+        platform = selection.crash_from.platform
+        machine = None if platform is None else platforms.arch_of(platform)
+        selection = replace(instead, crash_from=platforms.for_arch(instead.crash_from, machine))
 
 
 def find_debuginfo(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET) -> Debuginfo:

@@ -18,7 +18,7 @@ from sandbox.profiles.definition import (
 )
 from sandbox.profiles.doubts import doubts, with_version
 from sandbox.profiles.loading import digests, load, read
-from sandbox.profiles.selection import Selection, by_name, fallback, select
+from sandbox.profiles.selection import Selection, by_name, fallbacks, select
 
 __all__ = [
     "Base",
@@ -35,7 +35,7 @@ __all__ = [
     "by_name",
     "digests",
     "doubts",
-    "fallback",
+    "fallbacks",
     "load",
     "read",
     "select",

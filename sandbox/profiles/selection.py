@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from sandbox.errors import ConfigurationError, UnknownKernel
@@ -81,16 +81,31 @@ def _reads_more(newest: Profile, home: Profile) -> bool:
     return high is None or (low is not None and kernel_version(high) > kernel_version(low))
 
 
-def fallback(selection: Selection) -> Selection | None:
-    """The newest crash, for when the selected image is not available or its crash does not open the dump.
+def fallbacks(selection: Selection, release: str | None) -> Iterator[Selection]:
+    """What to use where a selection's image is not available: the newest crash, then stable ones, newest first.
 
-    None if it was already selected.
+    The newest crash is of a distribution's moving suite, which may be broken or expired on a mirror. The others are of
+    other suites of that mirror, and know the kernel of `release`.
     """
-    newest = next((profile for profile in load().values() if profile.latest), None)
-    if newest is None or selection.crash_from.latest:
-        return None
-    reason = f"{newest.name} with crash {newest.crash.version} is used in place of {selection.crash_from.name}"
-    return Selection(distribution=selection.distribution, crash_from=newest, reason=reason)
+    known = load().values()
+    newest = next((profile for profile in known if profile.latest), None)
+    if newest is None:
+        return
+    stable = [one for one in known if _same_mirror(one, newest) and one.doubt(release) is None]
+    stable.sort(key=lambda profile: [int(number) for number in re.findall(r"\d+", profile.crash.version)], reverse=True)
+    failed = selection.crash_from
+    for profile in (newest, *stable):
+        if profile.name == selection.crash_from.name or (profile.latest and selection.crash_from.latest):
+            continue
+        reason = f"{profile.name} with crash {profile.crash.version} is used in place of {failed.name}"
+        yield Selection(distribution=selection.distribution, crash_from=profile, reason=reason)
+        failed = profile
+
+
+def _same_mirror(profile: Profile, newest: Profile) -> bool:
+    """Whether a profile is made of another suite of the mirror that the newest crash comes from."""
+    own, other = profile.base.bootstrap, newest.base.bootstrap
+    return own is not None and other is not None and own.mirror == other.mirror and own.suite != other.suite
 
 
 def by_name(name: str) -> Profile:

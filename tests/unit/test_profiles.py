@@ -139,10 +139,29 @@ def test_programs_of_el6_are_unusable_for_a_given_reason() -> None:
 def test_there_is_one_newest_crash_and_it_replaces_others() -> None:
     assert [profile.name for profile in profiles.load().values() if profile.latest] == ["latest"]
     selection = profiles.select(_dump("4.18.0-553.el8_10.x86_64"))
-    instead = profiles.fallback(selection)
+    instead = next(profiles.fallbacks(selection, "4.18.0-553.el8_10.x86_64"), None)
     assert instead is not None
     assert (instead.distribution.name, instead.crash_from.name) == ("el8", "latest")
-    assert profiles.fallback(instead) is None
+    assert not [one for one in profiles.fallbacks(instead, None) if one.crash_from.latest]
+
+
+@pytest.mark.parametrize(
+    ("release", "names"),
+    [
+        # Debian 12's own crash does not know its kernel.
+        ("6.1.0-50-cloud-amd64", ["debian-13"]),
+        ("5.10.0-32-amd64", ["latest", "debian-13", "debian-12"]),
+        ("6.12.94+deb13-cloud-amd64", ["latest"]),
+        ("7.2.13+deb14-cloud-amd64", ["latest"]),
+    ],
+)
+def test_stable_crashes_follow_where_the_newest_cannot_be_had(release: str, names: list[str]) -> None:
+    selection = profiles.select(_dump(release))
+    found = list(profiles.fallbacks(selection, release))
+    assert [one.crash_from.name for one in found] == names
+    assert {one.distribution.name for one in found} == {selection.distribution.name}
+    replaced = [selection.crash_from.name, *names]
+    assert all(one.reason.endswith(f"in place of {before}") for one, before in zip(found, replaced, strict=False))
 
 
 def test_an_override_is_believed_of_a_dump_that_does_not_name_its_kernel() -> None:

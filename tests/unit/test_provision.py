@@ -1,0 +1,72 @@
+"""Image and debuginfo side by side: what happens to one when the other cannot be had. The engine is not real here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from debuginfo_bench import Heard
+from engines import INFO
+from sandbox import debuginfo, image, profiles
+from sandbox.case import provision as module
+from sandbox.case.options import OpenOptions
+from sandbox.errors import BaseImageUnavailable, DebuginfoNotFound, VmboxError
+from sandbox.model import Vmcore
+
+ENGINE: Any = SimpleNamespace(info=lambda: INFO, image=lambda _: None)
+DUMP = Vmcore(path=Path("vmcore"), format="elf", size=1, release="6.1.0-50-cloud-amd64", arch="x86_64")
+
+
+@pytest.fixture(autouse=True)
+def nothing_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(module, "_self_contained", lambda *_: None)
+    monkeypatch.setattr(module, "_indexer", lambda *_, **__: None)
+
+
+def test_without_debuginfo_the_image_is_finished_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent, finished, heard = threading.Event(), threading.Event(), Heard()
+
+    def ensure(*_: object) -> str:
+        assert absent.wait(10)
+        # The error must not be there before.
+        time.sleep(0.2)
+        finished.set()
+        return "image"
+
+    def locate(*_: object, **__: object) -> None:
+        absent.set()
+        raise DebuginfoNotFound("no debuginfo")
+
+    monkeypatch.setattr(image, "ensure_base", lambda *_: "base")
+    monkeypatch.setattr(image, "ensure", ensure)
+    monkeypatch.setattr(debuginfo, "locate", locate)
+    with pytest.raises(DebuginfoNotFound):
+        module.provision(DUMP, profiles.select(DUMP), OpenOptions(), ENGINE, heard)
+    assert finished.is_set()
+    assert any(notice.endswith("the image is finished first, and kept") for notice in heard.notices)
+
+
+def test_a_testing_suite_that_is_broken_is_replaced_by_a_stable_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard, asked = Heard(), []
+
+    def ensure_base(profile: profiles.Profile, *_: object) -> str:
+        asked.append(profile.name)
+        if profile.latest:
+            raise BaseImageUnavailable("no base image", detail="Release file is expired")
+        return "base"
+
+    monkeypatch.setattr(image, "ensure_base", ensure_base)
+    monkeypatch.setattr(image, "ensure", lambda profile, *_: f"image of {profile.name}")
+    monkeypatch.setattr(debuginfo, "locate", lambda *_, **__: "debuginfo")
+    ready = module.provision(DUMP, profiles.select(DUMP), OpenOptions(), ENGINE, heard)
+    assert (ready.image, ready.profile.name, asked) == ("image of debian-13", "debian-13", ["latest", "debian-13"])
+    assert "debian-13 with crash 8.0.6 is used in place of latest" in "\n".join(heard.notices)
+    # Not where the user chose it, and not with a crash that does not know the kernel.
+    with pytest.raises(VmboxError, match="no base image"):
+        module.provision(DUMP, profiles.select(DUMP, override="latest"), OpenOptions(image="latest"), ENGINE, heard)
