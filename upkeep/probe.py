@@ -2,9 +2,10 @@
 
     tools/probe-profiles [--output FILE] [--pin] [PROFILE …]
 
-Needs the Internet. Writes one line for each URL: profile, kind, answer, URL. With --pin, digests of base images are
-written to images/digests.toml, so that a tag that moves does not change what is built. Mirrors of the user's settings
-are used. Exit status 1: a profile has a kind of which no URL answers.
+Needs the Internet, and asks each host once a second. Writes one line for each URL: profile, kind, answer, URL. What is
+asked for debuginfo is what vmbox asks for three kernels of each profile, up to the index. With --pin, digests of base
+images are written to images/digests.toml, so that a tag that moves does not change what is built. Mirrors of the user's
+settings are used. Exit status 1: a profile has a kind of which no URL answers.
 """
 
 from __future__ import annotations
@@ -12,19 +13,30 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import threading
+import time
 import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import httpx
 
 from sandbox.debuginfo.package_names import package_names
-from sandbox.debuginfo.urls import Candidate, Source, questions
+from sandbox.debuginfo.urls import (
+    Candidate,
+    PackageSources,
+    Question,
+    Repository,
+    Source,
+    VersionedRepositories,
+    questions,
+)
 from sandbox.dump.release import of_release
 from sandbox.host import mirrors
+from sandbox.model import Vmcore
 from sandbox.profiles import Profile, load, select
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -65,7 +77,7 @@ def probes(profile: Profile) -> Iterator[Probe]:
     for source in profile.image.sources:
         for url in _indexes(source):
             yield Probe(profile=profile.name, kind="packages", url=mirrors.rewrite(url))
-    for url in dict.fromkeys(_packages(profile)):
+    for url in dict.fromkeys(_debuginfo(profile)):
         yield Probe(profile=profile.name, kind="debuginfo", url=mirrors.rewrite(url))
 
 
@@ -78,20 +90,65 @@ def _indexes(source: str) -> Iterator[str]:
         yield url.replace("$basearch", _BASEARCH).rstrip("/") + "/repodata/repomd.xml"
 
 
-def _packages(profile: Profile) -> Iterator[str]:
-    """Debuginfo packages of the releases that the tests know."""
+def _debuginfo(profile: Profile) -> Iterator[str]:
+    """What vmbox asks for debuginfo of the oldest, a middle and the newest of the releases that the tests know."""
+    for kernel in _three(_kernels(profile)):
+        names = package_names(kernel, profile)
+        for source in Source:
+            # A server of build-ids has nothing for a release.
+            if source is not Source.DEBUGINFOD:
+                for question in questions(source, profile, kernel, names):
+                    yield from _urls(question)
+
+
+def _kernels(profile: Profile) -> Iterator[Vmcore]:
     for line in RELEASES.read_text(encoding="utf-8").splitlines()[1:]:
         release, version, *_ = line.split("\t")
         kernel = of_release(release, version or None)
-        if profile.debuginfo is None or select(kernel).distribution.name != profile.name:
-            continue
-        if (names := package_names(kernel, profile)) is not None:
-            for question in questions(Source.URLS, profile, kernel, names):
-                if isinstance(question, Candidate):
-                    yield question.remote.url
+        if select(kernel).distribution.name == profile.name:
+            # As of a dump, which has a build-id and an architecture.
+            yield replace(kernel, build_id="0" * 40, arch=kernel.arch or _BASEARCH)
 
 
-def ask(client: httpx.Client, probe: Probe) -> Seen:
+def _three(kernels: Iterable[Vmcore]) -> list[Vmcore]:
+    known = sorted(kernels, key=lambda kernel: [int(number) for number in re.findall(r"\d+", kernel.release or "")])
+    return [known[at] for at in sorted({0, len(known) // 2, len(known) - 1})] if known else []
+
+
+def _urls(question: Question) -> Iterator[str]:
+    """The URLs that answer a question: of a package, or of an index."""
+    match question:
+        case Candidate():
+            yield question.remote.url
+        case Repository():
+            yield question.url if question.url.endswith(".list") else question.url.rstrip("/") + "/repodata/repomd.xml"
+        case VersionedRepositories():
+            yield question.index
+        case PackageSources():
+            for line in question.lines:
+                yield from _indexes(line)
+
+
+@dataclass(slots=True)
+class Pace:
+    """Lets one request a second through to each host."""
+
+    seconds: float = 1.0
+    _next: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def wait(self, url: str) -> None:
+        """Return when it is this request's turn."""
+        host = url.partition("://")[2].partition("/")[0] or url.partition("/")[0]
+        with self._lock:
+            now = time.monotonic()
+            turn = max(self._next.get(host, now), now)
+            self._next[host] = turn + self.seconds
+        time.sleep(turn - now)
+
+
+def ask(client: httpx.Client, probe: Probe, pace: Pace) -> Seen:
+    pace.wait(probe.url)
     try:
         return _digest(client, probe) if probe.kind == "base" else _there(client, probe)
     except httpx.HTTPError as error:
@@ -149,7 +206,8 @@ def main() -> int:
     chosen = [profile for name, profile in load().items() if not options.profiles or name in options.profiles]
     asked = [probe for profile in chosen for probe in probes(profile)]
     with httpx.Client(timeout=30, follow_redirects=True) as client, ThreadPoolExecutor(8) as pool:
-        seen = list(pool.map(lambda probe: ask(client, probe), asked))
+        pace = Pace()
+        seen = list(pool.map(lambda probe: ask(client, probe, pace), asked))
     lines = [f"{one.probe.profile}\t{one.probe.kind}\t{one.said}\t{one.probe.url}" for one in seen]
     if options.output is not None:
         options.output.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,12 @@ def test_every_url_of_the_profiles_is_probed() -> None:
     assert "https://vault.centos.org/7.9.2009/os/x86_64/repodata/repomd.xml" in urls
     assert "http://archive.debian.org/debian/dists/buster/Release" in urls
     assert "https://oss.oracle.com/ol9/debuginfo/kernel-uek-debuginfo-6.12.0-104.43.4.el9uek.x86_64.rpm" in urls
+    # Repositories, lists of their versions, and the archives of the past.
+    assert "https://cdn.amazonlinux.com/al2023/core/releasemd.xml" in urls
+    assert "https://cdn.amazonlinux.com/al2023/core/mirrors/latest/debuginfo/x86_64/mirror.list" in urls
+    assert "https://download.opensuse.org/debug/tumbleweed/repo/oss/repodata/repomd.xml" in urls
+    snapshots = "http://snapshot.debian.org/archive/debian-security"
+    assert f"{snapshots}/20240507T000000Z/dists/bookworm-security/Release" in urls
     assert not [url for url in urls if "{" in url or "$" in url]
 
 
@@ -104,8 +111,16 @@ def test_probe_and_pin(
         profiles.digests.cache_clear()
 
 
+def test_each_host_gets_one_request_a_second() -> None:
+    pace = probe.Pace(seconds=0.1)
+    began = time.monotonic()
+    for url in ("http://a.example/1", "http://b.example/1", "http://a.example/2", "http://a.example/3"):
+        pace.wait(url)
+    assert 0.2 <= time.monotonic() - began < 2
+
+
 def test_a_missing_server_is_reported() -> None:
     with httpx.Client(timeout=5) as client:
-        seen = probe.ask(client, probe.Probe(profile="x", kind="packages", url="http://127.0.0.1:9/x"))
+        seen = probe.ask(client, probe.Probe(profile="x", kind="packages", url="http://127.0.0.1:9/x"), probe.Pace())
     assert not seen.good
     assert "ConnectError" in seen.said
