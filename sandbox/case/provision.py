@@ -216,10 +216,21 @@ def _first_available(
         selection = replace(instead, crash_from=platforms.for_arch(instead.crash_from, machine))
 
 
-def find_debuginfo(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET) -> Debuginfo:
-    """Debuginfo alone, without an image; and without an engine where none answers and none is needed."""
+def find_debuginfo(
+    vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET, *, index: bool = True
+) -> Debuginfo:
+    """Debuginfo alone, without an image; and without an engine where none answers and none is needed.
+
+    A vmlinux gets an index, unless `index` is false: only crash gains from it.
+    """
     from sandbox.debuginfo import locate
+    from sandbox.debuginfo.lookup import peek
     from sandbox.profiles import select
+
+    if not index and options.debuginfo is None:
+        home = select(vmcore, override=options.image).distribution
+        if (found := peek(vmcore, home, paths.cache_dir())) is not None:
+            return found
 
     with debuginfo_helpers(options, reporter, machine=vmcore.arch) as (package_query, gdb_index_builder):
         home = select(vmcore, override=options.image).distribution
@@ -230,7 +241,7 @@ def find_debuginfo(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QU
             given=options.debuginfo,
             force=options.force,
             reporter=reporter,
-            gdb_index_builder=gdb_index_builder,
+            gdb_index_builder=gdb_index_builder if index else None,
             in_use=store.debuginfo_in_use,
         )
 

@@ -19,6 +19,7 @@ from sandbox.version import __version__
 _ORDER = [
     "info",
     "dmesg",
+    "decode",
     "run",
     "shell",
     "list",

@@ -16,9 +16,12 @@ from typing import Final
 from sandbox.errors import DebuginfoMismatch
 from sandbox.formats import elf
 from sandbox.formats.streams import pread
-from sandbox.model import Vmcore
+from sandbox.model import DumpFormat, Vmcore
 
 _BANNER: Final = re.compile(rb"Linux version [\x20-\x7e]{8,1000}")
+
+_LOGS: Final = frozenset({DumpFormat.LOG, DumpFormat.SOSREPORT})
+"""What may name its kernel incompletely: an oops that was cut out of a log."""
 
 _MOST_SEARCHED: Final = 1 << 30
 """Bytes: crafted sections may all be one large part of the file."""
@@ -100,10 +103,23 @@ def _compare(vmcore: Vmcore, found: Identity, *, banner_decides: bool) -> tuple[
         return f'its banner is "{found.banners[0]}", the dump\'s "{vmcore.banner}"', ""
     if vmcore.release and vmcore.utsname_version and found.banners:
         for banner in found.banners:
-            if banner.startswith(f"Linux version {vmcore.release} ") and banner.endswith(vmcore.utsname_version):
-                return "", "release and version"
+            if banner.startswith(f"Linux version {vmcore.release} "):
+                if banner.endswith(vmcore.utsname_version):
+                    return "", "release and version"
+                if vmcore.format in _LOGS and _in_order(vmcore.utsname_version, banner):
+                    return "", "release, and what the log has of the version"
         return f'its banner is "{found.banners[0]}", the dump is of {vmcore.release} {vmcore.utsname_version}', ""
+    if vmcore.format in _LOGS and any(one.startswith(f"Linux version {vmcore.release} ") for one in found.banners):
+        return "", "release alone"
     return "neither build-id nor banner can be compared", ""
+
+
+def _in_order(version: str, banner: str) -> bool:
+    """Whether a banner has the words of the line above a stack: "#1 PREEMPT(lazy)  Debian 7.2.12-1" for
+    "#1 SMP PREEMPT_DYNAMIC Debian 7.2.12-1 (2026-10-22)". Its kind of preemption is that at the time.
+    """
+    words = iter(banner.split())
+    return all(word in words for word in version.split() if not word.startswith("PREEMPT"))
 
 
 def _words(banner: str) -> list[str]:
