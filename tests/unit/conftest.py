@@ -20,6 +20,12 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Identification is not limited by the clock: a test of it must hold on a busy machine, too."""
+    monkeypatch.setattr(sys.modules["sandbox.dump.identify"], "SECONDS", 60)
+
+
+@pytest.fixture
 def vmbox(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:

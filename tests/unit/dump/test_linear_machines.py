@@ -123,6 +123,7 @@ def ring(image, code, word):
         ),
     ],
 )
+@pytest.mark.usefixtures("patient")
 def test_real_kernels(tmp_path, name, release, lines, build_id):
     """Every line of the serial console was in the log when the fixture was made; it has as many since."""
     (fixture,) = FIXTURES.glob(f"{name}-*-zlib")

@@ -8,7 +8,6 @@ import gzip
 import json
 import quopri
 import random
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -38,12 +37,6 @@ LOG = log_of("x86_64-6.12")
 OLDER = log_of("x86_64-6.1")
 OOPS = LOG[next(at for at, (_, text) in enumerate(LOG) if "sysrq: Trigger" in text) :]
 BOOTED = datetime(2026, 11, 27, 8, 48, tzinfo=UTC)
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time on the clock is not limited, because other tests use the processor, too."""
-    monkeypatch.setattr(sys.modules["sandbox.dump.identify"], "SECONDS", 60)
 
 
 def plain(log: list[Stamped]) -> list[str]:
