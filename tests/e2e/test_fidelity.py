@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ import pytest
 from e2e.conftest import crash_by_hand
 from engines import EngineUnderTest
 from fidelity import comparable
+from sandbox.dump import read_log
+from sandbox.judge import backtrace, stacks
+from sandbox.judge.call_trace import panic_trace
 
 # Left out: what shows addresses of crash itself (help -t), and what reads memory of its own that nobody has written to
 # (files -d 0): they differ between two runs of crash, too. And vm -p behind a pipe, where crash may complain
@@ -271,15 +275,41 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
 _TASK = re.compile(r"^>?\s+([1-9]\d*)\s+\d+\s+\d+\s+[0-9a-f]+ ", re.MULTILINE)
 
 
+# drgn's own words, whatever its version: the tasks, and the stack of the one that panicked as crash would print it.
+_DRGN = """
+import json
+thread = prog.crashed_thread()
+lines = [f'PID: {thread.tid}  TASK: {thread.object.value_():x}  CPU: {prog["panic_cpu"].counter.value_()}  COMMAND: ""']
+for number, frame in enumerate(frame for frame in thread.stack_trace() if frame.pc >> 63):
+    where = f"(inline) {frame.name}" if frame.is_inline else f"[0] {frame.name} at {frame.pc:x}"
+    lines.append(f" #{number} {where}")
+print(json.dumps({"pids": [int(task.pid) for task in for_each_task(prog)], "stack": "\\n".join(lines)}))
+"""
+
+
 @pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
-def test_ps_lists_the_tasks_that_drgn_finds(docker_engine: EngineUnderTest, dumps, kernel: str) -> None:
-    dump = str(dumps(kernel))
-    tasks = docker_engine.run("run", dump, "--", "ps")
-    counted = docker_engine.run("run", dump, "--tool", "drgn", "-e", "print([int(t.pid) for t in for_each_task(prog)])")
-    docker_engine.run("close", dump)
-    found = sorted(map(int, _TASK.findall(tasks.stdout.decode())))
-    assert found == sorted(json.loads(counted.stdout)), (tasks.stderr, counted.stderr)
+def test_crash_drgn_and_the_kernel_agree(docker_engine: EngineUnderTest, dumps, kernel: str) -> None:
+    """On the tasks, and on the stack of the one that panicked, which the kernel printed into its log."""
+    dump = dumps(kernel)
+    tasks, stack = (docker_engine.run("run", str(dump), "--json", "--", *words) for words in (["ps"], ["bt"]))
+    asked = docker_engine.run("run", str(dump), "--tool", "drgn", "-e", _DRGN)
+    docker_engine.run("close", str(dump))
+    drgn = json.loads(asked.stdout)
+    found = sorted(map(int, _TASK.findall(json.loads(tasks.stdout)["output"])))
+    assert found == sorted(drgn["pids"]), (tasks.stderr, asked.stderr)
     assert len(found) > 40
+    answer = json.loads(stack.stdout)
+    assert answer["verdict"]["agrees"], answer
+    trace = panic_trace([line.decode(errors="replace") for line in read_log(dump)])
+    assert trace is not None
+    (by_crash,), (by_drgn,) = backtrace.parse(answer["output"]), backtrace.parse(drgn["stack"])
+    for verdict in (
+        stacks.judge_task(by_drgn, trace, by="drgn"),
+        stacks.between(replace(by_crash, task=by_drgn.task), by_drgn, by="crash", against="drgn"),
+    ):
+        assert verdict is not None
+        assert verdict.agrees, verdict
+        assert len(verdict.stack) > 5
 
 
 def _directly(engine: EngineUnderTest, dump: Path) -> Iterator[str]:
