@@ -77,7 +77,7 @@ def demo(
             metavar="PACKAGE[=VERSION]", help="A kernel package of that distribution; by default its newest for clouds."
         ),
     ] = None,
-    trigger: Annotated[str, typer.Option(help="sysrq, oom or hung-task.")] = "sysrq",
+    trigger: Annotated[str, typer.Option(help="sysrq, oom, hung-task, null-pointer or soft-lockup.")] = "sysrq",
     dump_format: Annotated[
         str,
         typer.Option("--format", help="kdump, kdump-lzo, flattened, elf, proc-vmcore, split, qemu-elf …"),

@@ -29,7 +29,7 @@ _FAILED: Final = "vmbox-demo: FAILED: "
 _LIST: Final = ".packages"
 """Suffix of a file with the names of all packages of a kernel, the one that was asked for first."""
 
-TRIGGERS: Final = ("sysrq", "oom", "hung-task")
+TRIGGERS: Final = ("sysrq", "oom", "hung-task", "null-pointer", "soft-lockup")
 """The trigger of the panic."""
 
 _MAKEDUMPFILE: Final[Mapping[str, str]] = {

@@ -40,6 +40,11 @@ def plain_name(function: str) -> str:
     return _COMPILED.sub("", _OFFSET.sub("", function)).strip(".") or function
 
 
+def is_address(function: str) -> bool:
+    """Whether a frame has no name: drgn prints the address of a function in a module without debuginfo."""
+    return function.startswith("0x")
+
+
 def is_machinery(function: str) -> bool:
     """Whether a function of this plain name only handles panics, exceptions or the printing of a stack."""
     return _MACHINERY.fullmatch(function) is not None

@@ -14,7 +14,7 @@ from typing import Final
 
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.call_trace import CallTrace
-from sandbox.judge.functions import is_entry, is_machinery, is_panic, plain_name
+from sandbox.judge.functions import is_address, is_entry, is_machinery, is_panic, plain_name
 from sandbox.judge.verdict import Verdict
 
 LOG: Final = "the log's call trace"
@@ -78,7 +78,7 @@ def _same_task(stack: Backtrace, trace: CallTrace) -> bool:
 
 def _of_debugger(stack: Backtrace) -> Iterator[_Step]:
     for frame in stack.frames:
-        yield _Step(_named(frame.function), optional=frame.inline)
+        yield _Step(_named(frame.function), optional=frame.inline, any_name=is_address(frame.function))
         if frame.exception:
             yield _Step(_named(frame.exception))
 

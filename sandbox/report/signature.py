@@ -16,7 +16,7 @@ from typing import Final
 from sandbox.dump.panic import says_why
 from sandbox.judge.backtrace import Backtrace, Frame
 from sandbox.judge.call_trace import TracedFrame, blocked_trace, panic_trace
-from sandbox.judge.functions import is_entry, is_machinery, is_panic, plain_name
+from sandbox.judge.functions import is_address, is_entry, is_machinery, is_panic, plain_name
 from sandbox.model import PanicCause
 
 FRAMES: Final = 5
@@ -50,10 +50,13 @@ def of(
     """Make the signature of a crash of class `cause` from the best source available."""
     basis = "backtrace"
     frames = significant(_functions(backtrace.frames)) if backtrace else ()
-    if not frames:
+    if not frames or any(map(is_address, frames)):
+        # The kernel itself had the names of functions for which the debugger has no symbols.
         trace = blocked_trace(log) if cause == PanicCause.HUNG_TASK else None
         trace = trace or panic_trace(log)
-        basis, frames = "log", significant(_functions(trace.reliable)) if trace else ()
+        logged = significant(_functions(trace.reliable)) if trace else ()
+        named = tuple(frame for frame in frames if not is_address(frame))
+        basis, frames = ("log", logged) if logged or not named else ("backtrace", named)
     cause = cause or "unknown"
     words = frames
     if not frames:

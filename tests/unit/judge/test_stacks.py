@@ -12,6 +12,7 @@ import pytest
 from sandbox.judge import backtrace, stacks
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.call_trace import CallTrace, panic_trace
+from sandbox.report import signature
 
 # drgn 0.3.0 on a dump of 7.2.12 that vmbox demo made: `crash bt` of drgn.commands.
 DRGN = """PID: 1        TASK: ff429f4ac12b8000  CPU: 1  COMMAND: "init"
@@ -192,3 +193,42 @@ def test_two_debuggers_are_compared_where_the_log_is_silent() -> None:
     assert parted is not None
     assert parted.words == "crash has vfs_read below proc_reg_write, there it is vfs_write"
     assert stacks.between(replace(_stack(DRGN), frames=()), _stack(DRGN), by="crash", against="drgn") is None
+
+
+# A module without debuginfo: vmbox demo --trigger null-pointer with 6.1, by drgn 0.3.0, and its log.
+NAMELESS = """PID: 102      TASK: ff2c4aeaafe90000  CPU: 1  COMMAND: "insmod"
+ #0 [ff6373eb003fbc58] 0xffffffffc036d015 at ffffffffc036d015
+ #1 [ff6373eb003fbc68] 0xffffffffc036d00d at ffffffffc036d00d
+ #2 [ff6373eb003fbc78] do_one_initcall at ffffffff836024b9
+ #3 [ff6373eb003fbce8] do_init_module at ffffffff83739faa
+ #4 [ff6373eb003fbd08] __do_sys_finit_module at ffffffff8373c67c
+ #5 (inline)           do_syscall_x64
+ #6 [ff6373eb003fbdd8] do_syscall_64 at ffffffff84003f4d
+ #7 [ff6373eb003fbf58] entry_SYSCALL_64 at ffffffff84200126
+"""
+NAMELESS_LOG = """[    8.693567] BUG: kernel NULL pointer dereference, address: 0000000000000000
+[    8.694403] Oops: 0002 [#1] PREEMPT SMP NOPTI
+[    8.694582] CPU: 1 PID: 102 Comm: insmod Kdump: loaded Tainted: G           OE      6.1.0-56-cloud-amd64 #1
+[    8.696737] RIP: 0010:vmbox_crashes+0x6/0xff1 [crash]
+[    8.696737] Call Trace:
+[    8.696737]  <TASK>
+[    8.696737]  init_module+0xd/0xf [crash]
+[    8.696737]  do_one_initcall+0x59/0x220
+[    8.696737]  do_init_module+0x4a/0x1f0
+[    8.696737]  __do_sys_finit_module+0xac/0x120
+[    8.696737]  do_syscall_64+0x5d/0x90
+[    8.696737]  ? handle_mm_fault+0xdb/0x2d0
+[    8.696737]  entry_SYSCALL_64_after_hwframe+0x6e/0xd8
+[    8.696737] RIP: 0033:0x47fbe9
+[    8.696737]  </TASK>
+"""
+
+
+def test_an_address_without_a_symbol_stands_for_any_function() -> None:
+    assert _words(NAMELESS, NAMELESS_LOG) is None
+    assert _words(NAMELESS.replace("do_init_module", "load_module"), NAMELESS_LOG) is not None
+    # The signature has the kernel's names.
+    found = signature.of(cause="null-pointer", backtrace=_stack(NAMELESS), log=NAMELESS_LOG.splitlines())
+    assert (found.frames[:2], found.basis) == (("vmbox_crashes", "init_module"), "log")
+    alone = signature.of(cause="null-pointer", backtrace=_stack(NAMELESS))
+    assert (alone.frames, alone.basis) == (("do_one_initcall", "do_init_module"), "backtrace")
