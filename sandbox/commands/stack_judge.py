@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandbox import render
-from sandbox.errors import VmboxError
+from sandbox.errors import VmboxError, pasteable
 from sandbox.session.session import Sink
 
 if TYPE_CHECKING:
@@ -69,8 +69,14 @@ class StackJudge:
         if verdict.agrees:
             self._reporter.notice(verdict.line)
         else:
-            render.note(_loud(verdict))
+            render.note(f"{_loud(verdict)}\nhint: ask the other debugger: {self._ask_other(by)}")
         return verdict
+
+    def _ask_other(self, by: str) -> str:
+        from sandbox.debugger import DEBUGGERS
+        from sandbox.session.choice import instead_of
+
+        return f"vmbox run {pasteable(self._case.dump)} --with {instead_of(DEBUGGERS[by]).name} -- bt"
 
     def _panic_trace(self) -> CallTrace | None:
         if not self._read:

@@ -30,6 +30,7 @@ from sandbox.report.causes import explain
 from sandbox.report.collect import PARTS, CommandOutputs, collect
 from sandbox.report.log_excerpt import excerpt
 from sandbox.report.model import SCHEMA_VERSION, Identity, Panic, Report
+from sandbox.report.second_opinion import count_tasks
 from sandbox.version import __version__
 
 _TOP: Final = 12
@@ -70,7 +71,7 @@ def read(
     blocked = backtrace.parse(texts.get("foreach UN bt", ""))
     tasks = tables.tasks(texts.get("ps", ""), texts.get("ps -m", ""), texts.get("ps -t", ""), tick=_tick(vmcore, texts))
     verdicts = tuple(_verdicts(vmcore, answers, panicking, system, log)) if answers else ()
-    false_stack = any(one.subject == "stack" and not one.agrees for one in verdicts)
+    false_stack = any(one.subject == "stack" and one.against == stacks.LOG and not one.agrees for one in verdicts)
     missing = _missing(answers, problem)
     if refused is not None:
         missing["log"] = refused
@@ -188,6 +189,21 @@ def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[Sequence[str], str |
     return read.lines, read.refused
 
 
+def _against_second(answers: CommandOutputs, panicking: backtrace.Backtrace | None, by: str) -> Iterator[Verdict]:
+    """Stack and number of tasks by the other debugger, where it was asked."""
+    if (second := answers.second) is None:
+        return
+    others = backtrace.parse(second.texts.get("bt", ""))
+    if panicking is not None and others:
+        verdict = stacks.between(panicking, others[0], by=by, against=second.by)
+        if verdict is not None:
+            yield verdict
+    mine, other = (count_tasks(texts.get("ps", "")) for texts in (answers.texts, second.texts))
+    if mine and other:
+        words = f"{by} finds {mine} tasks, {second.by} {other}"
+        yield Verdict(subject="tasks", agrees=mine == other, by=by, against=second.by, words=words)
+
+
 def _lost_pages(vmcore: Vmcore, answers: CommandOutputs | None, problem: VmboxError | None) -> str | None:
     """What a fault of makedumpfile means for this dump, if an answer says that a page of the kernel is missing."""
     said = [run.output for run in answers.runs] if answers else []
@@ -211,6 +227,7 @@ def _verdicts(
         verdict = stacks.judge_task(panicking, trace, by=by)
         if verdict is not None:
             yield verdict
+    yield from _against_second(answers, panicking, by)
     last = last_time(log) if call_trace.panics(log) else None
     yield from judge_clock(system, crash_time=vmcore.crash_time, last=last, by=by)
 

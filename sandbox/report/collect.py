@@ -13,6 +13,7 @@ from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
+from sandbox.report.second_opinion import SecondOpinion, second_opinion
 from sandbox.session.fallback import last_mode, mode_file
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
@@ -84,6 +85,8 @@ class CommandOutputs:
     """profile, engine, proof."""
     cut: frozenset[str] = frozenset()
     """Commands of whose answer only the beginning was kept."""
+    second: SecondOpinion | None = None
+    """Another debugger's answers, if it was asked."""
 
     def missing_reason(self, command: str) -> str | None:
         """Why `command` was not answered; None if it was."""
@@ -147,12 +150,20 @@ def collect(
             step.advance(1)
             if _tells(run.command, run.status):
                 texts[run.command] = text
+        second = second_opinion(session, dump, texts, reporter, timeout=timeout)
     return CommandOutputs(
         runs=truncate_to_fit(runs),
         texts=texts,
         mode=mode,
-        case={"profile": case.profile, "engine": case.engine, "proof": case.proof, "doubt": session.doubt or ""},
+        case={
+            "profile": case.profile,
+            "engine": case.engine,
+            "proof": case.proof,
+            "doubt": session.doubt or "",
+            "debugger": session.debugger.name,
+        },
         cut=frozenset(cut),
+        second=second,
     )
 
 
