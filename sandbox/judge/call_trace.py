@@ -26,8 +26,9 @@ from sandbox.judge.functions import is_entry, plain_name
 
 _TIME: Final = re.compile(r"^(?:<\d{1,3}>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[TC]\d+\] ?)?")
 _FUNCTION: Final = r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+"
+# Possessive: blanks that two parts could share would take time by the square of a line's length.
 _FRAME: Final = re.compile(
-    r"^\s*(?:<+[#/A-Z_]+[0-9]*>+\s*)*"
+    r"^\s*+(?:<+[#/A-Z_]+[0-9]*>+\s*+)*+"
     r"(?P<open>\(?)(?:\[<[0-9a-f]+>\]|\[[0-9a-f]{8,16}\](?: \[[0-9a-f]{8,16}\])?)?\s*"
     r"(?P<doubt>\? )?(?::\w+:)?" + _FUNCTION + r"(?P<rest>.*)$"
 )
@@ -42,7 +43,7 @@ _STOPPED: Final = re.compile(
     r"^\s*(?:R?EIP|RIP): (?:00(?:10|60)|e0(?:08|30)):(?:\[<[0-9a-f]+>\]\s+\[<[0-9a-f]+>\] )?(?:"
     + _FUNCTION
     + r"|(?P<bad>.*))"
-    r"|^\s*(?:pc : |epc : | *ERA: [0-9a-f]+ |NIP \[[0-9a-f]+\] |Krnl PSW : .*\(|PC is at |EIP is at |EIP: )"
+    r"|^\s*(?:pc : |epc : |ERA: [0-9a-f]+ |NIP \[[0-9a-f]+\] |Krnl PSW : .*\(|PC is at |EIP is at |EIP: )"
     + _FUNCTION.replace("function", "other")
 )
 _USER: Final = re.compile(r"^\s*(?:R?EIP|RIP): (?:00(?:33|23|73)|e033):|^\s*--- interrupt: c00 |^\s*NIP: +\[?0*[0-7]")

@@ -33,6 +33,8 @@ _INTERRUPT: Final = re.compile(rf"^\s*(?P<number>\w+):(?P<counts>(?:\s+{INTEGER}
 _DISK: Final = re.compile(
     rf"^\s*(?P<major>\d+)\s+{_HEX}\s+(?P<name>\S+)\s+{_HEX}\s+(?P<total>\d+)\s+(?P<reads>{INTEGER})\s+(?P<writes>{INTEGER})\b"
 )
+_LONGEST_ROW: Final = 512
+"""Characters of a row that are searched: a search takes time by the square of them, and a dump may print megabytes."""
 _RUNQ_CPU: Final = re.compile(rf"^CPU ({INTEGER}) RUNQUEUE: ")
 _RUNQ_TASK: Final = re.compile(
     rf'(?P<current>CURRENT: )?PID: (?P<pid>{INTEGER})\s+TASK: {_HEX}\s+.*?COMMAND: "(?P<command>.*)"'
@@ -226,6 +228,6 @@ def run_queues(text: str) -> tuple[Queued, ...]:
     for line in text.splitlines():
         if begin := _RUNQ_CPU.match(line):
             cpu = int(begin[1])
-        elif row := _RUNQ_TASK.search(line):
+        elif row := _RUNQ_TASK.search(line[:_LONGEST_ROW]):
             found.append(Queued(cpu=cpu, pid=int(row["pid"]), command=row["command"], current=bool(row["current"])))
     return tuple(found)

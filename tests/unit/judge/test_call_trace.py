@@ -7,6 +7,7 @@ the kernel's source prints them.
 from __future__ import annotations
 
 import gzip
+import time
 from pathlib import Path
 
 import pytest
@@ -295,3 +296,12 @@ def test_the_trace_of_a_blocked_task_is_that_tasks() -> None:
     assert panicked is not None
     assert (panicked.pid, panicked.frames[-1].function) == (28, "kthread")
     assert call_trace.blocked_pids(log) == [95]
+
+
+@pytest.mark.parametrize("unit", [" ", "<A> ", "[<a>] ", "CPU: 1 ", "INFO: task "])
+def test_a_line_without_end_costs_its_length(unit: str) -> None:
+    lines = ["Kernel panic - not syncing: x", "Call Trace:", unit * 20_000 + "!"]
+    began = time.process_time()
+    call_trace.call_traces(lines)
+    call_trace.blocked_pids(lines)
+    assert time.process_time() - began < 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -256,6 +257,13 @@ def test_an_unreadable_stack_hides_no_other_stack(vmcore: Vmcore, answers: Comma
     assert "cannot transition" in str(report.cpus[0].complaint)
     assert "cannot transition" in html.html(report)
     assert "cpus" not in report.missing
+
+
+def test_a_row_without_end_costs_its_length() -> None:
+    row = "PID: 1  TASK: ff3e461e011f20c0  " * 60_000
+    began = time.process_time()
+    assert tables.run_queues(f"CPU 0 RUNQUEUE: ff3e461e2f62c980\n{row}\n") == ()
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "9" * 400, "9" * 20, "999999999999999", "1.2.3", "٣"])
