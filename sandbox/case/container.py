@@ -63,11 +63,13 @@ def open_case(
     requested: str = "",
     idle: int,
     once: bool = False,
+    view: Path | None = None,
     reporter: Reporter = QUIET,
 ) -> Case:
     """Starts the case container of a dump, or returns the case that another process has opened meanwhile.
 
-    A case that is opened `once` belongs to its caller: it is not found by its dump.
+    `view` is the directory of the view (`sandbox.case.views`) that `vmcore.files` is in, where it is. A case that is
+    opened `once` belongs to its caller: it is not found by its dump.
     """
     info = engine.info()
     there = info.endpoint if info.remote else None
@@ -156,6 +158,8 @@ def open_case(
             phys_base=phys_base,
             remote=there is not None,
         )
+        if view is not None:
+            (directory / store.VIEW).write_text(str(view))
         store.write(case)
         record_idle(case, idle)
         return case

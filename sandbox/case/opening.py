@@ -12,7 +12,16 @@ from sandbox.case import store
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import Provisioned, provision
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
-from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, EngineFailed, UsageError, pasteable
+from sandbox.errors import (
+    AccessDenied,
+    ConfigurationError,
+    DumpNotFound,
+    DumpUnreadable,
+    EngineFailed,
+    PathNotFound,
+    UsageError,
+    pasteable,
+)
 from sandbox.host import config, paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
     # A warm run finds its case and needs none of these.
     from concurrent.futures import Future
 
+    from sandbox.case.views import Server
     from sandbox.engine import Engine
     from sandbox.model import Vmcore
     from sandbox.profiles import Selection
@@ -157,16 +167,27 @@ def open_dump(
         index_pieces(dump, paths.unpacked_dir(), reporter)
         vmcore = identify(dump)
         selection = _select(vmcore, dump, options, reporter)
-        if not is_plain(vmcore):
-            vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
         engine = connecting.result()
         _refuse_remote(engine, dump)
         close_overdue()
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
-        ready = provision(vmcore, selection, options, engine, reporter)
-        _replace(replaces, options, reporter)
-        return _case(vmcore, ready, options, engine, reporter)
+        if is_plain(vmcore):
+            ready = provision(vmcore, selection, options, engine, reporter)
+            _replace(replaces, options, reporter)
+            return _case(vmcore, ready, options, engine, reporter)
+        with _serving(vmcore, engine, reporter) as server:
+            seen = None if server is None else replace(vmcore, files=(server.file,))
+            if seen is None:
+                vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
+            ready = provision(seen or vmcore, selection, options, engine, reporter)
+            _replace(replaces, options, reporter)
+            if server is not None and seen is not None:
+                case = _served_case(seen, ready, options, engine, reporter, server=server)
+                if case is not None:
+                    return case
+                vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
+            return _case(vmcore, ready, options, engine, reporter)
 
 
 def _replace(case: Case | None, options: OpenOptions, reporter: Reporter) -> None:
@@ -198,6 +219,41 @@ def _connecting(name_or_url: str | None) -> Iterator[Future[Engine]]:
 def _close_engine(connecting: Future[Engine]) -> None:
     if connecting.exception() is None:
         connecting.result().close()
+
+
+@contextmanager
+def _serving(vmcore: Vmcore, engine: Engine, reporter: Reporter) -> Iterator[Server | None]:
+    """Yields the server of a dump that is not plain; None where a copy has to be made, or is there."""
+    from sandbox.case import views
+    from sandbox.dump.unpacking import unpacked_path
+
+    server = None
+    if vmcore.path.is_dir() or not unpacked_path(vmcore.path, paths.unpacked_dir()).is_file():
+        try:
+            server = views.serve(vmcore, engine.info(), reporter)
+        except views.NotServed as reason:
+            said = f"{vmcore.path.name} is copied, because its bytes cannot be served: {reason}"
+            reporter.notice(f"{said}; {reason.hint}")
+    try:
+        yield server
+    finally:
+        if server is not None:
+            server.close()
+
+
+def _served_case(
+    vmcore: Vmcore, ready: Provisioned, options: OpenOptions, engine: Engine, reporter: Reporter, *, server: Server
+) -> Case | None:
+    """The case that reads its dump from `server`; None where the engine does not see what is served."""
+    try:
+        case = _case(vmcore, ready, options, engine, reporter, view=server.place)
+    except (AccessDenied, PathNotFound, DumpUnreadable) as error:
+        reporter.notice(f"{vmcore.path.name} is copied, because the engine does not see it served: {error.message}")
+        server.close()
+        return None
+    if store.view_of(case.directory) == server.place:
+        server.attach(case.shared / "ctl")
+    return case
 
 
 def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replaces: Case | None) -> Case:
@@ -251,7 +307,15 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
     return select(vmcore, override=options.image)
 
 
-def _case(vmcore: Vmcore, ready: Provisioned, options: OpenOptions, engine: Engine, reporter: Reporter) -> Case:
+def _case(
+    vmcore: Vmcore,
+    ready: Provisioned,
+    options: OpenOptions,
+    engine: Engine,
+    reporter: Reporter,
+    *,
+    view: Path | None = None,
+) -> Case:
     from sandbox.case import container as cases
 
     return cases.open_case(
@@ -263,6 +327,7 @@ def _case(vmcore: Vmcore, ready: Provisioned, options: OpenOptions, engine: Engi
         requested=options.case_key(),
         idle=config.current().idle if options.idle is None else options.idle,
         once=options.once,
+        view=view,
         reporter=reporter,
     )
 

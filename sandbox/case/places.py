@@ -1,4 +1,4 @@
-"""Places in a case container."""
+"""Places in a case container, and those of a view beside it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ VMLINUX: Final = "/case/debuginfo/vmlinux"
 
 SESSION: Final = "/usr/libexec/vmbox/session"
 RELAY: Final = "/usr/libexec/vmbox/relay"
+
+VIEW_LOCK: Final = "lock"
+"""On the host, in the directory of a view: held by the process that serves it."""
 
 SESSION_VERSION: Final = 3
 """Version of the words that `SESSION` takes on `ctl`. A case of another version is not found, so that its dump is

@@ -14,11 +14,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from sandbox.case.places import SESSION_VERSION, SLOTS, fifo
+from sandbox.case.places import SESSION_VERSION, SLOTS, VIEW_LOCK, fifo
 from sandbox.errors import CaseNotFound, pasteable, refuse_empty, unwritable
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
-from sandbox.host.locks import locked
+from sandbox.host.locks import is_locked, locked
 from sandbox.model import REMOTE_SCHEMES, Case, key_of
 from sandbox.progress import QUIET, Reporter
 
@@ -26,6 +26,9 @@ SHARED: Final = "shared"
 """The directory in a case's own that is mounted into its container."""
 
 _DESCRIPTION: Final = "case.json"
+
+VIEW: Final = "view"
+"""In a case's directory: the directory of the view that it was given instead of a plain dump (`sandbox.case.views`)."""
 
 ONCE: Final = ".once"
 """In the id of a case that is its opener's alone."""
@@ -44,9 +47,15 @@ def find(dump: Path, *, engine: str | None = None) -> Case | None:
 
 
 def is_running(case: Case) -> bool:
-    """Whether the case's PID 1 still holds `ctl`, which is its alone; crash, which has `in`, may take longer to die."""
+    """Whether the case's PID 1 still holds `ctl`, which is its alone; crash, which has `in`, may take longer to die.
+
+    One whose dump is not served any more cannot be used, and counts as ended.
+    """
     if case.remote:
         return _is_running_remote(case)
+    view = view_of(case.directory)
+    if view is not None and not is_locked(view / VIEW_LOCK):
+        return False
     try:
         descriptor = os.open(case.shared / "ctl", os.O_WRONLY | os.O_NONBLOCK)
     except OSError as error:
@@ -125,10 +134,24 @@ def make_directory(place: Path) -> None:
         raise unwritable(place.parent, error, hint=hint, setting=True) from error
 
 
+def view_of(place: Path) -> Path | None:
+    """The directory of the view that the case in this directory reads its dump from; None where that is a file."""
+    try:
+        return Path((place / VIEW).read_text())
+    except OSError:
+        return None
+
+
 def remove(place: Path) -> None:
+    """Removes a case's directory, and the mount of its view."""
     # A warm run forgets nothing, and should not pay for what this imports.
     import shutil
 
+    view = view_of(place)
+    if view is not None:
+        from sandbox.case import views
+
+        views.end(view)
     shutil.rmtree(place, ignore_errors=True)
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import store
+from sandbox.case import store, views
 from sandbox.engine import Engine, EngineName, connect, labels
 from sandbox.engine.orphans import orphans
 from sandbox.errors import EngineError
@@ -60,6 +60,7 @@ def find(engine: str | None = None) -> Iterator[Leak]:
                 yield Leak(kind="container", name=left.name, why="the vmbox it ran for is gone", remove=remove)
             yield from _images(connected)
     yield from _runtime()
+    yield from _views()
     yield from _cache()
 
 
@@ -117,6 +118,13 @@ def _runtime() -> Iterator[Leak]:
         owner = re.search(r"-(\d+)-\d+\.sock$|\.(\d+)$", entry.name)
         if owner and not entry.is_dir() and not Path(f"/proc/{owner[1] or owner[2]}").exists():
             yield _file(entry, "socket" if entry.name.endswith(".sock") else "temporary file", "its process is gone")
+
+
+def _views() -> Iterator[Leak]:
+    attached = {view for place in store.directory().iterdir() if (view := store.view_of(place)) is not None}
+    for place in views.unserved():
+        why = "the server of this mount was killed" if place not in attached else "its case has lost its dump"
+        yield Leak(kind="mount", name=str(place), why=why, remove=partial(views.end, place))
 
 
 def _cache() -> Iterator[Leak]:

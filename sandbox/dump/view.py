@@ -1,0 +1,117 @@
+"""The view of a dump: its bytes in their right order, read where they are. No copy is made.
+
+It is what crash would be given as a plain file. There is one of a flattened dump, and of one that an archive stores as
+it is; where the bytes of an archive cannot be reached without unpacking what is before them, there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from sandbox.dump import crash_directory, magic, piece_index, reader, wrappers
+from sandbox.dump.flattened import FlattenedSource
+from sandbox.dump.source import FileSource
+from sandbox.errors import DumpError, DumpUnreadable
+from sandbox.formats.streams import SliceSource, Source
+from sandbox.model import DumpFormat, Vmcore, Wrapper
+from sandbox.progress import QUIET, Reporter
+
+Additions = Sequence[tuple[int, bytes]]
+"""(place, bytes) that the view has instead of the dump's own, or behind its end."""
+
+_ARCHIVES: Final = frozenset({Wrapper.TAR, Wrapper.CPIO, Wrapper.ZIP, Wrapper.SEVENZIP})
+
+
+class View:
+    """An open view. Its `size` is known, and `read_at` gives fewer bytes only at its end."""
+
+    def __init__(self, source: Source, additions: Additions, closing: ExitStack) -> None:
+        self._source = source
+        self._additions = additions
+        self._closing = closing
+        self._own = source.size or 0
+        self.size = max((self._own, *(at + len(data) for at, data in additions)))
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes. Raises `DumpUnreadable`, also when the file was cut after it was opened."""
+        end = min(offset + size, self.size)
+        if offset < 0 or offset >= end:
+            return b""
+        wanted = max(0, min(end, self._own) - offset)
+        data = self._source.read_at(offset, wanted)
+        if len(data) < wanted:
+            # Whoever reads the view through a kernel would get zeros for what is missing.
+            raise DumpUnreadable(f"the dump ends before byte {offset + wanted}: it was cut while it was open")
+        touched = [(at, more) for at, more in self._additions if at < end and at + len(more) > offset]
+        if not touched:
+            return data
+        whole = bytearray(data.ljust(end - offset, b"\0"))
+        for at, more in touched:
+            first, last = max(at, offset), min(at + len(more), end)
+            whole[first - offset : last - offset] = more[first - at : last - at]
+        return bytes(whole)
+
+    def close(self) -> None:
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def open_view(
+    path: Path, kept: Path, reporter: Reporter = QUIET, *, identity: str | None = None, additions: Additions = ()
+) -> View | None:
+    """The view of the dump at `path`; None where only unpacking gives one.
+
+    The index of a large flattened dump is kept under `kept`. With `identity`, `DumpUnreadable` for a file that is not
+    the same any more.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(FileSource(path))
+        if identity is not None and file.identity != identity:
+            raise DumpUnreadable(f"{path} was changed", hint="run the command again")
+        source = _inside(file, kept, reporter)
+        return None if source is None else View(source, additions, stack.pop_all())
+
+
+def additions(vmcore: Vmcore, kept: Path, reporter: Reporter = QUIET) -> tuple[str, Additions] | None:
+    """(identity, additions) of the view of a dump: what is known of it and missing in it. None if it has no view."""
+    dump = crash_directory.choose(vmcore.path) if vmcore.path.is_dir() else vmcore.path
+    if dump is None:
+        return None
+    with FileSource(dump) as file:
+        source = _inside(file, kept, reporter)
+        if source is None:
+            return None
+        try:
+            inner = reader.parse(source, str(dump))
+        except DumpError:
+            return None
+        added = () if inner is None else tuple(inner.additions(vmcore, source.size or 0))
+        return file.identity, added
+
+
+def _inside(source: Source, kept: Path, reporter: Reporter) -> Source | None:
+    head = source.read_at(0, magic.PEEK)
+    if magic.dump_format(head) is DumpFormat.FLATTENED:
+        large = isinstance(source, FileSource) and source.size >= piece_index.LARGE
+        if isinstance(source, FileSource) and large:
+            return FlattenedSource(source, piece_index.keep(source, kept, reporter))
+        return FlattenedSource(source, piece_index.complete(source))
+    if magic.dump_format(head) is not None:
+        return source
+    if magic.wrapper(head) in _ARCHIVES:
+        try:
+            stored = wrappers.unwrap(source, "the archive").source
+        except DumpError:
+            return None
+        if isinstance(stored, SliceSource):
+            return _inside(stored, kept, reporter)
+    return None

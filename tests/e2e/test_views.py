@@ -1,0 +1,75 @@
+"""A flattened dump is given to a case by a mount of its own, on each engine; no copy is made, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import wait_for
+from engines import EngineUnderTest
+from sandbox.engine import labels
+
+QUESTIONS = ("bt", "--", "ps", "--", "kmem", "-i", "--", "log", "--", "mod")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fuse() -> None:
+    if not os.access("/dev/fuse", os.F_OK):
+        os.mknod("/dev/fuse", 0o020666, os.makedev(10, 229))
+    # As udev leaves it on every ordinary host.
+    Path("/dev/fuse").chmod(0o666)
+
+
+@pytest.fixture(scope="module")
+def flattened(engine: EngineUnderTest, dumps) -> Path:
+    return dumps.copy_for(engine, dumps.forms() / "flattened")
+
+
+def _views(engine: EngineUnderTest) -> list[Path]:
+    return [*Path(engine.env["VMBOX_RUNTIME_DIR"], "views").iterdir()]
+
+
+def _server(engine: EngineUnderTest) -> int:
+    (view,) = _views(engine)
+    return int((view / "lock").read_text())
+
+
+def test_the_answers_are_those_of_the_plain_dump(vmbox, engine: EngineUnderTest, dumps, flattened: Path) -> None:
+    served = vmbox("run", flattened, "--", *QUESTIONS)
+    assert b"copied" not in served.stderr
+    assert not [*Path(engine.env["VMBOX_CACHE_DIR"], "dumps").glob("*/vmcore")]
+    process = Path(f"/proc/{_server(engine)}")
+    assert process.exists()
+    plain = dumps.copy_for(engine, dumps.forms() / "kdump")
+    assert served.stdout == vmbox("run", plain, "--", *QUESTIONS).stdout
+    # The case has this one file of the mount, and can write nothing.
+    seen = vmbox("run", flattened, "--", "!ls /case; echo x >>/case/vmcore")
+    assert seen.stdout.splitlines()[:2] == [b"debuginfo", b"vmcore"], seen.stdout
+    assert b"ead-only file system" in seen.stdout, seen.stdout
+    vmbox("close", "--all")
+    assert not _views(engine)
+    wait_for(lambda: not process.exists())
+    assert engine.env["VMBOX_RUNTIME_DIR"] not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_killed_server_is_noticed_and_its_mount_removed(vmbox, engine: EngineUnderTest, flattened: Path) -> None:
+    expected = vmbox("run", flattened, "--", "bt").stdout
+    os.kill(_server(engine), signal.SIGKILL)
+    again = vmbox("run", flattened, "--", "bt")
+    assert again.stdout == expected
+    assert len(_views(engine)) == 1
+    assert vmbox("doctor", "--leaks", "--engine", engine.url).returncode == 0
+    vmbox("close", "--all")
+
+
+def test_a_killed_case_takes_its_mount_with_it(vmbox, engine: EngineUnderTest, flattened: Path) -> None:
+    vmbox("run", flattened, "--", "bt")
+    process = Path(f"/proc/{_server(engine)}")
+    (container,) = engine.engine.containers({labels.CASE: ""})
+    engine.signal(container.id, "KILL")
+    wait_for(lambda: not process.exists())
+    vmbox("list")
+    assert not _views(engine)

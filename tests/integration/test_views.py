@@ -1,0 +1,198 @@
+"""The view of a dump, served by FUSE for real: its bytes, and its end in every way. Of cases: e2e/test_views.py."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engines import INFO
+from sandbox.case import views
+from sandbox.commands import leaks
+from sandbox.dump import identify, unpack
+from sandbox.host import paths
+
+ROOT = Path(__file__).resolve().parents[1]
+DUMP = ROOT / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a mount that containers see needs root, or their namespace")
+
+
+@pytest.fixture(autouse=True)
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("CACHE", "RUNTIME"):
+        (tmp_path / name).mkdir(mode=0o700)
+        monkeypatch.setenv(f"VMBOX_{name}_DIR", str(tmp_path / name))
+    yield
+    for place in [*views.directory().iterdir()]:
+        views.end(place)
+
+
+def flatten(dump: bytes) -> bytes:
+    def number(value: int) -> bytes:
+        return value.to_bytes(8, "big")
+
+    out = (b"makedumpfile".ljust(16, b"\0") + number(1) + number(1)).ljust(4096, b"\0")
+    pieces = [(at, dump[at : at + 500]) for at in range(0, len(dump), 500)]
+    for at, piece in (*pieces[::-1], (0, dump[:464])):
+        out += number(at) + number(len(piece)) + piece
+    return out + b"\xff" * 16
+
+
+@pytest.fixture
+def flattened(tmp_path: Path) -> Path:
+    path = tmp_path / "vmcore"
+    path.write_bytes(flatten(DUMP.read_bytes()))
+    return path
+
+
+def serve(path: Path) -> views.Server:
+    server = views.serve(identify(path), INFO)
+    assert server is not None
+    return server
+
+
+def mounts() -> str:
+    return Path("/proc/self/mountinfo").read_text()
+
+
+def until(condition: object, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:  # type: ignore[operator]
+        time.sleep(0.01)
+    assert condition()  # type: ignore[operator]
+
+
+def test_the_file_is_the_rearranged_dump_and_nothing_else_is_there(flattened: Path) -> None:
+    server = serve(flattened)
+    assert server.file.read_bytes() == DUMP.read_bytes()
+    assert [one.name for one in server.file.parent.iterdir()] == ["vmcore"]
+    assert not [*paths.unpacked_dir().glob("*/vmcore")]
+    with pytest.raises(OSError, match="Read-only") as refused:
+        server.file.open("r+b")
+    assert refused.value.errno == errno.EROFS
+    server.close()
+    assert server.place.name not in mounts()
+    assert not server.place.exists()
+
+
+def test_what_a_copy_would_be_given_the_view_has(tmp_path: Path) -> None:
+    """A dump without VMCOREINFO, as QEMU writes it: crash and drgn need its kernel named."""
+    by_qemu = bytearray(DUMP.read_bytes())
+    at = int.from_bytes(by_qemu[4096 + 32 : 4096 + 40], "little")
+    by_qemu[4096 + 32 : 4096 + 48] = bytes(16)
+    by_qemu[at - 24 : at + 64] = bytes(88)
+    path = tmp_path / "vmcore"
+    path.write_bytes(flatten(bytes(by_qemu)))
+    vmcore = replace(identify(path), release="6.1.0-test", utsname_version="#1", vmcoreinfo={"OSRELEASE": "6.1.0-test"})
+    server = views.serve(vmcore, INFO)
+    assert server is not None
+    copy = unpack(vmcore, tmp_path / "dumps")
+    assert server.file.read_bytes() == copy.read_bytes() != bytes(by_qemu)
+    server.close()
+
+
+def test_it_lives_as_long_as_somebody_reads_the_fifo(flattened: Path, tmp_path: Path) -> None:
+    server = serve(flattened)
+    fifo = tmp_path / "ctl"
+    os.mkfifo(fifo)
+    case = os.open(fifo, os.O_RDWR)
+    server.attach(fifo)
+    server.close()
+    time.sleep(0.3)
+    assert server.file.read_bytes() == DUMP.read_bytes()
+    os.close(case)
+    until(lambda: not views.is_served(server.place))
+    assert server.place.name not in mounts()
+
+
+def test_it_ends_with_its_starter_where_no_case_was_opened(flattened: Path) -> None:
+    server = serve(flattened)
+    os.close(server._leash)  # as the kernel does when a process ends
+    server._leash = -1
+    until(lambda: not views.is_served(server.place))
+    assert server.place.name not in mounts()
+
+
+def test_a_mount_whose_server_was_killed_is_a_leak_and_removed(flattened: Path) -> None:
+    server = serve(flattened)
+    assert not [*views.unserved()]
+    os.kill(int((server.place / "lock").read_text()), signal.SIGKILL)
+    until(lambda: not views.is_served(server.place))
+    with pytest.raises(OSError, match="not connected"):
+        server.file.read_bytes()
+    assert server.place.name in mounts()
+    (leak,) = leaks._views()
+    assert (leak.kind, leak.name) == ("mount", str(server.place))
+    leak.remove()
+    assert server.place.name not in mounts()
+    assert not [*views.directory().iterdir()]
+
+
+def test_the_next_view_removes_what_a_killed_server_left(flattened: Path) -> None:
+    lost = serve(flattened)
+    os.kill(int((lost.place / "lock").read_text()), signal.SIGKILL)
+    until(lambda: not views.is_served(lost.place))
+    server = serve(flattened)
+    assert lost.place.name not in mounts()
+    server.close()
+
+
+def test_a_stopped_server_does_not_outlive_its_end(flattened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "_END", 0.2)
+    server = serve(flattened)
+    os.kill(int((server.place / "lock").read_text()), signal.SIGSTOP)
+    server.close()
+    assert server.place.name not in mounts()
+    assert not server.place.exists()
+
+
+def test_a_file_that_is_cut_gives_an_error_and_no_zeros(flattened: Path) -> None:
+    server = serve(flattened)
+    os.truncate(flattened, 20_000)
+    with pytest.raises(OSError, match="Input/output error"):
+        server.file.read_bytes()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "hint"),
+    [("FUSE_LIBRARY_PATH", "/nothing.so", "apt-get install fuse3"), ("FUSE_LIBRARY_NAME", "nothing", "fuse3")],
+)
+def test_without_libfuse_the_reason_is_said(
+    flattened: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, hint: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(views.NotServed, match="libfuse") as caught:
+        serve(flattened)
+    assert hint in caught.value.hint
+    assert not [*views.directory().iterdir()]
+
+
+def test_another_engines_namespace_is_not_entered(flattened: Path) -> None:
+    with pytest.raises(views.NotServed, match="namespace"):
+        views.serve(identify(flattened), replace(INFO, rootless=True))
+
+
+def test_an_archive_that_has_to_be_unpacked_has_no_view(tmp_path: Path) -> None:
+    import gzip
+
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress(DUMP.read_bytes()))
+    assert views.serve(identify(path), INFO) is None
+
+
+def test_a_dump_that_an_archive_stores_is_served_from_it(tmp_path: Path) -> None:
+    import tarfile
+
+    with tarfile.open(tmp_path / "crash.tar", "w") as tar:
+        tar.add(DUMP, "crash/vmcore")
+    server = serve(tmp_path / "crash.tar")
+    assert server.file.read_bytes() == DUMP.read_bytes()
+    server.close()
