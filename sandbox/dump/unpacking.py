@@ -26,6 +26,7 @@ from sandbox.progress import QUIET, Reporter, Step
 _STEP: Final = 1 << 20
 _HOLE: Final = 64 << 10
 """Runs of at least so many zeros become holes in the file."""
+_ZEROS: Final = bytes(_HOLE)
 
 _RESERVE: Final = 512 << 20
 """Free space that is never used: a full cache disk breaks other programs too."""
@@ -228,11 +229,15 @@ class _Sink:
 
     def write(self, offset: int, data: bytes) -> None:
         self._guard(offset + len(data), len(data))
-        for at in range(0, len(data), _HOLE):
-            piece = data[at : at + _HOLE]
-            # Pieces of a flattened dump may overlap: zeros over earlier data must be written.
-            if piece.strip(b"\0") or offset + at < self.end:
-                self._put(offset + at, piece)
+        begun = 0
+        # Compared, which takes a tenth of looking at each byte. Pieces of a flattened dump may overlap: zeros over
+        # earlier data must be written.
+        if offset >= self.end:
+            for at in range(0, len(data), _HOLE):
+                if data[at : at + _HOLE] == _ZEROS[: len(data) - at]:
+                    self._put(offset + begun, data[begun:at])
+                    begun = at + _HOLE
+        self._put(offset + begun, data[begun:])
         self.end = max(self.end, offset + len(data))
 
     def _put(self, offset: int, piece: bytes) -> None:
