@@ -12,12 +12,11 @@ does by default, and RHEL does over ssh.
 from __future__ import annotations
 
 import math
-import time
 from typing import Final
 
 from sandbox.dump import piece_index
 from sandbox.dump.piece_index import END_MARK, HEADER_SIZE, PieceIndex
-from sandbox.dump.source import READ_LIMIT, DeadlineExceeded
+from sandbox.dump.source import READ_LIMIT, Budget, DeadlineExceeded
 from sandbox.formats.streams import Source
 
 __all__ = ["END_MARK", "HEADER_SIZE", "MAGIC", "FlattenedSource"]
@@ -106,13 +105,12 @@ class _Impatient:
 
     def __init__(self, source: Source, seconds: float) -> None:
         self._source = source
-        self._deadline = time.monotonic() + seconds
+        self._budget = Budget(seconds)
 
     @property
     def size(self) -> int | None:
         return self._source.size
 
     def read_at(self, offset: int, size: int) -> bytes:
-        if time.monotonic() > self._deadline:
-            raise DeadlineExceeded
+        self._budget.ask()
         return self._source.read_at(offset, size)

@@ -187,8 +187,11 @@ def _take_wrapped(builder: VmcoreBuilder, source: Source, path: Path, budget: Bu
     kind = magic.dump_format(head)
     if reader.reads_memory(kind):
         # Only a small dump can be read as a whole; for others the header, and a log beside the dump, must be enough.
-        if log and isinstance(inner, PeekSource) and (source.size or 0) <= wrappers.WHOLE_LIMIT:
-            inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2)
+        size = source.size or 0
+        if log and isinstance(inner, PeekSource) and size <= wrappers.WHOLE_LIMIT:
+            more = size / wrappers.SLOWEST
+            budget.extend(more)
+            inner.exhaust(wrappers.WHOLE_LIMIT, seconds=SECONDS / 2 + more)
         apply_dump(builder, inner, path, budget, log=log and inner.size is not None)
         if log and inner.size is None:
             _take_log_of_deep(builder, found.log, path, budget)

@@ -129,12 +129,12 @@ class KdumpMemory:
         Only the beginning of each page is unpacked, which takes some microseconds. Pages that are stored once for many,
         as QEMU does with that of zeros, are looked at once.
         """
-        deadline = time.monotonic() + seconds
+        deadline = time.thread_time() + seconds
         at, seen = self._layout.descriptors_offset, 0
         total = self._index.total(self._layout.end_pfn or self._layout.max_mapnr)
         window, window_at = b"", 0
         previous = shared = 0
-        while seen < total and time.monotonic() < deadline:
+        while seen < total and time.thread_time() < deadline:
             raw = self._source.read_at(at, min(total - seen, 4096) * kdump.DESCRIPTOR_SIZE)
             raw = raw[: len(raw) - len(raw) % kdump.DESCRIPTOR_SIZE]
             if not raw:

@@ -28,6 +28,10 @@ SECONDS: Final = 1.5
 """Time that identification may take. Whole dumps take a hundredth of it; crafted ones take no more."""
 
 
+_PATIENCE: Final = 10
+"""Times the processor time that a question may take by the clock, on a busy machine or a slow file system."""
+
+
 class DeadlineExceeded(Exception):
     """The time one question about a dump may take is over. Caught inside this package."""
 
@@ -36,7 +40,8 @@ class Budget:
     """Time that one question about a dump may take, whatever files, layers and entries it leads to.
 
     Every loop whose length a stranger chose asks it, also where nothing is read. What is read in between has a bound of
-    its own, so that work per byte is bounded, and not size.
+    its own, so that work per byte is bounded, and not size. It is the thread's own processor time that counts, so that
+    an answer does not depend on what else the machine does; by the clock it may take `_PATIENCE` times as long.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -45,17 +50,31 @@ class Budget:
 
     def restart(self) -> None:
         """Gives all of the time again, after something that had to be waited for."""
-        self._deadline = time.monotonic() + self._seconds
+        now = time.monotonic()
+        self._not_before = now + self._seconds
+        self._deadline = now + self._seconds * _PATIENCE
+        self._processor_deadline = time.thread_time() + self._seconds
+
+    def extend(self, seconds: float) -> None:
+        """Gives more time, for work in proportion to the size of a file."""
+        self._seconds += seconds
+        self._not_before += seconds
+        self._deadline += seconds * _PATIENCE
+        self._processor_deadline += seconds
 
     def ask(self) -> None:
         """Raises `DeadlineExceeded`."""
-        if time.monotonic() > self._deadline:
+        # The clock alone tells mostly, and costs a tenth.
+        now = time.monotonic()
+        if now > self._not_before and (now > self._deadline or time.thread_time() > self._processor_deadline):
             raise DeadlineExceeded
 
     def part(self, seconds: float) -> Budget:
         """A budget of its own, that ends with this one at the latest."""
         part = Budget(seconds)
+        part._not_before = min(part._not_before, self._not_before)
         part._deadline = min(part._deadline, self._deadline)
+        part._processor_deadline = min(part._processor_deadline, self._processor_deadline)
         return part
 
 

@@ -35,6 +35,9 @@ PEEK_LIMIT: Final = 4 << 20
 WHOLE_LIMIT: Final = 32 << 20
 """Bytes of a dump that are unpacked, and held in memory, to read its log."""
 
+SLOWEST: Final = 8 << 20
+"""Bytes of a compressed dump that are unpacked in a second of processor time at least: bz2, or lz4 in Python."""
+
 _MEMORY: Final = 100 << 20
 """xz -9 needs 65 MiB to decompress; files that want more are not customary."""
 

@@ -287,8 +287,11 @@ class PeekSource:
             return bytes(kept[offset : min(offset + size, self._limit)])
 
     def exhaust(self, limit: int = 0, *, seconds: float = math.inf) -> None:
-        """Reads on to the limit, or a higher one, or for some seconds, to see whether the stream ends there."""
+        """Reads on to the limit, or a higher one, to see whether the stream ends there.
+
+        It takes at most so many seconds of this thread's processor time.
+        """
         self._limit = max(self._limit, limit)
-        deadline = time.monotonic() + seconds
-        while not self._ended and len(self._content) < self._limit and time.monotonic() < deadline:
+        deadline = time.thread_time() + seconds
+        while not self._ended and len(self._content) < self._limit and time.thread_time() < deadline:
             self.read_at(len(self._content), _STEP)
