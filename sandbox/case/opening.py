@@ -157,7 +157,7 @@ def open_dump(
     that a mistake in the options does not cost it.
     """
     from sandbox.case.container import close_overdue
-    from sandbox.dump import identify, index_pieces, is_plain, unpack
+    from sandbox.dump import identify, identify_inside, index_pieces, is_plain, unpack
     from sandbox.engine.orphans import orphans
 
     options = options or OpenOptions()
@@ -166,6 +166,9 @@ def open_dump(
     with _connecting(options.engine) as connecting:
         index_pieces(dump, paths.unpacked_dir(), reporter)
         vmcore = identify(dump)
+        if vmcore.skipped is not None:
+            # Debian's and Ubuntu's debuginfo is found by what only the log says.
+            vmcore = identify_inside(vmcore, paths.unpacked_dir(), reporter)
         selection = _select(vmcore, dump, options, reporter)
         engine = connecting.result()
         _refuse_remote(engine, dump)

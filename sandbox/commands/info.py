@@ -31,7 +31,7 @@ _WORDS = {
 def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = None) -> None:
     """`vmbox info`: identifies a dump, of this host or of that of an `engine` elsewhere, and prints what is known."""
     if engine is None:
-        from sandbox.dump import identify, index_pieces
+        from sandbox.dump import identify, identify_inside, index_pieces
 
         index_pieces(path, paths.unpacked_dir(), render.reporter(quiet=False))
         vmcore = identify(path)
@@ -40,26 +40,15 @@ def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = N
             index_pieces(vmcore.path, paths.unpacked_dir(), render.reporter(quiet=False))
             vmcore = identify(path)
         if vmcore.skipped is not None:
-            vmcore = _of_unpacked(vmcore, unpack=unpack)
+            # With what only the whole dump tells: where that needs no unpacking, or was done, or is asked for.
+            reporter = render.reporter(quiet=False)
+            vmcore = identify_inside(vmcore, paths.unpacked_dir(), reporter, unpacking=unpack)
     else:
         vmcore = _identified_there(path, engine)
     if json:
         render.as_json(describe(vmcore))
     else:
         render.facts(facts(vmcore))
-
-
-def _of_unpacked(vmcore: Vmcore, *, unpack: bool) -> Vmcore:
-    """The same with what only the whole dump tells: where it lies unpacked in the cache already, or is put there."""
-    from sandbox.dump import identify, unpacking
-
-    into = paths.unpacked_dir()
-    if not unpack and not unpacking.unpacked_path(vmcore.path, into).is_file():
-        return vmcore
-    inner = identify(unpacking.unpack(vmcore, into, render.reporter(quiet=False)))
-    of_the_file = ("path", "size", "files", "flattened", "wrappers", "member")
-    damage = ("complete", "incomplete_reason") if vmcore.complete is False else ()
-    return replace(inner, **{name: getattr(vmcore, name) for name in (*of_the_file, *damage)})
 
 
 def _identified_there(path: Path, engine: str) -> Vmcore:

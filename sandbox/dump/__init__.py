@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from sandbox.dump.identify import identify as identify_alone
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
 
-__all__ = ["identify", "identify_alone", "index_pieces", "is_plain", "read_log", "unpack"]
+__all__ = ["identify", "identify_alone", "identify_inside", "index_pieces", "is_plain", "read_log", "unpack"]
 
 
 def identify(path: Path, *, log: bool = True) -> Vmcore:
@@ -61,6 +62,30 @@ def read_log(
         if unpack_into is None:
             raise
         yield from kernel_log.read_log(unpack(identify(path, log=False), unpack_into, reporter))
+
+
+def identify_inside(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET, *, unpacking: bool = True) -> Vmcore:
+    """A dump that `identify` has not read as a whole (`skipped`), with what only the whole tells.
+
+    It is read in its view, where it has one, else in the copy that is under `into`, or that is made there; the same
+    `vmcore` without `unpacking` where one would have to be made. Raises what `unpack` raises.
+    """
+    from sandbox.dump.identify import identify_source
+    from sandbox.dump.unpacking import unpacked_path
+    from sandbox.dump.view import open_view
+
+    if vmcore.path.is_dir():
+        return vmcore
+    if not unpacked_path(vmcore.path, into).is_file() and (view := open_view(vmcore.path, into, reporter)) is not None:
+        with view:
+            inner = identify_source(vmcore.path, view)
+    elif unpacking or unpacked_path(vmcore.path, into).is_file():
+        inner = identify(unpack(vmcore, into, reporter))
+    else:
+        return vmcore
+    of_the_file = ("path", "size", "files", "flattened", "wrappers", "member")
+    damage = ("complete", "incomplete_reason") if vmcore.complete is False else ()
+    return replace(inner, **{name: getattr(vmcore, name) for name in (*of_the_file, *damage)})
 
 
 def is_plain(vmcore: Vmcore) -> bool:

@@ -41,6 +41,20 @@ def identify(path: Path, *, log: bool = True, kept: Callable[[], Path] | None = 
     return _identify(path, Budget(SECONDS), log=log, kept=kept)
 
 
+def identify_source(path: Path, source: Source) -> Vmcore:
+    """The facts about a plain dump whose bytes `source` has, wherever they are. Raises as `identify`."""
+    size = source.size or 0
+    builder = VmcoreBuilder(path, size)
+    budget = Budget(SECONDS)
+    try:
+        if not reader.reads_memory(magic.dump_format_of(source)):
+            raise _not_a_dump(str(path), source.read_at(0, magic.PEEK))
+        apply_dump(builder, source, path, budget, log=True)
+    except DeadlineExceeded as error:
+        raise DumpDamaged(f"{path}: nothing was found in it in {SECONDS} s") from error
+    return builder.build()
+
+
 def _identify(
     path: Path, budget: Budget, *, log: bool, kept: Callable[[], Path] | None, below: Path | None = None
 ) -> Vmcore:

@@ -57,6 +57,7 @@ _WRAPPERS: Final = (
     _Magic(Wrapper.BZ2, b"BZh"),
     _Magic(Wrapper.XZ, b"\xfd7zXZ\0"),
     _Magic(Wrapper.ZST, b"\x28\xb5\x2f\xfd"),
+    _Magic(Wrapper.ZST, b"\x50\x2a\x4d\x18\4\0\0\0"),  # pzstd: the size of each frame in a skippable one before it
     _Magic(Wrapper.LZ4, b"\x04\x22\x4d\x18"),
     _Magic(Wrapper.LZOP, b"\x89LZO\0\r\n\x1a\n"),
     _Magic(Wrapper.ZIP, b"PK\x03\x04"),

@@ -1,28 +1,34 @@
 """The view of a dump: its bytes in their right order, read where they are. No copy is made.
 
-It is what crash would be given as a plain file. There is one of a flattened dump, and of one that an archive stores as
-it is; where the bytes of an archive cannot be reached without unpacking what is before them, there is none.
+It is what crash would be given as a plain file. There is one of a flattened dump, of one that an archive stores as it
+is, and of one that is compressed in blocks. Where the bytes of an archive cannot be reached without unpacking what is
+before them, there is none.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import IO, Final, Self
 
 from sandbox.dump import crash_directory, magic, piece_index, reader, wrappers
 from sandbox.dump.flattened import FlattenedSource
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpError, DumpUnreadable
-from sandbox.formats.streams import SliceSource, Source
+from sandbox.formats import seekable
+from sandbox.formats.streams import CorruptData, SliceSource, Source
+from sandbox.host import paths
 from sandbox.model import DumpFormat, Vmcore, Wrapper
 from sandbox.progress import QUIET, Reporter
 
 Additions = Sequence[tuple[int, bytes]]
 """(place, bytes) that the view has instead of the dump's own, or behind its end."""
 
+_COMPRESSIONS: Final = frozenset({Wrapper.XZ, Wrapper.ZST, Wrapper.GZ})
 _ARCHIVES: Final = frozenset({Wrapper.TAR, Wrapper.CPIO, Wrapper.ZIP, Wrapper.SEVENZIP})
 
 
@@ -42,7 +48,10 @@ class View:
         if offset < 0 or offset >= end:
             return b""
         wanted = max(0, min(end, self._own) - offset)
-        data = self._source.read_at(offset, wanted)
+        try:
+            data = self._source.read_at(offset, wanted)
+        except (CorruptData, OSError) as error:
+            raise DumpUnreadable(f"the dump cannot be read at byte {offset}: {error}") from error
         if len(data) < wanted:
             # Whoever reads the view through a kernel would get zeros for what is missing.
             raise DumpUnreadable(f"the dump ends before byte {offset + wanted}: it was cut while it was open")
@@ -92,15 +101,18 @@ def additions(vmcore: Vmcore, kept: Path, reporter: Reporter = QUIET) -> tuple[s
             return None
         try:
             inner = reader.parse(source, str(dump))
-        except DumpError:
+        except (DumpError, CorruptData):
             return None
         added = () if inner is None else tuple(inner.additions(vmcore, source.size or 0))
         return file.identity, added
 
 
-def _inside(source: Source, kept: Path, reporter: Reporter) -> Source | None:
+def _inside(source: Source, kept: Path, reporter: Reporter, *, in_order: bool = True) -> Source | None:
+    """`in_order`: a walk over all of `source` costs little, since nothing has to be unpacked for it."""
     head = source.read_at(0, magic.PEEK)
     if magic.dump_format(head) is DumpFormat.FLATTENED:
+        if not in_order:
+            return None
         large = isinstance(source, FileSource) and source.size >= piece_index.LARGE
         if isinstance(source, FileSource) and large:
             return FlattenedSource(source, piece_index.keep(source, kept, reporter))
@@ -113,5 +125,17 @@ def _inside(source: Source, kept: Path, reporter: Reporter) -> Source | None:
         except DumpError:
             return None
         if isinstance(stored, SliceSource):
-            return _inside(stored, kept, reporter)
+            return _inside(stored, kept, reporter, in_order=in_order)
+    if magic.wrapper(head) in _COMPRESSIONS and in_order:
+        try:
+            unpacked = seekable.open_blocks(source, partial(_spill, kept))
+        except CorruptData:
+            return None
+        return None if unpacked is None else _inside(unpacked, kept, reporter, in_order=False)
     return None
+
+
+def _spill(kept: Path) -> IO[bytes]:
+    """A file without a name, for blocks that were unpacked: it goes with the process."""
+    paths.make_private(kept)
+    return tempfile.TemporaryFile(dir=kept)

@@ -16,6 +16,7 @@ from engines import INFO
 from sandbox.case import views
 from sandbox.commands import leaks
 from sandbox.dump import identify, unpack
+from sandbox.formats import zstandard
 from sandbox.host import paths
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,4 +196,24 @@ def test_a_dump_that_an_archive_stores_is_served_from_it(tmp_path: Path) -> None
         tar.add(DUMP, "crash/vmcore")
     server = serve(tmp_path / "crash.tar")
     assert server.file.read_bytes() == DUMP.read_bytes()
+    server.close()
+
+
+def test_a_dump_that_is_compressed_in_blocks_is_served_from_them(tmp_path: Path) -> None:
+    """Beginning as pzstd writes it: a skippable frame with the size of the next one."""
+    dump, zstd = DUMP.read_bytes(), zstandard.module()
+    checked = {zstd.CompressionParameter.checksum_flag: 1}
+    frames = [zstd.compress(dump[at : at + 10_000], options=checked) for at in range(0, len(dump), 10_000)]
+    path = tmp_path / "vmcore.zst"
+    path.write_bytes(b"".join(b"\x50\x2a\x4d\x18\4\0\0\0" + len(one).to_bytes(4, "little") + one for one in frames))
+    assert identify(path).panic == identify(DUMP).panic
+    server = serve(path)
+    assert server.file.read_bytes() == dump
+    server.close()
+    damaged = bytearray(path.read_bytes())
+    damaged[-2000:-1900] = bytes(100)
+    path.write_bytes(damaged)
+    server = serve(path)
+    with pytest.raises(OSError, match="Input/output error"):
+        server.file.read_bytes()
     server.close()
