@@ -13,6 +13,9 @@ from typing import Any, Final
 REMOTE_SCHEMES: Final = ("ssh:", "tcp:", "http:")
 """Beginnings of the address of an engine on another host."""
 
+DUMP_SCHEMES: Final = ("https:/", "http:/")
+"""Beginnings of the URL of a dump on a server, as `Path` writes them: with one slash less."""
+
 
 def field_with_key(key: str, default: object = MISSING) -> Any:
     """A field with another name in JSON: users and earlier versions have JSON with that key."""

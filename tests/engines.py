@@ -285,7 +285,9 @@ def _command(stack: contextlib.ExitStack, base: Path, prefix: Sequence[str]) -> 
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     roots = [CHECKOUT, packages]
     for interpreter in (sys.executable, f"/usr/bin/python{version}"):
-        probe = [*prefix, interpreter, "-c", "import sys; print(open(sys.argv[1]))", str(CHECKOUT / "pyproject.toml")]
+        # By a shell: what setpriv starts directly is still looked up with root's capabilities.
+        probe = [*prefix, "sh", "-c", 'exec "$0" "$@"', interpreter]
+        probe += ["-c", "import sys; print(open(sys.argv[1]))", str(CHECKOUT / "pyproject.toml")]
         if subprocess.run(probe, capture_output=True, check=False).returncode == 0:
             return [*prefix, interpreter, "-c", ENTRY], {"PYTHONPATH": ":".join(map(str, roots))}
     mounted = []

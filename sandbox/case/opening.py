@@ -25,7 +25,7 @@ from sandbox.errors import (
 from sandbox.host import config, paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
-from sandbox.model import REMOTE_SCHEMES, Case, DumpFormat
+from sandbox.model import DUMP_SCHEMES, REMOTE_SCHEMES, Case, DumpFormat
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ _log = Log("case")
 
 def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> Case:
     """The case of a dump as the user wants it: the open one if it is like that, else a new one."""
+    dump = _here(dump, reporter)
     if options.once:
         return open_dump(dump, options, reporter)
     try:
@@ -56,6 +57,15 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
     if found is not None and options.case_key() in {"", found.requested}:
         return found
     return open_dump(dump, options, reporter, replaces=found)
+
+
+def _here(dump: Path, reporter: Reporter) -> Path:
+    """The dump, or the path of this host that stands for one that is given as a URL."""
+    if not str(dump).startswith(DUMP_SCHEMES):
+        return dump
+    from sandbox.case import remote_dump
+
+    return remote_dump.local(dump, reporter)
 
 
 @contextmanager
@@ -78,6 +88,7 @@ def case_with(
     lacks, or that would have to be emulated though it reads dumps of any architecture, gets a case with the newest
     image.
     """
+    dump = _here(dump, reporter)
     emulated = case is None and debugger.reads_any_arch and _needs_emulation(dump, options)
     if case is None and not emulated:
         case = find_or_open_case(dump, options, reporter)
@@ -100,7 +111,6 @@ def case_with(
 
 def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
     """Whether the dump, which is not open yet, is of another machine than the engine that is to open it."""
-    from sandbox.dump import identify
     from sandbox.engine import connect
     from sandbox.profiles.platforms import foreign_arch
 
@@ -111,7 +121,7 @@ def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
             return False
     except OSError:
         return False  # opening it says what is wrong
-    machine = identify(dump).arch
+    machine = _identify(dump, reporter=QUIET).arch
     engine = connect(options.engine)
     try:
         return foreign_arch(machine, engine.info()) is not None
@@ -156,40 +166,37 @@ def open_dump(
     `replaces` is the dump's open case, which is not as `options` say. It is closed when everything else is at hand, so
     that a mistake in the options does not cost it.
     """
+    from sandbox.case import remote_dump
     from sandbox.case.container import close_overdue
-    from sandbox.dump import identify, identify_inside, index_pieces, is_plain, unpack
+    from sandbox.dump import is_plain
     from sandbox.engine.orphans import orphans
 
     options = options or OpenOptions()
     if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
         return _open_elsewhere(dump, options, reporter, replaces)
     with _connecting(options.engine) as connecting:
-        index_pieces(dump, paths.unpacked_dir(), reporter)
-        vmcore = identify(dump)
-        if vmcore.skipped is not None:
-            # Debian's and Ubuntu's debuginfo is found by what only the log says.
-            vmcore = identify_inside(vmcore, paths.unpacked_dir(), reporter)
+        vmcore = _identify(dump, reporter)
         selection = _select(vmcore, dump, options, reporter)
         engine = connecting.result()
         _refuse_remote(engine, dump)
         close_overdue()
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
-        if is_plain(vmcore):
+        if is_plain(vmcore) and not remote_dump.is_description(vmcore.path):
             ready = provision(vmcore, selection, options, engine, reporter)
             _replace(replaces, options, reporter)
             return _case(vmcore, ready, options, engine, reporter)
         with _serving(vmcore, engine, reporter) as server:
             seen = None if server is None else replace(vmcore, files=(server.file,))
             if seen is None:
-                vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
+                vmcore = _copied(vmcore, reporter)
             ready = provision(seen or vmcore, selection, options, engine, reporter)
             _replace(replaces, options, reporter)
             if server is not None and seen is not None:
                 case = _served_case(seen, ready, options, engine, reporter, server=server)
                 if case is not None:
                     return case
-                vmcore = replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
+                vmcore = _copied(vmcore, reporter)
             return _case(vmcore, ready, options, engine, reporter)
 
 
@@ -197,6 +204,30 @@ def _replace(case: Case | None, options: OpenOptions, reporter: Reporter) -> Non
     if case is not None:
         reporter.notice(f"closing the open case, which is not {options.case_key()}")
         _close_case(case)
+
+
+def _copied(vmcore: Vmcore, reporter: Reporter) -> Vmcore:
+    """The dump as a plain file of this host."""
+    from sandbox.case import remote_dump
+    from sandbox.dump import unpack
+
+    if remote_dump.is_description(vmcore.path):
+        name = remote_dump.name(vmcore.path)
+        raise DumpUnreadable(f"{name} cannot be served to a case here", hint="download it, and open the file")
+    return replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
+
+
+def _identify(dump: Path, reporter: Reporter) -> Vmcore:
+    """Identifies a dump with all that is needed to find its debuginfo."""
+    from sandbox.case import remote_dump
+    from sandbox.dump import identify, identify_inside, index_pieces
+
+    if remote_dump.is_description(dump):
+        return remote_dump.identify(dump, reporter)
+    index_pieces(dump, paths.unpacked_dir(), reporter)
+    vmcore = identify(dump)
+    # Debian's and Ubuntu's debuginfo is found by what only the log says.
+    return vmcore if vmcore.skipped is None else identify_inside(vmcore, paths.unpacked_dir(), reporter)
 
 
 @contextmanager
@@ -235,8 +266,8 @@ def _serving(vmcore: Vmcore, engine: Engine, reporter: Reporter) -> Iterator[Ser
         try:
             server = views.serve(vmcore, engine.info(), reporter)
         except views.NotServed as reason:
-            said = f"{vmcore.path.name} is copied, because its bytes cannot be served: {reason}"
-            reporter.notice(f"{said}; {reason.hint}")
+            doing = "cannot be" if vmcore.path.parent.suffix == ".remote" else "is copied, because its bytes cannot be"
+            reporter.notice(f"{vmcore.path.name} {doing} served: {reason}; {reason.hint}")
     try:
         yield server
     finally:

@@ -23,11 +23,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sandbox.case.places import VIEW_LOCK
+from sandbox.dump.source import FileSource
 from sandbox.dump.view import View, open_view
 from sandbox.errors import VmboxError
+
+if TYPE_CHECKING:
+    from sandbox.case.remote_dump import RemoteSource
 
 READY: Final = b"ready\n"
 
@@ -40,6 +44,13 @@ _CACHED: Final = 24 * 3600.0
 
 _DETACH: Final = 2
 _NO_FOLLOW: Final = 8
+
+
+def open_file(dump: Path) -> FileSource | RemoteSource:
+    """Opens a dump, or the one on a server that `dump` describes. Raises `DumpError`."""
+    from sandbox.case import remote_dump
+
+    return remote_dump.RemoteSource(dump) if remote_dump.is_description(dump) else FileSource(dump)
 
 
 def unmount(place: Path) -> None:
@@ -74,15 +85,14 @@ def main() -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.write(lock, str(os.getpid()).encode())
     try:
-        view = open_view(
-            Path(request["dump"]),
-            Path(request["kept"]),
-            identity=request["identity"],
-            additions=[(at, bytes.fromhex(data)) for at, data in request["additions"]],
-        )
-        if view is None:
-            sys.exit("the dump has no view")
-        _serve(view, place / MOUNT, telling)
+        with open_file(Path(request["dump"])) as file:
+            if file.identity != request["identity"]:
+                sys.exit("the dump was changed")
+            added = [(at, bytes.fromhex(data)) for at, data in request["additions"]]
+            view = open_view(file, Path(request["kept"]), additions=added)
+            if view is None:
+                sys.exit("the dump has no view")
+            _serve(view, place / MOUNT, telling)
     except VmboxError as error:
         sys.exit(error.message)
 

@@ -14,6 +14,8 @@ import secrets
 import select
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -22,8 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.places import VIEW_LOCK
-from sandbox.case.view_server import MOUNT, NAME, READY, unmount
-from sandbox.dump import view
+from sandbox.case.view_server import MOUNT, NAME, READY, open_file, unmount
+from sandbox.dump import crash_directory, view
 from sandbox.engine import EngineInfo
 from sandbox.host import paths
 from sandbox.host.files import write_all
@@ -89,17 +91,20 @@ def serve(vmcore: Vmcore, engine: EngineInfo, reporter: Reporter = QUIET) -> Ser
     """
     kept = paths.unpacked_dir()
     prefix = _into_namespace(engine)
-    found = view.additions(vmcore, kept, reporter)
-    if found is None:
+    dump = crash_directory.choose(vmcore.path) if vmcore.path.is_dir() else vmcore.path
+    if dump is None:
         return None
-    identity, added = found
+    with open_file(dump) as file:
+        identity, added = file.identity, view.additions(file, vmcore, kept, reporter)
+    if added is None:
+        return None
     for lost in unserved():
         end(lost)
     place = directory() / secrets.token_hex(4)
     (place / MOUNT).mkdir(parents=True, mode=0o700)
     request = {
         "place": str(place),
-        "dump": str(vmcore.path.resolve()),
+        "dump": str(dump.resolve()),
         "kept": str(kept),
         "identity": identity,
         "additions": [(at, data.hex()) for at, data in added],
@@ -154,8 +159,12 @@ def _ask(leash: int, answer: int, request: str) -> bytes:
 
 
 def _into_namespace(engine: EngineInfo) -> list[str]:
+    """The command that runs another one in the namespaces of the engine's containers; empty for an engine of root."""
     if not engine.rootless:
         return []
+    service = _service_namespace(engine.endpoint)
+    if service is not None:
+        return ["nsenter", f"--target={service}", "--user", "--mount", "--preserve-credentials", "--"]
     podman = shutil.which("podman")
     if engine.name != "podman" or podman is None:
         raise NotServed(
@@ -163,6 +172,21 @@ def _into_namespace(engine: EngineInfo) -> list[str]:
             hint="take an engine whose can: --engine podman",
         )
     return [podman, "unshare"]
+
+
+def _service_namespace(endpoint: str) -> int | None:
+    """The process that listens at a socket, if it has a user namespace of its own; not of one that systemd started."""
+    path = endpoint.removeprefix("unix://")
+    if path == endpoint or shutil.which("nsenter") is None:
+        return None
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(path)
+            process, user, _ = struct.unpack("3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        there = (Path("/proc") / str(process) / "ns" / "user").stat().st_ino
+    except OSError:
+        return None
+    return process if user == os.geteuid() and there != Path("/proc/self/ns/user").stat().st_ino else None
 
 
 def _refuse_unless(serves: bool, log: Path) -> None:

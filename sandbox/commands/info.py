@@ -10,7 +10,7 @@ from sandbox import render
 from sandbox.dump.release import classify, of_release
 from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.host import config, paths
-from sandbox.model import Vmcore, key_of
+from sandbox.model import DUMP_SCHEMES, Vmcore, key_of
 from sandbox.profiles import Profile, select
 
 _WORDS = {
@@ -30,25 +30,32 @@ _WORDS = {
 
 def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = None) -> None:
     """`vmbox info`: identifies a dump, of this host or of that of an `engine` elsewhere, and prints what is known."""
-    if engine is None:
-        from sandbox.dump import identify, identify_inside, index_pieces
-
-        index_pieces(path, paths.unpacked_dir(), render.reporter(quiet=False))
-        vmcore = identify(path)
-        if vmcore.flattened and vmcore.skipped is not None and vmcore.path != path:
-            # It was found in a directory.
-            index_pieces(vmcore.path, paths.unpacked_dir(), render.reporter(quiet=False))
-            vmcore = identify(path)
-        if vmcore.skipped is not None:
-            # With what only the whole dump tells: where that needs no unpacking, or was done, or is asked for.
-            reporter = render.reporter(quiet=False)
-            vmcore = identify_inside(vmcore, paths.unpacked_dir(), reporter, unpacking=unpack)
-    else:
-        vmcore = _identified_there(path, engine)
+    vmcore = _identified_here(path, unpack=unpack) if engine is None else _identified_there(path, engine)
     if json:
         render.as_json(describe(vmcore))
     else:
         render.facts(facts(vmcore))
+
+
+def _identified_here(path: Path, *, unpack: bool) -> Vmcore:
+    if str(path).startswith(DUMP_SCHEMES):
+        from sandbox.case import remote_dump
+
+        reporter = render.reporter(quiet=False)
+        return remote_dump.identify(remote_dump.local(path, reporter), reporter)
+    from sandbox.dump import identify, identify_inside, index_pieces
+
+    index_pieces(path, paths.unpacked_dir(), render.reporter(quiet=False))
+    vmcore = identify(path)
+    if vmcore.flattened and vmcore.skipped is not None and vmcore.path != path:
+        # It was found in a directory.
+        index_pieces(vmcore.path, paths.unpacked_dir(), render.reporter(quiet=False))
+        vmcore = identify(path)
+    if vmcore.skipped is not None:
+        # With what only the whole dump tells: where that needs no unpacking, or was done, or is asked for.
+        reporter = render.reporter(quiet=False)
+        vmcore = identify_inside(vmcore, paths.unpacked_dir(), reporter, unpacking=unpack)
+    return vmcore
 
 
 def _identified_there(path: Path, engine: str) -> Vmcore:
@@ -161,7 +168,7 @@ def describe(vmcore: Vmcore) -> dict[str, object]:
 
 def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     """The same for people, in the words of crash's `sys`; what is unknown is left out."""
-    yield "DUMPFILE", str(vmcore.path)
+    yield "DUMPFILE", _name(vmcore.path)
     for name, word in _WORDS.items():
         value = getattr(vmcore, name)
         if name == "format" and vmcore.flattened:
@@ -196,6 +203,14 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
         yield "AGREES", here["proof"]
         yield "FROM", here["origin"]
         yield "CHECKED", here["verified"]
+
+
+def _name(path: Path) -> str:
+    if path.parent.suffix != ".remote":
+        return str(path)
+    from sandbox.case import remote_dump
+
+    return remote_dump.name(path)
 
 
 def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:

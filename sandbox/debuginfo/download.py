@@ -27,7 +27,7 @@ from sandbox.formats.streams import CHUNK, CorruptData, GrowingFile, Stream
 from sandbox.host import mirrors
 from sandbox.host.disk import need_space, no_space
 from sandbox.host.files import write_all
-from sandbox.log import Log
+from sandbox.log import Log, without_secrets
 from sandbox.progress import Reporter, Step
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Refused(DownloadFailed):
     """The server refused the request."""
 
     def __init__(self, url: str, status: int, reason: str) -> None:
-        super().__init__(f"{url}: {status} {reason}".rstrip(), hint="")
+        super().__init__(f"{without_secrets(url)}: {status} {reason}".rstrip(), hint="")
         self.status = status
 
 
@@ -116,9 +116,12 @@ def get(url: str, headers: Mapping[str, str] | None = None, *, seconds: float = 
                 return
             following = response.next_request.url
         if response.url.scheme == "https" and following.scheme != "https":
-            raise DownloadFailed(f"{url}: redirected to {following}, without TLS: refused", hint="")
+            raise DownloadFailed(
+                f"{without_secrets(url)}: redirected to {without_secrets(str(following))}, without TLS: refused",
+                hint="",
+            )
         url = str(following)
-    raise DownloadFailed(f"{url}: redirected again and again", hint="")
+    raise DownloadFailed(f"{without_secrets(url)}: redirected again and again", hint="")
 
 
 @contextlib.contextmanager
@@ -211,7 +214,7 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
 
     def say(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        reporter.notice(f"{url}: {_in_words(error)}; trying again")
+        reporter.notice(f"{without_secrets(url)}: {_in_words(error)}; trying again")
 
     def once() -> _T:
         nonlocal fruitless
@@ -233,8 +236,8 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
         return retrying(once)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         if isinstance(error, httpx.ConnectTimeout) or (isinstance(error, httpx.ConnectError) and not _untrusted(error)):
-            raise Unreachable(f"{url}: {_in_words(error)}") from None
-        raise DownloadFailed(f"{url}: {_in_words(error)}") from None
+            raise Unreachable(f"{without_secrets(url)}: {_in_words(error)}") from None
+        raise DownloadFailed(f"{without_secrets(url)}: {_in_words(error)}") from None
 
 
 def _is_final(error: BaseException) -> bool:

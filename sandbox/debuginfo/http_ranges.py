@@ -14,7 +14,8 @@ from sandbox.debuginfo.download import content_range, get, refuse, retried
 from sandbox.errors import VerificationFailed
 from sandbox.formats import xz
 from sandbox.formats.streams import CorruptData, Stream
-from sandbox.progress import Reporter, Step
+from sandbox.log import without_secrets
+from sandbox.progress import QUIET, Reporter, Step
 
 _WINDOW: Final = 128 << 10
 """Bytes fetched at once when headers are read."""
@@ -23,6 +24,9 @@ _STREAMS: Final = 4
 _KEPT: Final = 3
 """XzBlocks kept for small reads, which often return to the first and the last block of a file."""
 
+
+_NO_STEP: Final = QUIET.step("").__enter__()
+"""Progress that is not shown."""
 
 Put = Callable[[bytes, int], None]
 """Takes a piece and its offset."""
@@ -39,8 +43,10 @@ class RangesUnsupported(Exception):
 class HttpFile:
     """Random access to one URL. May be used by several threads."""
 
-    def __init__(self, url: str, size: int | None, reporter: Reporter, step: Step) -> None:
-        """`url` as it is asked for: mirrors are put in already."""
+    def __init__(
+        self, url: str, size: int | None, reporter: Reporter, step: Step = _NO_STEP, *, mark: str | None = None
+    ) -> None:
+        """`url` as it is asked for: mirrors are put in already. With `mark`, only that version of the file is read."""
         self.url = url
         self.secure = url.startswith("https:")
         """Whether every answer comes over TLS: no redirect leads out of it, and one that leads into it may be false."""
@@ -50,7 +56,8 @@ class HttpFile:
         self._reporter = reporter
         self._step = step
         self._lock = threading.Lock()
-        self._etag: str | None = None
+        self.mark = mark
+        """What the server calls this version of the file: its ETag, else the time of its last change."""
 
     @property
     def size(self) -> int:
@@ -88,7 +95,7 @@ class HttpFile:
             found = content_range(response)
             if found is None or found[0] != offset or found[1] >= offset + size:
                 raise RangesUnsupported("the server does not send the range that was asked for")
-            self._same_file(found[2], response.headers.get("ETag"))
+            self._same_file(found[2], response.headers.get("ETag") or response.headers.get("Last-Modified"))
             left = min(size, found[2] - offset)
             for piece in response.iter_raw():
                 left -= len(piece)
@@ -103,16 +110,16 @@ class HttpFile:
 
             raise httpx.RemoteProtocolError("ended too early")
 
-    def _same_file(self, total: int, etag: str | None) -> None:
+    def _same_file(self, total: int, mark: str | None) -> None:
         with self._lock:
             if self._size is None:
                 self._size = total
-            if self._etag is None:
-                self._etag = etag
+            if self.mark is None:
+                self.mark = mark
             if total != self._size:
-                raise VerificationFailed(f"{self.url}: it is {total} bytes long, not {self._size}")
-            if etag is not None and etag != self._etag:
-                raise VerificationFailed(f"{self.url}: it was replaced while it was read")
+                raise VerificationFailed(f"{without_secrets(self.url)}: it is {total} bytes long, not {self._size}")
+            if mark is not None and mark != self.mark:
+                raise VerificationFailed(f"{without_secrets(self.url)}: it was replaced while it was read")
 
 
 class RemoteStream(Stream):

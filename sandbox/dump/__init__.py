@@ -71,17 +71,19 @@ def identify_inside(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET, *, u
     `vmcore` without `unpacking` where one would have to be made. Raises what `unpack` raises.
     """
     from sandbox.dump.identify import identify_source
+    from sandbox.dump.source import FileSource
     from sandbox.dump.unpacking import unpacked_path
     from sandbox.dump.view import open_view
 
     if vmcore.path.is_dir():
         return vmcore
-    if not unpacked_path(vmcore.path, into).is_file() and (view := open_view(vmcore.path, into, reporter)) is not None:
-        with view:
-            inner = identify_source(vmcore.path, view)
-    elif unpacking or unpacked_path(vmcore.path, into).is_file():
+    unpacked = unpacked_path(vmcore.path, into).is_file()
+    with FileSource(vmcore.path) as file:
+        view = None if unpacked else open_view(file, into, reporter)
+        inner = None if view is None else identify_source(vmcore.path, view)
+    if inner is None and (unpacking or unpacked):
         inner = identify(unpack(vmcore, into, reporter))
-    else:
+    if inner is None:
         return vmcore
     of_the_file = ("path", "size", "files", "flattened", "wrappers", "member")
     damage = ("complete", "incomplete_reason") if vmcore.complete is False else ()

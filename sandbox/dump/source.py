@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from sandbox.errors import DumpNotFound, DumpUnreadable, NotADump, pasteable
+from sandbox.model import DUMP_SCHEMES
 
 READ_LIMIT: Final = 32 << 20
 """Most bytes that one read returns. Sizes in a dump are not trusted; nothing here needs more at once."""
@@ -245,7 +246,8 @@ def _permission(path: Path) -> str:
 def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
     match error:
         case FileNotFoundError() | NotADirectoryError():
-            return DumpNotFound(f"there is no file {path}")
+            hint = "only vmbox info, run and shell read a URL" if str(path).startswith(DUMP_SCHEMES) else None
+            return DumpNotFound(f"there is no file {path}", hint=hint)
         case PermissionError():
             return DumpUnreadable(f"no permission to read {path}", hint=_permission(path))
         case _:

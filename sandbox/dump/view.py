@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Final, Protocol
 
-from sandbox.dump import crash_directory, magic, piece_index, reader, wrappers
+from sandbox.dump import magic, piece_index, reader, wrappers
 from sandbox.dump.flattened import FlattenedSource
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpError, DumpUnreadable
@@ -35,10 +33,9 @@ _ARCHIVES: Final = frozenset({Wrapper.TAR, Wrapper.CPIO, Wrapper.ZIP, Wrapper.SE
 class View:
     """An open view. Its `size` is known, and `read_at` gives fewer bytes only at its end."""
 
-    def __init__(self, source: Source, additions: Additions, closing: ExitStack) -> None:
+    def __init__(self, source: Source, additions: Additions = ()) -> None:
         self._source = source
         self._additions = additions
-        self._closing = closing
         self._own = source.size or 0
         self.size = max((self._own, *(at + len(data) for at, data in additions)))
 
@@ -53,7 +50,7 @@ class View:
         except (CorruptData, OSError) as error:
             raise DumpUnreadable(f"the dump cannot be read at byte {offset}: {error}") from error
         if len(data) < wanted:
-            # Whoever reads the view through a kernel would get zeros for what is missing.
+            # A process that reads the view through the kernel would get zeros for what is missing.
             raise DumpUnreadable(f"the dump ends before byte {offset + wanted}: it was cut while it was open")
         touched = [(at, more) for at, more in self._additions if at < end and at + len(more) > offset]
         if not touched:
@@ -64,50 +61,40 @@ class View:
             whole[first - offset : last - offset] = more[first - at : last - at]
         return bytes(whole)
 
-    def close(self) -> None:
-        self._closing.close()
 
-    def __enter__(self) -> Self:
-        return self
+class OpenFile(Source, Protocol):
+    """A dump's file that is open, here or elsewhere."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def identity(self) -> str:
+        """Names the file as it is now."""
 
 
-def open_view(
-    path: Path, kept: Path, reporter: Reporter = QUIET, *, identity: str | None = None, additions: Additions = ()
-) -> View | None:
-    """The view of the dump at `path`; None where only unpacking gives one.
+def open_view(file: OpenFile, kept: Path, reporter: Reporter = QUIET, *, additions: Additions = ()) -> View | None:
+    """The view of the dump in a file, which stays open as long as it is used. None where only unpacking gives one.
 
-    The index of a large flattened dump is kept under `kept`. With `identity`, `DumpUnreadable` for a file that is not
-    the same any more.
+    The index of a large flattened dump is kept under `kept`. Raises `DumpUnreadable`.
     """
-    with ExitStack() as stack:
-        file = stack.enter_context(FileSource(path))
-        if identity is not None and file.identity != identity:
-            raise DumpUnreadable(f"{path} was changed", hint="run the command again")
-        source = _inside(file, kept, reporter)
-        return None if source is None else View(source, additions, stack.pop_all())
+    source = _inside(file, kept, reporter, in_order=isinstance(file, FileSource))
+    return None if source is None else View(source, additions)
 
 
-def additions(vmcore: Vmcore, kept: Path, reporter: Reporter = QUIET) -> tuple[str, Additions] | None:
-    """(identity, additions) of the view of a dump: what is known of it and missing in it. None if it has no view."""
-    dump = crash_directory.choose(vmcore.path) if vmcore.path.is_dir() else vmcore.path
-    if dump is None:
+def additions(file: OpenFile, vmcore: Vmcore, kept: Path, reporter: Reporter = QUIET) -> Additions | None:
+    """What is known of a dump and missing in it, for its view. None if it has no view."""
+    source = _inside(file, kept, reporter, in_order=isinstance(file, FileSource))
+    if source is None:
         return None
-    with FileSource(dump) as file:
-        source = _inside(file, kept, reporter)
-        if source is None:
-            return None
-        try:
-            inner = reader.parse(source, str(dump))
-        except (DumpError, CorruptData):
-            return None
-        added = () if inner is None else tuple(inner.additions(vmcore, source.size or 0))
-        return file.identity, added
+    try:
+        inner = reader.parse(source, str(vmcore.path))
+    except (DumpError, CorruptData):
+        return None
+    return () if inner is None else tuple(inner.additions(vmcore, source.size or 0))
 
 
-def _inside(source: Source, kept: Path, reporter: Reporter, *, in_order: bool = True) -> Source | None:
+def _inside(source: Source, kept: Path, reporter: Reporter, *, in_order: bool) -> Source | None:
     """`in_order`: a walk over all of `source` costs little, since nothing has to be unpacked for it."""
     head = source.read_at(0, magic.PEEK)
     if magic.dump_format(head) is DumpFormat.FLATTENED:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from archives import Archive, serve
 from e2e.conftest import wait_for
 from engines import EngineUnderTest
 from sandbox.engine import labels
@@ -73,3 +74,26 @@ def test_a_killed_case_takes_its_mount_with_it(vmbox, engine: EngineUnderTest, f
     wait_for(lambda: not process.exists())
     vmbox("list")
     assert not _views(engine)
+
+
+def test_a_dump_on_a_web_server(podman_rootless: EngineUnderTest, dumps) -> None:
+    content = dumps().read_bytes()
+    plain = podman_rootless.run("run", str(dumps.copy_for(podman_rootless, dumps())), "--", *QUESTIONS)
+    assert plain.returncode == 0, plain.stderr
+    with serve(Archive(files={"/vmcore": content}, headers={"ETag": '"1"'})) as site:
+        url = f"{site.url}/vmcore?X-Signature=SECRET"
+        told = podman_rootless.run("info", url)
+        assert b"sysrq" in told.stdout, told.stderr
+        assert site.sent < len(content) / 4
+        remote = podman_rootless.run("run", url, "--", *QUESTIONS)
+        assert remote.stdout == plain.stdout, remote.stderr
+        # As `vmbox run` without a network has to: lo is all that the case has.
+        seen = podman_rootless.run("run", url, "--", "!ls /sys/class/net")
+        assert seen.stdout.split() == [b"lo"]
+        places = [Path(podman_rootless.env[f"VMBOX_{name}_DIR"]) for name in ("STATE", "RUNTIME")]
+        known = [one for place in places for one in place.rglob("*") if one.is_file()]
+        assert known
+        assert not [one for one in known if b"SECRET" in one.read_bytes()]
+        assert b"SECRET" not in told.stdout + told.stderr + remote.stderr
+    podman_rootless.run("close", "--all")
+    assert not _views(podman_rootless)

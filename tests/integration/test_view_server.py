@@ -99,7 +99,7 @@ def test_what_a_copy_would_be_given_the_view_has(tmp_path: Path) -> None:
     server.close()
 
 
-def test_it_lives_as_long_as_somebody_reads_the_fifo(flattened: Path, tmp_path: Path) -> None:
+def test_it_lives_as_long_as_the_fifo_has_a_reader(flattened: Path, tmp_path: Path) -> None:
     server = serve(flattened)
     fifo = tmp_path / "ctl"
     os.mkfifo(fifo)

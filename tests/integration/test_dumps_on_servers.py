@@ -1,0 +1,154 @@
+"""A dump behind HTTP: what is read of it, what is fetched, and what a server may do in between. The server is real."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from archives import Archive, serve
+from engines import INFO
+from sandbox.case import remote_dump, views
+from sandbox.debuginfo import download
+from sandbox.dump import identify
+from sandbox.errors import DumpNotFound, DumpUnreadable
+
+DUMP = Path(__file__).resolve().parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+CONTENT = DUMP.read_bytes()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+    for name in ("CACHE", "RUNTIME"):
+        (tmp_path / name).mkdir(mode=0o700)
+        monkeypatch.setenv(f"VMBOX_{name}_DIR", str(tmp_path / name))
+    monkeypatch.setattr(download, "FIRST_WAIT", 0.01)
+    with serve(Archive(files={"/vmcore": CONTENT}, headers={"ETag": '"1"'})) as archive:
+        yield archive
+
+
+def url(site: Archive, path: str = "/vmcore") -> Path:
+    """As the command line has it."""
+    return Path(site.url + path)
+
+
+def test_it_is_identified_as_the_file_is(site: Archive) -> None:
+    here, there = identify(DUMP), remote_dump.identify(remote_dump.local(url(site)))
+    for name in ("format", "release", "build_id", "panic", "cause", "complete", "nr_cpus", "size", "uptime_seconds"):
+        assert getattr(there, name) == getattr(here, name), name
+    assert there.complete is True
+
+
+def test_only_what_is_needed_is_fetched_and_only_once(site: Archive) -> None:
+    site.files["/vmcore"] = CONTENT + os.urandom(64 << 20)
+    path = remote_dump.local(url(site))
+    assert remote_dump.identify(path).release == identify(DUMP).release
+    assert site.sent < 1 << 20
+    with remote_dump.RemoteSource(path) as source:
+        assert source.read_at(40_000_000, 100) == site.files["/vmcore"][40_000_000:40_000_100]
+        sent = site.sent
+        assert source.read_at(40_000_000, 200) == site.files["/vmcore"][40_000_000:40_000_200]
+        assert site.sent == sent
+        assert source.read_at(len(CONTENT) - 10, 1 << 20) == site.files["/vmcore"][len(CONTENT) - 10 :][: 1 << 20]
+        assert source.read_at(len(site.files["/vmcore"]) - 5, 10) == site.files["/vmcore"][-5:]
+        assert source.read_at(len(site.files["/vmcore"]), 10) == b""
+
+
+def test_pages_that_were_fetched_first_go_first(site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_dump, "_KEPT", 3)
+    site.files["/vmcore"] = whole = os.urandom(4 << 20)
+    with remote_dump.RemoteSource(remote_dump.local(url(site))) as source:
+        for offset in (0, 1 << 20, 3 << 20, 2 << 20, 0, 3 << 20, 1 << 19):
+            assert source.read_at(offset, 1000) == whole[offset : offset + 1000]
+        assert source._kept.seek(0, os.SEEK_END) <= 3 * (128 << 10)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount that containers see needs root, or their namespace")
+def test_a_case_gets_it_as_a_file_with_nothing_else(site: Archive) -> None:
+    path = remote_dump.local(url(site))
+    server = views.serve(remote_dump.identify(path), INFO)
+    assert server is not None
+    assert server.file.read_bytes() == CONTENT
+    server.close()
+
+
+def test_what_is_cut_or_refused_for_a_moment_is_asked_again(site: Archive) -> None:
+    path = remote_dump.local(url(site))
+    site.statuses, site.cut_after = [503, 0, 429], [1 << 20, 1000, 1 << 20, 500]
+    assert remote_dump.identify(path).panic == identify(DUMP).panic
+    assert not site.statuses
+
+
+@pytest.mark.parametrize(
+    "mark", [{"ETag": '"2"'}, {"Last-Modified": "Fri, 27 Nov 2026 14:00:00 GMT"}], ids=["etag", "time"]
+)
+def test_a_dump_that_is_replaced_is_another_dump_and_never_mixed(site: Archive, mark: dict[str, str]) -> None:
+    path = remote_dump.local(url(site))
+    identity = path.stat().st_mtime_ns
+    with remote_dump.RemoteSource(path) as source:
+        assert source.read_at(0, 10) == CONTENT[:10]
+        site.headers, site.files["/vmcore"] = mark, CONTENT[:8] + bytes(len(CONTENT) - 8)
+        with pytest.raises(DumpUnreadable, match="replaced while it was read"):
+            source.read_at(1 << 17, 10) if len(CONTENT) > 1 << 17 else source._get(0, 10)
+    said: list[str] = []
+
+    class Said:
+        def notice(self, line: str) -> None:
+            said.append(line)
+
+    assert remote_dump.local(url(site), Said()) == path  # type: ignore[arg-type]
+    assert "another dump" in said[0]
+    assert path.stat().st_mtime_ns != identity
+    said.clear()
+    remote_dump.local(url(site), Said())  # type: ignore[arg-type]
+    assert not said
+
+
+def test_a_signature_in_a_url_is_not_said(site: Archive, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "vmbox")
+    path = remote_dump.local(url(site, "/vmcore?X-Signature=SECRET"))
+    assert [path for path, _ in site.requests] == ["/vmcore?X-Signature=SECRET"]
+    assert (path.name, remote_dump.name(path).endswith("/vmcore?X-Signature=***")) == ("vmcore", True)
+    assert "SECRET" not in str(path)
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    site.statuses = [403]
+    with pytest.raises(DumpUnreadable) as refused:
+        remote_dump.local(url(site, "/vmcore?X-Signature=SECRET"))
+    assert "SECRET" not in f"{refused.value.message} {refused.value.hint} {caplog.text}"
+    assert "403" in refused.value.message
+
+
+def test_a_redirect_to_another_host_is_followed(site: Archive) -> None:
+    with serve(Archive(files=site.files)) as other:
+        site.redirect = other.url
+        assert remote_dump.identify(remote_dump.local(url(site))).panic == identify(DUMP).panic
+
+
+def test_a_server_that_sends_whole_files_only_is_refused(site: Archive) -> None:
+    site.ranges = False
+    with pytest.raises(DumpUnreadable, match="whole files only") as caught:
+        remote_dump.local(url(site))
+    assert "curl -LO" in caught.value.hint
+
+
+def test_a_missing_file_is_said(site: Archive) -> None:
+    with pytest.raises(DumpNotFound, match="there is no file http://127"):
+        remote_dump.local(url(site, "/nothing"))
+
+
+def test_what_would_take_all_of_it_is_refused(site: Archive) -> None:
+    import gzip
+
+    site.files["/vmcore.gz"] = gzip.compress(CONTENT)
+    with pytest.raises(DumpUnreadable, match="takes all of it"):
+        remote_dump.identify(remote_dump.local(url(site, "/vmcore.gz")))
+
+
+def test_a_dump_that_an_archive_on_a_server_stores_is_read_there(site: Archive, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "crash.tar", "w") as tar:
+        tar.add(DUMP, "crash/vmcore")
+    site.files["/crash.tar"] = (tmp_path / "crash.tar").read_bytes()
+    assert remote_dump.identify(remote_dump.local(url(site, "/crash.tar"))).panic == identify(DUMP).panic
