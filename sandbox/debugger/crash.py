@@ -120,6 +120,10 @@ class Crash:
         del name, code, arguments, mark
         return None
 
+    def question(self, command: str) -> bytes | None:
+        del command
+        return None
+
     def script_of(self, code: str) -> bytes:
         raise UsageError(f"crash runs no scripts: {code}", hint="vmbox run VMCORE --tool drgn -e CODE")
 

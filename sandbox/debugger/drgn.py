@@ -11,6 +11,7 @@ from typing import Final
 from sandbox.debugger.crash import module_names, modules_loaded_by
 from sandbox.debugger.crash_reading import check_reading
 from sandbox.debugger.crash_redirection import redirected_by_shell
+from sandbox.debugger.drgn_questions import QUESTIONS
 from sandbox.debugger.protocol import StartMode
 from sandbox.errors import UsageError
 
@@ -24,6 +25,8 @@ _SESSION: Final = "/usr/libexec/vmbox/drgn-session.py"
 """Answers drgn's crash commands on standard input, a line each, and runs scripts."""
 
 _PROMPT: Final = "from drgn.commands import run_command; run_command(prog, 'crash')"
+
+_PREFIX: Final = "drgn: crash: "
 
 _ERROR: Final = re.compile(rb"(?m)^drgn: crash: ")
 """A line that `drgn-session.py` prints of an error begins so."""
@@ -119,7 +122,8 @@ class Drgn:
 
     def error_line(self, said: str) -> str | None:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
-        return lines[-1].removeprefix("drgn: crash: ") if lines else None
+        own = next((line for line in lines if line.startswith(_PREFIX)), lines[-1] if lines else None)
+        return None if own is None else own.removeprefix(_PREFIX).removeprefix("error: ")
 
     def works_in(self, mode: StartMode, command: str) -> bool:
         del mode, command
@@ -156,6 +160,10 @@ class Drgn:
             "mark": mark,
         }
         return b"%script " + json.dumps(request).encode()
+
+    def question(self, command: str) -> bytes | None:
+        code = QUESTIONS.get(command)
+        return None if code is None else code.encode()
 
     def script_of(self, code: str) -> bytes:
         return (_PRELUDE + code + "\n").encode(errors="surrogateescape")

@@ -135,5 +135,8 @@ class Debugger(Protocol):
         and a JSON object: "failed", whether the script did, and "errors", its messages.
         """
 
+    def question(self, command: str) -> bytes | None:
+        """The script that answers a command of crash in crash's words, for reports; None where the command does."""
+
     def script_of(self, code: str) -> bytes:
         """A script of what a user gave with -e."""

@@ -1,4 +1,4 @@
-"""Make a report: identify the dump, run crash's commands, read their output."""
+"""Make a report: identify the dump, ask a debugger, read its answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox.debugger import DEFAULT
 from sandbox.dump import identify, index_pieces
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
-from sandbox.errors import VmboxError
+from sandbox.errors import SessionFailed, VmboxError
 from sandbox.host import paths
 from sandbox.judge import backtrace, call_trace, stacks
 from sandbox.judge.backtrace import INTEGER
@@ -43,9 +43,9 @@ _HZ: Final = re.compile(rf"^\s*HZ: ({INTEGER})\b", re.MULTILINE)
 
 
 def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:
-    """Make the report of a dump. If crash cannot open it, the report has what the dump says without crash.
+    """Make the report of a dump. If no debugger can open it, the report has what the dump says by itself.
 
-    `Report.problem` then has the reason.
+    `Report.problem` then has the reason; and if stacks are missing, which.
 
     Raises `VmboxError` only when there is no dump to identify.
     """
@@ -79,6 +79,9 @@ def read(
         if found:
             # An error is of one stack, and is shown there.
             missing.pop(part, None)
+        elif part != "blocked" and part not in missing:
+            missing[part] = f"there is no stack in the answer to {PARTS[part]}"
+    problem = problem or _missing_stacks(missing)
     if log:
         # The dump's own log is read without a debugger.
         missing.pop("log", None)
@@ -163,6 +166,8 @@ def _identity(
         engine=case.get("engine"),
         doubt=answers.case.get("doubt") or None if answers else None,
         mode=answers.mode if answers else None,
+        debugger=case.get("debugger"),
+        debugger_reason=case.get("reason"),
         origins=vmcore.origins,
     )
 
@@ -247,9 +252,15 @@ def _guilty(
     return next((stack for pid in reversed(named) for stack in blocked if stack.pid == pid), panicking)
 
 
+def _missing_stacks(missing: Mapping[str, str]) -> VmboxError | None:
+    """The problem of a report without stacks, which are what it is made for."""
+    found = [f"{part}: {missing[part]}" for part in ("backtrace", "cpus", "blocked") if part in missing]
+    return SessionFailed("stacks are missing", detail="; ".join(found)) if found else None
+
+
 def _missing(answers: CommandOutputs | None, problem: VmboxError | None) -> dict[str, str]:
     if answers is None:
-        why = problem.message if problem else "crash was not asked"
+        why = problem.message if problem else "no debugger was asked"
         return dict.fromkeys(PARTS, why)
     found = {part: answers.missing_reason(command) for part, command in PARTS.items()}
     return {part: why for part, why in found.items() if why is not None}

@@ -1,13 +1,16 @@
-"""Run the crash commands of a report one by one. A command that fails never stops the rest."""
+"""Ask the questions of a report, crash's commands, one by one. One that fails never stops the rest."""
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, assert_never
 
 from sandbox.case.options import OpenOptions
+from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
@@ -15,6 +18,7 @@ from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
 from sandbox.report.second_opinion import SecondOpinion, second_opinion
 from sandbox.session.fallback import last_mode, mode_file
+from sandbox.session.script import run_script
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
 
@@ -69,7 +73,7 @@ shown whole, and the long ones share the remaining room."""
 _CUT: Final = "only the beginning of a very long answer"
 
 _LIVES: Final = 3
-"""How often crash may die before the remaining commands are skipped."""
+"""How often the debugger may die before the remaining commands are skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,9 @@ class CommandOutputs:
     """Full output of each answered command. Commands in `STACKS` count even with an error, which is of one stack."""
     mode: str
     case: Mapping[str, str]
-    """profile, engine, proof."""
+    """profile, engine, proof; debugger, and why it answered (reason) or may be wrong (doubt)."""
+    debugger: str = DEFAULT.name
+    """Name of the debugger that answered."""
     cut: frozenset[str] = frozenset()
     """Commands of whose answer only the beginning was kept."""
     second: SecondOpinion | None = None
@@ -93,28 +99,31 @@ class CommandOutputs:
         run = next((run for run in self.runs if run.command == command), None)
         if run is None:
             return "it was not asked"
-        return reason(run) or (f"{_CUT} was read" if command in self.cut else None)
+        return reason(run, self.debugger) or (f"{_CUT} was read" if command in self.cut else None)
 
 
-def reason(run: CommandRun) -> str | None:
-    """Why a command has no answer, in words; None if it has one."""
+def reason(run: CommandRun, debugger: str = DEFAULT.name) -> str | None:
+    """Why a command has no answer of `debugger`, in words; None if it has one."""
     match run.status:
         case CommandStatus.OK:
             return None
         case CommandStatus.TIMEOUT:
-            return f"crash took longer than {run.seconds:.0f} seconds"
+            return f"{debugger} took longer than {run.seconds:.0f} seconds"
         case CommandStatus.DIED:
-            return f"crash ended at it: {_last_line(run.output)}"
+            return f"{debugger} ended at it: {_last_line(run.output)}"
         case CommandStatus.UNASKED:
             return run.output
         case CommandStatus.ERROR | CommandStatus.INTERRUPTED:
-            excluded = "page excluded" in run.output
-            return f"{'its pages were left out of the dump' if excluded else 'crash says'}: {_first_complaint(run)}"
+            excluded = re.search("page excluded|excluded page", run.output, re.IGNORECASE)
+            said = "its pages were left out of the dump" if excluded else f"{debugger} says"
+            return f"{said}: {_first_complaint(run, debugger)}"
         case _:
             assert_never(run.status)
 
 
-def _first_complaint(run: CommandRun) -> str:
+def _first_complaint(run: CommandRun, debugger: str) -> str:
+    if debugger != DEFAULT.name:
+        return DEBUGGERS[debugger].error_line(run.output) or "nothing"
     lines = [line.strip() for line in run.output.splitlines() if line.strip()]
     word = run.command.split()[0]
     return next((line for line in lines if line.startswith(f"{word}: ")), lines[-1] if lines else "nothing")
@@ -144,7 +153,7 @@ def collect(
     runs: list[CommandRun] = []
     texts: dict[str, str] = {}
     cut: set[str] = set()
-    with session, reporter.step("Asking crash", total=len(commands)) as step:
+    with session, reporter.step(f"Asking {session.debugger.name}", total=len(commands)) as step:
         for run, text in _each(session, commands, mode, timeout, cut):
             runs.append(run)
             step.advance(1)
@@ -159,9 +168,11 @@ def collect(
             "profile": case.profile,
             "engine": case.engine,
             "proof": case.proof,
-            "doubt": session.doubt or "",
             "debugger": session.debugger.name,
+            "reason": session.choice.reason,
+            "doubt": session.doubt or "",
         },
+        debugger=session.debugger.name,
         cut=frozenset(cut),
         second=second,
     )
@@ -192,7 +203,7 @@ def _each(
     lives, name, room = _LIVES, session.debugger.name, PER_REPORT
     for command in commands:
         if lives == 0:
-            yield _unasked(command, f"crash had ended {_LIVES} times before")
+            yield _unasked(command, f"{name} had ended {_LIVES} times before")
         elif not session.works(command):
             yield _unasked(command, f"{name} opened the dump only with {mode}, where this does not work")
         elif room <= 0:
@@ -219,18 +230,27 @@ def _unasked(command: str, why: str) -> tuple[CommandRun, str]:
 def _one(session: Session, command: str, timeout: float, answer: BoundedAnswer) -> tuple[CommandRun, str]:
     seconds, last = timeout, ""
     try:
-        done = session.run(command, answer, timeout=timeout)
+        status, seconds, last = _asked(session, command, timeout, answer)
     except CommandTimeout:
         status = CommandStatus.TIMEOUT
     except SessionDied as error:
         status, seconds = CommandStatus.DIED, 0.0
         last = f"\n{error.message}\n"
-    else:
-        status, seconds = done.status, done.seconds
     text = answer.text()
     said = f"\n[… {answer.left_out} bytes more left out …]\n" if answer.left_out else ""
     shown = text + said + last
     return CommandRun(command=command, status=status, seconds=round(seconds, 3), output=shown), text
+
+
+def _asked(session: Session, command: str, timeout: float, answer: BoundedAnswer) -> tuple[CommandStatus, float, str]:
+    """Asks a question by the debugger's command, or by the script that it has for it: status, seconds, its errors."""
+    script = session.debugger.question(command)
+    if script is None:
+        done = session.run(command, answer, timeout=timeout)
+        return done.status, done.seconds, ""
+    began = time.monotonic()
+    status, errors = run_script(session, command, script, (), answer, timeout=timeout)
+    return status, time.monotonic() - began, errors.decode(errors="backslashreplace")
 
 
 def truncate_to_fit(runs: Sequence[CommandRun]) -> tuple[CommandRun, ...]:

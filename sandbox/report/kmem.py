@@ -1,4 +1,4 @@
-"""Parse the memory that crash's `kmem -i` and `kmem -s` print."""
+"""Parse the memory that `kmem -i` and `kmem -s` of crash and of drgn print."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from sandbox.judge.backtrace import INTEGER
 
-_TOTALS: Final = re.compile(r"^\s*([A-Z][A-Z ]*[A-Z])\s+(\d{1,12})\s+([\d.]+(?: [KMGT]B)?)(?:\s|$)")
+_TOTALS: Final = re.compile(r"^\s*([A-Z][A-Z ]*[A-Z])\s+(\d{1,12})\s+([\d.]+(?: ?[KMGT]?B)?)(?:\s|$)")
 _CACHE: Final = re.compile(
     rf"^[0-9a-f]{{6,16}}\s+(?P<object>{INTEGER})\s+(?P<allocated>{INTEGER})\s+(?P<total>{INTEGER})"
     r"\s+(?P<slabs>\d{1,9})\s+(?P<slab>\d{1,6})k\s+(?P<name>\S+)"

@@ -52,9 +52,13 @@ class Identity:
     profile: str | None
     engine: str | None
     doubt: str | None
-    """The reason why crash may have answered wrongly, e.g. a kernel that is newer than it knows."""
+    """The reason why the debugger may have answered wrongly, e.g. a kernel that is newer than it knows."""
     mode: str | None
-    """Option with which crash had to be started, e.g. --minimal; empty if it needed none."""
+    """Option with which the debugger had to be started, e.g. --minimal; empty if it needed none."""
+    debugger: str | None
+    """Name of the debugger that answered."""
+    debugger_reason: str | None
+    """The reason why it was that one."""
     origins: Mapping[str, str]
     """For each field: its source in the dump."""
 
@@ -80,14 +84,14 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandRun:
-    """A crash command whose output is in the report."""
+    """A command of crash whose answer is in the report; drgn has them, too."""
 
     command: str
     status: CommandStatus
     """ok, error, timeout or died."""
     seconds: float
     output: str
-    """crash's output; if it is very long, its middle is cut out."""
+    """What the debugger printed; if it is very long, its middle is cut out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,8 @@ class Report:
     seconds: float
     """Time to make the report, including the opening of the dump."""
     problem: str | None
-    """Why crash could not open the dump; then the report contains only what the dump says without crash."""
+    """Why no debugger could open the dump; then the report contains only what the dump says by itself. Or which stacks
+    are missing, and why."""
     exit_code: int
     """0, or the exit status of `problem` (see sandbox/errors.py)."""
     identity: Identity

@@ -1,6 +1,7 @@
-"""Parse crash's tables: ps, mod, mount, net, irq, runq, dev -d, sys. One function for each command.
+"""Parse tables of crash and drgn: ps, mod, mount, net, irq, runq, dev -d, sys. One function for each command.
 
-The columns are those of crash 7.2 to 9.0. Lines that do not match are skipped: error messages may be between rows.
+The columns are those of crash 7.2 to 9.0 and of drgn 0.3. Lines that do not match are skipped: error messages may be
+between rows.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from sandbox.judge.backtrace import INTEGER
 
 _HEX: Final = r"[0-9a-f]{6,16}"
 _PS: Final = re.compile(
-    rf"^(?P<active>>?)\s*(?P<pid>{INTEGER})\s+(?P<parent>{INTEGER})\s+(?P<cpu>{INTEGER})\s+(?P<task>{_HEX})\s+(?P<state>[A-Z?]{{2}})"
+    rf"^(?P<active>>?)\s*(?P<pid>{INTEGER})\s+(?P<parent>{INTEGER})\s+(?P<cpu>{INTEGER})\s+(?P<task>{_HEX})"
+    rf"\s+(?P<state>[A-Za-z?]{{1,2}})"
     rf"\s+(?P<percent>[\d.]+)\s+(?P<virtual>{INTEGER})\s+(?P<resident>{INTEGER})\s+(?P<command>.*?)\s*$"
 )
+_STATES: Final = {"R": "RU", "S": "IN", "D": "UN", "I": "ID", "Z": "ZO", "T": "ST", "t": "TR", "X": "DE", "P": "PA"}
+"""drgn's letters of a task's state, which are the kernel's (fs/proc/array.c): crash's."""
 _PS_M: Final = re.compile(
     r"^\[\s*(?P<days>\d{1,9}) (?P<hours>\d{1,9}):(?P<minutes>\d{1,9}):(?P<seconds>\d{1,9}(?:\.\d*)?)\]"
-    rf' \[(?P<state>[A-Z?]{{2}})\]\s+PID: (?P<pid>{INTEGER})\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: "(?P<command>.*)"\s*$'
+    r" \[(?P<state>[A-Za-z?]{1,2})\]"
+    rf'\s+PID: (?P<pid>{INTEGER})\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: "(?P<command>.*)"\s*$'
 )
 _PS_T: Final = re.compile(rf'^PID: ({INTEGER})\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: ".*"\s*$')
 _PS_T_TIME: Final = re.compile(r"^\s*(UTIME|STIME): (\d{1,20})\b")
@@ -145,7 +150,7 @@ def tasks(ps: str, waits: str = "", times: str = "", *, tick: float = 1e-9) -> t
             parent=int(row["parent"]),
             cpu=int(row["cpu"]),
             command=row["command"],
-            state=row["state"],
+            state=_STATES.get(row["state"], row["state"]),
             active=bool(row["active"]),
             virtual=int(row["virtual"]) * 1024,
             resident=int(row["resident"]) * 1024,

@@ -53,8 +53,8 @@ class Row:
     key: str
     stamp: str
     status: RowStatus
-    """ok; log for a log or sosreport, which contain no dump for crash; partial if crash did not open the dump and the
-    report contains only what the dump says without crash; failed if there is no report."""
+    """ok; log for a log or sosreport, which contain no dump for crash; partial if no debugger opened the dump, so that
+    the report contains only what it says by itself, or if stacks are missing; failed if there is no report."""
     problem: str | None
     exit_code: int
     """0, or the exit status of `problem`."""

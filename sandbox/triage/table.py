@@ -52,7 +52,7 @@ class Index:
     log: int
     """Logs and sosreports: reported as far as they go."""
     partial: int
-    """Dumps that crash did not open: their reports contain what the dumps say without crash."""
+    """Dumps that no debugger opened, whose reports contain what the dumps say by themselves, or without stacks."""
     failed: int
     """Dumps without a report."""
     disagreements: int

@@ -10,11 +10,12 @@ from typing import Self
 import pytest
 
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import DEFAULT
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import SessionDied
 from sandbox.model import CommandStatus, Transcript
 from sandbox.report import collect
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
+from sandbox.session.choice import Choice
 
 LINE = b"PID: 1  TASK: ffff888003510000  CPU: 0  COMMAND: systemd \xf0\x9f\x92\xa3\n"
 
@@ -22,7 +23,8 @@ LINE = b"PID: 1  TASK: ffff888003510000  CPU: 0  COMMAND: systemd \xf0\x9f\x92\x
 class Flood:
     """Answers `long` with 500 MiB in pieces, everything else with a word."""
 
-    debugger = DEFAULT
+    debugger: Debugger = DEFAULT
+    choice = Choice(debugger="crash", reason="it knows this kernel")
     doubt = None
 
     def __init__(self, case: object, long: frozenset[str], piece: bytes) -> None:
@@ -97,6 +99,31 @@ def test_all_answers_together_are_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     assert session.asked == commands[:5]
     assert answers.runs[-1].status is CommandStatus.UNASKED
     assert answers.missing_reason("net") == "the answers before it had 64 MiB"
+
+
+def test_a_question_that_the_debugger_has_no_command_for_is_its_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bytes]] = []
+
+    def run_script(
+        _session: object, name: str, code: bytes, _arguments: object, sink: Callable[[bytes], None], *, timeout: float
+    ) -> tuple[CommandStatus, bytes]:
+        assert timeout
+        asked.append((name, code))
+        sink(b"TAINTED_MASK: 0  \n")
+        return (CommandStatus.OK, b"") if name == "sys -t" else (CommandStatus.ERROR, b"LookupError: no dmi_ident\n")
+
+    monkeypatch.setattr(collect, "run_script", run_script)
+    monkeypatch.setattr(Flood, "debugger", DEBUGGERS["drgn"])
+    monkeypatch.setattr(Flood, "choice", Choice(debugger="drgn", reason="crash is too old"))
+    answers, session = _collect(["sys", "sys -t", "sys -i"], set(), b"", tmp_path, monkeypatch)
+    assert session.asked == ["sys"]
+    assert [name for name, _ in asked] == ["sys -t", "sys -i"]
+    assert b"tainted_mask" in asked[0][1]
+    assert answers.texts["sys -t"] == "TAINTED_MASK: 0  \n"
+    assert answers.missing_reason("sys -i") == "drgn says: LookupError: no dmi_ident"
+    assert (answers.debugger, answers.case["reason"]) == ("drgn", "crash is too old")
 
 
 def test_a_bounded_answer_ends_with_a_whole_line() -> None:

@@ -10,13 +10,14 @@ import pytest
 from sandbox.model import Vmcore
 from sandbox.report import signature, tables
 from sandbox.report.build import read
-from sandbox.report.collect import CommandOutputs
+from sandbox.report.collect import COMMANDS, CommandOutputs
+from sandbox.report.model import CommandRun
 
 ANSWERS = Path(__file__).parents[2] / "fixtures" / "crash"
 
 
-def _texts(kernel: str) -> dict[str, str]:
-    lines = (ANSWERS / f"{kernel}.jsonl").read_text(encoding="utf-8").splitlines()
+def _texts(kernel: str, place: Path = ANSWERS) -> dict[str, str]:
+    lines = (place / f"{kernel}.jsonl").read_text(encoding="utf-8").splitlines()
     return {answer["command"]: answer["output"] for answer in map(json.loads, lines)}
 
 
@@ -51,3 +52,50 @@ def test_genuine_output_makes_a_complete_report(kernel: str) -> None:
     assert report.memory
     assert report.modules
     assert report.mounts
+
+
+def test_genuine_answers_of_drgn_make_the_same_report() -> None:
+    """Of a raw dump of 7.2, which no crash reads: what drgn 0.3.0 and our scripts answered to all questions."""
+    texts = _texts("7.2", ANSWERS.parent / "drgn")
+    assert set(texts) == set(COMMANDS)
+    case = {"debugger": "drgn", "reason": "crash is too old"}
+    vmcore = Vmcore(path=Path("vmcore"), format="elf", size=1, release="7.2.12+deb14-cloud-amd64", cause="sysrq")
+    report = read(vmcore, CommandOutputs(texts=texts, runs=(), mode="", case=case, debugger="drgn"))
+    assert report.backtrace is not None
+    assert "sysrq_handle_crash" in [frame.function for frame in report.backtrace.frames]
+    assert report.signature.id == "237bf7d6164e"
+    stack, *_ = report.verdicts
+    assert (stack.agrees, stack.by) == (True, "drgn")
+    assert len(report.cpus) == 2
+    assert report.states == {"ID": 40, "IN": 23, "RU": 5}
+    assert report.tasks_total == 68
+    assert {task.command for task in report.active_tasks} == {"init", "sh"}
+    assert report.by_time[0].ran
+    assert report.memory is not None
+    assert report.memory.total == 674336768
+    assert report.slab[0].name == "kernfs_node_cache"
+    assert [module.name for module in report.modules] == ["qemu_fw_cfg", "virtio_blk"]
+    assert report.mounts[0].type == "nullfs"
+    assert (report.network[0].name, report.disks[0].name) == ("lo", "vda")
+    assert report.interrupts[0].name == "IO-APIC timer"
+    assert {one.command for one in report.run_queues if one.current} == {"init", "sh"}
+    assert report.panic.taint == ()
+    assert "QEMU Standard PC" in str(report.identity.hardware)
+    assert (report.identity.debugger, report.identity.debugger_reason) == ("drgn", "crash is too old")
+
+
+@pytest.mark.parametrize("lost", ["bt -l", "bt -a", "foreach UN bt"])
+def test_a_report_without_stacks_has_a_problem(lost: str) -> None:
+    texts = _texts("6.12")
+    del texts[lost]
+    runs = tuple(
+        CommandRun(
+            command=command, status="error" if command == lost else "ok", seconds=0.1, output="drgn: crash: no\n"
+        )
+        for command in COMMANDS
+    )
+    vmcore = Vmcore(path=Path("vmcore"), format="kdump-compressed", size=1, release="6.12.1", cause="sysrq")
+    report = read(vmcore, CommandOutputs(texts=texts, runs=runs, mode="", case={}, debugger="drgn"))
+    assert report.exit_code == 60
+    assert str(report.problem).startswith("stacks are missing: ")
+    assert str(report.problem).endswith(": drgn says: no")
