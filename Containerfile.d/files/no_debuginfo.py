@@ -1,0 +1,236 @@
+"""Open a dump in drgn with no debuginfo: by the kernel's own BTF, kallsyms and ORC, which are in the dump.
+
+`load(prog)` registers finders of types, objects and symbols, tells drgn the modules, and returns what is lacking.
+"""
+
+import re
+from pathlib import Path
+
+import btf
+import kallsyms
+import orc
+from btf_finders import Objects, Types
+from drgn import (
+    Architecture,
+    FaultError,
+    MainModule,
+    MissingDebugInfoError,
+    Symbol,
+    SymbolBinding,
+    SymbolIndex,
+    SymbolKind,
+)
+from drgn.helpers.linux.kallsyms import load_module_kallsyms, load_vmlinux_kallsyms
+from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.module import for_each_module
+from stacks import Unwinder
+
+_IMAGES = (24 << 20, 48 << 20, 96 << 20)
+"""Bytes from _stext on in which kallsyms is looked for, one after the other. It is behind the text."""
+
+_KERNEL = 1 << 63
+_CHUNK = 1 << 20
+_SECTION = re.compile(r"_{0,2}\w*(?:text|data|rodata)_(?:start|end|begin)|_[se]?text|_s?inittext|_e?data|_end")
+_PAGE = 4096
+
+
+class Lacking(Exception):
+    """The dump does not have what a look without debuginfo needs."""
+
+
+def load(prog):
+    """Returns (unwinder, lines that say what is lacking). Raises `Lacking` where types or names are."""
+    notes = []
+    _load_symbols(prog)
+    types = _load_types(prog)
+    prog.register_type_finder("btf", _Finder(types).find, enable_index=0)
+    objects = Objects(prog, types, Path(__file__).with_name("known-objects.tsv"))
+    prog.register_object_finder("btf", objects.find, enable_index=1)
+    main = prog.main_module(name="kernel", create=True)
+    main = main[0] if isinstance(main, tuple) else main
+    main.address_range = (_symbol(prog, "_stext"), _symbol(prog, "_end"))
+    _load_modules(prog, types, notes)
+    return Unwinder(prog, _OrcTables(prog, notes).of), notes
+
+
+class _Finder:
+    """Finds types in the BTF of the kernel first, then in that of each module."""
+
+    def __init__(self, types):
+        self._types = types
+
+    def find(self, _prog, kinds, name, filename):
+        """The callback of `Program.register_type_finder`."""
+        if filename is not None:
+            return None  # BTF does not say which file has a type
+        return next((found for one in self._types if (found := one.find(kinds, name)) is not None), None)
+
+
+def _load_symbols(prog):
+    try:
+        index = load_vmlinux_kallsyms(prog)
+    except (MissingDebugInfoError, LookupError, ValueError, FaultError) as error:
+        try:
+            index = SymbolIndex(_symbols(_searched(prog)))
+        except kallsyms.KallsymsError as missing:
+            raise Lacking(f"the dump's kallsyms is not read: {missing} ({error})") from error
+    prog.register_symbol_finder("kallsyms", _Symbols(index).find, enable_index=0)
+
+
+class _Symbols:
+    """The symbols of kallsyms, of which an address shows the one that a programmer knows."""
+
+    def __init__(self, index):
+        self._index = index
+
+    def find(self, prog, name, address, one):
+        """The callback of `Program.register_symbol_finder`."""
+        if address is not None and address < _KERNEL:
+            return []  # not a null pointer, which is the address of the first per-CPU variable in its section
+        found = self._index(prog, name, address, False)
+        if one and address is not None and len(found) > 1:
+            # The linker script's symbol for the beginning of a section is at the address of its first function.
+            found.sort(key=lambda symbol: _SECTION.fullmatch(symbol.name) is not None)
+        return found[:1] if one else found
+
+
+def _searched(prog):
+    found = re.search(rb"^SYMBOL\(_stext\)=([0-9a-f]+)$", prog["VMCOREINFO"].string_(), re.MULTILINE)
+    if found is None:
+        raise kallsyms.KallsymsError("VMCOREINFO has no _stext")
+    stext = int(found[1], 16)
+    image = bytearray()
+    why = None
+    for size in _IMAGES:
+        while len(image) < size:
+            image += _readable(prog, stext + len(image), _CHUNK)
+        try:
+            return kallsyms.find(image, stext)
+        except kallsyms.KallsymsError as error:
+            why = error
+    raise why
+
+
+def _readable(prog, address, size):
+    """Memory with zeros where the dump has no page: those of the kernel's start are freed."""
+    try:
+        return prog.read(address, size)
+    except FaultError:
+        if size == _PAGE:
+            return bytes(_PAGE)
+        half = size // 2
+        return _readable(prog, address, half) + _readable(prog, address + half, half)
+
+
+def _symbols(found):
+    """drgn's symbols; as drgn makes them of kallsyms, a symbol ends where the next one begins."""
+    ends = [address for address, _letter, _name in found[1:]]
+    symbols = []
+    for (address, letter, name), end in zip(found, [*ends, 0], strict=True):
+        size = end - address if 0 <= end - address < 1 << 30 else 0
+        kind = SymbolKind.UNKNOWN
+        if letter in "tT":
+            kind = SymbolKind.FUNC
+        elif letter.lower() in "srbgncdv":
+            kind = SymbolKind.OBJECT
+        binding = SymbolBinding.WEAK if letter in "vVwW" else SymbolBinding.GLOBAL
+        symbols.append(Symbol(name, address, size, binding, kind))
+    return symbols
+
+
+def _symbol(prog, name):
+    try:
+        return prog.symbol(name).address
+    except LookupError:
+        raise Lacking(f"the kernel has no symbol {name}") from None
+
+
+def _load_types(prog):
+    try:
+        start, end = _symbol(prog, "__start_BTF"), _symbol(prog, "__stop_BTF")
+    except Lacking:
+        raise Lacking("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)") from None
+    if not 0 < end - start <= btf.MAX_BYTES:
+        raise Lacking(f"the kernel's BTF has {end - start} bytes")
+    try:
+        return [Types(prog, prog.read(start, end - start))]
+    except FaultError as error:
+        raise Lacking(f"pages of the kernel's BTF are not in the dump: {error}") from error
+    except btf.BtfError as error:
+        raise Lacking(f"the kernel's BTF is not read: {error}") from error
+
+
+def _load_modules(prog, types, notes):
+    try:
+        for module in for_each_module(prog):
+            prog.linux_kernel_loadable_module(module, create=True)
+        prog.register_symbol_finder("module kallsyms", load_module_kallsyms(prog), enable_index=1)
+    except (LookupError, FaultError, ValueError) as error:
+        notes.append(f"modules: {error}")
+        return
+    try:
+        # The kernel keeps a module's BTF in `struct btf` (commit 36e68442d1af ("bpf: Load and verify kernel module
+        # BTFs"), v5.11), with type ids as they go on from the kernel's.
+        for entry in list_for_each_entry("struct btf_module", prog["btf_modules"].address_of_(), "list"):
+            _load_module_types(prog, types, entry, notes)
+    except LookupError:
+        pass  # CONFIG_DEBUG_INFO_BTF_MODULES is not set
+    except FaultError as error:
+        notes.append(f"types of modules: {error}")
+
+
+def _load_module_types(prog, types, entry, notes):
+    name = entry.module.name.string_().decode(errors="replace")
+    try:
+        one = entry.btf
+        size = one.data_size.value_()
+        if 0 < size <= btf.MAX_BYTES:
+            types.append(Types(prog, prog.read(one.data.value_(), size), types[0]))
+        else:
+            notes.append(f"types of the module {name}: they have {size} bytes")
+    except (LookupError, AttributeError, FaultError, btf.BtfError) as error:
+        notes.append(f"types of the module {name}: {error}")
+
+
+class _OrcTables:
+    """The ORC tables of the kernel and of its modules, each read when an address in it is asked for."""
+
+    def __init__(self, prog, notes):
+        self._prog = prog
+        self._notes = notes
+        self._kernel = None
+        self._modules = {}
+
+    def of(self, pc):
+        """The table that covers an address; None where there is none."""
+        if self._prog.platform.arch != Architecture.X86_64:
+            return None
+        try:
+            module = self._prog.module(pc)
+        except LookupError:
+            return None
+        if module.name not in self._modules:
+            try:
+                read = self._of_kernel if isinstance(module, MainModule) else self._of_module
+                self._modules[module.name] = read(module)
+            except (LookupError, AttributeError, FaultError, Lacking, orc.OrcError) as error:
+                self._notes.append(f"ORC of {module.name}: {error}")
+                self._modules[module.name] = None
+        return self._modules[module.name]
+
+    def _of_kernel(self, _module):
+        bounds = [
+            _symbol(self._prog, name)
+            for name in ("__start_orc_unwind_ip", "__stop_orc_unwind_ip", "__start_orc_unwind", "__stop_orc_unwind")
+        ]
+        return self._read(bounds[0], bounds[1] - bounds[0], bounds[2], bounds[3] - bounds[2])
+
+    def _of_module(self, module):
+        arch = module.object.arch
+        count = arch.num_orcs.value_()
+        return self._read(arch.orc_unwind_ip.value_(), 4 * count, arch.orc_unwind.value_(), orc.ENTRY * count)
+
+    def _read(self, addresses, size, entries, length):
+        if not 0 <= size <= 4 * orc.MOST or not 0 <= length <= orc.ENTRY * orc.MOST:
+            raise orc.OrcError(f"it has {size} bytes of addresses and {length} of entries")
+        return orc.Orc(self._prog.read(addresses, size), addresses, self._prog.read(entries, length))

@@ -1,0 +1,183 @@
+"""Stacks of a kernel without debuginfo, as far as they are known.
+
+drgn unwinds. This module checks each frame, goes on where ORC has a hole and the stack itself shows the caller, and
+ends a stack where nothing does. Its `Unwinder.stack` replaces drgn's own `kernel_stack_trace` for drgn's commands.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from drgn import Architecture, FaultError, Object
+from drgn.helpers.linux.sched import task_cpu
+from drgn.helpers.linux.stack import (
+    LinuxKernelStack,
+    _classify_segment,
+)
+
+_FRAME_WORDS = 128
+"""Words above a frame among which its return address is looked for. The frame of __crash_kexec has 24."""
+
+_MOST_HOLES = 4
+"""Functions without ORC in one stack."""
+
+_CALL = 0xE8
+"""The first byte of a direct call, which has 5."""
+
+_KERNEL = 1 << 63
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Stack(LinuxKernelStack):
+    """A stack that may end before its outermost frame."""
+
+    gap: str = ""
+    """Why the frames below the last one are not known; empty for a whole stack."""
+
+
+class Unwinder:
+    """Unwinds the tasks of one program. `orc_of(pc)` returns the ORC table that has an address, or None."""
+
+    def __init__(self, prog, orc_of):
+        self._prog = prog
+        self._orc_of = orc_of
+        self._x86 = prog.platform.arch == Architecture.X86_64
+
+    def stack(self, task):
+        """The stack of a `struct task_struct *`. Raises what `Program.stack_trace` raises, e.g. for a running task."""
+        frames, gap = self._known(self._prog.stack_trace(task), _MOST_HOLES)
+        cpu = task_cpu(task)
+        segments = [_classify_segment(task, cpu, part) for part in _parted(frames)]
+        return Stack(self._prog, segments, gap)
+
+    def _known(self, trace, holes):
+        """([(frame, whether it begins a part)], why there are no more)."""
+        known = []
+        for number, frame in enumerate(trace):
+            # The first of a trace is where it was begun; others are interrupted where an exception was.
+            known.append((frame, frame.interrupted and number > 0))
+            if _is_user(frame):
+                break
+            function = self._function(frame)
+            if function is None:
+                return known[:-1], f"{frame.pc:#x} is in no function"
+            if not self._x86:
+                continue
+            at = _place(frame)
+            orc = self._orc_of(at)
+            if orc is not None and orc.covers(at):
+                continue
+            if orc is not None and orc.ends(at):
+                break
+            more, gap = self._after_hole(frame, function, holes)
+            return [*known, *more], gap
+        return known, ""
+
+    def _after_hole(self, frame, function, holes):
+        """As `_known`, of the frames below one of a function that has no ORC."""
+        why = f"there is no ORC for {function.name}"
+        above = self._caller(frame, function) if holes else None
+        if above is None:
+            return [], why
+        more, gap = self._known(above, holes - 1)
+        # The caller's own caller proves that rbp was what the caller had.
+        if len(more) < 2 or not (_is_user(more[1][0]) or self._calls(more[1][0].pc, self._function(more[0][0]))):
+            return [], why
+        return more, gap
+
+    def _function(self, frame):
+        """The symbol of the function that a frame is in; None where there is none."""
+        return self._symbol(_place(frame))
+
+    def _symbol(self, address):
+        try:
+            return self._prog.symbol(address) if address >= _KERNEL else None
+        except LookupError:
+            return None
+
+    def _caller(self, frame, function):
+        """The trace of the caller of a function that has no ORC: from the one word above the frame that is the address
+        after a direct call of this function.
+        """
+        try:
+            sp = frame.sp
+        except LookupError:
+            return None
+        words = self._words(sp)
+        places = [index for index, word in enumerate(words) if self._is_after_call(word, function.address)]
+        if len(places) != 1:
+            return None
+        caller = words[places[0]]
+        if self._symbol(caller) != self._symbol(caller - 1):
+            return None  # the call is the last of its function, which drgn would take for the next one
+        registers = {"ip": caller, "sp": sp + 8 * (places[0] + 1)}
+        found = frame.registers().get("rbp")
+        if found is not None:
+            registers["bp"] = found
+        return self._prog.stack_trace(Object(self._prog, "struct pt_regs", registers))
+
+    def _words(self, sp):
+        """The words above a stack pointer, up to the end of the stack."""
+        data = b""
+        while len(data) < 8 * _FRAME_WORDS:
+            address = sp + len(data)
+            try:
+                data += self._prog.read(address, _PAGE - address % _PAGE)
+            except FaultError:
+                break
+        return struct.unpack_from(f"<{min(len(data) // 8, _FRAME_WORDS)}Q", data)
+
+    def _is_after_call(self, address, function):
+        """Whether `address` follows a direct call of the function that begins at `function`."""
+        if address < _KERNEL:
+            return False
+        try:
+            code = self._prog.read(address - 5, 5)
+        except FaultError:
+            return False
+        return code[0] == _CALL and address + struct.unpack_from("<i", code, 1)[0] == function
+
+    def _calls(self, address, function):
+        """Whether the code before `address` calls: `function`, or through a pointer."""
+        if function is None:
+            return False
+        if self._is_after_call(address, function.address):
+            return True
+        try:
+            code = self._prog.read(address - 7, 7)
+        except FaultError:
+            return False
+        # call *reg, call *offset(reg), call *offset32(reg): FF /2 with 0, 1 or 4 bytes after ModRM.
+        if any(code[-length] == 0xFF and code[-length + 1] & 0x38 == 0x10 for length in (2, 3, 6)):
+            return True
+        if code[-5] != _CALL:
+            return False
+        # Or by a thunk, which jumps to where a register says.
+        try:
+            thunk = self._prog.symbol(address + struct.unpack_from("<i", code, 3)[0])
+        except LookupError:
+            return False
+        return "indirect_thunk" in thunk.name
+
+
+def _parted(frames):
+    """The frames of each part of a stack: exceptions and interrupts part it."""
+    parts = []
+    for frame, begins in frames:
+        if begins or not parts:
+            parts.append([])
+        parts[-1].append(frame)
+    return parts
+
+
+def _place(frame):
+    """An address in the code that a frame is at: that of a caller's frame is behind its call."""
+    return frame.pc if frame.interrupted else frame.pc - 1
+
+
+def _is_user(frame):
+    """Whether a frame is of user space, whose registers the kernel saved at its entry."""
+    if not frame.interrupted or frame.pc >= _KERNEL:
+        return False
+    registers = frame.registers()
+    return registers.get("cs", 0) & 3 == 3 or registers.get("pstate", 15) & 15 == 0
