@@ -87,7 +87,7 @@ def _warm_run(arguments: Sequence[str]) -> bool:
             case = store.find(asked.vmcore, engine=options.engine)
         except OSError:
             return False
-        if case is None or options.case_key() not in {"", case.requested}:
+        if case is None or not options.accepts(case):
             return False
         from sandbox import render
         from sandbox.commands.run import run_arguments

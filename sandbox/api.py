@@ -152,14 +152,16 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
     image: str | None = None,
     debuginfo: AnyPath | None = None,
     force: bool = False,
+    no_debuginfo: bool = False,
     transcript: bool = True,
     reporter: Reporter = QUIET,
 ) -> OpenCase:
     """Open a dump, or find its open case, and wait until crash is at its prompt.
 
     `engine` is docker, podman or a URL, by default the setting of that name. `image` is a profile's name. `debuginfo`
-    is a vmlinux, a debug package or a directory with one. `force` uses debuginfo that does not match. Commands and
-    their output are kept for `vmbox log` unless `transcript` is false. Progress goes to `reporter`.
+    is a vmlinux, a debug package or a directory with one. `force` uses debuginfo that does not match. With
+    `no_debuginfo` none is fetched: drgn reads the dump by what its kernel has of itself. Commands and their output are
+    kept for `vmbox log` unless `transcript` is false. Progress goes to `reporter`.
 
     The first time fetches and builds what is missing, which takes minutes. Raises any `VmboxError`.
     """
@@ -170,7 +172,9 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
         image=image,
         debuginfo=None if debuginfo is None else Path(debuginfo),
         force=force,
+        no_debuginfo=no_debuginfo,
     )
+    options.check()
     return OpenCase(Path(path), options, reporter, transcript=transcript)
 
 

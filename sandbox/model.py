@@ -262,7 +262,8 @@ class Case:
     release: str
     profile: str
     image: str
-    vmlinux: Path
+    vmlinux: Path | None
+    """None: the dump is read without debuginfo, by what the kernel has of itself."""
     proof: str
     engine: str
     """docker or podman."""
@@ -295,6 +296,10 @@ class Case:
     """Bytes by which KASLR moved the kernel, if the debugger has to be told: its file does not say."""
     phys_base: int | None = None
     """Physical address of the kernel image, less that for which it was linked; known with `kernel_offset`."""
+    build_id: str | None = None
+    """Of the kernel, lower-case hexadecimal."""
+    no_debuginfo: str = ""
+    """Why there is no debuginfo: --no-debuginfo, or the reason that none was found. Empty with debuginfo."""
     remote: bool = field_with_key("elsewhere", False)
     """Whether the engine is on another host: then `dump` is a path of that host, and the FIFOs are in the container."""
 

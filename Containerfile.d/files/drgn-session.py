@@ -1,6 +1,7 @@
 # Runs in drgn, in a case: answers lines of standard input until end of file.
 #
-#   drgn-session.py [--partial]     --partial: also where the tasks of the dump cannot all be read
+# --partial: also where the tasks of the dump cannot all be read. --no-debuginfo: types and names are those that the
+# kernel has of itself in the dump.
 #
 #   COMMAND         one of drgn's crash commands, with its pipes and redirections
 #   %echo WORD      prints WORD on a line of its own
@@ -60,7 +61,8 @@ def answer(command):
         print(f"drgn: crash: syntax error: {error}")
     except Exception as error:
         for one in getattr(error, "exceptions", (error,)):
-            print(f"drgn: crash: error: {one}")
+            more = "; with debuginfo it may be" if without_debuginfo and isinstance(one, LookupError) else ""
+            print(f"drgn: crash: error: {one}{more}")
 
 
 def run_script(request):
@@ -89,6 +91,15 @@ def run_script(request):
     print(request["mark"] + json.dumps({"failed": failed, "errors": errors.getvalue()}))
 
 
+without_debuginfo = "--no-debuginfo" in sys.argv
+if without_debuginfo:
+    import no_debuginfo
+
+    try:
+        for note in no_debuginfo.open_dump(prog):  # noqa: F821
+            print(f"without debuginfo: {note}")
+    except no_debuginfo.Lacking as error:
+        sys.exit(f"drgn: crash: error: {error}")
 check("--partial" in sys.argv)
 while True:
     try:

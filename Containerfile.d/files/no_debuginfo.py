@@ -1,6 +1,7 @@
 """Open a dump in drgn with no debuginfo: by the kernel's own BTF, kallsyms and ORC, which are in the dump.
 
-`load(prog)` registers finders of types, objects and symbols, tells drgn the modules, and returns what is lacking.
+`open_dump(prog)` registers finders of types, objects and symbols, tells drgn the modules, and gives drgn's `bt` the
+stacks of `stacks.Unwinder`.
 """
 
 import re
@@ -20,6 +21,7 @@ from drgn import (
     SymbolIndex,
     SymbolKind,
 )
+from drgn.commands._crash import _bt as commands_bt
 from drgn.helpers.linux.kallsyms import load_module_kallsyms, load_vmlinux_kallsyms
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.module import for_each_module
@@ -38,8 +40,25 @@ class Lacking(Exception):
     """The dump does not have what a look without debuginfo needs."""
 
 
+def open_dump(prog):
+    """Returns lines that say what is lacking. Raises `Lacking` where that is types or names."""
+    unwinder, notes = load(prog)
+    show = commands_bt._print_one_task  # noqa: SLF001 - drgn has no other place to add to
+
+    def show_with_gap(trace, **options):
+        show(trace, **options)
+        if options.get("show_file_line") or options.get("show_variables"):
+            print("(source lines and local variables need debuginfo)")
+        if trace.gap:
+            print(f"bt: the frames below are not known: {trace.gap}")
+
+    commands_bt.kernel_stack_trace = unwinder.stack
+    commands_bt._print_one_task = show_with_gap  # noqa: SLF001
+    return notes
+
+
 def load(prog):
-    """Returns (unwinder, lines that say what is lacking). Raises `Lacking` where types or names are."""
+    """Returns (unwinder, lines that say what is lacking). Raises `Lacking`."""
     notes = []
     _load_symbols(prog)
     types = _load_types(prog)

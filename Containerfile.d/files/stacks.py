@@ -52,25 +52,33 @@ class Unwinder:
 
     def _known(self, trace, holes):
         """([(frame, whether it begins a part)], why there are no more)."""
-        known = []
+        known, expected = [], None
         for number, frame in enumerate(trace):
             # The first of a trace is where it was begun; others are interrupted where an exception was.
-            known.append((frame, frame.interrupted and number > 0))
+            begins = frame.interrupted and number > 0
             if _is_user(frame):
+                known.append((frame, begins))
                 break
-            function = self._function(frame)
+            if expected is not None and _sp(frame) != expected:
+                return known, f"drgn does not unwind {known[-1][0].name} as its ORC says"
+            at = self._place(frame)
+            function = self._symbol(at)
             if function is None:
-                return known[:-1], f"{frame.pc:#x} is in no function"
+                return known, f"{frame.pc:#x} is in no function"
+            known.append((_Renamed(frame, function.name) if at == function.address else frame, begins))
             if not self._x86:
                 continue
-            at = _place(frame)
             orc = self._orc_of(at)
             if orc is not None and orc.covers(at):
+                expected = orc.caller_sp(at, _sp(frame))
                 continue
             if orc is not None and orc.ends(at):
                 break
             more, gap = self._after_hole(frame, function, holes)
             return [*known, *more], gap
+        else:
+            if known and self._x86:
+                return known, f"drgn finds no caller of {known[-1][0].name}"
         return known, ""
 
     def _after_hole(self, frame, function, holes):
@@ -81,13 +89,20 @@ class Unwinder:
             return [], why
         more, gap = self._known(above, holes - 1)
         # The caller's own caller proves that rbp was what the caller had.
-        if len(more) < 2 or not (_is_user(more[1][0]) or self._calls(more[1][0].pc, self._function(more[0][0]))):
+        if len(more) < 2 or not (
+            _is_user(more[1][0]) or self._calls(more[1][0].pc, self._symbol(self._place(more[0][0])))
+        ):
             return [], why
         return more, gap
 
-    def _function(self, frame):
-        """The symbol of the function that a frame is in; None where there is none."""
-        return self._symbol(_place(frame))
+    def _place(self, frame):
+        """An address in the code that a frame is at. A caller's address is behind its call."""
+        if frame.interrupted:
+            return frame.pc
+        found = self._symbol(frame.pc)
+        # A task that has not run since it was forked returns to the beginning of ret_from_fork.
+        begins = found is not None and found.address == frame.pc and not self._is_after_any_call(frame.pc)
+        return frame.pc if begins else frame.pc - 1
 
     def _symbol(self, address):
         try:
@@ -99,11 +114,8 @@ class Unwinder:
         """The trace of the caller of a function that has no ORC: from the one word above the frame that is the address
         after a direct call of this function.
         """
-        try:
-            sp = frame.sp
-        except LookupError:
-            return None
-        words = self._words(sp)
+        sp = _sp(frame)
+        words = self._words(sp) if sp else ()
         places = [index for index, word in enumerate(words) if self._is_after_call(word, function.address)]
         if len(places) != 1:
             return None
@@ -143,21 +155,24 @@ class Unwinder:
             return False
         if self._is_after_call(address, function.address):
             return True
-        try:
-            code = self._prog.read(address - 7, 7)
-        except FaultError:
-            return False
-        # call *reg, call *offset(reg), call *offset32(reg): FF /2 with 0, 1 or 4 bytes after ModRM.
-        if any(code[-length] == 0xFF and code[-length + 1] & 0x38 == 0x10 for length in (2, 3, 6)):
+        code = self._code_before(address)
+        if _is_indirect(code):
             return True
-        if code[-5] != _CALL:
-            return False
         # Or by a thunk, which jumps to where a register says.
+        thunk = self._symbol(address + struct.unpack_from("<i", code, 3)[0]) if code[-5] == _CALL else None
+        return thunk is not None and "indirect_thunk" in thunk.name
+
+    def _is_after_any_call(self, address):
+        code = self._code_before(address)
+        # Architectures that are not this one have calls before every return address.
+        return not self._x86 or code[-5] == _CALL or _is_indirect(code)
+
+    def _code_before(self, address):
+        """The 7 bytes before an address; zeros where they are not in the dump."""
         try:
-            thunk = self._prog.symbol(address + struct.unpack_from("<i", code, 3)[0])
-        except LookupError:
-            return False
-        return "indirect_thunk" in thunk.name
+            return self._prog.read(address - 7, 7)
+        except FaultError:
+            return bytes(7)
 
 
 def _parted(frames):
@@ -170,9 +185,28 @@ def _parted(frames):
     return parts
 
 
-def _place(frame):
-    """An address in the code that a frame is at: that of a caller's frame is behind its call."""
-    return frame.pc if frame.interrupted else frame.pc - 1
+def _is_indirect(code):
+    """Whether code ends in call *reg, call *offset(reg) or call *offset32(reg): FF /2, 0, 1 or 4 bytes after ModRM."""
+    return any(code[-length] == 0xFF and code[-length + 1] & 0x38 == 0x10 for length in (2, 3, 6))
+
+
+class _Renamed:
+    """A drgn frame with a name of ours: drgn looks for the function that a caller's address is behind."""
+
+    def __init__(self, frame, name):
+        self._frame = frame
+        self.name = name
+
+    def __getattr__(self, attribute):
+        return getattr(self._frame, attribute)
+
+
+def _sp(frame):
+    """The stack pointer of a frame; 0 where drgn does not know it, which is none."""
+    try:
+        return frame.sp
+    except LookupError:
+        return 0
 
 
 def _is_user(frame):

@@ -29,7 +29,7 @@ from sandbox.errors import AccessDenied, DumpNotFound, DumpUnreadable, EngineErr
 from sandbox.host import config
 from sandbox.host.locks import is_locked
 from sandbox.log import Log
-from sandbox.model import Case, Debuginfo, Vmcore
+from sandbox.model import Case, Debuginfo, Verification, Vmcore
 from sandbox.profiles import Profile, doubts
 from sandbox.progress import QUIET, Reporter
 
@@ -50,6 +50,8 @@ _ENVIRONMENT: Final = {
 _SCRATCH_SHARE: Final = 8
 """A scratch memory is this part of a case's memory."""
 
+_NO_PROOF: Final = "no debuginfo: types, names and stacks are by the BTF, kallsyms and ORC in the dump itself"
+
 _log = Log("case")
 
 
@@ -58,7 +60,8 @@ def open_case(
     *,
     profile: Profile,
     image: str,
-    debuginfo: Debuginfo,
+    debuginfo: Debuginfo | None,
+    no_debuginfo: str = "",
     engine: Engine,
     requested: str = "",
     idle: int,
@@ -70,6 +73,7 @@ def open_case(
 
     `view` is the directory of the view (`sandbox.case.views`) that `vmcore.files` is in, where it is. A case that is
     opened `once` belongs to its caller: it is not found by its dump.
+    Without `debuginfo`, `no_debuginfo` says why there is none.
     """
     info = engine.info()
     there = info.endpoint if info.remote else None
@@ -98,7 +102,7 @@ def open_case(
             name=name,
             image=image,
             files=files if there else [file.resolve() for file in files],
-            debuginfo=None if debuginfo.in_image else debuginfo.directory,
+            debuginfo=None if debuginfo is None or debuginfo.in_image else debuginfo.directory,
             runtime=None if there else directory / store.SHARED,
             platform=profile.platform,
             labels={
@@ -137,11 +141,13 @@ def open_case(
             release=vmcore.release or "",
             profile=profile.name,
             image=image,
-            vmlinux=debuginfo.vmlinux,
-            proof=debuginfo.proof,
-            origin=debuginfo.origin,
-            verification_detail=debuginfo.verification_detail,
-            verification=debuginfo.verification,
+            vmlinux=None if debuginfo is None else debuginfo.vmlinux,
+            proof=_NO_PROOF if debuginfo is None else debuginfo.proof,
+            origin="" if debuginfo is None else debuginfo.origin,
+            verification_detail="" if debuginfo is None else debuginfo.verification_detail,
+            verification=Verification.NONE if debuginfo is None else debuginfo.verification,
+            build_id=vmcore.build_id,
+            no_debuginfo=no_debuginfo,
             engine=info.name,
             endpoint=info.endpoint,
             container=container.id,

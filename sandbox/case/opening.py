@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
-from sandbox.case.provision import Provisioned, provision
+from sandbox.case.provision import Provisioned, newest_with
+from sandbox.case.without_debuginfo import WithoutDebuginfo, provision_or_without
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
     AccessDenied,
-    ConfigurationError,
     DumpNotFound,
     DumpUnreadable,
     EngineFailed,
@@ -54,7 +54,7 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
         _log.debug("no case of %s is open", dump)
     else:
         _log.info("case %s is open since %s: image %s, %s", found.id, found.opened, found.image, found.proof)
-    if found is not None and options.case_key() in {"", found.requested}:
+    if found is not None and options.accepts(found):
         return found
     return open_dump(dump, options, reporter, replaces=found)
 
@@ -66,6 +66,15 @@ def _here(dump: Path, reporter: Reporter) -> Path:
     from sandbox.case import remote_dump
 
     return remote_dump.local(dump, reporter)
+
+
+def _why_again(options: OpenOptions) -> str:
+    """Why an open case does not do."""
+    if wanted := options.case_key():
+        return f"closing the open case, which is not {wanted}"
+    if options.needs_debuginfo():
+        return f"{options.debugger} opens no dump without debuginfo: looking for it again"
+    return "debuginfo has arrived: opening the dump with it"
 
 
 @contextmanager
@@ -142,16 +151,6 @@ def lacking(case: Case, debugger: Debugger) -> UsageError:
     )
 
 
-def newest_with(debugger: Debugger) -> str:
-    """The name of the newest profile, which has the debugger. Raises `ConfigurationError` where it has not."""
-    from sandbox.profiles import load
-
-    for profile in load().values():
-        if profile.latest and debugger.name in profile.image.debuggers:
-            return profile.name
-    raise ConfigurationError(f"the newest profile has no {debugger.name}", hint="name one that has: --image PROFILE")
-
-
 def _close_case(case: Case) -> None:
     from sandbox.case.container import close
 
@@ -183,14 +182,14 @@ def open_dump(
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
         if is_plain(vmcore) and not remote_dump.is_description(vmcore.path):
-            ready = provision(vmcore, selection, options, engine, reporter)
+            ready = provision_or_without(vmcore, selection, options, engine, reporter)
             _replace(replaces, options, reporter)
             return _case(vmcore, ready, options, engine, reporter)
         with _serving(vmcore, engine, reporter) as server:
             seen = None if server is None else replace(vmcore, files=(server.file,))
             if seen is None:
                 vmcore = _copied(vmcore, reporter)
-            ready = provision(seen or vmcore, selection, options, engine, reporter)
+            ready = provision_or_without(seen or vmcore, selection, options, engine, reporter)
             _replace(replaces, options, reporter)
             if server is not None and seen is not None:
                 case = _served_case(seen, ready, options, engine, reporter, server=server)
@@ -202,7 +201,7 @@ def open_dump(
 
 def _replace(case: Case | None, options: OpenOptions, reporter: Reporter) -> None:
     if case is not None:
-        reporter.notice(f"closing the open case, which is not {options.case_key()}")
+        reporter.notice(_why_again(options))
         _close_case(case)
 
 
@@ -276,7 +275,13 @@ def _serving(vmcore: Vmcore, engine: Engine, reporter: Reporter) -> Iterator[Ser
 
 
 def _served_case(
-    vmcore: Vmcore, ready: Provisioned, options: OpenOptions, engine: Engine, reporter: Reporter, *, server: Server
+    vmcore: Vmcore,
+    ready: Provisioned | WithoutDebuginfo,
+    options: OpenOptions,
+    engine: Engine,
+    reporter: Reporter,
+    *,
+    server: Server,
 ) -> Case | None:
     """The case that reads its dump from `server`; None where the engine does not see what is served."""
     try:
@@ -310,8 +315,8 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replac
                 f"{dump} has to be unpacked first: {', '.join(vmcore.wrappers) or 'flattened'}",
                 hint="unpack it there; or run vmbox there, which does that by itself",
             )
-        ready = provision(vmcore, selection, options, engine, reporter)
-        if not ready.debuginfo.in_image:
+        ready = provision_or_without(vmcore, selection, options, engine, reporter)
+        if isinstance(ready, Provisioned) and not ready.debuginfo.in_image:
             base, debuginfo = ready.image, ready.debuginfo
             ref = self_contained.build(vmcore, debuginfo, engine, reporter, profile=ready.profile, base=base)
             inside = replace(
@@ -343,7 +348,7 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
 
 def _case(
     vmcore: Vmcore,
-    ready: Provisioned,
+    ready: Provisioned | WithoutDebuginfo,
     options: OpenOptions,
     engine: Engine,
     reporter: Reporter,
@@ -356,7 +361,8 @@ def _case(
         vmcore,
         profile=ready.profile,
         image=ready.image,
-        debuginfo=ready.debuginfo,
+        debuginfo=None if isinstance(ready, WithoutDebuginfo) else ready.debuginfo,
+        no_debuginfo=ready.reason if isinstance(ready, WithoutDebuginfo) else "",
         engine=engine,
         requested=options.case_key(),
         idle=config.current().idle if options.idle is None else options.idle,

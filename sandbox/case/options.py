@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from sandbox.debugger import DEBUGGERS
+from sandbox.errors import UsageError
+from sandbox.model import Case
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,6 +21,8 @@ class OpenOptions:
     debuginfo: Path | None = None
     force: bool = False
     """Use debuginfo that does not match."""
+    no_debuginfo: bool = False
+    """Read the dump by what the kernel has of itself, and fetch nothing."""
     idle: int | None = None
     """Seconds after which the unused case disposes of itself; 0 never. None: as the settings say, and for a case that
     is open as it was opened."""
@@ -28,7 +34,46 @@ class OpenOptions:
     native: bool = False
     """Programs of the engine's machine, whichever the dump is of: crash cannot read it then, drgn can."""
 
+    def check(self) -> None:
+        """Raises `UsageError` for options that exclude each other."""
+        if self.no_debuginfo and (self.debuginfo is not None or self.force):
+            raise UsageError("--no-debuginfo, or --debuginfo and --force")
+        if self.no_debuginfo and self.needs_debuginfo():
+            raise UsageError(
+                f"{self.debugger} opens no dump without debuginfo", hint="leave out --with, or --no-debuginfo"
+            )
+
     def case_key(self) -> str:
         """The options that a case either has or not, as text; empty when every case will do."""
-        asked = {"image": self.image, "debuginfo": self.debuginfo and self.debuginfo.resolve(), "force": self.force}
+        asked = {
+            "image": self.image,
+            "debuginfo": self.debuginfo and self.debuginfo.resolve(),
+            "force": self.force,
+            "no-debuginfo": self.no_debuginfo,
+        }
         return " ".join(f"{name}={value}" for name, value in asked.items() if value)
+
+    def accepts(self, case: Case) -> bool:
+        """Whether the open case is as these options ask. One without debuginfo is not when that has arrived since."""
+        if self.no_debuginfo and case.vmlinux is None:
+            return replace(self, no_debuginfo=False).case_key() == ""
+        if self.case_key() not in {"", case.requested}:
+            return False
+        return case.vmlinux is not None or not (self.needs_debuginfo() or _has_arrived(case))
+
+    def needs_debuginfo(self) -> bool:
+        """Whether the user asked for a debugger that opens no dump without it."""
+        return self.debugger is not None and DEBUGGERS[self.debugger].needs_debuginfo
+
+
+def _has_arrived(case: Case) -> bool:
+    """Whether debuginfo of the case's kernel is in the cache, which was not when the case was opened."""
+    # A warm run of another case needs none of these.
+    from sandbox.debuginfo.store import Store
+    from sandbox.host import paths
+
+    entry = None if case.build_id is None else Store(paths.cache_dir()).find(case.build_id)
+    if entry is None:
+        return False
+    # What was there, and was not used, must not be.
+    return case.requested != "" or entry.directory.stat().st_ctime > case.opened.timestamp()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from sandbox.model import Case
+
 DUMP: Final = "/case/vmcore"
 VMLINUX: Final = "/case/debuginfo/vmlinux"
 
@@ -20,6 +22,11 @@ opened again: vmbox was updated while the case was open."""
 
 SLOTS: Final = (1, 2)
 """Of the debuggers that are warm in a case at once, each has FIFOs of its own: those of a slot."""
+
+
+def vmlinux(case: Case) -> str | None:
+    """The path of vmlinux in a case container; None in one without debuginfo."""
+    return None if case.vmlinux is None else VMLINUX
 
 
 def fifo(name: str, slot: int) -> str:

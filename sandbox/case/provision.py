@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
-from sandbox.errors import DebuginfoError, EngineError, EngineNotFound, ImageError, VmboxError
+from sandbox.debugger import Debugger
+from sandbox.errors import ConfigurationError, DebuginfoError, EngineError, EngineNotFound, ImageError, VmboxError
 from sandbox.host import paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
@@ -276,3 +277,13 @@ def debuginfo_helpers(
         )
     finally:
         engine.close()
+
+
+def newest_with(debugger: Debugger) -> str:
+    """The name of the newest profile, which has the debugger. Raises `ConfigurationError` where it has not."""
+    from sandbox.profiles import load
+
+    for profile in load().values():
+        if profile.latest and debugger.name in profile.image.debuggers:
+            return profile.name
+    raise ConfigurationError(f"the newest profile has no {debugger.name}", hint="name one that has: --image PROFILE")

@@ -102,7 +102,7 @@ def open_cases() -> list[Case]:
 
 def debuginfo_in_use() -> frozenset[str]:
     """Names of the cached builds that open cases have mounted."""
-    return frozenset(case.vmlinux.parent.name for case in open_cases())
+    return frozenset(case.vmlinux.parent.name for case in open_cases() if case.vmlinux is not None)
 
 
 def find_by_id_or_dump(what: str) -> list[Case]:
@@ -197,7 +197,7 @@ def read(place: Path) -> Case | None:
 def about_debuginfo(case: Case) -> dict[str, str]:
     """The vmlinux of a case: what of it was compared with the dump, where it came from, what of that was checked."""
     return {
-        "vmlinux": str(case.vmlinux),
+        "vmlinux": "" if case.vmlinux is None else str(case.vmlinux),
         "proof": case.proof,
         "origin": case.origin,
         "verified": case.verification_detail,

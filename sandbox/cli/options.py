@@ -57,6 +57,10 @@ GivenDebuginfo = Annotated[
         "--debuginfo", metavar="FILE|DIR", help="A vmlinux, a debug package, or where they are.", readable=False
     ),
 ]
+NoDebuginfo = Annotated[
+    bool,
+    typer.Option("--no-debuginfo", help="Fetch none: read the dump by what its kernel has of itself."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Use debuginfo that does not match the dump.")]
 
 

@@ -20,6 +20,7 @@ from sandbox.cli.options import (
     GivenDebuginfo,
     ImageName,
     Json,
+    NoDebuginfo,
     NoTranscript,
     Quiet,
     Verbose,
@@ -96,6 +97,7 @@ def run(
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
+    no_debuginfo: NoDebuginfo = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -136,6 +138,7 @@ def shell(
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
+    no_debuginfo: NoDebuginfo = False,
     quiet: Quiet = False,
 ) -> None:
     """Open the debugger's own prompt on a dump. Does not disturb the warm debuggers of `vmbox run`."""
@@ -150,7 +153,10 @@ def shell(
     if tool is not None and debugger is not None:
         raise typer.BadParameter("--with or --tool")
     reporter = render.reporter(quiet=quiet)
-    options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
+    options = OpenOptions(
+        engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo, debugger=debugger
+    )
+    options.check()
     chosen = tool or debugger or prompt_for(vmcore, options, reporter)
     with case_for_tool(chosen, vmcore, options, reporter) as case:
         raise typer.Exit(interactive(case, tool=chosen, python=tool is not None, reporter=reporter))

@@ -9,7 +9,7 @@ import typer
 
 from sandbox import render
 from sandbox.cli.app import command
-from sandbox.cli.options import EngineName, Force, GivenDebuginfo, ImageName, Json, OptionalDump, Quiet
+from sandbox.cli.options import EngineName, Force, GivenDebuginfo, ImageName, Json, NoDebuginfo, OptionalDump, Quiet
 from sandbox.commands.run_arguments import sane_timeout
 from sandbox.errors import NotADump
 from sandbox.host.files import STDOUT
@@ -59,6 +59,7 @@ def report(
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
+    no_debuginfo: NoDebuginfo = False,
     quiet: Quiet = False,
 ) -> None:
     """Look at a crash: one self-contained HTML page, or the same as JSON.
@@ -82,7 +83,8 @@ def report(
         # In parallel to crash, because loading the templates takes as long as its answers.
         Thread(target=page_ready, daemon=True).start()
     reporter = render.reporter(quiet=quiet)
-    options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force)
+    options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo)
+    options.check()
     if answers is None:
         made = make(vmcore, options, reporter, timeout=timeout)
     else:
@@ -151,6 +153,7 @@ def triage(
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
+    no_debuginfo: NoDebuginfo = False,
     quiet: Quiet = False,
 ) -> None:
     """Look at many crashes: a report of each, and one table, grouped by what looks like the same bug.
@@ -177,7 +180,7 @@ def triage(
     index = triage_all(
         found,
         output,
-        OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force),
+        OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo),
         render.reporter(quiet=quiet),
         jobs=jobs,
         scheduler=scheduler,

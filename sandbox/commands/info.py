@@ -226,7 +226,7 @@ def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
             case = None
     except ConfigurationError:
         return None  # of another user: the dump itself is read without these places
-    if case is not None:
+    if case is not None and case.vmlinux is not None:
         from sandbox.case.store import about_debuginfo
 
         return about_debuginfo(case)

@@ -22,6 +22,7 @@ FLAGS: Final[Mapping[str, str]] = {
     "--once": "once",
     "--no-transcript": "no_transcript",
     "--force": "force",
+    "--no-debuginfo": "no_debuginfo",
     "--quiet": "quiet",
     "-q": "quiet",
     "--verbose": "verbose",
@@ -75,6 +76,7 @@ class RunArguments:
     image: str | None = None
     debuginfo: Path | None = None
     force: bool = False
+    no_debuginfo: bool = False
     quiet: bool = False
     verbose: bool = False
 
@@ -85,6 +87,7 @@ class RunArguments:
             image=self.image,
             debuginfo=self.debuginfo,
             force=self.force,
+            no_debuginfo=self.no_debuginfo,
             idle=0 if self.keep else None,
             once=self.once,
             debugger=self.debugger if self.tool == DEFAULT.name else self.tool,
@@ -119,6 +122,7 @@ def _check(parsed: RunArguments) -> None:
         raise UsageError("--with is for commands, --tool for scripts")
     if parsed.tool not in DEBUGGERS:
         raise UsageError(f"--tool is {' or '.join(DEBUGGERS)}")
+    parsed.open_options().check()
     if parsed.tool == DEFAULT.name:
         if parsed.code is not None:
             raise UsageError("-e CODE needs --tool drgn")

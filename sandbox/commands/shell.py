@@ -15,7 +15,7 @@ from typing import Final
 from sandbox import render
 from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
-from sandbox.case.places import RELAY, VMLINUX, dump_paths
+from sandbox.case.places import RELAY, dump_paths, vmlinux
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.engine import Engine, Exec, connect
 from sandbox.errors import SessionDied, UsageError, VmboxError, pasteable
@@ -73,9 +73,9 @@ def prompt_for(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> 
 
 def _prompt(debugger: Debugger, case: Case, *, python: bool) -> Sequence[str]:
     dumps = dump_paths(case.files)
-    argv = debugger.python_argv(VMLINUX, dumps) if python else None
+    argv = debugger.python_argv(vmlinux(case), dumps) if python else None
     return [
-        *(argv or debugger.prompt_argv(VMLINUX, dumps)),
+        *(argv or debugger.prompt_argv(vmlinux(case), dumps)),
         *debugger.kernel_place(case.kernel_offset, case.phys_base),
     ]
 

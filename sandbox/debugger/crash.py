@@ -24,6 +24,12 @@ _MODULE_LINE: Final = re.compile(r"(?m)^\s*[0-9a-f]{8,16}\s+([\w-]+)\s")
 """A line of crash's `mod`: address of struct module, name."""
 
 
+def _given(vmlinux: str | None) -> Sequence[str]:
+    if vmlinux is None:
+        raise UsageError("crash opens no dump without debuginfo", hint="drgn does: --with drgn")
+    return [vmlinux]
+
+
 class Crash:
     """The `Debugger` that users know."""
 
@@ -31,6 +37,7 @@ class Crash:
     slot = 1
     reads_split_dumps = True
     reads_any_arch = False
+    needs_debuginfo = True
     start_modes: Sequence[StartMode] = (
         StartMode("", ""),
         StartMode("--zero_excluded", "pages that are missing read as zeros, so what is shown may be wrong"),
@@ -50,9 +57,9 @@ class Crash:
     def reads(self, kernel: tuple[int, int], ceiling: tuple[int, int] | None) -> bool:
         return ceiling is None or kernel <= ceiling
 
-    def session_argv(self, vmlinux: str, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
+    def session_argv(self, vmlinux: str | None, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
         options = [mode.option] if mode.option else []
-        return ["crash", "-s", "--no_crashrc", "--no_scroll", *options, vmlinux, *dumps]
+        return ["crash", "-s", "--no_crashrc", "--no_scroll", *options, *_given(vmlinux), *dumps]
 
     def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
         if offset is None or phys_base is None:
@@ -106,13 +113,13 @@ class Crash:
     def parse_modules(self, output: bytes) -> frozenset[str]:
         return module_names(output)
 
-    def prompt_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str]:
-        return ["crash", "--no_crashrc", vmlinux, *dumps]
+    def prompt_argv(self, vmlinux: str | None, dumps: Sequence[str]) -> Sequence[str]:
+        return ["crash", "--no_crashrc", *_given(vmlinux), *dumps]
 
     def prompt_env(self, history: str) -> Mapping[str, str]:
         return {"GDBHISTFILE": history}
 
-    def python_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str] | None:
+    def python_argv(self, vmlinux: str | None, dumps: Sequence[str]) -> Sequence[str] | None:
         del vmlinux, dumps
         return None
 

@@ -28,6 +28,14 @@ _PROMPT: Final = "from drgn.commands import run_command; run_command(prog, 'cras
 
 _PREFIX: Final = "drgn: crash: "
 
+_PYTHON: Final = "from drgn.cli import run_interactive; run_interactive(prog)"
+
+_WITHOUT: Final = (
+    "import sys; sys.path.insert(0, '/usr/libexec/vmbox'); import no_debuginfo; "
+    "print(*no_debuginfo.open_dump(prog), sep='\\n', end=''); "
+)
+"""Opens a dump without debuginfo, before a prompt."""
+
 _ERROR: Final = re.compile(rb"(?m)^drgn: crash: ")
 """A line that `drgn-session.py` prints of an error begins so."""
 
@@ -70,6 +78,7 @@ class Drgn:
     slot = 2
     reads_split_dumps = False
     reads_any_arch = True
+    needs_debuginfo = False
     start_modes: Sequence[StartMode] = (
         StartMode("", ""),
         StartMode("--partial", "the dump lacks pages that many commands need; a command that meets one says so"),
@@ -89,9 +98,14 @@ class Drgn:
         del kernel, ceiling
         return True
 
-    def session_argv(self, vmlinux: str, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
+    def session_argv(self, vmlinux: str | None, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
         options = [mode.option] if mode.option else []
-        return [*_PROGRAM, "-q", "-c", self._one(dumps), "-s", vmlinux, _SESSION, *options]
+        argv = [*_PROGRAM, "-q", "-c", self._one(dumps)]
+        return (
+            [*argv, _SESSION, "--no-debuginfo", *options]
+            if vmlinux is None
+            else [*argv, "-s", vmlinux, _SESSION, *options]
+        )
 
     def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
         # It takes the whole text of VMCOREINFO, and no option for that.
@@ -142,15 +156,17 @@ class Drgn:
     def parse_modules(self, output: bytes) -> frozenset[str]:
         return module_names(output)
 
-    def prompt_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str]:
-        return [*_PROGRAM, "-q", "-c", self._one(dumps), "-s", vmlinux, "-e", _PROMPT]
+    def prompt_argv(self, vmlinux: str | None, dumps: Sequence[str]) -> Sequence[str]:
+        argv = [*_PROGRAM, "-q", "-c", self._one(dumps)]
+        return [*argv, "-e", _WITHOUT + _PROMPT] if vmlinux is None else [*argv, "-s", vmlinux, "-e", _PROMPT]
 
     def prompt_env(self, history: str) -> Mapping[str, str]:
         del history
         return {}
 
-    def python_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str] | None:
-        return [*_PROGRAM, "-c", self._one(dumps), "-s", vmlinux]
+    def python_argv(self, vmlinux: str | None, dumps: Sequence[str]) -> Sequence[str] | None:
+        argv = [*_PROGRAM, "-c", self._one(dumps)]
+        return [*argv, "-q", "-e", _WITHOUT + _PYTHON] if vmlinux is None else [*argv, "-s", vmlinux]
 
     def script(self, name: str, code: bytes, arguments: Sequence[str], mark: str) -> bytes | None:
         request = {

@@ -59,13 +59,19 @@ class Debugger(Protocol):
         the profile has that.
         """
 
+    @property
+    def needs_debuginfo(self) -> bool:
+        """Whether it opens no dump without a vmlinux. Where it does not, `vmlinux` is None below: then types and names
+        are those that the kernel has of itself in the dump.
+        """
+
     # The warm process of a session, which has its input and output on FIFOs.
 
     @property
     def start_modes(self) -> Sequence[StartMode]:
         """The debugger as it is first; then each lesser mode, to be tried when the one before it failed."""
 
-    def session_argv(self, vmlinux: str, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
+    def session_argv(self, vmlinux: str | None, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
         """The command line, of words without white space. It reads commands from standard input, a line each."""
 
     def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
@@ -119,13 +125,13 @@ class Debugger(Protocol):
 
     # A process of its own beside the warm one.
 
-    def prompt_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str]:
+    def prompt_argv(self, vmlinux: str | None, dumps: Sequence[str]) -> Sequence[str]:
         """The command line of its prompt at a terminal. Raises `UsageError` for a dump that it cannot read."""
 
     def prompt_env(self, history: str) -> Mapping[str, str]:
         """Environment of the prompt. `history` is a file of earlier lines; empty where the prompt takes none."""
 
-    def python_argv(self, vmlinux: str, dumps: Sequence[str]) -> Sequence[str] | None:
+    def python_argv(self, vmlinux: str | None, dumps: Sequence[str]) -> Sequence[str] | None:
         """The command line of its prompt for the language of its scripts; None where it has none."""
 
     # Scripts, which the warm process runs.

@@ -165,6 +165,7 @@ def _identity(
         profile=case.get("profile"),
         engine=case.get("engine"),
         doubt=answers.case.get("doubt") or None if answers else None,
+        no_debuginfo=case.get("no_debuginfo") or None,
         mode=answers.mode if answers else None,
         debugger=case.get("debugger"),
         debugger_reason=case.get("reason"),

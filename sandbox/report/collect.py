@@ -171,6 +171,7 @@ def collect(
             "debugger": session.debugger.name,
             "reason": session.choice.reason,
             "doubt": session.doubt or "",
+            "no_debuginfo": case.no_debuginfo,
         },
         debugger=session.debugger.name,
         cut=frozenset(cut),

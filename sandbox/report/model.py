@@ -53,6 +53,8 @@ class Identity:
     engine: str | None
     doubt: str | None
     """The reason why the debugger may have answered wrongly, e.g. a kernel that is newer than it knows."""
+    no_debuginfo: str | None
+    """The reason why the dump was read without debuginfo, by what its kernel has of itself; None with it."""
     mode: str | None
     """Option with which the debugger had to be started, e.g. --minimal; empty if it needed none."""
     debugger: str | None

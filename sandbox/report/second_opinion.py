@@ -44,7 +44,8 @@ def second_opinion(
     if not _is_needed(dump, texts, session.debugger.name):
         return None
     other = instead_of(session.debugger)
-    if other.name in session.case.doubts or session.case.remote:
+    lacking = session.case.vmlinux is None and other.needs_debuginfo
+    if lacking or other.name in session.case.doubts or session.case.remote:
         return None
     answers: dict[str, str] = {}
     try:

@@ -29,6 +29,8 @@ def asked_for(name: str) -> Choice:
 
 def by_kernel(case: Case) -> Choice:
     """The choice by what is known before a debugger is started."""
+    if case.vmlinux is None:
+        return Choice(debugger=instead_of(DEFAULT).name, reason=f"there is no debuginfo ({case.no_debuginfo})")
     doubt = case.doubts.get(DEFAULT.name)
     if doubt is not None:
         # Without what may be wrong: that debugger does not answer.

@@ -29,6 +29,8 @@ def any_missing(case: Case, names: frozenset[str]) -> bool:
     """
     from sandbox.debuginfo.modules import spelled, those_in
 
+    if case.vmlinux is None:
+        return False
     return case.vmlinux.exists() and not (names and spelled(names) <= those_in(case.vmlinux.parent))
 
 
@@ -36,6 +38,8 @@ def fetch(case: Case, names: frozenset[str], reporter: Reporter) -> None:
     """Fetches the debug files of modules into a case."""
     from sandbox.debuginfo.modules import fetch_modules
 
+    if case.vmlinux is None:
+        return
     try:
         got = fetch_modules(case.vmlinux, names, reporter)
     except (DebuginfoError, NoSpace) as error:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from sandbox.case.places import SLOTS, VMLINUX, dump_paths
+from sandbox.case.places import SLOTS, dump_paths, vmlinux
 from sandbox.debugger import DEFAULT, Debugger, StartMode, having_command
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, pasteable
 from sandbox.host import config
@@ -257,8 +257,11 @@ class Session:
 
         total, seconds = self.ask(self._debugger.line(command), give, timeout, f"{command!r}")
         if complaints.unknown() and (other := having_command(command, self._debugger)) is not None:
-            words = f"vmbox run {pasteable(self._case.dump)} --with {other.name} -- {command}"
-            told = f"hint: {other.name} may answer it: {words}\n".encode(errors="surrogateescape")
+            dump = pasteable(self._case.dump)
+            words = f"may answer it: vmbox run {dump} --with {other.name} -- {command}"
+            if self._case.vmlinux is None and other.needs_debuginfo:
+                words = f"may answer it with debuginfo, which the next command uses: vmbox debuginfo fetch {dump}"
+            told = f"hint: {other.name} {words}\n".encode(errors="surrogateescape")
             total += len(told)
             sink(told)
         status = CommandStatus.ERROR if complaints.found() else CommandStatus.OK
@@ -397,7 +400,7 @@ class Session:
         marker = new_marker()
         case, debugger = self._case, self._debugger
         argv = [
-            *debugger.session_argv(VMLINUX, dump_paths(case.files), self._mode),
+            *debugger.session_argv(vmlinux(case), dump_paths(case.files), self._mode),
             *debugger.kernel_place(case.kernel_offset, case.phys_base),
         ]
         try:

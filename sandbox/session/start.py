@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, newest_with, open_dump
+from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, open_dump
 from sandbox.case.options import OpenOptions
+from sandbox.case.provision import newest_with
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
     ConfigurationError,
+    DebuginfoNotFound,
     DumpDamaged,
     ImageError,
     SessionDied,
@@ -126,6 +128,8 @@ class _Start:
         try:
             said = self._take(chosen).start()
         except SessionFailed as error:
+            if self._case.vmlinux is None:
+                raise self._without_debuginfo(debugger, error) from error
             shown = f"vmbox run {pasteable(self._case.dump)} --with {DEFAULT.name} -- …"
             raise SessionFailed(
                 f"{debugger.name} does not open this dump, and {chosen.reason}",
@@ -133,6 +137,21 @@ class _Start:
                 detail=error.detail or error.message,
             ) from error
         return self._chosen(chosen, said)
+
+    def _without_debuginfo(self, debugger: Debugger, error: SessionFailed) -> VmboxError:
+        """The error for a dump that is not read without debuginfo either.
+
+        Closes its case, so that the next command looks for debuginfo again.
+        """
+        if self._session is not None:
+            self._session.close_case()
+            self._session = None
+        line = error_line(debugger, error)
+        if self._options.no_debuginfo:
+            return SessionFailed(
+                f"the dump is not read without debuginfo: {line}", hint="leave out --no-debuginfo, to look for it"
+            )
+        return DebuginfoNotFound(f"{self._case.no_debuginfo}; nor is the dump read without it: {line}")
 
     def _after(self, failed: SessionFailed) -> bytes:
         """Starts what is left when crash does not come up as it is."""
@@ -201,6 +220,7 @@ class _Start:
             self._options.image is None
             and self._case.incomplete is None
             and not mode_file(self._case, DEFAULT).exists()
+            and self._case.vmlinux is not None
             and self._case.vmlinux.exists()
         )
 

@@ -78,7 +78,12 @@ def test_kernel_nobody_knows(docker_engine: EngineUnderTest, dumps: Dumps) -> No
     copy = docker_engine.directory() / "vmcore"
     copy.write_bytes(content)
     assert json.loads(docker_engine.run("info", str(copy), "--json").stdout)["class"] in {"vanilla", "unknown"}
-    assert "--debuginfo" in _said(docker_engine.run("run", str(copy), "--", "bt"), 40)
+    # It is read without debuginfo. Its ORC is of another version than its release says: drgn unwinds by what it is not.
+    done = docker_engine.run("run", str(copy), "--", "bt")
+    assert "--debuginfo" in _said(done, 0)
+    assert b"sysrq_handle_crash" in done.stdout
+    assert b"bt: the frames below are not known: " in done.stdout
+    assert "--debuginfo" in _said(docker_engine.run("run", str(copy), "--with", "crash", "--", "bt"), 40)
 
 
 @pytest.fixture

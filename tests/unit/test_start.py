@@ -133,7 +133,7 @@ def test_a_case_is_replaced_when_everything_is_at_hand(
         if outcome:
             raise outcome.pop()
 
-    monkeypatch.setattr(opening, "provision", provision)
+    monkeypatch.setattr(opening, "provision_or_without", provision)
     monkeypatch.setattr(opening, "_case", lambda *_: after)
     options = OpenOptions(image="debian-12")
     with pytest.raises(DebuginfoMismatch):

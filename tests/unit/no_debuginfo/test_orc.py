@@ -39,6 +39,20 @@ def test_a_hole_and_an_end_are_told_from_code_with_a_caller(pc: int, covers: boo
     assert table().ends(pc) is ends
 
 
+@pytest.mark.parametrize(("sp", "call"), [(5, 0x000), (5, 0x200), (3, 0x200)], ids=["5.10", "6.4", "7.1"])
+def test_the_callers_stack_pointer_is_known_in_every_version(sp: int, call: int) -> None:
+    """Registers and types have other numbers; most entries are calls by the stack pointer in each."""
+    by_rsp, by_rbp, by_exception = sp | call, sp - 1 | call, sp | call + 0x100
+    kinds = [by_rsp, by_rsp, by_rbp, by_rsp, by_exception, 0]
+    base = 0xFFFFFFFF81000000
+    addresses = b"".join(struct.pack("<i", base + 16 * n - (TABLE + 4 * n)) for n in range(len(kinds)))
+    entries = b"".join(struct.pack("<hhH", 8 * (n + 1), 0, flags) for n, flags in enumerate(kinds))
+    found = orc.Orc(addresses, TABLE, entries)
+    callers = [found.caller_sp(base + 16 * n + 4, 0x1000) for n in range(len(kinds))]
+    assert callers == [0x1008, 0x1010, None, 0x1020, None, None]
+    assert orc.Orc(b"", TABLE, b"").caller_sp(base, 0x1000) is None
+
+
 def test_tables_of_different_length_are_refused() -> None:
     with pytest.raises(orc.OrcError, match="8 bytes of addresses for 6 bytes of entries"):
         orc.Orc(bytes(8), TABLE, bytes(6))

@@ -60,6 +60,7 @@ class Flood:
 
 class FakeCase:
     profile = engine = proof = "x"
+    no_debuginfo = ""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from sandbox.debugger import DEFAULT
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import DumpUnreadable, SessionFailed
 from sandbox.judge.log import Witness
 from sandbox.model import CommandStatus, Transcript, Vmcore
@@ -47,10 +47,10 @@ PS = {
 class _Session:
     """One of crash, and one of drgn beside it."""
 
-    debugger = DEFAULT
+    debugger: Debugger = DEFAULT
 
     def __init__(self, *, starts: bool = True, doubts: Mapping[str, str] | None = None) -> None:
-        self.case = SimpleNamespace(doubts=doubts or {}, remote=False)
+        self.case = SimpleNamespace(doubts=doubts or {}, remote=False, vmlinux=Path("vmlinux"))
         self.asked: list[str] = []
         self._starts = starts
 
@@ -101,6 +101,14 @@ def test_nothing_is_asked_where_the_log_agrees_and_of_a_debugger_in_doubt(monkey
     assert _ask(monkeypatch, _Session(doubts={"drgn": "too old"}), LOG, FALSE) is None
     # One that does not start has no opinion, and the report is made without it.
     assert _ask(monkeypatch, _Session(starts=False), LOG, FALSE) is None
+
+
+def test_a_debugger_that_needs_debuginfo_is_not_asked_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = _Session()
+    session.debugger = DEBUGGERS["drgn"]
+    session.case.vmlinux = None
+    assert _ask(monkeypatch, session, LOG, FALSE) is None
+    assert session.asked == []
 
 
 def test_the_report_has_both_stacks_and_both_numbers_of_tasks() -> None:

@@ -1,0 +1,62 @@
+"""The first `bt` of a dump without debuginfo, and the next command, beside the same with debuginfo at hand.
+
+    python -m benchmarks.no_debuginfo [--rounds N] VMCORE…
+
+Whole processes, the container's start included; image and debuginfo are there. Processor time and memory are those of
+drgn in the case, which opened the dump and answered two commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.session import seconds, vmbox
+
+USED = (
+    "import resource as r, json; u = r.getrusage(r.RUSAGE_SELF); "
+    "print(json.dumps([u.ru_utime + u.ru_stime, u.ru_maxrss]))"
+)
+ASK = ("--no-debuginfo", "--tool", "drgn", "-e", USED)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("vmcores", type=Path, nargs="+", metavar="VMCORE")
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    print("| dump | first bt | with debuginfo, drgn | next command | processor | memory |\n|---|---|---|---|---|---|")
+    for vmcore in given.vmcores:
+        measure(vmcore, given.rounds)
+
+
+def measure(vmcore: Path, rounds: int) -> None:
+    times: dict[str, list[float]] = {"without": [], "with": [], "next": []}
+    used = [0.0, 0.0]
+    vmbox("run", vmcore, "--", "sys")
+    for number in range(rounds + 1):
+        vmbox("close", vmcore)
+        without = seconds(lambda: vmbox("run", vmcore, "--no-debuginfo", "--", "bt"))
+        following = seconds(lambda: vmbox("run", vmcore, "--no-debuginfo", "--", "ps -p 1"))
+        asked = [sys.executable, "-m", "sandbox", "run", "-q", str(vmcore), *ASK]
+        used = json.loads(subprocess.run(asked, check=True, capture_output=True).stdout)
+        vmbox("close", vmcore)
+        beside = seconds(lambda: vmbox("run", vmcore, "--with", "drgn", "--", "bt"))
+        # The first round fills the page cache.
+        if number:
+            for name, value in (("without", without), ("next", following), ("with", beside)):
+                times[name].append(value)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(
+        f"| {vmcore} | {medians['without']:.2f} s | {medians['with']:.2f} s | {medians['next']:.2f} s "
+        f"| {used[0]:.2f} s | {used[1] / 1024:.0f} MiB |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

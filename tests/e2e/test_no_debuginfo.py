@@ -1,0 +1,124 @@
+"""Dumps read with no debuginfo, by what their kernels have of themselves: the answers are those with debuginfo."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from e2e.conftest import Dumps
+from engines import EngineUnderTest
+from sandbox.judge.backtrace import Backtrace, parse
+from sandbox.judge.call_trace import panic_trace
+
+SAME = ("log", "ps", "ps -m", "mount", "net", "kmem -i", "kmem -s", "runq", "irq -s", "timer", "struct task_struct")
+"""Commands whose answers are equal to the letter."""
+
+_NAMES = {
+    "entry_SYSCALL_64_after_hwframe": "entry_SYSCALL_64",
+    "secondary_startup_64_no_verify": "secondary_startup_64",
+    "common_startup_64": "secondary_startup_64",
+}
+"""Symbols of one address, of which debuginfo and kallsyms each have another."""
+
+
+def functions(stack: Backtrace) -> list[str]:
+    return [
+        _NAMES.get(name, name)
+        for name in (re.sub(r"\.cold.*", "", one.function) for one in stack.frames if not one.inline)
+    ]
+
+
+def places(stack: Backtrace) -> list[tuple[int, str]]:
+    return [(stack.pid, one.address) for one in stack.frames if not one.inline]
+
+
+def run(engine: EngineUnderTest, *arguments: object, status: int = 0) -> tuple[str, str]:
+    done = engine.run(*map(str, arguments))
+    assert done.returncode == status, (arguments, done.stdout[-2000:], done.stderr[-4000:])
+    return done.stdout.decode(errors="replace"), done.stderr.decode()
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
+def test_the_panicking_stack_is_the_one_that_the_kernel_logged(
+    podman_rootful: EngineUnderTest, dumps: Dumps, kernel: str
+) -> None:
+    dump = dumps.copy_for(podman_rootful, dumps(kernel))
+    answer, said = run(podman_rootful, "run", dump, "--no-debuginfo", "--", "bt")
+    assert "there is no debuginfo (--no-debuginfo)" in said
+    (stack,) = parse(answer)
+    trace = panic_trace(run(podman_rootful, "dmesg", dump)[0].splitlines())
+    assert trace is not None
+    logged = [one.function for one in trace.reliable]
+    # Above panic() the log has what printed it, and the stack what wrote the dump.
+    panicking = [one.function for one in stack.frames]
+    assert panicking[0] == "__crash_kexec"
+    assert panicking[panicking.index("panic") :] == logged[logged.index("panic") :]
+    assert stack.complaint is None
+
+
+def test_answers_are_those_with_debuginfo(podman_rootful: EngineUnderTest, dumps: Dumps) -> None:
+    dump = dumps.copy_for(podman_rootful, dumps())
+    asked = [word for command in (*SAME, "foreach bt") for word in ("--", command)]
+
+    def answers(*options: str) -> dict[str, str]:
+        done = podman_rootful.run("run", str(dump), "--json", *options, *asked)
+        assert done.returncode == 0, done.stderr.decode()
+        return {one["command"]: one["output"] for one in map(json.loads, done.stdout.splitlines())}
+
+    without, with_it = answers("--no-debuginfo"), answers("--with", "drgn")
+    for command in SAME:
+        assert without[command] == with_it[command], command
+    stacks, wanted = parse(without["foreach bt"]), parse(with_it["foreach bt"])
+    assert len(stacks) > 50
+    assert list(map(places, stacks)) == list(map(places, wanted))
+    for mine, theirs in zip(map(functions, stacks), map(functions, wanted), strict=True):
+        # drgn looks before a return address for the function: a task that never ran returns to the beginning of one.
+        assert mine == ["ret_from_fork" if name.startswith("0x") else name for name in theirs]
+
+
+@pytest.fixture(scope="module")
+def own_kernel(podman_rootful: EngineUnderTest, dumps: Dumps) -> Path:
+    """A dump of a kernel whose name no archive has."""
+    dump = dumps.copy_for(podman_rootful, dumps("6.1", form="elf"))
+    content = dump.read_bytes()
+    release = re.search(rb"OSRELEASE=(\S+)", content)
+    assert release is not None
+    own = release[1].replace(b"cloud", b"myown")
+    dump.write_bytes(content.replace(release[1], own))
+    return dump
+
+
+def test_a_kernel_that_nobody_has_debuginfo_of_is_read_without(
+    podman_rootful: EngineUnderTest, dumps: Dumps, own_kernel: Path, tmp_path: Path
+) -> None:
+    ask = partial(run, replace(podman_rootful, env={**podman_rootful.env, "VMBOX_CACHE_DIR": str(tmp_path / "cache")}))
+    podman_rootful.run("close", str(own_kernel))
+    answer, said = ask("run", own_kernel, "--", "bt")
+    assert re.search(r"no debuginfo of kernel \S+-myown-\S+ was found: the dump is read by the BTF", said)
+    assert "sysrq_handle_crash" in answer
+    # crash is not asked, and says why.
+    assert "no debuginfo of kernel" in ask("run", own_kernel, "--with", "crash", "--", "bt", status=40)[1]
+    made = json.loads(ask("report", own_kernel, "--json")[0])
+    assert made["problem"] is None
+    assert made["identity"]["no_debuginfo"].startswith("no debuginfo of kernel")
+    assert made["signature"]["basis"] == "backtrace"
+    # Debuginfo that has arrived in the meantime is used by the next command.
+    its_own = run(podman_rootful, "debuginfo", "fetch", dumps.copy_for(podman_rootful, dumps("6.1", form="elf")))[0]
+    ask("debuginfo", "add", re.findall(r"DEBUGINFO: (\S+)", its_own)[0])
+    answer, said = ask("run", own_kernel, "--", "bt")
+    assert "debuginfo has arrived" in said
+    assert "crash answers" in said
+    assert made["signature"] == json.loads(ask("report", own_kernel, "--json")[0])["signature"]
+
+
+def test_a_kernel_without_btf_says_so(podman_rootful: EngineUnderTest, own_kernel: Path, tmp_path: Path) -> None:
+    dump = own_kernel.with_name("no-btf")
+    dump.write_bytes(own_kernel.read_bytes().replace(b"\x9f\xeb\x01\x00\x18\x00\x00\x00", bytes(8)))
+    cold = replace(podman_rootful, env={**podman_rootful.env, "VMBOX_CACHE_DIR": str(tmp_path / "cache")})
+    said = run(cold, "run", dump, "--", "bt", status=40)[1]
+    assert "nor is the dump read without it: error: the kernel's BTF is not read" in said
