@@ -110,6 +110,13 @@ def _host() -> Iterator[Finding]:
             yield Finding(subject="rootless", good=False, text=text, hint=hint)
         if not obstacles:
             yield Finding(subject="rootless", good=True, text="subordinate ids, user namespaces and cgroups are set up")
+    if (obstacle := checks.fuse_obstacle()) is None:
+        yield Finding(
+            subject="fuse", good=True, text="flattened dumps, and those on web servers, are read where they are"
+        )
+    else:
+        text = f"{obstacle[0]}: flattened dumps are copied into the cache, and no case reads one on a web server"
+        yield Finding(subject="fuse", good=False, text=text, hint=obstacle[1])
     text = f"{checks.selinux()}; cases run with label=disable, and no dump is relabelled"
     yield Finding(subject="selinux", good=True, text=text)
     can, cannot = checks.emulated()

@@ -18,6 +18,21 @@ MACHINES: Final = {"x86_64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le
 """uname -m -> QEMU's name in binfmt_misc, for the machines whose dumps are common."""
 
 
+def fuse_obstacle(root: Path = ROOT) -> tuple[str, str] | None:
+    """(obstacle to mounts by FUSE, command that fixes it); None if there is none."""
+    # Runs ldconfig.
+    from ctypes.util import find_library
+
+    if find_library("fuse3") is None and find_library("fuse") is None:
+        return "libfuse is not installed", "sudo apt-get install fuse3   (dnf install fuse3)"
+    device = root / "dev/fuse"
+    if not device.exists():
+        return "there is no /dev/fuse", "sudo modprobe fuse"
+    if not os.access(device, os.R_OK | os.W_OK):
+        return "/dev/fuse cannot be opened", "sudo chmod 666 /dev/fuse"
+    return None
+
+
 def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tuple[str, str]]:
     """Yields (obstacle to rootless containers, command that fixes it)."""
     uid = os.getuid() if uid is None else uid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -77,6 +78,22 @@ def test_cgroup_v1_and_no_newuidmap(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     old = {name: text for name, text in READY.items() if "cgroup" not in name}
     texts = [text for text, _ in checks.rootless_obstacles(_write(tmp_path, old), uid=65534)]
     assert texts == ["newuidmap is not installed", "cgroup v1: memory limits do not hold"]
+
+
+def test_fuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ctypes.util
+
+    device = tmp_path / "dev" / "fuse"
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: name)
+    assert checks.fuse_obstacle(tmp_path) == ("there is no /dev/fuse", "sudo modprobe fuse")
+    device.parent.mkdir()
+    device.touch()
+    assert checks.fuse_obstacle(tmp_path) is None
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, who runs CI, may open it
+    assert checks.fuse_obstacle(tmp_path) == ("/dev/fuse cannot be opened", "sudo chmod 666 /dev/fuse")
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    said, fix = checks.fuse_obstacle(tmp_path) or ("", "")
+    assert (said, "apt-get install fuse3" in fix) == ("libfuse is not installed", True)
 
 
 def test_emulation(tmp_path: Path) -> None:
