@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -55,16 +56,12 @@ def local(dump: Path, reporter: Reporter = QUIET) -> Path:
     """
     if not str(dump).startswith(DUMP_SCHEMES):
         return dump
-    scheme, _, rest = str(dump).partition(":/")
-    url = f"{scheme}://{rest}"
+    url, path = _url(dump), known(dump)
     now = _ask(url, reporter)
-    place = paths.unpacked_dir() / (hashlib.sha256(url.encode()).hexdigest()[:16] + _SUFFIX)
-    name = re.sub(r"[^\w.+-]", "_", unquote(urlsplit(url).path).rpartition("/")[2])[:100].lstrip(".") or "vmcore"
-    path = place / name
     before = _read(path)
     if before != now:
-        paths.make_private(place.parent)
-        paths.make_private(place)
+        paths.make_private(path.parent.parent)
+        paths.make_private(path.parent)
         text = json.dumps({"url": now.url, "size": now.size, "mark": now.mark})
         write_atomically(path, text.encode(), mode=0o600)
     if before is not None and before != now:
@@ -72,9 +69,32 @@ def local(dump: Path, reporter: Reporter = QUIET) -> Path:
     return path
 
 
+def known(dump: Path) -> Path:
+    """The path of the description of a dump that is given as a URL, whether there is one or not; no server is asked."""
+    url = _url(dump)
+    place = paths.unpacked_dir() / (hashlib.sha256(url.encode()).hexdigest()[:16] + _SUFFIX)
+    last = unquote(urlsplit(url).path).rpartition("/")[2]
+    return place / (re.sub(r"[^\w.+-]", "_", last)[:100].lstrip(".") or "vmcore")
+
+
+def _url(dump: Path) -> str:
+    scheme, _, rest = str(dump).partition(":/")
+    return f"{scheme}://{rest}"
+
+
+def forget(path: Path) -> bool:
+    """Removes the description of a dump, which may have a signed URL in it; returns whether there was one."""
+    there = is_description(path) and path.exists()
+    if there:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()
+    return there
+
+
 def is_description(path: Path) -> bool:
     """Whether the path stands for a dump on a server."""
-    return path.parent.suffix == _SUFFIX and path.parent.parent == paths.unpacked_dir()
+    return path.parent.suffix == _SUFFIX and path.parent.parent.resolve() == paths.unpacked_dir().resolve()
 
 
 def name(path: Path) -> str:

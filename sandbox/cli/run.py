@@ -199,9 +199,10 @@ def close(
 
     Also removes the unpacked copy of an archive and the index of a flattened dump, if the case has ended by itself too.
     """
-    from sandbox.case import store
+    from sandbox.case import remote_dump, store
     from sandbox.case.container import close as end
     from sandbox.dump.unpacking import forget, unpacked_path
+    from sandbox.model import DUMP_SCHEMES
 
     if bool(what) == everything:
         raise typer.BadParameter("give dumps, cases, or --all")
@@ -210,10 +211,15 @@ def close(
     ended: list[Path] = []
     found: dict[str, Case] = {}
     for one in what or ():
+        if one.startswith(DUMP_SCHEMES):
+            one = str(remote_dump.known(Path(one)))  # noqa: PLW2901 - what stands for it here
         try:
             found |= {case.id: case for case in store.find_by_id_or_dump(one)}
         except CaseNotFound:
-            if not Path(one).exists() or not unpacked_path(Path(one), copies).parent.is_dir():
+            there = Path(one).exists()
+            if not there or not (
+                remote_dump.is_description(Path(one)) or unpacked_path(Path(one), copies).parent.is_dir()
+            ):
                 raise
             ended.append(Path(one))
     failures: list[VmboxError] = []
@@ -230,7 +236,9 @@ def close(
             ended.append(case.dump)
     for dump in dict.fromkeys(ended):
         # The name of a copy is made from the dump's file, so a missing or inaccessible dump has none.
-        if os.access(dump, os.F_OK) and store.find(dump) is None and forget(dump, copies):
+        if not os.access(dump, os.F_OK) or store.find(dump) is not None:
+            continue
+        if remote_dump.forget(dump) or forget(dump, copies):
             render.note(f"removed what was kept of {dump.name}")
     if failures:
         raise typer.Exit(failures[0].exit_code)

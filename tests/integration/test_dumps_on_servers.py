@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from archives import Archive, serve
 from engines import INFO
 from sandbox.case import remote_dump, views
+from sandbox.cli import app
 from sandbox.debuginfo import download
 from sandbox.dump import identify
 from sandbox.errors import DumpNotFound, DumpUnreadable
@@ -152,3 +154,14 @@ def test_a_dump_that_an_archive_on_a_server_stores_is_read_there(site: Archive, 
         tar.add(DUMP, "crash/vmcore")
     site.files["/crash.tar"] = (tmp_path / "crash.tar").read_bytes()
     assert remote_dump.identify(remote_dump.local(url(site, "/crash.tar"))).panic == identify(DUMP).panic
+
+
+def test_closing_by_the_url_removes_what_stands_for_it(site: Archive, tmp_path: Path) -> None:
+    given = f"{site.url}/vmcore?X-Signature=SECRET"
+    path = remote_dump.local(Path(given))
+    assert remote_dump.known(Path(given)) == path
+    # The case of a test without an engine: it has ended by itself.
+    closed = CliRunner().invoke(app, ["close", given])
+    assert closed.exit_code == 0, closed.stderr
+    assert not path.parent.exists()
+    assert CliRunner().invoke(app, ["close", given]).exit_code != 0
