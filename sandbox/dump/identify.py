@@ -189,10 +189,11 @@ def _take_wrapped(builder: VmcoreBuilder, source: Source, path: Path, budget: Bu
     if found.sosreport or found.is_log:
         builder.set(format=DumpFormat.SOSREPORT if found.sosreport and found.source is None else DumpFormat.LOG)
         if found.source is not None:
-            saved_log.apply_text(builder, found.source, budget, "log")
+            _take_log(builder, saved_log.read(found.source, budget), budget, found.cut)
         if found.uname is not None:
             saved_log.apply_uname(builder, found.uname)
-        saved_log.apply_original_path(builder, found.member)
+        if found.member is None or not pstore.is_part(found.member):
+            saved_log.apply_original_path(builder, found.member)
         return
     inner = found.source
     if inner is None:

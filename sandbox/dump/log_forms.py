@@ -70,6 +70,9 @@ _TERMINAL: Final = re.compile(
 _ENCODED: Final = re.compile(rb"^content-transfer-encoding: *(?:quoted-printable|base64)", re.MULTILINE | re.IGNORECASE)
 
 
+_SIGNED: Final = b"-----BEGIN PGP SIGNED MESSAGE"
+"""Mail, which other files of GPG are not."""
+
 _KERNELS: Final = re.compile(
     rb"^Linux version \d|Kernel panic - not syncing|\bPID: \d+ Comm: |^Call [Tt]race:|^RIP: 0010:"
     rb"|[\w.]\+0x[0-9a-f]{1,6}/0x[0-9a-f]{1,6}(?: |$)|Unable to handle kernel |^BUG: unable to handle "
@@ -109,6 +112,8 @@ def is_log(head: bytes, ask: Callable[[], object] = lambda: None) -> bool:
         return False
     if text.startswith(b"ProblemType:"):
         return b"\nOopsText:" in text or b"\nVmCoreDmesg:" in text
+    if magic.foreign(text) is not None and not text.startswith(_SIGNED):
+        return False  # a page or a script that quotes a log
     try:
         found = read(head, ask)
     except DumpDamaged:

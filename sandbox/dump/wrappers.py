@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, assert_never
 
-from sandbox.dump import log_forms, magic
+from sandbox.dump import log_forms, magic, pstore
 from sandbox.dump.source import DeadlineExceeded
 from sandbox.errors import DumpDamaged, DumpUnreadable, NotADump, pasteable
 from sandbox.formats import archives
 from sandbox.formats.compressions import decompressed
 from sandbox.formats.member import Member
 from sandbox.formats.streams import (
+    ChunkStream,
     CorruptData,
     LimitedStream,
     PeekSource,
@@ -71,6 +73,8 @@ class Unwrapped:
     member: str | None = None
     """Name in the innermost archive."""
     is_log: bool = False
+    cut: str | None = None
+    """What is missing of a log that is in several files, in words."""
     log: PeekSource | SliceSource | None = None
     """The kernel's log as kdump saved it, where the archive has it before the dump."""
     sosreport: bool = False
@@ -138,6 +142,7 @@ def _peel(
 def _choose(members: Iterator[Member], stream: Stream, name: str, layers: tuple[Wrapper, ...]) -> Unwrapped:
     log: Unwrapped | None = None
     uname: str | None = None
+    parts: list[pstore.Part | None] = []
     sosreport = False
     seen = 0
     try:
@@ -147,6 +152,9 @@ def _choose(members: Iterator[Member], stream: Stream, name: str, layers: tuple[
             sosreport = sosreport or bool(_SOSREPORT.search(member.text))
             if _UNAME_NAME.search(member.text):
                 uname = member.content.read(512).decode("utf-8", "replace").strip()
+                continue
+            if pstore.is_part(path := member.text.rpartition("/")[2]) and len(parts) < pstore.MOST:
+                parts.append(pstore.read(Path(path), member.content.read(pstore.LARGEST)))
                 continue
             if log is None and _LOG_NAME.search(member.text):
                 log = _log(member, layers)
@@ -158,8 +166,13 @@ def _choose(members: Iterator[Member], stream: Stream, name: str, layers: tuple[
                 return replace(found, log=log.source) if log is not None else found
     except (DeadlineExceeded, CorruptData):
         # What was found until then is an answer all the same.
-        if log is None and not sosreport:
+        if log is None and not sosreport and not parts:
             raise
+    if log is None and (joined := pstore.join(part for part in parts if part is not None)) is not None:
+        source = PeekSource(ChunkStream(iter([joined.text])), PEEK_LIMIT)
+        log = Unwrapped(
+            source=source, stream=None, layers=layers, member=joined.last.name, is_log=True, cut=joined.problem
+        )
     if log is not None:
         return replace(log, sosreport=sosreport, uname=uname)
     if sosreport:

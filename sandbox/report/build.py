@@ -15,14 +15,14 @@ from sandbox.debugger import DEFAULT
 from sandbox.dump import identify, index_pieces
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
-from sandbox.errors import SessionFailed, VmboxError
+from sandbox.errors import DumpNotFound, SessionFailed, VmboxError
 from sandbox.host import paths
 from sandbox.judge import backtrace, call_trace, stacks
 from sandbox.judge.backtrace import INTEGER
 from sandbox.judge.clock import judge_clock
 from sandbox.judge.log import Witness, last_time, witness
 from sandbox.judge.verdict import Verdict
-from sandbox.model import PanicCause, Vmcore, kernel_version
+from sandbox.model import DumpFormat, PanicCause, Vmcore, kernel_version
 from sandbox.profiles import makedumpfile
 from sandbox.progress import QUIET, Reporter
 from sandbox.report import kmem, signature, tables
@@ -46,12 +46,16 @@ def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QU
     """Make the report of a dump. If no debugger can open it, the report has what the dump says by itself.
 
     `Report.problem` then has the reason; and if stacks are missing, which.
+    So it is with a log without its dump, which is no failure.
 
     Raises `VmboxError` only when there is no dump to identify.
     """
     began = time.monotonic()
     index_pieces(dump, paths.unpacked_dir(), reporter)
     vmcore = identify(dump)
+    if vmcore.format is DumpFormat.LOG:
+        alone = DumpNotFound(f"{dump} is a log without its dump, which has the rest", hint="")
+        return read(vmcore, None, alone, seconds=time.monotonic() - began)
     try:
         answers, problem = collect(dump, options or OpenOptions(), reporter, timeout=timeout), None
     except VmboxError as error:
@@ -91,7 +95,8 @@ def read(
         made=datetime.now(UTC).replace(microsecond=0),
         seconds=round(seconds, 3),
         problem=None if problem is None else _sentence(problem),
-        exit_code=0 if problem is None else problem.exit_code,
+        # Of a log nothing is missing that it could have.
+        exit_code=0 if problem is None or vmcore.format is DumpFormat.LOG else problem.exit_code,
         identity=_identity(vmcore, answers, system, tables.hardware(texts.get("sys -i", ""))),
         panic=Panic(
             cause=vmcore.cause,

@@ -8,6 +8,7 @@ import gzip
 import json
 import quopri
 import random
+import tarfile
 import time
 import zlib
 from collections.abc import Callable
@@ -317,6 +318,21 @@ def test_pstore_parts_are_joined_in_their_order(tmp_path: Path) -> None:
     assert len(shorter) == 48
 
 
+def test_pstore_in_an_archive(tmp_path: Path) -> None:
+    place = tmp_path / "pstore"
+    pstore(place, LOG[-60:])
+    archive = tmp_path / "host.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(place, "pstore")
+    found, lines = read(archive)
+    assert (found.wrappers, found.release, found.complete) == (("gz", "tar"), KERNEL, None)
+    assert lines == [line for _, line in LOG[-60:]]
+    next(path for path in place.iterdir() if b"Part3" in path.read_bytes()[:30]).unlink()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(place, "pstore")
+    assert read(archive)[0].incomplete_reason == "pstore has no part 3 of this log"
+
+
 def test_pstore_parts_of_ramoops_of_two_boots(tmp_path: Path) -> None:
     place = tmp_path / "pstore"
     place.mkdir()
@@ -379,6 +395,16 @@ def test_other_texts_are_no_logs(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(NotADump, match="no kernel log"):
             identify(path)
+
+
+def test_pages_and_scripts_that_quote_a_log_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    for head, kind in ((b"<!DOCTYPE html>\n<pre>", "an HTML page"), (b"#!/bin/sh\ncat <<E\n", "a script")):
+        path.write_bytes(head + text(plain(OOPS)))
+        with pytest.raises(NotADump, match=kind):
+            identify(path)
+    path.write_bytes(b"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n" + text(plain(OOPS)))
+    assert identify(path).release == KERNEL
 
 
 HOSTILE = [

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.case.options import OpenOptions
 from sandbox.model import Vmcore
 from sandbox.report import signature, tables
-from sandbox.report.build import read
+from sandbox.report.build import make, read
 from sandbox.report.collect import COMMANDS, CommandOutputs
 from sandbox.report.model import CommandRun
 
@@ -99,3 +100,15 @@ def test_a_report_without_stacks_has_a_problem(lost: str) -> None:
     assert report.exit_code == 60
     assert str(report.problem).startswith("stacks are missing: ")
     assert str(report.problem).endswith(": drgn says: no")
+
+
+def test_a_log_without_its_dump_is_reported_without_an_engine(tmp_path: Path) -> None:
+    path = tmp_path / "oops.txt"
+    path.write_text("".join(f"> {line}\n" for line in _texts("6.12")["log"].splitlines()[-60:]))
+    report = make(path, OpenOptions(engine="unix:///nonexistent/engine.sock"))
+    assert (report.exit_code, report.identity.format, report.signature.id) == (0, "log", "237bf7d6164e")
+    assert report.identity.release is not None
+    assert report.problem is not None
+    assert "without its dump" in report.problem
+    assert report.missing["memory"] == report.problem
+    assert "log" not in report.missing
