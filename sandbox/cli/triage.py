@@ -11,7 +11,7 @@ from sandbox import render
 from sandbox.cli.app import command
 from sandbox.cli.options import EngineName, Force, GivenDebuginfo, ImageName, Json, NoDebuginfo, OptionalDump, Quiet
 from sandbox.commands.run_arguments import sane_timeout
-from sandbox.errors import NotADump
+from sandbox.errors import NotADump, pasteable
 from sandbox.host.files import STDOUT
 
 if TYPE_CHECKING:
@@ -174,9 +174,13 @@ def triage(
     words = [*(paths or ()), *(discovery.listed(listed) if listed else ())]
     if not words:
         raise typer.BadParameter("give dumps or directories")
-    found = discovery.find(words)
+    links: list[Path] = []
+    found = discovery.find(words, links)
+    if links:
+        render.note(f"vmbox: not followed, because they lead out of the directory: {', '.join(map(str, links[:5]))}")
     if not found:
-        raise NotADump(f"no crash dump is in {', '.join(words[:5])}")
+        hint = f"name them: vmbox triage {' '.join(map(pasteable, links[:5]))}" if links else None
+        raise NotADump(f"no crash dump is in {', '.join(words[:5])}", hint=hint)
     index = triage_all(
         found,
         output,

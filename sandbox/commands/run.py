@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
 import select
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +19,7 @@ from sandbox.commands.lost_pages import LostPages
 from sandbox.commands.run_arguments import RunArguments
 from sandbox.commands.stack_judge import StackJudge
 from sandbox.debugger import DEFAULT
-from sandbox.errors import CommandTimeout, UsageError
+from sandbox.errors import CommandTimeout, UsageError, pasteable
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
 from sandbox.session.run_recorded import run_recorded
@@ -74,8 +76,12 @@ def commands_from(words: Sequence[str], file: Path | None = None) -> Iterable[st
 def from_file(file: Path) -> Iterator[str]:
     """The lines of a crash input file. Raises `UsageError` when it cannot be read."""
     try:
-        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
-            yield from lines
+        with file.open("rb") as raw:
+            if raw.peek(2)[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+                converted = f"iconv -f UTF-16 -t UTF-8 {pasteable(file)} > commands"
+                raise UsageError(f"{file} is UTF-16", hint=f"convert it first: {converted}")
+            # Windows' editors begin UTF-8 with a mark.
+            yield from io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}", hint="-i takes a file of commands, one a line") from error
 

@@ -8,11 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sandbox.errors import DebuginfoNotFound
+from sandbox.errors import DebuginfoNotFound, pasteable
 from sandbox.model import DebuginfoFormat
 
 _VMLINUX: Final = re.compile(r"vmlinux(-.*)?(\.debug)?")
 _PACKAGE: Final = re.compile(r".*(-dbg|-dbgsym|-debuginfo)[-_].*\.(deb|ddeb|rpm)")
+_COMPRESSED: Final = {
+    b"\x1f\x8b": "gzip -dc",
+    b"\xfd7zXZ\0": "xz -dc",
+    b"\x28\xb5\x2f\xfd": "zstd -dc",
+    b"BZh": "bzip2 -dc",
+}
+"""First bytes of a compressed file (SUSE has vmlinux.gz and vmlinux.xz): what unpacks it."""
 _DEPTH: Final = 12
 _MANY_FILES: Final = 200_000
 
@@ -35,6 +42,16 @@ def kind(path: Path) -> DebuginfoFormat:
         return DebuginfoFormat.DEB
     if head[:4] == b"\xed\xab\xee\xdb":
         return DebuginfoFormat.RPM
+    if (command := next((how for mark, how in _COMPRESSED.items() if head.startswith(mark)), None)) is not None:
+        raise DebuginfoNotFound(
+            f"{path} is compressed",
+            hint=f"unpack it first: {command} < {pasteable(path)} > vmlinux; --debuginfo vmlinux",
+        )
+    if head[:2] == b"MZ":
+        raise DebuginfoNotFound(
+            f"{path} is a bootable kernel image (vmlinuz), which has no debug information",
+            hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",
+        )
     raise DebuginfoNotFound(
         f"{path}: neither a vmlinux nor a package",
         hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",

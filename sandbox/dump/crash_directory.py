@@ -18,6 +18,10 @@ _DEEPEST: Final = 8
 _SMALLEST: Final = 512
 
 _LOG: Final = re.compile(r"vmcore-dmesg(?:-incomplete)?\.txt|dmesg(?:\.txt|\.\d{8,})?")
+_STAMPED: Final = re.compile(r"(?:vmcore|k?dump)(?:[.-]|$)")
+"""kdump's names of a dump: vmcore, vmcore.1, dump.STAMP (Debian), kdump.STAMP (SONiC)."""
+_OF_A_HOST: Final = re.compile(r"(.+)[.-]vmcore(?:\.|$)")
+"""The name of one that was collected: HOST.vmcore."""
 _CRASH_DIRECTORY: Final = re.compile(r"(?:^|/)crash/[^/]+/[^/]+$")
 _UNAME: Final = "sos_commands/kernel/uname_-a"
 _COLLECTED: Final = frozenset({"VmCoreDmesg", "OopsText", "backtrace"})
@@ -36,6 +40,8 @@ class Contents:
     uname: Path | None = None
     cut: bool = False
     """There is more below the directory than was looked at."""
+    links: list[Path] = field(default_factory=list)
+    """Links with the name of a dump, which lead out of the directory and are not followed."""
     heads: set[tuple[Path, bytes]] = field(default_factory=set)
     """Directory and first bytes of each dump: the parts of a split dump share their header, and are one dump."""
 
@@ -69,6 +75,8 @@ def look(directory: Path, budget: Budget | None = None) -> Contents:
                     below.append((top / entry.name, depth + 1))
                 elif entry.is_file(follow_symlinks=False):
                     _consider(directory, entry, depth, found, budget)
+                elif entry.is_symlink() and is_dump_name(entry.name) and leads_out(Path(entry.path), directory):
+                    found.links.append(Path(entry.path))
         except DeadlineExceeded:
             found.cut = True
             return found
@@ -93,7 +101,11 @@ def choose(directory: Path, contents: Contents | None = None) -> Path | None:
 
 def log_beside(dump: Path) -> Path | None:
     """The log that kdump saved for a dump: vmcore-dmesg.txt (RHEL), dmesg.STAMP (Debian), dmesg.txt (SUSE)."""
-    if not dump.name.startswith(("vmcore", "dump")):
+    if (host := _OF_A_HOST.match(dump.name)) is not None:
+        # Beside it may be the dumps of other hosts, and a log without a host's name may be of any.
+        mine = (f"{host[1]}.vmcore-dmesg.txt", f"{host[1]}-dmesg.txt", f"{host[1]}.dmesg.txt", f"{host[1]}.dmesg")
+        return next((path for name in mine if (path := beside(dump, name)) is not None), None)
+    if not dump.name.startswith(("vmcore", "dump", "kdump")):
         return None
     stamp = re.search(r"\.(\d{8,})", dump.name)
     names = (
@@ -138,8 +150,22 @@ def _consider(directory: Path, entry: os.DirEntry[str], depth: int, found: Conte
         if (path.parent, head) not in found.heads:
             found.heads.add((path.parent, head))
             found.dumps.append(path)
-    elif magic.wrapper(head) is not None and re.match(r"(?:vmcore|dump)[.-]?", path.name):
+    elif magic.wrapper(head) is not None and is_dump_name(path.name):
         found.dumps.append(path)
+
+
+def is_dump_name(name: str) -> bool:
+    """Whether kdump, or who collects dumps, calls one so: it counts where the content is compressed."""
+    return name.startswith("vmcore") or _STAMPED.match(name) is not None or _OF_A_HOST.match(name) is not None
+
+
+def leads_out(link: Path, directory: Path) -> bool:
+    """Whether a link leads to a file that is not below the directory, where it is found by itself."""
+    try:
+        target = link.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return False
+    return target.is_file() and not target.is_relative_to(directory.resolve())
 
 
 def _is_log(directory: Path, path: Path, budget: Budget) -> bool:

@@ -14,6 +14,7 @@ from sandbox.dump import (
     pstore,
     reader,
     saved_log,
+    split_file,
     vmcoreinfo,
 )
 from sandbox.dump.builder import VmcoreBuilder, apply_header, apply_scan
@@ -101,6 +102,12 @@ def _identify_directory(directory: Path, budget: Budget, *, log: bool, kept: Cal
     if not contents.logs and not contents.parts and contents.uname is None:
         if contents.cut:
             raise NotADump(f"{directory} holds too many files to look for a dump in all", hint="name the dump itself")
+        if contents.links:
+            first = contents.links[0]
+            raise NotADump(
+                f"{directory} holds no kernel crash dump but links: {first.name} leads out of it and is not followed",
+                hint=f"name it: vmbox info {pasteable(first)}",
+            )
         raise NotADump(
             f"{directory} holds no kernel crash dump", hint="kdump writes to /var/crash/<host>-<time>/vmcore"
         )
@@ -154,7 +161,7 @@ def _examine(
             builder, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None
         )
     else:
-        raise _not_a_dump(str(path), head)
+        raise _not_a_dump(str(path), head, source)
 
 
 def _take_named(builder: VmcoreBuilder, kind: DumpFormat, source: Source, path: Path, budget: Budget) -> None:
@@ -217,7 +224,8 @@ def _take_wrapped(builder: VmcoreBuilder, source: Source, path: Path, budget: Bu
         layers = " in ".join(reversed(found.layers))
         raise _not_a_dump(f"what is in {path} ({layers})", head)
     if inner.damage is not None:
-        builder.set(complete=False, incomplete_reason=f"the archive is cut off or damaged: {inner.damage}")
+        damage = f"the archive is cut off or damaged: {inner.damage}{split_file.remark(path)}"
+        builder.set(complete=False, incomplete_reason=damage)
         builder.origins["complete"] = builder.origins["incomplete_reason"] = "size"
     elif Wrapper.XZ in found.layers[:1] and (reason := completeness.of_xz(source)):
         builder.propose("size", complete=False, incomplete_reason=reason)
@@ -239,13 +247,25 @@ def _take_log_of_deep(builder: VmcoreBuilder, in_archive: Source | None, path: P
         builder.set(skipped=f"the log, with cause and panic: it lies too deep in {layers} to be read without unpacking")
 
 
-def _not_a_dump(name: str, head: bytes) -> DumpError:
+def _not_a_dump(name: str, head: bytes, source: FileSource | None = None) -> DumpError:
+    if source is not None and (parts := split_file.parts(source.path)):
+        return NotADump(
+            f"{name} is a part of a file that split(1) made: there are {len(parts)}, from {parts[0].name} on",
+            hint=split_file.join_command(parts),
+        )
     if found := magic.foreign(head):
         what, hint = found
         return NotADump(
             f"{name} is {what}, not a kernel crash dump", hint=hint and hint.replace("FILE", pasteable(name))
         )
     if not head.strip(b"\0"):
+        if source is not None and any(
+            source.read_at(source.size * part // 64, 4096).strip(b"\0") for part in range(1, 64)
+        ):
+            return NotADump(
+                f"{name} is raw memory, or a disk's image: it begins with zeros, and has no header",
+                hint="of a virtual machine take a dump: virsh dump --memory-only, or QEMU's dump-guest-memory",
+            )
         return NotADump(
             f"{name} begins with zeros: the writing of it never finished",
             hint="kdump or the copy was interrupted; look for the same dump where it was first written",

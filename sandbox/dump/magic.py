@@ -77,6 +77,7 @@ _OTHERS: Final = (
     _Magic("a Windows crash dump", b"PAGEDUMP"),
     _Magic("a Windows minidump", b"MDMP"),
     _Magic("a LiME memory image", b"EMiL"),
+    _Magic("an AVML memory image", b"AVML"),
     _Magic("a QEMU disk image", b"QFI\xfb"),
     _Magic("a VMware disk image", b"KDMV"),
     _Magic("an RPM package", b"\xed\xab\xee\xdb"),
@@ -88,6 +89,10 @@ _OTHERS: Final = (
     _Magic("an HTML page", b"<html"),
     _Magic("an SQLite database", b"SQLite format 3\0"),
     _Magic("a GPG-encrypted file", b"-----BEGIN PGP"),
+    _Magic("a file that OpenSSL encrypted", b"Salted__"),
+    _Magic("a file that age encrypted", b"age-encryption.org/"),
+    _Magic("a LUKS volume", b"LUKS\xba\xbe"),
+    _Magic("the first part of a zip archive in parts", b"PK\x07\x08"),
     _Magic("an apport report", b"ProblemType:"),
 )
 
@@ -95,6 +100,11 @@ _HINTS: Final = {
     "a Windows crash dump": "WinDbg or volatility reads it",
     "a Windows minidump": "WinDbg reads it",
     "a LiME memory image": "volatility reads raw memory; crash can be tried by hand: crash vmlinux FILE@ADDRESS",
+    "an AVML memory image": "volatility reads it; avml-convert FILE FILE.raw makes raw memory of it",
+    "a file that OpenSSL encrypted": "decrypt it first, as it was encrypted: openssl enc -d … -in FILE -out vmcore",
+    "a file that age encrypted": "decrypt it first: age --decrypt -o vmcore FILE",
+    "a LUKS volume": "open it first: sudo cryptsetup open --readonly FILE NAME",
+    "the first part of a zip archive in parts": "join the parts first: zip -s 0 ARCHIVE.zip --out whole.zip",
     "a QEMU disk image": "the dump may be inside: guestmount -a FILE -i --ro /mnt, then look in /mnt/var/crash",
     "a VMware disk image": "the dump may be inside: guestmount -a FILE -i --ro /mnt, then look in /mnt/var/crash",
     "a GPG-encrypted file": "decrypt it first: gpg --output vmcore --decrypt FILE",
@@ -127,7 +137,28 @@ def wrapper(head: bytes) -> Wrapper | None:
 def foreign(head: bytes) -> tuple[str, str | None] | None:
     """(what a file is that is no dump, what to do about it), in words."""
     kind = _match(_OTHERS, head)
+    if kind is None and _is_openpgp(head):
+        kind = "a GPG-encrypted file"
     return None if kind is None else (kind, _HINTS.get(kind))
+
+
+def _is_openpgp(head: bytes) -> bool:
+    """Whether a binary OpenPGP message begins so: with an encrypted session key (RFC 9580, sections 4.2, 5.1, 5.3).
+
+    gpg -c writes packets of type 3, gpg -e of type 1; each in the old or the new form of its header.
+    """
+    if len(head) < 8:
+        return False
+    first = head[0]
+    kind = first >> 2 & 15 if first & 0xC0 == 0x80 else first & 63
+    if first < 0x80 or kind not in {1, 3}:
+        return False
+    lengths = {0: 1, 1: 2, 2: 4}.get(first & 3, 0) if first & 0xC0 == 0x80 else 1
+    size = int.from_bytes(head[1 : 1 + lengths], "big")
+    version, cipher = head[1 + lengths], head[2 + lengths]
+    if kind == 3:
+        return version in {4, 5, 6} and 4 <= size <= 64 and 0 < cipher <= 13
+    return version in {3, 6} and 40 <= size <= 1200
 
 
 def is_text(head: bytes) -> bool:

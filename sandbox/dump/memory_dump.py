@@ -13,6 +13,7 @@ from sandbox.dump import (
     printk,
     reader,
     saved_log,
+    split_file,
     split_set,
     vmcoreinfo,
 )
@@ -98,6 +99,7 @@ def _apply_completeness(builder: VmcoreBuilder, opened: reader.DumpReader, path:
     except DeadlineExceeded:
         return
     if reason is not None:
+        reason += split_file.remark(path)
         if builder.get("complete") is False:
             # The writer's flag says that, the size says what.
             builder.set(incomplete_reason=f"{builder.get('incomplete_reason')}; {reason}")

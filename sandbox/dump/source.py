@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator
@@ -246,6 +247,9 @@ def _permission(path: Path) -> str:
 def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
     match error:
         case FileNotFoundError() | NotADirectoryError():
+            if found := re.match(r"(ftp|s3|gs|sftp|scp):/+(.*)", str(path), re.DOTALL):
+                url = f"{found[1]}://{found[2]}"
+                return DumpNotFound(f"{url} is a URL that is not read", hint="download it first, or give https://…")
             hint = "only vmbox info, run and shell read a URL" if str(path).startswith(DUMP_SCHEMES) else None
             return DumpNotFound(f"there is no file {path}", hint=hint)
         case PermissionError():

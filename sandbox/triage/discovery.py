@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sandbox.dump import identify, magic, pstore
+from sandbox.dump.crash_directory import is_dump_name, leads_out
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpNotFound, VmboxError
 from sandbox.model import DumpFormat
 
-_NAMES = ("vmcore", "dump.")
+_NAMES = ("vmcore", "dump.", "kdump.")
 """Prefixes of kdump's file names. Such a file is a dump whatever its content, so that damaged dumps are reported."""
 _ARCHIVES = (".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".zip", ".7z", ".cpio")
 _LOG = re.compile(r"dmesg|kern|console|serial|oops|panic|(?:\.log|\.crash)(?:\.gz)?$", re.IGNORECASE)
@@ -23,16 +24,17 @@ _DEEPEST = 100
 _BESIDE = (".txt", ".log", ".html", ".json", ".sha256", ".lock", ".filelist")
 
 
-def find(paths: Iterable[str | Path]) -> list[Path]:
+def find(paths: Iterable[str | Path], links: list[Path] | None = None) -> list[Path]:
     """Find the dumps in `paths`, sorted within a directory, without duplicates.
 
-    Expands a pattern that the shell did not expand, and searches directories recursively. Raises `DumpNotFound` if a
-    path does not exist.
+    Expands a pattern that the shell did not expand, and searches directories recursively. `links` gets the links there
+    that have a dump's name and lead out of their directory: they are not followed. Raises `DumpNotFound` if a path does
+    not exist.
     """
     found: dict[Path, None] = {}
     for path in paths:
         for one in _expanded(str(path)):
-            for dump in _below(one) if one.is_dir() else (one,):
+            for dump in _below(one, [] if links is None else links) if one.is_dir() else (one,):
                 found.setdefault(dump.resolve())
     return list(found)
 
@@ -40,8 +42,9 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
 def listed(file: Path) -> list[str]:
     """Read the paths in a file, one per line, relative to the working directory. `-` is standard input."""
     try:
-        text = Path("/dev/stdin").read_text("utf-8") if str(file) == "-" else file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        # Names need not be UTF-8, and Windows' editors begin UTF-8 with a mark.
+        text = Path("/dev/stdin" if str(file) == "-" else file).read_text("utf-8-sig", errors="surrogateescape")
+    except OSError as error:
         raise DumpNotFound(f"{file}: {error}", hint="--from-file takes a file with one path a line") from error
     return [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
 
@@ -55,7 +58,7 @@ def _expanded(path: str) -> list[Path]:
     return found
 
 
-def _below(directory: Path) -> Iterator[Path]:
+def _below(directory: Path, links: list[Path]) -> Iterator[Path]:
     # Sosreports around the current directory, outermost first, in whose var nothing was found so far.
     empty: list[Path] = []
     for top, directories, files in os.walk(directory):
@@ -65,6 +68,8 @@ def _below(directory: Path) -> Iterator[Path]:
             empty.clear()
         directories.sort()
         paths = [path for name in sorted(files) if not (path := place / name).is_symlink()]
+        named = (place / name for name in sorted({*files} - {path.name for path in paths}) if is_dump_name(name))
+        links += [link for link in named if leads_out(link, directory)]
         found = [path for path in paths if _is_dump(path, directory)]
         if "sos_commands" in directories:
             # An unpacked sosreport: search only var, because the rest is thousands of small files.
@@ -101,8 +106,10 @@ def _tells_of_a_crash(path: Path) -> bool:
 def _is_dump(path: Path, directory: Path) -> bool:
     if path.name.startswith(_NAMES):
         return path.suffix not in _BESIDE
+    if is_dump_name(path.name) and path.suffix in _BESIDE:
+        return False
     try:
-        archived = path.name.startswith("sosreport-") or path.suffix in _ARCHIVES
+        archived = path.name.startswith("sosreport-") or path.suffix in _ARCHIVES or is_dump_name(path.name)
         with FileSource(path, below=directory) as source:
             head = source.read_at(0, magic.PEEK)
     except (VmboxError, OSError):
