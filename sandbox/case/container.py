@@ -25,9 +25,17 @@ from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.debugger import DEBUGGERS
 from sandbox.dump.vmcoreinfo import told_place
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
-from sandbox.errors import AccessDenied, DumpNotFound, DumpUnreadable, EngineError, SessionFailed, pasteable
+from sandbox.errors import (
+    AccessDenied,
+    DumpNotFound,
+    DumpUnreadable,
+    EngineError,
+    SessionFailed,
+    pasteable,
+)
 from sandbox.host import config
 from sandbox.host.locks import is_locked
+from sandbox.host.paths import is_utf8
 from sandbox.log import Log
 from sandbox.model import Case, Debuginfo, Verification, Vmcore
 from sandbox.profiles import Profile, doubts
@@ -101,7 +109,7 @@ def open_case(
         spec = container_spec(
             name=name,
             image=image,
-            files=files if there else [file.resolve() for file in files],
+            files=files if there else [_named_in_utf8(file.resolve(), directory) for file in files],
             debuginfo=None if debuginfo is None or debuginfo.in_image else debuginfo.directory,
             runtime=None if there else directory / store.SHARED,
             platform=profile.platform,
@@ -347,6 +355,15 @@ def _refuse_unreadable(file: Path) -> None:
         f"{file} belongs to {owner}, and a case has none of root's privileges to read it with",
         hint=f"setfacl -m u:root:r {pasteable(file)}   or, by that user's engine: sudo -u {pasteable(owner)} vmbox …",
     )
+
+
+def _named_in_utf8(file: Path, directory: Path) -> Path:
+    """The file itself, or a link to it in the case's directory: the engines' JSON has no other names than UTF-8."""
+    if is_utf8(file):
+        return file
+    link = directory / f"dump-{secrets.token_hex(4)}"
+    link.symlink_to(file)
+    return link
 
 
 def _start_container(engine: Engine, spec: ContainerSpec, dump: Path, info: EngineInfo) -> Container:

@@ -117,11 +117,17 @@ def runtime_dir() -> Path:
 
 
 def _usable(directory: Path, kind: str) -> Path:
-    """The directory itself. Raises `ConfigurationError` for root where it is, or would be made in, another user's.
+    """The directory itself. Raises `ConfigurationError` for a name that no engine takes, and for root where it is, or
+    would be made in, another user's.
 
     What root leaves there, the user's own vmbox can neither read nor remove. `sudo -E` and `su -p` keep $HOME. A cache
     of a group is meant to be shared.
     """
+    if not is_utf8(directory):
+        raise ConfigurationError(
+            f"{directory} ({_origin(kind)}) is not UTF-8, and engines take no other names",
+            hint=f"choose another place: ${config.variable(f'{kind}_dir')}",
+        )
     if os.geteuid() != 0:
         return directory
     status = _nearest(directory)
@@ -134,6 +140,15 @@ def _usable(directory: Path, kind: str) -> Path:
         f"{directory} ({_origin(kind)}) belongs to {owner}, and this is root",
         hint=f"sudo -H vmbox …, or without sudo; else choose another place: ${config.variable(f'{kind}_dir')}",
     )
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8: JSON, in which engines are told of it, has no other names."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _nearest(directory: Path) -> os.stat_result | None:

@@ -11,10 +11,12 @@ from subprocess import CompletedProcess, run
 import pytest
 
 from sandbox import render
+from sandbox.case import container
 from sandbox.dump import identify
 from sandbox.dump.elf import _refuse_other_kinds
 from sandbox.dump.source import FileSource
-from sandbox.errors import VmboxError, pasteable
+from sandbox.errors import ConfigurationError, VmboxError, pasteable
+from sandbox.host import paths
 from sandbox.session.output_files import OutputDirectory
 
 NAMES = [b"\x1b]0;own\x07\x1b[31m", b"two\nlines", b"\xff\xfe", "\N{RIGHT-TO-LEFT OVERRIDE}erocmv".encode()]
@@ -95,3 +97,23 @@ def _raised(call: Callable[[], object]) -> VmboxError:
     with pytest.raises(VmboxError) as caught:
         call()
     return caught.value
+
+
+def test_the_engine_gets_another_name_for_a_file_that_is_not_utf_8(tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9.vmcore")
+    odd.write_bytes(b"KDUMP")
+    named = container._named_in_utf8(odd, tmp_path)
+    str(named).encode()
+    assert named.parent == tmp_path
+    assert named.read_bytes() == b"KDUMP"
+    plain = tmp_path / "caf\N{LATIN SMALL LETTER E WITH ACUTE}.vmcore"
+    assert container._named_in_utf8(plain, tmp_path) == plain
+
+
+@pytest.mark.parametrize("kind", ["cache", "state", "runtime"])
+def test_a_place_of_vmbox_that_is_not_utf_8_is_refused(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"VMBOX_{kind.upper()}_DIR", os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        getattr(paths, f"{kind}_dir")()
