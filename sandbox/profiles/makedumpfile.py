@@ -72,7 +72,7 @@ def explain(release: str | None, level: int | None = None) -> str | None:
     newest = max(known, key=lambda one: kernel_version(one.kernel))
     better = (_LEVEL if level is None else level) & ~newest.without
     return (
-        f"makedumpfile before {newest.makedumpfile} leaves out {newest.what} of Linux {newest.kernel} and later "
+        f"makedumpfile before {newest.makedumpfile} leaves out {newest.what} on Linux {newest.kernel} and later "
         f"(its commit {newest.commit} fixes that). What is missing cannot be had from this dump; for the next one "
         f"let kdump run a newer makedumpfile, or makedumpfile -d {better}"
     )

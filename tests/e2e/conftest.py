@@ -70,6 +70,7 @@ class Boot:
 BOOTS = {
     "6.1": Boot(form="elf", more=FORMS, memory=640),
     "6.12": Boot(form="kdump-zstd", more={"kdump": FORMS["kdump"]}),
+    "7.2": Boot(form="kdump", more={"level-0": FORMS["level-0"]}),
 }
 """By kernel series."""
 MOST_WANTED = ("6.1", "kdump")

@@ -312,6 +312,33 @@ def test_crash_drgn_and_the_kernel_agree(docker_engine: EngineUnderTest, dumps, 
         assert len(verdict.stack) > 5
 
 
+def test_a_crash_that_is_too_old_for_the_kernel_is_contradicted(docker_engine: EngineUnderTest, dumps) -> None:
+    """crash 9.0.2 misreads the ORC of 7.2 and prints functions of an earlier system call; drgn does not."""
+    dump = str(dumps("7.2", form="level-0"))
+    asked = {name: docker_engine.run("run", dump, "--json", "--with", name, "--", "bt") for name in ("drgn", "crash")}
+    default = docker_engine.run("run", dump, "--json", "--", "bt")
+    docker_engine.run("close", dump)
+    answers = {name: json.loads(one.stdout) for name, one in asked.items()}
+    assert answers["drgn"]["verdict"]["agrees"], answers["drgn"]
+    assert b"AGREES WITH: the log's call trace" in asked["drgn"].stderr
+    assert not answers["crash"]["verdict"]["agrees"], answers["crash"]
+    said = asked["crash"].stderr.decode()
+    assert "DISAGREES WITH: the log's call trace (crash has " in said
+    assert "the kernel printed: sysrq_handle_crash < __handle_sysrq < write_sysrq_trigger" in said
+    assert "--with drgn -- bt" in said
+    # Without a wish the one that knows the kernel answers.
+    assert json.loads(default.stdout)["debugger"] == "drgn"
+
+
+def test_makedumpfiles_fault_is_named_where_pages_are_missing(docker_engine: EngineUnderTest, dumps) -> None:
+    """1.7.8 leaves out the tails of 7.2's compound pages, the table of tasks among them."""
+    dump = str(dumps("7.2"))
+    ps = docker_engine.run("run", dump, "--", "ps")
+    docker_engine.run("close", dump)
+    assert b"makedumpfile before 1.8.0 leaves out tail pages of compound pages" in ps.stderr, ps.stdout[-1000:]
+    assert b"makedumpfile -d 23" in ps.stderr
+
+
 def _directly(engine: EngineUnderTest, dump: Path) -> Iterator[str]:
     """What crash prints for each command, started by hand in the dump's container with the commands on its stdin."""
     mark = "a line of this test and of nothing else"

@@ -281,7 +281,7 @@ def test_a_missing_page_of_the_kernel_is_told_from_one_left_out_on_purpose() -> 
     [
         ("7.2.12+deb14-cloud-amd64", 31, "makedumpfile before 1.8.0 leaves out tail pages of compound pages"),
         ("7.2.12+deb14-cloud-amd64", None, "let kdump run a newer makedumpfile, or makedumpfile -d 23"),
-        ("6.12.118+deb13-cloud-amd64", 31, "before 1.7.6 leaves out slab pages that look like user data of Linux 6.10"),
+        ("6.12.118+deb13-cloud-amd64", 31, "before 1.7.6 leaves out slab pages that look like user data on Linux 6.10"),
         ("6.8.0-45-generic", 31, "its commit 5f17bdd fixes that"),
         ("7.2.12", 9, "makedumpfile -d 1"),
         # Nothing of the kind is known of it, or cannot be with that level.
