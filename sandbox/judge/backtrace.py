@@ -22,6 +22,8 @@ _FRAME: Final = re.compile(
 _INLINE: Final = re.compile(rf"^\s*#({INTEGER}) \(inline\)\s+(\S+)")
 _SOURCE: Final = re.compile(rf"^\s{{4,}}(\S.*): ({INTEGER})\s*$")
 _EXCEPTION: Final = re.compile(r"^\s*\[exception RIP: ([^\]+]+)(?:\+(?:0x)?([0-9a-f]+))?\]")
+# drgn prints the registers that an exception or interrupt of the kernel saved below the frame of its handler.
+_KERNEL_REGISTERS: Final = re.compile(r"^\s+CS: 0010\s")
 _STACK: Final = re.compile(r"^--- <(.+)> ---\s*$")
 _COMPLAINT: Final = re.compile(r"^bt: (.+)$")
 
@@ -42,6 +44,8 @@ class Frame:
     line: int | None = None
     exception: str | None = None
     """Function whose exception led to this frame, from "[exception RIP: …]"."""
+    stopped: bool = False
+    """An exception or an interrupt came while this function ran; crash has no frame for it, but `exception`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,24 +70,31 @@ def parse(text: str) -> tuple[Backtrace, ...]:
 def _parse(lines: list[str]) -> Iterator[Backtrace]:
     current: Backtrace | None = None
     frames: list[Frame] = []
+    interrupted = False
     for line in lines:
         if header := _HEADER.match(line):
             if current is not None:
                 yield replace(current, frames=tuple(frames))
-            frames = []
+            frames, interrupted = [], False
             pid, task, cpu, command = header.groups()
             current = Backtrace(pid=int(pid), task=task, cpu=int(cpu), command=command)
         elif current is None:
             continue
         elif frame := _FRAME.match(line):
             number, _, function, address, module = frame.groups()
-            frames.append(Frame(number=int(number), function=function.lstrip("."), address=address, module=module))
+            function = function.lstrip(".")
+            frames.append(
+                Frame(number=int(number), function=function, address=address, module=module, stopped=interrupted)
+            )
+            interrupted = False
         elif inline := _INLINE.match(line):
             frames.append(Frame(number=int(inline[1]), function=inline[2], address=None, inline=True))
         elif (exception := _EXCEPTION.match(line)) and frames:
             # crash prints "unknown or invalid address" for user space or a jump to an invalid address.
             if not exception[1].startswith("unknown"):
                 frames[-1] = replace(frames[-1], exception=exception[1])
+        elif _KERNEL_REGISTERS.match(line) and frames:
+            interrupted = frames[-1].exception is None
         elif (source := _SOURCE.match(line)) and frames and frames[-1].file is None:
             frames[-1] = replace(frames[-1], file=source[1], line=int(source[2]))
         elif complaint := _COMPLAINT.match(line):

@@ -101,6 +101,6 @@ def _names(frames: Sequence[Frame | TracedFrame]) -> Iterator[tuple[str, bool]]:
             yield plain_name(frame.function), frame.stopped
             continue
         if not frame.inline:
-            yield plain_name(frame.function), False
+            yield plain_name(frame.function), frame.stopped
         if frame.exception:
             yield plain_name(frame.exception), True

@@ -257,6 +257,9 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
     assert done.returncode == 1, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["command"] for answer in answers] == COMMANDS
+    judged = [answer["verdict"]["agrees"] for answer in answers if "verdict" in answer]
+    assert judged == [True] * len(judged)
+    assert len(judged) > 5
     errors = {answer["command"] for answer in answers if answer["status"] != "ok"}
     assert errors - OF_THE_KERNEL == REFUSED
     try:
@@ -287,10 +290,13 @@ print(json.dumps({"pids": [int(task.pid) for task in for_each_task(prog)], "stac
 """
 
 
-@pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
-def test_crash_drgn_and_the_kernel_agree(docker_engine: EngineUnderTest, dumps, kernel: str) -> None:
-    """On the tasks, and on the stack of the one that panicked, which the kernel printed into its log."""
-    dump = dumps(kernel)
+@pytest.mark.parametrize(("kernel", "trigger"), [("5.10", "sysrq"), ("6.1", "soft-lockup"), ("6.12", "null-pointer")])
+def test_crash_drgn_and_the_kernel_agree(docker_engine: EngineUnderTest, dumps, kernel: str, trigger: str) -> None:
+    """On the tasks, and on the stack of the one that panicked, which the kernel printed into its log.
+
+    One panic is of a system call, one of an interrupt, one of an exception.
+    """
+    dump = dumps(kernel, trigger=trigger)
     tasks, stack = (docker_engine.run("run", str(dump), "--json", "--", *words) for words in (["ps"], ["bt"]))
     asked = docker_engine.run("run", str(dump), "--tool", "drgn", "-e", _DRGN)
     docker_engine.run("close", str(dump))

@@ -232,3 +232,32 @@ def test_an_address_without_a_symbol_stands_for_any_function() -> None:
     assert (found.frames[:2], found.basis) == (("vmbox_crashes", "init_module"), "log")
     alone = signature.of(cause="null-pointer", backtrace=_stack(NAMELESS))
     assert (alone.frames, alone.basis) == (("do_one_initcall", "do_init_module"), "backtrace")
+
+
+# A soft lockup of 7.2 by drgn 0.3.0, as `bt` of vmbox printed it; some registers are left out.
+LOCKUP = """PID: 118      TASK: ff3bcb464365c600  CPU: 1  COMMAND: "insmod"
+ #0 (inline)           crash_setup_regs
+ #1 [ff7371b9000f0da0] __crash_kexec at ffffffff878d0a81
+ #2 [ff7371b9000f0e60] vpanic at ffffffff8760c239
+ #3 [ff7371b9000f0e90] panic at ffffffff8760c49b
+ #4 [ff7371b9000f0ef0] watchdog_timer_fn at ffffffff8761e07e
+#11 [ff7371b9000f0ff8] sysvec_apic_timer_interrupt at ffffffff8863f1dc
+#12 [ff7371b9004a3938] asm_sysvec_apic_timer_interrupt at ffffffff8740160a
+--- <IRQ stack> ---
+    RIP: ffffffffc040501c  RSP: ff7371b9004a39e8  RFLAGS: 00000246
+     CS: 0010   SS: 0018
+#13 [ff7371b9004a39e8] loops_for_ever at ffffffffc040501c
+#14 [ff7371b9004a39f8] init_module at ffffffffc040500d
+#15 [ff7371b9004a3a08] do_one_initcall at ffffffff8769ebfe
+#24 [ff7371b9004a3f48] entry_SYSCALL_64 at ffffffff8740012f
+     CS: 0033   SS: 002b
+"""
+
+
+def test_the_function_that_an_interrupt_stopped_begins_the_signature_of_drgns_stack() -> None:
+    stack = _stack(LOCKUP)
+    assert [frame.function for frame in stack.frames if frame.stopped] == ["loops_for_ever"]
+    found = signature.of(cause="soft-lockup", backtrace=stack)
+    assert found.frames == ("loops_for_ever", "init_module", "do_one_initcall")
+    # crash names it in another way, and marks no frame.
+    assert not any(frame.stopped for frame in _stack(OOPS_CRASH).frames)
