@@ -239,7 +239,8 @@ def _verdicts(
         if verdict is not None:
             yield verdict
     yield from _against_second(answers, panicking, by)
-    last = last_time(log) if call_trace.panics(log) else None
+    # An oops ends the log where a capture kernel is started from it.
+    last = last_time(log) if trace is not None or call_trace.panics(log) else None
     yield from judge_clock(system, crash_time=vmcore.crash_time, last=last, by=by)
 
 
@@ -255,7 +256,9 @@ def _guilty(
     if vmcore.cause is not PanicCause.HUNG_TASK:
         return panicking
     named = call_trace.blocked_pids(log)
-    return next((stack for pid in reversed(named) for stack in blocked if stack.pid == pid), panicking)
+    found = next((stack for pid in reversed(named) for stack in blocked if stack.pid == pid), None)
+    # Where the debugger has no stack of it, the kernel's trace of it is better than the watchdog's stack.
+    return panicking if found is None and call_trace.blocked_trace(log) is None else found
 
 
 def _missing_stacks(missing: Mapping[str, str]) -> VmboxError | None:

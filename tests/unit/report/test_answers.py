@@ -18,7 +18,7 @@ import schema_of
 from sandbox.errors import DebuginfoNotFound
 from sandbox.host import decode
 from sandbox.judge import backtrace
-from sandbox.model import CommandStatus, Vmcore
+from sandbox.model import CommandStatus, PanicCause, Vmcore
 from sandbox.report import html, kmem, signature, tables, write
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs, ExternalOutput, from_external, reason, truncate_to_fit
@@ -356,3 +356,9 @@ def test_a_hung_task_has_the_signature_of_the_task_with_and_without_its_dump() -
     from_dump = signature.of(cause="hung-task", backtrace=backtrace.parse(blocked)[0], log=log)
     assert from_dump.frames == ("__schedule", "schedule", "percpu_rwsem_wait")
     assert signature.of(cause="hung-task", log=log).id == from_dump.id
+    # A dump without that task's pages has the watchdog's stack only.
+    watchdog = blocked.replace("PID: 95 ", "PID: 28 ").replace("__schedule", "watchdog")
+    answers = from_external({}, case={})
+    answers = replace(answers, texts={"bt -l": watchdog, "log": "\n".join(log)})
+    dump = Vmcore(path=Path("vmcore"), format="elf", size=1, cause=PanicCause.HUNG_TASK)
+    assert read(dump, answers).signature.id == from_dump.id
