@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
+from sandbox.debuginfo.certificates import CertificateMissing
 from sandbox.debuginfo.download import Refused
 from sandbox.errors import (
     DebuginfoError,
@@ -26,7 +27,8 @@ class _Answer(StrEnum):
     """What a place said that had nothing, where no more is to be told of it than that."""
 
     NOT_THERE = "not there"
-    REFUSED = "refused, as to one without a subscription"
+    SUBSCRIPTION = "needs a subscription, whose certificate is not on this host"
+    REFUSED = "refused"
     UNREACHABLE = "not reachable"
 
 
@@ -95,6 +97,8 @@ def _answer(error: VmboxError) -> _Answer | None:
     match error:
         case Unreachable():
             return _Answer.UNREACHABLE
+        case CertificateMissing():
+            return _Answer.SUBSCRIPTION
         case Refused(status=401 | 403):
             return _Answer.REFUSED
         case Refused(status=404 | 410) | _Absent():

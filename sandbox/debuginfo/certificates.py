@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from sandbox.errors import ConfigurationError
+from sandbox.errors import ConfigurationError, DebuginfoNotFound
 from sandbox.host import config
 
 _USUAL: Final = {"https://cdn.redhat.com": "/etc/pki/entitlement"}
 _AUTHORITIES: Final = Path("/etc/rhsm/ca")
+
+
+class CertificateMissing(DebuginfoNotFound):
+    """An archive wants a client certificate, and none is on this host: it need not be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +33,24 @@ class Certificate:
     """The same file if it contains both, as those from the customer portal do."""
 
 
-def certificate_for(url: str) -> Certificate | None:
-    """The certificate for `url`; None if none is required, or none is on this host."""
+def require(url: str) -> None:
+    """Raises `CertificateMissing` if `url` wants a certificate that is not on this host."""
+    if (place := _place(url)) is not None and certificate_for(url) is None:
+        raise CertificateMissing(f"{url}: it wants a client certificate, and none is in {place}")
+
+
+def _place(url: str) -> Path | None:
+    """Where the certificate for `url` is; None if none is wanted."""
     settings = {**_USUAL, **(config.current().client_certificates or {})}
     fitting = [prefix for prefix in settings if _begins(url, prefix)]
-    if not fitting:
+    return Path(settings[max(fitting, key=len)]).expanduser() if fitting else None
+
+
+def certificate_for(url: str) -> Certificate | None:
+    """The certificate for `url`; None if none is wanted, or none is on this host."""
+    place = _place(url)
+    if place is None:
         return None
-    place = Path(settings[max(fitting, key=len)]).expanduser()
     if place.is_file():
         return Certificate(place, place)
     with contextlib.suppress(OSError):

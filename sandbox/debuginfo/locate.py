@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sandbox.debuginfo import local, repodata, trust, user_provided
+from sandbox.debuginfo import certificates, local, repodata, trust, user_provided
 from sandbox.debuginfo.attempts import SearchLog
 from sandbox.debuginfo.download import host_of
 from sandbox.debuginfo.extract import ExtractSpec
@@ -30,7 +30,7 @@ from sandbox.debuginfo.urls import (
     repository_urls,
 )
 from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError, Unreachable, VmboxError
-from sandbox.host import config, paths
+from sandbox.host import config, mirrors, paths
 from sandbox.log import Log
 from sandbox.model import Debuginfo, DebuginfoFormat, Vmcore
 from sandbox.profiles import Profile
@@ -102,7 +102,7 @@ class _Search:
         return found
 
     def _found(self, given: Path | None) -> Debuginfo:
-        wanted = self.wanted.packages if self.wanted is not None else ()
+        wanted = self._packages()
         _log.info(
             "looking for that of kernel %s, build-id %s, packages %s",
             self.vmcore.release, self.vmcore.build_id or "unknown", " ".join(wanted) or "unknown",
@@ -205,12 +205,15 @@ class _Search:
         rules = self.home.debuginfo
         if source is Source.PACKAGE_MANAGER and (rules is None or self.wanted is None):
             return self.home.title, "vmbox does not know its debug packages"
-        if source is Source.PACKAGE_MANAGER and self.wanted is not None and not self.wanted.packages:
+        if source is Source.PACKAGE_MANAGER and rules is not None and rules.packages and not self._packages():
             return self.home.title, "the dump does not say which package its kernel came from"
         if source is Source.URLS and rules is not None and rules.archives:
             whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""
             return "archives", f"none{whose} is known to have it"
         return None
+
+    def _packages(self) -> tuple[str, ...]:
+        return self.wanted.packages if self.wanted is not None else ()
 
     def _answer(self, question: Question) -> Debuginfo | None:
         if isinstance(question, Candidate):
@@ -280,6 +283,7 @@ class _Search:
         try:
             if host in self.unreachable:
                 raise self.unreachable[host]
+            certificates.require(mirrors.rewrite(candidate.remote.url))
             return self._fetch(candidate)
         except DebuginfoError as error:
             self._failed(host, candidate.remote.url, error)

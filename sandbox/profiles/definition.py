@@ -128,7 +128,7 @@ class DebuginfoRules:
     """Where to find a kernel's debuginfo, and how to verify that it is the vendor's."""
 
     format: DebuginfoFormat
-    """deb or rpm."""
+    """deb or rpm; vmlinux where there are no packages."""
     packages: tuple[str, ...]
     """Templates, tried in order. `{release}` is uname -r, `{arch}` the distribution's name of the architecture. The
     named groups of `version` can also be used."""

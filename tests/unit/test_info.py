@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.commands.info import describe, facts, show_release
-from sandbox.debuginfo import RemotePackage, locate, repodata
+from sandbox.debuginfo import RemotePackage, certificates, locate, repodata
 from sandbox.debuginfo.store import About, Store
 from sandbox.dump import identify
 from sandbox.dump.release import of_release
@@ -64,6 +64,8 @@ def test_what_is_printed_is_what_run_asks(
 
     monkeypatch.setattr(module, "fetch", fetch)
     monkeypatch.setattr(repodata, "find", lambda base, *_: asked.append(base) or [])
+    # With a subscription.
+    monkeypatch.setattr(certificates, "require", lambda _: None)
     monkeypatch.setattr(repodata, "text", lambda index, *_: asked.append(index) or "2023.9.20260601")
     dump = replace(of_release(release, version or None), build_id="01" * 20)
     with pytest.raises(DebuginfoNotFound):

@@ -112,6 +112,7 @@ HOMES = {
     "photon": "photon",
     "elrepo": "elrepo",
     "alibaba": "alibaba",
+    "arch-like": "arch",
     "amazon:2027": "amazon-2027",
 }
 """Class of releases: its profile. Minor versions have that of their major version. All others have `latest`."""

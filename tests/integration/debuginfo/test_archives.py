@@ -106,6 +106,18 @@ def test_rhel_is_fetched_only_from_its_cdn(world: World) -> None:
     assert [path for path, _ in world.archive.requests] == [f"/cdn.redhat.com/{tree}" for tree in trees]
 
 
+def test_without_a_subscription_the_cdn_is_not_asked(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_USUAL", {world.archive.url: str(tmp_path / "nothing")})
+    with pytest.raises(DebuginfoNotFound) as caught:
+        world.locate(vendor="rhel")
+    said = "needs a subscription, whose certificate is not on this host: 5 places (cdn.redhat.com)"
+    assert caught.value.detail == said
+    assert NAME in caught.value.hint
+    assert world.archive.requests == []
+
+
 @pytest.mark.parametrize("tree", ["dist/rhel8/8", "eus/rhel8/8.0", "tus/rhel8/8.0"])
 def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: str) -> None:
     """The server requires a client certificate of its authority, as Red Hat's CDN does."""

@@ -12,6 +12,7 @@ import archives
 from debuginfo_bench import Bench
 from sandbox import profiles
 from sandbox.case import package_query
+from sandbox.debuginfo import locate
 from sandbox.debuginfo.lookup import peek
 from sandbox.debuginfo.package_names import file_names, package_names
 from sandbox.debuginfo.urls import Source
@@ -226,6 +227,25 @@ def test_what_apt_says_of_a_host_that_is_not_reachable(line: str, *, unreachable
     assert bool(package_query._UNREACHABLE.search(f"Err:1 http://x InRelease\n{line}\n")) is unreachable
 
 
+@pytest.mark.parametrize(
+    ("release", "said"),
+    [
+        ("6.6.32-1-lts", "Arch Linux publishes no debug information of its kernels"),
+        ("6.4.0-150700.53.3-default", "SUSE publishes SLES 15 SP7 to subscribers only"),
+        ("4.4.180-94.164-default", "SUSE publishes SLES 12 to subscribers only"),
+    ],
+)
+def test_what_a_vendor_does_not_publish_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str, said: str
+) -> None:
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
+    dump = replace(of_release(release, None), arch="x86_64")
+    with pytest.raises(DebuginfoNotFound) as caught:
+        locate(dump, profiles.select(dump).distribution, package_query=lambda *_: [], cache=tmp_path)
+    assert said in (caught.value.detail or "")
+    assert "package manager" not in (caught.value.detail or "")
+
+
 def test_what_is_alike_is_counted(bench: Bench) -> None:
     bench.urls = ("/gone", "/gone/too", "/no", "/odd")
     bench.archive.statuses = [404, 410, 403]
@@ -236,7 +256,7 @@ def test_what_is_alike_is_counted(bench: Bench) -> None:
     _, *lines = (caught.value.detail or "").splitlines()
     assert lines == [
         "not there: 2 places (127.0.0.1)",
-        "refused, as to one without a subscription: 1 place (127.0.0.1)",
+        "refused: 1 place (127.0.0.1)",
     ]
     bench.urls = bench.urls[:3]
     bench.archive.statuses = [404, 410, 403]
