@@ -121,4 +121,4 @@ def test_a_kernel_without_btf_says_so(podman_rootful: EngineUnderTest, own_kerne
     dump.write_bytes(own_kernel.read_bytes().replace(b"\x9f\xeb\x01\x00\x18\x00\x00\x00", bytes(8)))
     cold = replace(podman_rootful, env={**podman_rootful.env, "VMBOX_CACHE_DIR": str(tmp_path / "cache")})
     said = run(cold, "run", dump, "--", "bt", status=40)[1]
-    assert "nor is the dump read without it: error: the kernel's BTF is not read" in said
+    assert "nor is the dump read without it: the kernel's BTF is not read" in said
