@@ -32,6 +32,7 @@ from sandbox.engine import Bind, ContainerSpec, Engine, connect
 from sandbox.host import paths
 from sandbox.image.package_sources import apt_settings, source_lines
 
+DRGN_BT = "from drgn.commands import run_command; run_command(prog, 'crash bt')"
 DRGN = "import drgn, sys; p = drgn.Program(); p.set_core_dump(sys.argv[1]); p['UTS_RELEASE']"
 
 INSTALL = """
@@ -87,6 +88,18 @@ def main() -> None:
             row("bt, warm", cold, "crash, vmlinux as shipped", one_shot, given)
             closed = lambda: vmbox("close", vmcore)  # noqa: E731 - as above
             row("bt, case not open", cold, "crash, vmlinux as shipped", one_shot, given, before=closed)
+
+            def by_drgn() -> None:
+                vmbox("run", vmcore, "--with", "drgn", "--", "bt")
+
+            def drgn_by_hand() -> None:
+                argv = ["drgn", "-q", "--no-default-symbols", "-c", DUMP, "-s", "/shipped/vmlinux", "-e", DRGN_BT]
+                with engine.exec(container, argv) as process:
+                    while process.read():
+                        pass
+
+            row("bt of drgn, warm", by_drgn, "drgn, vmlinux as shipped", drgn_by_hand, given)
+            row("bt of drgn, case not open", by_drgn, "drgn, vmlinux as shipped", drgn_by_hand, given, before=closed)
         if not given.no_install:
             first(engine, vmcore)
     finally:

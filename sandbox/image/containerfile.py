@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.host import paths
-from sandbox.image import wheels
 from sandbox.image.package_sources import machine, package_sources
-from sandbox.profiles import Profile
+from sandbox.profiles import Profile, wheels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from sandbox.errors import ConfigurationError
 from sandbox.host import paths
 from sandbox.host.decode import DecodeError, decode, read_toml
 from sandbox.model import kernel_version
+from sandbox.profiles import wheels
 from sandbox.profiles.definition import Crash, Profile
 
 CRASH_CHANGES: Final = "crash-changes.toml"
@@ -88,5 +89,17 @@ def with_version(profile: Profile, versions: Mapping[str, str]) -> Profile:
 
 def doubts(profile: Profile, versions: Mapping[str, str], release: str | None) -> dict[str, str]:
     """By debugger of an image: the reason why it may answer wrongly about a kernel of `release`, where one is known."""
-    said = with_version(profile, versions).doubt(release)
-    return {} if said is None else {"crash": said}
+    said = {"crash": with_version(profile, versions).doubt(release), "drgn": _doubt_drgn(versions, release)}
+    return {name: words for name, words in said.items() if words is not None}
+
+
+def _doubt_drgn(versions: Mapping[str, str], release: str | None) -> str | None:
+    known = wheels.load()
+    newer = release is not None and kernel_version(release) > kernel_version(known.max_kernel)
+    # Nothing is known of a version that is newer than the one of the file.
+    if not newer or "drgn" not in versions or _numbers(versions["drgn"]) > _numbers(known.version):
+        return None
+    return (
+        f"drgn {versions['drgn']} was tried with kernels up to {known.max_kernel}, and this is {release}: "
+        "what it prints may be wrong"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
@@ -12,6 +13,7 @@ import pytest
 from engines import EngineUnderTest
 from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
+from sandbox.case.places import DUMP, VMLINUX
 from sandbox.debugger import DEBUGGERS, Debugger, StartMode
 from sandbox.debugger.drgn import Drgn
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed
@@ -107,6 +109,83 @@ def test_crash_drgn_and_a_toy_take_turns_in_one_case(case: Case) -> None:
     assert (case.directory / "up-2").read_text() == "toy"
     assert ask(case, crash, "!echo $PPID") == pids
     assert ask(case, drgn, "bt")[0][1] == ask(case, drgn, "bt")[0][1] != ""
+
+
+ASKED = """
+sys
+set
+bt
+bt -a
+bt -l
+bt 1
+ps
+ps -m
+ps -t
+ps | grep -c kworker
+foreach bt
+foreach UN bt
+runq
+kmem -i
+kmem -s
+log
+log | tail -3
+mod
+mount
+net
+irq -s
+dev -d
+files 1
+vm 1
+task 1
+timer
+swap
+sig 1
+ipcs
+struct list_head
+struct task_struct.pid,comm init_task
+*task_struct.comm init_task
+list_head
+p jiffies
+p init_task.comm
+p nosuch
+rd jiffies_64 4
+sym schedule
+sym nosuch
+whatis schedule
+vtop init_task
+eval 1 + 2
+search -c nosuchtext
+list task_struct.tasks -s task_struct.pid -H init_task
+help bt
+mach
+bt -Z
+bt > /scratch/bt.txt
+!wc -l /scratch/bt.txt
+""".strip().splitlines()
+
+
+def test_answers_are_what_drgn_prints(case: Case, podman_rootful: EngineUnderTest) -> None:
+    """The same commands, given by hand to drgn's own prompt for them, in the same container."""
+    mark = "a line of this test and of nothing else"
+    lines = f"!echo {mark}\n" + "".join(f"{command}\n!echo {mark}\n" for command in ASKED)
+    code = "from drgn.commands import run_command; run_command(prog, 'crash')"
+    drgn = f'PYTHONUNBUFFERED=1 drgn -q --no-default-symbols -c {DUMP} -s {VMLINUX} -e "{code}" 2>&1'
+    with podman_rootful.engine.exec(case.container, ["sh", "-c", drgn], stdin=True) as process:
+        process.write(f"{lines}exit\n".encode())
+        said = b"".join(iter(process.read, b"")).decode(errors="surrogateescape")
+    expected = [part.replace("%crash> ", "") for part in said.split(f"{mark}\n")[1:-1]]
+    assert len(expected) == len(ASKED), said[-1000:]
+    answers = ask(case, DEBUGGERS["drgn"], *ASKED)
+    hint = "hint: crash may answer it"
+    differing = [
+        "\n".join([command, *difflib.unified_diff(there.splitlines(), ours.splitlines(), "drgn", "vmbox")])
+        for command, (_, answer), there in zip(ASKED, answers, expected, strict=True)
+        if (ours := "".join(line for line in answer.splitlines(keepends=True) if not line.startswith(hint))) != there
+    ]
+    assert not differing, "\n\n".join(differing)
+    failed = {command for command, (status, _) in zip(ASKED, answers, strict=True) if status == "error"}
+    assert {"p nosuch", "mach", "bt -Z"} <= failed
+    assert not failed & {"bt", "ps", "log", "kmem -i", "runq", "foreach bt", "files 1", "vm 1"}
 
 
 def test_two_debuggers_are_asked_in_one_turn(case: Case) -> None:

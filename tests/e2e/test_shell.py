@@ -144,6 +144,16 @@ def test_drgn_prompt(engine: EngineUnderTest, own_dump: Path) -> None:
         terminal.expect(pexpect.EOF)
 
 
+def test_drgn_prompt_with_the_commands_of_crash(engine: EngineUnderTest, own_dump: Path) -> None:
+    with _shell(engine, own_dump, "--with", "drgn") as terminal:
+        terminal.expect("%crash> ")
+        terminal.sendline("p init_task.pid")
+        terminal.expect(r"init_task\.pid = \(pid_t\)0")
+        terminal.expect("%crash> ")
+        terminal.sendline("exit")
+        terminal.expect(pexpect.EOF)
+
+
 def test_drgn_for_an_image_without_it(docker_engine: EngineUnderTest, dumps, tmp_path: Path) -> None:
     dump = str(dumps("5.10"))
     (tmp_path / "images").mkdir()

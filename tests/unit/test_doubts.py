@@ -40,5 +40,15 @@ def test_doubts_go_by_the_version_in_the_image() -> None:
     assert "crash 8.0.2 of latest" in profiles.doubts(newest, {"crash": "8.0.2"}, "6.1.0-50-cloud-amd64")["crash"]
 
 
+def test_a_kernel_that_no_debugger_knows() -> None:
+    newest = profiles.by_name("latest")
+    found = profiles.doubts(newest, {"crash": "9.0.2", "drgn": "0.3.0"}, "7.9.0-1-amd64")
+    assert found["drgn"].startswith("drgn 0.3.0 was tried with kernels up to 7.3, and this is 7.9.0-1-amd64")
+    assert "crash" in found
+    assert profiles.doubts(newest, {"crash": "9.0.2", "drgn": "0.4.0"}, "7.9.0-1-amd64").keys() == {"crash"}
+    assert profiles.doubts(newest, {"crash": "9.0.2", "drgn": "0.3.0"}, "7.3.1-1-amd64").keys() == {"crash"}
+    assert profiles.doubts(newest, {"crash": "9.0.2"}, "7.9.0-1-amd64").keys() == {"crash"}
+
+
 def test_changes_name_their_commit() -> None:
     assert all(one.commit and one.what for one in crash_changes())

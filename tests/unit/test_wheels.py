@@ -14,7 +14,8 @@ import pytest
 
 from sandbox import profiles
 from sandbox.host import config, paths
-from sandbox.image import containerfile, wheels
+from sandbox.image import containerfile
+from sandbox.profiles import wheels
 
 INSTALL = paths.data_dir() / "Containerfile.d" / "files" / "install-drgn"
 

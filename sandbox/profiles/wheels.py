@@ -28,6 +28,8 @@ class Wheels:
 
     version: str
     """Of drgn."""
+    max_kernel: str
+    """major.minor of the newest kernel that this version was tried with."""
     wheel: tuple[Wheel, ...]
 
 
