@@ -165,15 +165,23 @@ bt > /scratch/bt.txt
 
 
 def test_answers_are_what_drgn_prints(case: Case, podman_rootful: EngineUnderTest) -> None:
-    """The same commands, given by hand to drgn's own prompt for them, in the same container."""
+    """The same commands, given by hand to drgn's own function for them, in the same container."""
     mark = "a line of this test and of nothing else"
-    lines = f"!echo {mark}\n" + "".join(f"{command}\n!echo {mark}\n" for command in ASKED)
-    code = "from drgn.commands import run_command; run_command(prog, 'crash')"
-    drgn = f'PYTHONUNBUFFERED=1 drgn -q --no-default-symbols -c {DUMP} -s {VMLINUX} -e "{code}" 2>&1'
-    with podman_rootful.engine.exec(case.container, ["sh", "-c", drgn], stdin=True) as process:
-        process.write(f"{lines}exit\n".encode())
+    code = (
+        "import sys\n"
+        "from drgn.commands import _write_command_error, run_command\n"
+        "def say(error): _write_command_error(sys.stderr, error, prefix='drgn: crash')\n"
+        "for line in sys.stdin:\n"
+        "    run_command(prog, 'crash ' + line.rstrip(), globals=globals(), onerror=say)\n"
+        f"    print({mark!r})\n"
+    )
+    argv = ["drgn", "-q", "--no-default-symbols", "-c", DUMP, "-s", VMLINUX, "-e", code]
+    wrapper = ["sh", "-c", 'PYTHONUNBUFFERED=1 exec "$@" 2>&1', "sh", *argv]
+    with podman_rootful.engine.exec(case.container, wrapper, stdin=True) as process:
+        process.write("".join(f"{command}\n" for command in ASKED).encode())
+        process.close_stdin()
         said = b"".join(iter(process.read, b"")).decode(errors="surrogateescape")
-    expected = [part.replace("%crash> ", "") for part in said.split(f"{mark}\n")[1:-1]]
+    expected = said.split(f"{mark}\n")[:-1]
     assert len(expected) == len(ASKED), said[-1000:]
     answers = ask(case, DEBUGGERS["drgn"], *ASKED)
     hint = "hint: crash may answer it"
