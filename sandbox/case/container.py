@@ -121,7 +121,7 @@ def open_case(
                 labels.DIRECTORY: str(directory),
                 labels.HOST: platform.node(),
             },
-            env={"TOKEN": token, "IDLE": str(idle)},
+            env={"IDLE": str(idle)},
             limits=limits(info),
         )
         _log.info(
@@ -133,7 +133,7 @@ def open_case(
             with reporter.step("Starting the case container"):
                 container = _start_container(engine, spec, dump, info)
                 if there:
-                    said = _await_ready_remote(engine, container.id)
+                    said = _await_ready_remote(engine, container.id, token)
                 else:
                     said = _await_ready(directory / store.SHARED, token, engine, container.id, spec)
                 versions = _versions(said, image)
@@ -417,15 +417,18 @@ def _last_words(engine: Engine, container: str, spec: ContainerSpec) -> str:
     return ""
 
 
-def _await_ready_remote(engine: Engine, container: str) -> str:
+def _await_ready_remote(engine: Engine, container: str, token: str) -> str:
     try:
-        with engine.exec(container, [RELAY, "ready"]) as waiting:
+        with engine.exec(container, [RELAY, "ready"], stdin=True) as waiting:
+            waiting.write(f"{token}\n".encode())
             answer = waiting.read()
             if waiting.exit_code() == 0:
                 return answer.decode(errors="replace")
             said = waiting.errors
     except EngineError as error:
         said = error.message.encode()
+    except OSError as error:
+        said = (error.strerror or str(error)).encode()
     raise SessionFailed(
         "the case container ended before it was ready",
         hint="vmbox doctor --engine checks the engine",
@@ -445,12 +448,15 @@ def _versions(said: str, image: str) -> dict[str, str]:
 
 
 def _await_ready(directory: Path, token: str, engine: Engine, container: str, spec: ContainerSpec) -> str:
-    """Waits for the session script to hold the FIFOs, so that a client that finds the case can use it.
+    """Gives the session script its token and waits until it holds the FIFOs, so that who finds the case can use it.
 
     Returns what it says of the image.
     """
+    # For reading too: then it waits for no reader, and what is written stays until the script reads it.
+    control = os.open(directory / "ctl", os.O_RDWR | os.O_NONBLOCK)
     descriptor = os.open(directory / "out", os.O_RDONLY | os.O_NONBLOCK)
     try:
+        os.write(control, f"{token}\n".encode())
         seen = b""
         deadline = time.monotonic() + 30
         ready = re.compile(re.escape(token).encode() + rb" ready ?(.*)\n")
@@ -468,3 +474,4 @@ def _await_ready(directory: Path, token: str, engine: Engine, container: str, sp
         return found[1].decode(errors="replace")
     finally:
         os.close(descriptor)
+        os.close(control)

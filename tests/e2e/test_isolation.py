@@ -48,7 +48,7 @@ QUESTIONS = {
 
 Seen = Mapping[str, str]
 
-_ENVIRONMENT = {"PATH", "HOME", "TMPDIR", "LC_ALL", "LESSSECURE", "TOKEN", "IDLE", "HOSTNAME", "container", "TERM"}
+_ENVIRONMENT = {"PATH", "HOME", "TMPDIR", "LC_ALL", "LESSSECURE", "IDLE", "HOSTNAME", "container", "TERM"}
 _ENVIRONMENT |= {"GLIBC_TUNABLES"}
 _ENVIRONMENT |= {"DEBIAN_FRONTEND"}  # of the image
 _DEVICES = {"console", "core", "fd", "full", "mqueue", "null", "ptmx", "pts", "random", "shm", "stderr", "stdin"}
@@ -374,7 +374,7 @@ def spec(engine: EngineUnderTest, own_dump: Path, case: dict[str, Any]) -> Conta
         debuginfo=Path(case["vmlinux"]).parent,
         runtime=runtime,
         labels={"vmbox.test": "isolation"},
-        env={"TOKEN": "0", "IDLE": "0"},
+        env={"IDLE": "0"},
         limits=limits(engine.engine.info()),
     )
 

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pexpect
 
@@ -176,6 +177,11 @@ def test_a_crash_that_hangs_is_ended_and_its_case_stays(vmbox, own_dump: Path) -
     assert json.loads(vmbox("list", "--json").stdout) == [before]
 
 
+def described(engine: EngineUnderTest) -> list[dict[str, Any]]:
+    """What the open cases have written down for their clients."""
+    return [json.loads(file.read_text()) for file in Path(engine.env["VMBOX_RUNTIME_DIR"]).glob("cases/*/case.json")]
+
+
 def test_a_case_that_a_dump_took_over_holds_no_client(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     """It holds its lock, prints without end, says that crash has ended, and keeps its FIFOs full."""
     vmbox("run", own_dump, "--", "p 1")
@@ -188,7 +194,13 @@ def test_a_case_that_a_dump_took_over_holds_no_client(vmbox, engine: EngineUnder
     flooded = engine.run("run", str(own_dump), "--timeout", "5", "--output", str(out), "--", flood, "--", "bt > bt.txt")
     assert flooded.returncode in {60, 61, 62}, flooded.stderr
     assert {path.name for path in out.iterdir()} <= {"bt.txt"}
-    lie = '!pkill yes; (yes "$TOKEN exit 1 0badcafe") 2>/dev/null &'
+    (token,) = (one["token"] for one in described(engine) if one["id"] == case["id"])
+    known = vmbox(
+        "run", own_dump, "--timeout", "60", "--", "!pkill yes; env; cat /proc/*/environ /proc/*/cmdline"
+    ).stdout
+    assert b"IDLE=" in known
+    assert token.encode() not in known
+    lie = f"!(yes '{token} exit 1 0badcafe') 2>/dev/null &"
     lied = engine.run("--set", "start=5", "run", str(own_dump), "--timeout", "5", "--", lie, "--", "p 1")
     assert lied.returncode in {60, 61, 62}, lied.stderr
     fill = "!pkill yes; (while :; do head -c 4096 /dev/zero; done >/run/vmbox/ctl) >/dev/null 2>&1 &"

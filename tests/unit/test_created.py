@@ -27,7 +27,7 @@ SPEC = container_spec(
     debuginfo=Path("/evidence/debuginfo"),
     runtime=Path("/evidence/runtime"),
     labels={},
-    env={"TOKEN": "0", "IDLE": "0"},
+    env={"IDLE": "0"},
     limits=Limits(memory=LIMIT, cpus=1.5, pids=512, scratch=LIMIT // 8),
 )
 PODMAN = ("podman-rootful", "podman-rootless")

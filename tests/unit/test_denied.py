@@ -13,7 +13,7 @@ from sandbox.case import container
 from sandbox.engine import ContainerSpec, EngineInfo, messages
 from sandbox.errors import DumpUnreadable, EngineFailed, SessionFailed
 
-SPEC = ContainerSpec(image="x", argv=["session"], name="case", env={"TOKEN": "feed", "IDLE": "1800"})
+SPEC = ContainerSpec(image="x", argv=["session"], name="case", env={"IDLE": "1800"})
 
 
 class Engine:
@@ -83,7 +83,8 @@ def test_a_limit_and_a_security_module_have_hints_of_their_own() -> None:
 
 
 def test_the_words_of_a_case_that_ended_at_once_are_shown(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "out")
+    for name in ("out", "ctl"):
+        os.mkfifo(tmp_path / name)
     engine = Engine("session: 35: cannot open /run/vmbox/in: Permission denied")
     with pytest.raises(SessionFailed) as ended:
         container._await_ready(tmp_path, "feed", engine, "0123", SPEC)  # type: ignore[arg-type]  # a stand-in

@@ -75,7 +75,7 @@ def _spec(engine: EngineUnderTest, image: str) -> ContainerSpec:
         debuginfo=directory / "debuginfo",
         runtime=directory / "runtime",
         labels={"vmbox.test": "hostile"},
-        env={"TOKEN": "0", "IDLE": "0"},
+        env={"IDLE": "0"},
         limits=limits(engine.engine.info()),
     )
     parts = {name: getattr(case, name) for name in ContainerSpec.__slots__}

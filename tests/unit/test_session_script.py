@@ -1,0 +1,66 @@
+"""The script that is PID 1 of a case, run here with its places below another directory. (In a case: e2e/test_session.)"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox.case.places import SESSION_VERSION
+from sandbox.host import paths
+
+TOKEN = "feed" * 8
+NAMES = ("in", "out", "in-2", "out-2", "ctl")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    files = paths.data_dir() / "Containerfile.d" / "files"
+    places = {"/tmp/": "tmp/", "/run/vmbox": "run", "/scratch": "scratch", "/usr/libexec/vmbox/versions": "versions"}
+    text = (files / "session").read_text(encoding="utf-8")
+    for place, here in places.items():  # /tmp/ first: the others become paths below it
+        text = text.replace(place, str(tmp_path / here) + "/" * here.endswith("/"))
+    for name in ("run", "tmp", "scratch"):
+        (tmp_path / name).mkdir()
+    for name in NAMES:
+        os.mkfifo(tmp_path / "run" / name)
+    (tmp_path / "run" / "lock").touch()
+    (tmp_path / "versions").write_text("crash=8.0.2")
+    process = subprocess.Popen(["sh", "-c", text, "session"], env={"PATH": os.environ["PATH"], "IDLE": "60"})
+    yield process
+    process.kill()
+    process.wait()
+
+
+def until(descriptor: int, end: bytes) -> bytes:
+    said, deadline = b"", time.monotonic() + 30
+    while end not in said:
+        assert time.monotonic() < deadline, said
+        try:
+            said += os.read(descriptor, 65536)
+        except BlockingIOError:
+            time.sleep(0.02)
+    return said
+
+
+def test_what_a_debugger_can_read_has_no_token(script: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Nor has what it can read of the script: it runs as the same user."""
+    ctl, out = (os.open(tmp_path / "run" / name, os.O_RDWR | os.O_NONBLOCK) for name in ("ctl", "out"))
+    try:
+        os.write(ctl, f"{TOKEN}\n".encode())
+        assert until(out, b"\n") == f"{TOKEN} ready {SESSION_VERSION} crash=8.0.2\n".encode()
+        os.write(ctl, b"start 1 0badcafe env\n")
+        assert b"IDLE=60\n" in until(out, f"{TOKEN} exit 0 0badcafe\n".encode()).partition(TOKEN.encode())[0]
+        os.write(ctl, f"start 1 0badcafe cat /proc/{script.pid}/environ /proc/{script.pid}/cmdline\n".encode())
+        said = until(out, f"{TOKEN} exit 0 0badcafe\n".encode())
+        assert b"IDLE=60\0" in said
+        assert said.count(TOKEN.encode()) == 1
+        os.write(ctl, b"stop\n")
+        assert script.wait(timeout=30) == 0
+    finally:
+        os.close(ctl)
+        os.close(out)
