@@ -19,6 +19,10 @@ _UNREACHABLE: Final = re.compile(
     r"Could not resolve '[^']+'|Temporary failure resolving '[^']+'|(?:Could not|Unable to) connect to [\w.:-]+"
 )
 """apt's words (methods/connect.cc)."""
+_ANSWER: Final = re.compile(
+    r"(?P<package>[^\t]+)\t(?P<url>https?://[^\t ]+)\t(?P<size>[0-9]{1,18})\t(?P<sha256>[0-9a-f]{64})"
+)
+"""A line of the query script. What is in it comes from an archive."""
 
 
 class ContainerPackageQuery:
@@ -63,10 +67,18 @@ class ContainerPackageQuery:
                     hint="check the network and proxy settings, or name a mirror in $VMBOX_MIRRORS",
                     detail=said,
                 ) from error
-        for line in answer.decode(errors="replace").splitlines():
-            package, url, size, sha256 = line.split("\t")
-            name, _, version = package.partition("=")
-            yield RemotePackage(package=name, version=version, url=url, size=int(size), sha256=sha256)
+        for line in filter(None, answer.decode(errors="replace").split("\n")):
+            found = _ANSWER.fullmatch(line)
+            if found is None or found["package"] not in packages:
+                raise DownloadFailed(
+                    f"the package sources of {self._profile.title} gave an answer that is none",
+                    hint="name another mirror in $VMBOX_MIRRORS",
+                    detail=line[:200],
+                )
+            name, _, version = found["package"].partition("=")
+            yield RemotePackage(
+                package=name, version=version, url=found["url"], size=int(found["size"]), sha256=found["sha256"]
+            )
 
     def _architecture(self) -> list[str]:
         """The configuration with which apt looks for packages of another architecture."""

@@ -50,7 +50,8 @@ _HINT: Final = "bt, ps, log, struct, rd, kmem, files, dis, sym, foreach … bt; 
 
 def check_reading(command: str) -> None:
     """Raises `UsageError` for a command that may do more than read the dump."""
-    words = command.split()
+    # crash takes quotes away before it looks for options.
+    words = command.replace('"', " ").replace("'", " ").split()
     if not words:
         raise UsageError("there is no command", hint=_HINT)
     first, rest = words[0], words[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,10 @@ _MANY_FILES: Final = 200_000
 def kind(path: Path) -> DebuginfoFormat:
     """The format of a file. Raises `DebuginfoNotFound` if it can contain no vmlinux."""
     try:
-        with path.open("rb") as file:
+        # A FIFO would wait for a writer.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise DebuginfoNotFound(f"{path} is not a regular file", hint="check the path given with --debuginfo")
             head = file.read(8)
     except FileNotFoundError:
         hint = "check the path given with --debuginfo"
@@ -71,13 +75,17 @@ def candidates(directory: Path, release: str | None) -> Iterator[Path]:
             plain = _VMLINUX.fullmatch(name) is not None
             if plain or _PACKAGE.fullmatch(name):
                 path = str(Path(parent) / name)
-                found.append((not plain, release is None or release not in path, path))
+                if os.path.isfile(path):  # noqa: PTH113 - of up to 200,000
+                    found.append((not plain, release is None or release not in path, path))
     for _, _, path in sorted(found):
         yield Path(path)
 
 
 def beside(dump: Path, release: str | None) -> Iterator[Path]:
-    """What lies in the dump's own directory and looks like its debuginfo."""
+    """What lies in the dump's own directory and looks like its debuginfo: regular files, and links.
+
+    Links are for the caller to refuse in words: who made the directory chose where they lead.
+    """
     try:
         names = sorted(path.name for path in dump.parent.iterdir())
     except OSError:
@@ -85,14 +93,14 @@ def beside(dump: Path, release: str | None) -> Iterator[Path]:
     wanted = {"vmlinux", f"vmlinux-{release}", f"vmlinux-{release}.debug"}
     for name in names:
         path = dump.parent / name
-        if path.is_file() and (
+        if (path.is_symlink() or path.is_file()) and (
             name in wanted or (release is not None and release in name and _PACKAGE.fullmatch(name))
         ):
             yield path
 
 
 def modules(directory: Path) -> Iterator[Path]:
-    """Module files under `directory`."""
+    """Module files under `directory`; no links, since the directory may be that of a dump."""
     seen = 0
     for parent, directories, files in os.walk(directory):
         directories.sort()
@@ -100,5 +108,6 @@ def modules(directory: Path) -> Iterator[Path]:
         if len(Path(parent).relative_to(directory).parts) >= _DEPTH or seen > _MANY_FILES:
             directories.clear()
         for name in sorted(files):
-            if name.endswith((".ko", ".ko.debug")):
-                yield Path(parent) / name
+            path = Path(parent) / name
+            if name.endswith((".ko", ".ko.debug")) and stat.S_ISREG(path.lstat().st_mode):
+                yield path

@@ -29,7 +29,7 @@ from sandbox.debuginfo.urls import (
     questions,
     repository_urls,
 )
-from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError, Unreachable, VmboxError
+from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError, Unreachable, VmboxError, pasteable
 from sandbox.host import config, mirrors, paths
 from sandbox.log import Log
 from sandbox.model import Debuginfo, DebuginfoFormat, Vmcore
@@ -183,6 +183,10 @@ class _Search:
             if trust.strict():
                 self.reporter.notice(f'{path} is not used: nothing signed it, and verify is "strict"')
                 self.search_log.note(str(path), 'nothing signed it, and verify is "strict"')
+                continue
+            if path.is_symlink():
+                self.reporter.notice(f"{path} is not used: it is a link; --debuginfo {pasteable(path)} uses it")
+                self.search_log.note(str(path), "it is a link, which only --debuginfo follows")
                 continue
             try:
                 return self._from_file(path)

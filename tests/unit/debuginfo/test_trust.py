@@ -17,7 +17,7 @@ from debuginfo_bench import Bench
 from sandbox import profiles
 from sandbox.case import provision
 from sandbox.cli import app
-from sandbox.debuginfo import add
+from sandbox.debuginfo import add, local
 from sandbox.debuginfo.inventory import cached_builds
 from sandbox.debuginfo.lookup import peek
 from sandbox.errors import DebuginfoNotFound, VmboxError
@@ -144,6 +144,38 @@ def test_strict_refuses_what_lies_beside(
     strict()
     assert bench.locate(vmcore=ours).vmlinux.read_bytes() == GOOD
     assert any("nothing signed it" in notice for notice in bench.heard.notices)
+
+
+@pytest.mark.parametrize("name", ["vmlinux", f"linux-image-{archives.RELEASE}-dbg_1_amd64.deb"])
+def test_a_link_beside_a_dump_is_followed_only_where_the_user_names_it(
+    bench: Bench, dumps: tuple[Vmcore, Vmcore], tmp_path: Path, name: str
+) -> None:
+    _, ours = dumps
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(archives.deb({archives.PATH: EVIL}) if name.endswith(".deb") else EVIL)
+    link = ours.path.with_name(name)
+    link.symlink_to(elsewhere)
+    assert bench.locate(vmcore=ours).vmlinux.read_bytes() == GOOD
+    assert f"{link} is not used: it is a link; --debuginfo {link} uses it" in bench.heard.notices
+    assert bench.locate(vmcore=ours, given=link).vmlinux.read_bytes() == EVIL
+
+
+def test_a_fifo_and_a_device_are_no_debuginfo(bench: Bench, dumps: tuple[Vmcore, Vmcore], tmp_path: Path) -> None:
+    """Neither keeps its reader waiting, nor gives it data without an end."""
+    _, ours = dumps
+    directory = tmp_path / "given"
+    directory.mkdir()
+    os.mkfifo(directory / "vmlinux")
+    (directory / f"vmlinux-{archives.RELEASE}").symlink_to("/dev/zero")
+    os.mkfifo(directory / "ext4.ko")
+    (directory / "xfs.ko").symlink_to("/etc/passwd")
+    assert [*local.candidates(directory, archives.RELEASE)] == []
+    assert [*local.modules(directory)] == []
+    for path in (directory / "vmlinux", Path("/dev/zero")):
+        with pytest.raises(DebuginfoNotFound, match="is not a regular file"):
+            bench.locate(vmcore=ours, given=path)
+    os.mkfifo(ours.path.with_name("vmlinux"))
+    assert bench.locate(vmcore=ours).vmlinux.read_bytes() == GOOD
 
 
 def test_added_is_for_every_dump(
