@@ -1,4 +1,4 @@
-"""The script that is PID 1 of a case, run here with its places below another directory. (In a case: e2e/test_session.)"""
+"""The script that is PID 1 of a case, run here with its places below another directory (in a case: e2e/)."""
 
 from __future__ import annotations
 
