@@ -236,7 +236,11 @@ def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:
         home = select(vmcore).distribution
     except UnknownKernel:
         home = None
-    if (found := peek(vmcore, home, cache)) is None:
+    try:
+        found = peek(vmcore, home, cache)
+    except ConfigurationError:
+        return None  # of another user, as above
+    if found is None:
         return None
     return {
         "vmlinux": str(found.vmlinux),

@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Collection, Iterator
@@ -91,9 +92,13 @@ class Store:
         self.entries_dir = root / "debuginfo"
 
     def find(self, key: str) -> Entry | None:
-        """The cached build of that key; None when it is missing or unreadable."""
+        """The cached build of that key; None when it is missing or unreadable.
+
+        Raises `ConfigurationError` for one of a stranger: see `_refuse_strangers`.
+        """
         directory = self.entries_dir / key
         try:
+            self._refuse_strangers(self.entries_dir, directory, directory / _ABOUT, directory / "vmlinux")
             entry = Entry(directory=directory, about=decode.read_json(About, directory / _ABOUT))
             if not entry.vmlinux.is_file():
                 return None
@@ -108,8 +113,9 @@ class Store:
         except FileNotFoundError:
             return
         for name in names:
-            if not name.startswith(".") and (entry := self.find(name)) is not None:
-                yield entry
+            with contextlib.suppress(ConfigurationError):
+                if not name.startswith(".") and (entry := self.find(name)) is not None:
+                    yield entry
 
     def private(self, dump: str, source: str = "*") -> list[Entry]:
         """What is kept for one dump, and of one source; what was used last first."""
@@ -196,7 +202,10 @@ class Store:
         directory = self.root / "downloads"
         self._make(directory)
         name = identity if _SHA256.fullmatch(identity) else hashlib.sha256(identity.encode()).hexdigest()
-        return directory / f"{name}.part"
+        part = directory / f"{name}.part"
+        with contextlib.suppress(FileNotFoundError):
+            self._refuse_strangers(part)
+        return part
 
     def _make(self, directory: Path) -> None:
         try:
@@ -207,6 +216,23 @@ class Store:
             raise ConfigurationError(
                 f"{directory}: {error.strerror}", hint="choose another cache: export VMBOX_CACHE_DIR=DIRECTORY"
             ) from None
+        self._refuse_strangers(directory)
+
+    def _refuse_strangers(self, *places: Path) -> None:
+        """Refuses places of another user, who is not root, in a cache that every user can write to.
+
+        Their owner could say that they were checked, and change them. Raises `ConfigurationError`, and OSError.
+        Where only a group can write, or another user alone, who set up the cache decided that they are trusted.
+        """
+        if not self.root.stat().st_mode & stat.S_IWOTH:
+            return
+        for place in places:
+            owner = place.lstat().st_uid
+            if owner not in {0, os.geteuid()}:
+                raise ConfigurationError(
+                    f"{place} belongs to user {owner}, and every user can write to this cache",
+                    hint="share a cache with a group only (docs/howto.md), or export VMBOX_CACHE_DIR=DIRECTORY",
+                )
 
     def prune(self, limit: int, *, keep: frozenset[str] = frozenset()) -> tuple[Entry, ...]:
         """Removes the least recently used builds until at most `limit` bytes are left; returns the removed ones.

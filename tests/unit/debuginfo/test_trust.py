@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,8 @@ from sandbox.cli import app
 from sandbox.debuginfo import add, local
 from sandbox.debuginfo.inventory import cached_builds
 from sandbox.debuginfo.lookup import peek
-from sandbox.errors import DebuginfoNotFound, VmboxError
+from sandbox.debuginfo.store import Store
+from sandbox.errors import ConfigurationError, DebuginfoNotFound, VmboxError
 from sandbox.host import paths
 from sandbox.model import Vmcore
 
@@ -188,6 +191,35 @@ def test_added_is_for_every_dump(
     for dump in dumps:
         assert bench.locate(vmcore=dump).vmlinux == entry.vmlinux
     assert bench.archive.requests == []
+
+
+@pytest.mark.parametrize("theirs", ["entry", "about.json", "vmlinux", "entries", "downloads", "part"])
+def test_a_cache_that_every_user_can_write_to(
+    bench: Bench, dumps: tuple[Vmcore, Vmcore], monkeypatch: pytest.MonkeyPatch, theirs: str
+) -> None:
+    """What a stranger put there, and says was checked, is used for nobody; a group's members are trusted."""
+    _, ours = dumps
+    bench.cache.mkdir(exist_ok=True)
+    bench.cache.chmod(0o1777)
+    first = bench.locate(vmcore=ours)
+    store = Store(bench.cache)
+    entries, part = first.directory.parent, store.part("http://archive.example/x")
+    part.write_bytes(b"theirs")
+    places = {"entry": first.directory, "entries": entries, "downloads": part.parent, "part": part}
+    stranger, real = places.get(theirs, first.directory / theirs), Path.lstat
+
+    def owned(path: Path) -> os.stat_result:
+        found = real(path)
+        return os.stat_result((*found[:4], 4711, *found[5:])) if path == stranger else found
+
+    monkeypatch.setattr(Path, "lstat", owned)
+    download = theirs in {"downloads", "part"}
+    ask = partial(store.part, "http://archive.example/x") if download else partial(bench.locate, vmcore=ours)
+    with pytest.raises(ConfigurationError, match=f"{re.escape(str(stranger))} belongs to user 4711"):
+        ask()
+    assert len([*store.entries()]) == (1 if download else 0)
+    bench.cache.chmod(0o2770)
+    assert bench.locate(vmcore=ours) == first
 
 
 def test_adding_takes_the_place_of_what_was_not_checked(bench: Bench, make_vmlinux: Callable[..., Path]) -> None:
