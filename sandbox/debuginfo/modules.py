@@ -1,7 +1,7 @@
 """Fetches debug files of modules when a command needs them, from the package that vmlinux came from.
 
 They are put into `modules/` beside vmlinux, where crash looks for NAME.ko and NAME.ko.debug. An open case has that
-directory mounted, so it sees them at once.
+directory mounted, so it sees them at once. NAME.unchecked is beside those that nothing signed was compared with.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from sandbox.debuginfo import extract as packages, local, trust
 from sandbox.debuginfo.deb_locator import DebFileLocator, data_blocks, md5sums
-from sandbox.debuginfo.download import read_package
+from sandbox.debuginfo.download import is_secure, read_package
 from sandbox.debuginfo.extract import ExtractSpec
 from sandbox.debuginfo.fetch import is_signed, ranged_url
 from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RangesUnsupported, RemoteStream, XzBlocks
@@ -32,6 +32,7 @@ from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
 
 _MODULE: Final = re.compile(r"(?:.*/)?([^/]+?)\.ko(\.debug)?$")
+_UNCHECKED: Final = ".unchecked"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +61,13 @@ def present(entry: Entry) -> frozenset[str]:
 
 
 def those_in(directory: Path) -> frozenset[str]:
-    """The same for the directory that vmlinux is in."""
+    """The same for the directory that vmlinux is in; without those that were not checked if `verify` is "strict"."""
     try:
-        names = [module_name(path.name) for path in (directory / "modules").iterdir()]
+        files = [path.name for path in (directory / "modules").iterdir()]
     except OSError:
         return frozenset()
-    return frozenset(name for name in names if name is not None)
+    refused = {name.removesuffix(_UNCHECKED) for name in files if name.endswith(_UNCHECKED) and trust.strict()}
+    return frozenset(name for name in map(module_name, files) if name is not None and name not in refused)
 
 
 def fetch_modules(vmlinux: Path, names: Iterable[str], reporter: Reporter = QUIET) -> Modules:
@@ -96,6 +98,8 @@ class _Room:
     def __init__(self, directory: Path, wanted: set[str]) -> None:
         self.wanted = frozenset(wanted)
         self.taken: set[str] = set()
+        self.checked = True
+        """Whether the files were compared with something signed, or are the user's own."""
         self._target = directory / "modules"
         try:
             self._scratch = tempfile.TemporaryDirectory(prefix=".modules-", dir=directory)
@@ -113,8 +117,13 @@ class _Room:
         if error is None:
             self._target.mkdir(exist_ok=True)
             for file in self.directory.iterdir():
+                mark = self._target / f"{module_name(file.name)}{_UNCHECKED}"
                 file.chmod(0o644)
+                if not self.checked:
+                    mark.touch(mode=0o644)
                 file.replace(self._target / file.name)
+                if self.checked:
+                    mark.unlink(missing_ok=True)
         self._scratch.cleanup()
 
     @property
@@ -150,7 +159,12 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
     if trust.strict() and not signed and remote.sha256 is None:
         raise VerificationFailed(f'{remote.url}: no hash of it is known, and verify is "strict"')
     url = ranged_url(remote, signed=signed, reporter=reporter) if signed or not trust.strict() else None
+    # vmlinux of every dump's came over TLS: its modules come no other way.
+    only_tls = trust.shared(about.check) and not signed and remote.sha256 is None
     if url is not None:
+        if only_tls and not url.startswith("https:"):
+            raise _without_tls(url)
+        room.checked = signed
         try:
             with reporter.step(title, unit="B") as step:
                 file = HttpFile(url, remote.size, reporter, step)
@@ -161,8 +175,21 @@ def _fill(room: _Room, entry: Entry, store: Store, reporter: Reporter) -> None:
         except CorruptData as error:
             raise VerificationFailed(f"{remote.url}: {error}") from None
     part = store.part(remote.sha256 or remote.url)
+    room.checked = signed or remote.sha256 is not None
+    if only_tls:
+        if not is_secure(remote.url):
+            raise _without_tls(remote.url)
+        # It may have come another way.
+        part.unlink(missing_ok=True)
     read_package(remote, part, lambda package: _from_start(room, package, contents), title=title, reporter=reporter)
     part.unlink(missing_ok=True)
+
+
+def _without_tls(url: str) -> VerificationFailed:
+    return VerificationFailed(
+        f"{url}: vmlinux came over TLS, and its modules would come without, and without a hash",
+        hint="give the package: vmbox debuginfo add PACKAGE",
+    )
 
 
 def _by_ranges(room: _Room, file: HttpFile, what: ExtractSpec) -> None:

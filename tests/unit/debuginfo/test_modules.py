@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_names() -> None:
 def test_a_few_of_many(bench: Bench, vmlinux: Path, package: bytes) -> None:
     got = fetch_modules(vmlinux, ["mod_037", "mod-003", "far_away", "nosuch"])
     assert got == Modules(fetched=("far_away", "mod_003", "mod_037"), missing=("nosuch",))
-    there = {path.name: path.read_bytes() for path in (vmlinux.parent / "modules").iterdir()}
+    there = {path.name: path.read_bytes() for path in (vmlinux.parent / "modules").glob("*.ko")}
     assert there == {
         Path(path).name: data
         for path, data in modules().items()
@@ -69,7 +70,7 @@ def test_a_few_of_many(bench: Bench, vmlinux: Path, package: bytes) -> None:
 def test_all_of_them(vmlinux: Path) -> None:
     names = [name for path in modules() if (name := module_name(path))]
     assert len(fetch_modules(vmlinux, names).fetched) == 41
-    assert len(list((vmlinux.parent / "modules").iterdir())) == 41
+    assert len(list((vmlinux.parent / "modules").glob("*.ko"))) == 41
 
 
 def test_a_package_in_no_order(bench: Bench, over_tls: None) -> None:
@@ -80,7 +81,7 @@ def test_a_package_in_no_order(bench: Bench, over_tls: None) -> None:
     vmlinux = bench.locate().vmlinux
     assert fetch_modules(vmlinux, ["mod_037"], bench.heard).fetched == ("mod_037",)
     assert any("another order" in notice for notice in bench.heard.notices)
-    (module,) = (vmlinux.parent / "modules").iterdir()
+    (module,) = (vmlinux.parent / "modules").glob("*.ko")
     assert module.read_bytes() == modules()[f"{TREE}/drivers/d3/mod-037.ko"]
 
 
@@ -102,6 +103,32 @@ def test_strict_wants_the_hash_of_all(bench: Bench, vmlinux: Path, monkeypatch: 
     assert fetch_modules(vmlinux, ["mod_037"]).fetched == ("mod_037",)
 
 
+def test_strict_does_not_use_what_was_not_checked(bench: Bench, vmlinux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch_modules(vmlinux, ["mod_037"])
+    (module,) = (vmlinux.parent / "modules").glob("*.ko")
+    module.write_bytes(b"lies")
+    monkeypatch.setenv("VMBOX_VERIFY", "strict")
+    assert fetch_modules(vmlinux, ["mod_037"]).fetched == ("mod_037",)
+    assert module.read_bytes() == modules()[f"{TREE}/drivers/d3/mod-037.ko"]
+    assert fetch_modules(vmlinux, ["mod_037"]) == Modules(fetched=(), missing=())
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_modules_of_a_vmlinux_that_came_over_tls_come_over_tls(bench: Bench, package: bytes, *, ranges: bool) -> None:
+    """Who blocks TLS, or names a mirror without, gets no modules into what is used for every dump."""
+    bench.put(package)
+    vmlinux = bench.locate().vmlinux
+    file = vmlinux.with_name("about.json")
+    about = json.loads(file.read_text())
+    assert about["url"].startswith("http:")
+    bench.archive.ranges = ranges
+    for check in ("ranged-tls", "tls"):
+        file.write_text(json.dumps(about | {"sha256": None, "check": check}))
+        with pytest.raises(VerificationFailed, match="its modules would come without"):
+            fetch_modules(vmlinux, ["mod_037"])
+        assert not (vmlinux.parent / "modules").exists()
+
+
 def test_a_flipped_byte_is_never_kept(bench: Bench, vmlinux: Path) -> None:
     for flip in range(500, len(bench.package), len(bench.package) // 7):
         bench.archive.flip = flip
@@ -110,9 +137,10 @@ def test_a_flipped_byte_is_never_kept(bench: Bench, vmlinux: Path) -> None:
         except VerificationFailed:
             assert not (vmlinux.parent / "modules").exists()
         else:
-            (module,) = (vmlinux.parent / "modules").iterdir()
+            (module,) = (vmlinux.parent / "modules").glob("*.ko")
             assert module.read_bytes() == modules()[f"{TREE}/drivers/d2/mod-021.ko"]
-            module.unlink()
+            for file in module.parent.iterdir():
+                file.unlink()
             module.parent.rmdir()
 
 
