@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -34,6 +34,8 @@ have are annotations."""
 
 _DUMPS: Final = PurePosixPath("/case/dumps")
 _OUTPUT: Final = PurePosixPath("/case/output")
+_ANSWERS: Final = PurePosixPath("/case/answers")
+"""A directory of the pod's own, where crash writes: a dump that took it over must not change others' reports."""
 
 _PAGE: Final = r"""page() {
     printf '%s\n' "$HEAD"
@@ -52,12 +54,18 @@ set -u
 by_line=; if command -v stdbuf >/dev/null; then by_line='stdbuf -oL'; fi
 printf '%s\\n' "$COMMANDS" | while IFS= read -r command; do
     printf '!echo %s begin %s\\n%s\\n!echo %s end\\n' "$TOKEN" "$command" "$command" "$TOKEN"
-done | $by_line "$@" >"$OUTPUT.part" 2>&1
-grep -q "^$TOKEN end" "$OUTPUT.part" || { tail -n 20 "$OUTPUT.part" >&2; exit 1; }
+done | $by_line "$@" >"$ANSWERS" 2>&1
+grep -q "^$TOKEN end" "$ANSWERS" || { tail -n 20 "$ANSWERS" >&2; exit 1; }
+"""
+"""What asks crash. Lines with a token enclose each answer; the dump cannot contain the random token."""
+
+_COPY: Final = """set -u
+if [ ! -f "$ANSWERS" ] || [ -L "$ANSWERS" ]; then echo "$ANSWERS is not a regular file" >&2; exit 1; fi
+cp "$ANSWERS" "$OUTPUT.part"
 page <"$OUTPUT.part" >"$PAGE.part" && mv "$PAGE.part" "$PAGE"
 mv "$OUTPUT.part" "$OUTPUT"
 """
-"""The script of the container. Lines with a token enclose each answer; the dump cannot contain the random token."""
+"""What then puts the answers on the volume, without the dump. The name is crash's to choose: no link is followed."""
 
 _STYLE: Final = (
     ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:1rem auto;"
@@ -198,20 +206,15 @@ def _pod(
         "TMPDIR": "/tmp",  # noqa: S108 - in the container
         "LC_ALL": "C.UTF-8",
         "LESSSECURE": "1",
-        "COMMANDS": "\n".join(COMMANDS),
-        "OUTPUT": f"{output}.answers",
-        "PAGE": f"{output}.html",
-        "HEAD": head,
+        "ANSWERS": str(_ANSWERS / "answers"),
         "TOKEN": token,
     }
+    places = {"OUTPUT": f"{output}.answers", "PAGE": f"{output}.html", "HEAD": head}
     debugger = [*DEFAULT.session_argv(VMLINUX, [str(dump)], DEFAULT.start_modes[0]), *place]
-    container = {
-        "name": "crash",
+    common = {
         "image": image,
         "imagePullPolicy": pull,
-        "command": ["/bin/sh", "-c", _PAGE + _SCRIPT, "vmbox", *debugger],
         "workingDir": "/scratch",
-        "env": [{"name": name, "value": value} for name, value in environment.items()],
         "resources": {
             "limits": {"memory": wanted.memory, "cpu": wanted.cpus},
             "requests": {"memory": "1Gi", "cpu": "1"},
@@ -222,11 +225,31 @@ def _pod(
             "privileged": False,
             "readOnlyRootFilesystem": True,
         },
+    }
+    memory = [
+        {"name": "scratch", "mountPath": "/scratch"},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - in the container
+    ]
+    crash = {
+        "name": "crash",
+        "command": ["/bin/sh", "-c", _SCRIPT, "vmbox", *debugger],
+        "env": _variables(environment | {"COMMANDS": "\n".join(COMMANDS)}),
+        **common,
         "volumeMounts": [
             {"name": "dumps", "mountPath": str(_DUMPS), "readOnly": True},
+            {"name": "answers", "mountPath": str(_ANSWERS)},
+            *memory,
+        ],
+    }
+    page = {
+        "name": "page",
+        "command": ["/bin/sh", "-c", _PAGE + _COPY, "vmbox"],
+        "env": _variables(environment | places),
+        **common,
+        "volumeMounts": [
+            {"name": "answers", "mountPath": str(_ANSWERS), "readOnly": True},
             {"name": "output", "mountPath": str(_OUTPUT)},
-            {"name": "scratch", "mountPath": "/scratch"},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - in the container
+            *memory,
         ],
     }
     return {
@@ -234,14 +257,20 @@ def _pod(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {"runAsUser": wanted.user, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
+        "initContainers": [crash],
+        "containers": [page],
         "volumes": [
             {"name": "dumps", "persistentVolumeClaim": {"claimName": wanted.dumps, "readOnly": True}},
             {"name": "output", "persistentVolumeClaim": {"claimName": wanted.output}},
+            {"name": "answers", "emptyDir": {"sizeLimit": "1Gi"}},
             {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
             {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
         ],
     }
+
+
+def _variables(environment: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "value": value} for name, value in environment.items()]
 
 
 def as_yaml(documents: list[dict[str, Any]]) -> str:

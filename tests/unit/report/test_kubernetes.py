@@ -33,19 +33,23 @@ def vmcore() -> Vmcore:
 def test_the_pod_is_hardened_like_a_case(vmcore: Vmcore) -> None:
     policy, job = manifests(vmcore, JobOptions(registry="registry.example/vmbox", memory="4Gi"))
     pod = job["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    assert container["image"] == f"registry.example/vmbox/kernel:{vmcore.build_id}"
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "privileged": False,
-        "readOnlyRootFilesystem": True,
-    }
+    (crash,), (page,) = pod["initContainers"], pod["containers"]
+    for container in (crash, page):
+        assert container["image"] == f"registry.example/vmbox/kernel:{vmcore.build_id}"
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+        }
+        assert container["resources"]["limits"] == {"memory": "4Gi", "cpu": "2"}
     assert pod["automountServiceAccountToken"] is False
-    assert container["resources"]["limits"] == {"memory": "4Gi", "cpu": "2"}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes["dumps"]["persistentVolumeClaim"]["readOnly"] is True
-    assert [mount["readOnly"] for mount in container["volumeMounts"] if mount["name"] == "dumps"] == [True]
+    mounts = [{one["name"]: one.get("readOnly", False) for one in it["volumeMounts"]} for it in (crash, page)]
+    # What reads the dump writes to no volume that others use.
+    assert mounts[0] == {"dumps": True, "answers": False, "scratch": False, "tmp": False}
+    assert mounts[1] == {"answers": True, "output": False, "scratch": False, "tmp": False}
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= job["metadata"]["labels"].items()
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert job["spec"]["ttlSecondsAfterFinished"] == JobOptions().keep
@@ -56,7 +60,7 @@ def test_hostile_names_stay_values(tmp_path: Path) -> None:
     dump = tmp_path / "-x $(id)\n--- {a: 'b\"}"
     dump.write_bytes(source.read_bytes())
     (_, job) = yaml.safe_load_all(as_yaml(manifests(identify(dump), JobOptions(), token=TOKEN)))
-    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (container,) = job["spec"]["template"]["spec"]["initContainers"]
     assert container["command"][-1] == f"/case/dumps/{dump.name}"
     assert set(job["metadata"]["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
@@ -118,6 +122,29 @@ def test_the_job_also_makes_a_page(vmcore: Vmcore) -> None:
     for never in ("<script", "<img", "\x1b", TOKEN, "of crash's start"):
         assert never not in page
     assert "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;[31m" in page
+
+
+def test_no_link_in_the_place_of_answers_is_followed(vmcore: Vmcore, tmp_path: Path) -> None:
+    (pod,) = manifests(vmcore, JobOptions(kind="pod"), token=TOKEN)
+    (page,) = pod["spec"]["containers"]
+    settings = {one["name"]: one["value"] for one in page["env"]}
+    settings |= {name: str(tmp_path / name) for name in ("ANSWERS", "OUTPUT", "PAGE")}
+
+    def put() -> int:
+        return subprocess.run(page["command"], env={**settings, "PATH": os.environ["PATH"]}, check=False).returncode
+
+    (tmp_path / "another").write_bytes(_answered([("ps", "secret\n")]))
+    (tmp_path / "ANSWERS").symlink_to(tmp_path / "another")
+    assert put() == 1
+    (tmp_path / "ANSWERS").unlink()
+    os.mkfifo(tmp_path / "ANSWERS")
+    assert put() == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ANSWERS", "another"]
+    (tmp_path / "ANSWERS").unlink()
+    (tmp_path / "ANSWERS").write_bytes(_answered([("ps", "tasks\n")]))
+    assert put() == 0
+    assert "tasks" in (tmp_path / "PAGE").read_text()
+    assert (tmp_path / "OUTPUT").read_bytes() == (tmp_path / "ANSWERS").read_bytes()
 
 
 def test_a_crash_that_died_is_reported(tmp_path: Path) -> None:
