@@ -174,14 +174,19 @@ class Archive:
     @property
     def sent(self) -> int:
         """Bytes of bodies, counted when the answers that are under way have ended: a client is done before them."""
-        deadline = time.monotonic() + 5
-        while self.answering and time.monotonic() < deadline:
-            time.sleep(0.001)
+        self._await_answers()
         return self.counted
 
     @sent.setter
     def sent(self, value: int) -> None:
+        # An answer that is still under way would be counted after that.
+        self._await_answers()
         self.counted = value
+
+    def _await_answers(self) -> None:
+        deadline = time.monotonic() + 5
+        while self.answering and time.monotonic() < deadline:
+            time.sleep(0.001)
 
 
 @contextmanager
