@@ -180,6 +180,8 @@ class _Answers:
 
     def _allowed(self, path: str) -> Path:
         refuse_empty(path)
+        if "\0" in path:
+            raise UsageError("a path has no NUL in it", hint="identify PATH")
         where = Path(path).expanduser().resolve()
         if self._directories and not any(where.is_relative_to(directory) for directory in self._directories):
             below = ", ".join(map(str, self._directories))

@@ -64,6 +64,13 @@ def test_an_error_has_its_hint(tmp_path: Path) -> None:
     assert "hint: check the path" in text
 
 
+@pytest.mark.parametrize("tool", ["identify", "dmesg", "log"])
+def test_a_path_with_a_nul(tool: str) -> None:
+    text, failed = _call(tool, path="/tmp/\0")
+    assert failed
+    assert "a path has no NUL in it" in text
+
+
 def test_only_below_the_given_directories(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(DUMP)
     for path in (DUMP, tmp_path / "link", tmp_path / ".." / "x"):
