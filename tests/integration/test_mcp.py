@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,7 +43,7 @@ def test_the_tools_are_marked_as_read_only() -> None:
 
 def test_identify() -> None:
     text, failed = _call("identify", path=str(DUMP))
-    assert not failed
+    assert not failed, text
     assert "release: 6.1" in text
     assert "cause: sysrq" in text
 
@@ -104,6 +105,8 @@ def _answered(monkeypatch: pytest.MonkeyPatch, pieces: Iterable[bytes], **argume
     """What the tool makes of a crash that prints `pieces`. A stand-in for the case: no engine is needed."""
 
     class Case:
+        case = SimpleNamespace(directory=Path("/nonexistent"))  # where the choice of a debugger would be kept
+
         def stream(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
             for piece in pieces:
                 sink(piece)
@@ -111,7 +114,7 @@ def _answered(monkeypatch: pytest.MonkeyPatch, pieces: Iterable[bytes], **argume
 
     monkeypatch.setattr(mcp.api, "open", lambda *_, **__: nullcontext(Case()))
     text, failed = _call("run", path=str(DUMP), command="ps", **arguments)
-    assert not failed
+    assert not failed, text
     return text
 
 
