@@ -17,7 +17,7 @@ from sandbox.host import config, paths
 from sandbox.image import containerfile
 from sandbox.profiles import wheels
 
-INSTALL = paths.data_dir() / "Containerfile.d" / "files" / "install-drgn"
+INSTALL = paths.data_dir() / "Containerfile.d" / "files" / "install-drgn.py"
 
 
 def test_each_python_has_one_wheel_which_says_so() -> None:
@@ -57,7 +57,7 @@ def test_emulation_goes_without_drgn() -> None:
 def _install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *words: str) -> Path:
     place = tmp_path / "drgn"
     code = INSTALL.read_text().replace("/usr/lib/vmbox/drgn", str(place)).replace("/usr/bin/drgn", f"{tmp_path}/run")
-    script = tmp_path / "install-drgn"
+    script = tmp_path / "install-drgn.py"
     script.write_text(code)
     monkeypatch.setattr(sys, "argv", [str(script), *words])
     runpy.run_path(str(script), run_name="__main__")
