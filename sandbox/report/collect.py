@@ -16,6 +16,7 @@ from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
+from sandbox.report.panic_context import panic_context
 from sandbox.report.second_opinion import SecondOpinion, second_opinion
 from sandbox.session.fallback import last_mode, mode_file
 from sandbox.session.script import run_script
@@ -153,7 +154,11 @@ def collect(
     runs: list[CommandRun] = []
     texts: dict[str, str] = {}
     cut: set[str] = set()
-    with session, reporter.step(f"Asking {session.debugger.name}", total=len(commands)) as step:
+    with (
+        session,
+        panic_context(session, timeout=timeout),
+        reporter.step(f"Asking {session.debugger.name}", total=len(commands)) as step,
+    ):
         for run, text in _each(session, commands, mode, timeout, cut):
             runs.append(run)
             step.advance(1)

@@ -16,6 +16,7 @@ from sandbox.judge.log import Witness, witness
 from sandbox.model import CommandStatus
 from sandbox.progress import Reporter
 from sandbox.report.bounded_answer import PER_ANSWER, BoundedAnswer
+from sandbox.report.panic_context import panic_context
 from sandbox.session.choice import instead_of
 from sandbox.session.session import Session
 
@@ -51,10 +52,11 @@ def second_opinion(
     try:
         with closing(session.beside(other)) as beside:
             beside.start(other.start_modes[:1])
-            for command in COMMANDS:
-                kept = BoundedAnswer(PER_ANSWER)
-                if beside.run(command, kept, timeout=timeout).status is CommandStatus.OK:
-                    answers[command] = kept.text()
+            with panic_context(beside, timeout=timeout):
+                for command in COMMANDS:
+                    kept = BoundedAnswer(PER_ANSWER)
+                    if beside.run(command, kept, timeout=timeout).status is CommandStatus.OK:
+                        answers[command] = kept.text()
     except VmboxError as error:
         reporter.notice(f"{other.name} was asked for its stack, too, and has none: {error.message}")
     return SecondOpinion(by=other.name, texts=answers) if answers else None

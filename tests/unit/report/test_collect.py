@@ -97,7 +97,7 @@ def test_all_answers_together_are_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     commands = ["sys", "ps", "bt -a", "foreach UN bt", "mod", "runq", "net"]
     answers, session = _collect(commands, set(commands[1:]), b"x" * 65535 + b"\n", tmp_path, monkeypatch)
     assert sum(map(len, answers.texts.values())) <= PER_REPORT
-    assert session.asked == commands[:5]
+    assert session.asked == ["set", "set -p", *commands[:5]]
     assert answers.runs[-1].status is CommandStatus.UNASKED
     assert answers.missing_reason("net") == "the answers before it had 64 MiB"
 
@@ -119,7 +119,7 @@ def test_a_question_that_the_debugger_has_no_command_for_is_its_script(
     monkeypatch.setattr(Flood, "debugger", DEBUGGERS["drgn"])
     monkeypatch.setattr(Flood, "choice", Choice(debugger="drgn", reason="crash is too old"))
     answers, session = _collect(["sys", "sys -t", "sys -i"], set(), b"", tmp_path, monkeypatch)
-    assert session.asked == ["sys"]
+    assert session.asked == ["set", "set -p", "sys"]
     assert [name for name, _ in asked] == ["sys -t", "sys -i"]
     assert b"tainted_mask" in asked[0][1]
     assert answers.texts["sys -t"] == "TAINTED_MASK: 0  \n"
@@ -148,3 +148,24 @@ def test_short_answers_are_complete_and_the_end_of_a_dying_crash_is_shown(
     answers, _ = _collect(["sys", "dies"], set(), b"", tmp_path, monkeypatch)
     assert [run.output for run in answers.runs] == ["short\n", "\ncrash died of signal 11\n"]
     assert answers.missing_reason("sys") is None
+
+
+class Contexts(Flood):
+    """Has a context, which `set` changes as crash's does, and prints it for `bt`."""
+
+    context = "ffff888003510000"
+
+    def run(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
+        word, _, task = command.partition(" ")
+        if word == "set" and task:
+            self.context = "ffff88800abc0000" if task == "-p" else task
+        sink(f'    PID: 1\nCOMMAND: "x"\n   TASK: {self.context}  [THREAD_INFO: {self.context}]\n'.encode())
+        return Transcript(command=command, status=CommandStatus.OK, seconds=0.1, bytes=1)
+
+
+def test_a_report_is_of_the_task_that_panicked_whatever_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Contexts(FakeCase(tmp_path), frozenset(), b"")
+    monkeypatch.setattr(collect, "open_session", lambda *_: (session, b""))
+    outputs = collect.collect(tmp_path, OpenOptions(), commands=["bt -l"])
+    assert "TASK: ffff88800abc0000 " in outputs.texts["bt -l"]
+    assert session.context == "ffff888003510000"

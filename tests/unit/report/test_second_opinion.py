@@ -65,7 +65,7 @@ class _Session:
 
     def run(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
         self.asked.append(command)
-        sink({"bt": STACK, "ps": PS["drgn"]}[command].encode())
+        sink({"bt": STACK, "ps": PS["drgn"]}.get(command, "").encode())
         return Transcript(command=command, status=CommandStatus.OK, seconds=timeout, bytes=1)
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ def test_drgn_is_asked_where_the_log_is_silent_or_contradicts(
     session = _Session()
     found = _ask(monkeypatch, session, lines, stack)
     assert found == SecondOpinion(by="drgn", texts={"bt": STACK, "ps": PS["drgn"]})
-    assert session.asked == ["bt", "ps", "closed"]
+    assert session.asked == ["set", "set -p", "bt", "ps", "closed"]
 
 
 def test_nothing_is_asked_where_the_log_agrees_and_of_a_debugger_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
