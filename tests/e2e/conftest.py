@@ -31,6 +31,9 @@ def archive_mirrors() -> Iterator[None]:
         yield
 
 
+AGREES = rb"vmbox: AGREES WITH: the log's call trace \(\d+ frames\)\n"
+"""All that a warm `vmbox run -- bt` says on standard error."""
+
 # Kernels to die, the preferred one first: a mirror may hold a kernel and lack its debug package.
 KERNELS = {
     "5.10": ("debian-11", ["linux-image-5.10.0-32-cloud-amd64", "linux-image-cloud-amd64"]),
