@@ -23,6 +23,7 @@ import drgn
 try:
     from drgn.commands import CommandArgumentError, CommandExitStatusError, CommandNotFoundError
     from drgn.commands._crash.common import CRASH_COMMAND_NAMESPACE
+    from drgn.helpers.linux.module import for_each_module
     from drgn.helpers.linux.pid import for_each_task
 except ImportError:
     # What a command is answered with is what a user's own image without them is told.
@@ -63,6 +64,19 @@ def answer(command):
         for one in getattr(error, "exceptions", (error,)):
             more = "; with debuginfo it may be" if without_debuginfo and isinstance(one, LookupError) else ""
             print(f"drgn: crash: error: {one}{more}")
+
+
+def say_left_out():
+    """Names the modules that `mod` leaves out without a word: drgn reads more of one than its place in the list."""
+    try:
+        known = {module.name for module, _ in prog.loaded_modules()}  # noqa: F821
+        names = [os.fsdecode(module.name.string_()) for module in for_each_module(prog)]  # noqa: F821
+    except Exception as error:
+        print(f"drgn: crash: error: the list of modules: {error}")
+        return
+    for name in names:
+        if name not in known:
+            print(f"drgn: crash: error: {name} is left out: pages of it are not in the dump")
 
 
 def run_script(request):
@@ -113,6 +127,8 @@ while True:
             run_script(json.loads(rest))
         else:
             answer(line.rstrip("\n"))
+            if word == "mod":
+                say_left_out()
     except KeyboardInterrupt:
         pass
     except SystemExit:

@@ -15,9 +15,11 @@ from sandbox.model import kernel_version
 _FILE: Final = "makedumpfile-changes.toml"
 
 # crash: "bt: page excluded: kernel virtual address: ff… type: "…"" (memory.c, readmem()); drgn: "Excluded page: 0xff…"
-# (libkdumpfile). User space, caches and free pages are left out on purpose; a kernel's object is in none of them.
+# (libkdumpfile), and of modules what drgn-session.py says. User space, caches and free pages are left out on purpose; a
+# kernel's object is in none of them.
 _MISSING: Final = re.compile(
     r"page excluded: kernel virtual address: (?:0x)?[0-9a-f]+|Excluded page: 0x[89a-f][0-9a-f]{15}\b"
+    r"|is left out: pages of it are not in the dump"
 )
 
 _LEVEL: Final = 31

@@ -340,9 +340,15 @@ def test_makedumpfiles_fault_is_named_where_pages_are_missing(docker_engine: Eng
     """1.7.8 leaves out the tails of 7.2's compound pages, the table of tasks among them."""
     dump = str(dumps("7.2"))
     ps = docker_engine.run("run", dump, "--", "ps")
+    mod = docker_engine.run("run", dump, "--", "mod")
     docker_engine.run("close", dump)
     assert b"makedumpfile before 1.8.0 leaves out tail pages of compound pages" in ps.stderr, ps.stdout[-1000:]
     assert b"makedumpfile -d 23" in ps.stderr
+    # drgn lists the modules that it can read; what is left out is said.
+    listed = {line.split()[1] for line in mod.stdout.splitlines() if line.startswith(b"ffff")}
+    left_out = set(re.findall(rb"(?m)^drgn: crash: error: (\S+) is left out", mod.stdout))
+    assert listed | left_out >= {b"virtio_blk", b"qemu_fw_cfg"}
+    assert mod.returncode == (1 if left_out else 0)
 
 
 def _directly(engine: EngineUnderTest, dump: Path) -> Iterator[str]:

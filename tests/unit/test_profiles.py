@@ -269,6 +269,7 @@ DRGN = "warning: couldn't get TASKS: could not read memory from kdump: Excluded 
 def test_a_missing_page_of_the_kernel_is_told_from_one_left_out_on_purpose() -> None:
     assert makedumpfile.misses_kernel_page(CRASH)
     assert makedumpfile.misses_kernel_page(DRGN)
+    assert makedumpfile.misses_kernel_page("drgn: crash: error: virtio is left out: pages of it are not in the dump")
     for on_purpose in (
         'rd: page excluded: user virtual address: 7ffe75610928  type: "64-bit UVADDR"',
         "could not read memory from kdump: Excluded page: 0x7f429f4ac144",
