@@ -219,5 +219,9 @@ def differences(before: Spoken, after: Spoken) -> dict[str, tuple[bytes, bytes]]
 
 
 def comparable(answer: bytes) -> bytes:
-    """Without the addresses of crash itself, which it prints where it has lost its way: no two runs have the same."""
+    """Without the addresses of crash itself, which it prints where it has lost its way: no two runs have the same.
+
+    And without the name before the error of an input file: crash takes it from the command that came before.
+    """
+    answer = re.sub(rb"^\S+(?=: nosuch: No such file)", b"crash", answer)
     return re.sub(rb"error trace: .*", b"error trace", answer)

@@ -153,7 +153,7 @@ def pairs(
             (tree / "kernel").mkdir(parents=True)
             disguise.put_on(raw, directory / "vmcore")
             disguise.put_on(vmlinux, tree / "vmlinux")
-            for module in (vmlinux.parent / "modules").iterdir():
+            for module in (vmlinux.parent / "modules").glob("*.ko*"):
                 disguise.put_on(module, tree / "kernel" / f"{module.name}.debug")
             made[family.profile] = Pair(dump=directory / "vmcore", tree=directory / "tree", disguise=disguise)
         return made[family.profile]

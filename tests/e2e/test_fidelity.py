@@ -260,7 +260,12 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
     judged = [answer["verdict"]["agrees"] for answer in answers if "verdict" in answer]
     assert judged == [True] * len(judged)
     assert len(judged) > 5
-    errors = {answer["command"] for answer in answers if answer["status"] != "ok"}
+    # A processor that was stopped at the first instruction of an exception has a stack that crash does not follow.
+    errors = {
+        answer["command"]
+        for answer in answers
+        if answer["status"] != "ok" and "cannot transition from exception stack" not in answer["output"]
+    }
     assert errors - OF_THE_KERNEL == REFUSED
     try:
         expected = list(_directly(engine, dump))
