@@ -19,6 +19,12 @@ from sandbox.model import Case
 typer.main.get_command = functools.cache(typer.main.get_command)
 
 
+@pytest.fixture(autouse=True)
+def no_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the environment, and those that tests on engines set for their whole process, are not of a unit test."""
+    monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
+
+
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Identification is not limited by the clock: a test of it must hold on a busy machine, too."""
