@@ -77,7 +77,8 @@ def test_the_wheel_contains_profiles_types_and_the_manual(wheel: Path) -> None:
         names = set(archive.namelist())
         for source in ("images", "Containerfile.d"):
             for path in (CHECKOUT / source).rglob("*"):
-                if path.is_file():
+                # Unit tests import what drgn loads in a case.
+                if path.is_file() and path.parent.name != "__pycache__":
                     assert f"sandbox/_data/{path.relative_to(CHECKOUT)}" in names
         assert "sandbox/py.typed" in names
         (license_file,) = (name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
