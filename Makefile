@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
-SHELL_FILES := $(filter-out %.py %.tsv,$(wildcard tools/* .ci/run Containerfile.d/files/*))
+SHELL_FILES := $(filter-out %.py %.tsv %__pycache__,$(wildcard tools/* .ci/run Containerfile.d/files/*))
 PYTEST := $(BIN)/pytest --timeout=900
 DEMO := .cache/demo
 

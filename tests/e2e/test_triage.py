@@ -38,8 +38,10 @@ def _heap(directory: Path, dumps: Sequence[Path], *, times: int) -> Path:
     return heap
 
 
-def _cases(engine: EngineUnderTest) -> int:
-    return sum(1 for one in engine.engine.containers({}) if labels.CASE in one.labels)
+def _cases(engine: EngineUnderTest, heap: Path) -> int:
+    """The cases of dumps below `heap`; another test may have left one of its own open."""
+    found = engine.engine.containers({labels.CASE: ""})
+    return sum(1 for one in found if heap in Path(one.labels[labels.DUMP]).parents)
 
 
 def _rows(journal: Path) -> list[dict[str, object]]:
@@ -73,7 +75,7 @@ def test_a_heap(docker_engine: EngineUnderTest, dumps) -> None:
     # The same death of two kernels and in three files is one bug.
     assert table["signatures"][0]["count"] >= 3
     assert len(table["signatures"][0]["kernels"]) == 2
-    assert _cases(docker_engine) == 0
+    assert _cases(docker_engine, heap) == 0
     # What a cluster asks each of its hosts: which kernels it has image and debuginfo of.
     of_both = {row["kernel"]: row["dump"] for row in table["rows"] if row["status"] == "ok"}
     assert len(of_both) == 2
@@ -106,9 +108,9 @@ def test_goes_on_where_it_was(docker_engine: EngineUnderTest, dumps, how: signal
     before = _rows(out / "rows.jsonl")
     assert 1 <= len(before) < 4
     deadline = time.monotonic() + 30
-    while _cases(docker_engine) and time.monotonic() < deadline:
+    while _cases(docker_engine, heap) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert _cases(docker_engine) == 0, "a case outlived the triage that opened it"
+    assert _cases(docker_engine, heap) == 0, "a case outlived the triage that opened it"
     if how == signal.SIGINT:
         assert (out / "index.html").exists()
     docker_engine.run("triage", str(heap), "-o", str(out), "--jobs", "1")
@@ -164,7 +166,7 @@ def test_cluster_loses_a_worker(
             workers.append(stack.enter_context(_process(command, dict(engine.env), tmp_path / engine.name)))
         triage = [*docker_engine.vmbox, "triage", str(heap), "-o", str(out), "--scheduler", url, "--json"]
         running = stack.enter_context(subprocess.Popen(triage, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
-        _until(lambda: _rows(out / "rows.jsonl") and _cases(docker_engine), 400, running)
+        _until(lambda: _rows(out / "rows.jsonl") and _cases(docker_engine, heap), 400, running)
         workers[0].kill()
         said, complained = running.communicate(timeout=500)
         logs = [(tmp_path / name).read_text()[-1500:] for name in ("scheduler", "podman-rootful", "podman-rootless")]
