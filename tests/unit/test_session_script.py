@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -30,9 +32,12 @@ def script(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         os.mkfifo(tmp_path / "run" / name)
     (tmp_path / "run" / "lock").touch()
     (tmp_path / "versions").write_text("crash=8.0.2")
-    process = subprocess.Popen(["sh", "-c", text, "session"], env={"PATH": os.environ["PATH"], "IDLE": "60"})
+    environment = {"PATH": os.environ["PATH"], "IDLE": "60"}
+    process = subprocess.Popen(["sh", "-c", text, "session"], env=environment, start_new_session=True)
     yield process
-    process.kill()
+    # In a container all end with PID 1.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
