@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Final
 
-from sandbox.errors import ConfigurationError
-from sandbox.host import paths
-from sandbox.host.decode import DecodeError, decode, read_toml
 from sandbox.model import kernel_version
 from sandbox.profiles import wheels
 from sandbox.profiles.definition import Crash, Profile
+from sandbox.profiles.tables import read_table
 
 CRASH_CHANGES: Final = "crash-changes.toml"
 """The file of `images/` with kernels that need a newer crash."""
@@ -40,11 +37,7 @@ class _Changes:
 @cache
 def crash_changes() -> tuple[Change, ...]:
     """Read `images/crash-changes.toml`. Raises `ConfigurationError`."""
-    file: Path = paths.data_dir() / "images" / CRASH_CHANGES
-    try:
-        return decode(_Changes, read_toml(file)).change
-    except (OSError, DecodeError) as error:
-        raise ConfigurationError(f"{file}: {error}") from error
+    return read_table(_Changes, CRASH_CHANGES).change
 
 
 def max_kernel(crash: Crash, version: str) -> str | None:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from sandbox.errors import ConfigurationError
-from sandbox.host import paths
-from sandbox.host.decode import DecodeError, decode, read_toml
 from sandbox.model import kernel_version
+from sandbox.profiles.tables import read_table
 
 _FILE: Final = "makedumpfile-changes.toml"
 
@@ -49,11 +47,7 @@ class _Changes:
 @cache
 def changes() -> tuple[Change, ...]:
     """Read the table. Raises `ConfigurationError`."""
-    file = paths.data_dir() / "images" / _FILE
-    try:
-        return decode(_Changes, read_toml(file)).change
-    except (OSError, DecodeError) as error:
-        raise ConfigurationError(f"{file}: {error}") from error
+    return read_table(_Changes, _FILE).change
 
 
 def misses_kernel_page(answer: str) -> bool:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sandbox.errors import ConfigurationError
-from sandbox.host import mirrors, paths
-from sandbox.host.decode import DecodeError, decode, read_toml
+from sandbox.host import mirrors
+from sandbox.profiles.tables import read_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +34,7 @@ class Wheels:
 
 def load() -> Wheels:
     """Read the file. Raises `ConfigurationError`."""
-    file = paths.data_dir() / "images" / "drgn.toml"
-    try:
-        return decode(Wheels, read_toml(file))
-    except (OSError, DecodeError) as error:
-        raise ConfigurationError(f"{file}: {error}") from error
+    return read_table(Wheels, "drgn.toml")
 
 
 def arguments(arch: str) -> Mapping[str, str]:
