@@ -7,9 +7,10 @@ from pathlib import Path
 from sandbox import render
 from sandbox.commands.run_arguments import RunArguments
 from sandbox.debugger import DEBUGGERS
-from sandbox.errors import CommandTimeout, UsageError
+from sandbox.errors import UsageError
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
+from sandbox.session.run_recorded import recording
 from sandbox.session.script import run_script
 from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
@@ -30,27 +31,12 @@ def run_tool(arguments: RunArguments, *, reporter: Reporter, case: Case | None =
     output = render.Output()
     with open_session(arguments.vmcore, arguments.open_options(), reporter, case=case)[0] as session:
         record = Recorder(session.case, reporter, wanted=not arguments.no_transcript)
-
-        def give(piece: bytes) -> None:
-            record(piece)
-            output(piece)
-
-        record.begin()
-        status = CommandStatus.DIED
-        try:
-            status, errors = run_script(session, name, code, words, give, timeout=arguments.timeout)
+        with recording(" ".join((name, *words)), session, output, record) as outcome:
+            outcome.status, errors = run_script(session, name, code, words, outcome.give, timeout=arguments.timeout)
             if errors:
                 record(errors)
                 render.note(render.visible(errors.decode(errors="backslashreplace")).rstrip("\n"))
-        except CommandTimeout:
-            status = CommandStatus.TIMEOUT
-            raise
-        except (KeyboardInterrupt, BrokenPipeError):
-            status = CommandStatus.INTERRUPTED
-            raise
-        finally:
-            record.end(" ".join((name, *words)), status, by=session.choice, doubt=session.doubt)
-    return 0 if status is CommandStatus.OK else 1
+    return 0 if outcome.status is CommandStatus.OK else 1
 
 
 def _read(file: Path) -> bytes:

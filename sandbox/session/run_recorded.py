@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from sandbox.errors import CommandTimeout
 from sandbox.model import CommandStatus, Transcript
@@ -10,6 +12,13 @@ from sandbox.progress import Reporter
 from sandbox.session import module_debuginfo
 from sandbox.session.session import Session, Sink
 from sandbox.session.transcript import Recorder
+
+_Ended = Callable[[CommandStatus, float], None]
+"""Is told the status and the seconds."""
+
+
+def _ignore(status: CommandStatus, seconds: float) -> None:
+    del status, seconds
 
 
 def run_recorded(
@@ -20,29 +29,48 @@ def run_recorded(
     recorder: Recorder,
     reporter: Reporter,
     timeout: float | None = None,
-    ended: Callable[[CommandStatus, float], None] = lambda status, seconds: None,  # noqa: ARG005 - ignored by default
+    ended: _Ended = _ignore,
 ) -> Transcript:
     """Runs `command`; its output goes to `sink` byte for byte, as it comes. Raises as `Session.run` does.
 
     `ended` is told (status, seconds) however it ends: ok, error, timeout, interrupted, or died when the debugger did.
     """
     module_debuginfo.fetch_for(command, session, reporter)
+    with recording(command, session, sink, recorder, ended=ended) as outcome:
+        done = session.run(command, outcome.give, timeout=timeout)
+        outcome.status = done.status
+    return done
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is asked of a debugger, while it is asked."""
+
+    give: Sink
+    """Takes the output, for its reader and the transcript."""
+    status: CommandStatus = CommandStatus.DIED
+    """To be set by who asks, when it is answered."""
+
+
+@contextmanager
+def recording(
+    command: str, session: Session, sink: Sink, recorder: Recorder, *, ended: _Ended = _ignore
+) -> Iterator[Outcome]:
+    """Writes what is asked within into the transcript as `command`, with how it ended, which `ended` is told, too."""
 
     def give(piece: bytes) -> None:
         recorder(piece)
         sink(piece)
 
+    outcome = Outcome(give)
     recorder.begin()
-    status = CommandStatus.DIED
     try:
-        done = session.run(command, give, timeout=timeout)
-        status = done.status
+        yield outcome
     except CommandTimeout:
-        status = CommandStatus.TIMEOUT
+        outcome.status = CommandStatus.TIMEOUT
         raise
     except (KeyboardInterrupt, BrokenPipeError):
-        status = CommandStatus.INTERRUPTED
+        outcome.status = CommandStatus.INTERRUPTED
         raise
     finally:
-        ended(status, recorder.end(command, status, by=session.choice, doubt=session.doubt))
-    return done
+        ended(outcome.status, recorder.end(command, outcome.status, by=session.choice, doubt=session.doubt))
