@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from panics import LOG, STACK
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import DumpUnreadable, SessionFailed
 from sandbox.judge.log import Witness
@@ -19,22 +20,7 @@ from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs
 from sandbox.report.second_opinion import SecondOpinion
 
-STACK = """PID: 1        TASK: ff429f4ac12b8000  CPU: 1  COMMAND: "init"
- #0 [ff6880a180013c38] panic at ffffffffaf60c49b
- #1 [ff6880a180013c98] sysrq_handle_crash at ffffffffb01b16ba
- #2 [ff6880a180013ca0] __handle_sysrq at ffffffffaf679d99
-"""
 FALSE = STACK.replace("sysrq_handle_crash", "filp_close")
-LOG = [
-    "Kernel panic - not syncing: sysrq triggered crash",
-    "CPU: 1 PID: 1 Comm: init Not tainted 6.1.0 #1",
-    "Call Trace:",
-    " <TASK>",
-    " panic+0x6b/0x70",
-    " sysrq_handle_crash+0x1a/0x20",
-    " __handle_sysrq.cold+0xba/0x1b9",
-    " </TASK>",
-]
 PS = {
     "crash": "      0      0   0  ffffffff9dc1aa40  RU   0.0        0        0  [swapper/0]\n"
     ">     1      0   1  ff3deeecc11f0000  RU   0.3     2336     1736  init\n",
