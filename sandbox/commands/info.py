@@ -88,15 +88,17 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
     try:
         selection = select(kernel)
     except UnknownKernel:
-        values |= {"profile": None, "crash": None, "debuginfo": [], "sources": [], "signed": None}
+        values |= {"profile": None, "crash": None, "debuginfo": [], "sources": [], "signed": None, "unpublished": None}
     else:
         packages, sources = _debuginfo_of(kernel, selection.distribution)
+        rules = selection.distribution.debuginfo
         values |= {
             "profile": selection.crash_from.name,
             "crash": selection.crash_from.crash.version,
             "debuginfo": packages,
             "sources": sources,
-            "signed": rules.signed if (rules := selection.distribution.debuginfo) is not None else None,
+            "signed": rules.signed if rules is not None else None,
+            "unpublished": rules.why_unpublished(release) if rules is not None else None,
         }
     if json:
         render.as_json(values)
@@ -107,7 +109,9 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
         found = values[name]
         if isinstance(found, list):
             shown += [(word, str(item)) for item in found]
-    if values.get("signed") is False:
+    if values["unpublished"] is not None:
+        shown.append(("UNPUBLISHED", str(values["unpublished"])))
+    if values["signed"] is False and values["sources"]:
         shown.append(("CHECKED", 'build-id and TLS: the packages are not signed, and verify = "strict" refuses them'))
     render.facts(shown)
 

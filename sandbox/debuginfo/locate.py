@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from sandbox.debuginfo.urls import (
     Source,
     VersionedRepositories,
     kernel_repositories,
+    places,
     questions,
     repository_urls,
 )
@@ -130,12 +130,9 @@ class _Search:
         raise self.search_log.to_error(files=files)
 
     def _note_unpublished(self) -> None:
-        rules, release = self.home.debuginfo, self.vmcore.release
-        if rules is not None and release is not None:
-            for pattern, why in rules.unpublished.items():
-                if re.search(pattern, release):
-                    self.search_log.note(self.home.title, why)
-                    return
+        rules = self.home.debuginfo
+        if rules is not None and (why := rules.why_unpublished(self.vmcore.release)) is not None:
+            self.search_log.note(self.home.title, why)
 
     def _key(self) -> str:
         """Name of the lock: the same for all dumps of one build."""
@@ -207,8 +204,8 @@ class _Search:
     def _unasked(self, source: Source) -> tuple[str, str] | None:
         """(place, reason) where a kind of places was left out for a reason that the user should know."""
         rules = self.home.debuginfo
-        if source is Source.PACKAGE_MANAGER and (rules is None or self.wanted is None):
-            return self.home.title, "vmbox does not know its debug packages"
+        if source is Source.PACKAGE_MANAGER and (rules is None or self.wanted is None or not places(self.home)):
+            return self.home.title, "vmbox knows no place that has debuginfo of this kernel"
         if source is Source.PACKAGE_MANAGER and rules is not None and rules.packages and not self._packages():
             return self.home.title, "the dump does not say which package its kernel came from"
         if source is Source.URLS and rules is not None and rules.archives:

@@ -5,6 +5,7 @@ The table [image] is `ImageDefinition`, [crash] is `Crash`, and so on. `loading`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -171,16 +172,22 @@ class DebuginfoRules:
     debuginfod: tuple[str, ...] = ()
     """Servers that have vmlinux by build-id. Tried last, because they send it uncompressed and cannot resume."""
     unpublished: Mapping[str, str] = field(default_factory=dict)
-    """Kernels whose debuginfo the vendor gives to subscribers only, by regular expression over uname -r: what to tell
-    the user. The first one that matches counts."""
+    """Kernels whose debuginfo is in no place that vmbox can ask, by regular expression over uname -r: the reason, and
+    where the user gets it. The first one that matches counts; see `why_unpublished`."""
     banner_decides: tuple[str, ...] = ()
     """Regular expressions over uname -r: kernels whose shipped vmlinux has another build-id than the running one."""
 
     @property
     def signed(self) -> bool:
-        """Whether packages are verified by a signature: a .deb's hash stands in a signed index, an RPM has its own."""
-        keys = bool(self.keys) or any(archive.keys for archive in self.archives)
-        return self.format is not DebuginfoFormat.RPM or keys
+        """Whether packages are verified by a signature: a .deb's hash is in a signed index, an RPM has its own."""
+        if self.format is DebuginfoFormat.RPM:
+            return bool(self.keys) or any(archive.keys for archive in self.archives)
+        return self.query_script is not None
+
+    def why_unpublished(self, release: str | None) -> str | None:
+        """Why no place may have a kernel's debuginfo, in words for the user; None where that is not known."""
+        found = (why for pattern, why in self.unpublished.items() if re.search(pattern, release or ""))
+        return next(found, None) if release is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,38 @@ def test_what_is_printed_is_what_run_asks(
         assert list(dict.fromkeys(asked)) == printed
 
 
+@pytest.mark.parametrize(
+    ("release", "said"),
+    [
+        ("6.4.0-150700.53.28-default", "SCC"),
+        ("6.4.0-29-default", "SUSE Linux Micro 6"),
+        ("5.15.0-157-fips", "private archives"),
+        ("6.17.13-4-pve", "on request only"),
+        ("6.12.50-0-lts", "Alpine publishes no debug information"),
+        ("6.12.82-flatcar", "sys-kernel/coreos-kernel"),
+        ("6.12.55+", "cos-tools/BUILD_ID/vmlinux"),
+        ("6.1.21-v8+", "rpi-update"),
+        ("6.1.0-44-amd64", None),
+    ],
+)
+def test_info_says_why_run_will_find_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, release: str, said: str | None
+) -> None:
+    found = shown(capsys, release)["unpublished"]
+    if said is None:
+        assert found is None
+        return
+    assert said in found
+    show_release(release, None, json=False)
+    assert f"UNPUBLISHED: {found}" in capsys.readouterr().out
+    dump = of_release(release, None)
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
+    monkeypatch.setattr(module, "fetch", lambda *_: pytest.fail("nothing was to be fetched"))
+    with pytest.raises(DebuginfoNotFound) as caught:
+        locate(dump, select(dump).distribution, package_query=lambda *_: (), cache=tmp_path)
+    assert found in (caught.value.detail or "")
+
+
 def test_unknown_is_said(capsys):
     assert shown(capsys, "hello")["class"] == "unknown"
     show_release("hello", None, json=False)

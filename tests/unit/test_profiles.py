@@ -96,7 +96,9 @@ HOMES = {
     "debian:sid": "debian-14",
     **{f"ubuntu:{series}": f"ubuntu-{series}" for series in ("16.04", "20.04", "22.04")},
     "ubuntu:14.04": "ubuntu-16.04",
-    "ubuntu:23.10": "ubuntu-24.04",
+    "ubuntu:24.04": "ubuntu-24.04",
+    "ubuntu:25.10": "ubuntu-26.04",
+    "ubuntu:26.04": "ubuntu-26.04",
     "sle:12": "sles-12",
     "sle:15": "sles-15",
     "sle:16": "sles-16",
@@ -114,6 +116,11 @@ HOMES = {
     "alibaba": "alibaba",
     "arch-like": "arch",
     "amazon:2027": "amazon-2027",
+    "proxmox": "proxmox",
+    "raspberrypi-os": "raspberrypi-os",
+    "flatcar": "flatcar",
+    "alpine": "alpine",
+    "sle-micro:6": "sles-15",
 }
 """Class of releases: its profile. Minor versions have that of their major version. All others have `latest`."""
 

@@ -25,6 +25,8 @@ ROCKY = "https://dl.rockylinux.org/vault/rocky"
 KOJI = "https://kojihub.stream.centos.org/kojifiles/packages"
 ALMA = "https://vault.almalinux.org"
 CDN = "https://cdn.redhat.com/content"
+PVE = "http://download.proxmox.com/debian/pve/dists"
+RASPBERRY_PI = "https://archive.raspberrypi.com/debian/pool/main/l/linux"
 LEAP = "https://download.opensuse.org/debug"
 
 
@@ -124,6 +126,8 @@ def kernel(release: str, version: str | None = None, **more: object) -> Vmcore:
         ),
         ("6.11.0-0.el9ueknext.x86_64", "kernel-ueknext-debuginfo-", ["https://oss.oracle.com/ol9/debuginfo"]),
         ("6.8.0-2.el9uek.x86_64", "kernel-ueknext-debuginfo-", ["https://oss.oracle.com/ol9/debuginfo"]),
+        ("6.12.0-100.28.2.el9uek.aarch64.64k", "kernel-uek64k-debuginfo-", ["https://oss.oracle.com/ol9/debuginfo"]),
+        ("5.14.0-427.13.1.el9_4.s390x+zfcpdump", "kernel-zfcpdump-debuginfo-", [f"{ROCKY}/9.4/BaseOS/s390x"]),
         (
             "6.17.1-300.fc43.aarch64+16k-debug",
             "kernel-16k-debug-debuginfo-",
@@ -192,6 +196,54 @@ def test_a_debian_kernel_of_long_ago_is_asked_of_its_days() -> None:
     ]
     assert [line for line in found if line in wanted] == wanted
     assert found.index("deb http://deb.debian.org/debian bookworm main") < found.index(wanted[0])
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "arch", "places"),
+    [
+        (
+            "6.12.47+rpt-rpi-v8",
+            "#1 SMP PREEMPT Debian 1:6.12.47-1+rpt1 (2025-09-16)",
+            "aarch64",
+            [
+                f"{RASPBERRY_PI}/linux-image-6.12.47+rpt-rpi-v8-dbg_6.12.47-1+rpt1_arm64.deb",
+            ],
+        ),
+        (
+            "6.17.13-4-pve",
+            "#1 SMP PREEMPT_DYNAMIC PMX 6.17.13-4 (2026-04-21T22:03Z)",
+            "x86_64",
+            [
+                f"{PVE}/trixie/{component}/binary-amd64/proxmox-kernel-6.17.13-4-pve-dbgsym_6.17.13-4_amd64.deb"
+                for component in ("pve-no-subscription", "pvetest")
+            ],
+        ),
+        (
+            "5.15.158-2-pve",
+            "#1 SMP PVE 5.15.158-2 (2024-07-24T13:05Z)",
+            "x86_64",
+            [
+                f"{PVE}/bullseye/{component}/binary-amd64/pve-kernel-5.15.158-2-pve-dbgsym_5.15.158-2_amd64.deb"
+                for component in ("pve-no-subscription", "pvetest")
+            ],
+        ),
+    ],
+)
+def test_packages_that_uname_v_names(release: str, version: str, arch: str, places: list[str]) -> None:
+    assert urls(kernel(release, version, arch=arch, build_id="01" * 20)) == places
+
+
+@pytest.mark.parametrize(
+    ("release", "package"),
+    [
+        ("6.6.117.1-1.azl3", "kernel-debuginfo-6.6.117.1-1.azl3.x86_64.rpm"),
+        ("6.12.57.1-2.azl3", "kernel-hwe-debuginfo-6.12.57.1-2.azl3.x86_64.rpm"),
+        ("6.6.135.mshv2-1.azl3", "kernel-mshv-debuginfo-6.6.135.mshv2-1.azl3.x86_64.rpm"),
+    ],
+)
+def test_each_kernel_of_azure_linux_is_a_package_of_its_own(release: str, package: str) -> None:
+    base = "https://packages.microsoft.com/azurelinux/3.0/prod/base/debuginfo/x86_64/Packages/k"
+    assert urls(kernel(release, arch="x86_64"))[0] == f"{base}/{package}"
 
 
 def test_stream_alone_is_in_koji_and_other_kernels_are_not_asked_there() -> None:
