@@ -75,7 +75,7 @@ class EngineUnderTest:
         from sandbox.engine.podman import PodmanEngine
 
         if isinstance(self.engine, PodmanEngine):
-            self.engine._call("post", f"/containers/{container}/kill", params={"signal": f"SIG{name}"})
+            self.engine._call("POST", f"/containers/{container}/kill", params={"signal": f"SIG{name}"}).close()
         else:
             assert isinstance(self.engine, DockerEngine)
             self.engine._api.kill(container, f"SIG{name}")

@@ -12,6 +12,7 @@ import platform
 import pwd
 import re
 import secrets
+import select
 import stat
 import time
 from collections.abc import Sequence
@@ -54,6 +55,9 @@ _ENVIRONMENT: Final = {
     # lists of a million file names, and a tenth of a start is spent on looking up their pages.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
+
+_LOOK: Final = 0.1
+"""Seconds without a word from a new case's script after which its engine is asked whether it runs."""
 
 _SCRATCH_SHARE: Final = 8
 """A scratch memory is this part of a case's memory."""
@@ -461,16 +465,18 @@ def _await_ready(directory: Path, token: str, engine: Engine, container: str, sp
         deadline = time.monotonic() + 30
         ready = re.compile(re.escape(token).encode() + rb" ready ?(.*)\n")
         while (found := ready.search(seen)) is None:
+            select.select([descriptor], [], [], _LOOK)
+            piece = b""
             with contextlib.suppress(BlockingIOError):
-                seen += os.read(descriptor, 65536)
-            state = engine.container(container)
-            if state is None or not state.running or time.monotonic() > deadline:
+                piece = os.read(descriptor, 65536)
+            seen += piece
+            ended = not piece and ((state := engine.container(container)) is None or not state.running)
+            if ended or time.monotonic() > deadline:
                 raise SessionFailed(
                     "the case container ended before it was ready",
                     hint="vmbox doctor checks the engine",
                     detail=_last_words(engine, container, spec) or None,
                 )
-            time.sleep(0.02)
         return found[1].decode(errors="replace")
     finally:
         os.close(descriptor)

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, assert_never, cast
@@ -20,6 +20,7 @@ from typing import Any, Final, assert_never, cast
 from sandbox.engine import service, tls
 from sandbox.engine.names import EngineName
 from sandbox.engine.protocol import Engine
+from sandbox.engine.unix_socket import UnixConnection
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
 from sandbox.host import config
 from sandbox.log import Log
@@ -180,40 +181,39 @@ def _adapter(kind: EngineName, url: str, *, endpoint: str, tunnel: service.Servi
 
 
 def _private_podman() -> Engine:
-    from sandbox.engine.podman import PodmanEngine
-
-    started = service.start_podman()
-    _log.info("no engine answers: vmbox has started a Podman of its own at %s", started.socket)
-    try:
-        engine = PodmanEngine(f"unix://{started.socket}", endpoint=EngineName.PODMAN, service=started)
-        if engine.uses_vfs() and service.can_own_storage():
-            engine.close()
-            started = service.start_podman(own_storage=True)
-            engine = PodmanEngine(f"unix://{started.socket}", endpoint=EngineName.PODMAN, service=started)
-    except BaseException:
-        started.close()
-        raise
+    engine, uses_vfs = _started_podman(service.podman_command())
+    if not uses_vfs or not service.can_own_storage():
+        return engine
+    engine.close()
+    engine, _ = _started_podman(service.podman_command(own_storage=True))
     return engine
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
-        self._path = path
+def _started_podman(command: Sequence[str]) -> tuple[Engine, bool]:
+    """(the engine, whether its storage copies every layer in full)"""
+    started = service.start_podman(command)
+    try:
+        # Loaded while the service starts.
+        from sandbox.engine.podman import PodmanEngine
+        from sandbox.engine.podman_info import KeptInfo
 
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        kept = KeptInfo(command)
+        started.wait_until_up()
+        _log.info("no engine answers: vmbox has started a Podman of its own at %s", started.socket)
+        engine = PodmanEngine(f"unix://{started.socket}", endpoint=EngineName.PODMAN, service=started, kept=kept)
+        return engine, engine.uses_vfs()
+    except BaseException:
+        started.close()
+        raise
 
 
 def _patiently(path: Path) -> dict[str, Any]:
     for _ in range(_TRIES - 1):
         try:
-            return _version(_UnixConnection(path))
+            return _version(UnixConnection(path, timeout=_PATIENCE))
         except ConnectionResetError:  # RemoteDisconnected is one
             time.sleep(1)
-    return _version(_UnixConnection(path))
+    return _version(UnixConnection(path, timeout=_PATIENCE))
 
 
 def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:

@@ -314,7 +314,9 @@ class DockerEngine:
     def _attach(self, ident: str) -> ExecStream:
         with self._translating_errors("attach to a container"):
             sock = self._api.attach_socket(ident, params={"stdout": 1, "stderr": 1, "stream": 1})
-        return ExecStream(sock._response, _raw_socket(sock), tty=False, exit_code=lambda: self.wait(ident))  # noqa: SLF001
+        answer = sock._response  # noqa: SLF001 - as in `exec`
+        reader = answer.raw._fp.fp  # noqa: SLF001
+        return ExecStream(answer, reader, _raw_socket(sock), tty=False, exit_code=lambda: self.wait(ident))
 
     def container(self, ident: str) -> Container | None:
         with self._translating_errors("look at a container"):
@@ -363,8 +365,10 @@ class DockerEngine:
                 detach_keys=messages.NO_DETACH,
             )["Id"]
             sock = self._api.exec_start(exec_id, tty=tty, socket=True)
+        answer = sock._response  # noqa: SLF001 - its reader may hold the first bytes, see ExecStream
         return ExecStream(
-            sock._response,  # noqa: SLF001 - its reader may hold the first bytes, see ExecStream
+            answer,
+            answer.raw._fp.fp,  # noqa: SLF001
             _raw_socket(sock),
             tty=tty,
             exit_code=lambda: self._exec_exit_code(exec_id),

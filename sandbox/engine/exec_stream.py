@@ -29,24 +29,26 @@ class ExecStream:
     """`sandbox.engine.Exec` over an upgraded HTTP connection.
 
     http.client's buffered reader may hold the bytes that arrived with the 101 headers; a read from the bare socket
-    misses them (docker-py 7.2.0, issue 3332, open). They are taken out of it once, at the beginning.
+    misses them (docker-py 7.2.0, issue 3332, open). They are taken out of `reader` once, at the beginning. `answer` is
+    closed with the stream.
     """
 
     def __init__(
         self,
-        response: Any,
+        answer: Any,
+        reader: Any,
         sock: socket.socket,
         *,
         tty: bool,
         exit_code: Callable[[], int],
         resize: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._response = response  # a reference: without it the connection is closed or reused
+        self._answer = answer  # a reference: without it the connection is closed or reused
         self._sock = sock
         self._tty = tty
         self._exit_code = exit_code
         self._resize = resize
-        self._arrived = bytearray(self._with_headers(response.raw._fp.fp))  # noqa: SLF001 - see the class
+        self._arrived = bytearray(self._with_headers(reader))
         self._ended = False
         self._kind = 0
         self._left = 0
@@ -162,7 +164,7 @@ class ExecStream:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
-            self._response.close()
+            self._answer.close()
         with contextlib.suppress(OSError):
             self._sock.close()
 

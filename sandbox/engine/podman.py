@@ -1,43 +1,37 @@
-"""Podman, through podman-py. The only importer of `podman`. Tried with podman-py 5.8.0 and Podman 4.3.
-
-Calls that podman-py gets wrong or lacks are made by hand on its session: create (see `podman_spec`), build (no
-progress), exec and attach (stdin hangs, no TTY size, no exit code; podman-py issue 421), remove (waits ten seconds for
-SIGTERM).
-"""
+"""Podman, by the requests of `libpod`. Tried with Podman 4.3."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any
 
-import podman
-import podman.errors
-import requests
-
-from sandbox.engine import created, intermediate_images, messages, orphans, podman_created, podman_spec, requests_log
+from sandbox.engine import created, intermediate_images, messages, orphans, podman_created, podman_spec
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
+from sandbox.engine.libpod import FAILURES, Libpod, LibpodError
+from sandbox.engine.podman_info import KeptInfo
 from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
 from sandbox.host import checks
 
-_UPGRADE: Final = {"Connection": "Upgrade", "Upgrade": "tcp", "Content-Type": "application/json"}
-
 
 class PodmanEngine:
     """`sandbox.engine.Engine` for Podman, rootful or rootless. Safe to use from several threads."""
 
-    def __init__(self, url: str, *, endpoint: str | None = None, service: Service | None = None) -> None:
+    def __init__(
+        self, url: str, *, endpoint: str | None = None, service: Service | None = None, kept: KeptInfo | None = None
+    ) -> None:
         self._endpoint = endpoint or url
         self._service = service
-        self._client: Any = podman.PodmanClient(base_url=url)
-        requests_log.attach(self._client.api)
+        self._call = Libpod(url).call
+        self._kept = kept
         self._info: EngineInfo | None = None
         self._vfs = False
         self._seccomp = ""
@@ -49,22 +43,19 @@ class PodmanEngine:
     def _translating_errors(self, what: str) -> Iterator[None]:
         try:
             yield
-        except podman.errors.APIError as error:
-            # For a dead socket podman-py raises the same class, without response; the reason is the chained error.
-            said = error.explanation or error.__cause__ or error
-            messages.fail(f"Podman cannot {what}", str(said))
-        except (podman.errors.PodmanError, requests.RequestException, OSError) as error:
+        except LibpodError as error:
+            messages.fail(f"Podman cannot {what}", str(error))
+        except FAILURES as error:
             messages.fail(f"Podman cannot {what} at {self._endpoint}", str(error))
-
-    def _call(self, method: str, path: str, **kwargs: Any) -> Any:
-        answer = getattr(self._client.api, method)(path, **kwargs)
-        answer.raise_for_status()
-        return answer
 
     def info(self) -> EngineInfo:
         if self._info is None:
-            with self._translating_errors("describe itself"):
-                told = self._client.info()
+            told = self._kept.read() if self._kept else None
+            if told is None:
+                with self._translating_errors("describe itself"):
+                    told = self._call("GET", "/info").json()
+                if self._kept:
+                    self._kept.keep(told)
             host, here = told["host"], os.uname()
             self._vfs = told["store"]["graphDriverName"] == "vfs"
             self._seccomp = host["security"].get("seccompProfilePath") or ""
@@ -95,9 +86,11 @@ class PodmanEngine:
     def image(self, ref: str) -> Image | None:
         with self._translating_errors(f"look at {ref}"):
             try:
-                found = self._client.images.get(ref).attrs
-            except podman.errors.ImageNotFound:
-                return None
+                found = self._call("GET", f"/images/{_quoted(ref)}/json").json()
+            except LibpodError as error:
+                if error.missing:
+                    return None
+                raise
         self._environments[ref] = created.environment((found.get("Config") or {}).get("Env"))
         return Image(
             id=found["Id"],
@@ -109,8 +102,9 @@ class PodmanEngine:
 
     def images(self, labels: Mapping[str, str]) -> list[Image]:
         with self._translating_errors("list images"):
-            found = [one.attrs for one in self._client.images.list()]
-        # Filtered here: Podman 4.3 finds no image when asked for two labels.
+            # Podman 4.3 finds no image when asked for two labels; with one it looks at fewer.
+            filters = {"label": messages.label_filters(labels)[-1:]} if labels else {}
+            found = self._call("GET", "/images/json", params={"filters": json.dumps(filters)}).json()
         return [
             Image(
                 id=one["Id"],
@@ -124,48 +118,46 @@ class PodmanEngine:
         ]
 
     def pull(self, ref: str, *, platform: str | None = None) -> Iterator[str]:
+        params: dict[str, Any] = {"reference": ref}
+        if messages.on_loopback(ref):
+            params["tlsVerify"] = False
+        if platform:
+            params |= zip(("OS", "Arch", "Variant"), platform.split("/"), strict=False)
         try:
-            secure = {"tls_verify": False} if messages.on_loopback(ref) else {}
-            events = self._client.images.pull(ref, stream=True, decode=True, platform=platform, **secure)
-            yield from messages.pull_lines(events, ref)
-        except podman.errors.APIError as error:
-            messages.unavailable(ref, str(error.explanation or error))
-        except requests.RequestException as error:
+            with contextlib.closing(self._call("POST", "/images/pull", params=params)) as answer:
+                yield from messages.pull_lines(answer.events(), ref)
+        except FAILURES as error:
             messages.unavailable(ref, str(error))
-        if self.image(ref) is None:  # podman-py 5.8.0 does not say when a pull fails
+        if self.image(ref) is None:
             messages.unavailable(ref, "the engine gives no reason")
 
     def push(self, ref: str) -> Iterator[str]:
-        path = f"/images/{urllib.parse.quote(ref, safe='')}/push"
         params = {"destination": ref, "tlsVerify": not messages.on_loopback(ref), "quiet": False}
         with (
             self._translating_errors(f"push {ref}"),
-            contextlib.closing(self._call("post", path, params=params, stream=True)) as answer,
+            contextlib.closing(self._call("POST", f"/images/{_quoted(ref)}/push", params=params)) as answer,
         ):
             # Podman 4.3 answers with one object at the end, later versions with events.
-            events = (json.loads(line) for line in answer.iter_lines(chunk_size=1) if line)
-            yield from messages.push_lines(events, ref)
+            yield from messages.push_lines(answer.events(), ref)
 
     def tag(self, ref: str, name: str) -> None:
         repository, _, tag = name.rpartition(":")
-        path = f"/images/{urllib.parse.quote(ref, safe='')}/tag"
         with self._translating_errors(f"call {ref} {name}"):
-            self._call("post", path, params={"repo": repository, "tag": tag})
+            self._call("POST", f"/images/{_quoted(ref)}/tag", params={"repo": repository, "tag": tag}).close()
 
     def save(self, ref: str) -> Iterator[bytes]:
-        path = f"/images/{urllib.parse.quote(ref, safe='')}/get"
+        params = {"format": "docker-archive"}
         with (
             self._translating_errors(f"save {ref}"),
-            contextlib.closing(self._call("get", path, params={"format": "docker-archive"}, stream=True)) as answer,
+            contextlib.closing(self._call("GET", f"/images/{_quoted(ref)}/get", params=params)) as answer,
         ):
-            yield from answer.iter_content(chunk_size=1 << 20)
+            yield from answer.pieces()
 
     def load(self, archive: Path | IO[bytes]) -> list[str]:
         with contextlib.ExitStack() as stack:
             data = stack.enter_context(archive.open("rb")) if isinstance(archive, Path) else archive
             stack.enter_context(self._translating_errors("load an archive of images"))
-            headers = {"Content-Type": "application/x-tar"}
-            names: list[str] = self._call("post", "/images/load", data=data, headers=headers).json()["Names"]
+            names: list[str] = self._call("POST", "/images/load", data=data).json()["Names"]
         return names
 
     def import_rootfs(
@@ -175,7 +167,7 @@ class PodmanEngine:
             data = stack.enter_context(tar.open("rb")) if isinstance(tar, Path) else tar
             stack.enter_context(self._translating_errors(f"import {ref}"))
             self._call(
-                "post",
+                "POST",
                 "/images/import",
                 params={
                     "reference": ref,
@@ -183,8 +175,7 @@ class PodmanEngine:
                     **({"architecture": platform.rpartition("/")[2]} if platform else {}),
                 },
                 data=data,
-                headers={"Content-Type": "application/x-tar"},
-            )
+            ).close()
 
     def build(
         self,
@@ -199,7 +190,7 @@ class PodmanEngine:
         try:
             with contextlib.closing(
                 self._call(
-                    "post",
+                    "POST",
                     "/build",
                     params={
                         "t": ref,
@@ -213,40 +204,38 @@ class PodmanEngine:
                         "layers": True,
                     },
                     data=context,
-                    headers={"Content-Type": "application/x-tar"},
-                    stream=True,
                 )
             ) as answer:
-                events = (json.loads(line) for line in answer.iter_lines(chunk_size=1) if line)
-                yield from intermediate_images.noted(messages.build_lines(events, ref), made)
+                yield from intermediate_images.noted(messages.build_lines(answer.events(), ref), made)
         except ImageBuildFailed:
             intermediate_images.remove(made, self)
             raise
-        except podman.errors.APIError as error:
-            raise ImageBuildFailed(f"{ref} cannot be built: {error.explanation or error}") from None
-        except requests.RequestException as error:
+        except LibpodError as error:
+            raise ImageBuildFailed(f"{ref} cannot be built: {error}") from None
+        except FAILURES as error:
             messages.fail(f"{ref} cannot be built", str(error))
 
     def remove_image(self, ref: str) -> None:
-        path = f"/images/{urllib.parse.quote(ref, safe='')}"
-        with (
-            self._translating_errors(f"remove {ref}"),
-            contextlib.suppress(podman.errors.NotFound, podman.errors.ImageNotFound),
-        ):
+        path = f"/images/{_quoted(ref)}"
+        with self._translating_errors(f"remove {ref}"):
             try:
-                self._call("delete", path)
-            except podman.errors.APIError as error:
-                if error.status_code != requests.codes.conflict or not self._remove_working_containers(ref):
+                try:
+                    self._call("DELETE", path).close()
+                except LibpodError as error:
+                    if error.status != http.client.CONFLICT or not self._remove_working_containers(ref):
+                        raise
+                    self._call("DELETE", path).close()
+            except LibpodError as error:
+                if not error.missing:
                     raise
-                self._call("delete", path)
 
     def _remove_working_containers(self, ref: str) -> bool:
         """Remove containers of abandoned builds from image `ref`: Podman 4.3 leaves them, and they keep it in use."""
         image = self.image(ref)
-        known = self._call("get", "/containers/json", params={"all": True, "external": True}).json()
+        known = self._call("GET", "/containers/json", params={"all": True, "external": True}).json()
         left = [one["Id"] for one in known if one["State"] == "storage" and image and one["ImageID"] == image.id]
         for ident in left:
-            self._call("delete", f"/containers/{ident}", params={"force": True, "timeout": 0})
+            self._call("DELETE", f"/containers/{ident}", params={"force": True, "timeout": 0}).close()
         return bool(left)
 
     # Containers
@@ -268,12 +257,12 @@ class PodmanEngine:
             shadows=shadows,
         )
         with self._translating_errors(f"create a container of {spec.image}"):
-            ident: str = self._call("post", "/containers/create", data=json.dumps(payload)).json()["Id"]
+            ident: str = self._call("POST", "/containers/create", json_body=payload).json()["Id"]
         if spec.hardened:
             try:
                 self._initialize(ident, spec)
                 with self._translating_errors("look at a container"):
-                    inspected = self._call("get", f"/containers/{ident}/json").json()
+                    inspected = self._call("GET", f"/containers/{ident}/json").json()
                 podman_created.refuse_unless_as_asked(
                     inspected,
                     spec,
@@ -290,7 +279,7 @@ class PodmanEngine:
     def _initialize(self, ident: str, spec: ContainerSpec) -> None:
         """Has the runtime make it, but not start its process."""
         with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
-            self._call("post", f"/containers/{ident}/init")
+            self._call("POST", f"/containers/{ident}/init").close()
 
     def start(self, spec: ContainerSpec) -> Container:
         ident = self._create(spec, auto_remove=spec.auto_remove)
@@ -304,7 +293,7 @@ class PodmanEngine:
 
     def _start(self, ident: str, spec: ContainerSpec) -> None:
         with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
-            self._call("post", f"/containers/{ident}/start")
+            self._call("POST", f"/containers/{ident}/start").close()
 
     def run(self, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         ident = self._create(orphans.with_owner_label(spec), auto_remove=False)
@@ -320,22 +309,16 @@ class PodmanEngine:
         if not spec.hardened:
             self._initialize(ident, spec)  # what is not initialized cannot be attached to
         with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
-            answer = self._call(
-                "post",
-                f"/containers/{ident}/attach",
-                params={"stdout": True, "stderr": True, "stream": True},
-                headers=_UPGRADE,
-                stream=True,
-            )
-        return ExecStream(answer, answer.raw.connection.sock, tty=False, exit_code=lambda: self.wait(ident))
+            params = {"stdout": True, "stderr": True, "stream": True}
+            answer = self._call("POST", f"/containers/{ident}/attach", params=params, upgrade=True)
+        return ExecStream(answer, *answer.upgraded(), tty=False, exit_code=lambda: self.wait(ident))
 
     def container(self, ident: str) -> Container | None:
         with self._translating_errors("look at a container"):
             try:
-                found = self._call("get", f"/containers/{urllib.parse.quote(ident, safe='')}/json").json()
-            except podman.errors.APIError as error:
-                # Podman 4.3 answers 500 for a container that disappears while it is inspected.
-                if isinstance(error, podman.errors.NotFound) or "no such container" in str(error.explanation):
+                found = self._call("GET", f"/containers/{_quoted(ident)}/json").json()
+            except LibpodError as error:
+                if error.missing:
                     return None
                 raise
         state = found["State"]
@@ -349,16 +332,15 @@ class PodmanEngine:
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
         with self._translating_errors("list containers"):
-            # A list: podman-py turns a mapping's lists into one string, which matches nothing (podman-py issue 542).
-            found = self._client.containers.list(
-                all=True, sparse=True, filters=[f"label={one}" for one in messages.label_filters(labels)]
-            )
+            filters = {"label": messages.label_filters(labels)}
+            params = {"all": True, "filters": json.dumps(filters)}
+            found = self._call("GET", "/containers/json", params=params).json()
         return [
             Container(
-                id=one.attrs["Id"],
-                name=one.attrs["Names"][0],
-                running=one.attrs["State"] == "running",
-                labels=one.attrs.get("Labels") or {},
+                id=one["Id"],
+                name=one["Names"][0],
+                running=one["State"] == "running",
+                labels=one.get("Labels") or {},
             )
             for one in found
         ]
@@ -373,32 +355,22 @@ class PodmanEngine:
         env: Mapping[str, str] | None = None,
     ) -> Exec:
         with self._translating_errors(f"run {argv[0]} in the container"):
-            exec_id: str = self._call(
-                "post",
-                f"/containers/{urllib.parse.quote(ident, safe='')}/exec",
-                data=json.dumps(
-                    {
-                        "Cmd": list(argv),
-                        "AttachStdin": stdin,
-                        "AttachStdout": True,
-                        "AttachStderr": True,
-                        "Tty": tty,
-                        "DetachKeys": messages.NO_DETACH,
-                        "Env": [f"{key}={value}" for key, value in (env or {}).items()],
-                    }
-                ),
-                headers={"Content-Type": "application/json"},
-            ).json()["Id"]
-            answer = self._call(
-                "post",
-                f"/exec/{exec_id}/start",
-                data=json.dumps({"Detach": False, "Tty": tty}),
-                headers=_UPGRADE,
-                stream=True,
-            )
+            wanted = {
+                "Cmd": list(argv),
+                "AttachStdin": stdin,
+                "AttachStdout": True,
+                "AttachStderr": True,
+                "Tty": tty,
+                "DetachKeys": messages.NO_DETACH,
+                "Env": [f"{key}={value}" for key, value in (env or {}).items()],
+            }
+            made = self._call("POST", f"/containers/{_quoted(ident)}/exec", json_body=wanted).json()
+            exec_id: str = made["Id"]
+            start = {"Detach": False, "Tty": tty}
+            answer = self._call("POST", f"/exec/{exec_id}/start", json_body=start, upgrade=True)
         return ExecStream(
             answer,
-            answer.raw.connection.sock,
+            *answer.upgraded(),
             tty=tty,
             exit_code=lambda: self._exec_exit_code(exec_id),
             resize=lambda rows, columns: self._exec_resize(exec_id, rows, columns),
@@ -407,32 +379,32 @@ class PodmanEngine:
     def _exec_exit_code(self, exec_id: str) -> int:
         while True:
             with self._translating_errors("tell how a command ended"):
-                state = self._call("get", f"/exec/{exec_id}/json").json()
+                state = self._call("GET", f"/exec/{exec_id}/json").json()
             if not state["Running"]:
                 return int(state["ExitCode"] or 0)
             time.sleep(0.02)
 
     def _exec_resize(self, exec_id: str, rows: int, columns: int) -> None:
         with self._translating_errors("resize a terminal"):
-            self._call("post", f"/exec/{exec_id}/resize", params={"h": rows, "w": columns})
+            self._call("POST", f"/exec/{exec_id}/resize", params={"h": rows, "w": columns}).close()
 
     def logs(self, ident: str, *, tail: int = 50) -> bytes:
         with self._translating_errors("read a container's log"):
-            answer = self._call(
-                "get", f"/containers/{ident}/logs", params={"stdout": True, "stderr": True, "tail": tail}
-            )
-        return demultiplexed(answer.content)
+            params = {"stdout": True, "stderr": True, "tail": tail}
+            said = self._call("GET", f"/containers/{ident}/logs", params=params).body()
+        return demultiplexed(said)
 
     def wait(self, ident: str) -> int:
         with self._translating_errors("wait for a container"):
-            return int(self._call("post", f"/containers/{ident}/wait").text)
+            return int(self._call("POST", f"/containers/{ident}/wait").body())
 
     def remove(self, ident: str) -> None:
         with self._translating_errors("remove a container"):
+            params = {"force": True, "volumes": True, "timeout": 0}
             try:
-                self._call("delete", f"/containers/{ident}", params={"force": True, "volumes": True, "timeout": 0})
-            except podman.errors.APIError as error:
-                if not isinstance(error, podman.errors.NotFound) and "no such container" not in str(error.explanation):
+                self._call("DELETE", f"/containers/{ident}", params=params).close()
+            except LibpodError as error:
+                if not error.missing:
                     raise
 
     def obstacles(self) -> Iterator[tuple[str, str]]:
@@ -448,6 +420,9 @@ class PodmanEngine:
             )
 
     def close(self) -> None:
-        self._client.close()
         if self._service:
             self._service.close()
+
+
+def _quoted(name: str) -> str:
+    return urllib.parse.quote(name, safe="")

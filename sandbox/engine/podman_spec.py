@@ -1,7 +1,4 @@
-"""The JSON that describes a container to Podman: its SpecGenerator (pkg/specgen in Podman's source).
-
-podman-py is not used for it: its tmpfs cannot be noexec, and it sends security options as SELinux options.
-"""
+"""The JSON that describes a container to Podman: its SpecGenerator (pkg/specgen in Podman's source)."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Service:
                 state = f"ended with exit status {ended}" if ended is not None else "does not answer"
                 reason = said.splitlines()[-1] if said else "no reason given"
                 raise EngineFailed(f"{self._name} {state}: {reason}", detail=said or None)
-            time.sleep(0.02)
+            time.sleep(0.005)
         _log.debug("%s listens at %s after %.3f s", self._name, self.socket, time.monotonic() - self._began)
 
     def _said(self) -> str:
@@ -122,18 +122,20 @@ def private_socket(kind: str) -> Path:
     return path
 
 
-def start_podman(*, own_storage: bool = False) -> Service:
-    """Start a private `podman system service` as the calling user. Raises `EngineNotFound` if podman is missing."""
+def start_podman(command: Sequence[str]) -> Service:
+    """Start a private `podman system service` as the calling user: `command` is `podman_command`'s."""
+    socket = private_socket("podman")
+    # --time 0: it may be idle during a long download. The pipe of `Service` ends it.
+    argv = [*command, "system", "service", "--time", "0", f"unix://{socket}"]
+    return Service(argv, socket, env=_podman_environment())
+
+
+def podman_command(*, own_storage: bool = False) -> list[str]:
+    """The command that is Podman with the storage of the calling user. Raises `EngineNotFound` if it is missing."""
     podman = shutil.which("podman")
     if not podman:
         raise EngineNotFound("no podman command was found")
-    socket = private_socket("podman")
-    storage = _own_storage() if own_storage or _has_own_storage() else []
-    # --time 0: it may be idle during a long download. The pipe of `Service` ends it.
-    argv = [podman, *storage, "system", "service", "--time", "0", f"unix://{socket}"]
-    service = Service(argv, socket, env=_podman_environment())
-    service.wait_until_up()
-    return service
+    return [podman, *(_own_storage() if own_storage or _has_own_storage() else [])]
 
 
 def start_tunnel(target: str, port: int | None, remote_socket: str) -> Service:

@@ -426,7 +426,7 @@ def crash(engine: EngineUnderTest, case: dict[str, Any]) -> Path:
     if isinstance(api, DockerEngine):
         first = api._api.inspect_container(container.id)["State"]["Pid"]
     else:
-        first = api._call("get", f"/containers/{container.id}/json").json()["State"]["Pid"]
+        first = api._call("GET", f"/containers/{container.id}/json").json()["State"]["Pid"]
     namespace = Path(f"/proc/{first}/ns/pid").readlink()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

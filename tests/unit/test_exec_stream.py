@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from types import SimpleNamespace
 
 import pytest
 
@@ -25,8 +24,7 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def stream(sock: socket.socket, *, tty: bool = False) -> ExecStream:
     reader = sock.makefile("rb")
-    response = SimpleNamespace(raw=SimpleNamespace(_fp=SimpleNamespace(fp=reader)), close=reader.close)
-    return ExecStream(response, sock, tty=tty, exit_code=lambda: 0)
+    return ExecStream(reader, reader, sock, tty=tty, exit_code=lambda: 0)
 
 
 def frame(kind: int, data: bytes) -> bytes:

@@ -25,7 +25,6 @@ SOLE_IMPORTERS = {
     "rich": {"render"},
     "platformdirs": {"host.config", "host.paths"},
     "docker": {"engine.docker", "engine.docker_tls"},
-    "podman": {"engine.podman"},
     "jinja2": {"report.html"},
     "distributed": {"triage.executors"},
     "cyclonedx": {"commands.sbom"},

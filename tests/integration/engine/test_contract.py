@@ -17,6 +17,7 @@ import pytest
 
 from engines import EngineUnderTest
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, Exec, Tmpfs
+from sandbox.engine.podman import PodmanEngine
 from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, PathNotFound
 
 LABELS = {"vmbox.test": "contract"}
@@ -527,6 +528,8 @@ def test_no_anonymous_volume_is_left(api: Engine, base: str) -> None:
 
 
 def volumes(api: Engine) -> set[str]:
+    if isinstance(api, PodmanEngine):
+        return {volume["Name"] for volume in api._call("GET", "/volumes/json").json()}
     client = api._client  # type: ignore[attr-defined]
     return {volume.name for volume in client.volumes.list()}
 
