@@ -1,7 +1,7 @@
 """The command `vmbox`: the two everyday forms without the command line library, everything else with it.
 
-Importing typer takes fifty times as long as a warm crash takes to answer. So `vmbox run` on an open case, and
-`vmbox info` in its plain form, are recognised here; everything else goes to `cli`, which knows all.
+Importing typer takes fifty times as long as a warm crash takes to answer. So `vmbox run` with commands, and
+`vmbox info` in its plain form, are recognised here; everything else, mistakes too, goes to `cli`, which knows all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # What is loaded depends on the command.
+    from sandbox.commands.run_arguments import RunArguments
+    from sandbox.model import Case
 
 
 def main() -> None:
@@ -22,7 +28,7 @@ def main() -> None:
 
         with exit_on_error():
             begin_from_environment()
-    if not (_info(arguments) or _warm_run(arguments)):
+    if not (_info(arguments) or _run(arguments)):
         from sandbox.cli import app
         from sandbox.render import exit_on_error
 
@@ -61,8 +67,8 @@ def _info(arguments: Sequence[str]) -> bool:
             return False
 
 
-def _warm_run(arguments: Sequence[str]) -> bool:
-    """vmbox run VMCORE … when the case is open as it is asked for; with commands, or a file of them."""
+def _run(arguments: Sequence[str]) -> bool:
+    """vmbox run VMCORE … with commands, a file of them, or code"""
     if arguments[:1] != ["run"]:
         return False
     from sandbox.commands.run_arguments import parse
@@ -73,26 +79,31 @@ def _warm_run(arguments: Sequence[str]) -> bool:
         asked = parse(arguments[1:])
     except UsageError:
         return False
-    if asked is None or asked.once or not (asked.commands or asked.input_file or asked.code):
+    if asked is None or not (asked.commands or asked.input_file or asked.code):
         return False
     with exit_on_error():
         if asked.verbose:
             from sandbox.commands.verbose import begin
 
             begin("debug")
-        from sandbox.case import store
-
-        options = asked.open_options()
-        try:
-            case = store.find(asked.vmcore, engine=options.engine)
-        except OSError:
-            return False
-        if case is None or not options.accepts(case):
-            return False
+        case = None if asked.once else _open_case(asked)
         from sandbox import render
         from sandbox.commands.run import run_arguments
 
         sys.exit(run_arguments(asked, reporter=render.reporter(quiet=asked.quiet), case=case))
+
+
+def _open_case(asked: RunArguments) -> Case | None:
+    """The open case of the dump, if it is as it is asked for."""
+    from sandbox.case import store
+
+    options = asked.open_options()
+    try:
+        case = store.find(asked.vmcore, engine=options.engine)
+    except OSError:
+        # No such file, no permission: opening it says so properly.
+        return None
+    return case if case is not None and options.accepts(case) else None
 
 
 if __name__ == "__main__":

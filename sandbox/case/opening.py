@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -131,6 +132,8 @@ def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
     except OSError:
         return False  # opening it says what is wrong
     machine = _identify(dump, reporter=QUIET).arch
+    if machine == os.uname().machine:
+        return False  # an engine on this host is of the same; none is asked
     engine = connect(options.engine)
     try:
         return foreign_arch(machine, engine.info()) is not None

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class _Run(Command):
-    """`run`, parsed by `run_arguments` as in a warm run, which does not load typer."""
+    """`run`, parsed by `run_arguments` as in a plain run, which does not load typer."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         from sandbox.commands.run_arguments import parse

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -168,10 +167,15 @@ def test_an_open_case_is_found_once(make_case: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(store, "find", find)
     monkeypatch.setattr(commands, "run_arguments", run_arguments)
     with pytest.raises(SystemExit) as ended:
-        entry._warm_run(["run", "v", "--", "--bogus"])
+        entry._run(["run", "v", "--", "--bogus"])
     assert ended.value.code == 1
     assert [(arguments.commands, found) for arguments, found in ran] == [(("--bogus",), case)]
     assert looked == [Path("v")]
-    with contextlib.suppress(SystemExit):
-        assert not entry._warm_run(["run", "v", "--image", "debian-13", "--", "bt"])
-    assert len(ran) == 1
+    # It is not the case that is asked for; or one of its own is.
+    for option in (("--image", "debian-13"), ("--once",)):
+        with pytest.raises(SystemExit):
+            entry._run(["run", "v", *option, "--", "bt"])
+        assert ran[-1][1] is None
+    assert len(looked) == 2
+    for words in (["run", "v"], ["run", "v", "--bogus"], ["run", "--help"], ["list"]):
+        assert not entry._run(words)
