@@ -18,7 +18,7 @@ from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import prefetch
 from sandbox.errors import refuse_empty
-from sandbox.host import config, paths
+from sandbox.host import config
 from sandbox.model import Case, CommandStatus, Debuginfo, Transcript, Vmcore
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.run_recorded import run_recorded
@@ -128,7 +128,7 @@ def identify(path: AnyPath) -> Vmcore:
     Takes what `vmbox info` takes: a vmcore in any format, compressed or in an archive, a directory, a sosreport.
     Raises `DumpNotFound`, `DumpUnreadable`, `NotADump`, `DumpDamaged`.
     """
-    from sandbox.dump import identify as read
+    from sandbox.case.dumps import identify as read
 
     refuse_empty(path)
     return read(Path(path))
@@ -139,10 +139,10 @@ def dmesg(path: AnyPath) -> Iterator[bytes]:
 
     A dump deep in an archive is unpacked into the cache first, as `open` does.
     """
-    from sandbox.dump import read_log
+    from sandbox.case.dumps import read_log
 
     refuse_empty(path)
-    return read_log(Path(path), unpack_into=paths.unpacked_dir())
+    return read_log(Path(path))
 
 
 def open(  # noqa: A001 - sandbox.open is what a reader expects it to be

@@ -182,6 +182,9 @@ class _Answers:
         refuse_empty(path)
         if "\0" in path:
             raise UsageError("a path has no NUL in it", hint="identify PATH")
+        from sandbox.case.remote_dump import refuse_url
+
+        refuse_url([path], "vmbox run URL -- bt, in a terminal")
         where = Path(path).expanduser().resolve()
         if self._directories and not any(where.is_relative_to(directory) for directory in self._directories):
             below = ", ".join(map(str, self._directories))

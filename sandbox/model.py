@@ -13,7 +13,7 @@ from typing import Any, Final
 REMOTE_SCHEMES: Final = ("ssh:", "tcp:", "http:")
 """Beginnings of the address of an engine on another host."""
 
-DUMP_SCHEMES: Final = ("https:/", "http:/")
+DUMP_SCHEMES: Final = ("https:/", "http:/", "s3:/", "sftp:/")
 """Beginnings of the URL of a dump on a server, as `Path` writes them: with one slash less."""
 
 

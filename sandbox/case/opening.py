@@ -221,15 +221,10 @@ def _copied(vmcore: Vmcore, reporter: Reporter) -> Vmcore:
 
 def _identify(dump: Path, reporter: Reporter) -> Vmcore:
     """Identifies a dump with all that is needed to find its debuginfo."""
-    from sandbox.case import remote_dump
-    from sandbox.dump import identify, identify_inside, index_pieces
+    from sandbox.case.dumps import identify_inside_of
 
-    if remote_dump.is_description(dump):
-        return remote_dump.identify(dump, reporter)
-    index_pieces(dump, paths.unpacked_dir(), reporter)
-    vmcore = identify(dump)
     # Debian's and Ubuntu's debuginfo is found by what only the log says.
-    return vmcore if vmcore.skipped is None else identify_inside(vmcore, paths.unpacked_dir(), reporter)
+    return identify_inside_of(dump, reporter, unpacking=True)
 
 
 @contextmanager

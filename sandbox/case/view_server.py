@@ -31,7 +31,7 @@ from sandbox.dump.view import View, open_view
 from sandbox.errors import VmboxError
 
 if TYPE_CHECKING:
-    from sandbox.case.remote_dump import RemoteSource
+    from sandbox.case.remote_source import RemoteSource
 
 READY: Final = b"ready\n"
 
@@ -50,7 +50,11 @@ def open_file(dump: Path) -> FileSource | RemoteSource:
     """Opens a dump, or the one on a server that `dump` describes. Raises `DumpError`."""
     from sandbox.case import remote_dump
 
-    return remote_dump.RemoteSource(dump) if remote_dump.is_description(dump) else FileSource(dump)
+    if not remote_dump.is_description(dump):
+        return FileSource(dump)
+    from sandbox.case.remote_source import RemoteSource
+
+    return RemoteSource(dump)
 
 
 def unmount(place: Path) -> None:

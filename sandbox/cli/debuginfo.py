@@ -44,10 +44,10 @@ def fetch(
     vmbox debuginfo fetch vmcore --modules
     vmbox debuginfo fetch --release 5.14.0-427.13.1.el9_4.x86_64
     """
+    from sandbox.case.dumps import identify
     from sandbox.case.options import OpenOptions
     from sandbox.case.provision import find_debuginfo
     from sandbox.debuginfo.modules import fetch_modules
-    from sandbox.dump import identify
     from sandbox.dump.release import of_release
     from sandbox.session.module_debuginfo import loaded_modules
     from sandbox.session.start import open_session

@@ -62,9 +62,9 @@ def prepare(
     quiet: Quiet = False,
 ) -> None:
     """Get image and debuginfo ready before the dump has arrived: from a sosreport, a log, or a release."""
+    from sandbox.case.dumps import identify
     from sandbox.case.options import OpenOptions
     from sandbox.case.provision import prefetch
-    from sandbox.dump import identify
     from sandbox.dump.release import of_release
 
     match vmcore, release:
@@ -87,9 +87,8 @@ def dmesg(vmcore: Dump, quiet: Quiet = False) -> None:
 
     A dump deep in an archive is unpacked into the cache first, as `vmbox run` does.
     """
-    from sandbox.dump import read_log
-    from sandbox.host import paths
+    from sandbox.case.dumps import read_log
 
     output = render.Output()
-    for line in read_log(vmcore, unpack_into=paths.unpacked_dir(), reporter=render.reporter(quiet=quiet)):
+    for line in read_log(vmcore, render.reporter(quiet=quiet)):
         output(line + b"\n")

@@ -57,7 +57,7 @@ def kube(
 
     vmbox report vmcore --answers vmbox-….answers -o report.html
     """
-    from sandbox.dump import identify
+    from sandbox.case.dumps import identify
     from sandbox.report.kubernetes import JobOptions, as_yaml, manifests
 
     wanted = JobOptions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +26,10 @@ def log(
     if what is None:
         _list(json=json)
         return
+    if ":/" in what:
+        from sandbox.case import remote_dump
+
+        what = str(remote_dump.known(Path(what)))
     output = render.Output()
     for path in find(what, render.reporter(quiet=False)):
         if script:

@@ -202,7 +202,6 @@ def close(
     from sandbox.case import remote_dump, store
     from sandbox.case.container import close as end
     from sandbox.dump.unpacking import forget, unpacked_path
-    from sandbox.model import DUMP_SCHEMES
 
     if bool(what) == everything:
         raise typer.BadParameter("give dumps, cases, or --all")
@@ -211,8 +210,8 @@ def close(
     ended: list[Path] = []
     found: dict[str, Case] = {}
     for one in what or ():
-        if one.startswith(DUMP_SCHEMES):
-            one = str(remote_dump.known(Path(one)))  # noqa: PLW2901 - what stands for it here
+        if ":/" in one:
+            one = str(remote_dump.known(Path(one)))  # noqa: PLW2901 - what stands for a URL here
         try:
             found |= {case.id: case for case in store.find_by_id_or_dump(one)}
         except CaseNotFound:
@@ -238,7 +237,8 @@ def close(
         # The name of a copy is made from the dump's file, so a missing or inaccessible dump has none.
         if not os.access(dump, os.F_OK) or store.find(dump) is not None:
             continue
-        if remote_dump.forget(dump) or forget(dump, copies):
+        # The index of a flattened one is called after the description.
+        if any((forget(dump, copies), remote_dump.forget(dump))):
             render.note(f"removed what was kept of {dump.name}")
     if failures:
         raise typer.Exit(failures[0].exit_code)

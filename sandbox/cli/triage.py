@@ -88,7 +88,7 @@ def report(
     if answers is None:
         made = make(vmcore, options, reporter, timeout=timeout)
     else:
-        from sandbox.dump import identify
+        from sandbox.case.dumps import identify
         from sandbox.report.build import read
         from sandbox.report.kubernetes import read_answers
 
@@ -165,6 +165,7 @@ def triage(
     one is not the one that its kernel printed.
     """
     from sandbox.case.options import OpenOptions
+    from sandbox.case.remote_dump import refuse_url
     from sandbox.triage import discovery, table
     from sandbox.triage.scheduler import triage as triage_all
 
@@ -174,6 +175,7 @@ def triage(
     words = [*(paths or ()), *(discovery.listed(listed) if listed else ())]
     if not words:
         raise typer.BadParameter("give dumps or directories")
+    refuse_url(words, "vmbox report URL makes the report of one")
     links: list[Path] = []
     found = discovery.find(words, links)
     if links:

@@ -34,6 +34,6 @@ def verify(
         return
     for one in found:
         # The format of sha256sum -c.
-        typer.echo(f"{one.found.sha256}  {render.visible(str(one.path))}")
+        typer.echo(f"{one.found.sha256}  {render.visible(one.name)}")
         since = "recorded" if one.newly_recorded else f"unchanged since {one.recorded.astimezone():%Y-%m-%d %H:%M}"
-        render.note(f"{render.visible(str(one.path))}: {since}")
+        render.note(f"{render.visible(one.name)}: {since}")

@@ -14,9 +14,9 @@ from typing import BinaryIO
 
 from sandbox import image as images
 from sandbox.case import self_contained, store
+from sandbox.case.dumps import identify
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import provision
-from sandbox.dump import identify
 from sandbox.engine import Engine, connect, labels
 from sandbox.errors import (
     BaseImageUnavailable,
@@ -33,7 +33,7 @@ from sandbox.errors import (
 from sandbox.host import config
 from sandbox.host.disk import need_space
 from sandbox.host.files import STDOUT, write_output
-from sandbox.model import Vmcore
+from sandbox.model import DUMP_SCHEMES, Vmcore
 from sandbox.profiles import Profile, load, platforms, select
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import module_debuginfo
@@ -87,7 +87,7 @@ def resolve_target(what: str) -> ImageTarget:
     """Finds the subject that a user names: a dump by its path, or a profile by its name."""
     refuse_empty(what)
     try:
-        there = Path(what).exists()
+        there = what.startswith(DUMP_SCHEMES) or Path(what).exists()
     except OSError:  # a directory above it is closed to us: identifying says so
         there = True
     if there:

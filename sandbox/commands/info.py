@@ -10,7 +10,7 @@ from sandbox import render
 from sandbox.dump.release import classify, of_release
 from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.host import config, paths
-from sandbox.model import DUMP_SCHEMES, Vmcore, key_of
+from sandbox.model import Vmcore, key_of
 from sandbox.profiles import Profile, select
 
 _WORDS = {
@@ -38,24 +38,10 @@ def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = N
 
 
 def _identified_here(path: Path, *, unpack: bool) -> Vmcore:
-    if str(path).startswith(DUMP_SCHEMES):
-        from sandbox.case import remote_dump
+    from sandbox.case.dumps import identify_inside_of
 
-        reporter = render.reporter(quiet=False)
-        return remote_dump.identify(remote_dump.local(path, reporter), reporter)
-    from sandbox.dump import identify, identify_inside, index_pieces
-
-    index_pieces(path, paths.unpacked_dir(), render.reporter(quiet=False))
-    vmcore = identify(path)
-    if vmcore.flattened and vmcore.skipped is not None and vmcore.path != path:
-        # It was found in a directory.
-        index_pieces(vmcore.path, paths.unpacked_dir(), render.reporter(quiet=False))
-        vmcore = identify(path)
-    if vmcore.skipped is not None:
-        # With what only the whole dump tells: where that needs no unpacking, or was done, or is asked for.
-        reporter = render.reporter(quiet=False)
-        vmcore = identify_inside(vmcore, paths.unpacked_dir(), reporter, unpacking=unpack)
-    return vmcore
+    # With what only the whole dump tells: where that needs no unpacking, or was done, or is asked for.
+    return identify_inside_of(path, render.reporter(quiet=False), unpacking=unpack)
 
 
 def _identified_there(path: Path, engine: str) -> Vmcore:

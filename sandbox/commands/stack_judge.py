@@ -85,14 +85,15 @@ class StackJudge:
         return self._trace
 
     def _read_trace(self) -> CallTrace | None:
+        from sandbox.case.dumps import witness
         from sandbox.host import paths
-        from sandbox.judge import call_trace, log
+        from sandbox.judge import call_trace
 
         if self._case.remote:
             self._reporter.notice("the stack is not compared: the log is read where the dump is, on another host")
             return None
         try:
-            read = log.witness(Path(self._case.dump), unpacked=paths.unpacked_dir())
+            read = witness(Path(self._case.dump), unpacked=paths.unpacked_dir())
         except VmboxError as error:
             self._reporter.notice(f"the stack is not compared with the kernel's own: {error.message}")
             return None

@@ -13,11 +13,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from sandbox.case import remote_dump
 from sandbox.dump.source import FileSource, cannot_open, open_evidence
 from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, VmboxError, unwritable
 from sandbox.host import decode, paths
@@ -37,12 +38,12 @@ class Fingerprint:
     sha256: str
     size: int
     """Bytes."""
-    mode: str
-    """Octal, file type included, as stat shows it."""
-    uid: int
-    gid: int
-    mtime_ns: int
-    xattrs: Mapping[str, str]
+    mode: str | None = None
+    """Octal, file type included, as stat shows it. This and what follows is of a file of this host."""
+    uid: int | None = None
+    gid: int | None = None
+    mtime_ns: int | None = None
+    xattrs: Mapping[str, str] = field(default_factory=dict)
     """Extended attributes, the SELinux label and ACLs among them; values in base 64."""
 
 
@@ -51,6 +52,8 @@ class VerifiedFile:
     """One file, looked at again or for the first time."""
 
     path: Path
+    name: str
+    """The path, or the URL without what may be secret."""
     found: Fingerprint
     recorded: datetime
     """When what it is compared with was recorded; now, if there was nothing."""
@@ -80,21 +83,26 @@ def verify(
         raise UsageError("a SHA-256 has 64 hexadecimal digits", hint="sha256sum FILE prints it")
     if expected is not None and len(dumps) > 1:
         raise UsageError("one SHA-256 is of one file", hint="verify the files one by one")
+    dumps = [remote_dump.local(dump, reporter) for dump in dumps]
     with ThreadPoolExecutor(min(_AT_ONCE, len(dumps) or 1)) as pool:
         found = list(pool.map(lambda path: fingerprint(path, reporter), dumps))
     results, changes = [], []
     for path, now in zip(dumps, found, strict=True):
         wanted = expected or _beside(path)
         if wanted is not None and wanted.lower() != now.sha256:
-            changes.append(f"{path}: its SHA-256 is {now.sha256}, it should be {wanted.lower()}")
+            changes.append(f"{remote_dump.name(path)}: its SHA-256 is {now.sha256}, it should be {wanted.lower()}")
             continue
         before = None if accept else _read(path)
         if before is None:
             when = _record(path, now)
         else:
             when = before.recorded
-            changes += [f"{path}: {change}" for change in _differences(before.fingerprint, now)]
-        results.append(VerifiedFile(path=path, found=now, recorded=when, newly_recorded=before is None))
+            changes += [f"{remote_dump.name(path)}: {change}" for change in _differences(before.fingerprint, now)]
+        results.append(
+            VerifiedFile(
+                path=path, name=remote_dump.name(path), found=now, recorded=when, newly_recorded=before is None
+            )
+        )
     if changes:
         names = ", ".join(sorted({change.partition(": ")[0] for change in changes}))
         raise EvidenceChanged(f"not what was recorded: {names}", detail="\n".join(changes))
@@ -102,7 +110,9 @@ def verify(
 
 
 def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:
-    """Reads all of a file. Raises `DumpUnreadable` also when it changes meanwhile."""
+    """Reads all of a file, or of a dump on a server. Raises `DumpUnreadable` also when it changes meanwhile."""
+    if remote_dump.is_description(path):
+        return _remote_fingerprint(path, reporter)
     try:
         descriptor = open_evidence(path)
     except OSError as error:
@@ -127,6 +137,24 @@ def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:
         raise DumpUnreadable(f"{path}: {error.strerror}", hint="the disk or the network file system failed") from error
     finally:
         os.close(descriptor)
+
+
+def _remote_fingerprint(path: Path, reporter: Reporter) -> Fingerprint:
+    """Streams the dump once; nothing of it is kept."""
+    from sandbox.case.remote_source import RemoteSource
+
+    sha256 = hashlib.sha256()
+    with (
+        RemoteSource(path, reporter) as source,
+        reporter.step(f"Hashing {path.name}", total=source.size, unit="B") as step,
+    ):
+
+        def take(data: bytes) -> None:
+            sha256.update(data)
+            step.advance(len(data))
+
+        source.feed(take)
+        return Fingerprint(sha256=sha256.hexdigest(), size=source.size)
 
 
 def _hash(descriptor: int, step: Step) -> str:
@@ -155,6 +183,8 @@ def _differences(before: Fingerprint, now: Fingerprint) -> list[str]:
 
 
 def _beside(path: Path) -> str | None:
+    if remote_dump.is_description(path):
+        return None
     try:
         with FileSource(path.with_name(f"{path.name}.sha256"), below=path.parent) as source:
             text = source.read_at(0, 4096).decode("utf-8", "replace")
@@ -164,8 +194,13 @@ def _beside(path: Path) -> str | None:
     return found[1] if found else None
 
 
+def _named(path: Path) -> str:
+    """What a record is of: the URL, whose signature may be another one each time, or the path."""
+    return remote_dump.name(path) if remote_dump.is_description(path) else str(path.resolve())
+
+
 def _place(path: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
+    name = hashlib.sha256(os.fsencode(_named(path))).hexdigest()[:24]
     return paths.state_dir() / "evidence" / f"{name}.json"
 
 
@@ -178,7 +213,7 @@ def _read(path: Path) -> _Record | None:
 
 def _record(path: Path, found: Fingerprint) -> datetime:
     place, now = _place(path), datetime.now(UTC)
-    record = {"path": str(path.resolve()), "recorded": now.isoformat(), "fingerprint": asdict(found)}
+    record = {"path": _named(path), "recorded": now.isoformat(), "fingerprint": asdict(found)}
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(place, json.dumps(record, indent=1).encode() + b"\n")

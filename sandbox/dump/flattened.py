@@ -16,7 +16,7 @@ from typing import Final
 
 from sandbox.dump import piece_index
 from sandbox.dump.piece_index import END_MARK, HEADER_SIZE, PieceIndex
-from sandbox.dump.source import READ_LIMIT, Budget, DeadlineExceeded
+from sandbox.dump.source import READ_LIMIT, Asking, Budget, DeadlineExceeded
 from sandbox.formats.streams import Source
 
 __all__ = ["END_MARK", "HEADER_SIZE", "MAGIC", "FlattenedSource"]
@@ -50,7 +50,7 @@ class FlattenedSource:
         if self._patience <= 0:
             raise DeadlineExceeded
         try:
-            self._index = piece_index.complete(_Impatient(self._source, self._patience))
+            self._index = piece_index.complete(Asking(self._source, Budget(self._patience)))
         except DeadlineExceeded:
             self._patience = 0
             raise
@@ -98,19 +98,3 @@ class FlattenedSource:
         if at < end:
             out.append(bytes(end - at))
         return out[0] if len(out) == 1 else b"".join(out)
-
-
-class _Impatient:
-    """A source that is read for some seconds only."""
-
-    def __init__(self, source: Source, seconds: float) -> None:
-        self._source = source
-        self._budget = Budget(seconds)
-
-    @property
-    def size(self) -> int | None:
-        return self._source.size
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        self._budget.ask()
-        return self._source.read_at(offset, size)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from sandbox.dump import (
     completeness,
@@ -20,11 +22,14 @@ from sandbox.dump import (
 from sandbox.dump.builder import VmcoreBuilder, apply_header, apply_scan
 from sandbox.dump.log_forms import LogText
 from sandbox.dump.memory_dump import apply_dump
-from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside, cannot_open
+from sandbox.dump.source import SECONDS, Asking, Budget, DeadlineExceeded, FileSource, beside, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError, pasteable
 from sandbox.formats.streams import Source
 from sandbox.log import Log
 from sandbox.model import DumpFormat, Vmcore, Wrapper
+
+_INSIDE: Final = 30.0
+"""Seconds of a processor for what is not a plain file: parts of it may have to be unpacked."""
 
 _log = Log("dump")
 
@@ -42,17 +47,24 @@ def identify(path: Path, *, log: bool = True, kept: Callable[[], Path] | None = 
     return _identify(path, Budget(SECONDS), log=log, kept=kept)
 
 
-def identify_source(path: Path, source: Source) -> Vmcore:
-    """The facts about a plain dump whose bytes `source` has, wherever they are. Raises as `identify`."""
+def identify_source(
+    path: Path, source: Source, *, index: piece_index.PieceIndex | None = None, patience: float | None = None
+) -> Vmcore:
+    """The facts about a dump whose bytes `source` has, wherever they are. Raises as `identify`.
+
+    `index` is of a flattened one, where it is known, and `patience` the time to make it: see `apply_dump`.
+    """
     size = source.size or 0
     builder = VmcoreBuilder(path, size)
-    budget = Budget(SECONDS)
+    # A network, or an archive that is unpacked on the way, is waited for.
+    budget = Budget(_INSIDE, patience=math.inf)
+    source = Asking(source, budget)
     try:
         if not reader.reads_memory(magic.dump_format_of(source)):
             raise _not_a_dump(str(path), source.read_at(0, magic.PEEK))
-        apply_dump(builder, source, path, budget, log=True)
+        apply_dump(builder, source, path, budget, log=True, index=index, patience=patience)
     except DeadlineExceeded as error:
-        raise DumpDamaged(f"{path}: nothing was found in it in {SECONDS} s") from error
+        raise DumpDamaged(f"{path}: nothing was found in it in {_INSIDE:.0f} s") from error
     return builder.build()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Final
 
 from sandbox.dump import crash_directory, magic, piece_index, printk, pstore, reader, saved_log, split_set
 from sandbox.dump.log_forms import LogText
-from sandbox.dump.source import Budget, DeadlineExceeded, FileSource
+from sandbox.dump.source import Asking, Budget, DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable, pasteable
+from sandbox.formats.streams import Source
 from sandbox.model import DumpFormat
 from sandbox.progress import QUIET, Reporter
 
@@ -36,6 +38,17 @@ def read_log(
     """
     try:
         yield from _read(path, keep_into, reporter, on_saved)
+    except DeadlineExceeded as error:
+        raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
+
+
+def read_source(source: Source, path: Path) -> Iterator[bytes]:
+    """The same of a plain dump whose bytes `source` has; `path` is its name. Raises `DumpUnreadable`, `DumpDamaged`."""
+    budget = Budget(_SECONDS, patience=math.inf)
+    try:
+        yield from _walk(reader.open_dump(Asking(source, budget), str(path)), path, budget)
+    except printk.LogMissingError as error:
+        raise DumpUnreadable(f"{path}: {error}", hint="crash may read it: vmbox run DUMP -- log") from error
     except DeadlineExceeded as error:
         raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
 

@@ -34,9 +34,13 @@ def apply_dump(
     *,
     log: bool,
     index: PieceIndex | None = None,
+    patience: float | None = None,
 ) -> None:
-    """A dump whose memory can be read: header, completeness, log, build-id. `index` is of a flattened one."""
-    opened = reader.open_dump(source, str(path), index, patience=SECONDS / 2)
+    """A dump whose memory can be read: header, completeness, log, build-id. `index` is of a flattened one.
+
+    Without it, at most `patience` seconds are taken to make it; by default half of what identification has.
+    """
+    opened = reader.open_dump(source, str(path), index, patience=SECONDS / 2 if patience is None else patience)
     builder.set(flattened=opened.flat is not None)
     with ExitStack() as parts:
         _apply_split_set(builder, opened, path, budget, parts)

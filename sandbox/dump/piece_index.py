@@ -21,7 +21,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Final
 
-from sandbox.dump.source import FileSource
+from sandbox.dump.source import FileSource, OpenFile
 from sandbox.formats.streams import Source, pread
 from sandbox.progress import QUIET, Reporter
 
@@ -123,12 +123,12 @@ def complete(source: Source) -> PieceIndex:
     return _of(walk, walk.pieces())
 
 
-def kept_path(source: FileSource, directory: Path) -> Path:
+def kept_path(source: OpenFile, directory: Path) -> Path:
     """Where the index of a dump is kept: with its unpacked copy, under the identity of the file."""
     return directory / source.identity / NAME
 
 
-def find(source: FileSource, directory: Path) -> PieceIndex | None:
+def find(source: OpenFile, directory: Path) -> PieceIndex | None:
     """The kept index of a dump; None if there is none, or none of this user's own, or an older one."""
     try:
         opened = os.open(kept_path(source, directory), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -144,7 +144,7 @@ def find(source: FileSource, directory: Path) -> PieceIndex | None:
     return None
 
 
-def keep(source: FileSource, directory: Path, reporter: Reporter = QUIET) -> PieceIndex:
+def keep(source: OpenFile, directory: Path, reporter: Reporter = QUIET) -> PieceIndex:
     """The kept index, which is made first if there is none: one walk through the whole file, with progress in bytes.
 
     Where there is no space to keep it, it is in memory. `directory` must be the user's own, else `ConfigurationError`.

@@ -17,9 +17,11 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 from sandbox.errors import DumpNotFound, DumpUnreadable, NotADump, pasteable
+from sandbox.formats.streams import Source
+from sandbox.log import without_secrets
 from sandbox.model import DUMP_SCHEMES
 
 READ_LIMIT: Final = 32 << 20
@@ -46,22 +48,23 @@ class Budget:
     an answer does not depend on what else the machine does; by the clock it may take `_PATIENCE` times as long.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, patience: float = _PATIENCE) -> None:
         self._seconds = seconds
+        self._patience = patience
         self.restart()
 
     def restart(self) -> None:
         """Gives all of the time again, after something that had to be waited for."""
         now = time.monotonic()
         self._not_before = now + self._seconds
-        self._deadline = now + self._seconds * _PATIENCE
+        self._deadline = now + self._seconds * self._patience
         self._processor_deadline = time.thread_time() + self._seconds
 
     def extend(self, seconds: float) -> None:
         """Gives more time, for work in proportion to the size of a file."""
         self._seconds += seconds
         self._not_before += seconds
-        self._deadline += seconds * _PATIENCE
+        self._deadline += seconds * self._patience
         self._processor_deadline += seconds
 
     def ask(self) -> None:
@@ -73,11 +76,27 @@ class Budget:
 
     def part(self, seconds: float) -> Budget:
         """A budget of its own, that ends with this one at the latest."""
-        part = Budget(seconds)
+        part = Budget(seconds, patience=self._patience)
         part._not_before = min(part._not_before, self._not_before)
         part._deadline = min(part._deadline, self._deadline)
         part._processor_deadline = min(part._processor_deadline, self._processor_deadline)
         return part
+
+
+class Asking:
+    """A source each read of which asks a budget."""
+
+    def __init__(self, source: Source, budget: Budget) -> None:
+        self._source = source
+        self._budget = budget
+
+    @property
+    def size(self) -> int | None:
+        return self._source.size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self._budget.ask()
+        return self._source.read_at(offset, size)
 
 
 _ALLOWED: ContextVar[tuple[Path, ...]] = ContextVar("directories that dumps may be read from", default=())
@@ -144,6 +163,21 @@ def beside(dump: Path, name: str) -> Path | None:
         return path if stat.S_ISREG(path.lstat().st_mode) else None
     except (OSError, ValueError):
         return None
+
+
+class OpenFile(Source, Protocol):
+    """A dump's file that is open, here or elsewhere."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def identity(self) -> str:
+        """Names the file as it is now."""
+
+    @property
+    def cheap_to_walk(self) -> bool:
+        """Whether all of it may be read to find its way in it."""
 
 
 class FileSource:
@@ -213,6 +247,10 @@ class FileSource:
         """Names the file as it is now. See `identity`."""
         return identity(self.path, os.fstat(self._fd))
 
+    @property
+    def cheap_to_walk(self) -> bool:
+        return True
+
     def will_need(self, offset: int, size: int) -> None:
         """Asks the kernel to read ahead, which does not wait. Nothing happens where it cannot."""
         with suppress(OSError):
@@ -247,11 +285,13 @@ def _permission(path: Path) -> str:
 def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
     match error:
         case FileNotFoundError() | NotADirectoryError():
-            if found := re.match(r"(ftp|s3|gs|sftp|scp):/+(.*)", str(path), re.DOTALL):
-                url = f"{found[1]}://{found[2]}"
-                return DumpNotFound(f"{url} is a URL that is not read", hint="download it first, or give https://…")
-            hint = "only vmbox info, run and shell read a URL" if str(path).startswith(DUMP_SCHEMES) else None
-            return DumpNotFound(f"there is no file {path}", hint=hint)
+            if found := re.match(r"([a-z][a-z0-9+.-]+):/+(.*)", str(path), re.DOTALL):
+                url = without_secrets(f"{found[1]}://{found[2]}")
+                read = str(path).startswith((*DUMP_SCHEMES, "file:/"))
+                what = "is not read by this command" if read else "is a URL of a kind that is not read"
+                hint = "vmbox info URL" if read else "give https://…, s3://… or sftp://…, or download it first"
+                return DumpNotFound(f"{url} {what}", hint=hint)
+            return DumpNotFound(f"there is no file {path}")
         case PermissionError():
             return DumpUnreadable(f"no permission to read {path}", hint=_permission(path))
         case _:

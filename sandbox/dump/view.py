@@ -11,11 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import IO, Final
 
 from sandbox.dump import magic, piece_index, reader, wrappers
 from sandbox.dump.flattened import FlattenedSource
-from sandbox.dump.source import FileSource
+from sandbox.dump.source import FileSource, OpenFile
 from sandbox.errors import DumpError, DumpUnreadable
 from sandbox.formats import seekable
 from sandbox.formats.streams import CorruptData, SliceSource, Source
@@ -62,29 +62,18 @@ class View:
         return bytes(whole)
 
 
-class OpenFile(Source, Protocol):
-    """A dump's file that is open, here or elsewhere."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def identity(self) -> str:
-        """Names the file as it is now."""
-
-
 def open_view(file: OpenFile, kept: Path, reporter: Reporter = QUIET, *, additions: Additions = ()) -> View | None:
     """The view of the dump in a file, which stays open as long as it is used. None where only unpacking gives one.
 
     The index of a large flattened dump is kept under `kept`. Raises `DumpUnreadable`.
     """
-    source = _inside(file, kept, reporter, in_order=isinstance(file, FileSource))
+    source = _inside(file, file, kept, reporter)
     return None if source is None else View(source, additions)
 
 
 def additions(file: OpenFile, vmcore: Vmcore, kept: Path, reporter: Reporter = QUIET) -> Additions | None:
     """What is known of a dump and missing in it, for its view. None if it has no view."""
-    source = _inside(file, kept, reporter, in_order=isinstance(file, FileSource))
+    source = _inside(file, file, kept, reporter)
     if source is None:
         return None
     try:
@@ -94,16 +83,19 @@ def additions(file: OpenFile, vmcore: Vmcore, kept: Path, reporter: Reporter = Q
     return () if inner is None else tuple(inner.additions(vmcore, source.size or 0))
 
 
-def _inside(source: Source, kept: Path, reporter: Reporter, *, in_order: bool) -> Source | None:
-    """`in_order`: a walk over all of `source` costs little, since nothing has to be unpacked for it."""
+def _inside(file: OpenFile, source: Source, kept: Path, reporter: Reporter) -> Source | None:
+    """What is in `source`, which is `file` itself or lies in it."""
     head = source.read_at(0, magic.PEEK)
     if magic.dump_format(head) is DumpFormat.FLATTENED:
-        if not in_order:
-            return None
-        large = isinstance(source, FileSource) and source.size >= piece_index.LARGE
-        if isinstance(source, FileSource) and large:
-            return FlattenedSource(source, piece_index.keep(source, kept, reporter))
-        return FlattenedSource(source, piece_index.complete(source))
+        if source is file:
+            # A remote one is walked through whatever it takes, because nothing else tells where a byte is.
+            large = (file.size or 0) >= piece_index.LARGE or not isinstance(file, FileSource)
+            return FlattenedSource(
+                file, piece_index.keep(file, kept, reporter) if large else piece_index.complete(file)
+            )
+        if isinstance(source, SliceSource) and file.cheap_to_walk:
+            return FlattenedSource(source, piece_index.complete(source))
+        return None
     if magic.dump_format(head) is not None:
         return source
     if magic.wrapper(head) in _ARCHIVES:
@@ -112,13 +104,13 @@ def _inside(source: Source, kept: Path, reporter: Reporter, *, in_order: bool) -
         except DumpError:
             return None
         if isinstance(stored, SliceSource):
-            return _inside(stored, kept, reporter, in_order=in_order)
-    if magic.wrapper(head) in _COMPRESSIONS and in_order:
+            return _inside(file, stored, kept, reporter)
+    if magic.wrapper(head) in _COMPRESSIONS and not isinstance(source, seekable.BlockSource):
         try:
-            unpacked = seekable.open_blocks(source, partial(_spill, kept))
+            unpacked = seekable.open_blocks(source, partial(_spill, kept), walk=file.cheap_to_walk)
         except CorruptData:
             return None
-        return None if unpacked is None else _inside(unpacked, kept, reporter, in_order=False)
+        return None if unpacked is None else _inside(file, unpacked, kept, reporter)
     return None
 
 

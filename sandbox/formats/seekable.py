@@ -82,19 +82,20 @@ class BlockSource:
         self._there[number] = 1
 
 
-def open_blocks(source: Source, kept: Callable[[], IO[bytes]]) -> BlockSource | None:
+def open_blocks(source: Source, kept: Callable[[], IO[bytes]], *, walk: bool = True) -> BlockSource | None:
     """The unpacked bytes of `source`; None where it can only be read from its beginning, or is none of these formats.
 
-    `kept` makes the file in which unpacked blocks are kept. Raises `CorruptData`.
+    Without `walk`, only an index at its end is read, which xz has. `kept` makes the file in which unpacked blocks are
+    kept. Raises `CorruptData`.
     """
     head = source.read_at(0, 6)
     if source.size is None:
         return None
     if head == b"\xfd7zXZ\0":
         found = _of_xz(source, source.size)
-    elif head[:4] == _ZSTD or _is_skippable(head):
+    elif walk and (head[:4] == _ZSTD or _is_skippable(head)):
         found = _of_zstd(source, source.size)
-    elif head[:4] == _BGZF:
+    elif walk and head[:4] == _BGZF:
         found = _of_bgzf(source, source.size)
     else:
         found = None

@@ -204,6 +204,14 @@ class Settings:
             example='"50GB"',
         ),
     )
+    page_limit: int = field(
+        default=1 << 30,
+        metadata=_about(
+            amount,
+            "how much of each dump on a server is kept here; what was fetched first goes first",
+            example='"4GiB"',
+        ),
+    )
     cache_dir: Path | None = field(
         default=None,
         metadata=_about(

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from sandbox.case import remote_dump
+from sandbox.case.dumps import identify, witness
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEFAULT
-from sandbox.dump import identify, index_pieces
+from sandbox.dump import index_pieces
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
 from sandbox.errors import DumpNotFound, SessionFailed, VmboxError
@@ -20,7 +22,7 @@ from sandbox.host import paths
 from sandbox.judge import backtrace, call_trace, stacks
 from sandbox.judge.backtrace import INTEGER
 from sandbox.judge.clock import judge_clock
-from sandbox.judge.log import Witness, last_time, witness
+from sandbox.judge.log import Witness, last_time
 from sandbox.judge.verdict import Verdict
 from sandbox.model import DumpFormat, PanicCause, Vmcore, kernel_version
 from sandbox.profiles import makedumpfile
@@ -51,8 +53,9 @@ def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QU
     Raises `VmboxError` only when there is no dump to identify.
     """
     began = time.monotonic()
+    dump = remote_dump.local(dump, reporter)
     index_pieces(dump, paths.unpacked_dir(), reporter)
-    vmcore = identify(dump)
+    vmcore = identify(dump, reporter)
     if vmcore.format is DumpFormat.LOG:
         alone = DumpNotFound(f"{dump} is a log without its dump, which has the rest", hint="")
         return read(vmcore, None, alone, seconds=time.monotonic() - began)
@@ -149,7 +152,7 @@ def _identity(
 ) -> Identity:
     case = answers.case if answers else {}
     return Identity(
-        dump=str(vmcore.path),
+        dump=remote_dump.name(vmcore.path),
         size=vmcore.size,
         format=f"{vmcore.format}, flattened" if vmcore.flattened else vmcore.format,
         release=vmcore.release,

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
-from sandbox.case import self_contained
+from sandbox.case import remote_dump, self_contained
 from sandbox.case.places import VMLINUX
 from sandbox.debugger import DEFAULT
 from sandbox.dump.vmcoreinfo import told_place
@@ -153,7 +153,12 @@ def manifests(vmcore: Vmcore, wanted: JobOptions, *, token: str | None = None) -
 
 
 def _annotations(vmcore: Vmcore) -> dict[str, str]:
-    known = {"dump": str(vmcore.path), "release": vmcore.release, "build-id": vmcore.build_id, "panic": vmcore.panic}
+    known = {
+        "dump": remote_dump.name(vmcore.path),
+        "release": vmcore.release,
+        "build-id": vmcore.build_id,
+        "panic": vmcore.panic,
+    }
     return {f"vmbox.dev/{name}": value for name, value in known.items() if value}
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sandbox.case.dumps import witness
 from sandbox.errors import VmboxError
 from sandbox.host import paths
 from sandbox.judge import backtrace, call_trace, stacks
-from sandbox.judge.log import Witness, witness
+from sandbox.judge.log import Witness
 from sandbox.model import CommandStatus
 from sandbox.progress import Reporter
 from sandbox.report.bounded_answer import PER_ANSWER, BoundedAnswer

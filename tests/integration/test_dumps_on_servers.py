@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +15,11 @@ from typer.testing import CliRunner
 
 from archives import Archive, serve
 from engines import INFO
-from sandbox.case import remote_dump, views
+from sandbox.case import dumps, remote_dump, remote_pages, remote_source, views
 from sandbox.cli import app
 from sandbox.debuginfo import download
 from sandbox.dump import identify
-from sandbox.errors import DumpNotFound, DumpUnreadable
+from sandbox.errors import DumpNotFound, DumpUnreadable, EvidenceChanged
 
 DUMP = Path(__file__).resolve().parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 CONTENT = DUMP.read_bytes()
@@ -37,8 +40,17 @@ def url(site: Archive, path: str = "/vmcore") -> Path:
     return Path(site.url + path)
 
 
+def vmbox(*words: object, status: int | None = 0) -> str:
+    """What is printed on standard output, or with another status on standard error."""
+    argv = [sys.executable, "-m", "sandbox", *map(str, words)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert "SECRET" not in done.stdout + done.stderr
+    assert done.returncode == status or (status is None and done.returncode > 1), done.stderr
+    return done.stderr if status != 0 else done.stdout
+
+
 def test_it_is_identified_as_the_file_is(site: Archive) -> None:
-    here, there = identify(DUMP), remote_dump.identify(remote_dump.local(url(site)))
+    here, there = identify(DUMP), dumps.identify(remote_dump.local(url(site)))
     for name in ("format", "release", "build_id", "panic", "cause", "complete", "nr_cpus", "size", "uptime_seconds"):
         assert getattr(there, name) == getattr(here, name), name
     assert there.complete is True
@@ -47,9 +59,9 @@ def test_it_is_identified_as_the_file_is(site: Archive) -> None:
 def test_only_what_is_needed_is_fetched_and_only_once(site: Archive) -> None:
     site.files["/vmcore"] = CONTENT + os.urandom(64 << 20)
     path = remote_dump.local(url(site))
-    assert remote_dump.identify(path).release == identify(DUMP).release
+    assert dumps.identify(path).release == identify(DUMP).release
     assert site.sent < 1 << 20
-    with remote_dump.RemoteSource(path) as source:
+    with remote_source.RemoteSource(path) as source:
         assert source.read_at(40_000_000, 100) == site.files["/vmcore"][40_000_000:40_000_100]
         sent = site.sent
         assert source.read_at(40_000_000, 200) == site.files["/vmcore"][40_000_000:40_000_200]
@@ -59,19 +71,69 @@ def test_only_what_is_needed_is_fetched_and_only_once(site: Archive) -> None:
         assert source.read_at(len(site.files["/vmcore"]), 10) == b""
 
 
+def test_what_was_fetched_by_one_process_is_there_for_the_next(site: Archive) -> None:
+    path = remote_dump.local(url(site))
+    here = dumps.identify(path)
+    sent = site.sent
+    assert dumps.identify(path) == here
+    assert b"".join(line + b"\n" for line in dumps.read_log(path)) == b"".join(
+        line + b"\n" for line in dumps.read_log(DUMP)
+    )
+    assert site.sent == sent
+    # What a power failure left of a page is not read.
+    pages = path.parent / "pages"
+    damaged = bytearray(pages.read_bytes())
+    damaged[-1000:-500] = bytes(500)
+    pages.write_bytes(damaged)
+    with remote_source.RemoteSource(path) as source:
+        assert source.read_at(0, len(CONTENT)) == CONTENT
+    assert site.sent > sent
+
+
+def test_every_command_that_reads_a_dump_takes_its_url(site: Archive) -> None:
+    told = url(site, "/vmcore?X-Signature=SECRET")
+
+    assert vmbox("dmesg", told) == vmbox("dmesg", DUMP) != ""
+    site.requests.clear()
+    first = vmbox("verify", told)
+    assert first.split() == [hashlib.sha256(CONTENT).hexdigest(), f"{site.url}/vmcore?X-Signature=***"]
+    assert [asked for _, asked in site.requests][-1] == f"bytes=0-{len(CONTENT) - 1}"
+    assert vmbox("verify", told) == first
+    assert f"vmbox.dev/dump: {site.url}/vmcore?X-Signature=***" in vmbox("kube", told)
+    assert vmbox("dmesg", f"file://{DUMP}") == vmbox("dmesg", DUMP) == vmbox("dmesg", f"file://localhost{DUMP}")
+    site.files["/vmcore"] = CONTENT[:-1] + b"x"
+    assert "not what was recorded" in vmbox("verify", told, status=EvidenceChanged.exit_code)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["triage", "URL"], "is on a server, and only files are read here"),
+        (["decode", "s3://bucket/vmcore"], "is not read by this command"),
+        (["info", "gs://bucket/vmcore"], "is a URL of a kind that is not read"),
+        (["info", "file:vmcore"], "has no absolute path"),
+    ],
+)
+def test_what_reads_no_url_says_so(site: Archive, words: list[str], said: str) -> None:
+    assert said in vmbox(*(url(site) if word == "URL" else word for word in words), status=None)
+    assert not site.requests
+
+
 def test_pages_that_were_fetched_first_go_first(site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_dump, "_KEPT", 3)
+    monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(3 * remote_pages.PAGE))
     site.files["/vmcore"] = whole = os.urandom(4 << 20)
-    with remote_dump.RemoteSource(remote_dump.local(url(site))) as source:
+    with remote_source.RemoteSource(remote_dump.local(url(site))) as source:
         for offset in (0, 1 << 20, 3 << 20, 2 << 20, 0, 3 << 20, 1 << 19):
             assert source.read_at(offset, 1000) == whole[offset : offset + 1000]
-        assert source._kept.seek(0, os.SEEK_END) <= 3 * (128 << 10)
+            source._recent.clear()
+        assert [source._pages.get(page) is not None for page in (0, 8, 16, 24, 4)] == [True, False, True, False, True]
+        assert (source.path.parent / "pages").stat().st_size <= 4096 + 3 * remote_pages.PAGE
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount that containers see needs root, or their namespace")
 def test_a_case_gets_it_as_a_file_with_nothing_else(site: Archive) -> None:
     path = remote_dump.local(url(site))
-    server = views.serve(remote_dump.identify(path), INFO)
+    server = views.serve(dumps.identify(path), INFO)
     assert server is not None
     assert server.file.read_bytes() == CONTENT
     server.close()
@@ -80,7 +142,7 @@ def test_a_case_gets_it_as_a_file_with_nothing_else(site: Archive) -> None:
 def test_what_is_cut_or_refused_for_a_moment_is_asked_again(site: Archive) -> None:
     path = remote_dump.local(url(site))
     site.statuses, site.cut_after = [503, 0, 429], [1 << 20, 1000, 1 << 20, 500]
-    assert remote_dump.identify(path).panic == identify(DUMP).panic
+    assert dumps.identify(path).panic == identify(DUMP).panic
     assert not site.statuses
 
 
@@ -90,11 +152,11 @@ def test_what_is_cut_or_refused_for_a_moment_is_asked_again(site: Archive) -> No
 def test_a_dump_that_is_replaced_is_another_dump_and_never_mixed(site: Archive, mark: dict[str, str]) -> None:
     path = remote_dump.local(url(site))
     identity = path.stat().st_mtime_ns
-    with remote_dump.RemoteSource(path) as source:
+    with remote_source.RemoteSource(path) as source:
         assert source.read_at(0, 10) == CONTENT[:10]
         site.headers, site.files["/vmcore"] = mark, CONTENT[:8] + bytes(len(CONTENT) - 8)
         with pytest.raises(DumpUnreadable, match="replaced while it was read"):
-            source.read_at(1 << 17, 10) if len(CONTENT) > 1 << 17 else source._get(0, 10)
+            source._file.read_at(5, 10)
     said: list[str] = []
 
     class Said:
@@ -126,7 +188,7 @@ def test_a_signature_in_a_url_is_not_said(site: Archive, caplog: pytest.LogCaptu
 def test_a_redirect_to_another_host_is_followed(site: Archive) -> None:
     with serve(Archive(files=site.files)) as other:
         site.redirect = other.url
-        assert remote_dump.identify(remote_dump.local(url(site))).panic == identify(DUMP).panic
+        assert dumps.identify(remote_dump.local(url(site))).panic == identify(DUMP).panic
 
 
 def test_a_server_that_sends_whole_files_only_is_refused(site: Archive) -> None:
@@ -146,14 +208,14 @@ def test_what_would_take_all_of_it_is_refused(site: Archive) -> None:
 
     site.files["/vmcore.gz"] = gzip.compress(CONTENT)
     with pytest.raises(DumpUnreadable, match="takes all of it"):
-        remote_dump.identify(remote_dump.local(url(site, "/vmcore.gz")))
+        dumps.identify(remote_dump.local(url(site, "/vmcore.gz")))
 
 
 def test_a_dump_that_an_archive_on_a_server_stores_is_read_there(site: Archive, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "crash.tar", "w") as tar:
         tar.add(DUMP, "crash/vmcore")
     site.files["/crash.tar"] = (tmp_path / "crash.tar").read_bytes()
-    assert remote_dump.identify(remote_dump.local(url(site, "/crash.tar"))).panic == identify(DUMP).panic
+    assert dumps.identify(remote_dump.local(url(site, "/crash.tar"))).panic == identify(DUMP).panic
 
 
 def test_closing_by_the_url_removes_what_stands_for_it(site: Archive, tmp_path: Path) -> None:

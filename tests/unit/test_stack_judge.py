@@ -46,7 +46,7 @@ def _ask(judge: StackJudge, answer: bytes = STACK, command: str = "bt") -> Any:
 
 
 def _has(monkeypatch: pytest.MonkeyPatch, witness: log.Witness) -> None:
-    monkeypatch.setattr(log, "witness", lambda dump, unpacked: witness)
+    monkeypatch.setattr(log, "witness", lambda dump, vmcore=None, *, unpacked: witness)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_why_a_stack_is_not_compared_is_said_once(
 def test_a_log_that_cannot_be_read_is_no_witness(
     case: Case, reporter: _Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(dump: Path, unpacked: Path) -> log.Witness:
+    def fails(dump: Path, vmcore: object = None, *, unpacked: Path) -> log.Witness:
         raise DumpUnreadable(f"{dump}: the log's pages are not in the dump")
 
     monkeypatch.setattr(log, "witness", fails)

@@ -141,9 +141,9 @@ def test_zeros_are_raw_memory_only_if_more_follows(tmp_path: Path) -> None:
         identify(tmp_path / "never")
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/var/crash/vmcore", "ftp://example.com/vmcore"])
+@pytest.mark.parametrize("url", ["gs://bucket/var/crash/vmcore", "ftp://example.com/vmcore"])
 def test_a_url_that_is_not_read_is_said(url: str) -> None:
-    with pytest.raises(DumpNotFound, match=f"{url} is a URL") as found:
+    with pytest.raises(DumpNotFound, match=f"{url} is a URL of a kind that is not read") as found:
         identify(Path(url))
     assert "download it first" in found.value.hint
 

@@ -1,0 +1,98 @@
+"""A dump wherever it is: a path of this host, or a URL.
+
+`sandbox.dump` reads files only. The functions here take what a user names, and the path that stands for a URL
+(`sandbox.case.remote_dump`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from sandbox.case import remote_dump
+from sandbox.case.remote_source import RemoteSource
+from sandbox.dump import (
+    identify as identify_file,
+    identify_inside,
+    index_pieces,
+    piece_index,
+    read_log as read_log_of_file,
+)
+from sandbox.dump.flattened import MAGIC
+from sandbox.dump.identify import identify_source
+from sandbox.dump.kernel_log import read_source as log_of_source
+from sandbox.dump.view import View, open_view
+from sandbox.errors import DumpUnreadable
+from sandbox.host import paths
+from sandbox.judge import log
+from sandbox.judge.log import Witness
+from sandbox.model import Vmcore
+from sandbox.progress import QUIET, Reporter
+
+
+def identify(dump: Path, reporter: Reporter = QUIET) -> Vmcore:
+    """The facts about a dump that are found without unpacking it. Raises as `sandbox.dump.identify`."""
+    here = remote_dump.local(dump, reporter)
+    return _identify_remote(here, reporter, whole=False) if remote_dump.is_description(here) else identify_file(here)
+
+
+def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: bool) -> Vmcore:
+    """The same with what only the whole dump tells. A large flattened dump is indexed, once.
+
+    One that has to be unpacked for it is, into the cache, with `unpacking` only. Raises what `unpack` raises.
+    """
+    here = remote_dump.local(dump, reporter)
+    if remote_dump.is_description(here):
+        return _identify_remote(here, reporter, whole=unpacking)
+    kept = paths.unpacked_dir()
+    index_pieces(here, kept, reporter)
+    vmcore = identify_file(here)
+    if vmcore.flattened and vmcore.skipped is not None and vmcore.path != here:
+        # It was found in a directory.
+        index_pieces(vmcore.path, kept, reporter)
+        vmcore = identify_file(here)
+    return vmcore if vmcore.skipped is None else identify_inside(vmcore, kept, reporter, unpacking=unpacking)
+
+
+def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:
+    """Lines of the kernel's log, as `sandbox.dump.read_log` has them. What has to be unpacked is, into the cache."""
+    here = remote_dump.local(dump, reporter)
+    if remote_dump.is_description(here):
+        with _view(here, reporter) as (_, view):
+            yield from log_of_source(view, here)
+    else:
+        yield from read_log_of_file(here, unpack_into=paths.unpacked_dir(), reporter=reporter)
+
+
+def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None = None) -> Witness:
+    """The log of a dump, and whether it is to be believed. See `sandbox.judge.log.witness`."""
+    if remote_dump.is_description(dump):
+        return Witness(lines=[line.decode(errors="backslashreplace") for line in read_log(dump)])
+    return log.witness(dump, vmcore, unpacked=unpacked)
+
+
+@contextmanager
+def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, View]]:
+    with RemoteSource(here, reporter) as source:
+        view = open_view(source, paths.unpacked_dir(), reporter)
+        if view is None:
+            raise DumpUnreadable(
+                f"{remote_dump.name(here)} has to be unpacked, which takes all of it",
+                hint="download it first: curl -LO URL",
+            )
+        yield source, view
+
+
+def _identify_remote(here: Path, reporter: Reporter, *, whole: bool) -> Vmcore:
+    """`whole`: all of a flattened dump is fetched, once, to index its pieces; else only its beginning is read."""
+    with RemoteSource(here, reporter) as source:
+        if not whole and source.read_at(0, len(MAGIC)) == MAGIC:
+            return identify_source(here, source, index=piece_index.find(source, paths.unpacked_dir()), patience=0)
+    with _view(here, reporter) as (source, view):
+        return replace(
+            identify_source(here, view),
+            size=source.size,
+            flattened=source.read_at(0, len(MAGIC)) == MAGIC,
+        )
