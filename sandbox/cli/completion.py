@@ -44,6 +44,12 @@ def settings(incomplete: str) -> Iterator[tuple[str, str]]:
     yield from ((f"{key}=", meaning) for key, meaning in meanings().items() if key.startswith(incomplete))
 
 
+def triggers(incomplete: str) -> Iterator[str]:
+    from sandbox.commands.demo_triggers import TRIGGERS
+
+    yield from (name for name in TRIGGERS if name.startswith(incomplete))
+
+
 def engines(incomplete: str) -> Iterator[str]:
     from sandbox.engine import EngineName
 

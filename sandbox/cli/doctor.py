@@ -12,6 +12,7 @@ from sandbox import render
 from sandbox.cli import completion
 from sandbox.cli.app import command
 from sandbox.cli.options import EngineName, Json, Quiet
+from sandbox.commands.demo_triggers import TRIGGERS
 
 
 @command()
@@ -77,7 +78,10 @@ def demo(
             metavar="PACKAGE[=VERSION]", help="A kernel package of that distribution; by default its newest for clouds."
         ),
     ] = None,
-    trigger: Annotated[str, typer.Option(help="sysrq, oom, hung-task, null-pointer or soft-lockup.")] = "sysrq",
+    trigger: Annotated[
+        str,
+        typer.Option(help=f"What ends the kernel: {', '.join(TRIGGERS)}.", autocompletion=completion.triggers),
+    ] = "sysrq",
     dump_format: Annotated[
         str,
         typer.Option("--format", help="kdump, kdump-lzo, flattened, elf, proc-vmcore, split, qemu-elf …"),

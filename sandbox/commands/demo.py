@@ -6,6 +6,7 @@ kernel's own kexec, /proc/vmcore and makedumpfile, or by QEMU for the formats th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import image
+from sandbox.commands.demo_triggers import TRIGGERS
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
 from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed, NoSpace, pasteable
 from sandbox.host import paths
@@ -28,9 +30,6 @@ from sandbox.progress import QUIET, Reporter, Step
 _FAILED: Final = "vmbox-demo: FAILED: "
 _LIST: Final = ".packages"
 """Suffix of a file with the names of all packages of a kernel, the one that was asked for first."""
-
-TRIGGERS: Final = ("sysrq", "oom", "hung-task", "null-pointer", "soft-lockup")
-"""The trigger of the panic."""
 
 _MAKEDUMPFILE: Final[Mapping[str, str]] = {
     "kdump": "makedumpfile -c -d {level} /proc/vmcore vmcore",
@@ -79,6 +78,7 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
     for value, known in ((spec.trigger, TRIGGERS), (spec.format, FORMATS)):
         if value not in known:
             raise ConfigurationError(f"{value} is not one of {', '.join(known)}")
+    trigger = TRIGGERS[spec.trigger]
     profile = by_name(spec.profile)
     spec = _with_defaults(spec, profile)
     recipe = containerfile.BuildContext(
@@ -92,9 +92,14 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
     kernels.mkdir(parents=True, exist_ok=True)
     with locked(kernels / ".lock", reporter, "fetching a kernel"):
         packages = _fetch(spec, profile, kernels, ref=ref, engine=engine, reporter=reporter)
+        module = (
+            _module(packages[0], profile, kernels, ref=ref, engine=engine, reporter=reporter)
+            if trigger.module
+            else None
+        )
     with scratch_directory() as work:
         package = packages[0]
-        console = _crash(spec, kernels, packages, work, ref=ref, engine=engine, reporter=reporter)
+        console = _crash(spec, kernels, packages, module, work, ref=ref, engine=engine, reporter=reporter)
         made = work / "out" / "vmcore"
         if not made.is_file() or made.stat().st_size == 0:
             failed = [said for line in console if (said := line.partition(_FAILED)[2])]
@@ -106,6 +111,10 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
                 detail="\n".join(console[-20:]),
             )
         (work / "out" / "console.txt").write_text("\n".join(console) + "\n", encoding="utf-8")
+        if module is not None:
+            # No debug package has it: its frames and their lines are read with this file.
+            shutil.copyfile(kernels / module, work / "out" / "vmbox_demo.ko")
+            shutil.copyfile(_trigger_source(), work / "out" / "vmbox_demo.c")
         described = {**asdict(spec), "package": package}
         (work / "out" / "demo.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         return _deliver(work / "out", directory)
@@ -140,16 +149,7 @@ def _fetch(
             present = tuple(listed.read_text(encoding="utf-8").split())
             if present and all((kernels / file).is_file() for file in present):
                 return present
-    rules = profile.debuginfo
-    container = ContainerSpec(
-        image=ref,
-        argv=["/usr/libexec/vmbox/demo-fetch", wanted],
-        env={"SOURCES": package_sources.source_lines((*profile.image.sources, *(rules.sources if rules else ())))},
-        binds=[Bind(source=kernels.resolve(), target="/kernel", read_only=False)],
-        network="host",
-        hardened=False,
-        as_caller=False,
-    )
+    container = _with_network(["/usr/libexec/vmbox/demo-fetch", wanted], profile, kernels, ref)
     with reporter.step(f"Fetching {wanted}"):
         try:
             answer = b"".join(engine.run(container)).decode().split()
@@ -165,10 +165,51 @@ def _fetch(
     return tuple(answer)
 
 
+def _with_network(argv: Sequence[str], profile: Profile, kernels: Path, ref: str) -> ContainerSpec:
+    """A throw-away container that may install packages of the profile and write to `kernels`."""
+    rules = profile.debuginfo
+    return ContainerSpec(
+        image=ref,
+        argv=argv,
+        env={"SOURCES": package_sources.source_lines((*profile.image.sources, *(rules.sources if rules else ())))},
+        binds=[Bind(source=kernels.resolve(), target="/kernel", read_only=False)],
+        network="host",
+        hardened=False,
+        as_caller=False,
+    )
+
+
+def _trigger_source() -> Path:
+    return paths.data_dir() / "Containerfile.d" / "files" / "demo-trigger.c"
+
+
+def _module(package: str, profile: Profile, kernels: Path, *, ref: str, engine: Engine, reporter: Reporter) -> str:
+    """The file name in `kernels` of the module that ends the kernel of `package`; compiled if it is not there."""
+    name, version, _ = package.split("_", 2)
+    release = name.removeprefix("linux-image-")
+    source = _trigger_source()
+    recipe = source.read_bytes() + source.with_name("demo-build").read_bytes()
+    module = f"vmbox_demo-{release}_{version}-{hashlib.sha256(recipe).hexdigest()[:12]}.ko"
+    if not (kernels / module).is_file():
+        container = _with_network(["/usr/libexec/vmbox/demo-build", release, version, module], profile, kernels, ref)
+        with reporter.step(f"Compiling a module for {release}"):
+            try:
+                for _ in engine.run(container):
+                    pass
+            except EngineFailed as error:
+                raise DemoFailed(
+                    f"no module could be compiled for {release}",
+                    hint="choose a kernel whose headers the mirror has: --kernel, or another --trigger",
+                    detail=error.detail or error.message,
+                ) from error
+    return module
+
+
 def _crash(
     spec: DemoSpec,
     kernels: Path,
     packages: Sequence[str],
+    module: str | None,
     work: Path,
     *,
     ref: str,
@@ -180,12 +221,17 @@ def _crash(
     Raises `DemoFailed` with the last of them if the container's script fails.
     """
     monitor = _QEMU.get(spec.format, "")
+    trigger = TRIGGERS[spec.trigger]
     container = ContainerSpec(
         image=ref,
         argv=["/usr/libexec/vmbox/demo-crash"],
         env={
             "KERNEL": " ".join(packages),
             "TRIGGER": spec.trigger,
+            "MODULE": module or "",
+            "APPEND": trigger.append,
+            "SETTINGS": " ".join(trigger.settings),
+            "SYSRQ_AFTER": str(trigger.sysrq_after),
             "CAPTURE": _MAKEDUMPFILE.get(spec.format, "").format(level=spec.level),
             "MONITOR": monitor,
             "PANIC": "0" if monitor else "10",

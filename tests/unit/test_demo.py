@@ -14,6 +14,7 @@ import pytest
 
 from sandbox import image, profiles
 from sandbox.commands import demo
+from sandbox.commands.demo_triggers import TRIGGERS
 from sandbox.engine import ContainerSpec, Engine
 from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed
 
@@ -32,6 +33,8 @@ class _Engine:
             for name in (IMAGE, BINARY, MODULES):
                 (Path(spec.binds[0].source) / name).write_bytes(b"deb")
                 yield f"{name}\n".encode()
+        elif spec.argv[0].endswith("demo-build"):
+            (Path(spec.binds[0].source) / spec.argv[3]).write_bytes(b"ELF")
         else:
             yield from self.crash(spec)
 
@@ -89,3 +92,44 @@ def test_a_profile_without_a_demo_is_refused_with_those_that_have_one(tmp_path: 
     with pytest.raises(ConfigurationError, match="no demo of el9") as refused:
         demo.make_vmcore(demo.DemoSpec(profile="el9"), tmp_path, engine=cast(Engine, _Engine(_dies)))
     assert "debian-14" in str(refused.value.hint)
+
+
+def test_a_module_is_compiled_once_for_each_kernel_and_lies_beside_the_dump(tmp_path: Path) -> None:
+    engine = _Engine(_dies)
+    kernel = "linux-image-7.2.12+deb14-cloud-amd64"
+    for trigger in ("use-after-free", "deadlock", "sysrq"):
+        spec = demo.DemoSpec(profile="debian-14", kernel=kernel, trigger=trigger)
+        demo.make_vmcore(spec, tmp_path / trigger, engine=cast(Engine, engine))
+    ran = [spec.argv[0].rpartition("/")[2] for spec in engine.specs]
+    assert ran == ["demo-fetch", "demo-build", "demo-crash", "demo-crash", "demo-crash"]
+    _, build, first, second, third = engine.specs
+    assert build.argv[1:3] == ["7.2.12+deb14-cloud-amd64", "7.2.12-1"]
+    assert build.network == "host"
+    assert first.env["MODULE"] == second.env["MODULE"] == build.argv[3]
+    assert "slub_debug=FZPU,vmbox_packet" in first.env["APPEND"]
+    assert "kernel/hung_task_panic=1" in second.env["SETTINGS"]
+    assert third.env["MODULE"] == ""
+    assert (tmp_path / "deadlock" / "vmbox_demo.ko").read_bytes() == b"ELF"
+    assert b"CAUSE: deadlock" in (tmp_path / "deadlock" / "vmbox_demo.c").read_bytes()
+    assert not (tmp_path / "sysrq" / "vmbox_demo.ko").exists()
+
+
+def test_a_kernel_without_headers_is_said(tmp_path: Path) -> None:
+    class NoHeaders(_Engine):
+        def run(self, spec: ContainerSpec) -> Iterator[bytes]:
+            if spec.argv[0].endswith("demo-build"):
+                raise EngineFailed("demo-build ended with exit status 3", detail="there is no package linux-headers-x")
+            return super().run(spec)
+
+    spec = demo.DemoSpec(profile="debian-14", trigger="bug")
+    with pytest.raises(DemoFailed, match="no module could be compiled") as failed:
+        demo.make_vmcore(spec, tmp_path / "out", engine=cast(Engine, NoHeaders(_dies)))
+    assert failed.value.detail == "there is no package linux-headers-x"
+
+
+def test_every_trigger_of_the_module_is_known_and_marked_in_its_source() -> None:
+    source = demo._trigger_source().read_text(encoding="utf-8")
+    for name, trigger in TRIGGERS.items():
+        assert (f'!strcmp(trigger, "{name}")' in source) == trigger.module, name
+        marked = {"general-protection"}  # it faults where null-pointer does
+        assert f"/* CAUSE: {name} */" in source or not trigger.module or name in marked, name

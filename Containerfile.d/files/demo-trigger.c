@@ -1,0 +1,271 @@
+// A kernel module that ends its kernel in a way that is known: `vmbox demo --trigger`, and the tests of `vmbox explain`.
+//
+//   insmod vmbox_demo.ko trigger=NAME
+//
+// The comment "CAUSE: NAME" marks the line of the fault, or of the wait that never ends. Tests read these marks, so that
+// what they compare with is this source and nothing that a debugger said.
+#include <linux/bug.h>
+#include <linux/completion.h>
+#include <linux/delay.h>
+#include <linux/err.h>
+#include <linux/jiffies.h>
+#include <linux/kernel.h>
+#include <linux/kthread.h>
+#include <linux/list.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <linux/rwsem.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/workqueue.h>
+
+/* Compiled as it is written: not inlined, and with its own arguments. */
+#define as_written noinline __attribute__((noipa))
+
+static char *trigger = "";
+module_param(trigger, charp, 0444);
+MODULE_PARM_DESC(trigger, "how the kernel ends");
+
+struct vmbox_route {
+	unsigned long flags;
+	char name[48];
+	unsigned long gateway;
+};
+static_assert(offsetof(struct vmbox_route, gateway) == 0x38);
+
+struct vmbox_packet {
+	struct list_head queue;
+	struct vmbox_route *route;
+	unsigned long length;
+};
+static_assert(offsetof(struct vmbox_packet, route) == 0x10);
+
+static as_written unsigned long vmbox_gateway(struct vmbox_route *route)
+{
+	return READ_ONCE(route->gateway); /* CAUSE: null-pointer */
+}
+
+static as_written void vmbox_forward(struct vmbox_packet *packet)
+{
+	pr_info("vmbox_demo: gateway %lx\n", vmbox_gateway(READ_ONCE(packet->route)));
+}
+
+static void null_pointer(void)
+{
+	struct vmbox_packet *packet = kzalloc(sizeof(*packet), GFP_KERNEL);
+
+	if (packet)
+		vmbox_forward(packet);
+}
+
+static as_written void vmbox_measure(struct vmbox_packet *packet)
+{
+	/* The packet is free, and what its pointer was is SLUB's poison. */
+	WRITE_ONCE(packet->route->flags, 1); /* CAUSE: use-after-free */
+}
+
+static void use_after_free(void)
+{
+	struct kmem_cache *cache = kmem_cache_create("vmbox_packet", sizeof(struct vmbox_packet), 0, 0, NULL);
+	struct vmbox_packet *packet = cache ? kmem_cache_zalloc(cache, GFP_KERNEL) : NULL;
+
+	if (!packet)
+		return;
+	OPTIMIZER_HIDE_VAR(packet);
+	pr_info("vmbox_demo: packet at %px\n", packet);
+	kmem_cache_free(cache, packet);
+	vmbox_measure(packet);
+}
+
+static as_written void vmbox_dequeue(struct vmbox_packet *packet)
+{
+	list_del(&packet->queue); /* CAUSE: list-corruption */
+}
+
+static void list_corruption(void)
+{
+	static LIST_HEAD(queue);
+	struct vmbox_packet *packet = kzalloc(sizeof(*packet), GFP_KERNEL);
+
+	if (!packet)
+		return;
+	list_add(&packet->queue, &queue);
+	vmbox_dequeue(packet);
+	vmbox_dequeue(packet);
+}
+
+static as_written void vmbox_check(unsigned long length)
+{
+	BUG_ON(length > 9000); /* CAUSE: bug */
+}
+
+static void bug(void)
+{
+	vmbox_check(jiffies | 0x10000);
+}
+
+static void general_protection(void)
+{
+	struct vmbox_packet *packet = kzalloc(sizeof(*packet), GFP_KERNEL);
+
+	if (!packet)
+		return;
+	/* A text that was copied over a pointer. */
+	memcpy(&packet->route, "overflow", sizeof(packet->route));
+	OPTIMIZER_HIDE_VAR(packet);
+	vmbox_forward(packet); /* faults in vmbox_gateway */
+}
+
+static as_written int vmbox_descend(volatile char *above)
+{
+	volatile char here[512];
+
+	if (!above)
+		return 0;
+	here[0] = above[0] + 1;
+	return vmbox_descend(here) + here[0]; /* CAUSE: stack-overflow */
+}
+
+static void stack_overflow(void)
+{
+	volatile char here[1] = { 0 };
+
+	vmbox_descend(here);
+}
+
+static void soft_lockup(void)
+{
+	preempt_disable();
+	for (;;)
+		cpu_relax(); /* CAUSE: soft-lockup */
+}
+
+static void rcu_stall(void)
+{
+	rcu_read_lock();
+	preempt_disable();
+	for (;;)
+		cpu_relax(); /* CAUSE: rcu-stall */
+}
+
+/* What waits, or is waited for, has threads of its own. Each says its part of the cause, with its PID. */
+
+static DEFINE_MUTEX(vmbox_outer);
+static DEFINE_MUTEX(vmbox_inner);
+static DECLARE_RWSEM(vmbox_table);
+static DECLARE_COMPLETION(vmbox_first);
+static DECLARE_COMPLETION(vmbox_second);
+static DECLARE_COMPLETION(vmbox_never);
+
+static int deadlock_first(void *unused)
+{
+	mutex_lock(&vmbox_outer);
+	pr_info("vmbox_demo: pid %d holds vmbox_outer, waits for vmbox_inner\n", current->pid);
+	complete(&vmbox_first);
+	wait_for_completion(&vmbox_second);
+	mutex_lock(&vmbox_inner); /* CAUSE: deadlock */
+	return 0;
+}
+
+static int deadlock_second(void *unused)
+{
+	mutex_lock(&vmbox_inner);
+	pr_info("vmbox_demo: pid %d holds vmbox_inner, waits for vmbox_outer\n", current->pid);
+	complete(&vmbox_second);
+	wait_for_completion(&vmbox_first);
+	mutex_lock(&vmbox_outer);
+	return 0;
+}
+
+static int deadlock_behind(void *unused)
+{
+	msleep(100);
+	pr_info("vmbox_demo: pid %d waits for vmbox_outer\n", current->pid);
+	mutex_lock(&vmbox_outer);
+	return 0;
+}
+
+static int rwsem_writer(void *unused)
+{
+	down_write(&vmbox_table);
+	pr_info("vmbox_demo: pid %d holds vmbox_table, waits for vmbox_never\n", current->pid);
+	complete(&vmbox_first);
+	wait_for_completion(&vmbox_never); /* CAUSE: rwsem */
+	return 0;
+}
+
+static int rwsem_reader(void *unused)
+{
+	wait_for_completion(&vmbox_first);
+	pr_info("vmbox_demo: pid %d waits for vmbox_table\n", current->pid);
+	down_read(&vmbox_table);
+	return 0;
+}
+
+static void vmbox_spin(struct work_struct *work)
+{
+	pr_info("vmbox_demo: pid %d runs vmbox_spin\n", current->pid);
+	for (;;)
+		cond_resched(); /* CAUSE: workqueue */
+}
+
+static void vmbox_wait(struct work_struct *work)
+{
+}
+
+static DECLARE_WORK(vmbox_spinning, vmbox_spin);
+static DECLARE_WORK(vmbox_waiting, vmbox_wait);
+
+static void workqueue(void)
+{
+	schedule_work_on(0, &vmbox_spinning);
+	msleep(200);
+	schedule_work_on(0, &vmbox_waiting);
+}
+
+static void run(int (*function)(void *), const char *name)
+{
+	struct task_struct *task = kthread_run(function, NULL, "%s", name);
+
+	if (IS_ERR(task))
+		pr_err("vmbox_demo: no thread %s: %ld\n", name, PTR_ERR(task));
+}
+
+static int __init vmbox_demo_init(void)
+{
+	if (!strcmp(trigger, "null-pointer"))
+		null_pointer();
+	else if (!strcmp(trigger, "use-after-free"))
+		use_after_free();
+	else if (!strcmp(trigger, "list-corruption"))
+		list_corruption();
+	else if (!strcmp(trigger, "bug"))
+		bug();
+	else if (!strcmp(trigger, "general-protection"))
+		general_protection();
+	else if (!strcmp(trigger, "stack-overflow"))
+		stack_overflow();
+	else if (!strcmp(trigger, "soft-lockup"))
+		soft_lockup();
+	else if (!strcmp(trigger, "rcu-stall"))
+		rcu_stall();
+	else if (!strcmp(trigger, "workqueue"))
+		workqueue();
+	else if (!strcmp(trigger, "deadlock")) {
+		run(deadlock_first, "vmbox-first");
+		run(deadlock_second, "vmbox-second");
+		run(deadlock_behind, "vmbox-behind");
+	} else if (!strcmp(trigger, "rwsem")) {
+		run(rwsem_writer, "vmbox-writer");
+		run(rwsem_reader, "vmbox-reader");
+	} else {
+		return -EINVAL;
+	}
+	return 0;
+}
+module_init(vmbox_demo_init);
+
+MODULE_DESCRIPTION("Ends its kernel in a known way");
+MODULE_LICENSE("GPL");

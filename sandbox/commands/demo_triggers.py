@@ -1,0 +1,45 @@
+"""What can end the kernel of `vmbox demo`, and what each needs of the kernel that dies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """What ends the kernel."""
+
+    module: bool = True
+    """Whether it is one of the module's (Containerfile.d/files/demo-trigger.c), and not a word of demo-init."""
+    append: str = ""
+    """Parameters of the kernel."""
+    settings: Sequence[str] = ("kernel/panic_on_oops=1",)
+    """FILE=VALUE, below /proc/sys or absolute; one that the kernel does not have is passed over."""
+    sysrq_after: int = 0
+    """Seconds after which the kernel is made to panic, where nothing in it does; 0: it panics by itself."""
+
+
+_HUNG: Final = ("kernel/hung_task_panic=1", "kernel/hung_task_timeout_secs=3")
+TRIGGERS: Final[Mapping[str, Trigger]] = {
+    "sysrq": Trigger(module=False, settings=()),
+    "oom": Trigger(module=False, settings=("vm/panic_on_oom=1",)),
+    "hung-task": Trigger(module=False, settings=_HUNG),
+    "null-pointer": Trigger(),
+    # Since 6.9 the parameter is slab_debug too (commit 671776b32b81 ("mm/slub: unify all sl[au]b parameters with
+    # "slab_$param""), v6.9).
+    "use-after-free": Trigger(append="slub_debug=FZPU,vmbox_packet"),
+    "list-corruption": Trigger(),
+    "bug": Trigger(),
+    "general-protection": Trigger(),
+    "stack-overflow": Trigger(),
+    "soft-lockup": Trigger(settings=("kernel/softlockup_panic=1", "kernel/watchdog_thresh=2")),
+    "rcu-stall": Trigger(
+        settings=("kernel/panic_on_rcu_stall=1", "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout=3")
+    ),
+    "workqueue": Trigger(settings=("/sys/module/workqueue/parameters/watchdog_thresh=3",), sysrq_after=15),
+    "deadlock": Trigger(settings=_HUNG),
+    "rwsem": Trigger(settings=_HUNG),
+}
+"""By the word of `DemoSpec.trigger`."""
