@@ -97,7 +97,7 @@ HOMES = {
     **{f"ubuntu:{series}": f"ubuntu-{series}" for series in ("16.04", "20.04", "22.04")},
     "ubuntu:14.04": "ubuntu-16.04",
     "ubuntu:24.04": "ubuntu-24.04",
-    "ubuntu:25.10": "ubuntu-26.04",
+    "ubuntu:19.10": "ubuntu-20.04",
     "ubuntu:26.04": "ubuntu-26.04",
     "sle:12": "sles-12",
     "sle:15": "sles-15",

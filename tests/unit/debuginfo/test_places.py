@@ -202,11 +202,11 @@ def test_a_debian_kernel_of_long_ago_is_asked_of_its_days() -> None:
     ("release", "version", "arch", "places"),
     [
         (
-            "6.12.47+rpt-rpi-v8",
-            "#1 SMP PREEMPT Debian 1:6.12.47-1+rpt1 (2025-09-16)",
+            "6.12.75+rpt-rpi-v8",
+            "#1 SMP PREEMPT Debian 1:6.12.75-1+rpt1 (2026-03-11)",
             "aarch64",
             [
-                f"{RASPBERRY_PI}/linux-image-6.12.47+rpt-rpi-v8-dbg_6.12.47-1+rpt1_arm64.deb",
+                f"{RASPBERRY_PI}/linux-image-6.12.75+rpt-rpi-v8-dbg_6.12.75-1+rpt1_arm64.deb",
             ],
         ),
         (
