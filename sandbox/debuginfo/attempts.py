@@ -62,16 +62,20 @@ class SearchLog:
                     return telling(error.message, detail=detail)
         message = message or f"no debuginfo of kernel {self._release} was found"
         answers = [_answer(error) for _, error in self._failures]
-        hint = f"ask for {' or '.join(files)} and give it: --debuginfo FILE" if files else None
-        if answers and set(answers) == {_Answer.UNREACHABLE}:
+        wanted = " or ".join(files)
+        elsewhere = f"check the network and proxy settings, or bring {wanted} and give it: --debuginfo FILE"
+        unreachable = [error for _, error in self._failures if _answer(error) is _Answer.UNREACHABLE]
+        # What needs a subscription was not asked.
+        if unreachable and set(answers) <= {_Answer.UNREACHABLE, _Answer.SUBSCRIPTION}:
             hosts = self._places(_Answer.UNREACHABLE)
             said = f"{hosts[0]} is not reachable" if len(hosts) == 1 else f"none of {len(hosts)} hosts is reachable"
-            return DownloadFailed(f"{message}: {said}, {_reason(self._failures[0][1])}")
+            return DownloadFailed(f"{message}: {said}, {_reason(unreachable[0])}", hint=elsewhere if files else None)
         for _, error in self._failures:
             if isinstance(error, DownloadFailed) and _answer(error) is None:
                 return DownloadFailed(error.message, detail=detail)
-        if _Answer.UNREACHABLE in answers:
-            return DownloadFailed(message, detail=detail)
+        if unreachable:
+            return DownloadFailed(message, detail=detail, hint=elsewhere if files else None)
+        hint = f"ask for {wanted} and give it: --debuginfo FILE" if files else None
         return DebuginfoNotFound(message, detail=detail, hint=hint)
 
     def _summary(self) -> list[str]:

@@ -247,7 +247,7 @@ class _Search:
 
     def _query(self, question: PackageSources, packages: Sequence[str]) -> list[RemotePackage]:
         manager = f"package manager of {self.home.title}"
-        place = f"{manager}, {question.said}" if question.said else manager
+        place = question.said or manager
         # All days are on one host, which is not the live archive's.
         asked = "snapshots" if question.said else manager
         try:

@@ -8,7 +8,9 @@ import pytest
 import archives
 from debuginfo_bench import Bench
 from sandbox.debuginfo import download
-from sandbox.errors import ConfigurationError, DebuginfoNotFound, DownloadFailed, VerificationFailed
+from sandbox.debuginfo.attempts import SearchLog
+from sandbox.debuginfo.certificates import CertificateMissing
+from sandbox.errors import ConfigurationError, DebuginfoNotFound, DownloadFailed, Unreachable, VerificationFailed
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +83,19 @@ def test_a_host_that_takes_no_connection_is_asked_once(bench: Bench) -> None:
     assert bench.heard.notices == []
     assert (caught.value.detail, caught.value.message.count("\n")) == (None, 0)
     assert f"of kernel {archives.RELEASE} was found: 127.0.0.1 is not reachable, no conn" in caught.value.message
+    assert f"or bring linux-image-{archives.RELEASE}-dbg_{archives.VERSION}_amd64.deb" in caught.value.hint
     # One attempt is in the log, of three URLs.
     assert bench.heard.steps.count(f"Downloading linux-image-dbg {archives.VERSION}") == 1
+
+
+def test_no_network_is_one_line_where_a_place_needs_a_subscription() -> None:
+    search = SearchLog("4.18.0-80.el8.x86_64")
+    search.note("https://cdn.example/a.rpm", CertificateMissing("a certificate is needed"))
+    for host in ("one", "two"):
+        search.note(f"https://{host}.example/a.rpm", Unreachable(f"https://{host}.example/a.rpm: no connection (no)"))
+    error = search.to_error(files=("a.rpm",))
+    assert (type(error), error.detail) == (DownloadFailed, None)
+    assert error.message.endswith("was found: none of 2 hosts is reachable, no connection (no)")
 
 
 def test_a_connection_that_is_lost_after_some_bytes_is_tried_again(
