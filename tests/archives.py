@@ -209,6 +209,15 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
                 with lock:
                     archive.answering -= 1
 
+        def do_HEAD(self) -> None:
+            """As a registry answers for a manifest."""
+            data = archive.files.get(self.path)
+            self.send_response(404 if data is None else 200)
+            if data is not None:
+                self.send_header("Docker-Content-Digest", f"sha256:{sha256(data)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
         def _answer(self) -> None:
             wanted = self.headers.get("Range")
             with lock:

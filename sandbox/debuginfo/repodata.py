@@ -47,9 +47,18 @@ def find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter)
     A release may go on after a dot: SUSE counts rebuilds there. A `base` that ends in ".list" is a list of mirrors.
     Raises `DownloadFailed`, `VerificationFailed`.
     """
+    return _fitting(base, _Fits(wanted, arch), reporter)
+
+
+def versions(base: str, name: str, arch: str, reporter: Reporter) -> list[RemotePackage]:
+    """Every version of the package `name` in the repository at `base`; otherwise as `find`."""
+    return _fitting(base, _Named(name, arch), reporter)
+
+
+def _fitting(base: str, fits: _Fits | _Named, reporter: Reporter) -> list[RemotePackage]:
     for place in _bases(base, reporter):
         try:
-            return [*_find(place, wanted, arch, reporter)]
+            return [*_find(place, fits, reporter)]
         except CorruptData as error:
             raise VerificationFailed(f"{place}: {error}") from None
     return []
@@ -69,9 +78,8 @@ def _bases(base: str, reporter: Reporter) -> list[str]:
     return [line if line.endswith("/") else line + "/" for line in lines if line.startswith(fitting)][:_MOST_MIRRORS]
 
 
-def _find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter) -> Iterator[RemotePackage]:
+def _find(base: str, fits: _Fits | _Named, reporter: Reporter) -> Iterator[RemotePackage]:
     listed = _primary(_small(urljoin(base, "repodata/repomd.xml"), reporter))
-    fits = _Fits(wanted, arch)
     remote = RemotePackage(
         package="the package list", version=None, url=_of(base, listed.href), size=listed.size, sha256=listed.sha256
     )
@@ -95,7 +103,7 @@ def _find(base: str, wanted: Sequence[str], arch: str | None, reporter: Reporter
         )
 
 
-def _entries(arriving: Stream, *, kind: str, fits: _Fits) -> list[_Entry]:
+def _entries(arriving: Stream, *, kind: str, fits: _Fits | _Named) -> list[_Entry]:
     """The matching entries of a list of packages."""
     found: list[_Entry] = []
 
@@ -165,6 +173,18 @@ class _Fits:
         nevra = entry.nevra
         fitting = (at for at, one in enumerate(self.wanted) if nevra == one or nevra.startswith(one + "."))
         return next(fitting, len(self.wanted))
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    name: str
+    arch: str
+
+    def __call__(self, entry: _Entry) -> bool:
+        return (entry.name, entry.arch) == (self.name, self.arch)
+
+    def rank(self, _: _Entry) -> int:
+        return 0
 
 
 def _small(url: str, reporter: Reporter) -> bytes:

@@ -94,7 +94,7 @@ HOMES = {
     **{f"debian:{major}": f"debian-{major}" for major in range(9, 15)},
     "debian:8": "debian-9",
     "debian:sid": "debian-14",
-    **{f"ubuntu:{series}": f"ubuntu-{series}" for series in ("16.04", "20.04", "22.04")},
+    **{f"ubuntu:{series}": f"ubuntu-{series}" for series in ("16.04", "18.04", "20.04", "22.04")},
     "ubuntu:14.04": "ubuntu-16.04",
     "ubuntu:24.04": "ubuntu-24.04",
     "ubuntu:19.10": "ubuntu-20.04",

@@ -14,7 +14,7 @@ import pytest
 
 from sandbox import image, profiles
 from sandbox.errors import ConfigurationError
-from upkeep import probe, support_matrix
+from upkeep import asking, probe, probes, support_matrix
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 
@@ -40,7 +40,7 @@ def server() -> Iterator[str]:
 
         def do_GET(self) -> None:
             body = b'{"token": "t"}' if self.path.startswith("/token?") else b"x"
-            there = self.path.startswith("/token?") or self.path == "/debian/dists/bookworm/Release"
+            there = self.path.startswith("/token?") or self.path == "/debian/dists/bookworm/InRelease"
             self.send_response(200 if there else 404)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -67,20 +67,28 @@ def test_every_tested_profile_is_in_an_e2e_test() -> None:
     assert {name for name in said if f'"{name}"' not in tests} == set()
 
 
-def test_every_url_of_the_profiles_is_probed() -> None:
-    asked = [one for profile in profiles.load().values() for one in probe.probes(profile)]
+def test_every_place_of_the_profiles_is_probed() -> None:
+    asked = [one for profile in profiles.load().values() for one in probes.probes(profile)]
     assert {one.profile for one in asked if one.kind == "base"} == set(profiles.load())
     urls = {one.url for one in asked}
-    assert "https://vault.centos.org/7.9.2009/os/x86_64/repodata/repomd.xml" in urls
-    assert "http://archive.debian.org/debian/dists/buster/Release" in urls
+    assert "https://vault.centos.org/7.9.2009/os/x86_64/" in urls
+    assert "http://archive.debian.org/debian/dists/buster" in urls
     assert "https://oss.oracle.com/ol9/debuginfo/kernel-uek-debuginfo-6.12.0-104.43.4.el9uek.x86_64.rpm" in urls
     # Repositories, lists of their versions, and the archives of the past.
     assert "https://cdn.amazonlinux.com/al2023/core/releasemd.xml" in urls
     assert "https://cdn.amazonlinux.com/al2023/core/mirrors/latest/debuginfo/x86_64/mirror.list" in urls
-    assert "https://download.opensuse.org/debug/tumbleweed/repo/oss/repodata/repomd.xml" in urls
+    assert "https://download.opensuse.org/debug/tumbleweed/repo/oss/" in urls
     snapshots = "http://snapshot.debian.org/archive/debian-security"
-    assert f"{snapshots}/20240507T000000Z/dists/bookworm-security/Release" in urls
+    assert f"{snapshots}/20240507T000000Z/dists/bookworm-security" in urls
+    assert "http://ports.ubuntu.com/ubuntu-ports/dists/jammy" not in urls
     assert not [url for url in urls if "{" in url or "$" in url]
+
+
+def test_each_profile_that_publishes_debuginfo_has_kernels_to_probe() -> None:
+    for name, profile in profiles.load().items():
+        rules = profile.debuginfo
+        published = rules is not None and rules.packages and "" not in rules.unpublished
+        assert bool(probes.three(probes.kernels(profile))) == bool(published), name
 
 
 def test_probe_and_pin(
@@ -89,12 +97,18 @@ def test_probe_and_pin(
     monkeypatch.setenv("VMBOX_MIRRORS", f"docker.io={server} http://deb.debian.org=http://{server}")
     digests = tmp_path / "config" / "images" / "digests.toml"
     digests.parent.mkdir(parents=True)
-    monkeypatch.setattr(sys, "argv", ["probe", "debian-12", "--pin", "--pin-to", str(digests)])
-    assert probe.main() == 0
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert ["debian-12", "base", DIGEST, f"{server}/library/debian:12-slim"] in lines
-    assert ["debian-12", "base", "404", f"{server}/library/debian:12"] in lines
-    assert ["debian-12", "packages", "200, 1 bytes", f"http://{server}/debian/dists/bookworm/Release"] in lines
+    places = ["--memory", str(tmp_path / "memory"), "--page", str(tmp_path / "page.md"), "--seconds", "0"]
+    monkeypatch.setattr(sys, "argv", ["probe", "debian-12", "--pin", "--pin-to", str(digests), *places])
+    # This mirror has a base and nothing else.
+    assert probe.main() == 1
+    said = capsys.readouterr()
+    lines = [line.split("\t") for line in said.out.splitlines()]
+    assert ["debian-12", "base", "", DIGEST, f"{server}/library/debian:12-slim"] in lines
+    assert ["debian-12", "base", "", "no: 404", f"{server}/library/debian:12"] in lines
+    (unsigned,) = (line for line in lines if line[-1] == f"http://{server}/debian/dists/bookworm" and "pack" in line[1])
+    assert unsigned[3].startswith("no: its signature")
+    assert "debian-12: nothing has its packages" in said.err.splitlines()
+    assert "* debian-12: nothing has its debuginfo of 6.1.0-44-amd64\n" in (tmp_path / "page.md").read_text()
     # The pinned digest is pulled, from the site's mirror.
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path / "config"))
     profiles.digests.cache_clear()
@@ -112,7 +126,7 @@ def test_probe_and_pin(
 
 
 def test_each_host_gets_one_request_a_second() -> None:
-    pace = probe.Pace(seconds=0.1)
+    pace = asking.Pace(seconds=0.1)
     began = time.monotonic()
     for url in ("http://a.example/1", "http://b.example/1", "http://a.example/2", "http://a.example/3"):
         pace.wait(url)
@@ -121,6 +135,7 @@ def test_each_host_gets_one_request_a_second() -> None:
 
 def test_a_missing_server_is_reported() -> None:
     with httpx.Client(timeout=5) as client:
-        seen = probe.ask(client, probe.Probe(profile="x", kind="packages", url="http://127.0.0.1:9/x"), probe.Pace())
+        one = probes.Probe(profile="x", kind=probes.Kind.PACKAGES, url="http://127.0.0.1:9/x")
+        seen = asking.Asker(client).ask(one)
     assert not seen.good
-    assert "ConnectError" in seen.said
+    assert "refused" in seen.said

@@ -97,7 +97,8 @@ def test_the_pinned_digest_is_pulled(
         monkeypatch.setenv("VMBOX_MIRRORS", f"docker.io={address}")
         tag = f"{address}/library/moving:stable"
         _send(api, base, tag)
-        monkeypatch.setattr(sys, "argv", ["probe", "moving", "--pin", "--pin-to", str(config / "digests.toml")])
+        places = ["--pin-to", str(config / "digests.toml"), "--memory", str(tmp_path / "memory")]
+        monkeypatch.setattr(sys, "argv", ["probe", "moving", "--pin", *places])
         _forget_profiles()
         try:
             assert probe.main() == 0
