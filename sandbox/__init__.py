@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sandbox.api import Answer, OpenCase, cases, dmesg, identify, open, prepare  # noqa: A004 - as sandbox.open
+    from sandbox.api import Answer, OpenCase, Outcome, cases, dmesg, identify, open, prepare  # noqa: A004 - as sandbox.open
     from sandbox.errors import VmboxError
+    from sandbox.judge.verdict import Verdict
     from sandbox.model import Case, Debuginfo, Transcript, Vmcore
     from sandbox.report.model import Report
     from sandbox.version import __version__
@@ -25,8 +26,10 @@ __all__ = [
     "Case",
     "Debuginfo",
     "OpenCase",
+    "Outcome",
     "Report",
     "Transcript",
+    "Verdict",
     "VmboxError",
     "Vmcore",
     "__version__",
@@ -44,9 +47,8 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = {"VmboxError": "errors", "Report": "report.model", "__version__": "version"} | dict.fromkeys(
-        ("Case", "Debuginfo", "Transcript", "Vmcore"), "model"
-    )
+    home = {"VmboxError": "errors", "Report": "report.model", "Verdict": "judge.verdict", "__version__": "version"}
+    home |= dict.fromkeys(("Case", "Debuginfo", "Transcript", "Vmcore"), "model")
     value = getattr(import_module(f"{__name__}.{home.get(name, 'api')}"), name)
     globals()[name] = value
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -19,8 +19,10 @@ from sandbox.case.options import OpenOptions
 from sandbox.case.provision import prefetch
 from sandbox.errors import refuse_empty
 from sandbox.host import config
-from sandbox.model import Case, CommandStatus, Debuginfo, Transcript, Vmcore
+from sandbox.judge.verdict import Verdict
+from sandbox.model import Case, CommandStatus, Debuginfo, Vmcore
 from sandbox.progress import QUIET, Reporter
+from sandbox.session.judging import Judge
 from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session, Sink
 from sandbox.session.start import open_session
@@ -33,15 +35,33 @@ AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One crash command and its output."""
+class Outcome:
+    """How one crash command ended, and what is known of its answer."""
 
     command: str
     status: CommandStatus
-    """"ok", or "error" if crash reported one; then `output` contains its message."""
+    """"ok", or "error" if the debugger reported one; then the output contains its message."""
     seconds: float
+    bytes: int
+    """Size of the output."""
+    debugger: str
+    """Name of the debugger that answered: crash or drgn."""
+    reason: str
+    """The reason why it was that one."""
+    doubt: str | None
+    """The reason why the answer may be wrong, e.g. a kernel that is newer than the debugger; None if none is known."""
+    verdicts: tuple[Verdict, ...]
+    """What was compared with the kernel's own words: the stack of the task that panicked; DATE, UPTIME and TASKS."""
+    not_judged: str | None
+    """The reason why a stack was compared with nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Outcome):
+    """One crash command and its output."""
+
     output: bytes
-    """The bytes that crash printed."""
+    """The bytes that the debugger printed."""
 
     @property
     def text(self) -> str:
@@ -83,13 +103,34 @@ class OpenCase:
         """
         pieces: list[bytes] = []
         done = self.stream(command, pieces.append, timeout=timeout)
-        return Answer(command=done.command, status=done.status, seconds=done.seconds, output=b"".join(pieces))
+        known = {field.name: getattr(done, field.name) for field in fields(done)}
+        return Answer(**known, output=b"".join(pieces))
 
-    def stream(self, command: str, sink: Sink, *, timeout: float | None = None) -> Transcript:
+    def stream(self, command: str, sink: Sink, *, timeout: float | None = None) -> Outcome:
         """Run one crash command and pass its output to `sink` in pieces as they arrive. Raises as `run` does."""
         with self.session() as session:
             recorder = Recorder(session.case, self._reporter, wanted=self._transcript)
-            return run_recorded(command, session, sink, recorder=recorder, reporter=self._reporter, timeout=timeout)
+            judge = Judge(session.case)
+            done = run_recorded(
+                command,
+                session,
+                judge.listen(command, sink),
+                recorder=recorder,
+                reporter=self._reporter,
+                timeout=timeout,
+            )
+            found = judge.judge(session)
+            return Outcome(
+                command=done.command,
+                status=done.status,
+                seconds=done.seconds,
+                bytes=done.bytes,
+                debugger=session.choice.debugger,
+                reason=session.choice.reason,
+                doubt=session.doubt,
+                verdicts=found.verdicts,
+                not_judged=found.not_judged,
+            )
 
     def report(self, *, timeout: float = 60) -> Report:
         """Make the report that `vmbox report` shows, as a value.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from sandbox import api
 from sandbox.debugger import DEFAULT
 from sandbox.errors import UsageError, VmboxError, missing_extra, refuse_empty
-from sandbox.model import CommandStatus
+from sandbox.model import Case, CommandStatus
 from sandbox.version import __version__
 
 if TYPE_CHECKING:
@@ -192,21 +192,16 @@ class _Answers:
         return where
 
     def _asked(self, path: Path, command: str, lines: _Lines) -> str:
-        from sandbox.session.choice import kept
-
-        remark = ""
+        remarks: list[str] = []
         with api.open(path, engine=self._engine) as case:
             try:
-                status = case.stream(command, lines, timeout=_PATIENCE).status
-                remark = "" if status is CommandStatus.OK else str(status)
-                chosen = kept(case.case)
-                if chosen is not None and chosen.debugger != DEFAULT.name:
-                    by = f"answered by {chosen.debugger}: {chosen.reason}"
-                    remark = f"{remark}; {by}" if remark else by
+                done = case.stream(command, lines, timeout=_PATIENCE)
+                remarks += _remarks(done)
             except BrokenPipeError:
+                remarks += _cut_short(case.case)
                 if lines.full:
-                    remark = f"stopped after {_MOST >> 20} MiB; ask for less, e.g. with grep"
-        return lines.text() + (remark and f"\n[{remark}]")
+                    remarks.append(f"stopped after {_MOST >> 20} MiB; ask for less, e.g. with grep")
+        return lines.text() + ("\n[" + "; ".join(remarks) + "]" if remarks else "")
 
     def _page(self, key: tuple[str, ...], page: int, make: Callable[[], str]) -> str:
         if page == 1 or key not in self._held:
@@ -215,6 +210,33 @@ class _Answers:
         while len(self._held) > 1 and (len(self._held) > _KEPT or sum(map(len, self._held.values())) > _ALL):
             self._held.popitem(last=False)
         return _paged(self._held[key], page)
+
+
+def _remarks(done: api.Outcome) -> Iterator[str]:
+    """What an assistant has to know of an answer."""
+    if done.status is not CommandStatus.OK:
+        yield str(done.status)
+    if done.debugger != DEFAULT.name:
+        yield f"answered by {done.debugger}: {done.reason}"
+    if done.doubt is not None:
+        yield done.doubt
+    for verdict in done.verdicts:
+        yield f"{verdict.subject} {verdict.line}"
+        if verdict.witness and not verdict.agrees:
+            yield f"{verdict.against} has {' < '.join(verdict.witness)}"
+    if done.not_judged is not None:
+        yield f"the stack is not compared with the kernel's own: {done.not_judged}"
+
+
+def _cut_short(case: Case) -> Iterator[str]:
+    """The same of one of which only the beginning was asked for: it is not judged."""
+    from sandbox.session.choice import kept
+
+    chosen = kept(case)
+    if chosen is not None and chosen.debugger != DEFAULT.name:
+        yield f"answered by {chosen.debugger}: {chosen.reason}"
+    if chosen is not None and chosen.debugger in case.doubts:
+        yield case.doubts[chosen.debugger]
 
 
 class _Lines:

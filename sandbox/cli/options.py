@@ -17,6 +17,12 @@ def _configured(value: str | None) -> str | None:
     return value or config.current().engine
 
 
+def _debugger(value: str | None) -> str | None:
+    if value not in {None, *DEBUGGERS}:
+        raise typer.BadParameter(f"it is one of {', '.join(DEBUGGERS)}")
+    return value
+
+
 # readable=False: a dump without read permission is not a usage error. Reading it gives a better hint.
 Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -48,6 +54,7 @@ WithDebugger = Annotated[
         "--with",
         metavar="|".join(DEBUGGERS),
         help="The debugger that answers; by default crash where it knows the kernel, else drgn.",
+        callback=_debugger,
         autocompletion=completion.debuggers,
     ),
 ]

@@ -148,8 +148,6 @@ def shell(
 
     if tool not in {None, *TOOLS}:
         raise typer.BadParameter(f"--tool is one of {', '.join(TOOLS)}")
-    if debugger not in {None, *DEBUGGERS}:
-        raise typer.BadParameter(f"--with is one of {', '.join(DEBUGGERS)}")
     if tool is not None and debugger is not None:
         raise typer.BadParameter("--with or --tool")
     reporter = render.reporter(quiet=quiet)

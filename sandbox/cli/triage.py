@@ -9,7 +9,17 @@ import typer
 
 from sandbox import render
 from sandbox.cli.app import command
-from sandbox.cli.options import EngineName, Force, GivenDebuginfo, ImageName, Json, NoDebuginfo, OptionalDump, Quiet
+from sandbox.cli.options import (
+    EngineName,
+    Force,
+    GivenDebuginfo,
+    ImageName,
+    Json,
+    NoDebuginfo,
+    OptionalDump,
+    Quiet,
+    WithDebugger,
+)
 from sandbox.commands.run_arguments import sane_timeout
 from sandbox.errors import NotADump, pasteable
 from sandbox.host.files import STDOUT
@@ -56,6 +66,7 @@ def report(
     ] = None,
     timeout: Timeout = 60,
     engine: EngineName = None,
+    debugger: WithDebugger = None,
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
@@ -83,7 +94,9 @@ def report(
         # In parallel to crash, because loading the templates takes as long as its answers.
         Thread(target=page_ready, daemon=True).start()
     reporter = render.reporter(quiet=quiet)
-    options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo)
+    options = OpenOptions(
+        engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo, debugger=debugger
+    )
     options.check()
     if answers is None:
         made = make(vmcore, options, reporter, timeout=timeout)

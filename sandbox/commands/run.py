@@ -17,11 +17,12 @@ from sandbox import render
 from sandbox.case.options import OpenOptions
 from sandbox.commands.lost_pages import LostPages
 from sandbox.commands.run_arguments import RunArguments
-from sandbox.commands.stack_judge import StackJudge
+from sandbox.commands.verdicts import Announcer
 from sandbox.debugger import DEFAULT
 from sandbox.errors import CommandTimeout, UsageError, pasteable
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
+from sandbox.session.judging import Judge, Judgement
 from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
@@ -198,7 +199,9 @@ def _run(
     files: OutputFiles | None,
 ) -> int:
     output = render.Output()
-    judge, lost = StackJudge(session.case, reporter), LostPages(session.case.release)
+    judge = Judge(session.case)
+    announcer = Announcer(judge, session.case, reporter)
+    lost = LostPages(session.case.release)
     record = Recorder(session.case, reporter, wanted=run_options.transcript)
     exit_status = 0
     lines = iter(commands)
@@ -224,7 +227,7 @@ def _run(
                 recorder=record,
                 reporter=reporter,
                 timeout=run_options.timeout,
-                ended=partial(_end, answer, judge, session),
+                ended=partial(_end, answer, announcer, session),
             )
         except CommandTimeout as late:
             # The others still have their answers to give.
@@ -236,14 +239,26 @@ def _run(
 
 
 def _end(
-    answer: render.JsonAnswer | None, judge: StackJudge, session: Session, status: CommandStatus, seconds: float
+    answer: render.JsonAnswer | None,
+    announcer: Announcer,
+    session: Session,
+    status: CommandStatus,
+    seconds: float,
 ) -> None:
     # An answer that was stopped has half a stack.
     whole = status in {CommandStatus.OK, CommandStatus.ERROR}
-    verdict = judge.verdict(session.debugger.name) if whole else None
+    found = announcer.judged(session) if whole else Judgement()
     if answer is not None:
         more: dict[str, object] = {"debugger": session.choice.debugger, "reason": session.choice.reason}
-        more |= {name: value for name, value in (("doubt", session.doubt), ("verdict", verdict)) if value is not None}
+        more |= {
+            name: value
+            for name, value in (
+                ("doubt", session.doubt),
+                ("verdicts", found.verdicts),
+                ("not_judged", found.not_judged),
+            )
+            if value
+        }
         # The reader of the pipe may have ended.
         with suppress(BrokenPipeError):
             answer.end(status, seconds, more)

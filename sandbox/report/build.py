@@ -19,10 +19,9 @@ from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
 from sandbox.errors import DumpNotFound, SessionFailed, VmboxError
 from sandbox.host import paths
-from sandbox.judge import backtrace, call_trace, stacks
+from sandbox.judge import backtrace, call_trace, stacks, system as judged_system
 from sandbox.judge.backtrace import INTEGER
-from sandbox.judge.clock import judge_clock
-from sandbox.judge.log import Witness, last_time
+from sandbox.judge.log import Witness
 from sandbox.judge.verdict import Verdict
 from sandbox.model import DumpFormat, PanicCause, Vmcore, kernel_version
 from sandbox.profiles import makedumpfile
@@ -72,7 +71,7 @@ def read(
     """Make the report from `answers` or, without them, from the dump alone."""
     texts = answers.texts if answers else {}
     log, refused = _log(vmcore, texts)
-    system = tables.system(texts.get("sys", ""))
+    system = judged_system.parse(texts.get("sys", ""))
     panicking = _panicking(texts)
     cpus = backtrace.parse(texts.get("bt -a", ""))
     blocked = backtrace.parse(texts.get("foreach UN bt", ""))
@@ -234,7 +233,7 @@ def _verdicts(
     system: Mapping[str, str],
     log: Sequence[str],
 ) -> Iterator[Verdict]:
-    """What the judge finds of the stack, of DATE and of UPTIME."""
+    """What the judge finds of the stack, of DATE, UPTIME and TASKS."""
     by = answers.case.get("debugger") or DEFAULT.name
     trace = call_trace.panic_trace(log)
     if panicking is not None and trace is not None:
@@ -242,9 +241,8 @@ def _verdicts(
         if verdict is not None:
             yield verdict
     yield from _against_second(answers, panicking, by)
-    # An oops ends the log where a capture kernel is started from it.
-    last = last_time(log) if trace is not None or call_trace.panics(log) else None
-    yield from judge_clock(system, crash_time=vmcore.crash_time, last=last, by=by)
+    counted = answers.texts.get(judged_system.COUNT)
+    yield from judged_system.judge(system, crash_time=vmcore.crash_time, log=log, counted=counted, by=by)
 
 
 def _panicking(texts: Mapping[str, str]) -> backtrace.Backtrace | None:

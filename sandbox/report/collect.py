@@ -1,10 +1,14 @@
-"""Ask the questions of a report, crash's commands, one by one. One that fails never stops the rest."""
+"""Ask the questions of a report, crash's commands, one by one. One that fails never stops the rest.
+
+What the debugger does not answer, the other one is asked, where that is not in doubt. It is not started for less.
+"""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, assert_never
@@ -12,12 +16,13 @@ from typing import Final, assert_never
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
+from sandbox.judge.system import COUNT
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
 from sandbox.report.panic_context import panic_context
-from sandbox.report.second_opinion import SecondOpinion, second_opinion
+from sandbox.report.second_opinion import SecondOpinion, is_needed, other_debugger, second_opinion
 from sandbox.session.fallback import last_mode, mode_file
 from sandbox.session.script import run_script
 from sandbox.session.session import Session
@@ -45,6 +50,7 @@ COMMANDS: Final = (
     "irq -s",
     "dev -d",
     "mach",
+    COUNT,
 )
 
 STACKS: Final = frozenset({"bt -l", "bt -a", "foreach UN bt"})
@@ -88,8 +94,6 @@ class CommandOutputs:
     mode: str
     case: Mapping[str, str]
     """profile, engine, proof; debugger, and why it answered (reason) or may be wrong (doubt)."""
-    debugger: str = DEFAULT.name
-    """Name of the debugger that answered."""
     cut: frozenset[str] = frozenset()
     """Commands of whose answer only the beginning was kept."""
     second: SecondOpinion | None = None
@@ -100,11 +104,12 @@ class CommandOutputs:
         run = next((run for run in self.runs if run.command == command), None)
         if run is None:
             return "it was not asked"
-        return reason(run, self.debugger) or (f"{_CUT} was read" if command in self.cut else None)
+        return reason(run) or (f"{_CUT} was read" if command in self.cut else None)
 
 
-def reason(run: CommandRun, debugger: str = DEFAULT.name) -> str | None:
-    """Why a command has no answer of `debugger`, in words; None if it has one."""
+def reason(run: CommandRun) -> str | None:
+    """Why a command has no answer, in words; None if it has one."""
+    debugger = run.debugger
     match run.status:
         case CommandStatus.OK:
             return None
@@ -148,26 +153,35 @@ def collect(
     commands: Sequence[str] = COMMANDS,
 ) -> CommandOutputs:
     """Open `dump` if necessary, and run its commands. Raises as opening does; failed commands are in the result."""
-    session, _ = open_session(dump, options, reporter)
+    session, _ = open_session(dump, options, reporter, quick=True)
     case = session.case
     mode = last_mode(mode_file(case, session.debugger))
-    runs: list[CommandRun] = []
-    texts: dict[str, str] = {}
-    cut: set[str] = set()
+    questions = _Questions(timeout)
+    second = None
     with (
         session,
         panic_context(session, timeout=timeout),
         reporter.step(f"Asking {session.debugger.name}", total=len(commands)) as step,
     ):
-        for run, text in _each(session, commands, mode, timeout, cut):
-            runs.append(run)
+        for _ in questions.ask(session, commands, mode):
             step.advance(1)
-            if _tells(run.command, run.status):
-                texts[run.command] = text
-        second = second_opinion(session, dump, texts, reporter, timeout=timeout)
+        # Of the debugger that a user asked for, all answers are wanted.
+        lacking = [] if options.debugger is not None else questions.lacking()
+        doubtful = is_needed(dump, questions.texts, session.debugger.name)
+        other = other_debugger(session) if lacking or doubtful else None
+        if other is not None:
+            try:
+                with closing(session.beside(other)) as beside:
+                    beside.start(other.start_modes[:1])
+                    with panic_context(beside, timeout=timeout):
+                        for _ in questions.ask(beside, lacking, ""):
+                            pass
+                        second = second_opinion(beside, timeout=timeout) if doubtful else None
+            except VmboxError as error:
+                reporter.notice(f"{other.name} was asked, too, and does not answer: {error.message}")
     return CommandOutputs(
-        runs=truncate_to_fit(runs),
-        texts=texts,
+        runs=truncate_to_fit([questions.runs[command] for command in commands]),
+        texts=questions.texts,
         mode=mode,
         case={
             "profile": case.profile,
@@ -178,8 +192,7 @@ def collect(
             "doubt": session.doubt or "",
             "no_debuginfo": case.no_debuginfo,
         },
-        debugger=session.debugger.name,
-        cut=frozenset(cut),
+        cut=frozenset(questions.cut),
         second=second,
     )
 
@@ -203,34 +216,58 @@ def from_external(found: Mapping[str, ExternalOutput], *, case: Mapping[str, str
     return CommandOutputs(runs=truncate_to_fit(runs), texts=texts, mode="", case=case)
 
 
-def _each(
-    session: Session, commands: Sequence[str], mode: str, timeout: float, cut: set[str]
-) -> Iterator[tuple[CommandRun, str]]:
-    lives, name, room = _LIVES, session.debugger.name, PER_REPORT
-    for command in commands:
-        if lives == 0:
-            yield _unasked(command, f"{name} had ended {_LIVES} times before")
-        elif not session.works(command):
-            yield _unasked(command, f"{name} opened the dump only with {mode}, where this does not work")
-        elif room <= 0:
-            yield _unasked(command, f"the answers before it had {PER_REPORT >> 20} MiB")
-        else:
-            answer = BoundedAnswer(min(PER_ANSWER, room))
-            run, text = _one(session, command, timeout, answer)
-            room -= answer.kept
-            if answer.left_out:
-                cut.add(command)
-            yield run, text
-            if run.status is CommandStatus.DIED:
-                lives -= 1
-                try:
-                    session.start()
-                except VmboxError:
-                    lives = 0
+class _Questions:
+    """Asks commands, and keeps their answers within the limits of a report."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._room = PER_REPORT
+        self.runs: dict[str, CommandRun] = {}
+        self.texts: dict[str, str] = {}
+        self.cut: set[str] = set()
+
+    def ask(self, session: Session, commands: Sequence[str], mode: str) -> Iterator[CommandRun]:
+        """Asks `commands`, and yields each when it has ended. An earlier answer stays where this one is no better."""
+        for run, text in self._each(session, commands, mode):
+            told = _tells(run.command, run.status)
+            if run.status is CommandStatus.OK or run.command not in self.texts:
+                if told or run.command not in self.runs:
+                    self.runs[run.command] = run
+                if told:
+                    self.texts[run.command] = text
+            yield run
+
+    def lacking(self) -> list[str]:
+        """The commands that have no answer, if a part of the report is missing for that."""
+        found = [command for command, run in self.runs.items() if run.status is not CommandStatus.OK]
+        return found if set(found) & set(PARTS.values()) else []
+
+    def _each(self, session: Session, commands: Sequence[str], mode: str) -> Iterator[tuple[CommandRun, str]]:
+        lives, name = _LIVES, session.debugger.name
+        for command in commands:
+            if lives == 0:
+                yield _unasked(command, f"{name} had ended {_LIVES} times before", name)
+            elif not session.works(command):
+                yield _unasked(command, f"{name} opened the dump only with {mode}, where this does not work", name)
+            elif self._room <= 0:
+                yield _unasked(command, f"the answers before it had {PER_REPORT >> 20} MiB", name)
+            else:
+                answer = BoundedAnswer(min(PER_ANSWER, self._room))
+                run, text = _one(session, command, self._timeout, answer)
+                self._room -= answer.kept
+                if answer.left_out:
+                    self.cut.add(command)
+                yield run, text
+                if run.status is CommandStatus.DIED:
+                    lives -= 1
+                    try:
+                        session.start()
+                    except VmboxError:
+                        lives = 0
 
 
-def _unasked(command: str, why: str) -> tuple[CommandRun, str]:
-    return CommandRun(command=command, status=CommandStatus.UNASKED, seconds=0.0, output=why), ""
+def _unasked(command: str, why: str, debugger: str) -> tuple[CommandRun, str]:
+    return CommandRun(command=command, status=CommandStatus.UNASKED, seconds=0.0, output=why, debugger=debugger), ""
 
 
 def _one(session: Session, command: str, timeout: float, answer: BoundedAnswer) -> tuple[CommandRun, str]:
@@ -245,7 +282,10 @@ def _one(session: Session, command: str, timeout: float, answer: BoundedAnswer) 
     text = answer.text()
     said = f"\n[… {answer.left_out} bytes more left out …]\n" if answer.left_out else ""
     shown = text + said + last
-    return CommandRun(command=command, status=status, seconds=round(seconds, 3), output=shown), text
+    run = CommandRun(
+        command=command, status=status, seconds=round(seconds, 3), output=shown, debugger=session.debugger.name
+    )
+    return run, text
 
 
 def _asked(session: Session, command: str, timeout: float, answer: BoundedAnswer) -> tuple[CommandStatus, float, str]:

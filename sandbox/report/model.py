@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from sandbox.debugger import DEFAULT
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.verdict import Verdict
 from sandbox.model import CommandStatus
@@ -94,6 +95,8 @@ class CommandRun:
     seconds: float
     output: str
     """What the debugger printed; if it is very long, its middle is cut out."""
+    debugger: str = DEFAULT.name
+    """Name of the debugger that was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from sandbox.case.dumps import witness
+from sandbox.case.opening import has_debugger
+from sandbox.debugger import Debugger
 from sandbox.errors import VmboxError
 from sandbox.host import paths
 from sandbox.judge import backtrace, call_trace, stacks
 from sandbox.judge.log import Witness
 from sandbox.model import CommandStatus
-from sandbox.progress import Reporter
 from sandbox.report.bounded_answer import PER_ANSWER, BoundedAnswer
-from sandbox.report.panic_context import panic_context
 from sandbox.session.choice import instead_of
 from sandbox.session.session import Session
 
@@ -36,31 +35,21 @@ class SecondOpinion:
     """Its answers to `COMMANDS`, as far as it has any."""
 
 
-def second_opinion(
-    session: Session, dump: Path, texts: Mapping[str, str], reporter: Reporter, *, timeout: float
-) -> SecondOpinion | None:
-    """Ask the other debugger of the case, if the log has no trace of the panic or contradicts the stack in `texts`.
+def other_debugger(session: Session) -> Debugger | None:
+    """The other debugger of the case; None where it is not there, cannot read the dump, or its answers are in doubt."""
+    other, case = instead_of(session.debugger), session.case
+    lacking = (case.vmlinux is None and other.needs_debuginfo) or (case.files > 1 and not other.reads_split_dumps)
+    return None if lacking or other.name in case.doubts or not has_debugger(case, other) else other
 
-    One whose answers are in doubt for this kernel is not asked. None if nothing was asked, or it does not start.
-    """
-    if not _is_needed(dump, texts, session.debugger.name):
-        return None
-    other = instead_of(session.debugger)
-    lacking = session.case.vmlinux is None and other.needs_debuginfo
-    if lacking or other.name in session.case.doubts or session.case.remote:
-        return None
+
+def second_opinion(beside: Session, *, timeout: float) -> SecondOpinion | None:
+    """Ask another debugger, which is at its prompt, what it says of the stack. None if it says nothing."""
     answers: dict[str, str] = {}
-    try:
-        with closing(session.beside(other)) as beside:
-            beside.start(other.start_modes[:1])
-            with panic_context(beside, timeout=timeout):
-                for command in COMMANDS:
-                    kept = BoundedAnswer(PER_ANSWER)
-                    if beside.run(command, kept, timeout=timeout).status is CommandStatus.OK:
-                        answers[command] = kept.text()
-    except VmboxError as error:
-        reporter.notice(f"{other.name} was asked for its stack, too, and has none: {error.message}")
-    return SecondOpinion(by=other.name, texts=answers) if answers else None
+    for command in COMMANDS:
+        kept = BoundedAnswer(PER_ANSWER)
+        if beside.run(command, kept, timeout=timeout).status is CommandStatus.OK:
+            answers[command] = kept.text()
+    return SecondOpinion(by=beside.debugger.name, texts=answers) if answers else None
 
 
 def count_tasks(ps: str) -> int:
@@ -68,7 +57,8 @@ def count_tasks(ps: str) -> int:
     return len(_TASK.findall(ps))
 
 
-def _is_needed(dump: Path, texts: Mapping[str, str], by: str) -> bool:
+def is_needed(dump: Path, texts: Mapping[str, str], by: str) -> bool:
+    """Whether the log has no trace of the panic, or contradicts the stack in `texts`."""
     found = backtrace.parse(texts.get("bt -l", ""))
     if not found:
         return False

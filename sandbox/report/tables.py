@@ -7,12 +7,12 @@ between rows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 from sandbox.judge.backtrace import INTEGER
+from sandbox.judge.system import parse
 
 _HEX: Final = r"[0-9a-f]{6,16}"
 _PS: Final = re.compile(
@@ -40,7 +40,7 @@ _DISK: Final = re.compile(
 )
 _LONGEST_ROW: Final = 512
 """Characters of a row that are searched: a search takes time by the square of them, and a dump may print megabytes."""
-_RUNQ_CPU: Final = re.compile(rf"^CPU ({INTEGER}) RUNQUEUE: ")
+_RUNQ_CPU: Final = re.compile(rf"^CPU ({INTEGER}) RUNQUEUE:? ")
 _RUNQ_TASK: Final = re.compile(
     rf'(?P<current>CURRENT: )?PID: (?P<pid>{INTEGER})\s+TASK: {_HEX}\s+.*?COMMAND: "(?P<command>.*)"'
 )
@@ -116,17 +116,9 @@ class Queued:
     current: bool
 
 
-def system(text: str) -> Mapping[str, str]:
-    """Parse `sys` into a mapping with crash's names, e.g. "LOAD AVERAGE"."""
-    pairs = (line.partition(": ") for line in text.splitlines())
-    return MappingProxyType(
-        {name.strip(): value.strip() for name, colon, value in pairs if colon and name.strip().isupper()}
-    )
-
-
 def hardware(text: str) -> str | None:
     """Parse `sys -i` into the firmware's name of the machine, in the form of the kernel's log; None if empty."""
-    found = system(text)
+    found = parse(text)
     machine = " ".join(found[name] for name in ("DMI_SYS_VENDOR", "DMI_PRODUCT_NAME") if found.get(name))
     if not machine:
         return None

@@ -23,8 +23,20 @@ class Choice:
 
 
 def asked_for(name: str) -> Choice:
-    """The user's own choice."""
-    return Choice(debugger=name, reason=f"asked for with --with {name}")
+    """The user's own choice, by --with or --tool."""
+    return Choice(debugger=name, reason="it was asked for")
+
+
+def quick(case: Case) -> Choice | None:
+    """The debugger that is up first, for a report, where it and the default one know the kernel; None where not.
+
+    What it does not answer, the default one is asked.
+    """
+    other = instead_of(DEFAULT)
+    able = case.vmlinux is not None and (case.files == 1 or other.reads_split_dumps)
+    if not able or other.name not in case.versions or {DEFAULT.name, other.name} & set(case.doubts):
+        return None
+    return Choice(debugger=other.name, reason=f"it is up before {DEFAULT.name}, which is asked what it does not answer")
 
 
 def by_kernel(case: Case) -> Choice:

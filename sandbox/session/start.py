@@ -25,7 +25,7 @@ from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import choice
 from sandbox.session.choice import Choice
-from sandbox.session.fallback import error_line, mode_file
+from sandbox.session.fallback import error_line, last_mode, mode_file
 from sandbox.session.session import Session
 
 if TYPE_CHECKING:
@@ -34,13 +34,19 @@ if TYPE_CHECKING:
 
 
 def open_session(
-    dump: Path, options: OpenOptions, reporter: Reporter = QUIET, *, case: Case | None = None
+    dump: Path,
+    options: OpenOptions,
+    reporter: Reporter = QUIET,
+    *,
+    case: Case | None = None,
+    quick: bool = False,
 ) -> tuple[Session, bytes]:
     """A session of the dump's case with a debugger at its prompt, and what it said when it started: b"" if it was up.
 
     The debugger is the one of `options`, else crash where it knows the kernel and comes up as it is, else drgn; see
     `Session.choice`. `case` is the open one, where the caller has found that it suits the options. One that is opened
-    `once` is closed with the session, or when it does not start. Raises `SessionFailed` when no debugger opens the dump
+    `once` is closed with the session, or when it does not start. With `quick` the debugger that is up first answers
+    where both know the kernel; the choice of the case stays. Raises `SessionFailed` when no debugger opens the dump
     in any way, `DumpDamaged` when that is for want of a part.
     """
     began = datetime.now(UTC)
@@ -49,12 +55,12 @@ def open_session(
     else:
         found, own = case or find_or_open_case(dump, options, reporter), options.once
     try:
-        return _Start(found, own, options, reporter).run()
+        return _Start(found, own, options, reporter, quick=quick).run()
     except SessionDied:
         if found.opened >= began:
             raise
         # It ended between being found and being used, e.g. by its idle timer.
-        return _Start(find_or_open_case(dump, options, reporter), own, options, reporter).run()
+        return _Start(find_or_open_case(dump, options, reporter), own, options, reporter, quick=quick).run()
 
 
 class _Start:
@@ -64,8 +70,9 @@ class _Start:
     with less; crash --minimal. A crash above its ceiling is only started when the user asks for it.
     """
 
-    def __init__(self, case: Case, own: bool, options: OpenOptions, reporter: Reporter) -> None:
+    def __init__(self, case: Case, own: bool, options: OpenOptions, reporter: Reporter, *, quick: bool) -> None:
         self._case = case
+        self._quick = quick
         self._own = own
         self._options = options
         self._reporter = reporter
@@ -96,6 +103,8 @@ class _Start:
     def _started(self) -> bytes:
         if self._options.debugger is not None:
             return self._as_asked(choice.asked_for(self._options.debugger))
+        if self._quick and (quick := self._quickly()) is not None:
+            return quick
         before = choice.kept(self._case)
         if before is not None:
             return self._take(before).start()
@@ -107,6 +116,21 @@ class _Start:
         except SessionFailed as error:
             return self._after(error)
         return self._chosen(chosen, said)
+
+    def _quickly(self) -> bytes | None:
+        """Starts the debugger that is up first; None where it is not to be asked, or does not come up as it is."""
+        chosen = choice.quick(self._case)
+        # A dump that the default one opened with less, the other did not open.
+        if chosen is None or last_mode(mode_file(self._case, DEFAULT)):
+            return None
+        debugger = DEBUGGERS[chosen.debugger]
+        try:
+            said = self._take(chosen).start(debugger.start_modes[:1])
+        except SessionFailed as error:
+            self._notice(debugger, error, DEFAULT.name)
+            return None
+        self._reporter.notice(f"{chosen.debugger} answers: {chosen.reason}")
+        return said
 
     def _as_asked(self, chosen: Choice) -> bytes:
         session = self._take(chosen)

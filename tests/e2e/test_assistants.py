@@ -51,6 +51,8 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     assert "not a command that only reads" in answers["gdb"]
     # The same warm crash answers the command line.
     done = docker_engine.run("run", str(dump), "--", "bt")
-    assert answers["run"] in done.stdout.decode()
+    stack, remark = answers["run"].rsplit("\n[", 1)
+    assert stack.rstrip("\n") in done.stdout.decode()
+    assert re.fullmatch(r"stack AGREES WITH: the log's call trace \(\d+ frames\)\]", remark)
     assert re.fullmatch(AGREES, done.stderr)
     docker_engine.run("close", "--all")

@@ -257,7 +257,7 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
     assert done.returncode == 1, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["command"] for answer in answers] == COMMANDS
-    judged = [answer["verdict"]["agrees"] for answer in answers if "verdict" in answer]
+    judged = [verdict["agrees"] for answer in answers for verdict in answer.get("verdicts", [])]
     assert judged == [True] * len(judged)
     assert len(judged) > 5
     # A processor that was stopped at the first instruction of an exception has a stack that crash does not follow.
@@ -310,7 +310,7 @@ def test_crash_drgn_and_the_kernel_agree(docker_engine: EngineUnderTest, dumps, 
     assert found == sorted(drgn["pids"]), (tasks.stderr, asked.stderr)
     assert len(found) > 40
     answer = json.loads(stack.stdout)
-    assert answer["verdict"]["agrees"], answer
+    assert answer["verdicts"][0]["agrees"], answer
     trace = panic_trace([line.decode(errors="replace") for line in read_log(dump)])
     assert trace is not None
     (by_crash,), (by_drgn,) = backtrace.parse(answer["output"]), backtrace.parse(drgn["stack"])
@@ -330,9 +330,9 @@ def test_a_crash_that_is_too_old_for_the_kernel_is_contradicted(docker_engine: E
     default = docker_engine.run("run", dump, "--json", "--", "bt")
     docker_engine.run("close", dump)
     answers = {name: json.loads(one.stdout) for name, one in asked.items()}
-    assert answers["drgn"]["verdict"]["agrees"], answers["drgn"]
+    assert answers["drgn"]["verdicts"][0]["agrees"], answers["drgn"]
     assert b"AGREES WITH: the log's call trace" in asked["drgn"].stderr
-    assert not answers["crash"]["verdict"]["agrees"], answers["crash"]
+    assert not answers["crash"]["verdicts"][0]["agrees"], answers["crash"]
     said = asked["crash"].stderr.decode()
     assert "DISAGREES WITH: the log's call trace (crash has " in said
     assert "the kernel printed: sysrq_handle_crash < __handle_sysrq < write_sysrq_trigger" in said

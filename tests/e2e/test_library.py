@@ -32,6 +32,10 @@ def test_open_run_close(environment: EngineUnderTest, dumps) -> None:
         answer = case.run("bt")
         assert "sysrq_handle_crash" in answer.text
         assert answer.status == "ok"
+        assert (answer.debugger, answer.doubt, answer.not_judged) == ("crash", None, None)
+        assert [(one.subject, one.agrees) for one in answer.verdicts] == [("stack", True)]
+        system = case.run("sys")
+        assert {one.subject: one.agrees for one in system.verdicts} == dict.fromkeys(("date", "uptime", "tasks"), True)
         assert case.run("nosuch").status == "error"
         with pytest.raises(CommandTimeout):
             case.run("!sleep 60", timeout=0.5)
@@ -40,9 +44,9 @@ def test_open_run_close(environment: EngineUnderTest, dumps) -> None:
         assert done.bytes == len(b"".join(pieces)) > 1000
         # Kept as what is typed is.
         kept = [json.loads(line) for line in environment.run("log", str(dump), "--json").stdout.splitlines()]
-        asked = [(one["command"], one["status"]) for one in kept[-4:]]
-        assert asked == [("bt", "ok"), ("nosuch", "error"), ("!sleep 60", "timeout"), ("log", "ok")]
-        assert kept[-4]["output"] == answer.text
+        asked = [(one["command"], one["status"]) for one in kept[-5:]]
+        assert asked == [("bt", "ok"), ("sys", "ok"), ("nosuch", "error"), ("!sleep 60", "timeout"), ("log", "ok")]
+        assert kept[-5]["output"] == answer.text
         with case.session() as session:
             assert session.run("p 1+1", pieces.append).status == "ok"
         assert case.case.release == sandbox.identify(dump).release

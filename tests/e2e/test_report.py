@@ -41,10 +41,20 @@ def test_json_is_as_published(vmbox, own_dump: Path) -> None:
     assert report["tasks_total"] > 20
     assert report["memory"]["total"] > 1 << 26
     assert report["log_lines"] > 100
-    # What crash answers of the kernel that has no network and no disks is no part that is missing.
-    assert set(report["missing"]) <= {"interrupts", "disks", "slab", "run_queues"}, report["missing"]
+    # drgn has an answer to each question, so that no crash is started for a report.
+    assert report["missing"] == {}
+    assert {run["debugger"] for run in report["commands"]} == {"drgn"}
+    assert {one["subject"]: one["agrees"] for one in report["verdicts"]} == dict.fromkeys(
+        ("stack", "date", "uptime", "tasks"), True
+    )
     assert any(frame["function"] == "sysrq_handle_crash" for cpu in report["cpus"] for frame in cpu["frames"])
-    assert all(report["missing"].values())
+    by_crash = json.loads(vmbox("report", own_dump, "--json", "--with", "crash").stdout)
+    assert by_crash["identity"]["debugger"] == "crash"
+    for part in ("signature", "panic", "load", "states", "tasks_total", "run_queues", "mounts", "disks", "network"):
+        assert report[part] == by_crash[part], part
+    for part in ("active_tasks", "by_memory", "modules"):
+        names = [sorted(one.get("command", one.get("name")) for one in made[part]) for made in (report, by_crash)]
+        assert names[0] == names[1], part
 
 
 def test_two_dumps_compared(vmbox, engine: EngineUnderTest, own_dump: Path, dumps) -> None:

@@ -28,8 +28,7 @@ with atheris.instrument_imports(include=["sandbox"]):
     from sandbox.dump import identify
     from sandbox.dump.release import classify
     from sandbox.errors import DumpError, SessionDied, SessionFailed, VmboxError
-    from sandbox.judge import backtrace, call_trace, log, stacks
-    from sandbox.judge.clock import judge_clock
+    from sandbox.judge import backtrace, call_trace, log, stacks, system
     from sandbox.model import Case, key_of
     from sandbox.report import kmem, kubernetes, log_excerpt, signature, tables
     from sandbox.session import session
@@ -138,11 +137,11 @@ def read_report(content: bytes) -> None:
     call_trace.panic_trace(lines)
     call_trace.blocked_trace(lines)
     call_trace.blocked_pids(lines)
-    system = tables.system(text)
-    list(judge_clock(system, crash_time=datetime.now(UTC), last=log.last_time(lines), by="crash"))
+    said = system.parse(text)
+    list(system.judge(said, crash_time=datetime.now(UTC), log=lines, counted=text, by="crash"))
     kmem.totals(text)
     kmem.slab_caches(text)
-    for read in (tables.system, tables.hardware, tables.taint, tables.mounts, tables.network, tables.interrupts):
+    for read in (system.parse, tables.hardware, tables.taint, tables.mounts, tables.network, tables.interrupts):
         read(text)
     tables.disks(text)
     tables.run_queues(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from mcp import Client
 
 from sandbox import mcp
-from sandbox.model import CommandStatus, Transcript
+from sandbox.api import Outcome
+from sandbox.judge.verdict import Verdict
+from sandbox.model import CommandStatus
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "dumps"
 DUMP = FIXTURES / "x86_64-6.1-zlib"
@@ -101,21 +104,62 @@ def test_commands_that_do_more_than_read_are_refused(command: str) -> None:
     assert "hint: bt, ps, log" in text
 
 
+DONE = Outcome(
+    command="ps",
+    status=CommandStatus.OK,
+    seconds=0.1,
+    bytes=0,
+    debugger="crash",
+    reason="it knows this kernel",
+    doubt=None,
+    verdicts=(),
+    not_judged=None,
+)
+
+
 def _answered(monkeypatch: pytest.MonkeyPatch, pieces: Iterable[bytes], **arguments: Any) -> str:
     """What the tool makes of a crash that prints `pieces`. A stand-in for the case: no engine is needed."""
 
     class Case:
-        case = SimpleNamespace(directory=Path("/nonexistent"))  # where the choice of a debugger would be kept
+        # Where the choice of a debugger would be kept.
+        case = SimpleNamespace(directory=Path("/nonexistent"), doubts={})
 
-        def stream(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
+        def stream(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Outcome:
             for piece in pieces:
                 sink(piece)
-            return Transcript(command=command, status=CommandStatus.OK, seconds=0.1, bytes=0)
+            return replace(DONE, command=command, seconds=timeout)
 
     monkeypatch.setattr(mcp.api, "open", lambda *_, **__: nullcontext(Case()))
     text, failed = _call("run", path=str(DUMP), command="ps", **arguments)
     assert not failed, text
     return text
+
+
+def test_what_an_assistant_has_to_know_of_an_answer_is_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    false = Verdict(
+        subject="stack",
+        agrees=False,
+        by="drgn",
+        against="the log's call trace",
+        words="drgn has b below a, there it is c",
+        stack=("a", "b"),
+        witness=("a", "c"),
+    )
+    said = {
+        "[error]": replace(DONE, status=CommandStatus.ERROR),
+        "[answered by drgn: crash is too old; it is newer than drgn]": replace(
+            DONE, debugger="drgn", reason="crash is too old", doubt="it is newer than drgn"
+        ),
+        "[stack DISAGREES WITH: the log's call trace (drgn has b below a, there it is c); "
+        "the log's call trace has a < c]": replace(DONE, verdicts=(false,)),
+        "[stack AGREES WITH: the log's call trace (2 frames)]": replace(
+            DONE, verdicts=(replace(false, agrees=True, words="2 frames"),)
+        ),
+        "[the stack is not compared with the kernel's own: no log]": replace(DONE, not_judged="no log"),
+    }
+    for words, done in said.items():
+        monkeypatch.setattr(f"{__name__}.DONE", done)
+        assert _answered(monkeypatch, [b"one\n"]) == f"one\n\n{words}"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, chromium
+from sandbox.judge import system
 from sandbox.model import CommandStatus, Vmcore
-from sandbox.report import tables
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs
 from sandbox.report.html import html
@@ -67,7 +67,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         for one in found
     )
-    release = tables.system(texts["sys"])["RELEASE"]
+    release = system.parse(texts["sys"])["RELEASE"]
     vmcore = Vmcore(path=Path("/var/crash/vmcore"), format="kdump-compressed", size=1 << 26, release=release)
     page = tmp_path_factory.mktemp("report") / "report.html"
     made = read(vmcore, CommandOutputs(texts=texts, runs=runs, mode="", case={"proof": "build-id"}))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,9 +48,9 @@ class Bench:
         monkeypatch.setattr(Session, "_start", started)
         monkeypatch.setattr(start, "find_or_open_case", lambda *_: self.case)
 
-    def open(self, debugger: str | None = None) -> Session:
+    def open(self, debugger: str | None = None, *, quick: bool = False) -> Session:
         options = OpenOptions(debugger=debugger)
-        session, _ = start.open_session(self.case.dump, options, self.noting, case=self.case)
+        session, _ = start.open_session(self.case.dump, options, self.noting, case=self.case, quick=quick)
         session.close()
         return session
 
@@ -86,6 +87,45 @@ def test_crash_answers_about_a_kernel_that_it_knows(bench: Callable[..., Bench])
     assert len(table.noting.said) == 1
 
 
+def test_a_report_is_answered_by_what_is_up_first(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", ""), ("drgn", "")})
+    assert table.open(quick=True).choice.debugger == "drgn"
+    assert table.tried == [("drgn", "")]
+    assert table.noting.said == ["drgn answers: it is up before crash, which is asked what it does not answer"]
+    # The choice for commands is another.
+    assert table.open().choice.debugger == "crash"
+    assert table.open(quick=True).choice.debugger == "drgn"
+    # A user's own wish counts.
+    assert table.open("crash", quick=True).choice.debugger == "crash"
+
+
+@pytest.mark.parametrize(
+    "different",
+    [
+        {"doubts": {"drgn": "drgn 0.3.0 was tried with kernels up to 7.2"}},
+        {"versions": {"crash": "7.2.9"}},
+        {"files": 3},
+    ],
+    ids=str,
+)
+def test_a_report_is_answered_by_crash_where_drgn_may_not(bench: Callable[..., Bench], different: Any) -> None:
+    table = bench({("crash", ""), ("drgn", "")}, **different)
+    assert table.open(quick=True).choice.debugger == "crash"
+    assert table.tried == [("crash", "")]
+
+
+def test_a_report_is_answered_by_crash_where_drgn_does_not_come_up(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", "")})
+    assert table.open(quick=True).choice.debugger == "crash"
+    assert table.tried == [("drgn", ""), ("crash", "")]
+    # Where crash came up only with less, drgn is not tried again.
+    table = bench({("crash", "--no_modules")})
+    table.open()
+    before = len(table.tried)
+    assert table.open(quick=True).choice.debugger == "crash"
+    assert ("drgn", "") not in table.tried[before:]
+
+
 def test_no_crash_is_started_above_its_ceiling(bench: Callable[..., Bench]) -> None:
     table = bench({("crash", ""), ("drgn", "")}, doubts=NEW)
     session = table.open()
@@ -109,7 +149,7 @@ def test_a_crash_that_is_asked_for_answers_with_its_doubt(bench: Callable[..., B
     table = bench({("crash", "--no_modules"), ("drgn", "")}, doubts=NEW)
     session = table.open("crash")
     assert session.doubt == NEW["crash"]
-    assert session.choice.reason == "asked for with --with crash"
+    assert session.choice.reason == "it was asked for"
     assert [name for name, _ in table.tried] == ["crash"] * 3
     # What is asked for once is not chosen for others.
     assert table.open().choice.debugger == "drgn"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.judge import call_trace, log
-from sandbox.judge.clock import judge_clock
+from sandbox.judge import call_trace, log, system
+from sandbox.judge.verdict import Verdict
 from sandbox.model import Vmcore
 
 # Of a 6.1 dump that vmbox demo made; VMCOREINFO there has CRASHTIME=1795787943.
@@ -72,21 +72,28 @@ def test_a_log_beside_the_dump_is_a_witness_only_if_it_is_of_that_boot(
     assert (other.refused or "").startswith("vmcore-dmesg.txt is of another boot")
 
 
+def _judged(
+    said: dict[str, str], crash_time: datetime | None, last: float, counted: str | None = None
+) -> list[Verdict]:
+    ends = [f"[{last:12.6f}] Kernel panic - not syncing: x"]
+    return list(system.judge(said, crash_time=crash_time, log=ends, counted=counted, by="crash"))
+
+
 def test_date_and_uptime_of_the_debugger_are_compared_with_the_dump() -> None:
     good = {"DATE": "Fri Nov 27 13:59:03 UTC 2026", "UPTIME": "00:00:04"}
-    found = list(judge_clock(good, crash_time=DUMP.crash_time, last=4.1, by="crash"))
+    found = _judged(good, DUMP.crash_time, 4.1)
     assert [(one.subject, one.agrees) for one in found] == [("date", True), ("uptime", True)]
     # crash 9.0.2 on 7.2.
     bad = {"DATE": "Thu Jan  1 00:00:00 UTC 1970", "UPTIME": "00:03:48"}
-    found = list(judge_clock(bad, crash_time=DUMP.crash_time, last=15.0, by="crash"))
+    found = _judged(bad, DUMP.crash_time, 15.0)
     assert [one.agrees for one in found] == [False, False]
     assert found[0].words == "crash says 1970-01-01 00:00:00, the dump 2026-11-27 13:59:03 UTC"
     assert found[1].words == "crash says 228 s, the log 15 s"
-    days = list(judge_clock({"UPTIME": "3 days, 01:02:03"}, crash_time=None, last=263000.0, by="crash"))
+    days = _judged({"UPTIME": "3 days, 01:02:03"}, None, 263000.0)
     assert [one.agrees for one in days] == [True]
     # Lines that are not there, or not what they should be, are not judged.
     for broken in ({}, {"DATE": "(unknown)", "UPTIME": "?"}, {"DATE": "Fri Foo 27 13:59:03 UTC 2026"}):
-        assert list(judge_clock(broken, crash_time=DUMP.crash_time, last=4.0, by="crash")) == []
+        assert _judged(broken, DUMP.crash_time, 4.0) == []
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "9" * 20, "9" * 11], ids=len)
@@ -103,5 +110,26 @@ def test_numbers_that_no_kernel_prints(number: str) -> None:
     log.ended(lines)
     call_trace.call_traces(lines)
     call_trace.blocked_pids(lines)
-    system = {"DATE": f"Fri Nov {number} 14:00:00 UTC {number[:4]}", "UPTIME": f"{number} days, {number}:00:00"}
-    assert list(judge_clock(system, crash_time=datetime.now(UTC), last=5.0, by="crash")) == []
+    said = {"DATE": f"Fri Nov {number} 14:00:00 UTC {number[:4]}", "UPTIME": f"{number} days, {number}:00:00"}
+    assert _judged(said, datetime.now(UTC), 5.0) == []
+
+
+def test_the_number_of_tasks_is_compared_with_the_kernels_own() -> None:
+    # Of a 6.1 dump: crash's answer, and drgn's.
+    for counted in ("nr_threads = $1 = 55\n", "nr_threads = (int)55\n"):
+        (found,) = _judged({"TASKS": "57", "CPUS": "2"}, None, 3.0, counted)
+        assert (found.subject, found.agrees) == ("tasks", True)
+        assert found.words == "crash finds 57 tasks, the kernel counted 55 and an idle one for each of 2 CPUs"
+        # A CPU may have died in the middle of a fork.
+        assert _judged({"TASKS": "59", "CPUS": "2"}, None, 3.0, counted)[0].agrees
+        assert not _judged({"TASKS": "60", "CPUS": "2 [OFFLINE: 1]"}, None, 3.0, counted)[0].agrees
+        assert not _judged({"TASKS": "7", "CPUS": "2"}, None, 3.0, counted)[0].agrees
+    for said in ({"TASKS": "57"}, {"CPUS": "2"}, {"TASKS": "x", "CPUS": "2"}, {"TASKS": "57", "CPUS": "?"}):
+        assert _judged(said, None, 3.0, "nr_threads = $1 = 55\n") == []
+    for counted in ("", "p: cannot resolve nr_threads", "nr_threads = $1 = -1\n"):
+        assert _judged({"TASKS": "57", "CPUS": "2"}, None, 3.0, counted) == []
+
+
+def test_a_log_that_ends_before_the_crash_has_no_time_of_it() -> None:
+    early = ["[    1.000000] Linux version 6.1.0"]
+    assert list(system.judge({"UPTIME": "00:05:00"}, crash_time=None, log=early, counted=None, by="crash")) == []

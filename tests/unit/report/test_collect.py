@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import pytest
 
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
-from sandbox.errors import SessionDied
+from sandbox.errors import SessionDied, SessionFailed
 from sandbox.model import CommandStatus, Transcript
 from sandbox.report import collect
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
@@ -61,6 +63,10 @@ class Flood:
 class FakeCase:
     profile = engine = proof = "x"
     no_debuginfo = ""
+    doubts: Mapping[str, str] = MappingProxyType({})
+    versions = doubts
+    vmlinux = Path("vmlinux")
+    files = 1
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -70,7 +76,7 @@ def _collect(
     commands: list[str], long: set[str], piece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[collect.CommandOutputs, Flood]:
     session = Flood(FakeCase(tmp_path), frozenset(long), piece)
-    monkeypatch.setattr(collect, "open_session", lambda *_: (session, b""))
+    monkeypatch.setattr(collect, "open_session", lambda *_, **__: (session, b""))
     return collect.collect(tmp_path, OpenOptions(), commands=commands), session
 
 
@@ -124,7 +130,7 @@ def test_a_question_that_the_debugger_has_no_command_for_is_its_script(
     assert b"tainted_mask" in asked[0][1]
     assert answers.texts["sys -t"] == "TAINTED_MASK: 0  \n"
     assert answers.missing_reason("sys -i") == "drgn says: LookupError: no dmi_ident"
-    assert (answers.debugger, answers.case["reason"]) == ("drgn", "crash is too old")
+    assert (answers.case["debugger"], answers.case["reason"]) == ("drgn", "crash is too old")
 
 
 def test_a_bounded_answer_ends_with_a_whole_line() -> None:
@@ -165,7 +171,87 @@ class Contexts(Flood):
 
 def test_a_report_is_of_the_task_that_panicked_whatever_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Contexts(FakeCase(tmp_path), frozenset(), b"")
-    monkeypatch.setattr(collect, "open_session", lambda *_: (session, b""))
+    monkeypatch.setattr(collect, "open_session", lambda *_, **__: (session, b""))
     outputs = collect.collect(tmp_path, OpenOptions(), commands=["bt -l"])
     assert "TASK: ffff88800abc0000 " in outputs.texts["bt -l"]
     assert session.context == "ffff888003510000"
+
+
+class Pair(Flood):
+    """drgn, which has no answer to some commands, and crash beside it."""
+
+    debugger = DEBUGGERS["drgn"]
+
+    def __init__(self, case: object, lacks: frozenset[str], *, beside: Pair | None = None, starts: bool = True) -> None:
+        super().__init__(case, frozenset(), b"")
+        self._lacks = lacks
+        self._beside = beside
+        self._starts = starts
+        self.closed = False
+
+    def run(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
+        done = super().run(command, sink, timeout=timeout)
+        return replace(done, status=CommandStatus.ERROR if command in self._lacks else CommandStatus.OK)
+
+    def beside(self, debugger: Debugger) -> Pair:
+        assert self._beside is not None
+        assert self._beside.debugger is debugger
+        return self._beside
+
+    def start(self, modes: object = None) -> None:
+        if not self._starts:
+            raise SessionFailed("crash does not open this dump")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _asked_both(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lacks: set[str],
+    *,
+    starts: bool = True,
+    options: OpenOptions | None = None,
+) -> tuple[collect.CommandOutputs, Pair]:
+    case = FakeCase(tmp_path)
+    other = Pair(case, frozenset({"ps -m"}), starts=starts)
+    other.debugger = DEFAULT
+    session = Pair(case, frozenset(lacks), beside=other)
+    monkeypatch.setattr(collect, "open_session", lambda *_, **__: (session, b""))
+    monkeypatch.setattr(collect, "is_needed", lambda *_: False)
+    commands = ["bt -a", "ps", "ps -m", "mount"]
+    return collect.collect(tmp_path, options or OpenOptions(), commands=commands), other
+
+
+def test_what_one_debugger_does_not_answer_the_other_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, other = _asked_both(tmp_path, monkeypatch, {"ps", "ps -m"})
+    assert other.asked == ["set", "set -p", "ps", "ps -m"]
+    assert other.closed
+    assert [(run.command, run.debugger, str(run.status)) for run in answers.runs] == [
+        ("bt -a", "drgn", "ok"),
+        ("ps", "crash", "ok"),
+        # The first one's error stays where the other has one, too.
+        ("ps -m", "drgn", "error"),
+        ("mount", "drgn", "ok"),
+    ]
+    assert answers.texts["ps"] == "short\n"
+    assert answers.missing_reason("ps -m") == "drgn says: short"
+
+
+@pytest.mark.parametrize("lacks", [set(), {"ps -m"}])
+def test_the_other_debugger_is_not_started_where_no_part_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: set[str]
+) -> None:
+    assert _asked_both(tmp_path, monkeypatch, lacks)[1].asked == []
+
+
+def test_the_report_is_made_where_the_other_debugger_does_not_come_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, other = _asked_both(tmp_path, monkeypatch, {"ps"}, starts=False)
+    assert other.asked == []
+    assert answers.missing_reason("ps") == "drgn says: short"
+    # Nor is it asked where the user asked for one.
+    _, other = _asked_both(tmp_path, monkeypatch, {"ps"}, options=OpenOptions(debugger="drgn"))
+    assert other.asked == []

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.case.options import OpenOptions
+from sandbox.judge import system
 from sandbox.model import Vmcore
-from sandbox.report import signature, tables
+from sandbox.report import signature
 from sandbox.report.build import make, read
 from sandbox.report.collect import COMMANDS, CommandOutputs
 from sandbox.report.model import CommandRun
@@ -25,7 +26,7 @@ def _texts(kernel: str, place: Path = ANSWERS) -> dict[str, str]:
 @pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12"])
 def test_genuine_output_makes_a_complete_report(kernel: str) -> None:
     texts = _texts(kernel)
-    release = tables.system(texts["sys"])["RELEASE"]
+    release = system.parse(texts["sys"])["RELEASE"]
     assert release.startswith(f"{kernel}.")
     vmcore = Vmcore(path=Path("vmcore"), format="kdump-compressed", size=1, release=release, cause="sysrq")
     report = read(vmcore, CommandOutputs(texts=texts, runs=(), mode="", case={}))
@@ -58,10 +59,10 @@ def test_genuine_output_makes_a_complete_report(kernel: str) -> None:
 def test_genuine_answers_of_drgn_make_the_same_report() -> None:
     """Of a raw dump of 7.2, which no crash reads: what drgn 0.3.0 and our scripts answered to all questions."""
     texts = _texts("7.2", ANSWERS.parent / "drgn")
-    assert set(texts) == set(COMMANDS)
+    assert set(texts) == set(COMMANDS) - {system.COUNT}
     case = {"debugger": "drgn", "reason": "crash is too old"}
     vmcore = Vmcore(path=Path("vmcore"), format="elf", size=1, release="7.2.12+deb14-cloud-amd64", cause="sysrq")
-    report = read(vmcore, CommandOutputs(texts=texts, runs=(), mode="", case=case, debugger="drgn"))
+    report = read(vmcore, CommandOutputs(texts=texts, runs=(), mode="", case=case))
     assert report.backtrace is not None
     assert "sysrq_handle_crash" in [frame.function for frame in report.backtrace.frames]
     assert report.signature.id == "237bf7d6164e"
@@ -79,7 +80,7 @@ def test_genuine_answers_of_drgn_make_the_same_report() -> None:
     assert report.mounts[0].type == "nullfs"
     assert (report.network[0].name, report.disks[0].name) == ("lo", "vda")
     assert report.interrupts[0].name == "IO-APIC timer"
-    assert {one.command for one in report.run_queues if one.current} == {"init", "sh"}
+    assert {one.cpu: one.command for one in report.run_queues if one.current} == {0: "init", 1: "sh"}
     assert report.panic.taint == ()
     assert "QEMU Standard PC" in str(report.identity.hardware)
     assert (report.identity.debugger, report.identity.debugger_reason) == ("drgn", "crash is too old")
@@ -91,12 +92,16 @@ def test_a_report_without_stacks_has_a_problem(lost: str) -> None:
     del texts[lost]
     runs = tuple(
         CommandRun(
-            command=command, status="error" if command == lost else "ok", seconds=0.1, output="drgn: crash: no\n"
+            command=command,
+            status="error" if command == lost else "ok",
+            seconds=0.1,
+            output="drgn: crash: no\n",
+            debugger="drgn",
         )
         for command in COMMANDS
     )
     vmcore = Vmcore(path=Path("vmcore"), format="kdump-compressed", size=1, release="6.12.1", cause="sysrq")
-    report = read(vmcore, CommandOutputs(texts=texts, runs=runs, mode="", case={}, debugger="drgn"))
+    report = read(vmcore, CommandOutputs(texts=texts, runs=runs, mode="", case={}))
     assert report.exit_code == 60
     assert str(report.problem).startswith("stacks are missing: ")
     assert str(report.problem).endswith(": drgn says: no")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,11 +10,10 @@ from typing import Any, cast
 import pytest
 
 from panics import LOG, STACK
-from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
-from sandbox.errors import DumpUnreadable, SessionFailed
+from sandbox.debugger import DEBUGGERS, Debugger
+from sandbox.errors import DumpUnreadable
 from sandbox.judge.log import Witness
 from sandbox.model import CommandStatus, Transcript, Vmcore
-from sandbox.progress import QUIET
 from sandbox.report import second_opinion
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs
@@ -31,70 +30,61 @@ PS = {
 
 
 class _Session:
-    """One of crash, and one of drgn beside it."""
+    """One of crash, or of drgn."""
 
-    debugger: Debugger = DEFAULT
-
-    def __init__(self, *, starts: bool = True, doubts: Mapping[str, str] | None = None) -> None:
-        self.case = SimpleNamespace(doubts=doubts or {}, remote=False, vmlinux=Path("vmlinux"))
-        self.asked: list[str] = []
-        self._starts = starts
-
-    def beside(self, debugger: Any) -> _Session:
-        assert debugger.name == "drgn"
-        return self
-
-    def start(self, modes: Any) -> None:
-        assert len(modes) == 1
-        if not self._starts:
-            raise SessionFailed("drgn does not open this dump")
+    def __init__(self, debugger: str = "crash", **case: object) -> None:
+        known = {"doubts": {}, "vmlinux": Path("vmlinux"), "files": 1, "versions": {"crash": "9.0.2", "drgn": "0.3.0"}}
+        self.case = SimpleNamespace(**known | case)
+        self.debugger: Debugger = DEBUGGERS[debugger]
 
     def run(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
-        self.asked.append(command)
-        sink({"bt": STACK, "ps": PS["drgn"]}.get(command, "").encode())
-        return Transcript(command=command, status=CommandStatus.OK, seconds=timeout, bytes=1)
-
-    def close(self) -> None:
-        self.asked.append("closed")
+        sink({"bt": STACK, "ps": PS["drgn"]}[command].encode())
+        status = CommandStatus.OK if command == "bt" else CommandStatus.ERROR
+        return Transcript(command=command, status=status, seconds=timeout, bytes=1)
 
 
-def _ask(monkeypatch: pytest.MonkeyPatch, session: _Session, lines: list[str], stack: str) -> SecondOpinion | None:
+@pytest.mark.parametrize(
+    ("lines", "stack", "needed"),
+    [
+        (LOG, FALSE, True),
+        (["no trace"], STACK, True),
+        ([], STACK, True),
+        (LOG, STACK, False),
+        (LOG, "bt: no stack\n", False),
+    ],
+)
+def test_the_other_debugger_is_needed_where_the_log_is_silent_or_contradicts(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str], stack: str, needed: bool
+) -> None:
     def witness(dump: Path, unpacked: Path) -> Witness:
         if not lines:
             raise DumpUnreadable(f"{dump}: no log")
         return Witness(lines=lines)
 
     monkeypatch.setattr(second_opinion, "witness", witness)
-    texts = {"bt -l": stack}
-    return second_opinion.second_opinion(cast(Any, session), Path("vmcore"), texts, QUIET, timeout=1)
+    assert second_opinion.is_needed(Path("vmcore"), {"bt -l": stack}, "crash") is needed
 
 
-@pytest.mark.parametrize(("lines", "stack"), [(LOG, FALSE), (["no trace"], STACK), ([], STACK)])
-def test_drgn_is_asked_where_the_log_is_silent_or_contradicts(
-    monkeypatch: pytest.MonkeyPatch, lines: list[str], stack: str
-) -> None:
-    session = _Session()
-    found = _ask(monkeypatch, session, lines, stack)
-    assert found == SecondOpinion(by="drgn", texts={"bt": STACK, "ps": PS["drgn"]})
-    assert session.asked == ["set", "set -p", "bt", "ps", "closed"]
+def test_the_other_debugger_says_what_it_can() -> None:
+    found = second_opinion.second_opinion(cast(Any, _Session("drgn")), timeout=1)
+    assert found == SecondOpinion(by="drgn", texts={"bt": STACK})
 
 
-def test_nothing_is_asked_where_the_log_agrees_and_of_a_debugger_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = _Session()
-    assert _ask(monkeypatch, session, LOG, STACK) is None
-    assert _ask(monkeypatch, session, LOG, "bt: no stack\n") is None
-    assert session.asked == []
-    assert _ask(monkeypatch, _Session(doubts={"drgn": "too old"}), LOG, FALSE) is None
-    # One that does not start has no opinion, and the report is made without it.
-    assert _ask(monkeypatch, _Session(starts=False), LOG, FALSE) is None
-
-
-def test_a_debugger_that_needs_debuginfo_is_not_asked_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = _Session()
-    session.debugger = DEBUGGERS["drgn"]
-    session.case.vmlinux = None
-    assert _ask(monkeypatch, session, LOG, FALSE) is None
-    assert session.asked == []
+@pytest.mark.parametrize(
+    ("session", "other"),
+    [
+        (_Session("crash"), "drgn"),
+        (_Session("drgn"), "crash"),
+        (_Session("crash", doubts={"drgn": "too old"}), None),
+        (_Session("drgn", doubts={"crash": "too old"}), None),
+        (_Session("crash", versions={"crash": "7.2.9"}), None),
+        (_Session("crash", files=3), None),
+        (_Session("drgn", vmlinux=None), None),
+    ],
+)
+def test_a_debugger_that_cannot_answer_or_is_in_doubt_is_no_other(session: _Session, other: str | None) -> None:
+    found = second_opinion.other_debugger(cast(Any, session))
+    assert (found and found.name) == other
 
 
 def test_the_report_has_both_stacks_and_both_numbers_of_tasks() -> None:
