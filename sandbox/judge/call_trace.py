@@ -24,7 +24,10 @@ from typing import Final
 from sandbox.dump.panic import PANIC_LINE, CaptureKernelFilter
 from sandbox.judge.functions import is_entry, plain_name
 
-_TIME: Final = re.compile(r"^(?:<\d{1,3}>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[TC]\d+\] ?)?")
+_PREFIX: Final = re.compile(
+    r"^(?:<\d{1,3}>)?(?:\[ *(?P<time>\d{1,12}\.\d{1,9})\] ?)?(?:\[ *(?P<caller>[TC]\d{1,10})\] ?)?"
+)
+"""kernel/printk/printk.c: level, time since boot, and the task or CPU that printed (CONFIG_PRINTK_CALLER)."""
 _FUNCTION: Final = r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+"
 # Possessive: blanks that two parts could share would take time by the square of a line's length.
 _FRAME: Final = re.compile(
@@ -57,6 +60,20 @@ _TASK: Final = re.compile(
 _BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked (?:in I/O wait )?for more than")
 _ABOVE: Final = 80
 """Lines above a call trace that can belong to it: registers, and the list of modules."""
+
+_OF_OOPS: Final = re.compile(
+    r"Fatal exception|[Oo]ops|Attempted to kill|Aiee, killing|[Kk]ernel BUG|[Mm]achine check|[Uu]nrecoverable"
+)
+"""Messages of panics that an oops led to. After an oops, also one of hours ago, panic() prints no stack of its own
+(TAINT_DIE, kernel/panic.c), so that a panic for another reason has none at all.
+"""
+
+_OF_LOCKUP: Final = re.compile(r"soft ?lockup|LOCKUP|hung tasks|RCU [Ss]tall")
+
+_AFTER: Final = 60
+"""Lines after the trace of an oops, e.g. its registers, at which the log of a dump that the oops made ends."""
+
+_AFTER_SECONDS: Final = 5.0
 
 _ENDS: Final = re.compile(
     r"---\[ end|Modules linked in|Last Breaking-Event|Instruction dump|Kernel Offset|^\s*task:|\bCPU: \d"
@@ -93,7 +110,16 @@ _KINDS: Final = (
     ),
     (TraceKind.LOCKUP, re.compile(r"soft lockup|hard LOCKUP|detected stall|self-detected stall|Watchdog CPU:")),
     (TraceKind.BLOCKED, _BLOCKED),
-    (TraceKind.OTHER, re.compile(r"WARNING: |NMI backtrace for cpu|Sending NMI|sysrq: Show|^\s*task:|BUG: ")),
+    (
+        TraceKind.OTHER,
+        re.compile(
+            r"WARNING: |NMI backtrace for cpu|[Ss]ending NMI|(?:sysrq ?: |SysRq : )Show|^\s*task:|BUG: "
+            # CPUs that are stopped for the panic (arch/arm/kernel/smp.c, arm64 before 4.16) and those of sysrq-l; tasks
+            # of sysrq-t before "task:" (kernel/sched/core.c, before 5.11).
+            r"|^\s*CPU ?\d{1,5}: stopping|^\s*CPU\d{1,5}:$"
+            r"|^\S.{0,15} [RSDTtXZPI] +(?:running task|[0-9a-f]{8,16}|\d{1,6})(?: +\d{1,10}){2,3} +0x[0-9a-f]{8}\b"
+        ),
+    ),
 )
 
 
@@ -126,6 +152,8 @@ class CallTrace:
     command: str | None = None
     cut: bool = False
     """Whether the log ends in it: the outer functions are missing."""
+    end: int = 0
+    """Index of the line after it."""
 
     @property
     def reliable(self) -> tuple[TracedFrame, ...]:
@@ -134,17 +162,46 @@ class CallTrace:
 
 
 def panic_trace(log: Sequence[str]) -> CallTrace | None:
-    """Find the call trace of the panic: the panic's own or, where an oops led to it, that of the oops.
+    """Find the call trace of the panic: the panic's own or, where an oops or a lockup led to it, that one's.
 
     None if the log has neither. A log without a panic has that of its last oops or lockup.
     """
-    return _of_panic(call_traces(log), log)
+    lines = _own(log)
+    traces = call_traces(log)
+    at = _panic_at(lines)
+    if at is None:
+        return next((one for one in reversed(traces) if one.kind in {TraceKind.OOPS, TraceKind.LOCKUP}), None)
+    return _of_panic(traces, lines, at)
+
+
+def dump_trace(log: Sequence[str]) -> CallTrace | None:
+    """As `panic_trace`, only where it is sure that the dump was made for it: what a debugger can be judged by.
+
+    Without a panic the log has to end with an oops: a capture kernel is started from it. A machine may have gone on for
+    days after an oops or a lockup, and have been dumped for another reason.
+    """
+    lines = _own(log)
+    traces = call_traces(log)
+    at = _panic_at(lines)
+    if at is not None:
+        return _of_panic(traces, lines, at)
+    last = next((one for one in reversed(traces) if one.kind is TraceKind.OOPS), None)
+    return last if last is not None and last is traces[-1] and _is_end(lines, last) else None
+
+
+def _is_end(lines: Sequence[str], trace: CallTrace) -> bool:
+    """Whether the log ends with a trace."""
+    if len(lines) - trace.end > _AFTER:
+        return False
+    times = [_PREFIX.match(line) for line in (lines[trace.line], lines[-1])]
+    begin, end = (found["time"] if found else None for found in times)
+    return begin is None or end is None or float(end) - float(begin) < _AFTER_SECONDS
 
 
 def blocked_trace(log: Sequence[str]) -> CallTrace | None:
     """Find the call trace of the task that was named last as blocked, before the panic if there is one."""
     traces = call_traces(log)
-    at = _panic_at(log)
+    at = _panic_at(_own(log))
     return next(
         (one for one in reversed(traces) if one.kind is TraceKind.BLOCKED and (at is None or one.line < at)), None
     )
@@ -162,7 +219,12 @@ def panics(log: Sequence[str]) -> int:
 
 def call_traces(log: Sequence[str]) -> list[CallTrace]:
     """Parse all call traces of a log, in its order. Those of a capture kernel are left out."""
-    return list(_traces([_TIME.sub("", line, count=1) for line in _own(log)]))
+    lines, callers = [], []
+    for line in _own(log):
+        prefix = _PREFIX.match(line)
+        callers.append(prefix["caller"] if prefix else None)
+        lines.append(line[prefix.end() :] if prefix else line)
+    return list(_traces(lines, callers))
 
 
 def _own(log: Sequence[str]) -> list[str]:
@@ -170,18 +232,18 @@ def _own(log: Sequence[str]) -> list[str]:
     return [line for line in log if boots.takes(line)]
 
 
-def _panic_at(log: Sequence[str]) -> int | None:
-    return max((at for at, line in enumerate(_own(log)) if PANIC_LINE.search(line)), default=None)
+def _panic_at(lines: Sequence[str]) -> int | None:
+    return max((at for at, line in enumerate(lines) if PANIC_LINE.search(line)), default=None)
 
 
-def _of_panic(traces: Sequence[CallTrace], log: Sequence[str]) -> CallTrace | None:
-    at = _panic_at(log)
-    guilty = (TraceKind.OOPS, TraceKind.LOCKUP)
-    if at is None:
-        return next((one for one in reversed(traces) if one.kind in guilty), None)
+def _of_panic(traces: Sequence[CallTrace], lines: Sequence[str], at: int) -> CallTrace | None:
+    """The trace of the panic in line `at`."""
     own = next((one for one in traces if one.line > at and one.kind is TraceKind.PANIC), None)
-    # panic() prints no stack after an oops: oops_end() says "Fatal exception".
-    return own or next((one for one in reversed(traces) if one.line < at and one.kind in guilty), None)
+    if own is not None:
+        return own
+    why = {TraceKind.OOPS: _OF_OOPS, TraceKind.LOCKUP: _OF_LOCKUP}
+    last = next((one for one in reversed(traces) if one.line < at and one.kind in why), None)
+    return last if last is not None and why[last.kind].search(lines[at]) else None
 
 
 @dataclass(slots=True)
@@ -196,15 +258,14 @@ class _Above:
 
     def takes(self, kind: TraceKind) -> bool:
         """Whether a line of `kind` begins another event than the one that the lines before it are of."""
+        # After an oops panic() prints no stack of its own: what follows is of another CPU, or of all tasks.
+        if self.kind is None or kind is TraceKind.PANIC or self.kind is TraceKind.PANIC:
+            return True
         # "BUG: unable to handle …" is followed by "Oops: …" of the same oops, "blocked for more than" by "task:…".
-        return (
-            self.kind is None
-            or kind is TraceKind.PANIC
-            or (self.kind is not TraceKind.PANIC and kind is not self.kind and kind is not TraceKind.OTHER)
-        )
+        return kind is not self.kind and kind is not TraceKind.OTHER
 
 
-def _traces(lines: Sequence[str]) -> Iterator[CallTrace]:
+def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[CallTrace]:
     above = _Above()
     at = 0
     while at < len(lines):
@@ -219,7 +280,7 @@ def _traces(lines: Sequence[str]) -> Iterator[CallTrace]:
         frames = [] if above.stopped is None else [above.stopped]
         if (beside := _frame(began["first"])) is not None:
             frames.append(beside)
-        end, cut = _frames(lines, at + 1, frames)
+        end, cut = _frames(lines, callers, at + 1, frames)
         cpu, pid, command = above.task or (None, None, None)
         if above.blocked is not None:
             command, pid, cpu = *above.blocked, None
@@ -232,6 +293,7 @@ def _traces(lines: Sequence[str]) -> Iterator[CallTrace]:
                 pid=pid,
                 command=command,
                 # A dump's own log may end with the outermost frame of a whole trace.
+                end=end,
                 cut=cut and not any(is_entry(plain_name(frame.function)) for frame in frames if frame.reliable),
             )
         above = _Above(since=end)
@@ -257,10 +319,17 @@ def _stopped(line: str) -> TracedFrame | None:
     return TracedFrame(function=name.lstrip("."), stopped=True) if name else None
 
 
-def _frames(lines: Sequence[str], at: int, found: list[TracedFrame]) -> tuple[int, bool]:
-    """Add the frames from line `at` on to `found`. Returns the line after them, and whether the log ends with them."""
+def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found: list[TracedFrame]) -> tuple[int, bool]:
+    """Add the frames from line `at` on to `found`. Returns the line after them, and whether the log ends with them.
+
+    Lines of another caller than that of the line before `at` are of another CPU, and are passed over.
+    """
+    caller = callers[at - 1]
     while at < len(lines):
         line = lines[at]
+        if caller is not None and callers[at] not in {None, caller}:
+            at += 1
+            continue
         if _USER.match(line):
             return at, False
         if (frame := _frame(line)) is not None:

@@ -29,6 +29,9 @@ class _Step:
     optional: bool = False
     """Inlined: the other witness need not have it."""
     any_name: bool = False
+    """It has an address and no name, or the name of the function behind it."""
+    stopped: bool = False
+    """What an exception or an interrupt stopped."""
 
 
 def judge(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
@@ -39,7 +42,18 @@ def judge(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
     if not _same_task(stack, trace):
         return None
     mine, log = list(_of_debugger(stack)), list(_of_log(trace))
-    return _compare(mine, log, by=by, against=LOG, cut=trace.cut, complaint=stack.complaint)
+    return _compare(mine, log, by=by, against=LOG, complaint=stack.complaint)
+
+
+def why_not(found: Sequence[Backtrace], trace: CallTrace, *, by: str) -> str | None:
+    """Why none of the stacks that a debugger prints has a verdict; None where that is because they are other tasks'."""
+    if any(_same_task(stack, trace) for stack in found):
+        return "the log's call trace and the stack have no function below the panic in common that has a name"
+    if trace.pid is None:
+        return "the log's call trace does not say of which task it is"
+    if len(found) == 1:
+        return f"the kernel printed the panic in PID {trace.pid}, and this is PID {found[0].pid} of {by}"
+    return None
 
 
 def judge_task(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
@@ -80,11 +94,11 @@ def _of_debugger(stack: Backtrace) -> Iterator[_Step]:
     for frame in stack.frames:
         yield _Step(_named(frame.function), optional=frame.inline, any_name=is_address(frame.function))
         if frame.exception:
-            yield _Step(_named(frame.exception))
+            yield _Step(_named(frame.exception), stopped=True)
 
 
 def _of_log(trace: CallTrace) -> Iterator[_Step]:
-    return (_Step(_named(frame.function), any_name=frame.nameless) for frame in trace.reliable)
+    return (_Step(_named(frame.function), any_name=frame.nameless, stopped=frame.stopped) for frame in trace.reliable)
 
 
 def _named(function: str) -> str:
@@ -106,15 +120,20 @@ def _compare(
     *,
     by: str,
     against: str,
-    cut: bool = False,
     complaint: str | None = None,
 ) -> Verdict | None:
     left, right = _below_panic(mine), _below_panic(other)
     if not left or not right:
         return None
-    parted = _part(left, right, by=by, cut=cut)
-    common = sum(1 for step in left if not step.optional)
-    words = parted or f"{common} frames"
+    # Where a trace ends in no entry to the kernel, the log is cut, or the kernel's unwinder gave up.
+    whole = any(is_entry(step.name) for step in right)
+    # What panic() called may be named after the functions behind: abort and add_taint in vpanic < panic < nmi_panic.
+    nameless = next((at for at, step in enumerate(right) if not step.any_name), len(right))
+    tried = [_part(left, right[begin:], by=by, whole=whole) for begin in range(nameless + 1) if right[begin:]]
+    matched, parted = next((one for one in tried if one[1] is None), tried[0])
+    if parted is None and not matched:
+        return None
+    words = parted or f"{matched} frames" + ("" if whole else f"; it ends at {right[-1].name}")
     if complaint is not None and parted:
         words += f"; {by} says: {complaint}"
     return Verdict(
@@ -128,15 +147,16 @@ def _compare(
     )
 
 
-def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, cut: bool) -> str | None:
-    """Where two stacks part, in words; None if they are the same."""
-    here = there = 0
+def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool) -> tuple[int, str | None]:
+    """How many functions two stacks have in common by name, and where they part, in words; None if they do not."""
+    here = there = matched = 0
     above = "panic()"
     while here < len(left) and there < len(right):
         one, two = left[here], right[there]
         if is_entry(one.name) and is_entry(two.name):
             break
         if one.name == two.name or ((one.any_name or two.any_name) and not (one.optional or two.optional)):
+            matched += one.name == two.name
             above = two.name if one.any_name else one.name
             here += 1
             there += 1
@@ -144,18 +164,22 @@ def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, cut: bool) 
             here += 1
         elif two.optional or is_machinery(two.name):
             there += 1
+        elif one.stopped and not two.stopped and here:
+            # Kernels before 4.11 print no registers within a trace.
+            here += 1
         else:
-            return f"{by} has {one.name} below {above}, there it is {two.name}"
-    return _ends(left[here:], right[there:], above, by=by, cut=cut)
+            return matched, f"{by} has {one.name} below {above}, there it is {two.name}"
+    both = min(sum(is_entry(step.name) for step in steps) for steps in (left[here:], right[there:]))
+    return matched + both, _ends(left[here:], right[there:], above, by=by, whole=whole)
 
 
-def _ends(left: Sequence[_Step], right: Sequence[_Step], above: str, *, by: str, cut: bool) -> str | None:
+def _ends(left: Sequence[_Step], right: Sequence[_Step], above: str, *, by: str, whole: bool) -> str | None:
     """Compare what is left: a system call's or thread's entry, where a stub more or less is forgiven."""
     mine = [step.name for step in left if not step.optional and not is_machinery(step.name)]
     others = [step.name for step in right if not step.optional and not is_machinery(step.name)]
     if foreign := next((name for name in mine if not is_entry(name)), None):
         above = next((one for one, two in pairwise(mine) if two == foreign), above)
-        return None if cut and not others else f"{by} has {foreign} below {above}, there the stack ends"
+        return None if not whole and not others else f"{by} has {foreign} below {above}, there the stack ends"
     if foreign := next((name for name in others if not is_entry(name)), None):
         return f"{by} ends below {above}, there {foreign} follows"
     counted = Counter(others)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
-from sandbox.judge.call_trace import panic_trace, panics
+from sandbox.judge.call_trace import dump_trace, panics
 from sandbox.judge.log import last_time
 from sandbox.judge.verdict import Verdict
 
@@ -84,7 +84,7 @@ def _clock(said: Mapping[str, str], *, crash_time: datetime | None, log: Sequenc
         )
     found = _UPTIME.fullmatch(said.get("UPTIME", ""))
     # An oops ends the log where a capture kernel is started from it. A log without either does not reach the crash.
-    last = last_time(log) if panics(log) or panic_trace(log) is not None else None
+    last = last_time(log) if panics(log) or dump_trace(log) is not None else None
     if found is not None and last is not None:
         days, hours, minutes, seconds = (int(number or 0) for number in found.groups())
         uptime = ((days * 24 + hours) * 60 + minutes) * 60 + seconds

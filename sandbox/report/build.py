@@ -235,7 +235,7 @@ def _verdicts(
 ) -> Iterator[Verdict]:
     """What the judge finds of the stack, of DATE, UPTIME and TASKS."""
     by = answers.case.get("debugger") or DEFAULT.name
-    trace = call_trace.panic_trace(log)
+    trace = call_trace.dump_trace(log)
     if panicking is not None and trace is not None:
         verdict = stacks.judge_task(panicking, trace, by=by)
         if verdict is not None:

@@ -66,6 +66,6 @@ def is_needed(dump: Path, texts: Mapping[str, str], by: str) -> bool:
         read = witness(dump, unpacked=paths.unpacked_dir())
     except VmboxError:
         read = Witness()
-    trace = call_trace.panic_trace(read.lines)
+    trace = call_trace.dump_trace(read.lines)
     verdict = None if trace is None else stacks.judge_task(found[0], trace, by=by)
     return verdict is None or not verdict.agrees

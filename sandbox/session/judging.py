@@ -100,15 +100,17 @@ class Judge:
         log = self._log(session)
         if self._lacking is not None or log.refused is not None:
             return Judgement(not_judged=log.refused or self._lacking, refused=log.refused is not None)
-        trace = call_trace.panic_trace(log.lines)
+        trace = call_trace.dump_trace(log.lines)
         if trace is None:
             return Judgement(not_judged="the log has no call trace of the panic")
         by = session.debugger.name
         verdict = next(filter(None, (stacks.judge(stack, trace, by=by) for stack in found)), None)
         if verdict is None:
-            return _NOTHING
+            return Judgement(not_judged=stacks.why_not(found, trace, by=by))
         count = call_trace.panics(log.lines)
         remark = f"the log has {count} panics; the stack is compared with that of the last" if count > 1 else None
+        if trace.cut:
+            remark = "the log ends within the call trace of the panic"
         return Judgement(verdicts=(verdict,), remark=remark)
 
     def _of_system(self, answer: str, session: Session) -> tuple[Verdict, ...]:

@@ -108,7 +108,7 @@ def test_agreement_is_a_notice_and_a_disagreement_is_never_silent(
     _has(monkeypatch, log.Witness(lines=LOG))
     run = _Run(case, reporter)
     assert [one.agrees for one in run.ask().verdicts] == [True]
-    assert reporter.said == ["AGREES WITH: the log's call trace (2 frames)"]
+    assert reporter.said == ["AGREES WITH: the log's call trace (2 frames; it ends at __handle_sysrq)"]
     assert capsys.readouterr().err == ""
     (verdict,) = run.ask(STACK.replace(b"sysrq_handle_crash", b"filp_close\x1b[1m")).verdicts
     assert not verdict.agrees
@@ -119,7 +119,9 @@ def test_agreement_is_a_notice_and_a_disagreement_is_never_silent(
     assert "vmbox run vmcore --with drgn -- bt" in said
     assert "\x1b" not in said
     # Another task, and no stack.
-    assert run.ask(STACK.replace(b"PID: 1 ", b"PID: 2 ")) == Judgement()
+    other = run.ask(STACK.replace(b"PID: 1 ", b"PID: 2 "))
+    assert other == Judgement(not_judged="the kernel printed the panic in PID 1, and this is PID 2 of crash")
+    assert run.ask((TEXT + TEXT).replace("PID: 1 ", "PID: 2 ").encode(), command="bt -a") == Judgement()
     assert run.ask(b"bt: invalid task\n") == Judgement()
     assert run.ask(STACK, command="p jiffies") == Judgement()
 

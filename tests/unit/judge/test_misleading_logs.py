@@ -1,0 +1,352 @@
+"""Logs that could lead the judge astray: traces of other CPUs, of other times, cut ones, and panics without a trace.
+
+The forms are those of reports of such panics; functions and addresses are made up.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.judge import stacks
+from sandbox.judge.backtrace import parse
+from sandbox.judge.call_trace import TraceKind, dump_trace, panic_trace
+from sandbox.judge.verdict import Verdict
+
+
+def _frames(*names: str) -> str:
+    return "".join(f" {name}+0x10/0x20\n" for name in names)
+
+
+def _bt(*names: str, pid: int = 96, cpu: int = 0) -> str:
+    head = f'PID: {pid}  TASK: ffff9b3d01f1a8c0  CPU: {cpu}  COMMAND: "x"\n'
+    return head + "".join(
+        f"    [exception RIP: {name[1:]}+9]\n"
+        if name.startswith("!")
+        else f" #{at} [ffffb4e0402ff938] {name} at ff9c\n"
+        for at, name in enumerate(names)
+    )
+
+
+def _judged(log: str, stack: str) -> Verdict | None:
+    trace = dump_trace(log.splitlines())
+    assert trace is not None
+    (found,) = parse(stack)
+    return stacks.judge_task(found, trace, by="crash")
+
+
+SYSCALL = ("vfs_write", "ksys_write", "do_syscall_64", "entry_SYSCALL_64_after_hwframe")
+OOPS = (
+    "[  100.0] BUG: kernel NULL pointer dereference, address: 0000000000000000\n"
+    "[  100.0] Oops: Oops: 0002 [#1] SMP\n"
+    "[  100.0] CPU: 0 UID: 0 PID: 96 Comm: sh Not tainted 6.12.1 #1\n"
+    "[  100.0] RIP: 0010:broken+0x9/0x1000 [driver]\n"
+    "[  100.0] Call Trace:\n" + _frames(*SYSCALL) + "[  100.0] ---[ end trace 0000000000000000 ]---\n"
+)
+OOPS_STACK = _bt("machine_kexec", "oops_end", "asm_exc_page_fault", "!broken", *SYSCALL)
+IDLE = _frames("default_idle", "do_idle", "cpu_startup_entry", "start_secondary")
+OTHER_CPU = {
+    "nmi": "Sending NMI from CPU 0 to CPUs 1:\nNMI backtrace for cpu 1\n"
+    "CPU: 1 PID: 0 Comm: swapper/1 Not tainted 6.12.1 #1\nRIP: 0010:pv_native_safe_halt+0xb/0x10\nCall Trace:\n" + IDLE,
+    "arm stops": "CPU1: stopping\nCPU: 1 PID: 0 Comm: swapper/1 Tainted: G D 4.4.0 #5\nCall trace:\n" + IDLE,
+    "sysrq-l": "sysrq: Show backtrace of all active CPUs\nCPU1:\nCall Trace:\n" + IDLE,
+    "sysrq-t": "task:systemd         state:S stack:0     pid:1     ppid:0      flags:0x00000002\nCall Trace:\n"
+    + _frames("__schedule", "schedule", "ep_poll", "do_syscall_64"),
+    "sysrq-t of 4.19": "kthreadd        S    0     2      0 0x80000000\nCall Trace:\n"
+    + _frames("schedule", "kthreadd"),
+    "sysrq-t of 3.10": "rcu_sched       R  running task        0    10      2 0x00000000\nCall Trace:\n"
+    + _frames("schedule", "kthread"),
+    "hung tasks": "INFO: task fsfreeze:95 blocked for more than 120 seconds.\n"
+    "task:fsfreeze state:D stack:0 pid:95 ppid:1 flags:0x00000002\nCall Trace:\n" + _frames("__schedule", "kthread"),
+    "a warning": "WARNING: CPU: 1 PID: 7 at mm/x.c:1 y+0x1/0x2\nCPU: 1 PID: 7 Comm: y Not tainted 6.12.1 #1\n"
+    "RIP: 0010:y+0x1/0x2\nCall Trace:\n" + _frames("kthread"),
+}
+PANIC = "[  200.0] Kernel panic - not syncing: sysrq triggered crash\n"
+OWN = (
+    PANIC
+    + "[  200.0] CPU: 0 PID: 96 Comm: sh Not tainted 6.12.1 #1\n[  200.0] Call Trace:\n"
+    + _frames("dump_stack_lvl", "panic", "sysrq_handle_crash", *SYSCALL)
+    + " </TASK>\n"
+)
+OWN_STACK = _bt("machine_kexec", "__crash_kexec", "panic", "sysrq_handle_crash", *SYSCALL)
+
+
+@pytest.mark.parametrize("other", OTHER_CPU.values(), ids=OTHER_CPU.keys())
+def test_traces_of_others_before_and_after_the_panic_are_not_the_panics(other: str) -> None:
+    for log in (other + OWN, OWN + other, other + OWN + other):
+        verdict = _judged(log, OWN_STACK)
+        assert verdict is not None
+        assert verdict.agrees, verdict
+    fatal = OOPS + "[  100.1] Kernel panic - not syncing: Fatal exception\n"
+    for log in (fatal + other, other + fatal, other + fatal + other):
+        verdict = _judged(log, OOPS_STACK)
+        assert verdict is not None
+        assert verdict.agrees, verdict
+
+
+@pytest.mark.parametrize("other", OTHER_CPU.values(), ids=OTHER_CPU.keys())
+def test_an_oops_that_the_machine_survived_is_not_the_panics(other: str) -> None:
+    """After it panic() prints no stack: TAINT_DIE."""
+    log = OOPS + PANIC + other
+    assert dump_trace(log.splitlines()) is None
+    assert panic_trace(log.splitlines()) is None
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "Fatal exception",
+        "Fatal exception in interrupt",
+        "Oops: Fatal exception",
+        "Fatal exception: panic_on_oops",
+        "Attempted to kill init! exitcode=0x00000009",
+        "Attempted to kill the idle task!",
+        "Aiee, killing interrupt handler!",
+    ],
+)
+def test_a_panic_that_an_oops_led_to_has_its_trace(why: str) -> None:
+    trace = dump_trace(f"{OOPS}[  100.1] Kernel panic - not syncing: {why}\n".splitlines())
+    assert trace is not None
+    assert (trace.kind, trace.pid) == (TraceKind.OOPS, 96)
+
+
+def test_without_a_panic_the_log_has_to_end_with_the_oops() -> None:
+    # With a capture kernel loaded, oops_end() starts it before "end trace" is printed.
+    ended = OOPS.removesuffix("[  100.0] ---[ end trace 0000000000000000 ]---\n")
+    ended += "[  100.0] Modules linked in: driver(+)\n[  100.0] CR2: 0000000000000000\n"
+    verdict = _judged(ended, OOPS_STACK)
+    assert verdict is not None
+    assert verdict.agrees
+    for more in (
+        "[ 4000.0] usb 1-1: new device\n",
+        "[  101.0] a line\n" * 100,
+        OTHER_CPU["a warning"],
+    ):
+        log = (OOPS + more).splitlines()
+        assert dump_trace(log) is None
+        # A log alone is about it nevertheless.
+        assert panic_trace(log) is not None
+    # A lockup does not start one.
+    locked = "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [x:7]\n"
+    locked += f"CPU: 1 PID: 7 Comm: x Not tainted 6.1.0 #1\nCall Trace:\n{IDLE}"
+    assert dump_trace(locked.splitlines()) is None
+    assert panic_trace(locked.splitlines()) is not None
+
+
+def test_a_trace_that_is_cut_is_compared_as_far_as_it_goes() -> None:
+    for lines in range(5, len(OWN.splitlines())):
+        cut = OWN.splitlines()[:lines]
+        trace = dump_trace(cut)
+        assert trace is not None
+        found = [stacks.judge_task(parse(text)[0], trace, by="crash") for text in (OWN_STACK, _false(OWN_STACK))]
+        if len(trace.reliable) <= 2:
+            # Only dump_stack_lvl() and panic().
+            assert found == [None, None]
+            assert stacks.why_not(parse(OWN_STACK), trace, by="crash") is not None
+            continue
+        true, false = found
+        assert true is not None
+        assert true.agrees
+        whole = "entry_SYSCALL_64_after_hwframe" in cut[-1] or "do_syscall_64" in cut[-1] or "TASK" in cut[-1]
+        assert ("it ends at" in true.words) is not whole
+        assert true.words.startswith(f"{len(trace.reliable) - 2} frames")
+        # The false one is found as soon as the log has the function.
+        assert false is not None
+        assert false.agrees is (len(trace.reliable) < 4)
+
+
+def _false(stack: str) -> str:
+    return stack.replace("vfs_write", "security_file_permission")
+
+
+def test_where_the_kernels_unwinder_gave_up_more_frames_of_a_debugger_are_no_fault() -> None:
+    gave_up = OWN.replace(" ksys_write", " ? ksys_write").replace(" do_sys", " ? do_sys").replace(" entry", " ? entry")
+    verdict = _judged(gave_up, OWN_STACK)
+    assert verdict is not None
+    assert verdict.line == "AGREES WITH: the log's call trace (2 frames; it ends at vfs_write)"
+    verdict = _judged(gave_up, _false(OWN_STACK))
+    assert verdict is not None
+    assert not verdict.agrees
+
+
+def test_names_that_are_not_known_agree_with_nothing() -> None:
+    unnamed = _bt("panic", *("0xffffffffc0a60009" for _ in SYSCALL), "0xffffffffc0a60010")
+    assert _judged(OWN, unnamed) is None
+
+
+def test_lines_of_another_cpu_within_a_trace_are_passed_over() -> None:
+    lines = OWN.replace("[  200.0]", "[  200.000000] [   T96]").splitlines()
+    mixed = []
+    for line in lines:
+        mixed.append(line if line.startswith("[") else f"[  200.000000] [   T96]{line}")
+        if "Call Trace" in line or "vfs_write" in line:
+            mixed += [f"[  200.000000] [    C1] {text}" for text in ("watchdog: CPU1", " other+0x1/0x2", " e+0x1/0x2")]
+            mixed += ["[  200.000000] [    C1] a line"] * 5
+    verdict = _judged("\n".join(mixed), OWN_STACK)
+    assert verdict is not None
+    assert verdict.line == "AGREES WITH: the log's call trace (5 frames)"
+
+
+def test_an_oops_while_an_oops_is_handled() -> None:
+    second = (
+        OOPS.replace("[#1]", "[#2]")
+        .replace("broken+0x9/0x1000 [driver]", "show_fault+0x9/0x100")
+        .replace(
+            "Call Trace:\n",
+            "Call Trace:\n <TASK>\n"
+            + _frames("__die", "page_fault_oops", "exc_page_fault", "asm_exc_page_fault")
+            + "RIP: 0010:broken+0x9/0x1000 [driver]\nCode: 00\nRSP: 0018:ffffb4e0402ffbd8 EFLAGS: 00000246\n",
+        )
+    )
+    log = OOPS[: OOPS.index("[  100.0] ---[ end")] + second + "[  100.1] Kernel panic - not syncing: Fatal exception\n"
+    stack = _bt(
+        *("machine_kexec", "oops_end", "page_fault_oops", "asm_exc_page_fault", "!show_fault"),
+        *("__die", "page_fault_oops", "exc_page_fault", "asm_exc_page_fault", "!broken", *SYSCALL),
+    )
+    verdict = _judged(log, stack)
+    assert verdict is not None
+    assert verdict.agrees, verdict
+    verdict = _judged(log, stack.replace("show_fault", "other"))
+    assert verdict is not None
+    assert not verdict.agrees
+
+
+def test_panic_on_warn() -> None:
+    log = (
+        "------------[ cut here ]------------\nWARNING: CPU: 0 PID: 96 at fs/x.c:334 odd+0x21/0x2e\n"
+        "CPU: 0 UID: 0 PID: 96 Comm: sh Not tainted 6.16.1 #1\nRIP: 0010:odd+0x21/0x2e\nCall Trace:\n"
+        + _frames(*SYSCALL)
+        + "Kernel panic - not syncing: kernel: panic_on_warn set ...\n"
+        "CPU: 0 UID: 0 PID: 96 Comm: sh Not tainted 6.16.1 #1\nCall Trace:\n <TASK>\n"
+        + _frames("dump_stack_lvl", "panic", "check_panic_on_warn", "__warn.cold", "report_bug", "handle_bug")
+        + _frames("exc_invalid_op", "asm_exc_invalid_op")
+        + "RIP: 0010:odd+0x21/0x2e\nCode: 00\nRSP: 0018:ffffb4e0402ffbd8 EFLAGS: 00010246\n"
+        + _frames(*SYSCALL)
+    )
+    stack = _bt("panic", "check_panic_on_warn", "__warn", "report_bug", "asm_exc_invalid_op", "!odd", *SYSCALL)
+    verdict = _judged(log, stack)
+    assert verdict is not None
+    assert verdict.agrees, verdict
+    assert verdict.witness[0] == "odd"
+
+
+# arm64, 6.19: what panic() called last is named after the functions that follow them in memory.
+SERROR = """Kernel panic - not syncing: Asynchronous SError Interrupt
+CPU: 6 UID: 1000 PID: 96 Comm: weston Tainted: G   M    W           6.19.0-rc8 #1 PREEMPT
+Tainted: [M]=MACHINE_CHECK, [W]=WARN
+Call trace:
+ show_stack+0x18/0x30 (C)
+ dump_stack+0x18/0x24
+ vpanic+0xf8/0x2dc
+ abort+0x0/0x4
+ add_taint+0x0/0xbc
+ arm64_serror_panic+0x70/0x80
+ do_serror+0x58/0x74
+ el1h_64_error+0x70/0x74
+ smmu_write+0x98/0xb4 (P)
+ smmu_reset+0x6c/0x2c0
+ el0_svc+0x30/0xb0
+"""
+
+
+def test_functions_that_are_named_after_what_follows_them_are_forgiven() -> None:
+    stack = ("vpanic", "panic", "nmi_panic", "arm64_serror_panic", "do_serror", "smmu_write", "smmu_reset", "el0_svc")
+    verdict = _judged(SERROR, _bt(*stack, cpu=6))
+    assert verdict is not None
+    assert verdict.agrees, verdict
+    verdict = _judged(SERROR, _bt(*stack, cpu=6).replace("smmu_write", "kfree"))
+    assert verdict is not None
+    assert not verdict.agrees
+
+
+# 3.10: no registers within a trace, so that the function which the NMI stopped is in it only as what lies on the stack.
+HARD_LOCKUP = """[46.6] Kernel panic - not syncing: Hard LOCKUP
+[46.6] CPU: 0 PID: 96 Comm: dockerd Kdump: loaded Tainted: G        W  OE K------------   3.10.0-862.el7.x86_64 #1
+[46.6] Call Trace:
+[46.6]  <NMI>  [<ffffffffa7313562>] dump_stack+0x19/0x1b
+[46.6]  [<ffffffffa730cc7f>] panic+0xe8/0x20d
+[46.6]  [<ffffffffa6c920af>] nmi_panic+0x3f/0x40
+[46.6]  [<ffffffffa6d44411>] watchdog_overflow_callback+0x121/0x140
+[46.6]  [<ffffffffa731cd69>] end_repeat_nmi+0x1e/0x81
+[46.6]  [<ffffffff8b0ca613>] ? native_queued_spin_lock_slowpath+0x113/0x1a0
+[46.6]  <EOE>  [<ffffffff8b5d4df8>] _raw_spin_lock_irq+0x28/0x30
+[46.6]  [<ffffffff8b5d4df8>] take_it+0x28/0x30
+[46.6]  [<ffffffff81645909>] system_call_fastpath+0x16/0x1b
+"""
+
+
+def test_a_stack_that_was_switched_by_an_nmi_in_a_kernel_without_registers_in_its_traces() -> None:
+    tail = ("_raw_spin_lock_irq", "take_it", "system_call_fastpath")
+    stack = _bt(
+        "panic", "nmi_panic", "watchdog_overflow_callback", "end_repeat_nmi", "!native_queued_spin_lock_slowpath", *tail
+    )
+    verdict = _judged(HARD_LOCKUP, stack)
+    assert verdict is not None
+    assert verdict.agrees, verdict
+    verdict = _judged(HARD_LOCKUP, stack.replace("take_it", "kfree"))
+    assert verdict is not None
+    assert not verdict.agrees
+
+
+S390 = """[    1.7] Unable to handle kernel pointer dereference in virtual kernel address space
+[    1.7] Oops: 0004 ilc:2 [#1] SMP
+[    1.7] CPU: 0 PID: 96 Comm: sh Not tainted 5.17.0 #1
+[    1.7] Krnl PSW : 0704d00180000000 00000000009e59e4 (number+0x464/0x5d0)
+[    1.7]            R:0 T:1 IO:1 EX:1 Key:0 M:1 W:0 P:0 AS:3 CC:1 PM:0 RI:0 EA:3
+[    1.7] Krnl GPRS: ffffff01fffffffc 0000000000000000 0000000000000001 0000000000000000
+[    1.7] Krnl Code: 00000000009e59d4: ecdcfff8a065\tclgrj\t%r13,%r12,10
+[    1.7] Call Trace:
+[    1.7]  [<00000000009e59e4>] number+0x464/0x5d0
+[    1.7] ([<00000000009e436e>] put_dec+0x1e/0x30)
+[    1.7]  [<00000000009e6b4a>] vsnprintf+0x3a2/0x730
+[    1.7]  [<0000000000c1a2b4>] __do_syscall+0x1d4/0x200
+[    1.7]  [<0000000000c28312>] system_call+0x82/0xb0
+[    1.7] Last Breaking-Event-Address:
+[    1.7]  [<00000000009e5640>] number+0xc0/0x5d0
+[    1.7] Kernel panic - not syncing: Fatal exception: panic_on_oops
+"""
+POWER = """[  223.6] BUG: Kernel NULL pointer dereference on read at 0x00000040
+[  223.6] Oops: Kernel access of bad area, sig: 11 [#1]
+[  223.6] LE PAGE_SIZE=64K MMU=Radix SMP NR_CPUS=2048 NUMA PowerNV
+[  223.6] CPU: 0 PID: 96 Comm: sh Not tainted 6.1.0 #1
+[  223.6] NIP [c000000000ac0ce8] dbs_update_util_handler+0x18/0xf0
+[  223.6] LR [c000000000159748] propagate_entity_cfs_rq+0x4a8/0x5f0
+[  223.6] Call Trace:
+[  223.6] [c000003fdc18bc80] [c000000000159400] propagate_entity_cfs_rq+0x160/0x5f0 (unreliable)
+[  223.6] [c000003fdc18bd40] [c000000000150aec] wake_up_new_task+0x13c/0x310
+[  223.6] [c000003fdc18bda0] [c00000000010c124] kernel_clone+0x164/0x510
+[  223.6] [c000003fdc18be30] [c00000000000b580] system_call_exception+0x8/0xc
+[  223.6] --- interrupt: c00 at 0x7fffb1f37d64
+[  223.6] Instruction dump:
+[  223.6] ebe1fff8 7d908120 4e800020 3860ffea 4bffffe0 60420000 3c4c00c3 3842a330
+[  223.6] ---[ end trace 4456a1917aa7e1d7 ]---
+[  224.4] Kernel panic - not syncing: Fatal exception
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "stack"),
+    [
+        (S390, ("number", "vsnprintf", "__do_syscall", "system_call")),
+        (POWER, ("dbs_update_util_handler", "wake_up_new_task", "kernel_clone", "system_call_exception")),
+    ],
+    ids=["s390x", "ppc64le"],
+)
+def test_oopses_of_other_machines(log: str, stack: tuple[str, ...]) -> None:
+    verdict = _judged(log, _bt(*stack))
+    assert verdict is not None
+    assert verdict.agrees, verdict
+    verdict = _judged(log, _bt(*stack[:1], "kfree", *stack[2:]))
+    assert verdict is not None
+    assert not verdict.agrees
+
+
+def test_two_panics_in_one_log_the_last_counts() -> None:
+    earlier = OWN.replace("sysrq_handle_crash", "earlier").replace("200.0", "150.0")
+    boot = "[    0.000000] Linux version 6.12.1 (x@y) (gcc) #1 SMP\n"
+    for log in (earlier + OWN, boot + earlier + boot + OWN):
+        verdict = _judged(log, OWN_STACK)
+        assert verdict is not None
+        assert verdict.agrees
+        verdict = _judged(log, OWN_STACK.replace("sysrq_handle_crash", "earlier"))
+        assert verdict is not None
+        assert not verdict.agrees
