@@ -199,19 +199,20 @@ def collect(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalOutput:
-    """Output of one command that another crash ran."""
+    """Output of one command that a debugger ran elsewhere."""
 
     status: CommandStatus
     output: str
 
 
 def from_external(found: Mapping[str, ExternalOutput], *, case: Mapping[str, str]) -> CommandOutputs:
-    """Convert the output of a crash that vmbox did not run. A missing command counts as not asked."""
-    missing = ExternalOutput(status=CommandStatus.UNASKED, output="crash had ended before")
+    """Convert the output of the debugger of `case` that vmbox did not run. A missing command counts as not asked."""
+    name = case.get("debugger") or DEFAULT.name
+    missing = ExternalOutput(status=CommandStatus.UNASKED, output=f"{name} had ended before")
     runs = []
     for command in COMMANDS:
         one = found.get(command, missing)
-        runs.append(CommandRun(command=command, status=one.status, seconds=0.0, output=one.output))
+        runs.append(CommandRun(command=command, status=one.status, seconds=0.0, output=one.output, debugger=name))
     texts = {command: one.output for command, one in found.items() if _tells(command, one.status)}
     return CommandOutputs(runs=truncate_to_fit(runs), texts=texts, mode="", case=case)
 

@@ -1,8 +1,9 @@
 """A Kubernetes Job that opens a dump with the dump's self-contained image, and the answers that it leaves.
 
-The image contains crash and vmlinux but not vmbox, and perhaps no Python. So the Job runs the commands of a report, and
-a shell script writes their output and a plain page of it to the output volume, each complete or not at all. Then `vmbox
-report VMCORE --answers FILE` makes the report.
+The image contains debuggers and vmlinux but not vmbox, and perhaps no Python. So the Job gives the commands of a report
+to the debugger that would make it, or to the next one where that does not come up. A shell script writes the output and
+a plain page of it to the output volume, each complete or not at all. `vmbox report VMCORE --answers FILE` makes the
+report.
 A pod always has a network, unlike a case. The NetworkPolicy blocks it if the cluster's network plugin enforces such.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,14 +20,18 @@ from xml.sax.saxutils import escape
 
 from sandbox.case import remote_dump, self_contained
 from sandbox.case.places import VMLINUX
-from sandbox.debugger import DEFAULT
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.dump.vmcoreinfo import told_place
 from sandbox.errors import ConfigurationError, DumpUnreadable
 from sandbox.model import CommandStatus, Vmcore
+from sandbox.profiles import select, wheels
+from sandbox.profiles.doubts import doubts
 from sandbox.render import visible
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT
 from sandbox.report.causes import explain
 from sandbox.report.collect import COMMANDS, CommandOutputs, ExternalOutput, from_external
+from sandbox.session.choice import instead_of
+from sandbox.session.script import BeforeMark
 from sandbox.version import __version__
 
 LABEL: Final = "vmbox.dev/kernel"
@@ -44,6 +50,7 @@ _PAGE: Final = r"""page() {
         -e "s,^$TOKEN begin \\(bt -l\\)$,<details open><summary>\\1</summary><pre>," \
         -e "s,^$TOKEN begin \\(.*\\)$,<details><summary>\\1</summary><pre>," \
         -e "s,^$TOKEN end$,</pre></details>," \
+        -e "/^$TOKEN script /d" \
         -e '/^<details/,/^<.pre>/p'
 }
 """
@@ -52,12 +59,14 @@ _PAGE: Final = r"""page() {
 _SCRIPT: Final = """\
 set -u
 by_line=; if command -v stdbuf >/dev/null; then by_line='stdbuf -oL'; fi
-printf '%s\\n' "$COMMANDS" | while IFS= read -r command; do
-    printf '!echo %s begin %s\\n%s\\n!echo %s end\\n' "$TOKEN" "$command" "$command" "$TOKEN"
-done | $by_line "$@" >"$ANSWERS" 2>&1
-grep -q "^$TOKEN end" "$ANSWERS" || { tail -n 20 "$ANSWERS" >&2; exit 1; }
+ask() {
+    printf '%s by %s\\n' "$TOKEN" "$1" >"$ANSWERS"
+    questions=$2; shift 2
+    printf '%s\\n' "$questions" | $by_line "$@" >>"$ANSWERS" 2>&1
+    grep -q "^$TOKEN end" "$ANSWERS" || { tail -n 20 "$ANSWERS" >&2; return 1; }
+}
 """
-"""What asks crash. Lines with a token enclose each answer; the dump cannot contain the random token."""
+"""What asks a debugger. Lines with a token enclose each answer; the dump cannot contain the random token."""
 
 _COPY: Final = """set -u
 if [ ! -f "$ANSWERS" ] || [ -L "$ANSWERS" ]; then echo "$ANSWERS is not a regular file" >&2; exit 1; fi
@@ -128,7 +137,8 @@ def manifests(vmcore: Vmcore, wanted: JobOptions, *, token: str | None = None) -
         head=_head(vmcore),
         token=token or secrets.token_hex(16),
         wanted=wanted,
-        place=DEFAULT.kernel_place(*(told_place(vmcore) or (None, None))),
+        debuggers=_debuggers(vmcore),
+        place=told_place(vmcore) or (None, None),
     )
     if wanted.kind == "pod":
         return [{"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": pod}]
@@ -150,6 +160,44 @@ def manifests(vmcore: Vmcore, wanted: JobOptions, *, token: str | None = None) -
         "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress", "Egress"]},
     }
     return [policy, job]
+
+
+def _debuggers(vmcore: Vmcore) -> list[Debugger]:
+    """The debuggers of the image that know the kernel, in the order of a report; else the one that has no ceiling.
+
+    By what the profile says of its image: nothing asks an engine for it here.
+    """
+    profile = select(vmcore).crash_from
+    versions = {DEFAULT.name: profile.crash.version}
+    quick = instead_of(DEFAULT)
+    if quick.name in profile.image.debuggers:
+        versions[quick.name] = wheels.load().version
+    doubted = doubts(profile, versions, vmcore.release)
+    there = [one for one in (quick, DEFAULT) if one.name in versions]
+    return [one for one in there if one.name not in doubted] or there[:1]
+
+
+def _questions(debugger: Debugger, token: str) -> str:
+    """What is put on the debugger's standard input: each command of a report between two lines that it echoes."""
+    mode, lines = debugger.start_modes[0], []
+    for command in COMMANDS:
+        script = debugger.question(command)
+        asked = debugger.line(command)
+        if script is not None:
+            asked = debugger.script(command, script, (), f"{token} script ") or asked
+        lines += [
+            debugger.echo(f"{token} begin {command}".encode(), mode),
+            asked,
+            debugger.echo(f"{token} end".encode(), mode),
+        ]
+    return b"\n".join(lines).decode()
+
+
+def _shell_words(debugger: Debugger, place: tuple[int | None, int | None]) -> str:
+    """The command line on the dump, which is the script's first argument."""
+    dump = "$1"
+    words = [*debugger.session_argv(VMLINUX, [dump], debugger.start_modes[0]), *debugger.kernel_place(*place)]
+    return " ".join(f'"{word}"' if word == dump else shlex.quote(word) for word in words)
 
 
 def _annotations(vmcore: Vmcore) -> dict[str, str]:
@@ -180,7 +228,7 @@ def _head(vmcore: Vmcore) -> str:
             f"<h1>{name}</h1>",
             *(f"<p><b>{what}:</b> {value}</p>" for what, value in facts),
             f"<p><small>vmbox {__version__}; charts, tables and signature: vmbox report --answers</small></p>",
-            "<h2>What crash answered</h2>",
+            "<h2>What the debugger answered</h2>",
         )
     )
 
@@ -204,7 +252,8 @@ def _pod(
     head: str,
     token: str,
     wanted: JobOptions,
-    place: Sequence[str],
+    debuggers: Sequence[Debugger],
+    place: tuple[int | None, int | None],
 ) -> dict[str, Any]:
     environment = {
         "HOME": "/scratch",
@@ -215,7 +264,8 @@ def _pod(
         "TOKEN": token,
     }
     places = {"OUTPUT": f"{output}.answers", "PAGE": f"{output}.html", "HEAD": head}
-    debugger = [*DEFAULT.session_argv(VMLINUX, [str(dump)], DEFAULT.start_modes[0]), *place]
+    questions = {one.name.upper(): _questions(one, token) for one in debuggers}
+    asking = " || ".join(f'ask {one.name} "${one.name.upper()}" {_shell_words(one, place)}' for one in debuggers)
     common = {
         "image": image,
         "imagePullPolicy": pull,
@@ -237,8 +287,8 @@ def _pod(
     ]
     crash = {
         "name": "crash",
-        "command": ["/bin/sh", "-c", _SCRIPT, "vmbox", *debugger],
-        "env": _variables(environment | {"COMMANDS": "\n".join(COMMANDS)}),
+        "command": ["/bin/sh", "-c", f"{_SCRIPT}{asking}\n", "vmbox", str(dump)],
+        "env": _variables(environment | questions),
         **common,
         "volumeMounts": [
             {"name": "dumps", "mountPath": str(_DUMPS), "readOnly": True},
@@ -308,25 +358,41 @@ def read_answers(file: Path) -> CommandOutputs:
         raise DumpUnreadable(
             f"{file} has no answers of crash", hint="vmbox kube VMCORE prints the Job that leaves them"
         )
-    return from_external(
-        found, case={"profile": "", "engine": "kubernetes", "proof": "the image is of the dump's build"}
-    )
+    case = {
+        "profile": "",
+        "engine": "kubernetes",
+        "proof": "the image is of the dump's build",
+        "debugger": _asked(said).name,
+        "reason": "it was asked in the Job",
+    }
+    return from_external(found, case=case)
+
+
+def _asked(said: bytes) -> Debugger:
+    """The debugger whose answers these are."""
+    found = re.match(rb"[0-9a-f]{32} by (\w+)\n", said)
+    return DEBUGGERS.get(found[1].decode(), DEFAULT) if found else DEFAULT
 
 
 def _answers(said: bytes) -> Iterator[tuple[str, ExternalOutput]]:
     start = re.search(rb"(?m)^([0-9a-f]{32}) begin ", said)
     if start is None:
         return
-    token = re.escape(start[1])
-    for found in re.finditer(rb"(?ms)^%s begin ([^\n]*)\n(.*?)(?:^%s end$|\Z)" % (token, token), said[start.start() :]):
+    token, debugger = start[1], _asked(said)
+    whole = re.compile(rb"(?ms)^%s begin ([^\n]*)\n(.*?)(^%s end$|\Z)" % (token, token))
+    for found in whole.finditer(said, start.start()):
         command, output = found[1].decode(errors="backslashreplace"), found[2][:PER_ANSWER]
         if command not in COMMANDS:
             continue
-        complaints = DEFAULT.complaints(command)
+        complaints, kept = debugger.complaints(command), bytearray()
+        script = BeforeMark(token + b" script ", kept.extend)
+        script(output)
         complaints.feed(output)
-        whole = found[0].endswith(b" end")
-        status = CommandStatus.DIED if not whole else CommandStatus.ERROR if complaints.found() else CommandStatus.OK
-        yield (
-            command,
-            ExternalOutput(status=status, output=output.decode(errors="backslashreplace")),
-        )
+        if not found[3]:
+            status, errors = CommandStatus.DIED, b""
+        elif debugger.question(command) is not None:
+            status, errors = script.ended()
+        else:
+            status, errors = CommandStatus.ERROR if complaints.found() else CommandStatus.OK, b""
+            kept[:] = output
+        yield command, ExternalOutput(status=status, output=(kept + errors).decode(errors="backslashreplace"))

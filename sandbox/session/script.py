@@ -35,7 +35,7 @@ def run_script(
     line = session.debugger.script(name, code, arguments, mark.decode())
     if line is None:
         raise UsageError(f"{session.debugger.name} runs no scripts")
-    output = _BeforeMark(mark, sink)
+    output = BeforeMark(mark, sink)
     session.ask(line, output, timeout, name)
     return output.ended()
 
@@ -48,7 +48,7 @@ class _ScriptEnd:
     errors: str
 
 
-class _BeforeMark:
+class BeforeMark:
     """A sink that passes on what comes before a mark, and keeps what follows it."""
 
     def __init__(self, mark: bytes, sink: Sink) -> None:

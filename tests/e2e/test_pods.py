@@ -62,6 +62,9 @@ def test_a_pod_leaves_its_answers(podman: Podman, podman_rootful: EngineUnderTes
     assert "sysrq_handle_crash" in plain
     page = tmp_path / "report.html"
     vmbox("report", dump, "--answers", left[0], "-o", page)
-    assert "sysrq_handle_crash" in page.read_text()
+    text = page.read_text()
+    assert "sysrq_handle_crash" in text
+    assert "AGREES WITH: the log&#39;s call trace" in text
+    assert "drgn: it was asked in the Job" in text
     # Nothing was opened for it.
     assert str(dump) not in vmbox("list")

@@ -62,7 +62,65 @@ def test_hostile_names_stay_values(tmp_path: Path) -> None:
     (_, job) = yaml.safe_load_all(as_yaml(manifests(identify(dump), JobOptions(), token=TOKEN)))
     (container,) = job["spec"]["template"]["spec"]["initContainers"]
     assert container["command"][-1] == f"/case/dumps/{dump.name}"
+    assert dump.name not in container["command"][2]
     assert set(job["metadata"]["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+@pytest.mark.parametrize(
+    ("release", "names"), [("6.1.0-56-cloud-amd64", ["drgn", "crash"]), ("7.2.12+deb14-cloud-amd64", ["drgn"])]
+)
+def test_the_job_asks_the_debuggers_that_know_the_kernel(vmcore: Vmcore, release: str, names: list[str]) -> None:
+    (pod,) = manifests(replace(vmcore, release=release), JobOptions(kind="pod"), token=TOKEN)
+    (container,) = pod["spec"]["initContainers"]
+    assert re.findall(r'\bask (\w+) "', container["command"][2]) == names
+    questions = {one["name"]: one["value"] for one in container["env"]}
+    assert set(questions) & {"DRGN", "CRASH"} == {name.upper() for name in names}
+    for name in names:
+        lines = questions[name.upper()].splitlines()
+        assert len(lines) == 3 * len(COMMANDS)
+        assert f"{TOKEN} begin bt -l" in lines[lines.index("bt -l") - 1]
+    assert sum(line.startswith("%script ") for line in questions["DRGN"].splitlines()) == 3
+
+
+def test_the_next_debugger_is_asked_where_one_does_not_come_up(vmcore: Vmcore, tmp_path: Path) -> None:
+    (pod,) = manifests(vmcore, JobOptions(kind="pod"), token=TOKEN)
+    (container,) = pod["spec"]["initContainers"]
+    settings = {one["name"]: one["value"] for one in container["env"]} | {"ANSWERS": str(tmp_path / "answers")}
+
+    def asked(**programs: str) -> int:
+        for name, said in programs.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\ncat >/dev/null\n{said}\n")
+            (tmp_path / name).chmod(0o755)
+        path = f"{tmp_path}:{os.environ['PATH']}"
+        return subprocess.run(container["command"], env={**settings, "PATH": path}, check=False).returncode
+
+    good = f"printf '%s\\n' '{TOKEN} begin ps' tasks '{TOKEN} end'"
+    assert asked(drgn="echo no memory; exit 1", crash=good) == 0
+    answers = read_answers(tmp_path / "answers")
+    assert (answers.case["debugger"], answers.texts) == ("crash", {"ps": "tasks\n"})
+    assert asked(drgn=good, crash="exit 1") == 0
+    assert read_answers(tmp_path / "answers").case["debugger"] == "drgn"
+    assert asked(drgn="exit 1", crash="exit 1") == 1
+
+
+def test_answers_of_drgn_make_a_report(vmcore: Vmcore, tmp_path: Path) -> None:
+    genuine = [json.loads(line) for line in (FIXTURES / "drgn" / "7.2.jsonl").read_text().splitlines()]
+    pairs = []
+    for one in genuine:
+        end = f'{TOKEN} script {{"failed": false, "errors": ""}}\n' if one["command"] in {"sys -t", "sys -i"} else ""
+        pairs.append((one["command"], one["output"] + end))
+    pairs = [pair for pair in pairs if pair[0] != "mach"]
+    pairs.append(("mach", f'{TOKEN} script {{"failed": true, "errors": "no such variable\\n"}}\n'))
+    file = tmp_path / "answers"
+    file.write_bytes(f"{TOKEN} by drgn\n".encode() + _answered(pairs))
+    answers = read_answers(file)
+    assert {run.debugger for run in answers.runs} == {"drgn"}
+    assert TOKEN not in "".join(answers.texts.values())
+    report = read(vmcore, answers)
+    assert report.identity.debugger == "drgn"
+    assert report.tasks_total == 68
+    assert "QEMU Standard PC" in str(report.identity.hardware)
+    assert answers.missing_reason("mach") == "drgn says: no such variable"
 
 
 def test_every_yaml_parser_reads_the_manifests(vmcore: Vmcore) -> None:
