@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from sandbox.debuginfo.urls import Source, places
-from sandbox.profiles import Profile, load
+from sandbox.profiles import Profile, load, wheels
 
 FILE: Final = Path(__file__).resolve().parent.parent / "docs" / "support-matrix.md"
 
@@ -36,7 +36,9 @@ _WORDS: Final = {
 def page() -> str:
     """The whole page."""
     profiles = sorted(load().values(), key=_order)
-    return "\n".join([_HEAD, *_table(profiles), "", "## Tried", "", *_tried(profiles), ""])
+    return "\n".join(
+        [_HEAD, *_table(profiles), "", "## drgn", "", *_drgn(profiles), "", "## Tried", "", *_tried(profiles), ""]
+    )
 
 
 def _order(profile: Profile) -> tuple[bool, str, list[int]]:
@@ -71,11 +73,29 @@ def _table(profiles: list[Profile]) -> Iterator[str]:
         )
 
 
+def _drgn(profiles: list[Profile]) -> Iterator[str]:
+    images = [profile for profile in profiles if profile.image.unusable is None]
+    wheel = {profile.name for profile in images if "drgn-wheel" in profile.image.fragments}
+    with_drgn = [profile.name for profile in images if "drgn" in profile.image.debuggers]
+    yield f"* The distribution's own: {_listed(name for name in with_drgn if name not in wheel)}."
+    yield (
+        f"* The wheel of {wheels.load().version} (`images/drgn.toml`), by its hash, on x86_64: "
+        f"{_listed(name for name in with_drgn if name in wheel)}."
+    )
+    for profile in images:
+        if (why := profile.image.lacks.get("drgn")) is not None:
+            yield f"* None in `{profile.name}`, where it runs in the image of `latest`: {why}."
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def _tried(profiles: list[Profile]) -> Iterator[str]:
     for profile in profiles:
         if profile.tested is not None:
             yield f"* **{profile.title}**: {profile.tested}"
-    rest = ", ".join(f"`{profile.name}`" for profile in profiles if profile.tested is None)
+    rest = _listed(profile.name for profile in profiles if profile.tested is None)
     if rest:
         yield f"* Only written from documents: {rest}."
 

@@ -53,9 +53,12 @@ class ImageDefinition:
     keys: tuple[str, ...] = ()
     """Files of `images/keys/` with public keys, one of which must have signed each RPM package."""
     args: Mapping[str, str] = field(default_factory=dict)
-    """Build arguments of the fragments; `DRGN` is the package of drgn, or of the Python for its wheel."""
+    """Build arguments of the fragments; `DRGN` is the package of drgn, or of the Python for its wheel. Of several, from
+    RPM repositories, the first that there is gets installed."""
     debuggers: tuple[str, ...] = (DEFAULT.name,)
     """Names of the debuggers in it; see `sandbox.debugger`."""
+    lacks: Mapping[str, str] = field(default_factory=dict)
+    """Names of those that cannot be in it, and why; the newest image runs them."""
     unusable: str | None = None
     """Why programs of this distribution cannot be run today; then the `latest` profile's crash is used."""
 

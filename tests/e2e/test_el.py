@@ -263,6 +263,7 @@ def test_backtrace(
         for_vmlinux = world.archive.sent
         modules = world.run("run", pair.dump, "--", "mod", "-S").stdout.decode()
         case = world.case(pair.dump)
+        by_drgn = world.run("run", pair.dump, "--with", "drgn", "--", "bt")
     finally:
         world.run("close", pair.dump)
     assert b"sysrq_handle_crash" in done.stdout
@@ -270,6 +271,11 @@ def test_backtrace(
     # It is the major's own image, with the crash that its package manager installed.
     assert (case["profile"], case["image"]) == (family.profile, built)
     assert f"crash-{profiles.by_name(family.debian).crash.version}-1.x86_64".encode() in done.stdout
+    # drgn's wheel is in it, where it can be; else the newest image has drgn.
+    lacking = profiles.by_name(family.profile).image.lacks
+    assert case["versions"].get("drgn") == (None if "drgn" in lacking else profiles.wheels.load().version)
+    assert b"sysrq_handle_crash" in by_drgn.stdout
+    assert (f"image {family.profile} has no drgn".encode() in by_drgn.stderr) == ("drgn" in lacking)
     # The image is there, so nothing is built for a kernel of the major.
     assert b"Building" not in done.stderr
     assert case["proof"].startswith("build-id" if facts["build_id"] else "banner")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import image, profiles
+from sandbox.debugger import DEBUGGERS
 from sandbox.host import paths
 from sandbox.image import containerfile
 
@@ -66,6 +67,30 @@ def test_containerfile_is_in_the_subset_of_all_builders(name: str) -> None:
     assert {"session", "shell"} <= set(files)
     if profiles.by_name(name).image.unusable is None:
         assert any(word in files["Containerfile"] for word in (" crash less", " crash\n"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_image_has_every_debugger_or_a_reason(name: str) -> None:
+    profile = profiles.by_name(name)
+    if profile.image.unusable is not None:
+        return
+    had, lacking = set(profile.image.debuggers), set(profile.image.lacks)
+    assert had | lacking == set(DEBUGGERS)
+    assert not had & lacking
+    text = files_of(profile)["Containerfile"]
+    package = profile.image.args.get("DRGN", "")
+    assert (package != "") == ("drgn" in had)
+    assert package == "" or "${DRGN}" in text
+    # Without a wheel, the package is drgn itself.
+    wheel = "drgn" in had and "drgn" not in package
+    assert wheel == ("drgn-wheel" in profile.image.fragments)
+    if wheel:
+        assert text.index("install-drgn.py") < text.index("/usr/libexec/vmbox/versions")
+        offered = [one.split(",") for one in containerfile.of_profile(profile).args["DRGN_WHEELS"].split()]
+        assert all(len(sha256) == 64 and url.startswith("https://") for _, url, sha256 in offered)
+        # A package that names its Python is of one that there is a wheel for.
+        named = {f"3.{minor}" for minor in re.findall(r"python3\.?(\d+)", package)}
+        assert named <= {python for python, _, _ in offered}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "dnf" in profiles.by_name(name).image.fragments])
