@@ -4,8 +4,10 @@
 
 By hand: in a fresh Debian container, install crash and the kernel's debug package, start crash, type bt. vmbox: an
 empty cache, and only the distribution's base image, which both start from; and again with crash's image, as for the
-second kernel of a distribution. Both fetch through one forwarder on loopback, which counts bytes. Figures are ratios
-within the run; the archive is Debian's, or its mirror in VMBOX_MIRRORS.
+second kernel of a distribution. Both fetch through one forwarder on loopback, which counts bytes. As Debian's archive
+it speaks HTTP and HTTPS, with a certificate that is made for the run: over plain HTTP vmbox reads whole packages. It
+takes ports 80 and 443 of 127.0.0.2, for which one has to be root. Figures are ratios within the run; the archive is
+Debian's, or its mirror in VMBOX_MIRRORS. Give it an engine of its own: vmbox's images on it are removed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -33,6 +36,7 @@ from sandbox.dump import identify
 from sandbox.engine import Bind, ContainerSpec, Engine, connect, labels
 from sandbox.host import mirrors, paths
 
+HOST = "127.0.0.2"
 ARCHIVES = ("http://deb.debian.org/debian-security", "http://deb.debian.org/debian")
 
 BY_HAND = r"""
@@ -65,13 +69,17 @@ class Measured:
 class Forwarder:
     """Counts everything that is fetched."""
 
-    url: str = ""
+    certificate: Path
     sent: int = 0
+    url: str = f"http://{HOST}"
 
 
 @contextlib.contextmanager
-def forwarder() -> Iterator[Forwarder]:
-    state = Forwarder()
+def forwarder(directory: Path) -> Iterator[Forwarder]:
+    state = Forwarder(certificate=directory / "certificate.pem")
+    request = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=vmbox -addext subjectAltName=IP:"
+    files = ["-keyout", directory / "key.pem", "-out", state.certificate]
+    subprocess.run(["openssl", *f"{request}{HOST}".split(), *files], check=True, capture_output=True)
     client = httpx.Client(follow_redirects=True, timeout=60)
     lock = threading.Lock()
 
@@ -99,14 +107,20 @@ def forwarder() -> Iterator[Forwarder]:
                         with lock:
                             state.sent += len(piece)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(state.certificate, directory / "key.pem")
+    servers = [ThreadingHTTPServer((HOST, port), Handler) for port in (80, 443)]
+    # The handshake is done in the thread of the request.
+    servers[1].socket = context.wrap_socket(servers[1].socket, server_side=True, do_handshake_on_connect=False)
+    for server in servers:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield state
     finally:
-        server.shutdown()
+        for server in servers:
+            server.shutdown()
+            server.server_close()
 
 
 def main() -> None:
@@ -121,7 +135,11 @@ def main() -> None:
     names = package_names(vmcore, home)
     assert names is not None
     (package, *_) = names.packages
-    with contextlib.closing(connect(given.engine)) as engine, forwarder() as through:
+    with (
+        contextlib.closing(connect(given.engine)) as engine,
+        tempfile.TemporaryDirectory() as directory,
+        forwarder(Path(directory)) as through,
+    ):
         base = image.ensure_base(home, engine)
         drop_images(engine)
         found = {"vmbox, first of its distribution": vmbox(given, through, engine)}
@@ -143,7 +161,7 @@ def vmbox(given: argparse.Namespace, through: Forwarder, engine: Engine) -> Meas
     own.chmod(0o755)
     words = [f"{archive}={through.url}/{number}" for number, archive in enumerate(ARCHIVES)]
     env = {**os.environ, "VMBOX_CACHE_DIR": str(own), "VMBOX_MIRRORS": " ".join(words)}
-    env["VMBOX_ENGINE"] = engine.info().endpoint
+    env |= {"VMBOX_ENGINE": engine.info().endpoint, "SSL_CERT_FILE": str(through.certificate)}
     command = [sys.executable, "-c", "from sandbox.__main__ import main; main()"]
     before, began = through.sent, time.monotonic()
     try:
@@ -189,13 +207,9 @@ def by_hand(
 
 def drop_images(engine: Engine) -> None:
     """Removes vmbox's images except the bases, so that the first run builds its image."""
-    import docker
-
-    client = docker.DockerClient(base_url=engine.info().endpoint)
-    for one in client.images.list(filters={"label": labels.IMAGE}):
-        for tag in one.tags:
-            if "/vmbox/base-" not in tag:
-                client.images.remove(tag, force=True)
+    for one in engine.images({labels.IMAGE: ""}):
+        if not any("/vmbox/base-" in tag for tag in one.tags):
+            engine.remove_image(one.id)
 
 
 if __name__ == "__main__":
