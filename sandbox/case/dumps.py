@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from sandbox.dump.flattened import MAGIC
 from sandbox.dump.identify import identify_source
 from sandbox.dump.kernel_log import read_source as log_of_source
 from sandbox.dump.view import View, open_view
-from sandbox.errors import DumpUnreadable
+from sandbox.errors import DumpDamaged, DumpUnreadable
 from sandbox.host import paths
 from sandbox.judge import log
 from sandbox.judge.log import Witness
@@ -86,13 +86,20 @@ def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, View]]
 
 
 def _identify_remote(here: Path, reporter: Reporter, *, whole: bool) -> Vmcore:
-    """`whole`: all of a flattened dump is fetched, once, to index its pieces; else only its beginning is read."""
+    """`whole`: all of a flattened or gzip file is fetched, once, to index it; else only its beginning is read."""
+    if whole:
+        with _view(here, reporter) as (source, view):
+            return _with_layers(identify_source(here, view), source)
+    kept = paths.unpacked_dir()
     with RemoteSource(here, reporter) as source:
-        if not whole and source.read_at(0, len(MAGIC)) == MAGIC:
-            return identify_source(here, source, index=piece_index.find(source, paths.unpacked_dir()), patience=0)
-    with _view(here, reporter) as (source, view):
-        return replace(
-            identify_source(here, view),
-            size=source.size,
-            flattened=source.read_at(0, len(MAGIC)) == MAGIC,
-        )
+        if source.read_at(0, len(MAGIC)) == MAGIC:
+            # Without its header in the first pieces, all of it has to be walked through.
+            with suppress(DumpDamaged):
+                return identify_source(here, source, index=piece_index.find(source, kept), patience=0)
+        found = open_view(source, kept, reporter, indexing=False)
+        return identify_source(here, source) if found is None else _with_layers(identify_source(here, found), source)
+
+
+def _with_layers(vmcore: Vmcore, source: RemoteSource) -> Vmcore:
+    """What its view does not show of the file itself."""
+    return replace(vmcore, size=source.size, flattened=source.read_at(0, len(MAGIC)) == MAGIC)

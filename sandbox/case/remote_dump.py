@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from sandbox.case import remote_files, remote_pages
+from sandbox.case import remote_pages, remote_schemes
 from sandbox.errors import UsageError
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
@@ -121,7 +121,7 @@ def name(path: Path) -> str:
 
 
 def _ask(url: str, reporter: Reporter) -> Description:
-    file = remote_files.open_file(url, reporter=reporter)
+    file = remote_schemes.open_file(url, reporter=reporter)
     try:
         return Description(url=url, size=file.size, mark=file.mark)
     finally:

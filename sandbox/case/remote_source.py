@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from sandbox.case import remote_dump, remote_files
+from sandbox.case import remote_dump, remote_schemes
 from sandbox.case.remote_pages import PAGE, Pages
 from sandbox.dump.source import READ_LIMIT, identity
 from sandbox.errors import DumpUnreadable
@@ -38,7 +38,7 @@ class RemoteSource:
         self._last = -2
         self._ahead = 1
         self._recent: dict[int, bytes] = {}
-        self._file = remote_files.open_file(
+        self._file = remote_schemes.open_file(
             description.url, size=description.size, mark=description.mark, reporter=reporter
         )
         version = hashlib.sha256(f"{self.url}\0{self.size}\0{description.mark}".encode()).digest()[:16]

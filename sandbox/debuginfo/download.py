@@ -198,9 +198,7 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
     cannot be connected to, or whose certificate is not trusted, has answered. Raises `DownloadFailed`, `Unreachable`.
     """
     import httpx
-    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
 
-    fruitless = 0
     start = position()
 
     def transient(error: BaseException) -> bool:
@@ -212,9 +210,30 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
             error, httpx.UnsupportedProtocol | httpx.ProxyError
         )
 
-    def say(state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
+    def say(error: BaseException | None) -> None:
         reporter.notice(f"{without_secrets(url)}: {_in_words(error)}; trying again")
+
+    try:
+        return again(attempt, transient, say, position)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if isinstance(error, httpx.ConnectTimeout) or (isinstance(error, httpx.ConnectError) and not _untrusted(error)):
+            raise Unreachable(f"{without_secrets(url)}: {_in_words(error)}") from None
+        raise DownloadFailed(f"{without_secrets(url)}: {_in_words(error)}") from None
+
+
+def again(
+    attempt: Callable[[], _T],
+    transient: Callable[[BaseException], bool],
+    say: Callable[[BaseException | None], None],
+    position: Callable[[], int] = lambda: 0,
+) -> _T:
+    """Calls `attempt` until it returns, or raises what is not `transient`, or has failed too often without progress.
+
+    An attempt that moved `position` has made progress. `say` is called before each wait.
+    """
+    from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential, wait_random
+
+    fruitless = 0
 
     def once() -> _T:
         nonlocal fruitless
@@ -225,19 +244,17 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
             fruitless = 0 if position() > before else fruitless + 1
             raise
 
+    def before_sleep(state: RetryCallState) -> None:
+        say(state.outcome.exception() if state.outcome else None)
+
     retrying = Retrying(
         retry=retry_if_exception(transient),
         stop=lambda _: fruitless >= _ATTEMPTS_WITHOUT_PROGRESS,
         wait=wait_exponential(multiplier=FIRST_WAIT, max=_LONGEST_WAIT) + wait_random(0, FIRST_WAIT),
-        before_sleep=say,
+        before_sleep=before_sleep,
         reraise=True,
     )
-    try:
-        return retrying(once)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        if isinstance(error, httpx.ConnectTimeout) or (isinstance(error, httpx.ConnectError) and not _untrusted(error)):
-            raise Unreachable(f"{without_secrets(url)}: {_in_words(error)}") from None
-        raise DownloadFailed(f"{without_secrets(url)}: {_in_words(error)}") from None
+    return retrying(once)
 
 
 def _is_final(error: BaseException) -> bool:

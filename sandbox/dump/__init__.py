@@ -50,17 +50,24 @@ def read_log(
 ) -> Iterator[bytes]:
     """Lines of the kernel log as dmesg prints them. See `sandbox.dump.kernel_log`.
 
-    A dump too deep in an archive to be read there is unpacked under `unpack_into`, once, if that is given. So is the
-    index of a flattened one kept there. `on_saved` is told the file beside the dump that is read in place of the dump's
-    own log.
+    A dump too deep in an archive to be read there is read in its view, where it has one, else unpacked under
+    `unpack_into`, once, if that is given. So is the index of a flattened or gzip file kept there. `on_saved` is told
+    the file beside the dump that is read in place of the dump's own log.
     """
     from sandbox.dump import kernel_log
+    from sandbox.dump.source import FileSource
+    from sandbox.dump.view import open_view
 
     try:
         yield from kernel_log.read_log(path, keep_into=unpack_into, reporter=reporter, on_saved=on_saved)
     except kernel_log.LogTooDeep:
         if unpack_into is None:
             raise
+        with FileSource(path) as file:
+            view = open_view(file, unpack_into, reporter)
+            if view is not None:
+                yield from kernel_log.read_source(view, path)
+                return
         yield from kernel_log.read_log(unpack(identify(path, log=False), unpack_into, reporter))
 
 
@@ -79,7 +86,7 @@ def identify_inside(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET, *, u
         return vmcore
     unpacked = unpacked_path(vmcore.path, into).is_file()
     with FileSource(vmcore.path) as file:
-        view = None if unpacked else open_view(file, into, reporter)
+        view = None if unpacked else open_view(file, into, reporter, indexing=unpacking)
         inner = None if view is None else identify_source(vmcore.path, view)
     if inner is None and (unpacking or unpacked):
         inner = identify(unpack(vmcore, into, reporter))

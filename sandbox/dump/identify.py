@@ -50,7 +50,7 @@ def identify(path: Path, *, log: bool = True, kept: Callable[[], Path] | None = 
 def identify_source(
     path: Path, source: Source, *, index: piece_index.PieceIndex | None = None, patience: float | None = None
 ) -> Vmcore:
-    """The facts about a dump whose bytes `source` has, wherever they are. Raises as `identify`.
+    """The facts about a dump, or one in an archive, whose bytes `source` has, wherever they are. Raises as `identify`.
 
     `index` is of a flattened one, where it is known, and `patience` the time to make it: see `apply_dump`.
     """
@@ -60,8 +60,12 @@ def identify_source(
     budget = Budget(_INSIDE, patience=math.inf)
     source = Asking(source, budget)
     try:
+        head = source.read_at(0, magic.PEEK)
+        if magic.wrapper(head) is not None:
+            _take_wrapped(builder, source, path, budget, log=True)
+            return builder.build()
         if not reader.reads_memory(magic.dump_format_of(source)):
-            raise _not_a_dump(str(path), source.read_at(0, magic.PEEK))
+            raise _not_a_dump(str(path), head)
         apply_dump(builder, source, path, budget, log=True, index=index, patience=patience)
     except DeadlineExceeded as error:
         raise DumpDamaged(f"{path}: nothing was found in it in {_INSIDE:.0f} s") from error

@@ -31,6 +31,9 @@ END_MARK: Final = b"\xff" * 16
 NAME: Final = "pieces"
 """Of a kept index, in the directory of what belongs to one dump."""
 
+GZIP: Final = "gzip"
+"""Of a kept index of a gzip file (`sandbox.formats.gzip_index`), in the same directory."""
+
 LARGE: Final = 64 << 20
 """Bytes of a flattened dump from which on its index is kept: below, it is made in some milliseconds."""
 
@@ -130,16 +133,26 @@ def kept_path(source: OpenFile, directory: Path) -> Path:
 
 def find(source: OpenFile, directory: Path) -> PieceIndex | None:
     """The kept index of a dump; None if there is none, or none of this user's own, or an older one."""
-    try:
-        opened = os.open(kept_path(source, directory), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
+    opened = open_own(kept_path(source, directory))
+    if opened is None:
         return None
     with suppress(ValueError, OSError):
-        status = os.fstat(opened)
-        if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
-            index = PieceIndex(partial(pread, opened), status.st_size)
-            weakref.finalize(index, os.close, opened)
-            return index
+        index = PieceIndex(partial(pread, opened), os.fstat(opened).st_size)
+        weakref.finalize(index, os.close, opened)
+        return index
+    os.close(opened)
+    return None
+
+
+def open_own(path: Path) -> int | None:
+    """Opens a kept file; None if there is none, or if another user may have written it."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    status = os.fstat(opened)
+    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+        return opened
     os.close(opened)
     return None
 

@@ -113,10 +113,10 @@ def forget(path: Path, into: Path) -> bool:
 
 
 def discard(copy: Path) -> bool:
-    """Removes a copy that `unpack` made, with the index beside it and their directory; returns whether one existed."""
+    """Removes a copy that `unpack` made, with the indexes beside it and their directory; says whether one existed."""
     there = False
     # The mark last: it tells the next triage to remove a copy that is still there.
-    for kept in (copy, copy.with_name(piece_index.NAME), copy.with_name(PASSING)):
+    for kept in (copy, *map(copy.with_name, (piece_index.NAME, piece_index.GZIP, PASSING))):
         try:
             kept.unlink()
         except FileNotFoundError:

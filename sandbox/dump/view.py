@@ -1,14 +1,17 @@
 """The view of a dump: its bytes in their right order, read where they are. No copy is made.
 
 It is what crash would be given as a plain file. There is one of a flattened dump, of one that an archive stores as it
-is, and of one that is compressed in blocks. Where the bytes of an archive cannot be reached without unpacking what is
-before them, there is none.
+is, of one that is compressed in blocks, and of a gzip file that was indexed. Where the bytes of an archive cannot be
+reached without unpacking what is before them, there is none.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Final
@@ -17,9 +20,10 @@ from sandbox.dump import magic, piece_index, reader, wrappers
 from sandbox.dump.flattened import FlattenedSource
 from sandbox.dump.source import FileSource, OpenFile
 from sandbox.errors import DumpError, DumpUnreadable
-from sandbox.formats import seekable
+from sandbox.formats import gzip_index, seekable
 from sandbox.formats.streams import CorruptData, SliceSource, Source
 from sandbox.host import paths
+from sandbox.host.files import write_atomically
 from sandbox.model import DumpFormat, Vmcore, Wrapper
 from sandbox.progress import QUIET, Reporter
 
@@ -62,18 +66,21 @@ class View:
         return bytes(whole)
 
 
-def open_view(file: OpenFile, kept: Path, reporter: Reporter = QUIET, *, additions: Additions = ()) -> View | None:
+def open_view(
+    file: OpenFile, kept: Path, reporter: Reporter = QUIET, *, additions: Additions = (), indexing: bool = True
+) -> View | None:
     """The view of the dump in a file, which stays open as long as it is used. None where only unpacking gives one.
 
-    The index of a large flattened dump is kept under `kept`. Raises `DumpUnreadable`.
+    The index of a large flattened dump, and of a gzip file, is kept under `kept`. Without `indexing` a gzip file has a
+    view only if its index is there: making it unpacks all once. Raises `DumpUnreadable`.
     """
-    source = _inside(file, file, kept, reporter)
+    source = _inside(file, file, kept, reporter, indexing=indexing)
     return None if source is None else View(source, additions)
 
 
 def additions(file: OpenFile, vmcore: Vmcore, kept: Path, reporter: Reporter = QUIET) -> Additions | None:
     """What is known of a dump and missing in it, for its view. None if it has no view."""
-    source = _inside(file, file, kept, reporter)
+    source = _inside(file, file, kept, reporter, indexing=True)
     if source is None:
         return None
     try:
@@ -83,7 +90,7 @@ def additions(file: OpenFile, vmcore: Vmcore, kept: Path, reporter: Reporter = Q
     return () if inner is None else tuple(inner.additions(vmcore, source.size or 0))
 
 
-def _inside(file: OpenFile, source: Source, kept: Path, reporter: Reporter) -> Source | None:
+def _inside(file: OpenFile, source: Source, kept: Path, reporter: Reporter, *, indexing: bool) -> Source | None:
     """What is in `source`, which is `file` itself or lies in it."""
     head = source.read_at(0, magic.PEEK)
     if magic.dump_format(head) is DumpFormat.FLATTENED:
@@ -104,14 +111,39 @@ def _inside(file: OpenFile, source: Source, kept: Path, reporter: Reporter) -> S
         except DumpError:
             return None
         if isinstance(stored, SliceSource):
-            return _inside(file, stored, kept, reporter)
-    if magic.wrapper(head) in _COMPRESSIONS and not isinstance(source, seekable.BlockSource):
+            return _inside(file, stored, kept, reporter, indexing=indexing)
+    if magic.wrapper(head) in _COMPRESSIONS and not isinstance(source, seekable.BlockSource | gzip_index.GzipSource):
+        unpacked: Source | None
         try:
             unpacked = seekable.open_blocks(source, partial(_spill, kept), walk=file.cheap_to_walk)
+            if unpacked is None and source is file and magic.wrapper(head) is Wrapper.GZ:
+                unpacked = _of_gzip(file, kept, reporter, indexing=indexing)
         except CorruptData:
             return None
-        return None if unpacked is None else _inside(file, unpacked, kept, reporter)
+        return None if unpacked is None else _inside(file, unpacked, kept, reporter, indexing=indexing)
     return None
+
+
+def _of_gzip(file: OpenFile, kept: Path, reporter: Reporter, *, indexing: bool) -> Source | None:
+    """What a gzip file unpacks to, by an index that is kept. Raises `CorruptData`."""
+    if not gzip_index.is_there() or not file.cheap_to_walk:
+        return None
+    target = kept / file.identity / piece_index.GZIP
+    opened = piece_index.open_own(target)
+    if opened is not None:
+        with os.fdopen(opened, "rb") as index:
+            return gzip_index.GzipSource(file, _spill(kept), index=index)
+    if not indexing:
+        return None
+    paths.make_private(kept)
+    paths.make_private(target.parent)
+    with reporter.step(f"indexing {file.path.name}", total=file.size, unit="B") as step:
+        made = gzip_index.GzipSource(file, _spill(kept), advance=step.advance)
+    with suppress(OSError):
+        out = io.BytesIO()
+        made.save(out)
+        write_atomically(target, out.getvalue(), mode=0o600)
+    return made
 
 
 def _spill(kept: Path) -> IO[bytes]:

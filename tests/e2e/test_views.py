@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from archives import Archive, serve
+from dump_servers import bucket
 from e2e.conftest import wait_for
 from engines import EngineUnderTest
 from sandbox.engine import labels
@@ -97,3 +98,27 @@ def test_a_dump_on_a_web_server(podman_rootless: EngineUnderTest, dumps) -> None
         assert b"SECRET" not in told.stdout + told.stderr + remote.stderr
     podman_rootless.run("close", "--all")
     assert not _views(podman_rootless)
+
+
+def test_a_dump_in_a_bucket_and_no_credentials_in_the_case(
+    vmbox, engine: EngineUnderTest, dumps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bucket() as store:
+        url = store.put("crashes/vmcore", dumps().read_bytes())
+        for name, value in {
+            "AWS_ENDPOINT_URL": store.endpoint,
+            "AWS_ACCESS_KEY_ID": "AKIATESTS",
+            "AWS_SECRET_ACCESS_KEY": "SECRET",
+            "AWS_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setitem(engine.env, name, value)  # type: ignore[arg-type]
+        remote = vmbox("run", url, "--", *QUESTIONS)
+        assert remote.stdout == vmbox("run", dumps.copy_for(engine, dumps()), "--", *QUESTIONS).stdout
+        seen = vmbox("run", url, "--", "!cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/mounts /proc/net/dev")
+        assert b"IDLE=" in seen.stdout
+        for word in (b"SECRET", b"AKIATESTS", b"AWS_", b"eth0"):
+            assert word not in seen.stdout
+        # The log was read there as well.
+        assert b"AGREES WITH" in remote.stderr, remote.stderr
+    vmbox("close", "--all")
+    assert not _views(engine)

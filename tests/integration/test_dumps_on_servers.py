@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from archives import Archive, serve
+from dump_servers import flatten
 from engines import INFO
 from sandbox.case import dumps, remote_dump, remote_pages, remote_source, views
 from sandbox.cli import app
@@ -203,12 +204,43 @@ def test_a_missing_file_is_said(site: Archive) -> None:
         remote_dump.local(url(site, "/nothing"))
 
 
-def test_what_would_take_all_of_it_is_refused(site: Archive) -> None:
+def test_of_what_would_take_all_of_it_the_beginning_is_told(site: Archive) -> None:
+    import bz2
+
+    site.files["/vmcore.bz2"] = bz2.compress(CONTENT) + os.urandom(40 << 20)
+    told = dumps.identify(url(site, "/vmcore.bz2"))
+    assert (told.release, told.panic, told.wrappers) == (identify(DUMP).release, None, ("bz2",))
+    assert told.skipped is not None
+    assert site.sent < 2 << 20
+    with pytest.raises(DumpUnreadable, match="takes all of it"):
+        dumps.identify_inside_of(url(site, "/vmcore.bz2"), unpacking=True)
+
+
+def test_a_gzip_file_on_a_server_is_indexed_where_its_pages_can_be_kept(
+    site: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import gzip
 
     site.files["/vmcore.gz"] = gzip.compress(CONTENT)
+    assert dumps.identify_inside_of(url(site, "/vmcore.gz"), unpacking=True).panic == identify(DUMP).panic
+    monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(len(site.files["/vmcore.gz"])))
+    remote_dump.forget(remote_dump.known(url(site, "/vmcore.gz")))
     with pytest.raises(DumpUnreadable, match="takes all of it"):
-        dumps.identify(remote_dump.local(url(site, "/vmcore.gz")))
+        dumps.identify_inside_of(url(site, "/vmcore.gz"), unpacking=True)
+
+
+def test_a_flattened_dump_on_a_server_is_indexed_when_all_of_it_is_asked_for(site: Archive) -> None:
+    site.files["/vmcore"] = flatten(CONTENT, 1)
+    told = dumps.identify(url(site))
+    assert (told.release, told.flattened, told.panic) == (identify(DUMP).release, True, None)
+    assert told.skipped is not None
+    whole = dumps.identify_inside_of(url(site), unpacking=True)
+    assert (whole.panic, whole.complete, whole.flattened) == (identify(DUMP).panic, True, True)
+    # The index is kept: the beginning tells all now.
+    assert dumps.identify(url(site)).panic == whole.panic
+    assert list(dumps.read_log(url(site))) == list(dumps.read_log(DUMP))
+    site.files["/backwards"] = flatten(CONTENT)
+    assert dumps.identify(url(site, "/backwards")).panic == whole.panic
 
 
 def test_a_dump_that_an_archive_on_a_server_stores_is_read_there(site: Archive, tmp_path: Path) -> None:

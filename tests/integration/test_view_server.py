@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from dump_servers import flatten
 from engines import INFO
 from sandbox.case import views
 from sandbox.commands import leaks
 from sandbox.dump import identify, unpack
+from sandbox.dump.unpacking import forget
 from sandbox.formats import zstandard
 from sandbox.host import paths
 
@@ -33,17 +36,6 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for place in [*views.directory().iterdir()]:
         views.end(place)
-
-
-def flatten(dump: bytes) -> bytes:
-    def number(value: int) -> bytes:
-        return value.to_bytes(8, "big")
-
-    out = (b"makedumpfile".ljust(16, b"\0") + number(1) + number(1)).ljust(4096, b"\0")
-    pieces = [(at, dump[at : at + 500]) for at in range(0, len(dump), 500)]
-    for at, piece in (*pieces[::-1], (0, dump[:464])):
-        out += number(at) + number(len(piece)) + piece
-    return out + b"\xff" * 16
 
 
 @pytest.fixture
@@ -182,8 +174,39 @@ def test_another_engines_namespace_is_not_entered(flattened: Path) -> None:
 
 
 def test_an_archive_that_has_to_be_unpacked_has_no_view(tmp_path: Path) -> None:
+    import bz2
+
+    path = tmp_path / "vmcore.bz2"
+    path.write_bytes(bz2.compress(DUMP.read_bytes()))
+    assert views.serve(identify(path), INFO) is None
+
+
+def test_a_gzip_file_is_indexed_once_and_served_without_a_copy(tmp_path: Path) -> None:
     import gzip
 
+    path = tmp_path / "vmcore.gz"
+    path.write_bytes(gzip.compress(DUMP.read_bytes()))
+    vmcore = identify(path)
+    (server, steps), (again, none) = ((serve(path), [*paths.unpacked_dir().glob("*/gzip")]) for _ in range(2))
+    assert server.file.read_bytes() == again.file.read_bytes() == DUMP.read_bytes()
+    assert len(steps) == 1
+    assert none == steps
+    assert steps[0].stat().st_mode & 0o777 == 0o600
+    assert not [*paths.unpacked_dir().glob("*/vmcore")]
+    for one in (server, again):
+        one.close()
+    assert forget(path, paths.unpacked_dir())
+    assert not steps[0].exists()
+    # One that is cut, or has another after it, is unpacked as far as it goes, as before.
+    for content in (path.read_bytes()[:-5000], path.read_bytes() + gzip.compress(b"more")):
+        path.write_bytes(content)
+        assert views.serve(replace(vmcore, size=len(content)), INFO) is None
+
+
+def test_without_the_library_a_gzip_file_is_unpacked_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gzip
+
+    monkeypatch.setitem(sys.modules, "indexed_gzip", None)
     path = tmp_path / "vmcore.gz"
     path.write_bytes(gzip.compress(DUMP.read_bytes()))
     assert views.serve(identify(path), INFO) is None

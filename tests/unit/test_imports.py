@@ -28,6 +28,9 @@ SOLE_IMPORTERS = {
     "jinja2": {"report.html"},
     "distributed": {"triage.executors"},
     "cyclonedx": {"commands.sbom"},
+    "indexed_gzip": {"formats.gzip_index"},
+    "botocore": {"case.remote_s3"},
+    "asyncssh": {"case.remote_sftp"},
 }
 
 _STATEMENT = re.compile(r"^[ ]*(?:from \S+ import (?:\([^)]*\)|[^\n]+)|import [^\n]+)$", re.MULTILINE)

@@ -11,7 +11,8 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 
 
 def test_hints_name_the_distribution_and_its_extras() -> None:
-    for extra, (requirement,) in PROJECT["optional-dependencies"].items():
+    extras = PROJECT["optional-dependencies"].items()
+    for extra, requirement in ((extra, one) for extra, requirements in extras for one in requirements):
         library = requirement.partition(">")[0]
         hint = missing_extra("it", extra, library).hint
         assert f"{PROJECT['name']}[{extra}]" in hint

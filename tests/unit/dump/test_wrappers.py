@@ -284,8 +284,14 @@ def test_log_of_a_deep_dump_is_read_where_it_is_unpacked(tmp_path):
     with pytest.raises(DumpUnreadable, match="too deep"):
         list(read_log(tmp_path / "vmcore.gz"))
     # Unpacked it is, and then says what is the matter with the dump itself.
-    with pytest.raises(DumpUnreadable, match=r"VMCOREINFO does not say|not read here|not in the dump"):
+    damaged = r"VMCOREINFO does not say|not read here|not in the dump"
+    with pytest.raises(DumpUnreadable, match=damaged):
         list(read_log(tmp_path / "vmcore.gz", unpack_into=tmp_path / "cache"))
+    # A gzip file has an index instead of a copy.
+    assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == ["gzip"]
+    (tmp_path / "vmcore.bz2").write_bytes(bz2.compress(deep))
+    with pytest.raises(DumpUnreadable, match=damaged):
+        list(read_log(tmp_path / "vmcore.bz2", unpack_into=tmp_path / "cache"))
     assert [path.read_bytes() for path in (tmp_path / "cache").rglob("vmcore")] == [deep]
 
 

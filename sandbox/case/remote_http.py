@@ -1,52 +1,14 @@
-"""Files on servers, read in parts: one class for each kind of server, all with the same methods and errors."""
+"""A dump on a web server, read by ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
+from sandbox.case.remote_file import NotInParts
 from sandbox.errors import DumpError, DumpNotFound, DumpUnreadable, VmboxError
 from sandbox.log import without_secrets
-from sandbox.progress import QUIET, Reporter
-
-
-class RemoteFile(Protocol):
-    """One version of a file. Every method may raise `DumpUnreadable`."""
-
-    @property
-    def mark(self) -> str | None:
-        """What the server calls this version. None before the first answer, and where it says nothing."""
-
-    @property
-    def fetched(self) -> int:
-        """Bytes received so far."""
-
-    @property
-    def size(self) -> int: ...
-
-    def read_at(self, offset: int, size: int) -> bytes:
-        """`size` bytes that lie within the file, of the same version as all before."""
-
-    def feed(self, offset: int, size: int, take: Callable[[bytes], None]) -> None:
-        """Gives these bytes to `take` as they arrive."""
-
-    def close(self) -> None: ...
-
-
-class NotInParts(DumpUnreadable):
-    """The server sends whole files only."""
-
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"{without_secrets(url)} cannot be read in parts: {reason}", hint="download it: curl -LO URL")
-
-
-def open_file(url: str, *, size: int | None = None, mark: str | None = None, reporter: Reporter = QUIET) -> RemoteFile:
-    """The file at a URL; with `size` and `mark`, only this version of it. Nothing is asked for before it is read.
-
-    Raises `DumpUnreadable` for a scheme that is not read.
-    """
-    return HttpDump(url, size, mark, reporter)
+from sandbox.progress import Reporter
 
 
 class HttpDump:

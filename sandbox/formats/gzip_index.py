@@ -1,0 +1,130 @@
+"""Any part of a gzip file, by an index of places where unpacking can begin: made by one pass, and kept.
+
+By indexed_gzip, whose only importer this is, of the extra vmbox-crash[gzip]: zlib's zran with an index that is saved.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import IO, Any, Final
+
+from sandbox.formats.streams import CorruptData, Source
+
+_NEAREST: Final = 2 << 20
+"""Bytes of the unpacked file between two places, at least: each has 32 KiB of it."""
+_MOST: Final = 1024
+_EXPECTED: Final = 2
+"""Times that a dump is smaller when it is compressed, as far as the number of places is concerned."""
+
+_BLOCK: Final = 1 << 20
+"""Bytes that are unpacked, and kept, at once."""
+
+
+def is_there() -> bool:
+    """Whether the library is installed."""
+    try:
+        import indexed_gzip  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class GzipSource:
+    """The unpacked file. What was unpacked once is kept in the file `kept`."""
+
+    damage: str | None = None
+
+    def __init__(
+        self,
+        source: Source,
+        kept: IO[bytes],
+        *,
+        index: IO[bytes] | None = None,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Without a saved `index`, all is unpacked once to make one; `advance` is told the bytes that are read for it.
+
+        Raises `CorruptData`.
+        """
+        import indexed_gzip
+
+        self._raw = _File(source, advance)
+        spacing = max(_NEAREST, _EXPECTED * (source.size or 0) // _MOST)
+        self._file: Any = indexed_gzip.IndexedGzipFile(
+            fileobj=self._raw, spacing=spacing, auto_build=False, readbuf_size=_BLOCK
+        )
+        try:
+            if index is None:
+                self._file.build_full_index()
+            else:
+                self._file.import_index(fileobj=index)
+            self.size = self._file.seek(0, io.SEEK_END)
+            end = source.read_at((source.size or 0) - 4, 4)
+        except (OSError, EOFError, ValueError, indexed_gzip.ZranError) as error:
+            raise CorruptData(f"the gzip file is damaged ({error})") from error
+        if int.from_bytes(end, "little") != self.size & 0xFFFFFFFF:
+            # The library takes a cut file for a whole one. One of several members is another reader's to judge.
+            raise CorruptData("the gzip file is cut off, or has more than one member")
+        self._kept = kept
+        self._there = bytearray(-(-self.size // _BLOCK))
+
+    def save(self, out: IO[bytes]) -> None:
+        """Writes the index."""
+        self._file.export_index(fileobj=out)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Raises `CorruptData`, and OSError when there is no room for what is unpacked."""
+        end = min(offset + size, self.size)
+        if offset < 0 or offset >= end:
+            return b""
+        for number in range(offset // _BLOCK, (end - 1) // _BLOCK + 1):
+            if not self._there[number]:
+                self._unpack(number)
+        self._kept.seek(offset)
+        return self._kept.read(end - offset)
+
+    def _unpack(self, number: int) -> None:
+        import indexed_gzip
+
+        wanted = min(_BLOCK, self.size - number * _BLOCK)
+        try:
+            self._file.seek(number * _BLOCK)
+            data = self._file.read(wanted)
+        except (EOFError, ValueError, indexed_gzip.ZranError) as error:
+            raise CorruptData(f"the gzip file is damaged ({error})") from error
+        if len(data) < wanted:
+            raise CorruptData("the gzip file ends too early")
+        self._kept.seek(number * _BLOCK)
+        self._kept.write(data)
+        self._there[number] = 1
+
+
+class _File(io.RawIOBase):
+    """A source as a file that is read and sought in."""
+
+    def __init__(self, source: Source, advance: Callable[[int], None]) -> None:
+        self._source = source
+        self._advance = advance
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        left = (self._source.size or 0) - self._at
+        data = self._source.read_at(self._at, left if size < 0 else size)
+        self._at += len(data)
+        self._advance(len(data))
+        return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size or 0}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
