@@ -1,28 +1,24 @@
-"""Podman's API over HTTP, by the standard library.
+"""Podman's API, through podman-py's client. The only importer of `podman`. Tried with podman-py 5.8.0 and Podman 4.3.
 
-podman-py is not used: loading it takes longer than Podman takes to make a container. Of what vmbox asks, it lacks most
-or gets it wrong: create (no noexec for a tmpfs), build (no progress), exec and attach (podman-py issue 421), remove.
+Of podman-py it is the transport that is used, and its errors. Of the calls that vmbox makes, its managers lack most or
+get them wrong: create (no noexec for a tmpfs), build (no progress), exec and attach (podman-py issue 421: stdin hangs,
+no TTY size, no exit code), pull (it does not say when one fails), remove (waits ten seconds for SIGTERM).
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import socket
-import time
-import urllib.parse
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import IO, Any, Final
 
-from sandbox.engine import tls
-from sandbox.engine.requests_log import RequestLog
-from sandbox.engine.unix_socket import UnixConnection
+import podman
+import podman.errors
+import requests
 
-_PREFIX: Final = "/v5.8.0/libpod"
-"""The API whose answers this reads. Podman does not refuse a version above its own (tried with 4.3)."""
+from sandbox.engine import requests_log, tls
+
 _CHUNK: Final = 1 << 18
+_UPGRADE: Final = {"Connection": "Upgrade", "Upgrade": "tcp"}
 
 
 class LibpodError(Exception):
@@ -36,26 +32,23 @@ class LibpodError(Exception):
     def missing(self) -> bool:
         """Whether there is no such container or image."""
         # Podman 4.3 answers 500 for a container that disappears while it is inspected.
-        return self.status == http.client.NOT_FOUND or "no such container" in str(self)
+        return self.status == requests.codes.not_found or "no such container" in str(self)
 
 
-FAILURES: Final = (LibpodError, http.client.HTTPException, OSError)
+FAILURES: Final = (LibpodError, podman.errors.PodmanError, requests.RequestException, OSError)
 """All that a request raises."""
 
 
 class Answer:
     """An answer, of which the body is not read yet. Close it, or read it to the end."""
 
-    def __init__(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> None:
-        self._connection = connection
+    def __init__(self, response: Any) -> None:
         self._response = response
 
     def body(self) -> bytes:
         """Read all of it."""
-        try:
-            return self._response.read()
-        finally:
-            self.close()
+        content: bytes = self._response.content
+        return content
 
     def json(self) -> Any:
         """Read and parse all of it."""
@@ -63,31 +56,34 @@ class Answer:
 
     def pieces(self) -> Iterator[bytes]:
         """Yield it as it arrives."""
-        while piece := self._response.read1(_CHUNK):
-            yield piece
+        yield from self._response.iter_content(chunk_size=_CHUNK)
 
     def events(self) -> Iterator[Any]:
         """Yield the JSON objects, one a line, as they arrive."""
-        for line in self._response:
+        for line in self._response.iter_lines(chunk_size=1):
             if line.strip():
                 yield json.loads(line)
 
-    def upgraded(self) -> tuple[IO[bytes], socket.socket]:
+    def upgraded(self) -> tuple[Any, Any]:
         """(buffered reader, which may hold the first bytes; socket) of a connection that is no longer HTTP."""
-        return self._response.fp, self._connection.sock
+        raw = self._response.raw
+        return raw._fp.fp, raw.connection.sock  # noqa: SLF001 - urllib3 has no public name for it
 
     def close(self) -> None:
         self._response.close()
-        self._connection.close()
 
 
 class Libpod:
-    """Requests to the API at one address. Each has a connection of its own: several threads may ask at once."""
+    """Requests to the API at one address. Several threads may ask at once."""
 
     def __init__(self, url: str) -> None:
         """`url` is unix:///PATH, tcp://HOST:PORT or http://HOST:PORT."""
-        self._parts = urllib.parse.urlsplit(url)
-        self._log = RequestLog()
+        self._api: Any = podman.PodmanClient(base_url=url).api
+        proof = tls.certificates() if url.startswith("tcp:") else None
+        self._verify = None if proof is None else str(proof.authority)
+        if proof is not None:
+            self._api.cert = (str(proof.certificate), str(proof.key))
+        requests_log.attach(self._api)
 
     def call(
         self,
@@ -100,46 +96,34 @@ class Libpod:
         upgrade: bool = False,
     ) -> Answer:
         """Send a request, with JSON or a tar as its body. Raises `LibpodError`, or another of `FAILURES`."""
-        query = urllib.parse.urlencode(params or {}, doseq=True)
-        target = _PREFIX + path
-        headers = {"Connection": "Upgrade", "Upgrade": "tcp"} if upgrade else {}
+        headers = dict(_UPGRADE) if upgrade else {}
         body: Any = data
         if data is not None:
             headers["Content-Type"] = "application/x-tar"
         elif json_body is not None:
             headers["Content-Type"] = "application/json"
-            body = json.dumps(json_body).encode()
-        connection = self._connection()
-        began = time.monotonic()
+            body = json.dumps(json_body)
+        ask = getattr(self._api, method.lower())
         try:
-            # It may answer before it has read all, e.g. that a tar is none.
-            with contextlib.suppress(BrokenPipeError):
-                connection.request(method, f"{target}?{query}" if query else target, body, headers)
-            response = connection.getresponse()
-        except BaseException:
-            connection.close()
-            raise
-        self._log.add(method, target, response.status, time.monotonic() - began)
-        answer = Answer(connection, response)
-        if response.status >= http.client.BAD_REQUEST:
-            raise LibpodError(response.status, _said(response, answer.body()))
-        return answer
-
-    def _connection(self) -> http.client.HTTPConnection:
-        # No timeout: builds, waits and terminals may be silent for long. Detection has a timeout of its own.
-        parts = self._parts
-        if parts.scheme == "unix":
-            return UnixConnection(Path(urllib.parse.unquote(parts.path)), blocksize=_CHUNK)
-        host, proof = parts.hostname or "", tls.certificates() if parts.scheme == "tcp" else None
-        if proof is None:
-            return http.client.HTTPConnection(host, parts.port or 2375, blocksize=_CHUNK)
-        return http.client.HTTPSConnection(host, parts.port or 2376, context=proof.context(), blocksize=_CHUNK)
+            answer = ask(path, params=params, data=body, headers=headers, stream=True, verify=self._verify)
+        except podman.errors.APIError as error:
+            raise _reason(error) from None
+        if answer.status_code >= requests.codes.bad_request:
+            raise LibpodError(answer.status_code, _said(answer))
+        return Answer(answer)
 
 
-def _said(response: http.client.HTTPResponse, body: bytes) -> str:
+def _reason(error: BaseException) -> BaseException:
+    """The first of a chain of errors: of a dead socket podman-py and its libraries say in three that there is one."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
+
+
+def _said(answer: Any) -> str:
     """Why, in Podman's words: {"message": …}, or bare text of a proxy."""
-    text = body.decode(errors="replace").strip()
+    text = answer.content.decode(errors="replace").strip()
     try:
         return str(json.loads(text)["message"])
     except (ValueError, KeyError, TypeError):
-        return text or f"{response.status} {response.reason}"
+        return text or f"{answer.status_code} {answer.reason}"

@@ -1,4 +1,4 @@
-"""Podman, by the requests of `libpod`. Tried with Podman 4.3."""
+"""Podman, by requests through podman-py: see `libpod`. Tried with Podman 4.3."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ SOLE_IMPORTERS = {
     "rich": {"render"},
     "platformdirs": {"host.config", "host.paths"},
     "docker": {"engine.docker", "engine.docker_tls"},
+    "podman": {"engine.libpod"},
     "jinja2": {"report.html"},
     "distributed": {"triage.executors"},
     "cyclonedx": {"commands.sbom"},
