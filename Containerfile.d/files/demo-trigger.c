@@ -135,14 +135,14 @@ static void stack_overflow(void)
 	vmbox_descend(here);
 }
 
-static void soft_lockup(void)
+static as_written void soft_lockup(void)
 {
 	preempt_disable();
 	for (;;)
 		cpu_relax(); /* CAUSE: soft-lockup */
 }
 
-static void rcu_stall(void)
+static as_written void rcu_stall(void)
 {
 	rcu_read_lock();
 	preempt_disable();
@@ -233,7 +233,8 @@ static void run(int (*function)(void *), const char *name)
 		pr_err("vmbox_demo: no thread %s: %ld\n", name, PTR_ERR(task));
 }
 
-static int __init vmbox_demo_init(void)
+/* Not __init: debuggers have no names for code in a section that is about to be freed. */
+static int vmbox_demo_init(void)
 {
 	if (!strcmp(trigger, "null-pointer"))
 		null_pointer();

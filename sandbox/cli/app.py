@@ -20,6 +20,7 @@ _ORDER = [
     "info",
     "dmesg",
     "decode",
+    "explain",
     "run",
     "shell",
     "list",

@@ -107,6 +107,9 @@ class Crash:
     def output_files(self, command: str) -> frozenset[str]:
         return output_files(command)
 
+    def instruction_command(self, address: str) -> str:
+        return f"dis -l {address} 1"
+
     def modules_requested(self, command: str) -> frozenset[str] | None:
         return modules_loaded_by(command)
 

@@ -150,6 +150,10 @@ class Drgn:
     def output_files(self, command: str) -> frozenset[str]:
         return frozenset(name for name in redirected_by_shell(command) if not name.startswith("/dev/"))
 
+    def instruction_command(self, address: str) -> str:
+        # It has no disassembler.
+        return f"sym {address}"
+
     def modules_requested(self, command: str) -> frozenset[str] | None:
         return modules_loaded_by(command)
 

@@ -111,6 +111,11 @@ class Debugger(Protocol):
     def commands(self) -> Sequence[str]:
         """Names of its commands, for completion."""
 
+    def instruction_command(self, address: str) -> str:
+        """The command that shows the source line of a code address (hexadecimal), and its instruction if there is one
+        that does.
+        """
+
     # The debug files of modules.
 
     def modules_requested(self, command: str) -> frozenset[str] | None:

@@ -13,11 +13,13 @@ from typing import Final
 from sandbox.case import remote_dump
 from sandbox.case.dumps import identify, witness
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import DEFAULT
+from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.dump import index_pieces
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
 from sandbox.errors import DumpNotFound, SessionFailed, VmboxError
+from sandbox.explain.fault import Readings, explain as explain_fault
+from sandbox.explain.model import Fault
 from sandbox.host import paths
 from sandbox.judge import backtrace, call_trace, stacks, system as judged_system
 from sandbox.judge.backtrace import INTEGER
@@ -87,6 +89,9 @@ def read(
             missing.pop(part, None)
         elif part != "blocked" and part not in missing:
             missing[part] = f"there is no stack in the answer to {PARTS[part]}"
+    fault = _fault(vmcore, answers, problem, log)
+    if fault is None:
+        missing["fault"] = "the log has neither an oops nor a panic"
     problem = problem or _missing_stacks(missing)
     if log:
         # The dump's own log is read without a debugger.
@@ -113,6 +118,7 @@ def read(
             log=log,
             panic=vmcore.panic,
         ),
+        fault=fault,
         backtrace=panicking,
         verdicts=verdicts,
         lost_pages=_lost_pages(vmcore, answers, problem),
@@ -139,6 +145,16 @@ def read(
         disks=tables.disks(texts.get("dev -d", "")),
         missing=missing,
         commands=answers.runs if answers else (),
+    )
+
+
+def _fault(
+    vmcore: Vmcore, answers: CommandOutputs | None, problem: VmboxError | None, log: Sequence[str]
+) -> Fault | None:
+    readings = answers.readings if answers else Readings(why=problem.message if problem else "no debugger was asked")
+    debugger = DEBUGGERS.get((answers.case if answers else {}).get("debugger", ""), DEFAULT)
+    return explain_fault(
+        log, arch=vmcore.arch, readings=readings, taint=vmcore.taint, panic=vmcore.panic, debugger=debugger
     )
 
 

@@ -16,9 +16,11 @@ from typing import Final, assert_never
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
+from sandbox.explain.fault import Readings
 from sandbox.judge.system import COUNT
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
+from sandbox.report import fault
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
 from sandbox.report.panic_context import panic_context
@@ -98,6 +100,8 @@ class CommandOutputs:
     """Commands of whose answer only the beginning was kept."""
     second: SecondOpinion | None = None
     """Another debugger's answers, if it was asked."""
+    readings: Readings = Readings(why="no debugger was asked for it")  # noqa: RUF009 - it is frozen
+    """What was read of the fault."""
 
     def missing_reason(self, command: str) -> str | None:
         """Why `command` was not answered; None if it was."""
@@ -179,6 +183,7 @@ def collect(
                         second = second_opinion(beside, timeout=timeout) if doubtful else None
             except VmboxError as error:
                 reporter.notice(f"{other.name} was asked, too, and does not answer: {error.message}")
+        readings = fault.read_dump(session, dump, reporter, timeout=timeout)
     return CommandOutputs(
         runs=truncate_to_fit([questions.runs[command] for command in commands]),
         texts=questions.texts,
@@ -194,6 +199,7 @@ def collect(
         },
         cut=frozenset(questions.cut),
         second=second,
+        readings=readings,
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
+from sandbox.explain.model import TOPICS
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.functions import plain_name
 from sandbox.render import visible
@@ -23,7 +25,7 @@ def html(report: Report) -> str:
     return (
         environment()
         .get_template("report.html")
-        .render(report=report, charts=_charts(report), stacks=_alike(report.cpus), shown=_SHOWN)
+        .render(report=report, charts=_charts(report), stacks=_alike(report.cpus), shown=_SHOWN, topics=TOPICS)
     )
 
 
@@ -53,6 +55,9 @@ def environment() -> Environment:
         "when": when,
         "minute": minute,
         "plain_name": plain_name,
+        "groupby_order": lambda sentences: [
+            (topic, list(some)) for topic, some in itertools.groupby(sentences, key=lambda one: one.topic)
+        ],
     }
     return made
 

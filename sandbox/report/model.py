@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from sandbox.debugger import DEFAULT
+from sandbox.explain.model import Fault
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.verdict import Verdict
 from sandbox.model import CommandStatus
@@ -116,6 +117,8 @@ class Report:
     identity: Identity
     panic: Panic
     signature: Signature
+    fault: Fault | None
+    """What happened, in sentences; made of the log alone where no debugger read the dump."""
     backtrace: Backtrace | None
     """Of the task that panicked."""
     verdicts: tuple[Verdict, ...]

@@ -34,6 +34,7 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
                 answers["report"] += text[: last.start()] + "\n" if last else text
                 if last is None or last[1] == last[2]:
                     break
+            answers["explain"] = await ask("explain")
             answers["unknown"] = await ask("run", command="struct nosuch")
             answers["lines"] = await ask("run", command="bt", grep="PID: |nowhere", head=1)
             answers["gdb"] = await ask("run", command="shell id")
@@ -45,6 +46,7 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     jsonschema.validate(report, write.schema())
     assert report["panic"]["cause"] == "sysrq"
     assert "sysrq_handle_crash" in [frame["function"] for frame in report["backtrace"]["frames"]]
+    assert "No instruction of the kernel faulted: Kernel panic - not syncing: sysrq" in answers["explain"]
     assert "crash> bt\n" in answers["log"]
     assert "[error]" in answers["unknown"]
     assert re.fullmatch(r".*PID: .*\n?", answers["lines"])

@@ -1,0 +1,312 @@
+# Runs in drgn, in a case: reads what a fault left behind. Its argument is a request in JSON, and so is its answer; both
+# are described in sandbox/explain/facts.py. What cannot be read has its reason in "errors".
+#
+#   ask "fault"    the frame that the log's oops is of, with its registers, code, source lines and variables; all CPUs
+#   ask "values"   what lies at addresses, and which members are at offsets of the variables' types
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import drgn
+from drgn.helpers.common.memory import identify_address_all
+from drgn.helpers.common.type import member_at_offset
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.mm import PageSlab, decode_page_flags, virt_to_page
+from drgn.helpers.linux.sched import cpu_curr
+from drgn.helpers.linux.slab import slab_object_info
+
+MODULES = Path("/case/debuginfo/modules")
+MOST_FRAMES = 64
+BEFORE = 1024  # bytes of code before the fault
+TOP = 4  # functions of a CPU's stack
+CALLERS = 16
+MACHINERY = re.compile(r"crash_|__crash|machine_kexec|native_machine|nmi|asm_|exc_|end_repeat|default_do_nmi|relocate")
+
+errors = {}
+
+
+def noted(part):
+    """Decorates a reader: what it cannot read is an entry of `errors`, and its answer is None."""
+
+    def decorate(read):
+        def reading(*arguments):
+            try:
+                return read(*arguments)
+            except Exception as error:
+                errors[part] = f"{type(error).__name__}: {error}"[:300]
+                return None
+
+        return reading
+
+    return decorate
+
+
+def load_module(wanted):
+    """Gives drgn the debug file of a module: the one that was sent, or one that was fetched beside vmlinux."""
+    try:
+        module = prog.module(wanted["name"])  # noqa: F821 - drgn sets it
+    except LookupError as error:
+        errors[f"module {wanted['name']}"] = str(error)
+        return
+    if not module.wants_debug_file():
+        return
+    if wanted["content"] is not None:
+        handle = os.memfd_create(wanted["name"])
+        with open(handle, "wb", closefd=False) as file:
+            file.write(base64.b64decode(wanted["content"]))
+        module.try_file(f"/proc/self/fd/{handle}", fd=handle)
+    if module.wants_debug_file() and MODULES.is_dir():
+        for path in MODULES.iterdir():
+            if re.sub(r"\.ko(\.debug)?$", "", path.name).replace("-", "_") == wanted["name"]:
+                module.try_file(path)
+    if module.wants_debug_file():
+        given = "another build of it was given" if wanted["content"] is not None else "there is none"
+        errors[f"module {wanted['name']}"] = f"no debug file: {given}"
+
+
+def traces(request):
+    """The stacks in which the frame may be."""
+    yield prog.crashed_thread().stack_trace()  # noqa: F821
+    if request["pid"]:
+        yield prog.stack_trace(request["pid"])  # noqa: F821
+
+
+@noted("frame")
+def find_frame(request):
+    """(stack, index) of the frame that an exception or interrupt stopped where the log says; None if none is there."""
+    code, at, place = bytes.fromhex(request["code"]), request["code_at"], request["place"]
+    for trace in traces(request):
+        for index, frame in enumerate(trace):
+            if index >= MOST_FRAMES:
+                break
+            if not frame.interrupted or not frame.pc >> 63:
+                continue
+            if place is not None:
+                try:
+                    symbol = frame.symbol()
+                except LookupError:
+                    symbol = None
+                if symbol is not None and (symbol.name, frame.pc - symbol.address) != (place[0], place[1]):
+                    continue
+                if symbol is not None and not code:
+                    return trace, index
+            if code and prog.read(frame.pc - at, len(code)) == code:  # noqa: F821
+                return trace, index
+    errors["frame"] = "no frame of the stack has the address and the code that the log gives"
+    return None
+
+
+def same_pc(found):
+    """The frames at the address of the fault: inlined ones first, their function last."""
+    trace, index = found
+    frames = []
+    while index > 0 and trace[index - 1].pc == trace[index].pc and trace[index - 1].is_inline:
+        index -= 1
+    for number in range(index, min(len(trace), index + MOST_FRAMES)):
+        frames.append(trace[number])
+        if not trace[number].is_inline:
+            break
+    return frames
+
+
+@noted("lines")
+def source_lines(found):
+    lines = [line_of(frame) for frame in same_pc(found)]
+    if not any(one["file"] for one in lines):
+        errors.setdefault("lines", "there is no debug information of this address")
+    return [one for one in lines if one["file"]]
+
+
+def line_of(frame):
+    try:
+        file, line, column = frame.source()
+    except LookupError:
+        file, line, column = "", 0, 0
+    return {"function": frame.name or "", "file": file, "line": line, "column": column, "inline": frame.is_inline}
+
+
+@noted("callers")
+def callers(found):
+    """The frames outside of the function that faulted."""
+    trace, index = found
+    while index < len(trace) and trace[index].is_inline:
+        index += 1
+    return [line_of(trace[number]) for number in range(index + 1, min(len(trace), index + 1 + CALLERS))]
+
+
+def objects(found):
+    for frame in same_pc(found):
+        for name in frame.locals():
+            try:
+                yield frame, name, frame[name]
+            except Exception:  # one that drgn cannot evaluate is no reason to leave out the others
+                continue
+
+
+def plain(type_):
+    while type_.kind == drgn.TypeKind.TYPEDEF:
+        type_ = type_.type
+    return type_
+
+
+@noted("variables")
+def variables(found):
+    listed = []
+    for frame, name, value in objects(found):
+        type_ = plain(value.type_)
+        number = None
+        if type_.kind in {drgn.TypeKind.POINTER, drgn.TypeKind.INT, drgn.TypeKind.BOOL, drgn.TypeKind.ENUM}:
+            try:
+                number = None if value.absent_ else value.value_() % (1 << 64)
+            except Exception:
+                number = None
+        listed.append(
+            {
+                "function": frame.name or "",
+                "name": name,
+                "type": value.type_.type_name(),
+                "pointer": type_.kind == drgn.TypeKind.POINTER,
+                "value": number,
+            }
+        )
+    return listed
+
+
+def disassembler(machine, begin, skipped):
+    argv = ["objdump", "-D", "-z", "-b", "binary", *machine]
+    return argv if begin is None else [*argv, f"--adjust-vma={begin + skipped:#x}"]
+
+
+@noted("instructions")
+def instructions(request, found):
+    """[address, text] of the instructions up to the one that faulted, and of the next; objdump's words."""
+    if not request["machine"]:
+        raise ValueError("there is no disassembler for this machine")
+    pc = None
+    if found is None:
+        code, at, begin = bytes.fromhex(request["code"]), request["code_at"], None
+        if not code:
+            raise ValueError("neither the log nor the dump has its code")
+    else:
+        trace, index = found
+        pc = trace[index].pc
+        try:
+            begin = max(trace[index].symbol().address, pc - BEFORE)
+        except LookupError:
+            begin = pc - request["code_at"]
+        code, at = prog.read(begin, pc - begin + 32), pc - begin  # noqa: F821
+    handle = os.memfd_create("code")
+    try:
+        # What is before it may begin inside of an instruction.
+        for skipped in range(min(16, at + 1)):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, code[skipped:], 0)
+            ran = subprocess.run(
+                [*disassembler(request["machine"], begin, skipped), f"/proc/self/fd/{handle}"],
+                check=True,
+                capture_output=True,
+                text=True,
+                pass_fds=[handle],
+            )
+            listed = []
+            for line in ran.stdout.splitlines():
+                parts = re.match(r"\s*([0-9a-f]+):\t((?:[0-9a-f]{2,8} )+)\s*(?:\t(.*))?$", line)
+                if parts and parts[3]:
+                    listed.append([int(parts[1], 16) - (begin or -skipped), parts[3].strip()])
+            if any(offset == at for offset, _ in listed):
+                after = [one for one in listed if one[0] > at][:1]
+                listed = [one for one in listed if one[0] <= at][-64:] + after
+                return [{"offset": offset - at, "text": text} for offset, text in listed]
+    finally:
+        os.close(handle)
+    raise ValueError("no instruction begins at the address of the fault")
+
+
+@noted("cpus")
+def cpus(most):
+    listed = []
+    for number, cpu in enumerate(for_each_online_cpu(prog)):  # noqa: F821
+        if number >= most:
+            errors["cpus"] = f"only the first {most} are read"
+            break
+        task = cpu_curr(prog, cpu)  # noqa: F821
+        try:
+            trace = prog.stack_trace(task)  # noqa: F821
+            names = [frame.name for frame in trace if frame.name and not MACHINERY.match(frame.name)][:TOP]
+        except Exception:
+            names = []
+        listed.append({"cpu": cpu, "pid": task.pid.value_(), "command": text_of(task.comm), "functions": names})
+    return listed
+
+
+def text_of(characters):
+    return characters.string_().decode(errors="backslashreplace")
+
+
+def fault(request):
+    for module in request["modules"]:
+        load_module(module)
+    found = find_frame(request) if request["code"] or request["place"] else None
+    answer = {"cpus": cpus(request["cpus"]) or [], "instructions": [], "lines": [], "variables": []}
+    if request["code"] or found is not None:
+        answer["instructions"] = instructions(request, found) or []
+    if found is not None:
+        trace, index = found
+        # Segments and control registers that drgn has no name for are not among them.
+        answer["pc"] = trace[index].pc
+        answer["registers"] = trace[index].registers()
+        answer["lines"] = source_lines(found) or []
+        answer["callers"] = callers(found) or []
+        answer["variables"] = variables(found) or []
+    return answer
+
+
+def what_lies_at(address):
+    answer = {"address": address, "names": [], "cache": None, "object": None, "allocated": None, "page": None}
+    try:
+        answer["names"] = [str(one) for one in identify_address_all(prog, address)]  # noqa: F821
+    except Exception as error:
+        errors[f"{address:x}"] = f"{type(error).__name__}: {error}"[:300]
+    try:
+        slab = slab_object_info(prog, address)  # noqa: F821
+        if slab is not None:
+            answer["cache"] = text_of(slab.slab_cache.name)
+            answer["object"] = slab.address
+            answer["allocated"] = slab.allocated
+    except Exception as error:
+        errors[f"{address:x}"] = f"{type(error).__name__}: {error}"[:300]
+    if answer["names"] or answer["cache"]:
+        try:
+            page = virt_to_page(prog, address)  # noqa: F821
+            if PageSlab(page) or answer["cache"]:
+                answer["page"] = decode_page_flags(page)
+        except Exception:  # an address outside of the direct map has no page of its own
+            pass
+    return answer
+
+
+def values(request):
+    found = find_frame(request)
+    typed = [] if found is None else list(objects(found))
+    members = []
+    for index, offset in request["members"]:
+        try:
+            type_ = plain(typed[index][2].type_).type
+            members.append({"type": type_.type_name(), "member": member_at_offset(type_, offset)})
+        except Exception as error:
+            members.append({"type": "", "member": "", "error": f"{type(error).__name__}: {error}"[:300]})
+    words = []
+    for address in request["words"]:
+        try:
+            words.append(prog.read_u64(address))  # noqa: F821
+        except Exception:
+            words.append(None)
+    return {"objects": [what_lies_at(one) for one in request["addresses"]], "members": members, "words": words}
+
+
+asked = json.loads(sys.argv[1])
+print(json.dumps({**(fault(asked) if asked["ask"] == "fault" else values(asked)), "errors": errors}))

@@ -1,0 +1,64 @@
+"""Commands that explain a crash: explain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sandbox import render
+from sandbox.cli.app import command
+from sandbox.cli.options import EngineName, Force, GivenDebuginfo, Json, Quiet
+
+
+@command()
+def explain(
+    vmcore: Annotated[Path, typer.Argument(metavar="VMCORE", help="A dump, or a log without its dump.")],
+    json: Json = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A checkout of the kernel or the module: lines around the fault are shown."),
+    ] = None,
+    module: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="NAME.ko", help="Debug file of a module that no package has; beside the dump it is found."
+        ),
+    ] = None,
+    engine: EngineName = None,
+    debuginfo: GivenDebuginfo = None,
+    no_debuginfo: Annotated[
+        bool, typer.Option("--no-debuginfo", help="Read the dump by what its kernel has of itself.")
+    ] = False,
+    force: Force = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="For each question to the debugger.")] = 60,
+    quiet: Quiet = False,
+) -> None:
+    """Say what happened: what failed, where, how, what lies there, and what else is known; each with its command.
+
+    Nothing is said that was not read: what is not known is listed, with the reason.
+    """
+    from sandbox.case.options import OpenOptions
+    from sandbox.errors import NotADump, pasteable
+    from sandbox.report.fault import explain_dump
+
+    options = OpenOptions(engine=engine, debuginfo=debuginfo, no_debuginfo=no_debuginfo, force=force)
+    options.check()
+    fault = explain_dump(
+        vmcore,
+        options,
+        render.reporter(quiet=quiet),
+        sources=source,
+        modules=module or (),
+        timeout=timeout,
+    )
+    if fault is None:
+        raise NotADump(f"{vmcore} does not say why it was taken: its log has no oops and no panic", hint="vmbox report")
+    if json:
+        render.as_json(render.plain(fault))
+    else:
+        from sandbox.explain.text import lines
+
+        output = render.Output()
+        output(("\n".join(lines(fault, pasteable(vmcore))) + "\n").encode("utf-8", "backslashreplace"))

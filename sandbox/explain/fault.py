@@ -1,0 +1,415 @@
+"""The fault in sentences. Nothing is said that was not read; `Fault.unknown` has the reason for what was not."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.debugger import DEFAULT, Debugger
+from sandbox.explain import oops as oopses, poison
+from sandbox.explain.facts import Facts, ObjectFacts, Values
+from sandbox.explain.inspection import PAGE, Base, Inspection, inspect
+from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
+from sandbox.explain.oops import Oops
+from sandbox.judge.functions import plain_name
+
+_HARDWARE: Final = re.compile(
+    r"\[Hardware Error\]|Machine check events logged|\bEDAC\b.* [UC]E\b|\bAER: (?:Multiple )?(?:Un)?[Cc]orrect\w* "
+    r"|SError Interrupt|[Cc]ritical temperature|memory failure: 0x",
+    re.IGNORECASE,
+)
+_CALLERS: Final = 6
+_SHOWN_CPUS: Final = 8
+_PF_WRITE, _PF_PRESENT, _PF_RESERVED, _PF_FETCH = 2, 1, 8, 16
+"""arch/x86/include/asm/trap_pf.h."""
+_EC_FETCH, _EC_DATA = 0x21, 0x25
+"""arch/arm64/include/asm/esr.h: an abort of instruction or data in the kernel itself."""
+_WNR: Final = 1 << 6
+_USER_END: Final = 1 << 56
+"""User space of x86_64 with five levels ends here; with four, at 1 << 47."""
+_TAINTS: Final = {
+    "O": "out of tree",
+    "E": "unsigned",
+    "P": "proprietary",
+    "C": "staging",
+    "K": "livepatch",
+    "F": "forced",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """What a debugger read of the fault, or why none did."""
+
+    facts: Facts | None = None
+    values: Values | None = None
+    why: str | None = None
+    """The reason why there are none."""
+
+
+def explain(
+    log: Sequence[str],
+    *,
+    arch: str | None,
+    readings: Readings,
+    taint: Sequence[str] | None = None,
+    panic: str | None = None,
+    debugger: Debugger = DEFAULT,
+    source: Sequence[SourceLine] = (),
+) -> Fault | None:
+    """Explain the crash that `log` ends in. None for a log without an oops and without a panic.
+
+    `taint` is in words. `debugger` is the one that answers `vmbox run`: its commands are named. `source` are the lines
+    around the first of `Facts.lines`, where the caller has them.
+    """
+    lines = oopses.own_lines(log)
+    oops, first = oopses.find(lines)
+    if oops is None and panic is None:
+        return None
+    return _Explainer(lines, oops, first, arch, readings, taint, panic, debugger, source).fault()
+
+
+class _Explainer:
+    def __init__(  # noqa: PLR0917 - the arguments of `explain`, once
+        self,
+        lines: Sequence[str],
+        oops: Oops | None,
+        first: Oops | None,
+        arch: str | None,
+        readings: Readings,
+        taint: Sequence[str] | None,
+        panic: str | None,
+        debugger: Debugger,
+        source: Sequence[SourceLine],
+    ) -> None:
+        self._lines, self._oops, self._first, self._arch = lines, oops, first, arch
+        self._facts, self._values, self._why = readings.facts, readings.values, readings.why
+        self._taint, self._panic, self._debugger, self._source = taint, panic, debugger, source
+        self._unknown: dict[str, str] = dict(self._facts.errors) if self._facts else {}
+        if self._values is not None:
+            self._unknown |= {f"0x{key}": why for key, why in self._values.errors.items() if key != "frame"}
+        if self._why is not None:
+            self._unknown["dump"] = self._why
+        self._seen = inspect(oops, self._facts, arch) if oops else Inspection()
+
+    def fault(self) -> Fault:
+        oops = self._oops
+        place = oops.place if oops else None
+        hardware = list(self._hardware())
+        sentences = [
+            *hardware,
+            *self._what(),
+            *self._where(),
+            *self._how(),
+            *self._there(),
+            *self._cpus(),
+            *(() if hardware else [Sentence(topic="hardware", text="The log has no hardware error.", command="log")]),
+            *self._tainting(),
+        ]
+        address = oops.address if oops else None
+        return Fault(
+            address=None if address is None else _x(address),
+            access=self._access(),
+            function=place.function if place else None,
+            offset=place.offset if place else None,
+            module=place.module if place else None,
+            instruction=self._seen.text,
+            operands=tuple(self._operands()),
+            frames=tuple(
+                SourceFrame(function=one.function, file=one.file, line=one.line, column=one.column, inline=one.inline)
+                for one in (self._facts.lines if self._facts else ())
+            ),
+            source=tuple(self._source),
+            sentences=tuple(sentences),
+            unknown=self._unknown,
+        )
+
+    def _access(self) -> str | None:
+        """By the processor's own word, else by the instruction."""
+        oops = self._oops
+        if oops is None or oops.lockup or oops.check:
+            return None
+        code = oops.error_code
+        if code is not None and self._arch == "x86_64" and "BUG: " in oops.text and not oops.guard_page:
+            return "execute" if code & _PF_FETCH else "write" if code & _PF_WRITE else "read"
+        if code is not None and self._arch == "aarch64":
+            kind = code >> 26 & 0x3F
+            if kind == _EC_FETCH:
+                return "execute"
+            return ("write" if code & _WNR else "read") if kind == _EC_DATA else None
+        return self._seen.parsed.access if self._seen.parsed is not None else None
+
+    # what
+
+    def _what(self) -> Iterator[Sentence]:
+        oops = self._oops
+        if oops is None:
+            yield _said("what", f"No instruction of the kernel faulted: {self._panic}.")
+            for name, pid in self._blocked():
+                yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")
+        else:
+            yield _said("what", self._kind(oops))
+            if oops.corruption is not None:
+                yield _said("what", f"Before it the kernel said: {oops.corruption.rstrip('.')}.")
+        if self._first is not None:
+            yield _said("what", f"It was not the first error of this boot. That was: {self._first.text.rstrip('.')}.")
+
+    def _blocked(self) -> list[tuple[str, int]]:
+        found = re.findall(r"INFO: task (.{1,16}):(\d{1,10}) blocked", "\n".join(self._lines))
+        return list(dict.fromkeys((name, int(pid)) for name, pid in found))[:_CALLERS]
+
+    def _kind(self, oops: Oops) -> str:
+        if oops.lockup:
+            return f"Nothing faulted; a CPU did not get on: {oops.text.rstrip('.')}."
+        if oops.guard_page:
+            return "A kernel stack overflowed: it ran into the guard page below it."
+        if oops.check is not None:
+            file, line = oops.check
+            return f"A check in the kernel's own code failed: BUG() at {file}:{line}."
+        verb = {"read": "read", "write": "write", "execute": "run code at", None: "access"}[self._access()]
+        if oops.address is None:
+            return f"{oops.text.rstrip('.')}."
+        address = _x(oops.address)
+        if oops.guessed:
+            return (
+                f"The processor refused to {verb} {address}, which is no address: it is not canonical. "
+                "The kernel's log has it of the instruction's registers."
+            )
+        if oops.address < PAGE:
+            return f"A NULL pointer was followed: the kernel tried to {verb} address {address}."
+        return f"The kernel tried to {verb} address {address}, {self._refusal(oops)}."
+
+    def _refusal(self, oops: Oops) -> str:
+        code = oops.error_code
+        if self._arch != "x86_64" or code is None:
+            return "which the processor refused"
+        if code & _PF_RESERVED:
+            return "of which a page table is damaged (a reserved bit is set)"
+        if not code & _PF_PRESENT:
+            return "which is not mapped"
+        if oops.address is not None and oops.address < _USER_END:
+            kind = "SMEP" if code & _PF_FETCH else "SMAP"
+            return f"which is of user space: the kernel may do so in few places only ({kind})"
+        if code & _PF_FETCH:
+            return "which is mapped, but not as code"
+        return "which is mapped read-only" if code & _PF_WRITE else "which is mapped, but may not be read"
+
+    # where
+
+    def _where(self) -> Iterator[Sentence]:
+        oops = self._oops
+        if oops is None:
+            return
+        if oops.bad_place is not None:
+            yield Sentence(
+                topic="where",
+                text=f"The CPU was to run code at {_x(oops.bad_place)}, where no function is.",
+                command="bt",
+            )
+        place = oops.place
+        if place is not None:
+            module = ""
+            if place.module is not None:
+                letters = oops.modules.get(place.module, "")
+                words = [_TAINTS[one] for one in letters if one in _TAINTS]
+                module = f" of module {place.module}" + (f" ({', '.join(words)})" if words else "")
+            frames = self._facts.lines if self._facts else ()
+            text = f"In {place.function}+0x{place.offset:x}{module}"
+            if frames:
+                inner = frames[0]
+                inlined = f", in {inner.function}(), which is inlined there" if inner.inline else ""
+                text += f", {inner.file}:{inner.line}{inlined}"
+            pc = self._facts.pc if self._facts else None
+            command = self._debugger.instruction_command(f"{pc:x}") if pc is not None else "bt -l"
+            yield Sentence(topic="where", text=f"{text}.", command=command)
+        callers = self._callers()
+        if callers:
+            yield Sentence(topic="where", text=f"It was called by {_chain(callers)}.", command="bt")
+        if oops.command is not None:
+            yield Sentence(
+                topic="where",
+                text=f"The task was {oops.command} (PID {oops.pid}), on CPU {oops.cpu}.",
+                command=f"ps {oops.pid}",
+            )
+
+    def _callers(self) -> list[str]:
+        oops = self._oops
+        if oops is None:
+            return []
+        # The kernel's own stack; the debugger's has the lines.
+        found = (
+            {one.function: f" ({one.file}:{one.line})" for one in self._facts.callers if one.file}
+            if self._facts
+            else {}
+        )
+        names = (one.function for one in oopses.frames(self._lines, oops))
+        return [name + found.get(plain_name(name), "") for name in names]
+
+    # how
+
+    def _operands(self) -> Iterator[Operand]:
+        from sandbox.explain.instruction import registers_of
+
+        seen = self._seen
+        if seen.text is None or self._arch != "x86_64":
+            return
+        variables = self._facts.variables if self._facts else ()
+        for name in registers_of(seen.text):
+            if (value := seen.registers.get(name)) is not None:
+                yield Operand(
+                    register=name,
+                    value=_x(value),
+                    meaning=poison.name(value),
+                    variables=tuple(
+                        f"{one.name} ({one.type})" for one in variables if one.pointer and one.value == value
+                    ),
+                )
+
+    def _how(self) -> Iterator[Sentence]:
+        seen, oops = self._seen, self._oops
+        if oops is None or seen.text is None:
+            return
+        pc = self._facts.pc if self._facts else None
+        command = self._debugger.instruction_command(f"{pc:x}") if pc is not None else "log"
+        values = [f"{one.register} = {one.value}" for one in self._operands()]
+        having = f", with {', '.join(values)}" if values else ""
+        stuck = "The CPU was at" if oops.lockup else "The instruction was"
+        yield Sentence(topic="how", text=f"{stuck} `{seen.text}`{having}.", command=command)
+        if seen.differing:
+            names = ", ".join(seen.differing)
+            self._unknown["registers"] = (
+                f"the debugger and the log have different values of {names}; the log's are used"
+            )
+        if oops.lockup:
+            return
+        if seen.address is not None and oops.address is not None:
+            if seen.address == oops.address:
+                yield Sentence(
+                    topic="how", text=f"That makes {_x(seen.address)}, the address of the fault.", command=command
+                )
+            else:
+                self._unknown["operand"] = (
+                    f"the registers make {_x(seen.address)}, the log has {_x(oops.address)}: "
+                    "the instruction has another access, too, or its registers have changed"
+                )
+        for one in self._operands():
+            if one.meaning is not None:
+                yield Sentence(topic="how", text=f"{one.register} holds {one.meaning}.", command=command)
+        if seen.base is not None:
+            yield from self._typed(seen.base)
+        yield from self._loaded()
+
+    def _typed(self, base: Base) -> Iterator[Sentence]:
+        """What the address is, by the types of the variables that the register has the value of."""
+        facts = self._facts
+        if facts is None:
+            return
+        for index in base.variables:
+            variable = facts.variables[index]
+            text = f"{base.register} has the value of `{variable.name}`, {variable.type}"
+            found = self._seen.member(self._values, index, base.offset)
+            if found is None:
+                yield Sentence(topic="how", text=f"{text}.", command=None)
+            else:
+                type_, member = found
+                yield Sentence(
+                    topic="how",
+                    text=f"{text}: {_x(base.value)} + 0x{base.offset:x} is {type_}.{member}.",
+                    command=f"struct -o {type_.removeprefix('struct ')}" if type_.startswith("struct ") else None,
+                )
+
+    def _loaded(self) -> Iterator[Sentence]:
+        """Where the register came from, if the word is still there."""
+        seen = self._seen
+        if seen.load is None or seen.load_address is None or seen.base is None or self._values is None:
+            return
+        word = self._values.words[0] if self._values.words else None
+        if word != seen.base.value:
+            return
+        where = f"{seen.load.text}, which is {_x(seen.load_address)}"
+        text = f"{seen.base.register} was loaded from {where}; the word there is still the same"
+        command = f"rd {seen.load_address:x}"
+        found = None
+        if seen.load_base is not None and self._facts is not None:
+            for index in seen.load_base.variables:
+                found = self._seen.member(self._values, index, seen.load_base.offset)
+                if found is not None:
+                    variable = self._facts.variables[index]
+                    text += f". It is {found[0]}.{found[1]}, by `{variable.name}`"
+                    break
+        yield Sentence(topic="how", text=f"{text}.", command=command)
+
+    # there
+
+    def _there(self) -> Iterator[Sentence]:
+        for one in self._values.objects if self._values else ():
+            if text := _lies(one):
+                yield Sentence(topic="there", text=f"{_x(one.address)} {text}.", command=f"kmem {one.address:x}")
+
+    # what else
+
+    def _cpus(self) -> Iterator[Sentence]:
+        cpus = self._facts.cpus if self._facts else ()
+        others = [one for one in cpus if self._oops is None or one.cpu != self._oops.cpu]
+        for one in others[:_SHOWN_CPUS]:
+            doing = f": {' < '.join(one.functions)}" if one.functions else ""
+            yield Sentence(
+                topic="cpus",
+                text=f"Meanwhile CPU {one.cpu} ran {one.command} (PID {one.pid}){doing}.",
+                command=f"bt -c {one.cpu}",
+            )
+        if len(others) > _SHOWN_CPUS:
+            yield Sentence(topic="cpus", text=f"{len(others) - _SHOWN_CPUS} more CPUs were read.", command="bt -a")
+
+    def _hardware(self) -> Iterator[Sentence]:
+        found = [line.strip() for line in self._lines if _HARDWARE.search(line)]
+        if found:
+            yield Sentence(
+                topic="hardware",
+                text=f"The hardware reported {len(found)} lines of errors, the first: {found[0]}",
+                command="log",
+            )
+
+    def _tainting(self) -> Iterator[Sentence]:
+        modules = self._oops.modules if self._oops else {}
+        named = [
+            f"{name} ({', '.join(_TAINTS.get(one, one) for one in letters)})"
+            for name, letters in sorted(modules.items())
+        ]
+        if self._taint is None:
+            self._unknown["taint"] = "the log does not say whether the kernel was tainted"
+        elif not self._taint:
+            yield Sentence(topic="taint", text="The kernel was not tainted.", command="sys -t")
+        else:
+            yield Sentence(topic="taint", text=f"The kernel was tainted: {'; '.join(self._taint)}.", command="sys -t")
+        if named:
+            yield Sentence(topic="taint", text=f"Modules that tainted it: {', '.join(named)}.", command="mod -t")
+
+
+def _chain(functions: Sequence[str]) -> str:
+    """The first of them, a recursion with its number."""
+    found = []
+    for name, same in itertools.groupby(functions):
+        times = len(list(same))
+        found.append(f"{name}, {times} times" if times > 1 else name)
+    return " < ".join(found[:_CALLERS])
+
+
+def _said(topic: str, text: str) -> Sentence:
+    return Sentence(topic=topic, text=text, command="log")
+
+
+def _x(value: int) -> str:
+    return f"0x{value:x}"
+
+
+def _lies(one: ObjectFacts) -> str:
+    if one.cache is not None:
+        at = f" at {_x(one.object)}" if one.object is not None else ""
+        state = {True: ", which is in use", False: ", which is free", None: "; whether it is free is not known"}
+        page = f"; its page has {one.page}" if one.page else ""
+        return f"is in an object of slab cache {one.cache}{at}{state[one.allocated]}{page}"
+    return f"is: {'; '.join(one.names)}" if one.names else ""

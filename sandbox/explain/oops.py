@@ -1,0 +1,252 @@
+"""The oops in a kernel log that explains the crash: its address, its registers, its code.
+
+Read of what arch/x86/kernel/dumpstack.c, arch/x86/mm/fault.c, arch/x86/kernel/traps.c, arch/arm64/mm/fault.c and
+arch/arm64/kernel/{traps,process}.c print. A value that the log does not have is None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sandbox.dump.panic import PANIC_LINE, CaptureKernelFilter
+from sandbox.judge.call_trace import TracedFrame, call_traces
+
+_TIME: Final = re.compile(r"^(?:<\d{1,3}>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[TC]\d+\] ?)?")
+_BEGINS: Final = re.compile(
+    r"BUG: (?:kernel NULL pointer|unable to handle)|[Uu]nable to handle kernel|general protection fault"
+    r"|[Kk]ernel BUG at|stack guard page was hit|Internal error: |divide error: |double fault|Unhandled fault"
+    r"|stack segment: |invalid opcode: |\bOops: |Oops - |watchdog: BUG: |detected stall|self-detected stall"
+    r"|hard LOCKUP|kernel tried to execute NX"
+)
+"""A line that can be the first of an oops or of a lockup's message."""
+_LOCKUP: Final = re.compile(r"soft lockup|hard LOCKUP|detected stall|self-detected stall")
+_NUMBER: Final = re.compile(r"\[#(\d{1,6})\]")
+_ADDRESS: Final = re.compile(
+    r"(?:dereference|page fault|paging request)[^:]*(?:, address| for address): (?:0x)?([0-9a-f]{8,16})"
+    r"|(?:dereference|paging request)[a-z ]* at (?:virtual address )?(?:0x)?([0-9a-f]{8,16})"
+    r"|(?:non-canonical|maybe for) address 0x([0-9a-f]{1,16})"
+)
+_ERROR_CODE: Final = re.compile(r"#PF: error_code\(0x([0-9a-f]{1,8})\)")
+_OOPS_CODE: Final = re.compile(r"\bOops: (?:Oops: )?([0-9a-f]{4,16}) \[#")
+_ESR: Final = re.compile(r"\bESR = 0x([0-9a-f]{8,16})")
+_WHERE: Final = re.compile(
+    r"^\s*(?:RIP: 0010:|pc : )(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]{1,8})/0x(?P<size>[0-9a-f]{1,8})"
+    r"(?: \[(?P<module>[\w-]{1,56})(?: [0-9a-f]{40})?\])?"
+)
+_BAD_WHERE: Final = re.compile(r"^\s*(?:RIP: 0010:|pc : )(?:0x([0-9a-f]{1,16})\s*$|Bad RIP value)")
+_USER: Final = re.compile(r"^\s*RIP: 00(?:33|23):")
+_REGISTER: Final = re.compile(
+    r"\b(R(?:[ABCD]X|[SD]I|[SB]P|0[89]|1[0-5])|CR2|x\d\d?|sp|lr)(?: ?): ?(?:[0-9a-f]{4}:)?([0-9a-f]{16})\b"
+)
+_FLAGS: Final = re.compile(r"\bEFLAGS: ([0-9a-f]{8,16})")
+_TASK: Final = re.compile(
+    r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
+)
+_CODE: Final = re.compile(r"^\s*Code: ([0-9a-f<>() ]{2,1024})$")
+_CHECK: Final = re.compile(r"[Kk]ernel BUG at (\S{1,256}?):(\d{1,9})!")
+_LIST: Final = re.compile(r"\blist_(?:add|del) corruption.*")
+_GUARD: Final = re.compile(r"BUG: (?:\w+ )?stack guard page was hit at (\S+)")
+_MODULES: Final = re.compile(r"^\s*Modules linked in: ?(.*)$")
+_END: Final = re.compile(r"---\[ end trace")
+_MOST: Final = 200
+"""Lines of an oops."""
+_NAMES: Final = {"r08": "r8", "r09": "r9"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A function with an offset in it, as the log prints it."""
+
+    function: str
+    offset: int
+    size: int
+    module: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Oops:
+    """One oops, or the message of a lockup."""
+
+    line: int
+    """Index of its first line in the log."""
+    text: str
+    """That line, without its time."""
+    lockup: bool = False
+    """Whether nothing faulted: the registers are those of a CPU that was found stuck."""
+    number: int | None = None
+    """Of `[#1]`: the how-manieth of this boot."""
+    address: int | None = None
+    """That was accessed; None where the processor does not say."""
+    guessed: bool = False
+    """Whether the kernel made `address` of the instruction (a general protection fault has none)."""
+    error_code: int | None = None
+    """x86: of the exception; arm64: the ESR."""
+    place: Place | None = None
+    bad_place: int | None = None
+    """The instruction pointer, where it is in no function."""
+    registers: Mapping[str, int] = field(default_factory=dict)
+    """By their names in assembly, lower case."""
+    code: bytes = b""
+    code_at: int = 0
+    """Offset of the instruction in `code`."""
+    cpu: int | None = None
+    pid: int | None = None
+    command: str | None = None
+    check: tuple[str, int] | None = None
+    """(file, line) of a BUG()."""
+    corruption: str | None = None
+    """What lib/list_debug.c says of a list."""
+    guard_page: bool = False
+    """Whether a stack ran into the page below it."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Taint letters of the modules that have some."""
+
+
+def own_lines(log: Sequence[str]) -> list[str]:
+    """The lines of the kernel that crashed, without their times."""
+    boots = CaptureKernelFilter()
+    return [_TIME.sub("", line, count=1) for line in log if boots.takes(line)]
+
+
+def find(lines: Sequence[str]) -> tuple[Oops | None, Oops | None]:
+    """The oops that the panic followed from, and an earlier one, the first of this boot, if there was one.
+
+    `lines` are those of `own_lines`. The first is None for a panic that no oops or lockup led to.
+    """
+    panic = max((at for at, line in enumerate(lines) if PANIC_LINE.search(line)), default=None)
+    starts = [at for at, line in enumerate(lines) if _BEGINS.search(line) and (panic is None or at < panic)]
+    # The lines of one oops, "BUG: …" and "Oops: …", follow each other.
+    firsts = [at for number, at in enumerate(starts) if number == 0 or at - starts[number - 1] > 8]
+    found = []
+    for number, at in enumerate(firsts):
+        end = firsts[number + 1] if number + 1 < len(firsts) else panic if panic is not None else len(lines)
+        found.append(_read(lines, at, min(end, at + _MOST)))
+    oopses = [one for one in found if not one.lockup]
+    if not found:
+        return None, None
+    last = found[-1]
+    if panic is not None and not _belongs(lines[panic], last):
+        return None, oopses[0] if oopses else None
+    first = oopses[0] if oopses and oopses[0] is not last else None
+    return last, first
+
+
+def frames(lines: Sequence[str], oops: Oops) -> list[TracedFrame]:
+    """The frames of the oops' call trace that the kernel was sure of, without the one that faulted."""
+    trace = next((one for one in call_traces(lines) if one.line > oops.line), None)
+    return [] if trace is None else [one for one in trace.reliable if not one.stopped]
+
+
+def _belongs(panic: str, last: Oops) -> bool:
+    """Whether a panic is one that an oops or a lockup ends in: kernel/panic.c, arch/*/kernel/*.c."""
+    if last.lockup:
+        return re.search(r"softlockup|[Hh]ard LOCKUP|RCU Stall", panic) is not None
+    return re.search(r"Fatal exception|Oops|double fault|stack guard|overflow|BUG", panic) is not None
+
+
+def _read(lines: Sequence[str], at: int, end: int) -> Oops:
+    # lib/list_debug.c speaks before the BUG() that it ends in.
+    before = next((found[0] for line in lines[max(0, at - 3) : at] if (found := _LIST.search(line))), None)
+    block = _block(lines[at:end])
+    text = "\n".join(block)
+    address = _ADDRESS.search(text)
+    place, bad, registers, code, code_at = _state(block)
+    task = _TASK.search(text)
+    check = _CHECK.search(text)
+    number = _NUMBER.search(text)
+    error = _ERROR_CODE.search(text) or _ESR.search(text) or _OOPS_CODE.search(text)
+    guard = _GUARD.search(text) is not None
+    value = int(next(filter(None, address.groups())), 16) if address else None
+    return Oops(
+        line=at,
+        text=block[0].strip(),
+        lockup=_LOCKUP.search(block[0]) is not None,
+        number=int(number[1]) if number else None,
+        # The kernel prints a hash of the address where a stack ended; the processor keeps it.
+        address=registers.get("cr2") if guard else value,
+        guessed=address is not None and address[3] is not None,
+        error_code=int(error[1], 16) if error else None,
+        place=place,
+        bad_place=bad,
+        registers=registers,
+        code=code,
+        code_at=code_at,
+        cpu=int(task[1]) if task else None,
+        pid=int(task[2]) if task else None,
+        command=task[3] if task else None,
+        check=(check[1], int(check[2])) if check else None,
+        corruption=before,
+        guard_page=guard,
+        modules=_modules(lines[max(0, at - 60) : end]),
+    )
+
+
+def _block(lines: Sequence[str]) -> list[str]:
+    ended = next((at for at, line in enumerate(lines) if _END.search(line)), len(lines))
+    return list(lines[: max(ended, 1)])
+
+
+def _state(block: Sequence[str]) -> tuple[Place | None, int | None, dict[str, int], bytes, int]:
+    """Place, registers and code of the first registers of the kernel's; a program's follow in the trace."""
+    place: Place | None = None
+    bad: int | None = None
+    registers: dict[str, int] = {}
+    code, code_at = b"", 0
+    begun = False
+    for line in block:
+        if _USER.match(line):
+            break
+        where, nowhere = _WHERE.match(line), _BAD_WHERE.match(line)
+        if where or nowhere:
+            if begun:
+                break
+            begun = True
+            if where:
+                place = Place(
+                    function=where["function"],
+                    offset=int(where["offset"], 16),
+                    size=int(where["size"], 16),
+                    module=where["module"],
+                )
+            elif nowhere and nowhere[1]:
+                bad = int(nowhere[1], 16)
+            continue
+        if begun or line.lstrip().startswith(("sp :", "lr :")):
+            if re.match(r"\s*(?:Call [Tt]race)", line):
+                # What is behind it is of another frame, but arm64 prints its code there.
+                begun = True
+            for name, value in _REGISTER.findall(line):
+                lower = name.lower()
+                registers.setdefault(_NAMES.get(lower, lower), int(value, 16))
+            if flags := _FLAGS.search(line):
+                registers.setdefault("eflags", int(flags[1], 16))
+        if not code and (printed := _CODE.match(line)):
+            code, code_at = _octets(printed[1])
+    return place, bad, registers, code, code_at
+
+
+def _octets(printed: str) -> tuple[bytes, int]:
+    """Bytes of a "Code:" line in the order of memory, and the offset of the marked ones."""
+    content, at = b"", 0
+    for word in printed.split():
+        if word[0] in "<(":
+            at = len(content)
+        try:
+            # x86 prints bytes, arm64 numbers of 32 bits.
+            content += bytes.fromhex(word.strip("<>()"))[::-1]
+        except ValueError:
+            return b"", 0
+    return content, at
+
+
+def _modules(lines: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in lines:
+        if listed := _MODULES.match(line):
+            for word in listed[1].split():
+                if marked := re.fullmatch(r"([\w-]{1,56})\(([A-Z]*)[+-]?\)", word):
+                    found[marked[1]] = marked[2]
+    return {name: letters for name, letters in found.items() if letters}

@@ -1,0 +1,84 @@
+"""`vmbox explain` on dumps of known cause: what it says is compared with the module's own source."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines import EngineUnderTest
+from sandbox.host import paths
+
+SOURCE = paths.data_dir() / "Containerfile.d" / "files" / "demo-trigger.c"
+
+# trigger: function of the mark "CAUSE" in the source, access, texts that the sentences must have.
+KNOWN: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
+    "null-pointer": (
+        "vmbox_gateway",
+        "read",
+        (
+            "A NULL pointer was followed",
+            "has the value of `route`, struct vmbox_route *",
+            "is struct vmbox_route.gateway",
+        ),
+    ),
+    "use-after-free": (
+        "vmbox_measure",
+        "write",
+        (
+            "holds POISON_FREE",
+            "It is struct vmbox_packet.route, by `packet`",
+            "slab cache vmbox_packet",
+            "which is free",
+        ),
+    ),
+    "general-protection": ("vmbox_gateway", "read", ('holds the text "overflow"', "which is no address")),
+    "bug": ("vmbox_check", None, ("A check in the kernel's own code failed: BUG() at",)),
+    "stack-overflow": ("vmbox_descend", None, ("A kernel stack overflowed", " times")),
+    "soft-lockup": ("soft_lockup", None, ("a CPU did not get on",)),
+    "rcu-stall": ("rcu_stall", None, ("a CPU did not get on",)),
+}
+EVERY = [("6.1", "null-pointer"), ("7.2", "use-after-free"), *(("6.1", trigger) for trigger in list(KNOWN)[1:])]
+
+
+def _line(mark: str) -> int:
+    text = SOURCE.read_text(encoding="utf-8").splitlines()
+    (number,) = (number for number, line in enumerate(text, 1) if f"/* CAUSE: {mark} */" in line)
+    return number
+
+
+@pytest.mark.parametrize(
+    ("kernel", "trigger"),
+    [pytest.param(*one, marks=() if one in EVERY[:2] else pytest.mark.on_demand("FIDELITY")) for one in EVERY],
+)
+def test_a_known_cause_is_explained(docker_engine: EngineUnderTest, dumps, kernel: str, trigger: str) -> None:
+    dump: Path = dumps(kernel, trigger=trigger)
+    told = docker_engine.run("explain", str(dump), "--json", "--source", str(dump.parent))
+    assert told.returncode == 0, told.stderr
+    fault: dict[str, Any] = json.loads(told.stdout)
+    function, access, texts = KNOWN[trigger]
+    said = "\n".join(one["text"] for one in fault["sentences"])
+    assert (fault["function"], fault["module"]) == (function, "vmbox_demo"), fault
+    assert fault["access"] == access, fault
+    for text in texts:
+        assert text in said, said
+    if trigger != "stack-overflow":  # its instruction fills the frame, in a line before the call
+        marked = "null-pointer" if trigger == "general-protection" else trigger
+        assert fault["frames"][-1]["line"] == _line(marked), fault["frames"]
+        (line,) = (one for one in fault["source"] if one["fault"])
+        assert f"/* CAUSE: {marked} */" in line["text"]
+    # What the sentence names answers, and shows what it says.
+    commands = list(dict.fromkeys(one["command"] for one in fault["sentences"] if one["command"]))
+    where = next(one["command"] for one in fault["sentences"] if one["topic"] == "where")
+    answers = {}
+    for command in commands:
+        done = docker_engine.run("run", str(dump), "--", command)
+        answers[command] = done.stdout.decode(errors="replace")
+    docker_engine.run("close", str(dump))
+    assert re.search(rf"\b{function}\b", answers[where]), answers[where]
+    if trigger == "use-after-free":
+        (kmem,) = (text for command, text in answers.items() if command.startswith("kmem "))
+        assert "vmbox_packet" in kmem

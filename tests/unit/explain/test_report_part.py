@@ -1,0 +1,43 @@
+"""The part `fault` of a report: in its JSON by the schema, and first on the page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+from test_fault import log_of, readings
+
+from sandbox.model import Vmcore
+from sandbox.report import build, html, write
+from sandbox.report.collect import CommandOutputs
+
+
+def test_the_fault_is_the_first_section_and_in_the_json(tmp_path: Path) -> None:
+    dump = tmp_path / "vmcore-dmesg.txt"
+    dump.write_text("\n".join(log_of("general-protection")) + "\n")
+    vmcore = Vmcore(path=dump, format="log", size=1, arch="x86_64", release="6.1.0-56-cloud-amd64")
+    answers = CommandOutputs(runs=(), texts={}, mode="", case={}, readings=readings("general-protection"))
+    report = build.read(vmcore, answers)
+    assert report.fault is not None
+    page = html.html(report)
+    assert page.index("<h2>What happened</h2>") < page.index("<h2>Identity</h2>")
+    assert "rdi holds the text &#34;overflow&#34;." in page
+    assert '<code class="command">struct -o vmbox_route</code>' in page
+    made = json.loads(write.as_json(report))
+    jsonschema.validate(made, write.schema())
+    assert made["fault"]["module"] == "vmbox_demo"
+    assert "fault" not in made["missing"]
+
+
+def test_a_report_without_a_debugger_explains_the_log(tmp_path: Path) -> None:
+    dump = tmp_path / "log"
+    dump.write_text("\n".join(log_of("bug")) + "\n")
+    report = build.make(dump)
+    assert report.fault is not None
+    assert report.fault.function == "vmbox_check"
+    assert "log without its dump" in report.fault.unknown["dump"]
+    quiet = build.read(Vmcore(path=tmp_path / "none", format="log", size=1), None)
+    assert quiet.fault is None
+    assert quiet.missing["fault"]
+    assert quiet.missing["fault"] in html.html(quiet)
