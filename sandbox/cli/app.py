@@ -21,6 +21,7 @@ _ORDER = [
     "dmesg",
     "decode",
     "explain",
+    "waits",
     "run",
     "shell",
     "list",

@@ -62,3 +62,40 @@ def explain(
 
         output = render.Output()
         output(("\n".join(lines(fault, pasteable(vmcore))) + "\n").encode("utf-8", "backslashreplace"))
+
+
+@command()
+def waits(
+    vmcore: Annotated[Path, typer.Argument(metavar="VMCORE")],
+    json: Json = False,
+    dot: Annotated[bool, typer.Option("--dot", help="Print the graph for Graphviz.")] = False,
+    module: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="NAME.ko", help="Debug file of a module, by which its locks have names."),
+    ] = None,
+    engine: EngineName = None,
+    debuginfo: GivenDebuginfo = None,
+    force: Force = False,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="For the question to the debugger.")] = 60,
+    quiet: Quiet = False,
+) -> None:
+    """Say who waits for whom: deadlocks, the tasks that hold others up, and what each blocked task waits for.
+
+    Owners are those of the locks' own words; for what the kernel records no owner of, that is said.
+    """
+    from sandbox.case.options import OpenOptions
+    from sandbox.errors import UsageError, pasteable
+    from sandbox.explain import text
+    from sandbox.explain.waits import dot as as_dot
+    from sandbox.report.waits import waits_of
+
+    if json and dot:
+        raise UsageError("--json and --dot are two forms of one answer", hint="choose one of them")
+    options = OpenOptions(engine=engine, debuginfo=debuginfo, force=force)
+    options.check()
+    found = waits_of(vmcore, options, render.reporter(quiet=quiet), modules=module or (), timeout=timeout)
+    if json:
+        render.as_json(render.plain(found))
+        return
+    shown = as_dot(found) if dot else "\n".join(text.wait_lines(found, pasteable(vmcore))) + "\n"
+    render.Output()(shown.encode("utf-8", "backslashreplace"))

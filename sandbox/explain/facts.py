@@ -20,8 +20,6 @@ _OBJDUMP: Final = {
     "x86_64": ("-m", "i386:x86-64"),
     "aarch64": ("-m", "aarch64"),
 }
-LONGEST: Final = 16 << 20
-"""Bytes of an answer that are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,10 @@ TOPICS: Final[Mapping[str, str]] = {
     "there": "What lies there",
     "cpus": "Other CPUs",
     "taint": "Taint",
+    "deadlock": "Deadlocks",
+    "roots": "Tasks that hold others up",
+    "blocked": "Blocked, and the kernel does not say by whom",
+    "workqueues": "Workqueues",
 }
 """What sentences are of, and the heading of it."""
 
@@ -23,7 +27,8 @@ class Sentence:
     """One thing that was read, and how to see it."""
 
     topic: str
-    """hardware, what, where, how, there (what lies at the addresses), cpus or taint."""
+    """Of a fault: hardware, what, where, how, there (what lies at the addresses), cpus or taint. Of waits: deadlock,
+    roots, blocked or workqueues."""
     text: str
     command: str | None
     """The debugger's command that shows it; None for what only `vmbox explain` reads."""

@@ -92,6 +92,8 @@ def read(
     fault = _fault(vmcore, answers, problem, log)
     if fault is None:
         missing["fault"] = "the log has neither an oops nor a panic"
+    if answers is None or answers.waits is None:
+        missing["waits"] = (answers.no_waits if answers else None) or missing["blocked"]
     problem = problem or _missing_stacks(missing)
     if log:
         # The dump's own log is read without a debugger.
@@ -124,6 +126,7 @@ def read(
         lost_pages=_lost_pages(vmcore, answers, problem),
         cpus=cpus,
         blocked=blocked[:_LONGEST],
+        waits=answers.waits if answers else None,
         load=_load(system),
         memory=kmem.totals(texts.get("kmem -i", ""), vmcore.page_size or 4096),
         slab=kmem.slab_caches(texts.get("kmem -s", ""))[:_TOP],

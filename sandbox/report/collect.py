@@ -17,10 +17,11 @@ from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
 from sandbox.explain.fault import Readings
+from sandbox.explain.waits import Waits
 from sandbox.judge.system import COUNT
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
-from sandbox.report import fault
+from sandbox.report import fault, waits
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
 from sandbox.report.panic_context import panic_context
@@ -102,6 +103,9 @@ class CommandOutputs:
     """Another debugger's answers, if it was asked."""
     readings: Readings = Readings(why="no debugger was asked for it")  # noqa: RUF009 - it is frozen
     """What was read of the fault."""
+    waits: Waits | None = None
+    no_waits: str | None = "no debugger was asked for it"
+    """Why there are none."""
 
     def missing_reason(self, command: str) -> str | None:
         """Why `command` was not answered; None if it was."""
@@ -184,6 +188,7 @@ def collect(
             except VmboxError as error:
                 reporter.notice(f"{other.name} was asked, too, and does not answer: {error.message}")
         readings = fault.read_dump(session, dump, reporter, timeout=timeout)
+        blocked, no_waits = waits.read_or_why(session, timeout=timeout)
     return CommandOutputs(
         runs=truncate_to_fit([questions.runs[command] for command in commands]),
         texts=questions.texts,
@@ -200,6 +205,8 @@ def collect(
         cut=frozenset(questions.cut),
         second=second,
         readings=readings,
+        waits=blocked,
+        no_waits=no_waits,
     )
 
 

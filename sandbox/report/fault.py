@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -12,7 +11,7 @@ from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.debuginfo.modules import module_name
 from sandbox.dump import identify
-from sandbox.errors import SessionFailed, UsageError, VmboxError
+from sandbox.errors import VmboxError
 from sandbox.explain import facts as readers, oops as oopses, source
 from sandbox.explain.fault import Readings, explain
 from sandbox.explain.inspection import inspect
@@ -20,21 +19,14 @@ from sandbox.explain.model import Fault
 from sandbox.explain.oops import Oops
 from sandbox.host import paths
 from sandbox.judge.log import witness
-from sandbox.model import CommandStatus, DumpFormat, Vmcore
+from sandbox.model import DumpFormat, Vmcore
 from sandbox.progress import QUIET, Reporter
-from sandbox.report.bounded_answer import BoundedAnswer
+from sandbox.report.shipped_scripts import SCRIPTED, module_files, read_module, run_shipped, scripted_session
 from sandbox.session import choice, module_debuginfo
-from sandbox.session.script import run_script
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
 
-_SCRIPTED: Final = next(
-    one for one in DEBUGGERS.values() if one.script("", b"", (), "") is not None and not one.needs_debuginfo
-)
-"""The debugger that reads a fault: by a script of ours."""
 _MOST_MODULES: Final = 4
-_LONGEST_MODULE: Final = 8 << 20
-"""Bytes of a debug file that is sent into the case."""
 
 
 def explain_dump(
@@ -62,7 +54,7 @@ def explain_dump(
         readings = Readings(why="it is a log without its dump")
     else:
         try:
-            session, _ = open_session(dump, replace(options, debugger=_SCRIPTED.name), reporter)
+            session, _ = open_session(dump, replace(options, debugger=SCRIPTED.name), reporter)
             with session:
                 readings = read(session, vmcore, log, modules=modules, reporter=reporter, timeout=timeout)
                 debugger = DEBUGGERS[(choice.kept(session.case) or choice.by_kernel(session.case)).debugger]
@@ -108,44 +100,23 @@ def read(
     lines = oopses.own_lines(log)
     oops, _ = oopses.find(lines)
     try:
-        with _scripted(session) as scripted:
+        with scripted_session(session) as scripted:
             files = _modules(scripted, lines, oops, modules, reporter) if oops else {}
             request = readers.fault_request(oops, vmcore.arch, files)
-            facts = readers.read_facts(_asked(scripted, request, timeout))
+            code = readers.script()
+            facts = readers.read_facts(run_shipped(scripted, "explain", code, request, timeout=timeout))
             values = None
             if oops is not None and facts.pc is not None:
                 seen = inspect(oops, facts, vmcore.arch)
                 request = readers.values_request(oops, addresses=seen.addresses, members=seen.members, words=seen.words)
-                values = readers.read_values(_asked(scripted, request, timeout))
+                values = readers.read_values(run_shipped(scripted, "explain", code, request, timeout=timeout))
                 if (len(values.members), len(values.words)) != (len(seen.members), len(seen.words)):
                     raise ValueError("another number of answers")  # noqa: TRY301 - as an answer that is no JSON
     except VmboxError as error:
-        return Readings(why=f"{_SCRIPTED.name} did not read the fault: {error.message}")
+        return Readings(why=f"{SCRIPTED.name} did not read the fault: {error.message}")
     except ValueError as error:
-        return Readings(why=f"the answer of {_SCRIPTED.name} is not understood: {error}")
+        return Readings(why=f"the answer of {SCRIPTED.name} is not understood: {error}")
     return Readings(facts=facts, values=values)
-
-
-@contextmanager
-def _scripted(session: Session) -> Iterator[Session]:
-    """The session, or one beside it with the debugger that runs scripts."""
-    if session.debugger is _SCRIPTED:
-        yield session
-        return
-    if session.case.remote:
-        raise UsageError("on another host only one debugger is asked")
-    with closing(session.beside(_SCRIPTED)) as beside:
-        beside.start()
-        yield beside
-
-
-def _asked(session: Session, request: str, timeout: float) -> bytes:
-    answer = BoundedAnswer(readers.LONGEST)
-    status, errors = run_script(session, "explain", readers.script(), (request,), answer, timeout=timeout)
-    if status is not CommandStatus.OK:
-        said = errors.decode(errors="backslashreplace").strip().splitlines()
-        raise SessionFailed(f"its script failed: {said[-1] if said else 'without a word'}")
-    return answer.text().encode(errors="surrogateescape")
 
 
 def _modules(
@@ -159,26 +130,9 @@ def _modules(
     spelled = dict.fromkeys(name.replace("-", "_") for name in names if name is not None)
     found: dict[str, bytes | None] = {}
     for name in list(spelled)[:_MOST_MODULES]:
-        path = next((one for one in (*given, *_beside(session.case.dump)) if module_name(one.name) == name), None)
-        found[name] = None if path is None else _content(path)
+        path = next((one for one in (*given, *module_files(session.case.dump)) if module_name(one.name) == name), None)
+        found[name] = None if path is None else read_module(path)
     wanted = frozenset(name for name, content in found.items() if content is None and name not in oops.modules)
     if wanted and module_debuginfo.any_missing(session.case, wanted):
         module_debuginfo.fetch(session.case, wanted, reporter)
     return found
-
-
-def _content(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _LONGEST_MODULE:
-            raise UsageError(f"{path} is larger than {_LONGEST_MODULE >> 20} MiB")
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", hint="check the path given with --module") from error
-
-
-def _beside(dump: Path) -> Iterator[Path]:
-    """Debug files of a module in the directory of its dump. Links are not followed: the dump's sender chose them."""
-    with suppress(OSError):
-        for path in sorted(dump.parent.glob("*.ko*")):
-            if path.is_file() and not path.is_symlink() and path.name.endswith((".ko", ".ko.debug")):
-                yield path

@@ -15,6 +15,7 @@ from sandbox.judge.functions import plain_name
 from sandbox.render import visible
 from sandbox.report import charts
 from sandbox.report.model import Report
+from sandbox.report.wait_drawing import HEIGHT, draw
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -25,7 +26,15 @@ def html(report: Report) -> str:
     return (
         environment()
         .get_template("report.html")
-        .render(report=report, charts=_charts(report), stacks=_alike(report.cpus), shown=_SHOWN, topics=TOPICS)
+        .render(
+            report=report,
+            charts=_charts(report),
+            stacks=_alike(report.cpus),
+            shown=_SHOWN,
+            topics=TOPICS,
+            drawing=draw(report.waits) if report.waits else None,
+            row_height=HEIGHT,
+        )
     )
 
 
@@ -55,7 +64,7 @@ def environment() -> Environment:
         "when": when,
         "minute": minute,
         "plain_name": plain_name,
-        "groupby_order": lambda sentences: [
+        "by_topic": lambda sentences: [
             (topic, list(some)) for topic, some in itertools.groupby(sentences, key=lambda one: one.topic)
         ],
     }

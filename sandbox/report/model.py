@@ -12,6 +12,7 @@ from typing import Final
 
 from sandbox.debugger import DEFAULT
 from sandbox.explain.model import Fault
+from sandbox.explain.waits import Waits
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.verdict import Verdict
 from sandbox.model import CommandStatus
@@ -129,6 +130,8 @@ class Report:
     """The stack of each CPU."""
     blocked: tuple[Backtrace, ...]
     """Tasks in uninterruptible sleep."""
+    waits: Waits | None
+    """Who waits for whom."""
     load: tuple[float, ...]
     """Averages over 1, 5 and 15 minutes."""
     memory: Memory | None

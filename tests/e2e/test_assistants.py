@@ -35,6 +35,7 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
                 if last is None or last[1] == last[2]:
                     break
             answers["explain"] = await ask("explain")
+            answers["waits"] = await ask("waits")
             answers["unknown"] = await ask("run", command="struct nosuch")
             answers["lines"] = await ask("run", command="bt", grep="PID: |nowhere", head=1)
             answers["gdb"] = await ask("run", command="shell id")
@@ -47,6 +48,7 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     assert report["panic"]["cause"] == "sysrq"
     assert "sysrq_handle_crash" in [frame["function"] for frame in report["backtrace"]["frames"]]
     assert "No instruction of the kernel faulted: Kernel panic - not syncing: sysrq" in answers["explain"]
+    assert answers["waits"].startswith("0 tasks were in uninterruptible sleep")
     assert "crash> bt\n" in answers["log"]
     assert "[error]" in answers["unknown"]
     assert re.fullmatch(r".*PID: .*\n?", answers["lines"])

@@ -82,3 +82,27 @@ def test_a_known_cause_is_explained(docker_engine: EngineUnderTest, dumps, kerne
     if trigger == "use-after-free":
         (kmem,) = (text for command, text in answers.items() if command.startswith("kmem "))
         assert "vmbox_packet" in kmem
+
+
+def test_a_deadlock_is_found_with_its_owners(docker_engine: EngineUnderTest, dumps) -> None:
+    """The module says in the log who holds what; the kernel's hung-task detector finds the same tasks blocked."""
+    dump: Path = dumps("6.1", trigger="deadlock")
+    told = docker_engine.run("waits", str(dump), "--json")
+    log = docker_engine.run("dmesg", str(dump)).stdout.decode(errors="replace")
+    drawn = docker_engine.run("waits", str(dump), "--dot")
+    docker_engine.run("close", str(dump))
+    assert told.returncode == 0, told.stderr
+    waits: dict[str, Any] = json.loads(told.stdout)
+    made = {int(pid): lock for pid, lock in re.findall(r"vmbox_demo: pid (\d+) holds (\w+), waits for", log)}
+    (behind,) = (int(pid) for pid in re.findall(r"vmbox_demo: pid (\d+) waits for vmbox_outer", log))
+    (cycle,) = waits["cycles"]
+    assert sorted(cycle) == sorted(made)
+    owners = {one["pid"]: one["owner"] for one in waits["waits"]}
+    first, second = made
+    assert (owners[first], owners[second]) == (second, first)
+    assert made[owners[behind]] == "vmbox_outer"
+    assert {one["pid"] for one in waits["waits"]} == {
+        int(pid) for pid in re.findall(r"INFO: task \S+:(\d+) blocked", log)
+    }
+    assert all(one["confirmed"] for one in waits["waits"])
+    assert f"t{behind} -> t{owners[behind]} [" in drawn.stdout.decode()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import jsonschema
 from test_fault import log_of, readings
+from test_waits import answer_of
 
+from sandbox.explain.waits import explain
 from sandbox.model import Vmcore
 from sandbox.report import build, html, write
 from sandbox.report.collect import CommandOutputs
@@ -41,3 +43,20 @@ def test_a_report_without_a_debugger_explains_the_log(tmp_path: Path) -> None:
     assert quiet.fault is None
     assert quiet.missing["fault"]
     assert quiet.missing["fault"] in html.html(quiet)
+
+
+def test_who_waits_is_drawn(tmp_path: Path) -> None:
+    vmcore = Vmcore(path=tmp_path / "vmcore", format="log", size=1, arch="x86_64")
+    answers = CommandOutputs(runs=(), texts={}, mode="", case={}, waits=explain(answer_of("deadlock")), no_waits=None)
+    report = build.read(vmcore, answers)
+    page = html.html(report)
+    assert '<rect class="hot"' in page
+    assert ">vmbox-behind 106</text>" in page
+    assert "Deadlock: vmbox-first (PID 104) holds vmbox_outer" in page
+    made = json.loads(write.as_json(report))
+    jsonschema.validate(made, write.schema())
+    assert len(made["waits"]["cycles"]) == 1
+    assert "waits" not in made["missing"]
+    lacking = build.read(vmcore, CommandOutputs(runs=(), texts={}, mode="", case={}, no_waits="drgn says so"))
+    assert lacking.missing["waits"] == "drgn says so"
+    assert "drgn says so" in html.html(lacking)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sandbox.explain import model as explain_model
+from sandbox.explain import model as explain_model, waits as explain_waits
 from sandbox.judge import backtrace, verdict
 from sandbox.report import kmem, model, signature, tables
 from sandbox.triage import model as triage_model, table
@@ -50,7 +50,18 @@ _TITLES = {model.Report: "vmbox report", table.Index: "vmbox triage"}
 def _words() -> dict[tuple[str, str], str]:
     """The docstrings under fields, by class and field."""
     found: dict[tuple[str, str], str] = {}
-    for module in (backtrace, verdict, explain_model, model, table, kmem, triage_model, signature, tables):
+    for module in (
+        backtrace,
+        verdict,
+        explain_model,
+        explain_waits,
+        model,
+        table,
+        kmem,
+        triage_model,
+        signature,
+        tables,
+    ):
         for node in ast.parse(inspect.getsource(module)).body:
             if not isinstance(node, ast.ClassDef):
                 continue

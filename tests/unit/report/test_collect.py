@@ -72,6 +72,12 @@ class FakeCase:
         self.directory = directory
 
 
+@pytest.fixture(autouse=True)
+def _no_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These sessions run none of vmbox's own scripts: tests/unit/explain has those."""
+    monkeypatch.setattr(collect.waits, "read_or_why", lambda *_, **__: (None, "it was not asked"))
+
+
 def _collect(
     commands: list[str], long: set[str], piece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[collect.CommandOutputs, Flood]:

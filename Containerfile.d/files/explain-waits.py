@@ -1,0 +1,243 @@
+# Runs in drgn, in a case: reads which tasks are blocked, on what, and who has it. Its argument is a request in JSON,
+# and so is its answer; both are described in sandbox/explain/wait_facts.py. What cannot be read is in "errors".
+import base64
+import json
+import os
+import re
+import sys
+
+import drgn
+from drgn.helpers.linux.idr import idr_for_each_entry
+from drgn.helpers.linux.list import list_for_each_entry
+from drgn.helpers.linux.locking import mutex_owner, rwsem_owner
+from drgn.helpers.linux.pid import for_each_task
+from drgn.helpers.linux.sched import cpu_rq, task_cpu, task_state_to_char
+
+MOST_WAITERS = 10000  # of one lock that are compared
+TOP = 4
+
+# Function of the frame, types of the variable that is the lock. The innermost frame that fits counts.
+KINDS = [
+    (re.compile(r"_*(ww_)?mutex_lock\w*"), ("mutex",)),
+    (re.compile(r"percpu_rwsem_wait|_*percpu_down_(read|write)\w*"), ("percpu_rw_semaphore",)),
+    (re.compile(r"rwsem_down_(read|write)_slowpath|_*down_(read|write)\w*"), ("rw_semaphore",)),
+    (re.compile(r"_*down(_common|_interruptible|_killable|_timeout)?"), ("semaphore",)),
+    (re.compile(r"(do_)?_*wait_for_(common|completion)\w*"), ("completion",)),
+    (re.compile(r"_*rt_mutex_\w+"), ("rt_mutex_base", "rt_mutex")),
+    (re.compile(r"_*(folio_wait|folio_lock|wait_on_page|lock_page)\w*"), ("folio", "page")),
+    (re.compile(r"__(wait_on|lock)_buffer"), ("buffer_head",)),
+    (re.compile(r"__wait_on_freeing_inode|inode_wait_for_writeback|__inode_wait_for_writeback"), ("inode",)),
+]
+SCHEDULER = re.compile(r"context_switch|__schedule\w*|schedule\w*|io_schedule\w*")
+
+errors = {}
+
+
+def text_of(characters):
+    return characters.string_().decode(errors="backslashreplace")
+
+
+def plain(type_):
+    while type_.kind == drgn.TypeKind.TYPEDEF:
+        type_ = type_.type
+    return type_
+
+
+def lock_in(frame, names):
+    """The variable of a frame that points to one of the structures; None where the compiler kept none."""
+    for name in frame.locals():
+        try:
+            value = frame[name]
+            type_ = plain(value.type_)
+            if type_.kind != drgn.TypeKind.POINTER or value.absent_ or not value:
+                continue
+            target = plain(type_.type)
+            if target.kind == drgn.TypeKind.STRUCT and target.tag in names:
+                return value
+        except Exception:  # one that drgn cannot evaluate is not the one
+            continue
+    return None
+
+
+def waits_for(task):
+    """(kind, function, lock) of a blocked task; kind "" for one that waits in none of the known ways."""
+    found = None
+    functions = []
+    for frame in prog.stack_trace(task):  # noqa: F821 - drgn sets it
+        name = re.sub(r"\.(constprop|isra|part|cold)(\.\d+)*", "", frame.name or "")
+        if not SCHEDULER.fullmatch(name) and frame.name:
+            functions.append(frame.name)
+        for pattern, names in KINDS:
+            if pattern.fullmatch(name):
+                if found is None or (found[2] is None and found[0] == names[0]):
+                    found = names[0], found[1] if found else name, lock_in(frame, names)
+                break
+        if found is not None and found[2] is not None:
+            break
+    return (*(found or ("", "", None)), functions[:TOP])
+
+
+def waiters(kind, lock):
+    """Tasks in a lock's own list of waiters; None where this kind or this kernel has no list that is known here."""
+    try:
+        if kind in {"mutex", "rw_semaphore", "semaphore"}:
+            structure = {"mutex": "mutex", "rw_semaphore": "rwsem", "semaphore": "semaphore"}[kind]
+            entries = list_for_each_entry(f"struct {structure}_waiter", lock.wait_list.address_of_(), "list")
+            tasks = (one.task for one in entries)
+        elif kind == "completion":
+            entries = list_for_each_entry("struct swait_queue", lock.wait.task_list.address_of_(), "task_list")
+            tasks = (one.task for one in entries)
+        elif kind == "percpu_rw_semaphore":
+            entries = list_for_each_entry("struct wait_queue_entry", lock.waiters.head.address_of_(), "entry")
+            tasks = (drgn.cast("struct task_struct *", one.private) for one in entries)
+        else:
+            return None
+        found = set()
+        for number, task in enumerate(tasks):
+            if number >= MOST_WAITERS:
+                return None
+            found.add(task.value_())
+    except (AttributeError, LookupError, drgn.FaultError):
+        return None
+    return found
+
+
+def owner_of(kind, lock):
+    """(task or None, why there is none that can be named)."""
+    if kind == "mutex":
+        owner = mutex_owner(lock)
+        return (owner, "") if owner else (None, "its owner's word is empty")
+    if kind == "rw_semaphore":
+        word = lock.owner.counter.value_()
+        if word & 1:
+            return None, "it is held for reading, and readers are not recorded"
+        owner = rwsem_owner(lock)
+        return (owner, "") if owner else (None, "its owner's word is empty")
+    if kind in {"rt_mutex_base", "rt_mutex"}:
+        base = lock.rtmutex if kind == "rt_mutex" and hasattr(lock, "rtmutex") else lock
+        word = base.owner.value_() & ~1
+        return (drgn.Object(prog, "struct task_struct *", word), "") if word else (None, "its owner's word is empty")  # noqa: F821
+    return None, "the kernel does not record who holds it"
+
+
+def seconds_of(task):
+    """Since it ran last, by the clock of its CPU."""
+    try:
+        last = task.sched_info.last_arrival.value_()
+        now = cpu_rq(prog, task_cpu(task)).clock.value_()  # noqa: F821
+    except (AttributeError, LookupError, drgn.FaultError):
+        return None
+    return round((now - last) / 1e9, 3) if 0 < last <= now else None
+
+
+def symbol_at(address):
+    try:
+        symbol = prog.symbol(address)  # noqa: F821
+    except LookupError:
+        return None
+    offset = address - symbol.address
+    return symbol.name if not offset else f"{symbol.name}+{offset:#x}"
+
+
+def described(task):
+    try:
+        names = [frame.name for frame in prog.stack_trace(task) if frame.name]  # noqa: F821
+    except Exception:
+        names = []
+    return {
+        "pid": task.pid.value_(),
+        "command": text_of(task.comm),
+        "state": task_state_to_char(task),
+        "functions": [name for name in names if not SCHEDULER.fullmatch(name)][:TOP],
+    }
+
+
+def load_modules(files):
+    """So that locks in a module have names."""
+    for name, content in files.items():
+        try:
+            module = prog.module(name)  # noqa: F821
+            if module.wants_debug_file():
+                handle = os.memfd_create(name)
+                with open(handle, "wb", closefd=False) as file:
+                    file.write(base64.b64decode(content))
+                module.try_file(f"/proc/self/fd/{handle}", fd=handle)
+        except LookupError as error:
+            errors[f"module {name}"] = str(error)
+
+
+def main(request):
+    load_modules(request["modules"])
+    answer = {"waits": [], "owners": [], "pools": [], "errors": errors, "blocked": 0}
+    lists, owners = {}, {}
+    for task in for_each_task(prog):  # noqa: F821
+        try:
+            state = task_state_to_char(task)
+            if state != "D":
+                continue
+            answer["blocked"] += 1
+            if len(answer["waits"]) >= request["most"]:
+                continue
+            kind, function, lock, functions = waits_for(task)
+            one = {
+                "pid": task.pid.value_(),
+                "command": text_of(task.comm),
+                "seconds": seconds_of(task),
+                "kind": kind,
+                "function": function,
+                "functions": functions,
+                "lock": None,
+                "name": None,
+                "owner": None,
+                "no_owner": "",
+                "listed": None,
+            }
+            if lock is not None:
+                address = lock.value_()
+                one["lock"], one["name"] = address, symbol_at(address)
+                if address not in lists:
+                    lists[address] = waiters(kind, lock), owner_of(kind, lock)
+                known, (owner, why) = lists[address]
+                one["listed"] = None if known is None else task.value_() in known
+                one["no_owner"] = why
+                if owner is not None:
+                    one["owner"] = owner.pid.value_()
+                    owners.setdefault(one["owner"], owner)
+            answer["waits"].append(one)
+        except Exception as error:
+            errors.setdefault("tasks", f"{type(error).__name__}: {error}"[:300])
+    blocked = {one["pid"] for one in answer["waits"]}
+    answer["owners"] = [described(task) for pid, task in owners.items() if pid not in blocked]
+    try:
+        answer["pools"] = list(pools())
+    except Exception as error:
+        errors["workqueues"] = f"{type(error).__name__}: {error}"[:300]
+    print(json.dumps(answer))
+
+
+def pools():
+    """Worker pools with work that waits: since when nothing of it was begun, what runs, what waits."""
+    now, hz = prog["jiffies"].value_(), round(1e9 / prog.variable("tick_nsec", "kernel/time/ntp.c").value_())  # noqa: F821
+    for number, entry in idr_for_each_entry(prog["worker_pool_idr"].address_of_(), "struct worker_pool"):  # noqa: F821
+        waiting = [
+            symbol_at(work.func.value_())
+            for work in list_for_each_entry("struct work_struct", entry.worklist.address_of_(), "entry")
+        ]
+        if not waiting:
+            continue
+        running = []
+        for worker in list_for_each_entry("struct worker", entry.workers.address_of_(), "node"):
+            if worker.current_func:
+                running.append(
+                    {"pid": worker.task.pid.value_(), "function": symbol_at(worker.current_func.value_()) or ""}
+                )
+        yield {
+            "pool": number,
+            "cpu": entry.cpu.value_(),
+            "seconds": round(((now - entry.watchdog_ts.value_()) % (1 << 64)) / hz, 3),
+            "running": running[:64],
+            "waiting": [name or "" for name in waiting[:64]],
+        }
+
+
+main(json.loads(sys.argv[1]))

@@ -1,0 +1,93 @@
+"""What the script `Containerfile.d/files/explain-waits.py` is asked in a case, and its answer, checked as `facts`."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.host import decode, paths
+
+MOST: Final = 5000
+"""Blocked tasks of which the stack is read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitFacts:
+    """One task in uninterruptible sleep."""
+
+    pid: int
+    command: str
+    seconds: float | None
+    """Since it ran last."""
+    kind: str
+    """Structure that it waits for, e.g. mutex; empty where it waits in no way that is known here."""
+    function: str
+    functions: tuple[str, ...]
+    """The innermost ones, without the scheduler's, down to the one that has the lock."""
+    lock: int | None
+    name: str | None
+    """Symbol at the lock's address."""
+    owner: int | None
+    """PID of the task that holds it."""
+    no_owner: str
+    """Why there is none."""
+    listed: bool | None
+    """Whether the lock's own list of waiters has the task; None where that list is not read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerFacts:
+    """A task that holds a lock and is not blocked itself."""
+
+    pid: int
+    command: str
+    state: str
+    functions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningWork:
+    pid: int
+    function: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolFacts:
+    """A worker pool of which work waits."""
+
+    pool: int
+    cpu: int
+    """-1 for one of no CPU."""
+    seconds: float
+    """Since it began work last."""
+    running: tuple[RunningWork, ...]
+    waiting: tuple[str, ...]
+    """Functions of the work; empty for one without a name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitAnswer:
+    errors: Mapping[str, str]
+    blocked: int
+    """All of them; `waits` has at most `MOST`."""
+    waits: tuple[WaitFacts, ...]
+    owners: tuple[OwnerFacts, ...]
+    pools: tuple[PoolFacts, ...]
+
+
+def script() -> bytes:
+    return (paths.data_dir() / "Containerfile.d" / "files" / "explain-waits.py").read_bytes()
+
+
+def request(modules: Mapping[str, bytes]) -> str:
+    """The argument of the script. `modules` are debug files by which locks in modules get their names."""
+    files = {name: base64.b64encode(content).decode() for name, content in modules.items()}
+    return json.dumps({"most": MOST, "modules": files})
+
+
+def read(answer: bytes) -> WaitAnswer:
+    """Raises `DecodeError` for an answer that is not understood."""
+    return decode.decode(WaitAnswer, decode.parse_json(answer), keys="any")

@@ -1,0 +1,272 @@
+"""Who waits for whom: the graph of blocked tasks and owners of locks, its cycles and roots, in sentences and as DOT."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sandbox.explain.model import Sentence
+from sandbox.explain.wait_facts import PoolFacts, WaitAnswer, WaitFacts
+
+_STALLED: Final = 5.0
+"""Seconds after which a pool that began no work is named; the kernel itself warns after 30 (kernel/workqueue.c)."""
+_SHOWN: Final = 20
+_KINDS: Final = {"rt_mutex_base": "rt_mutex", "percpu_rw_semaphore": "percpu rwsem", "rw_semaphore": "rwsem"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """A blocked task and what it waits for."""
+
+    pid: int
+    command: str
+    seconds: float | None
+    """Since it ran last."""
+    kind: str | None
+    """mutex, rwsem, percpu rwsem, semaphore, completion, rt_mutex, folio, page, buffer_head, inode; None if unknown."""
+    function: str | None
+    """In which it waits."""
+    lock: str | None
+    """Its address, hexadecimal, with 0x; with the symbol there, if there is one."""
+    owner: int | None
+    """PID of the task that holds it, by the lock's own word."""
+    no_owner: str | None
+    """Why no owner is known."""
+    confirmed: bool | None
+    """Whether the lock's list of waiters has the task; None where that list is not read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """A task that holds what others wait for, and waits for no task itself."""
+
+    pid: int
+    command: str
+    behind: int
+    """Tasks that wait for it, directly or behind each other."""
+    doing: str
+    """What it does, in words."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A pool of workqueue workers that began no work for some time, though work waits."""
+
+    cpu: int | None
+    """None for one of no CPU."""
+    seconds: float
+    running: tuple[str, ...]
+    """Its work now, with the PID of the worker."""
+    waiting: tuple[str, ...]
+    """Functions of the work that waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waits:
+    """Tasks in uninterruptible sleep, and who holds them up."""
+
+    blocked: int
+    waits: tuple[Wait, ...]
+    cycles: tuple[tuple[int, ...], ...]
+    """PIDs: each waits for the next, the last for the first."""
+    roots: tuple[Root, ...]
+    """The one with most behind it first."""
+    pools: tuple[Pool, ...]
+    sentences: tuple[Sentence, ...]
+    unknown: Mapping[str, str]
+    """For each thing that could not be read: the reason."""
+
+
+def explain(answer: WaitAnswer) -> Waits:
+    """Make the graph of what was read. An edge is an owner's word in a lock; nothing is guessed of stacks."""
+    next_of = {one.pid: one.owner for one in answer.waits if one.owner is not None and one.listed is not False}
+    cycles = _cycles(next_of)
+    behind = _behind(next_of, cycles)
+    roots = _roots(answer, behind, cycles)
+    pools = tuple(_pool(one) for one in answer.pools if one.seconds >= _STALLED)
+    unknown = dict(answer.errors)
+    if len(answer.waits) < answer.blocked:
+        unknown["more tasks"] = f"of {answer.blocked} blocked tasks {len(answer.waits)} are read"
+    doubtful = [one.pid for one in answer.waits if one.listed is False]
+    if doubtful:
+        pids = ", ".join(map(str, doubtful[:_SHOWN]))
+        unknown["waiters"] = f"the lock's own list does not have PID {pids}: what they wait for is not used"
+    return Waits(
+        blocked=answer.blocked,
+        waits=tuple(_wait(one) for one in answer.waits),
+        cycles=cycles,
+        roots=roots,
+        pools=pools,
+        sentences=tuple(_sentences(answer, cycles, behind, roots, pools)),
+        unknown=unknown,
+    )
+
+
+def _cycles(next_of: Mapping[int, int]) -> tuple[tuple[int, ...], ...]:
+    """A task waits for one lock at most: a walk along the owners ends, or comes back to itself."""
+    found: list[tuple[int, ...]] = []
+    seen: set[int] = set()
+    for start in next_of:
+        path: dict[int, int] = {}
+        at = start
+        while at in next_of and at not in seen and at not in path:
+            path[at] = len(path)
+            at = next_of[at]
+        if at in path:
+            found.append(tuple(list(path)[path[at] :]))
+        seen |= path.keys()
+    return tuple(found)
+
+
+def _behind(next_of: Mapping[int, int], cycles: Sequence[Sequence[int]]) -> Counter[int]:
+    """For the task at the end of each chain of waits, or where the chain enters a cycle: the tasks behind it."""
+    in_cycle = {pid for cycle in cycles for pid in cycle}
+    behind: Counter[int] = Counter()
+    ends: dict[int, int] = {}
+    for start in next_of:
+        path = []
+        at = start
+        while at in next_of and at not in ends and at not in in_cycle:
+            path.append(at)
+            at = next_of[at]
+        end = ends.get(at, at)
+        for pid in path:
+            ends[pid] = end
+            behind[end] += 1
+    return behind
+
+
+def _roots(answer: WaitAnswer, behind: Counter[int], cycles: Sequence[Sequence[int]]) -> tuple[Root, ...]:
+    in_cycle = {pid for cycle in cycles for pid in cycle}
+    commands = {one.pid: one.command for one in answer.waits} | {one.pid: one.command for one in answer.owners}
+    doing = {one.pid: _waiting(one) for one in answer.waits}
+    doing |= {one.pid: _state(one.state) + _in(one.functions) for one in answer.owners}
+    return tuple(
+        Root(pid=pid, command=commands.get(pid, "?"), behind=count, doing=doing.get(pid, "not known"))
+        for pid, count in behind.most_common()
+        if pid not in in_cycle
+    )
+
+
+def _state(letter: str) -> str:
+    return {"R": "runs", "S": "sleeps", "I": "is idle", "T": "is stopped", "t": "is traced"}.get(letter, letter)
+
+
+def _in(functions: Sequence[str]) -> str:
+    return f" in {' < '.join(functions)}" if functions else ""
+
+
+def _wait(one: WaitFacts) -> Wait:
+    return Wait(
+        pid=one.pid,
+        command=one.command,
+        seconds=one.seconds,
+        kind=_KINDS.get(one.kind, one.kind) or None,
+        function=one.function or (one.functions[0] if one.functions else None),
+        lock=None if one.lock is None else _lock(one),
+        owner=one.owner,
+        no_owner=one.no_owner or (None if one.owner is not None else "what it waits for is not known"),
+        confirmed=one.listed,
+    )
+
+
+def _pool(one: PoolFacts) -> Pool:
+    return Pool(
+        cpu=one.cpu if one.cpu >= 0 else None,
+        seconds=one.seconds,
+        running=tuple(f"{work.function or 'work without a name'} (PID {work.pid})" for work in one.running),
+        waiting=tuple(name or "work without a name" for name in one.waiting),
+    )
+
+
+def _lock(one: WaitFacts) -> str:
+    return f"{one.name} (0x{one.lock:x})" if one.name else f"0x{one.lock:x}"
+
+
+def _waiting(one: WaitFacts) -> str:
+    if not one.kind:
+        return f"is blocked{_in(one.functions)}"
+    kind = _KINDS.get(one.kind, one.kind)
+    return f"waits for {kind} {_lock(one)}" if one.lock is not None else f"waits for a {kind} in {one.function}"
+
+
+def _tasks_wait(count: int) -> str:
+    return "1 task waits" if count == 1 else f"{count} tasks wait"
+
+
+def _who(one: WaitFacts) -> str:
+    return f"{one.command} (PID {one.pid})"
+
+
+def _sentences(
+    answer: WaitAnswer,
+    cycles: Sequence[Sequence[int]],
+    behind: Mapping[int, int],
+    roots: Sequence[Root],
+    pools: Sequence[Pool],
+) -> Iterator[Sentence]:
+    by_pid = {one.pid: one for one in answer.waits}
+    for cycle in cycles:
+        # Each holds what the one before it waits for.
+        steps = []
+        for number, pid in enumerate(cycle):
+            one, before = by_pid[pid], by_pid[cycle[number - 1]]
+            steps.append(f"{_who(one)} holds {_lock(before)} and {_waiting(one)}")
+        count = sum(behind[pid] for pid in cycle)
+        more = f" {_tasks_wait(count)} behind them." if count else ""
+        yield Sentence(topic="deadlock", text=f"Deadlock: {'; '.join(steps)}.{more}", command=f"bt {cycle[0]}")
+    for root in roots[:_SHOWN]:
+        yield Sentence(
+            topic="roots",
+            text=f"{_tasks_wait(root.behind)} for {root.command} (PID {root.pid}), which {root.doing}.",
+            command=f"bt {root.pid}",
+        )
+    held = {one.pid for one in answer.waits if one.owner is not None}
+    groups: dict[str, list[WaitFacts]] = {}
+    for one in answer.waits:
+        if one.pid not in held:
+            groups.setdefault(_waiting(one) + (f": {one.no_owner}" if one.no_owner else ""), []).append(one)
+    for words, some in sorted(groups.items(), key=lambda item: -len(item[1]))[:_SHOWN]:
+        first = max(some, key=lambda one: one.seconds or 0)
+        others = f" and {len(some) - 1} more" if len(some) > 1 else ""
+        since = f", {first.seconds:.1f} s" if first.seconds is not None else ""
+        yield Sentence(topic="blocked", text=f"{_who(first)}{others}{since}: {words}.", command=f"bt {first.pid}")
+    for pool in pools:
+        where = "of no CPU" if pool.cpu is None else f"of CPU {pool.cpu}"
+        running = f"; it runs {', '.join(pool.running[:3])}" if pool.running else "; no worker of it runs"
+        yield Sentence(
+            topic="workqueues",
+            text=f"A worker pool {where} began no work for {pool.seconds:.1f} s; {len(pool.waiting)} wait{running}.",
+            command="runq" if pool.cpu is None else f"bt -c {pool.cpu}",
+        )
+    if not answer.blocked:
+        yield Sentence(topic="blocked", text="No task was in uninterruptible sleep.", command="foreach UN bt")
+
+
+def dot(waits: Waits) -> str:
+    """The graph in Graphviz's language: tasks, and for each wait an arrow to the owner, or to a lock without one."""
+    commands = {one.pid: one.command for one in waits.waits} | {one.pid: one.command for one in waits.roots}
+    deadlocked = {pid for cycle in waits.cycles for pid in cycle}
+    lines = ["digraph waits {", "  rankdir=LR;", '  node [shape=box, fontname="monospace"];']
+    for pid, command in commands.items():
+        color = ", color=red" if pid in deadlocked else ""
+        lines.append(f"  t{pid} [label={_quoted(f'{command} {pid}')}{color}];")
+    for number, one in enumerate(waits.waits):
+        label = f" [label={_quoted(' '.join(filter(None, (one.kind or one.function, one.lock))))}]"
+        if one.owner is not None:
+            lines.append(f"  t{one.pid} -> t{one.owner}{label};")
+        elif one.lock is not None:
+            lock = "l" + one.lock.rpartition("0x")[2].rstrip(")")
+            lines.append(f"  {lock} [label={_quoted(one.lock)}, shape=ellipse];")
+            lines.append(f"  t{one.pid} -> {lock}{label};")
+        else:
+            lines.append(f'  u{number} [label="?", shape=plaintext];')
+            lines.append(f"  t{one.pid} -> u{number}{label};")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.encode("unicode_escape").decode().replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

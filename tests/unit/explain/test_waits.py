@@ -1,0 +1,158 @@
+"""Who waits for whom. The answers in tests/fixtures/waits are of genuine dumps (`vmbox demo --trigger`, 6.1)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sandbox.explain import wait_facts
+from sandbox.explain.text import wait_lines
+from sandbox.explain.wait_facts import OwnerFacts, WaitAnswer, WaitFacts
+from sandbox.explain.waits import Waits, dot, explain
+from sandbox.report import wait_drawing
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+def answer_of(name: str) -> WaitAnswer:
+    return wait_facts.read((FIXTURES / "waits" / f"{name}.json").read_bytes())
+
+
+def said(waits: Waits, topic: str) -> list[str]:
+    return [one.text for one in waits.sentences if one.topic == topic]
+
+
+def waiting(pid: int, owner: int | None, *, lock: int = 0xFFFF888000000000, listed: bool | None = True) -> WaitFacts:
+    return WaitFacts(
+        pid=pid,
+        command=f"task-{pid}",
+        seconds=1.5,
+        kind="mutex",
+        function="__mutex_lock",
+        functions=("__mutex_lock",),
+        lock=lock,
+        name=None,
+        owner=owner,
+        no_owner="" if owner is not None else "its owner's word is empty",
+        listed=listed,
+    )
+
+
+def explained(*waits: WaitFacts, owners: tuple[OwnerFacts, ...] = ()) -> Waits:
+    return explain(WaitAnswer(errors={}, blocked=len(waits), waits=waits, owners=owners, pools=()))
+
+
+def test_a_deadlock_is_the_one_that_the_module_made() -> None:
+    log = (FIXTURES / "oops" / "deadlock.txt").read_text(encoding="utf-8")
+    made = dict(re.findall(r"pid (\d+) holds (vmbox_\w+), waits for", log))
+    (behind,) = re.findall(r"pid (\d+) waits for vmbox_outer", log)
+    waits = explain(answer_of("deadlock"))
+    (cycle,) = waits.cycles
+    assert sorted(cycle) == sorted(map(int, made))
+    (words,) = said(waits, "deadlock")
+    for pid, lock in made.items():
+        assert re.search(rf"\(PID {pid}\) holds {lock} \(0x[0-9a-f]+\) and waits for mutex vmbox_", words), words
+    assert words.endswith("1 task waits behind them.")
+    assert {one.pid: one.owner for one in waits.waits}[int(behind)] in cycle
+    assert waits.roots == ()
+    assert all(one.confirmed for one in waits.waits)
+    # The kernel found the same tasks blocked.
+    assert {one.pid for one in waits.waits} == set(map(int, re.findall(r"INFO: task \S+:(\d+) blocked", log)))
+
+
+def test_the_writer_of_a_rwsem_is_the_root() -> None:
+    waits = explain(answer_of("rwsem"))
+    assert waits.cycles == ()
+    (root,) = waits.roots
+    assert (root.command, root.behind) == ("vmbox-writer", 1)
+    assert "waits for completion vmbox_never" in root.doing
+    (words,) = said(waits, "blocked")
+    assert "the kernel does not record who holds it" in words
+
+
+def test_a_pool_of_workers_that_began_nothing_is_named() -> None:
+    waits = explain(answer_of("workqueue"))
+    (pool,) = waits.pools
+    assert pool.cpu == 0
+    assert pool.running[0].startswith("vmbox_spin (PID ")
+    assert pool.seconds > 10
+    (words,) = said(waits, "workqueues")
+    assert "it runs vmbox_spin" in words
+    # Work that has just been queued is no stall.
+    answer = answer_of("workqueue")
+    assert explain(replace(answer, pools=tuple(replace(one, seconds=1.0) for one in answer.pools))).pools == ()
+
+
+def test_a_chain_ends_in_one_root_that_has_all_behind_it() -> None:
+    owner = OwnerFacts(pid=9, command="holder", state="R", functions=("spin", "work"))
+    waits = explained(waiting(1, 2), waiting(2, 3), waiting(3, 9), waiting(4, 3), owners=(owner,))
+    (root,) = waits.roots
+    assert (root.pid, root.behind, root.doing) == (9, 4, "runs in spin < work")
+    assert said(waits, "roots") == ["4 tasks wait for holder (PID 9), which runs in spin < work."]
+
+
+def test_cycles_of_any_length_are_found_once_and_those_behind_them_are_no_roots() -> None:
+    waits = explained(waiting(1, 1), waiting(2, 3), waiting(3, 4), waiting(4, 2), waiting(5, 4), waiting(6, 5))
+    assert sorted(map(sorted, waits.cycles)) == [[1], [2, 3, 4]]
+    assert waits.roots == ()
+    assert any(text.endswith("2 tasks wait behind them.") for text in said(waits, "deadlock"))
+
+
+def test_a_task_that_the_locks_own_list_does_not_have_makes_no_edge() -> None:
+    waits = explained(waiting(1, 2, listed=False), waiting(2, 1))
+    assert waits.cycles == ()
+    assert "PID 1" in waits.unknown["waiters"]
+    # A list that is not read is no evidence against it.
+    assert explained(waiting(1, 2, listed=None), waiting(2, 1)).cycles == ((1, 2),)
+
+
+def test_what_is_not_read_is_said() -> None:
+    waits = explain(WaitAnswer(errors={"tasks": "x"}, blocked=7, waits=(waiting(1, None),), owners=(), pools=()))
+    assert waits.unknown == {"tasks": "x", "more tasks": "of 7 blocked tasks 1 are read"}
+    assert "NOT KNOWN" in list(wait_lines(waits, None))
+
+
+def test_thousands_behind_one_lock_are_one_row() -> None:
+    many = [waiting(pid, 1) for pid in range(10, 3010)]
+    waits = explained(waiting(1, None, lock=0xFFFF888000001000), *many)
+    drawing = wait_drawing.draw(waits)
+    assert [row.text for row in drawing.rows] == [
+        "task-1 1",
+        "mutex 0xffff888000000000: 3000 tasks wait",
+        "task-10 10, task-11 11, task-12 12 and 2997 more",
+    ]
+    assert [row.parent for row in drawing.rows] == [None, 0, 1]
+    assert not drawing.left_out
+    assert len("\n".join(wait_lines(waits, None))) < 2000
+
+
+def test_a_drawing_has_an_end() -> None:
+    waits = explained(*(waiting(pid, pid + 1, lock=0xFFFF888000000000 + pid) for pid in range(1, 2000)))
+    drawing = wait_drawing.draw(waits)
+    assert drawing.left_out
+    assert len(drawing.rows) == 60
+    deadlock = wait_drawing.draw(explain(answer_of("deadlock")))
+    assert [row.text.partition(" ")[0] for row in deadlock.rows if row.hot] == [
+        "vmbox-first",
+        "mutex",
+        "vmbox-second",
+        "mutex",
+        "vmbox-first",
+    ]
+
+
+def test_dot_quotes_what_a_task_calls_itself() -> None:
+    bad = replace(waiting(1, None), command='a"; b\\\n')
+    text = dot(explained(bad, waiting(2, 1)))
+    assert r't1 [label="a\"; b\\\\\\n 1"];' in text
+    assert "t2 -> t1" in text
+    assert all(line.count("{") + line.count("}") <= 1 for line in text.splitlines())
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"errors": {}, "blocked": "x"}'])
+def test_an_answer_that_is_not_understood_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        wait_facts.read(text)
