@@ -233,8 +233,11 @@ static void run(int (*function)(void *), const char *name)
 		pr_err("vmbox_demo: no thread %s: %ld\n", name, PTR_ERR(task));
 }
 
-/* Not __init: debuggers have no names for code in a section that is about to be freed. */
-static int vmbox_demo_init(void)
+/*
+ * Not __init: debuggers have no names for code in a section that is about to be freed. And not module_init(), which makes
+ * init_module a second name: a debugger prints one of them, and the kernel the other.
+ */
+int init_module(void)
 {
 	if (!strcmp(trigger, "null-pointer"))
 		null_pointer();
@@ -266,7 +269,5 @@ static int vmbox_demo_init(void)
 	}
 	return 0;
 }
-module_init(vmbox_demo_init);
-
 MODULE_DESCRIPTION("Ends its kernel in a known way");
 MODULE_LICENSE("GPL");
