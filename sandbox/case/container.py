@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import store
+from sandbox.case import idle as idling, store
 from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.debugger import DEBUGGERS
 from sandbox.dump.vmcoreinfo import told_place
@@ -35,15 +35,11 @@ from sandbox.errors import (
     pasteable,
 )
 from sandbox.host import config
-from sandbox.host.locks import is_locked
 from sandbox.host.paths import is_utf8
 from sandbox.log import Log
 from sandbox.model import Case, Debuginfo, Verification, Vmcore
 from sandbox.profiles import Profile, doubts
 from sandbox.progress import QUIET, Reporter
-
-_OVERDUE: Final = 120
-"""Seconds after its idle limit within which a case ends by itself on a busy host."""
 
 _ENVIRONMENT: Final = {
     # Scratch memory: the root file system is read-only.
@@ -178,8 +174,9 @@ def open_case(
         )
         if view is not None:
             (directory / store.VIEW).write_text(str(view))
+        idling.record(case, idle)
         store.write(case)
-        record_idle(case, idle)
+        idling.keep(case, container.process)
         return case
 
 
@@ -277,34 +274,6 @@ def container_spec(
         pids=limits.pids,
         cpus=limits.cpus,
     )
-
-
-def record_idle(case: Case, seconds: int) -> None:
-    """Writes down how long a case may be unused, out of its reach; 0: for ever."""
-    (case.directory / "idle").write_text(str(seconds))
-
-
-def close_overdue() -> None:
-    """Closes the cases of this user that should have ended by themselves.
-
-    A case watches its idle limit itself, and a hostile dump may have stopped that. So every opening looks at the
-    others, with times that the case cannot write.
-    """
-    for case in store.open_cases():
-        if not case.remote and _is_overdue(case):
-            with contextlib.suppress(EngineError):
-                close(case)
-
-
-def _is_overdue(case: Case) -> bool:
-    try:
-        limit = int((case.directory / "idle").read_text())
-    except (OSError, ValueError):
-        return False
-    queue = case.directory / "queue"
-    last = max(case.opened.timestamp(), queue.stat().st_mtime if queue.exists() else 0)
-    locks = [*case.directory.glob("turn-*"), *case.shared.glob("shell-*")]
-    return 0 < limit < time.time() - last - _OVERDUE and not any(map(is_locked, locks))
 
 
 def close(case: Case) -> None:

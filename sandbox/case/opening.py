@@ -169,7 +169,7 @@ def open_dump(
     that a mistake in the options does not cost it.
     """
     from sandbox.case import remote_dump
-    from sandbox.case.container import close_overdue
+    from sandbox.case.overdue import close_overdue
     from sandbox.dump import is_plain
     from sandbox.engine.orphans import orphans
 

@@ -119,12 +119,15 @@ def find_by_id_or_dump(what: str) -> list[Case]:
 
 def make_directory(place: Path) -> None:
     """Makes a case's directory with its FIFOs. Raises `NoSpace`, or `ConfigurationError` when it cannot be written."""
+    from sandbox.case import keeper
+
     try:
         shared = place / SHARED
         shared.mkdir(mode=0o700, parents=True)
         place.chmod(0o700)
         for name in (*(fifo(end, slot) for end in ("in", "out") for slot in SLOTS), "ctl"):
             os.mkfifo(shared / name, 0o600)
+        os.mkfifo(place / keeper.FIFO, 0o600)
         # A lock in the mounted directory can be held by the case: there it only shows that a client is there.
         for lock in (place / "lock", shared / "lock"):
             lock.touch(mode=0o600)
@@ -143,16 +146,20 @@ def view_of(place: Path) -> Path | None:
 
 
 def remove(place: Path) -> None:
-    """Removes a case's directory, and the mount of its view."""
+    """Removes a case's directory, the mount of its view, and its keeper."""
     # A warm run forgets nothing, and should not pay for what this imports.
     import shutil
+
+    from sandbox.case import keeper
 
     view = view_of(place)
     if view is not None:
         from sandbox.case import views
 
         views.end(view)
+    waiting = keeper.reach(str(place))
     shutil.rmtree(place, ignore_errors=True)
+    keeper.wake(waiting)
 
 
 def lock(ident: str, reporter: Reporter = QUIET, doing: str = "") -> AbstractContextManager[None]:

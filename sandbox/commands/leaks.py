@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,12 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import store, views
+from sandbox.case import keeper, store, views
 from sandbox.engine import Engine, EngineName, connect, labels
 from sandbox.engine.orphans import orphans
 from sandbox.errors import EngineError
 from sandbox.host import paths
 from sandbox.host.locks import is_locked
+
+_KEEPER: Final = f"/case/{Path(keeper.__file__).name}".encode()
 
 _BEGINNING: Final = 600.0
 """Seconds for which a file without a lock may belong to a process that has just begun."""
@@ -60,6 +63,7 @@ def find(engine: str | None = None) -> Iterator[Leak]:
                 yield Leak(kind="container", name=left.name, why="the vmbox it ran for is gone", remove=remove)
             yield from _images(connected)
     yield from _runtime()
+    yield from _keepers()
     yield from _views()
     yield from _cache()
 
@@ -118,6 +122,20 @@ def _runtime() -> Iterator[Leak]:
         owner = re.search(r"-(\d+)-\d+\.sock$|\.(\d+)$", entry.name)
         if owner and not entry.is_dir() and not Path(f"/proc/{owner[1] or owner[2]}").exists():
             yield _file(entry, "socket" if entry.name.endswith(".sock") else "temporary file", "its process is gone")
+
+
+def _keepers() -> Iterator[Leak]:
+    """Processes that keep a case whose directory was removed by hand; at the next look they end by themselves."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            at = next((number for number, word in enumerate(words[:5]) if word.endswith(_KEEPER)), None)
+            if at is None or process.stat().st_uid != os.getuid():
+                continue
+            place = Path(os.fsdecode(words[at + 1]))
+            if place.parent == store.directory() and not place.exists():
+                end = partial(os.kill, int(process.name), signal.SIGTERM)
+                yield Leak(kind="process", name=process.name, why=f"keeps {place.name}, which is gone", remove=end)
 
 
 def _views() -> Iterator[Leak]:

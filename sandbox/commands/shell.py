@@ -19,6 +19,7 @@ from sandbox.case.places import RELAY, dump_paths, vmlinux
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.engine import Engine, Exec, connect
 from sandbox.errors import SessionDied, UsageError, VmboxError, pasteable
+from sandbox.host.locks import locked
 from sandbox.model import Case
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import choice, module_debuginfo, terminal
@@ -136,19 +137,30 @@ def _with_history(
 
 @contextmanager
 def _presence(case: Case, engine: Engine) -> Iterator[str]:
-    """A lock held for as long as we live: the script in the container ends the program when it is let go."""
+    """Locks held for as long as we live: one by which the case counts as used, out of its reach, and one in it."""
     ident = secrets.token_hex(4)
+    mark = case.directory / f"shell-{ident}"
+    try:
+        with locked(mark), _held_inside(case, engine, ident):
+            yield ident
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+@contextmanager
+def _held_inside(case: Case, engine: Engine, ident: str) -> Iterator[None]:
+    """The script in the container ends the program when this lock is let go."""
     if case.remote:
         with engine.exec(case.container, [RELAY, "hold", ident], stdin=True) as holding:
             if not holding.ready(_PATIENCE) or not holding.read():
                 raise SessionDied(f"the case of {case.dump.name} does not answer")
-            yield ident
+            yield
         return
     path = case.shared / f"shell-{ident}"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield ident
+        yield
     finally:
         path.unlink(missing_ok=True)
         Path(case.shared / f"history-{ident}").unlink(missing_ok=True)

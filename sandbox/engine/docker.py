@@ -331,6 +331,7 @@ class DockerEngine:
             running=state["Running"],
             labels=found["Config"].get("Labels") or {},
             exit_code=None if state["Running"] else state["ExitCode"],
+            process=state.get("Pid") or 0,
         )
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:

@@ -108,6 +108,8 @@ class Container:
     labels: Mapping[str, str]
     exit_code: int | None = None
     """Set by `container`, not by `containers`."""
+    process: int = 0
+    """Number of its first process on the engine's host. Set by `container`; 0 when it does not run."""
 
 
 class Exec(Protocol):

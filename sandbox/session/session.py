@@ -166,10 +166,10 @@ class Session:
 
     def set_idle(self, seconds: int) -> None:
         """Changes how long the case may be unused before it disposes of itself; 0: for ever."""
-        from sandbox.case.container import record_idle
+        from sandbox.case import idle
 
         self._channel.control("idle", str(seconds))
-        record_idle(self._case, seconds)
+        idle.record(self._case, seconds)
 
     @property
     def _channel(self) -> FifoChannel:

@@ -6,6 +6,7 @@ race for it. So each caller draws a number, and waits for those that came before
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import time
@@ -18,6 +19,7 @@ _SILENT: Final = 0.3
 """Seconds of waiting that are not worth a word."""
 
 _PREFIX: Final = "turn-"
+_QUEUE: Final = "queue"
 
 
 class TicketLock:
@@ -37,13 +39,16 @@ class TicketLock:
 
     def close(self) -> None:
         if self._path is not None:
+            # The end of a use counts for the idle limit, as its begin does.
+            with contextlib.suppress(OSError):
+                os.utime(self._path.with_name(_QUEUE))
             self._path.unlink(missing_ok=True)
             self._path = None
         while self._descriptors:
             os.close(self._descriptors.pop())
 
     def _draw(self, place: Path) -> int:
-        counter = os.open(place / "queue", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        counter = os.open(place / _QUEUE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(counter, fcntl.LOCK_EX)
             number = int(os.pread(counter, 32, 0) or b"0") + 1

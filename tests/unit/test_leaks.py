@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.case import store
+from sandbox.case import keeper, store
 from sandbox.commands import leaks
 from sandbox.engine import Container, ContainerSpec, labels
 from sandbox.engine.orphans import orphans, with_owner_label
@@ -83,6 +84,23 @@ def test_a_lock_ends_with_its_holder(places: Path) -> None:
         assert is_locked(lock)
         holder.kill()
     assert not is_locked(lock)
+
+
+def test_the_keeper_of_a_case_whose_directory_is_gone(places: Path) -> None:
+    place = store.directory() / "0123456789-docker"
+    store.make_directory(place)
+    (place / keeper.LIMIT).write_text("0")
+    words = [sys.executable, "-I", "-S", keeper.__file__, str(place), "-1", "/bin/true"]
+    with subprocess.Popen(words) as process:
+        while (fifo := keeper.reach(str(place))) < 0:
+            assert process.poll() is None
+        os.close(fifo)
+        assert list(leaks._keepers()) == []
+        shutil.rmtree(place)
+        (leak,) = leaks._keepers()
+        assert leak.name == str(process.pid)
+        leak.remove()
+    assert list(leaks._keepers()) == []
 
 
 @dataclass

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.case import container, opening, store
+from sandbox.case import container, opening, overdue, store
 from sandbox.case.options import OpenOptions
 from sandbox.engine import orphans
 from sandbox.errors import DebuginfoMismatch, DumpDamaged, SessionDied, SessionFailed
@@ -124,7 +124,7 @@ def test_a_case_is_replaced_when_everything_is_at_hand(
     engine: Future[object] = Future()
     engine.set_result(None)
     monkeypatch.setattr(opening, "_connecting", lambda _: nullcontext(engine))
-    monkeypatch.setattr(container, "close_overdue", lambda: None)
+    monkeypatch.setattr(overdue, "close_overdue", lambda: None)
     monkeypatch.setattr(orphans, "orphans", lambda _: [])
     monkeypatch.setattr(opening, "_refuse_remote", lambda *_: None)
     outcome: list[Exception] = [DebuginfoMismatch("of another build")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.case import container, store
+from sandbox.case import container, idle, overdue, store
 from sandbox.case.places import SESSION_VERSION
 from sandbox.errors import CommandTimeout, EngineFailed, SessionDied
 from sandbox.model import Case
@@ -167,16 +167,16 @@ def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
 
 
 def test_a_case_past_its_idle_limit_is_closed_at_the_next_opening(case: Case, engine: Engine) -> None:
-    container.record_idle(case, 60)
-    container.close_overdue()
+    idle.record(case, 60)
+    overdue.close_overdue()
     assert engine.removed == []
     store.write(Case(**{name: getattr(case, name) for name in Case.__slots__} | {"opened": case.opened - timedelta(1)}))
     turn = TicketLock(case.directory)
-    container.close_overdue()
+    overdue.close_overdue()
     assert engine.removed == []
     turn.close()
     os.utime(case.directory / "queue", (time.time() - 3600, time.time() - 3600))
-    container.close_overdue()
+    overdue.close_overdue()
     assert engine.removed == ["0123"]
 
 
