@@ -46,6 +46,8 @@ class Created:
     capabilities: frozenset[str] = frozenset()
     seccomp: bool | None = True
     """Whether system calls are filtered."""
+    keyrings: bool = False
+    """Whether it can use the kernel's keyrings, although its filter was to refuse that."""
     no_new_privileges: bool = True
     read_only: bool = True
     """The root file system."""
@@ -114,6 +116,8 @@ def _deviations(
         yield "capabilities", f"it has capabilities ({', '.join(sorted(created.capabilities))})"
     if created.seccomp is False:
         yield "seccomp", "system calls are not filtered (seccomp)"
+    if created.keyrings:
+        yield "seccomp", "the kernel's keyrings are in its reach (seccomp)"
     if created.unconfined:
         yield created.unconfined[0], f"it is not confined ({', '.join(created.unconfined)})"
     if hosts := [name for name in created.sysctls if not name.startswith(_OWN_SYSCTLS)]:

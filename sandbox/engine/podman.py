@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -12,7 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from sandbox.engine import created, intermediate_images, messages, orphans, podman_created, podman_spec
+from sandbox.engine import (
+    created,
+    intermediate_images,
+    messages,
+    orphans,
+    podman_created,
+    podman_seccomp,
+    podman_spec,
+    podman_within,
+)
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.libpod import FAILURES, Libpod, LibpodError
 from sandbox.engine.podman_info import KeptInfo
@@ -35,6 +45,9 @@ class PodmanEngine:
         self._info: EngineInfo | None = None
         self._vfs = False
         self._seccomp = ""
+        """The profile that it takes by itself; "" for the one that is built in."""
+        self._is_ours = False
+        """Whether it can read this user's files, and is on this host."""
         self._environments: dict[str, Mapping[str, str]] = {}
         """By reference, of the images that were looked at."""
         self._cgroup_namespaces = True
@@ -74,6 +87,8 @@ class PodmanEngine:
                 local=self._endpoint.startswith(("unix:", "podman"))
                 and (host["hostname"], host["kernel"]) == (here.nodename, here.release),
             )
+            uids = {one["container_id"]: one["host_id"] for one in (host.get("idMappings") or {}).get("uidmap") or ()}
+            self._is_ours = self._info.local and (not rootless or uids.get(0) == os.getuid())
         return self._info
 
     def uses_vfs(self) -> bool:
@@ -247,11 +262,12 @@ class PodmanEngine:
             self.image(spec.image)
         environment = self._environments.get(spec.image, {})
         shadows = podman_spec.shadows(info) if spec.hardened else {}
+        seccomp = podman_seccomp.path_for(self._seccomp, reads_ours=self._is_ours) if spec.hardened else ""
         payload = podman_spec.of(
             spec,
             info,
             auto_remove=auto_remove,
-            seccomp=self._seccomp,
+            seccomp=seccomp,
             cgroup_namespaces=self._cgroup_namespaces,
             image_environment=environment,
             shadows=shadows,
@@ -270,11 +286,22 @@ class PodmanEngine:
                     shadows=shadows,
                     image_environment=environment,
                     cgroup_namespaces=self._cgroup_namespaces,
+                    filters_keyrings=podman_seccomp.is_ours(seccomp),
+                    look_within=lambda: self._look_within(payload, spec),
                 )
             except BaseException:
                 self.remove(ident)
                 raise
         return ident
+
+    def _look_within(self, payload: Mapping[str, Any], spec: ContainerSpec) -> bytes:
+        """The answer of `podman_within.ARGV` in a container that is otherwise like that of `payload`."""
+        program, *arguments = podman_within.ARGV
+        labels = orphans.with_owner_label(spec).labels
+        own = {"entrypoint": [program], "command": arguments, "name": None, "remove": False, "labels": dict(labels)}
+        with self._translating_errors(f"create a container of {spec.image}"):
+            ident: str = self._call("POST", "/containers/create", json_body={**payload, **own}).json()["Id"]
+        return b"".join(self._attached(ident, dataclasses.replace(spec, argv=podman_within.ARGV, hardened=False)))
 
     def _initialize(self, ident: str, spec: ContainerSpec) -> None:
         """Has the runtime make it, but not start its process."""
@@ -297,6 +324,11 @@ class PodmanEngine:
 
     def run(self, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         ident = self._create(orphans.with_owner_label(spec), auto_remove=False)
+        yield from self._attached(ident, spec, on_stderr=on_stderr)
+
+    def _attached(
+        self, ident: str, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None
+    ) -> Iterator[bytes]:
         yield from run_attached(
             spec,
             attach=lambda: self._attach(ident, spec),
@@ -306,7 +338,7 @@ class PodmanEngine:
         )
 
     def _attach(self, ident: str, spec: ContainerSpec) -> ExecStream:
-        if not spec.hardened:
+        if not spec.hardened:  # what is, is initialized already
             self._initialize(ident, spec)  # what is not initialized cannot be attached to
         with self._translating_errors(f"start {spec.argv[0]} in {spec.image}"):
             params = {"stdout": True, "stderr": True, "stream": True}
@@ -328,6 +360,7 @@ class PodmanEngine:
             running=state["Running"],
             labels=found["Config"].get("Labels") or {},
             exit_code=None if state["Running"] else state["ExitCode"],
+            process=state.get("Pid") or 0,
         )
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:

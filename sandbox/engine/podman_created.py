@@ -1,16 +1,18 @@
 """What Podman says of a container that it has created and not started: its inspection and the runtime's config.json.
 
 The inspection leaves out what containers.conf and mounts.conf add (Podman 4.3 to 5.8). The file, which is written when
-the container is initialized, has all; only the engine's own user can read it, on the engine's host.
+the container is initialized, has all; only the engine's own user can read it, on the engine's host. Elsewhere a
+container looks at itself (`podman_within`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.engine import created
+from sandbox.engine import created, podman_seccomp, podman_within
 from sandbox.engine.created import Created
 from sandbox.engine.protocol import ContainerSpec, EngineInfo
 from sandbox.host import decode
@@ -66,11 +68,30 @@ def refuse_unless_as_asked(
     shadows: Iterable[str],
     image_environment: Mapping[str, str],
     cgroup_namespaces: bool,
+    filters_keyrings: bool,
+    look_within: Callable[[], bytes],
 ) -> None:
-    """Raise `EngineFailed` when the initialized container that Podman describes has more than `spec` asked for."""
+    """Raise `EngineFailed` when the initialized container that Podman describes has more than `spec` asked for.
+
+    `filters_keyrings`: whether a filter was asked for that refuses them (`podman_seccomp`). `look_within` is called
+    where the runtime's file cannot be read, and gives what `podman_within.ARGV` prints in a container like it.
+    """
     config = _runtime_config(inspected) if info.local else None
+    made = of(inspected, config, shadows=shadows, cgroup_namespaces=cgroup_namespaces)
+    if config is None:
+        made = podman_within.refined(
+            made,
+            podman_within.parse(look_within()),
+            hidden=shadows,
+            own_files=_OWN_FILES,
+            own_mounts=_OWN_MOUNTS,
+            local=info.local,
+            cgroup_namespaces=cgroup_namespaces,
+        )
+    elif filters_keyrings:
+        made = dataclasses.replace(made, keyrings=podman_seccomp.allows_keyrings(config["linux"].get("seccomp") or {}))
     created.refuse_unless_as_asked(
-        of(inspected, config, shadows=shadows, cgroup_namespaces=cgroup_namespaces),
+        made,
         spec,
         engine="Podman",
         settings=SETTINGS,

@@ -16,8 +16,6 @@ _LOG_LIMIT: Final = 8 << 20
 _CPU_PERIOD: Final = 100_000
 """Microseconds; the kernel's default."""
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SECCOMP: Final = ("/usr/share/containers/seccomp.json", "/etc/containers/seccomp.json")
-"""Where Podman looks for its profile when containers.conf names none."""
 _SECRETS: Final = "/run/secrets"
 _MOUNTS_CONF: Final = ("/etc/containers/mounts.conf", "/usr/share/containers/mounts.conf")
 _USERS_MOUNTS_CONF: Final = "~/.config/containers/mounts.conf"
@@ -35,9 +33,9 @@ def of(
 ) -> dict[str, Any]:
     """The body of a request to create the container of `spec` on the engine that `info` describes.
 
-    What is not named here is what the engine's containers.conf says. `seccomp` is the profile that the engine says it
-    takes by itself, "" for the one that is built in; `cgroup_namespaces` is whether its host has them. `shadows`, see
-    there, are covered in a hardened container.
+    What is not named here is what the engine's containers.conf says. `seccomp` is the profile of a hardened container
+    (`podman_seccomp.path_for`); `cgroup_namespaces` is whether its host has them. `shadows`, see there, are covered in
+    a hardened container.
     """
     payload: dict[str, Any] = {
         "image": spec.image,
@@ -101,8 +99,7 @@ def of(
             "seccomp_policy": "default",
         }
         if seccomp:
-            # A profile of the site's may allow all, or be "unconfined".
-            payload["seccomp_profile_path"] = seccomp if seccomp in _SECCOMP else _SECCOMP[0]
+            payload["seccomp_profile_path"] = seccomp
     if info.limits:
         payload["resource_limits"] = {
             "memory": {"limit": spec.memory} if spec.memory else None,

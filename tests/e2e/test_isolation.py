@@ -8,9 +8,13 @@ its engine.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import platform
+import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +47,8 @@ QUESTIONS = {
     "pids": "cat /sys/fs/cgroup/pids.max /sys/fs/cgroup/pids/pids.max 2>/dev/null",
     "cpus": "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null",
     "address space": "ulimit -v",
+    "keyrings": "/run/vmbox/keyring; echo $?",
+    "user namespace": "readlink /proc/self/ns/user",
     "sockets": "for f in $(find /run 2>/dev/null) $(cut -d' ' -f2 /proc/mounts); do [ ! -S $f ] || echo $f; done",
 }
 
@@ -78,6 +84,15 @@ def no_new_privileges(seen: Seen) -> None:
 
 def system_calls_are_filtered(seen: Seen) -> None:
     assert _status(seen, "Seccomp") == "2"
+
+
+def keyrings_are_out_of_reach(seen: Seen) -> None:
+    """Those of its user: they have Kerberos tickets, and are of a namespace only where its user is."""
+    if platform.machine() != "x86_64":
+        return  # the program that asks is for that
+    if seen["user namespace"] != str(Path("/proc/self/ns/user").readlink()):
+        return
+    assert seen["keyrings"] in {str(errno.EPERM), str(errno.ENOSYS)}
 
 
 def no_network_but_loopback(seen: Seen) -> None:
@@ -171,6 +186,27 @@ def cpus_are_limited(seen: Seen) -> None:
     assert seen["engine limits"] == "False" or 0 < int(quota) <= max(1.0, count * 0.75) * 100_000
 
 
+def keyring_program() -> bytes:
+    """A program that asks for its user's keyring, keyctl(KEYCTL_GET_KEYRING_ID, -4, 1). Its status is the error."""
+    code = bytes.fromhex(
+        "b8fa000000 31ff 48c7c6fcffffff ba01000000 0f05"  # keyctl
+        "31ff 85c0 7904 f7d8 89c7"  # edi = eax < 0 ? -eax : 0
+        "b83c000000 0f05"  # exit
+    )
+    base = 0x400000
+    header = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header += struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, base + 120, 64, 0, 0, 64, 56, 1, 0, 0, 0)
+    size = 120 + len(code)
+    return header + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 4096) + code
+
+
+def put_programs(runtime: Path) -> None:
+    """Into what is /run/vmbox in a case."""
+    program = runtime / "keyring"
+    program.write_bytes(keyring_program())
+    program.chmod(0o755)
+
+
 Check = Callable[[Seen], None]
 Mutation = Callable[[dict[str, Any]], None]
 
@@ -251,6 +287,10 @@ MUTATIONS: Mapping[Check, tuple[Mutation, Mutation]] = {
     no_capabilities: (_docker(CapDrop=[]), _podman(cap_drop=[])),
     no_new_privileges: (_docker(SecurityOpt=["label=disable"]), _podman(no_new_privileges=False)),
     system_calls_are_filtered: (_docker(SecurityOpt=_UNCONFINED), _podman(seccomp_profile_path="unconfined")),
+    keyrings_are_out_of_reach: (
+        _docker(SecurityOpt=_UNCONFINED),
+        _podman(seccomp_profile_path="/usr/share/containers/seccomp.json"),
+    ),
     no_network_but_loopback: (_docker(NetworkMode="host"), _podman(netns={"nsmode": "host"})),
     root_is_read_only: (_docker(ReadonlyRootfs=False), _podman(read_only_filesystem=False)),
     dump_is_read_only: (_docker_bind("/case/vmcore"), _podman_bind("/case/vmcore")),
@@ -290,6 +330,7 @@ def case(engine: EngineUnderTest, own_dump: Path) -> Iterator[dict[str, Any]]:
     done = subprocess.run([*engine.vmbox, "run", str(own_dump), "--", "p 1"], env=env, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     (found,) = json.loads(engine.run("list", "--json").stdout)
+    put_programs(Path(engine.env["VMBOX_RUNTIME_DIR"], "cases", found["id"], "shared"))
     yield found
     engine.run("close", "--all")
 
@@ -367,6 +408,7 @@ def spec(engine: EngineUnderTest, own_dump: Path, case: dict[str, Any]) -> Conta
     runtime = engine.directory()
     (runtime / "lock").touch()
     os.chown(runtime / "lock", engine.uid, engine.gid)
+    put_programs(runtime)
     return container_spec(
         name="vmbox-isolation",
         image=case["image"],
@@ -385,10 +427,16 @@ def test_what_is_not_mutated_is_a_case(engine: EngineUnderTest, spec: ContainerS
         check(answers)
 
 
+def _has_no_such_setting(engine: EngineUnderTest, check: Check) -> bool:
+    info = engine.engine.info()
+    limits = check in {processes_are_limited, cpus_are_limited}
+    return (limits and not info.limits) or (check is keyrings_are_out_of_reach and info.rootless)
+
+
 @pytest.mark.parametrize("check", MUTATIONS, ids=lambda check: check.__name__)
 def test_notices_when_the_setting_is_gone(engine: EngineUnderTest, spec: ContainerSpec, check: Check) -> None:
-    if not engine.engine.info().limits and check in {processes_are_limited, cpus_are_limited}:
-        return  # there is no such setting, which info() and vmbox doctor say
+    if _has_no_such_setting(engine, check):
+        return
     with _mutated(engine, MUTATIONS[check]):
         answers = _ask(engine, spec)
     with pytest.raises(AssertionError):
@@ -400,8 +448,8 @@ def test_case_is_not_started_when_the_setting_is_gone(
     engine: EngineUnderTest, spec: ContainerSpec, check: Check
 ) -> None:
     """As after a configuration of the engine's that takes it away."""
-    if not engine.engine.info().limits and check in {processes_are_limited, cpus_are_limited}:
-        return  # there is no such setting
+    if _has_no_such_setting(engine, check):
+        return
     before = {one.id for one in engine.engine.containers({})}
     with _mutated(engine, MUTATIONS[check], inspected=True), pytest.raises(EngineFailed, match="than it was asked to"):
         engine.engine.start(_with(spec, name=None, argv=["sleep", "60"]))
@@ -460,6 +508,36 @@ def test_opens_the_dump_for_reading_only(crash: Path) -> None:
 def test_dump_is_not_executable_code(crash: Path) -> None:
     executable = {line.split()[-1] for line in (crash / "maps").read_text().splitlines() if "x" in line.split()[1]}
     assert not any(path.startswith(("/case", "/scratch", "/tmp")) for path in executable)
+
+
+UNRULY = (
+    "for p in $(grep -l [v]mbox/session /proc/[0-9]*/cmdline); do p=$(echo $p | tr -dc 0-9); kill -STOP $p; done",
+    "(trap '' TERM HUP; while :; do yes '' | head -c 70000 >/run/vmbox/ctl; done) >/dev/null 2>&1 &",
+    "(trap '' TERM HUP; while :; do echo >/run/vmbox/in-2; sleep 1; done) >/dev/null 2>&1 &",
+    "for f in /run/vmbox/lock /run/vmbox/shell-*; do setsid flock $f sleep 1000 >/dev/null 2>&1 & done",
+)
+"""What a dump that runs code does to stay: the watch of its limit is stopped, its FIFO is full, its locks are held."""
+
+
+def test_idle_limit_holds_whatever_the_case_does(engine: EngineUnderTest, own_dump: Path) -> None:
+    """By a process that outlives the client; nothing is left."""
+    engine.run("close", "--all")
+    commands = [part for command in UNRULY for part in ("--", f"!{command}")]
+    assert engine.run("--set", "idle=4", "run", str(own_dump), "--", "p 1").returncode == 0
+    place = Path(engine.env["VMBOX_RUNTIME_DIR"], "cases")
+    (case,) = (one for one in place.iterdir() if one.is_dir())
+    (case / "shared" / "shell-left").touch()  # by a client that was killed
+    (container,) = (one.id for one in engine.engine.containers({labels.CASE: ""}))
+    assert engine.run("run", str(own_dump), *commands).returncode == 0
+    began = time.monotonic()
+    while engine.engine.container(container) is not None:
+        assert time.monotonic() - began < 60
+        time.sleep(0.5)
+    assert time.monotonic() - began > 4
+    while case.exists():
+        assert time.monotonic() - began < 60
+        time.sleep(0.1)
+    assert engine.run("doctor", "--leaks", "--engine", engine.url).returncode == 0
 
 
 def test_engine_is_told_not_to_relabel(engine: EngineUnderTest, spec: ContainerSpec) -> None:

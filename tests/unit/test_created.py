@@ -13,7 +13,15 @@ import pytest
 
 from engines import INFO
 from sandbox.case.container import Limits, container_spec
-from sandbox.engine import ContainerSpec, created, docker_created, podman_created, podman_spec
+from sandbox.engine import (
+    ContainerSpec,
+    created,
+    docker_created,
+    podman_created,
+    podman_seccomp,
+    podman_spec,
+    podman_within,
+)
 from sandbox.engine.podman_config import containers_conf
 from sandbox.errors import EngineFailed
 
@@ -65,6 +73,72 @@ def test_inspection_alone_is_accepted(name: str) -> None:
     found = recorded(name)
     del found["config"]
     compare(name, found)
+
+
+def look(name: str, answer: str) -> None:
+    """Compares what the container says of itself, too."""
+    found = recorded(name)
+    made = podman_created.of(found["inspected"], None, shadows=["/run/secrets"], cgroup_namespaces=False)
+    seen = podman_within.refined(
+        made,
+        podman_within.parse(answer.encode()),
+        hidden=["/run/secrets"],
+        own_files=podman_created._OWN_FILES,
+        own_mounts=podman_created._OWN_MOUNTS,
+        local=False,
+        cgroup_namespaces=False,
+    )
+    created.refuse_unless_as_asked(
+        seen, SPEC, engine=name, settings=podman_created.SETTINGS, image_environment={}, limits=found["limits"]
+    )
+
+
+@pytest.mark.parametrize("name", PODMAN)
+def test_a_container_that_looks_at_itself_is_accepted(name: str) -> None:
+    look(name, (RECORDED / f"{name}.within").read_text())
+
+
+DISK = "1330 1323 254:0 /x {} ro,nosuid,nodev,relatime - ext4 /dev/vda rw"
+WITHIN = {
+    "volume": ("@mounts\n", "@mounts\n" + DISK.format("/mnt") + "\n", "/mnt is mounted"),
+    "file of the engine": ("@mounts\n", "@mounts\n" + DISK.format("/etc/localtime") + "\n", "/etc/localtime is"),
+    "below proc": ("@mounts\n", "@mounts\n" + DISK.format("/proc/config.gz") + "\n", "/proc/config.gz is mounted"),
+    "a space": ("@mounts\n", "@mounts\n" + DISK.format("/a\\040b") + "\n", "/a b is mounted"),
+    "writable": (" /case/vmcore ro,", " /case/vmcore rw,", "/case/vmcore can be written"),
+    "no dump": (" /case/vmcore ", " /case/other ", "/case/other is mounted"),
+    "root": (" / / ro,", " / / rw,", "root file system"),
+    "programs": (" /scratch rw,nosuid,nodev,noexec", " /scratch rw,nosuid,nodev", "/scratch is not the scratch"),
+    "device": ("@devices\n", "@devices\nkmsg\n", "/dev/kmsg"),
+    "pid": ("@pid\n1\n", "@pid\n4711\n", "namespaces (pid)"),
+    "ipc": ("ipc ipc:[", "ipc ipc:[4026531839]\nipc was:[", "namespaces (ipc)"),
+    "uts": ("uts uts:[", "uts uts:[4026531838]\nuts was:[", "namespaces (uts)"),
+    "network": ("    lo:", "  eth0:       0\n    lo:", "network is one with eth0, lo"),
+    "capability": ("CapBnd:\t0000000000000000", "CapBnd:\t0000000000200000", "capabilities (0x200000)"),
+    "privileges": ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "no_new_privs"),
+    "no filter": ("Seccomp:\t2", "Seccomp:\t0", "not filtered"),
+    "a filter that allows": ("@filter\n", "@filter\nnone\n", "not filtered"),
+    "kcore": ("@kcore\n", "@kcore\nseen\n", "kernel's memory"),
+    "spared": ("@score\n0\n", "@score\n-500\n", "want of memory"),
+    "priority": ("Max realtime priority     0                    0", "Max realtime priority     9 9", "rtprio"),
+    "environment": ("IDLE=0", "IDLE=0\0HOST_SECRET=x", "HOST_SECRET"),
+}
+
+
+@pytest.mark.parametrize("name", PODMAN)
+@pytest.mark.parametrize("what", WITHIN)
+def test_more_than_was_asked_for_is_seen_from_within(name: str, what: str) -> None:
+    before, after, said = WITHIN[what]
+    text = (RECORDED / f"{name}.within").read_text()
+    assert before in text
+    with pytest.raises(EngineFailed, match="than it was asked to") as refused:
+        look(name, text.replace(before, after, 1))
+    assert said in refused.value.message
+
+
+@pytest.mark.parametrize("answer", [b"", b"sh: not found\n", b"\n@pid\n1\n\n@status\n"])
+def test_a_container_that_says_nothing_is_refused(answer: bytes) -> None:
+    with pytest.raises(EngineFailed, match="says nothing of itself"):
+        podman_within.parse(answer)
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -260,8 +334,29 @@ PODMAN_INFO = dataclasses.replace(INFO, name="podman", local=False)
     ],
 )
 def test_podman_is_asked_for_its_own_filter(engines: str, asked: str | None) -> None:
-    payload = podman_spec.of(SPEC, PODMAN_INFO, auto_remove=True, seccomp=engines)
+    path = podman_seccomp.path_for(engines, reads_ours=False)
+    payload = podman_spec.of(SPEC, PODMAN_INFO, auto_remove=True, seccomp=path)
     assert payload.get("seccomp_profile_path") == asked
+
+
+def test_podmans_filter_refuses_the_keyrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_RUNTIME_DIR", str(tmp_path / "run"))
+    profile = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "syscalls": [
+            {"names": ["read", "keyctl", "add_key"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["request_key"], "action": "SCMP_ACT_ALLOW"},
+            {"names": ["bdflush", "request_key"], "action": "SCMP_ACT_ERRNO"},
+        ],
+    }
+    monkeypatch.setattr(podman_seccomp, "_TRUSTED", (str(tmp_path / "theirs.json"),))
+    assert podman_seccomp.path_for("unconfined", reads_ours=True) == str(tmp_path / "theirs.json")  # not there
+    (tmp_path / "theirs.json").write_text(json.dumps(profile))
+    ours = Path(podman_seccomp.path_for("unconfined", reads_ours=True))
+    written = json.loads(ours.read_text())
+    assert written["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert [rule["names"] for rule in written["syscalls"]] == [["read"], ["bdflush", "request_key"]]
+    assert podman_seccomp.path_for("", reads_ours=True) == ""
 
 
 def test_podman_is_asked_for_the_environment_of_the_image_and_the_case() -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any
 import pytest
 
 import engines
-from e2e.test_isolation import CHECKS, QUESTIONS, system_calls_are_filtered
+from e2e.test_isolation import CHECKS, QUESTIONS, put_programs, system_calls_are_filtered
 from engines import CHECKOUT, EngineUnderTest, cache_root
 from sandbox.case.container import container_spec, limits
-from sandbox.engine import ContainerSpec, Engine, podman_spec
+from sandbox.engine import ContainerSpec, Engine, created, podman_created, podman_spec
 from sandbox.errors import EngineFailed
 
 REF = "localhost/vmbox/test-hostile:1"
@@ -33,16 +34,29 @@ cgroupns = "host"
 netns = "host"
 seccomp_profile = "unconfined"
 env = ["HOST_SECRET=hunter2", "LD_PRELOAD=/mnt/evil.so"]
+env_host = true
+http_proxy = true
+init = true
+keyring = false
+label = false
+privileged = true
+read_only = false
+no_new_privileges = false
+apparmor_profile = "unconfined"
+cgroups = "disabled"
 umask = "0000"
 default_capabilities = ["SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"]
+default_sysctls = ["net.ipv4.ping_group_range=0 0"]
+default_ulimits = ["core=0:0"]
 """
-"""Lines of [containers] that a request can name away."""
+"""Lines of [containers] that a request can name away, or that do no harm."""
 REFUSED = {
-    'volumes = ["/usr/share:/mnt:ro"]': "/mnt is mounted",
+    'volumes = ["/usr/share:/mnt:ro"]': "/mnt, /run/stranger",
     'devices = ["/dev/zero:/dev/stranger:r"]': "/dev/stranger",
     'annotations = ["run.oci.hooks.stdout=/tmp/x"]': "run.oci.hooks.stdout",
 }
 """Those that it cannot, and what is said of them."""
+HOOK = {"version": "1.0.0", "hook": {"path": "/bin/true"}, "when": {"always": True}, "stages": ["prestart"]}
 
 
 NAMES = {
@@ -67,6 +81,7 @@ def _spec(engine: EngineUnderTest, image: str) -> ContainerSpec:
         path.parent.mkdir(exist_ok=True)
         path.touch()
         os.chown(path, engine.uid, engine.gid)
+    put_programs(directory / "runtime")
     script = "\n".join(f"echo '@''@ {name}'; {command}" for name, command in QUESTIONS.items())
     case = container_spec(
         name="vmbox-hostile",
@@ -119,6 +134,9 @@ def test_podman_is_told_what_its_configuration_says_otherwise(
             seen = _seen(engine.engine, spec)
             for check in CHECKS:
                 check(seen)
+            with monkeypatch.context() as patch:
+                patch.setattr(podman_created, "_runtime_config", lambda _: None)
+                assert _seen(engine.engine, spec).keys() == seen.keys()
             files = b"".join(
                 engine.engine.run(
                     _with_script(spec, "ls -A /run/secrets; cat /etc/key; tr '\\0' '\\n' </proc/1/environ")
@@ -139,22 +157,58 @@ def _with_script(spec: ContainerSpec, script: str) -> ContainerSpec:
 @pytest.mark.engine
 @pytest.mark.parametrize("start", [engines.podman_rootful, engines.podman_rootless])
 def test_podman_is_refused_where_it_cannot_be_told(
-    start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, tmp_path: Path
+    start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for settings, said in REFUSED.items():
-        with _started(start, rootfs, settings) as engine:
-            _is_refused(engine, said)
-    if start is engines.podman_rootless:
-        return  # it cannot make each of these, and its user cannot read that file
+    """All at once, each of which would be enough; also where the container has to look at itself."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        (place / "hook.json").write_text(json.dumps(HOOK))
+        (place / "credentials").write_text("hunter2")
+        (place / "mounts.conf").write_text(f"{place}/credentials:/run/stranger\n")
+        more = ["--hooks-dir", str(place), "--default-mounts-file", str(place / "mounts.conf")]
+        with _started(start, rootfs, "\n".join(REFUSED), *more) as engine:
+            _is_refused(engine, "/mnt, /run/stranger")
+            expected = [*REFUSED.values(), "/bin/true"]
+            found = _deviations(engine)
+            assert [said for said in expected if said not in found] == []
+            monkeypatch.setattr(podman_created, "_runtime_config", lambda _: None)
+            found = _deviations(engine)
+            assert [said for said in expected[:-1] if said not in found] == []
+            assert "/bin/true" not in found
+            _is_refused(engine, "/mnt, /run/stranger")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("start", [engines.podman_rootful, engines.podman_rootless])
+@pytest.mark.parametrize("within", [False, True])
+def test_podman_is_refused_where_it_is_not_told(
+    start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, within: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if within:
+        monkeypatch.setattr(podman_created, "_runtime_config", lambda _: None)
     with _started(start, rootfs, NAMED_AWAY) as engine:
         for name, said in NAMES.items():
+            if name == "ipcns" and start is engines.podman_rootless and not Path("/dev/mqueue").exists():
+                continue  # rootless Podman can then not make such a container
             with _without(name):
                 _is_refused(engine, said)
-    conf = tmp_path / "mounts.conf"
-    (tmp_path / "credentials").write_text("hunter2")
-    conf.write_text(f"{tmp_path}/credentials:/etc/credentials\n")
-    with _started(start, rootfs, "", "--default-mounts-file", str(conf)) as engine:
-        _is_refused(engine, "/etc/credentials is mounted")
+
+
+def _deviations(engine: EngineUnderTest) -> str:
+    """All that a container has more than was asked for, of which the refusal names the first."""
+    found: list[str] = []
+
+    def note(made: created.Created, spec: ContainerSpec, **more: Any) -> None:
+        some = created._deviations(made, spec, more["image_environment"], limits=more["limits"])
+        found.extend(said for _, said in some)
+        raise EngineFailed("noted", hint="")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(created, "refuse_unless_as_asked", note)
+        with pytest.raises(EngineFailed, match="noted"):
+            engine.engine.start(_spec(engine, REF))
+    return "\n".join(found)
 
 
 @contextmanager
