@@ -56,14 +56,21 @@ def check(partial):
 def answer(command):
     try:
         CRASH_COMMAND_NAMESPACE.run(prog, command, globals=names)  # noqa: F821
-    except (CommandArgumentError, CommandExitStatusError, CommandNotFoundError) as error:
-        print(f"drgn: crash: {error}")
-    except SyntaxError as error:
-        print(f"drgn: crash: syntax error: {error}")
     except Exception as error:
+        # A pipeline may fail at both of its ends.
         for one in getattr(error, "exceptions", (error,)):
-            more = "; with debuginfo it may be" if without_debuginfo and isinstance(one, LookupError) else ""
-            print(f"drgn: crash: error: {one}{more}")
+            say(one)
+
+
+def say(error):
+    """Prints an error as drgn's own command line does."""
+    kind = "error: "
+    if isinstance(error, (CommandArgumentError, CommandExitStatusError, CommandNotFoundError)):
+        kind = ""
+    elif isinstance(error, SyntaxError):
+        kind = "syntax error: "
+    more = "; with debuginfo it may be" if without_debuginfo and isinstance(error, LookupError) else ""
+    print(f"drgn: crash: {kind}{error}{more}")
 
 
 def say_left_out():
