@@ -83,18 +83,23 @@ def provision(
         )
     # A self-contained image of another machine has programs of that machine, and no others.
     self_contained = not rebuild and not (options.native and machine is not None)
-    if self_contained and (found := _self_contained(vmcore, selection, options, engine, reporter)) is not None:
-        return found
+    fetching = peek(vmcore, selection.distribution, paths.cache_dir()) is None
+    made = engine.image(images.reference(selection.crash_from)) is not None
+    if self_contained:
+        # What is to be fetched or built may be in an image of another name.
+        by_label = fetching or not made
+        found = _self_contained(vmcore, selection, options, engine, reporter, by_label=by_label)
+        if found is not None:
+            return found
     if selection.crash_from.platform is not None:
         reporter.notice(f"the dump is of {machine}: its crash runs under emulation, which is slow")
     if options.image is None and (selection.crash_from.latest or selection.distribution.image.unusable is not None):
         reporter.notice(selection.reason)
     # Both may need the same base first; made once, before they part.
-    if engine.image(images.reference(selection.crash_from)) is None:
+    if not made:
         reporter.notice(f"the image {selection.crash_from.name} is made first, which takes minutes, once on this host")
         selection = _with_base(selection, vmcore.release, options, engine, reporter)
     building = in_background(lambda: _ensure_image(selection, vmcore.release, options, engine, reporter), name="image")
-    fetching = peek(vmcore, selection.distribution, paths.cache_dir()) is None
     index = always_index or selection.crash_from.crash.gains_from_index
     try:
         debuginfo = locate(
@@ -143,7 +148,13 @@ def _indexer(engine: Engine, reporter: Reporter, *, soon: bool) -> GdbIndexBuild
 
 
 def _self_contained(
-    vmcore: Vmcore, selection: Selection, options: OpenOptions, engine: Engine, reporter: Reporter
+    vmcore: Vmcore,
+    selection: Selection,
+    options: OpenOptions,
+    engine: Engine,
+    reporter: Reporter,
+    *,
+    by_label: bool,
 ) -> Provisioned | None:
     if options.debuginfo is not None or options.force:
         return None
@@ -151,7 +162,8 @@ def _self_contained(
     from sandbox.engine import labels
     from sandbox.profiles import load
 
-    found = self_contained.find(vmcore, engine, reporter, platform=selection.crash_from.platform)
+    platform = selection.crash_from.platform
+    found = self_contained.find(vmcore, engine, reporter, platform=platform, by_label=by_label)
     if found is None:
         _log.debug("no self-contained image of this kernel")
         return None

@@ -40,15 +40,21 @@ def remote_reference(ref: str, registry: str) -> str:
 
 
 def find(
-    vmcore: Vmcore, engine: Engine, reporter: Reporter = QUIET, *, platform: str | None = None
+    vmcore: Vmcore,
+    engine: Engine,
+    reporter: Reporter = QUIET,
+    *,
+    platform: str | None = None,
+    by_label: bool = True,
 ) -> tuple[Image, Debuginfo] | None:
     """The image of exactly the dump's kernel, on the engine or in the configured registry; None when there is none.
 
-    `platform` is what the engine calls the dump's machine, where that is not the engine's.
+    `platform` is what the engine calls the dump's machine, where that is not the engine's. Without `by_label`, one of
+    another name is not looked for: the engine would look at each of its images.
     """
     ref = reference(vmcore)
     image = engine.image(ref)
-    if image is None and vmcore.build_id is not None:
+    if image is None and by_label and vmcore.build_id is not None:
         # One made of another dump of the build, which did not tell its build-id, goes by another name.
         image = next(
             iter(engine.images({labels.IMAGE: labels.KERNEL_IMAGE, labels.KERNEL_BUILD_ID: vmcore.build_id})), None

@@ -15,6 +15,7 @@ from engines import INFO
 from sandbox import debuginfo, image, profiles
 from sandbox.case import provision as module
 from sandbox.case.options import OpenOptions
+from sandbox.debuginfo import lookup
 from sandbox.errors import BaseImageUnavailable, DebuginfoNotFound, VmboxError
 from sandbox.model import Vmcore
 
@@ -25,7 +26,7 @@ DUMP = Vmcore(path=Path("vmcore"), format="elf", size=1, release="6.1.0-50-cloud
 @pytest.fixture(autouse=True)
 def nothing_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(module, "_self_contained", lambda *_: None)
+    monkeypatch.setattr(module, "_self_contained", lambda *_, **__: None)
     monkeypatch.setattr(module, "_indexer", lambda *_, **__: None)
 
 
@@ -70,3 +71,18 @@ def test_a_testing_suite_that_is_broken_is_replaced_by_a_stable_one(monkeypatch:
     # Not where the user chose it, and not with a crash that does not know the kernel.
     with pytest.raises(VmboxError, match="no base image"):
         module.provision(DUMP, profiles.select(DUMP, override="latest"), OpenOptions(image="latest"), ENGINE, heard)
+
+
+@pytest.mark.parametrize(("cached", "made", "looked"), [(True, True, False), (True, False, True), (False, True, True)])
+def test_images_of_other_names_are_looked_at_only_for_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, cached: bool, made: bool, looked: bool
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(module, "_self_contained", lambda *_, by_label: asked.append(by_label))
+    monkeypatch.setattr(lookup, "peek", lambda *_: "debuginfo" if cached else None)
+    monkeypatch.setattr(image, "ensure_base", lambda *_: "base")
+    monkeypatch.setattr(image, "ensure", lambda *_: "image")
+    monkeypatch.setattr(debuginfo, "locate", lambda *_, **__: "debuginfo")
+    engine: Any = SimpleNamespace(info=lambda: INFO, image=lambda _: "image" if made else None)
+    module.provision(DUMP, profiles.select(DUMP), OpenOptions(), engine, Heard())
+    assert asked == [looked]
