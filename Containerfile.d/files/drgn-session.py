@@ -20,11 +20,14 @@ import traceback
 
 import drgn
 
+sys.path.insert(0, "/usr/libexec/vmbox")
+
 try:
     from drgn.commands import CommandArgumentError, CommandExitStatusError, CommandNotFoundError
     from drgn.commands._crash.common import CRASH_COMMAND_NAMESPACE
     from drgn.helpers.linux.module import for_each_module
     from drgn.helpers.linux.pid import for_each_task
+    from lost_rows import LostRows
 except ImportError:
     # What a command is answered with is what a user's own image without them is told.
     sys.exit(f"drgn {drgn.__version__} has no crash commands: drgn 0.3.0 is the first that has all of them")
@@ -43,14 +46,36 @@ names = {"prog": prog, "drgn": drgn}  # noqa: F821
 
 
 def check(partial):
-    """Ends drgn where it lacks what most of its commands need, so that another way to read the dump is tried."""
+    """Ends drgn where it lacks what most of its commands need, so that another way to read the dump is tried.
+
+    With `partial`: returns the kernel's list of tasks where its table of them cannot be read.
+    """
     try:
         prog.crashed_thread().object.comm.string_()  # noqa: F821
-        if not partial:
+        try:
             for task in for_each_task(prog):  # noqa: F821
                 task.comm.string_()
+        except Exception:
+            if not partial:
+                raise
+            return use_task_list()
     except Exception as error:
         sys.exit(f"drgn: crash: error: {error}")
+
+
+def use_task_list():
+    """Lets the commands find tasks by the kernel's list of them; None where that is not to be had either."""
+    try:
+        from drgn.commands._crash import _search, _sys, common
+        from task_list import TaskList
+
+        found = TaskList(prog)  # noqa: F821
+    except Exception:
+        return None
+    for module in (common, _sys, _search):
+        module.for_each_task = found.for_each
+    common.find_task = found.find
+    return found
 
 
 def answer(command):
@@ -84,6 +109,16 @@ def say_left_out():
     for name in names:
         if name not in known:
             print(f"drgn: crash: error: {name} is left out: pages of it are not in the dump")
+
+
+def say_lost():
+    """Says what the command before had to leave out."""
+    if tasks is not None and tasks.listed:
+        tasks.listed = False
+        if tasks.lost:
+            print(f"drgn: crash: error: tasks ({tasks.lost}) are left out: pages of them are not in the dump")
+    for line in lost.told():
+        print(f"drgn: crash: error: {line}")
 
 
 def run_script(request):
@@ -121,7 +156,9 @@ if without_debuginfo:
             print(f"without debuginfo: {note}")
     except no_debuginfo.Lacking as error:
         sys.exit(f"drgn: crash: error: {error}")
-check("--partial" in sys.argv)
+lost = LostRows()
+lost.install()
+tasks = check("--partial" in sys.argv)
 while True:
     try:
         line = commands.readline()
@@ -136,6 +173,7 @@ while True:
             answer(line.rstrip("\n"))
             if word == "mod":
                 say_left_out()
+            say_lost()
     except KeyboardInterrupt:
         pass
     except SystemExit:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sandbox import render
 from sandbox.session.session import Sink
 
-_WORD = b"xcluded"
-"""In the messages of both debuggers. All answers are looked through, so it is looked for first."""
+_WORDS = (b"xcluded", b"left out: ")
+"""In the messages of both debuggers. All answers are looked through, so they are looked for first."""
 
 _TAIL = 128
 """Bytes of one piece that may begin a message that the next one ends."""
@@ -43,7 +43,7 @@ class LostPages:
             render.note(f"vmbox: a page of the kernel itself is not in the dump: {why}")
 
     def _look(self, text: bytes) -> None:
-        if _WORD in text:
+        if any(word in text for word in _WORDS):
             from sandbox.profiles import makedumpfile
 
             self._found = makedumpfile.misses_kernel_page(text.decode(errors="replace"))

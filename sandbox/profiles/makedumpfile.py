@@ -17,7 +17,7 @@ _FILE: Final = "makedumpfile-changes.toml"
 # kernel's object is in none of them.
 _MISSING: Final = re.compile(
     r"page excluded: kernel virtual address: (?:0x)?[0-9a-f]+|Excluded page: 0x[89a-f][0-9a-f]{15}\b"
-    r"|is left out: pages of it are not in the dump"
+    r"|(?:is|are) left out: pages of (?:it|them) are not in the dump"
 )
 
 _LEVEL: Final = 31

@@ -136,7 +136,7 @@ def read(
         waiting_tasks=tuple(
             sorted((task for task in tasks if task.state == "UN"), key=lambda task: -(task.waited or 0))
         )[:_LONGEST],
-        by_memory=_top((task for task in tasks if task.resident), lambda task: task.resident),
+        by_memory=_top((task for task in tasks if task.resident), lambda task: task.resident or 0),
         by_time=_top((task for task in tasks if task.ran), lambda task: task.ran or 0),
         run_queues=tables.run_queues(texts.get("runq", ""))[:200],
         log=excerpt(log),

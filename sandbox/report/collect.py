@@ -58,6 +58,10 @@ COMMANDS: Final = (
 
 STACKS: Final = frozenset({"bt -l", "bt -a", "foreach UN bt"})
 
+LISTS: Final = frozenset({"ps", "ps -m", "ps -t", "runq", "mod", "mod -t", "mount", "net", "irq -s", "dev -d"})
+"""Commands of whose rows each stands for itself: with an error, those that are there are shown, and why others are
+missing."""
+
 PARTS: Final[Mapping[str, str]] = {
     "backtrace": "bt -l",
     "cpus": "bt -a",
@@ -93,7 +97,8 @@ class CommandOutputs:
     runs: tuple[CommandRun, ...]
     """For display: long output is cut."""
     texts: Mapping[str, str]
-    """Full output of each answered command. Commands in `STACKS` count even with an error, which is of one stack."""
+    """Full output of each answered command. Those in `STACKS` and `LISTS` count even with an error, which is of one
+    stack, or of some rows."""
     mode: str
     case: Mapping[str, str]
     """profile, engine, proof; debugger, and why it answered (reason) or may be wrong (doubt)."""
@@ -145,7 +150,7 @@ def _first_complaint(run: CommandRun, debugger: str) -> str:
 
 def _tells(command: str, status: CommandStatus) -> bool:
     # "bt: cannot transition from exception stack to current process stack" is of one CPU; the other stacks follow.
-    return status is CommandStatus.OK or (status is CommandStatus.ERROR and command in STACKS)
+    return status is CommandStatus.OK or (status is CommandStatus.ERROR and command in STACKS | LISTS)
 
 
 def _last_line(text: str) -> str:

@@ -154,7 +154,7 @@ def _charts(report: Report) -> dict[str, charts.Chart]:
         (
             "by_memory",
             "Tasks with most resident memory",
-            [(f"{task.command} {task.pid}", task.resident) for task in report.by_memory],
+            [(f"{task.command} {task.pid}", task.resident or 0) for task in report.by_memory],
             "B",
         ),
         (

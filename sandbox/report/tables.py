@@ -18,7 +18,8 @@ _HEX: Final = r"[0-9a-f]{6,16}"
 _PS: Final = re.compile(
     rf"^(?P<active>>?)\s*(?P<pid>{INTEGER})\s+(?P<parent>{INTEGER})\s+(?P<cpu>{INTEGER})\s+(?P<task>{_HEX})"
     rf"\s+(?P<state>[A-Za-z?]{{1,2}})"
-    rf"\s+(?P<percent>[\d.]+)\s+(?P<virtual>{INTEGER})\s+(?P<resident>{INTEGER})\s+(?P<command>.*?)\s*$"
+    rf"\s+(?P<percent>[\d.]+|nan)\s+(?P<virtual>{INTEGER}|nan)\s+(?P<resident>{INTEGER}|nan)"
+    r"\s+(?P<command>.*?)\s*$"
 )
 _STATES: Final = {"R": "RU", "S": "IN", "D": "UN", "I": "ID", "Z": "ZO", "T": "ST", "t": "TR", "X": "DE", "P": "PA"}
 """drgn's letters of a task's state, which are the kernel's (fs/proc/array.c): crash's."""
@@ -58,10 +59,10 @@ class Task:
     """crash's two letters: RU, IN, UN, ZO, ST, TR, ID …"""
     active: bool
     """Whether it was on a CPU when the kernel died."""
-    virtual: int
-    """Bytes."""
-    resident: int
-    """Bytes."""
+    virtual: int | None
+    """Bytes; None where the pages that say so are not in the dump."""
+    resident: int | None
+    """Bytes; None as above."""
     waited: float | None = None
     """Seconds since it was last on a CPU."""
     ran: float | None = None
@@ -144,8 +145,8 @@ def tasks(ps: str, waits: str = "", times: str = "", *, tick: float = 1e-9) -> t
             command=row["command"],
             state=_STATES.get(row["state"], row["state"]),
             active=bool(row["active"]),
-            virtual=int(row["virtual"]) * 1024,
-            resident=int(row["resident"]) * 1024,
+            virtual=_size(row["virtual"]),
+            resident=_size(row["resident"]),
             waited=waited.get((pid, row["command"].strip("[]"))),
             # All idle tasks have PID 0 and one entry each; their time is of no interest.
             ran=ran.get(pid) if pid else None,
@@ -154,6 +155,10 @@ def tasks(ps: str, waits: str = "", times: str = "", *, tick: float = 1e-9) -> t
         if row
         for pid in [int(row["pid"])]
     )
+
+
+def _size(kib: str) -> int | None:
+    return None if kib == "nan" else int(kib) * 1024
 
 
 def _waits(text: str) -> Iterator[tuple[tuple[int, str], float]]:

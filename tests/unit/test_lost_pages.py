@@ -23,6 +23,17 @@ def test_it_is_said_once_also_if_the_message_is_torn(at: int, capsys: pytest.Cap
     assert said.count("a page of the kernel itself is not in the dump: makedumpfile before") == 1
 
 
+def test_rows_that_are_left_out_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    for message in (
+        b"drgn: crash: error: interrupts (9) are left out: pages of them are not in the dump\n",
+        b"drgn: crash: error: qemu_fw_cfg is left out: pages of it are not in the dump\n",
+    ):
+        lost = LostPages("7.2.12+deb14-cloud-amd64")
+        lost.listen(lambda piece: None)(message)
+        lost.say()
+        assert "makedumpfile before" in capsys.readouterr().err
+
+
 def test_nothing_is_said_of_other_answers_and_of_kernels_without_a_known_fault(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

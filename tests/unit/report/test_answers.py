@@ -362,3 +362,9 @@ def test_a_hung_task_has_the_signature_of_the_task_with_and_without_its_dump() -
     answers = replace(answers, texts={"bt -l": watchdog, "log": "\n".join(log)})
     dump = Vmcore(path=Path("vmcore"), format="elf", size=1, cause=PanicCause.HUNG_TASK)
     assert read(dump, answers).signature.id == from_dump.id
+
+
+def test_a_task_whose_size_is_not_in_the_dump_has_none() -> None:
+    """What drgn-session.py prints of a task whose mm_struct makedumpfile has left out."""
+    (task,) = tables.tasks("   112     1    1  ff33430d42612300  S    nan   nan   nan  sh\n")
+    assert (task.pid, task.command, task.virtual, task.resident) == (112, "sh", None, None)

@@ -237,7 +237,7 @@ def test_what_one_debugger_does_not_answer_the_other_is_asked(tmp_path: Path, mo
     assert [(run.command, run.debugger, str(run.status)) for run in answers.runs] == [
         ("bt -a", "drgn", "ok"),
         ("ps", "crash", "ok"),
-        # The first one's error stays where the other has one, too.
+        # The first one's rows stay where the other has an error, too.
         ("ps -m", "drgn", "error"),
         ("mount", "drgn", "ok"),
     ]
@@ -261,3 +261,25 @@ def test_the_report_is_made_where_the_other_debugger_does_not_come_up(
     # Nor is it asked where the user asked for one.
     _, other = _asked_both(tmp_path, monkeypatch, {"ps"}, options=OpenOptions(debugger="drgn"))
     assert other.asked == []
+
+
+def test_rows_that_are_there_are_shown_with_the_reason_for_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_out = "drgn: crash: error: mounts (2) are left out: pages of them are not in the dump\n"
+
+    class Partial(Pair):
+        def run(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Transcript:
+            sink(left_out.encode())
+            return super().run(command, sink, timeout=timeout)
+
+    case = FakeCase(tmp_path)
+    case.doubts = {"crash": "it is too old"}
+    session = Partial(case, frozenset({"mount", "kmem -i"}))
+    monkeypatch.setattr(collect, "open_session", lambda *_, **__: (session, b""))
+    monkeypatch.setattr(collect, "is_needed", lambda *_: False)
+    answers = collect.collect(tmp_path, OpenOptions(), commands=["mount", "kmem -i"])
+    assert answers.texts == {"mount": left_out + "short\n"}
+    for command in ("mount", "kmem -i"):
+        said = answers.missing_reason(command)
+        assert said == "drgn says: mounts (2) are left out: pages of them are not in the dump"
