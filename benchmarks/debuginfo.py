@@ -3,8 +3,8 @@
     python -m benchmarks.debuginfo [--engine NAME|URL] VMCORE
 
 VMCORE is of a Debian kernel. (For a release alone the whole package is fetched, because only its hash proves it.) The
-cache is empty; a forwarder on loopback counts bytes. Preparing is done again on a copy without its index, in the usual
-container.
+cache is empty; a forwarder on loopback counts bytes (see first_bt: one has to be root). Preparing is done again on a
+copy without its index, in the usual container.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.first_bt import ARCHIVES, forwarder
+from benchmarks.first_bt import forwarder
 from sandbox.case.gdb_index import gdb_index_builder
 from sandbox.debuginfo.gdb_index import add_gdb_index
 from sandbox.engine import connect
@@ -40,9 +40,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(dir=scratch) as own,
     ):
         Path(own).chmod(0o755)  # containers read what is in it
-        words = [f"{archive}={through.url}/{number}" for number, archive in enumerate(ARCHIVES)]
-        env = {**os.environ, "VMBOX_CACHE_DIR": own, "VMBOX_MIRRORS": " ".join(words)}
-        env["VMBOX_ENGINE"] = engine.info().endpoint
+        env = {**os.environ, **through.environment, "VMBOX_CACHE_DIR": own, "VMBOX_ENGINE": engine.info().endpoint}
         command = [sys.executable, "-c", "from sandbox.__main__ import main; main()", "debuginfo", "fetch"]
         command += [str(given.vmcore), "--json"]
         began = time.monotonic()

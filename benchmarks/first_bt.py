@@ -73,9 +73,21 @@ class Forwarder:
     sent: int = 0
     url: str = f"http://{HOST}"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What has vmbox fetch through it."""
+        words = [f"{archive}={self.url}/{number}" for number, archive in enumerate(ARCHIVES)]
+        return {"VMBOX_MIRRORS": " ".join(words), "SSL_CERT_FILE": str(self.certificate)}
+
 
 @contextlib.contextmanager
-def forwarder(directory: Path) -> Iterator[Forwarder]:
+def forwarder() -> Iterator[Forwarder]:
+    with tempfile.TemporaryDirectory() as directory, _forwarding(Path(directory)) as state:
+        yield state
+
+
+@contextlib.contextmanager
+def _forwarding(directory: Path) -> Iterator[Forwarder]:
     state = Forwarder(certificate=directory / "certificate.pem")
     request = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=vmbox -addext subjectAltName=IP:"
     files = ["-keyout", directory / "key.pem", "-out", state.certificate]
@@ -135,11 +147,7 @@ def main() -> None:
     names = package_names(vmcore, home)
     assert names is not None
     (package, *_) = names.packages
-    with (
-        contextlib.closing(connect(given.engine)) as engine,
-        tempfile.TemporaryDirectory() as directory,
-        forwarder(Path(directory)) as through,
-    ):
+    with contextlib.closing(connect(given.engine)) as engine, forwarder() as through:
         base = image.ensure_base(home, engine)
         drop_images(engine)
         found = {"vmbox, first of its distribution": vmbox(given, through, engine)}
@@ -159,9 +167,7 @@ def main() -> None:
 def vmbox(given: argparse.Namespace, through: Forwarder, engine: Engine) -> Measured:
     own = Path(tempfile.mkdtemp(dir=given.scratch))
     own.chmod(0o755)
-    words = [f"{archive}={through.url}/{number}" for number, archive in enumerate(ARCHIVES)]
-    env = {**os.environ, "VMBOX_CACHE_DIR": str(own), "VMBOX_MIRRORS": " ".join(words)}
-    env |= {"VMBOX_ENGINE": engine.info().endpoint, "SSL_CERT_FILE": str(through.certificate)}
+    env = {**os.environ, **through.environment, "VMBOX_CACHE_DIR": str(own), "VMBOX_ENGINE": engine.info().endpoint}
     command = [sys.executable, "-c", "from sandbox.__main__ import main; main()"]
     before, began = through.sent, time.monotonic()
     try:
