@@ -15,7 +15,7 @@ import drgn
 from drgn.helpers.common.memory import identify_address_all
 from drgn.helpers.common.type import member_at_offset
 from drgn.helpers.linux.cpumask import for_each_online_cpu
-from drgn.helpers.linux.mm import PageSlab, decode_page_flags, virt_to_page
+from drgn.helpers.linux.mm import decode_page_flags, virt_to_page
 from drgn.helpers.linux.sched import cpu_curr
 from drgn.helpers.linux.slab import slab_object_info
 
@@ -279,14 +279,21 @@ def what_lies_at(address):
             answer["allocated"] = slab.allocated
     except Exception as error:
         errors[f"{address:x}"] = f"{type(error).__name__}: {error}"[:300]
-    if answer["names"] or answer["cache"]:
-        try:
-            page = virt_to_page(prog, address)  # noqa: F821
-            if PageSlab(page) or answer["cache"]:
-                answer["page"] = decode_page_flags(page)
-        except Exception:  # an address outside of the direct map has no page of its own
-            pass
+    if not answer["names"] and not answer["cache"]:
+        # Flags of slab pages have other meanings than their names say.
+        answer["page"] = page_flags(address)
     return answer
+
+
+def page_flags(address):
+    """Flags of the page of an address in the direct map of x86; None for another address."""
+    try:
+        start = prog["page_offset_base"].value_()  # noqa: F821
+        if not start <= address < start + (prog["max_pfn"].value_() << 12):  # noqa: F821
+            return None
+        return decode_page_flags(virt_to_page(prog, address)) or "no flags"  # noqa: F821
+    except (LookupError, drgn.FaultError):
+        return None
 
 
 def values(request):

@@ -89,7 +89,7 @@ class ObjectFacts:
     allocated: bool | None = None
     """Whether the slab object is in use; None where this cannot be told."""
     page: str | None = None
-    """Flags of its page."""
+    """Flags of its page, for an address of the direct map that is in no slab."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

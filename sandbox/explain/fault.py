@@ -410,6 +410,7 @@ def _lies(one: ObjectFacts) -> str:
     if one.cache is not None:
         at = f" at {_x(one.object)}" if one.object is not None else ""
         state = {True: ", which is in use", False: ", which is free", None: "; whether it is free is not known"}
-        page = f"; its page has {one.page}" if one.page else ""
-        return f"is in an object of slab cache {one.cache}{at}{state[one.allocated]}{page}"
+        return f"is in an object of slab cache {one.cache}{at}{state[one.allocated]}"
+    if one.page is not None:
+        return f"is in the direct map, in no slab; its page has {one.page}"
     return f"is: {'; '.join(one.names)}" if one.names else ""

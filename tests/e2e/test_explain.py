@@ -55,7 +55,8 @@ def _line(mark: str) -> int:
     [pytest.param(*one, marks=() if one in EVERY[:2] else pytest.mark.on_demand("FIDELITY")) for one in EVERY],
 )
 def test_a_known_cause_is_explained(docker_engine: EngineUnderTest, dumps, kernel: str, trigger: str) -> None:
-    dump: Path = dumps(kernel, trigger=trigger)
+    # makedumpfile 1.7.8 leaves out the modules of 7.2.
+    dump: Path = dumps(kernel, form="proc-vmcore" if kernel == "7.2" else "kdump", trigger=trigger)
     told = docker_engine.run("explain", str(dump), "--json", "--source", str(dump.parent))
     assert told.returncode == 0, told.stderr
     fault: dict[str, Any] = json.loads(told.stdout)
