@@ -204,6 +204,21 @@ static int rwsem_reader(void *unused)
 	return 0;
 }
 
+static int convoy_head(void *unused)
+{
+	mutex_lock(&vmbox_outer);
+	pr_info("vmbox_demo: pid %d holds vmbox_outer, waits for vmbox_never\n", current->pid);
+	complete(&vmbox_first);
+	wait_for_completion(&vmbox_never); /* CAUSE: convoy */
+	return 0;
+}
+
+static int convoy_member(void *unused)
+{
+	mutex_lock(&vmbox_outer);
+	return 0;
+}
+
 static void vmbox_spin(struct work_struct *work)
 {
 	pr_info("vmbox_demo: pid %d runs vmbox_spin\n", current->pid);
@@ -261,6 +276,13 @@ int init_module(void)
 		run(deadlock_first, "vmbox-first");
 		run(deadlock_second, "vmbox-second");
 		run(deadlock_behind, "vmbox-behind");
+	} else if (!strcmp(trigger, "convoy")) {
+		int number;
+
+		run(convoy_head, "vmbox-head");
+		wait_for_completion(&vmbox_first);
+		for (number = 0; number < 2000; number++)
+			run(convoy_member, "vmbox-convoy");
 	} else if (!strcmp(trigger, "rwsem")) {
 		run(rwsem_writer, "vmbox-writer");
 		run(rwsem_reader, "vmbox-reader");

@@ -265,8 +265,64 @@ def fault(request):
     return answer
 
 
+def stores_users(cache):
+    """Whether SLUB keeps who allocated and freed each object (slub_debug=U)."""
+    try:
+        flag = 1 << prog.constant("_SLAB_STORE_USER").value_()  # noqa: F821
+    except LookupError:
+        # include/linux/slab.h of kernels that have it as a macro, which is not in the debug information.
+        flag = 0x10000
+    return cache.flags.value_() & flag
+
+
+def tracks(slab):
+    """Who allocated and who freed an object last: get_track() and get_info_end() of mm/slub.c."""
+    cache, type_ = slab.slab_cache, prog.type("struct track")  # noqa: F821
+    if not stores_users(cache):
+        return
+    # The pointer to the next free object is behind the object where that has poison.
+    inuse = cache.inuse.value_()
+    end = slab.address + inuse + (8 if cache.offset.value_() >= inuse else 0)
+    for number, event in enumerate(("allocated", "freed")):
+        track = drgn.Object(prog, type_, address=end + number * type_.size)  # noqa: F821
+        caller = track.addr.value_()
+        if not caller:
+            continue
+        try:
+            # The call, and not the instruction behind it.
+            where = prog.source_location(caller - 1)[0]  # noqa: F821
+            file, line = where.filename, where.line
+        except LookupError:
+            file, line = "", 0
+        yield {
+            "event": event,
+            "address": track.address_,
+            "pid": track.pid.value_(),
+            "cpu": track.cpu.value_(),
+            "caller": symbol_at(caller),
+            "file": file,
+            "line": line,
+        }
+
+
+def symbol_at(address):
+    try:
+        symbol = prog.symbol(address)  # noqa: F821
+    except LookupError:
+        return f"{address:#x}"
+    return f"{symbol.name}+{address - symbol.address:#x}"
+
+
 def what_lies_at(address):
-    answer = {"address": address, "names": [], "cache": None, "object": None, "allocated": None, "page": None}
+    answer = {
+        "address": address,
+        "names": [],
+        "cache": None,
+        "object": None,
+        "allocated": None,
+        "page": None,
+        "tracks": [],
+    }
     try:
         answer["names"] = [str(one) for one in identify_address_all(prog, address)]  # noqa: F821
     except Exception as error:
@@ -277,6 +333,7 @@ def what_lies_at(address):
             answer["cache"] = text_of(slab.slab_cache.name)
             answer["object"] = slab.address
             answer["allocated"] = slab.allocated
+            answer["tracks"] = list(tracks(slab))
     except Exception as error:
         errors[f"{address:x}"] = f"{type(error).__name__}: {error}"[:300]
     if not answer["names"] and not answer["cache"]:

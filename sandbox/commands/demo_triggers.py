@@ -27,8 +27,7 @@ TRIGGERS: Final[Mapping[str, Trigger]] = {
     "oom": Trigger(module=False, settings=("vm/panic_on_oom=1",)),
     "hung-task": Trigger(module=False, settings=_HUNG),
     "null-pointer": Trigger(),
-    # Since 6.9 the parameter is slab_debug too (commit 671776b32b81 ("mm/slub: unify all sl[au]b parameters with
-    # "slab_$param""), v6.9).
+    # Newer kernels call it slab_debug, and take this, too: so did 7.2.
     "use-after-free": Trigger(append="slub_debug=FZPU,vmbox_packet"),
     "list-corruption": Trigger(),
     "bug": Trigger(),
@@ -41,5 +40,7 @@ TRIGGERS: Final[Mapping[str, Trigger]] = {
     "workqueue": Trigger(settings=("/sys/module/workqueue/parameters/watchdog_thresh=3",), sysrq_after=15),
     "deadlock": Trigger(settings=_HUNG),
     "rwsem": Trigger(settings=_HUNG),
+    # 2,000 tasks behind one lock.
+    "convoy": Trigger(settings=("kernel/hung_task_panic=1", "kernel/hung_task_timeout_secs=10")),
 }
 """By the word of `DemoSpec.trigger`."""

@@ -76,6 +76,22 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrackFacts:
+    """Who allocated or freed a slab object last, as SLUB keeps it with slub_debug=U."""
+
+    event: str
+    """allocated or freed."""
+    address: int
+    """Of the struct track."""
+    pid: int
+    cpu: int
+    caller: str
+    file: str
+    """Empty where the line is not known."""
+    line: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectFacts:
     """What lies at an address."""
 
@@ -90,6 +106,7 @@ class ObjectFacts:
     """Whether the slab object is in use; None where this cannot be told."""
     page: str | None = None
     """Flags of its page, for an address of the direct map that is in no slab."""
+    tracks: tuple[TrackFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -348,6 +348,14 @@ class _Explainer:
         for one in self._values.objects if self._values else ():
             if text := _lies(one):
                 yield Sentence(topic="there", text=f"{_x(one.address)} {text}.", command=f"kmem {one.address:x}")
+            for track in one.tracks:
+                where = f" ({track.file}:{track.line})" if track.file else ""
+                yield Sentence(
+                    topic="there",
+                    text=f"SLUB's record of it: {track.event} by PID {track.pid} on CPU {track.cpu}, "
+                    f"in {track.caller}{where}.",
+                    command=f"rd {track.address:x} 4",
+                )
 
     # what else
 

@@ -33,6 +33,7 @@ KNOWN: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
             "It is struct vmbox_packet.route, by `packet`",
             "slab cache vmbox_packet",
             "which is free",
+            "SLUB's record of it: freed by PID ",
         ),
     ),
     "general-protection": ("vmbox_gateway", "read", ('holds the text "overflow"', "which is no address")),
