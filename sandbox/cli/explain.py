@@ -54,7 +54,10 @@ def explain(
         timeout=timeout,
     )
     if fault is None:
-        raise NotADump(f"{vmcore} does not say why it was taken: its log has no oops and no panic", hint="vmbox report")
+        raise NotADump(
+            f"{vmcore} does not say why it was taken: its log has no oops and no panic",
+            hint=f"vmbox report {pasteable(vmcore)}",
+        )
     if json:
         render.as_json(render.plain(fault))
     else:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sandbox.debugger import DEFAULT, Debugger
 from sandbox.explain import oops as oopses, poison
 from sandbox.explain.facts import Facts, ObjectFacts, Values
-from sandbox.explain.inspection import PAGE, Base, Inspection, inspect
+from sandbox.explain.inspection import Base, Inspection, inspect
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
 from sandbox.explain.oops import Oops
+from sandbox.explain.refusal import access, what
 from sandbox.judge.functions import plain_name
 
 _HARDWARE: Final = re.compile(
@@ -23,13 +24,6 @@ _HARDWARE: Final = re.compile(
 )
 _CALLERS: Final = 6
 _SHOWN_CPUS: Final = 8
-_PF_WRITE, _PF_PRESENT, _PF_RESERVED, _PF_FETCH = 2, 1, 8, 16
-"""arch/x86/include/asm/trap_pf.h."""
-_EC_FETCH, _EC_DATA = 0x21, 0x25
-"""arch/arm64/include/asm/esr.h: an abort of instruction or data in the kernel itself."""
-_WNR: Final = 1 << 6
-_USER_END: Final = 1 << 56
-"""User space of x86_64 with five levels ends here; with four, at 1 << 47."""
 _TAINTS: Final = {
     "O": "out of tree",
     "E": "unsigned",
@@ -57,19 +51,23 @@ def explain(
     readings: Readings,
     taint: Sequence[str] | None = None,
     panic: str | None = None,
-    debugger: Debugger = DEFAULT,
+    debugger: Debugger | None = DEFAULT,
     source: Sequence[SourceLine] = (),
 ) -> Fault | None:
     """Explain the crash that `log` ends in. None for a log without an oops and without a panic.
 
-    `taint` is in words. `debugger` is the one that answers `vmbox run`: its commands are named. `source` are the lines
+    `taint` is in words. `debugger` is the one that answers `vmbox run`: its commands are named; none are for None,
+    where there is no dump. `source` are the lines
     around the first of `Facts.lines`, where the caller has them.
     """
     lines = oopses.own_lines(log)
     oops, first = oopses.find(lines)
     if oops is None and panic is None:
         return None
-    return _Explainer(lines, oops, first, arch, readings, taint, panic, debugger, source).fault()
+    fault = _Explainer(lines, oops, first, arch, readings, taint, panic, debugger or DEFAULT, source).fault()
+    if debugger is not None:
+        return fault
+    return replace(fault, sentences=tuple(replace(one, command=None) for one in fault.sentences))
 
 
 class _Explainer:
@@ -128,19 +126,7 @@ class _Explainer:
         )
 
     def _access(self) -> str | None:
-        """By the processor's own word, else by the instruction."""
-        oops = self._oops
-        if oops is None or oops.lockup or oops.check:
-            return None
-        code = oops.error_code
-        if code is not None and self._arch == "x86_64" and "BUG: " in oops.text and not oops.guard_page:
-            return "execute" if code & _PF_FETCH else "write" if code & _PF_WRITE else "read"
-        if code is not None and self._arch == "aarch64":
-            kind = code >> 26 & 0x3F
-            if kind == _EC_FETCH:
-                return "execute"
-            return ("write" if code & _WNR else "read") if kind == _EC_DATA else None
-        return self._seen.parsed.access if self._seen.parsed is not None else None
+        return None if self._oops is None else access(self._oops, self._arch, self._seen.parsed)
 
     # what
 
@@ -151,7 +137,7 @@ class _Explainer:
             for name, pid in self._blocked():
                 yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")
         else:
-            yield _said("what", self._kind(oops))
+            yield _said("what", what(oops, self._access(), self._arch))
             if oops.corruption is not None:
                 yield _said("what", f"Before it the kernel said: {oops.corruption.rstrip('.')}.")
         if self._first is not None:
@@ -160,42 +146,6 @@ class _Explainer:
     def _blocked(self) -> list[tuple[str, int]]:
         found = re.findall(r"INFO: task (.{1,16}):(\d{1,10}) blocked", "\n".join(self._lines))
         return list(dict.fromkeys((name, int(pid)) for name, pid in found))[:_CALLERS]
-
-    def _kind(self, oops: Oops) -> str:
-        if oops.lockup:
-            return f"Nothing faulted; a CPU did not get on: {oops.text.rstrip('.')}."
-        if oops.guard_page:
-            return "A kernel stack overflowed: it ran into the guard page below it."
-        if oops.check is not None:
-            file, line = oops.check
-            return f"A check in the kernel's own code failed: BUG() at {file}:{line}."
-        verb = {"read": "read", "write": "write", "execute": "run code at", None: "access"}[self._access()]
-        if oops.address is None:
-            return f"{oops.text.rstrip('.')}."
-        address = _x(oops.address)
-        if oops.guessed:
-            return (
-                f"The processor refused to {verb} {address}, which is no address: it is not canonical. "
-                "The kernel's log has it of the instruction's registers."
-            )
-        if oops.address < PAGE:
-            return f"A NULL pointer was followed: the kernel tried to {verb} address {address}."
-        return f"The kernel tried to {verb} address {address}, {self._refusal(oops)}."
-
-    def _refusal(self, oops: Oops) -> str:
-        code = oops.error_code
-        if self._arch != "x86_64" or code is None:
-            return "which the processor refused"
-        if code & _PF_RESERVED:
-            return "of which a page table is damaged (a reserved bit is set)"
-        if not code & _PF_PRESENT:
-            return "which is not mapped"
-        if oops.address is not None and oops.address < _USER_END:
-            kind = "SMEP" if code & _PF_FETCH else "SMAP"
-            return f"which is of user space: the kernel may do so in few places only ({kind})"
-        if code & _PF_FETCH:
-            return "which is mapped, but not as code"
-        return "which is mapped read-only" if code & _PF_WRITE else "which is mapped, but may not be read"
 
     # where
 

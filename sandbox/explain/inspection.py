@@ -11,7 +11,6 @@ from sandbox.explain.facts import Facts, Values
 from sandbox.explain.instruction import MemoryOperand, ParsedInstruction
 from sandbox.explain.oops import Oops
 
-PAGE: Final = 4096
 _KERNEL: Final = 1 << 63
 _MOST_ADDRESSES: Final = 8
 

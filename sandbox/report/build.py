@@ -155,7 +155,8 @@ def _fault(
     vmcore: Vmcore, answers: CommandOutputs | None, problem: VmboxError | None, log: Sequence[str]
 ) -> Fault | None:
     readings = answers.readings if answers else Readings(why=problem.message if problem else "no debugger was asked")
-    debugger = DEBUGGERS.get((answers.case if answers else {}).get("debugger", ""), DEFAULT)
+    name = (answers.case if answers else {}).get("debugger", "")
+    debugger = None if vmcore.format is DumpFormat.LOG else DEBUGGERS.get(name, DEFAULT)
     return explain_fault(
         log, arch=vmcore.arch, readings=readings, taint=vmcore.taint, panic=vmcore.panic, debugger=debugger
     )

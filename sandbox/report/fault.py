@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import DEBUGGERS, DEFAULT
+from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.debuginfo.modules import module_name
 from sandbox.dump import identify
-from sandbox.errors import VmboxError
+from sandbox.errors import UsageError, VmboxError
 from sandbox.explain import facts as readers, oops as oopses, source
 from sandbox.explain.fault import Readings, explain
 from sandbox.explain.inspection import inspect
@@ -42,15 +42,20 @@ def explain_dump(
 
     `sources` is a directory with the kernel's or a module's source. `modules` are debug files (NAME.ko) of modules
     that no debug package has; those beside the dump are found. Where no debugger opens the dump, its log is explained,
-    and `Fault.unknown` has the reason. Raises `VmboxError` when there is no dump to identify.
+    and `Fault.unknown` has the reason. Raises `VmboxError` when there is no dump to identify, and for a bad argument.
     """
+    if sources is not None and not sources.is_dir():
+        raise UsageError(f"{sources} is not a directory", hint="--source DIR, a checkout of the kernel or the module")
+    for module in modules:
+        read_module(module)
     vmcore = identify(dump)
     try:
         log = witness(dump, vmcore, unpacked=paths.unpacked_dir()).lines
     except VmboxError:
         log = ()
-    debugger = DEFAULT
+    debugger: Debugger | None = DEFAULT
     if vmcore.format is DumpFormat.LOG:
+        debugger = None
         readings = Readings(why="it is a log without its dump")
     else:
         try:

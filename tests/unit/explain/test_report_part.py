@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import pytest
 from test_fault import log_of, readings
 from test_waits import answer_of
 
+from sandbox.case.options import OpenOptions
+from sandbox.errors import UsageError
+from sandbox.explain.model import Fault, SourceFrame
 from sandbox.explain.waits import explain
 from sandbox.model import Vmcore
 from sandbox.report import build, html, write
 from sandbox.report.collect import CommandOutputs
+from sandbox.report.fault import explain_dump, with_source
 
 
 def test_the_fault_is_the_first_section_and_in_the_json(tmp_path: Path) -> None:
     dump = tmp_path / "vmcore-dmesg.txt"
     dump.write_text("\n".join(log_of("general-protection")) + "\n")
-    vmcore = Vmcore(path=dump, format="log", size=1, arch="x86_64", release="6.1.0-56-cloud-amd64")
+    vmcore = Vmcore(path=dump, format="kdump", size=1, arch="x86_64", release="6.1.0-56-cloud-amd64")
     answers = CommandOutputs(runs=(), texts={}, mode="", case={}, readings=readings("general-protection"))
     report = build.read(vmcore, answers)
     assert report.fault is not None
@@ -39,6 +45,8 @@ def test_a_report_without_a_debugger_explains_the_log(tmp_path: Path) -> None:
     assert report.fault is not None
     assert report.fault.function == "vmbox_check"
     assert "log without its dump" in report.fault.unknown["dump"]
+    # There is nothing that a command could be run on.
+    assert {one.command for one in report.fault.sentences} == {None}
     quiet = build.read(Vmcore(path=tmp_path / "none", format="log", size=1), None)
     assert quiet.fault is None
     assert quiet.missing["fault"]
@@ -60,3 +68,32 @@ def test_who_waits_is_drawn(tmp_path: Path) -> None:
     lacking = build.read(vmcore, CommandOutputs(runs=(), texts={}, mode="", case={}, no_waits="drgn says so"))
     assert lacking.missing["waits"] == "drgn says so"
     assert "drgn says so" in html.html(lacking)
+
+
+def test_bad_arguments_are_refused_before_a_dump_is_opened(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("\n".join(log_of("bug")) + "\n")
+    with pytest.raises(UsageError, match=r"no\.ko: No such file"):
+        explain_dump(log, OpenOptions(), modules=[tmp_path / "no.ko"])
+    with pytest.raises(UsageError, match="is not a directory"):
+        explain_dump(log, OpenOptions(), sources=log)
+    fault = explain_dump(log, OpenOptions(), sources=tmp_path)
+    assert fault is not None
+    assert fault.unknown["source"] == "the line of the fault is not known"
+
+
+def test_source_is_shown_where_the_directory_has_it(tmp_path: Path) -> None:
+    frame = SourceFrame(function="f", file="/build/a/b.c", line=2, column=1, inline=False)
+    fault = explain_dump_of_bug(tmp_path)
+    (tmp_path / "b.c").write_text("one\ntwo\n")
+    shown = with_source(replace(fault, frames=(frame,)), tmp_path)
+    assert [(one.number, one.fault) for one in shown.source] == [(1, False), (2, True)]
+    assert with_source(replace(fault, frames=(frame,)), tmp_path / "none").unknown["source"]
+
+
+def explain_dump_of_bug(directory: Path) -> Fault:
+    log = directory / "log"
+    log.write_text("\n".join(log_of("bug")) + "\n")
+    fault = explain_dump(log, OpenOptions())
+    assert fault is not None
+    return fault

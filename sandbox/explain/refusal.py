@@ -1,0 +1,71 @@
+"""What the processor refused, by its error code: of a page fault of x86, of an abort of arm64."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sandbox.explain.instruction import ParsedInstruction
+from sandbox.explain.oops import Oops
+
+_PF_WRITE, _PF_PRESENT, _PF_RESERVED, _PF_FETCH = 2, 1, 8, 16
+"""arch/x86/include/asm/trap_pf.h."""
+_EC_FETCH, _EC_DATA = 0x21, 0x25
+"""arch/arm64/include/asm/esr.h: an abort of instruction or data in the kernel itself."""
+_WNR: Final = 1 << 6
+_USER_END: Final = 1 << 56
+"""User space of x86_64 with five levels ends here; with four, at 1 << 47."""
+_PAGE: Final = 4096
+
+
+def access(oops: Oops, arch: str | None, instruction: ParsedInstruction | None) -> str | None:
+    """read, write or execute, by the processor's own word, else by the instruction; None if neither says."""
+    if oops.lockup or oops.check:
+        return None
+    code = oops.error_code
+    if code is not None and arch == "x86_64" and "BUG: " in oops.text and not oops.guard_page:
+        return "execute" if code & _PF_FETCH else "write" if code & _PF_WRITE else "read"
+    if code is not None and arch == "aarch64":
+        kind = code >> 26 & 0x3F
+        if kind == _EC_FETCH:
+            return "execute"
+        return ("write" if code & _WNR else "read") if kind == _EC_DATA else None
+    return instruction.access if instruction is not None else None
+
+
+def what(oops: Oops, how: str | None, arch: str | None) -> str:
+    """The oops in a sentence. `how` is its access."""
+    if oops.lockup:
+        return f"Nothing faulted; a CPU did not get on: {oops.text.rstrip('.')}."
+    if oops.guard_page:
+        return "A kernel stack overflowed: it ran into the guard page below it."
+    if oops.check is not None:
+        file, line = oops.check
+        return f"A check in the kernel's own code failed: BUG() at {file}:{line}."
+    verb = {"read": "read", "write": "write", "execute": "run code at", None: "access"}[how]
+    if oops.address is None:
+        return f"{oops.text.rstrip('.')}."
+    address = f"0x{oops.address:x}"
+    if oops.guessed:
+        return (
+            f"The processor refused to {verb} {address}, which is no address: it is not canonical. "
+            "The kernel's log has it of the instruction's registers."
+        )
+    if oops.address < _PAGE:
+        return f"A NULL pointer was followed: the kernel tried to {verb} address {address}."
+    return f"The kernel tried to {verb} address {address}, {_refusal(oops, arch)}."
+
+
+def _refusal(oops: Oops, arch: str | None) -> str:
+    code = oops.error_code
+    if arch != "x86_64" or code is None:
+        return "which the processor refused"
+    if code & _PF_RESERVED:
+        return "of which a page table is damaged (a reserved bit is set)"
+    if not code & _PF_PRESENT:
+        return "which is not mapped"
+    if oops.address is not None and oops.address < _USER_END:
+        kind = "SMEP" if code & _PF_FETCH else "SMAP"
+        return f"which is of user space: the kernel may do so in few places only ({kind})"
+    if code & _PF_FETCH:
+        return "which is mapped, but not as code"
+    return "which is mapped read-only" if code & _PF_WRITE else "which is mapped, but may not be read"
