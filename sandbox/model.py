@@ -253,6 +253,16 @@ class Debuginfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelPlace:
+    """Where the kernel is in a dump whose file does not say it, by VMCOREINFO in its memory."""
+
+    offset: int | None = None
+    """Bytes by which KASLR moved the kernel of an x86_64."""
+    phys_base: int | None = None
+    """Physical address of an x86_64's kernel image, less that for which it was linked; known with `offset`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One dump, open in one disposable container."""
 
@@ -292,10 +302,8 @@ class Case:
     """By debugger: the reason why its answers may be wrong, e.g. a kernel that is newer than it knows."""
     incomplete: str | None = None
     """Missing part of the dump, if known."""
-    kernel_offset: int | None = None
-    """Bytes by which KASLR moved the kernel, if the debugger has to be told: its file does not say."""
-    phys_base: int | None = None
-    """Physical address of the kernel image, less that for which it was linked; known with `kernel_offset`."""
+    place: KernelPlace | None = None
+    """What the debuggers have to be told, because the dump's file does not say it."""
     build_id: str | None = None
     """Of the kernel, lower-case hexadecimal."""
     no_debuginfo: str = ""

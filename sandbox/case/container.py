@@ -24,7 +24,8 @@ from typing import Final
 from sandbox.case import idle as idling, store
 from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.debugger import DEBUGGERS
-from sandbox.dump.vmcoreinfo import told_place
+from sandbox.debugger.protocol import VMCOREINFO
+from sandbox.dump.vmcoreinfo import text_of, told_place
 from sandbox.engine import Bind, Container, ContainerSpec, Engine, EngineInfo, Tmpfs, connect, labels
 from sandbox.errors import (
     AccessDenied,
@@ -106,6 +107,10 @@ def open_case(
         store.remove(directory)
         store.make_directory(directory)
         token = secrets.token_hex(16)
+        place = told_place(vmcore)
+        if place is not None and not there:
+            told = text_of(vmcore.vmcoreinfo)
+            (directory / store.SHARED / VMCOREINFO.name).write_text(told, encoding="utf-8")
         spec = container_spec(
             name=name,
             image=image,
@@ -134,6 +139,8 @@ def open_case(
                 container = _start_container(engine, spec, dump, info)
                 if there:
                     said = _await_ready_remote(engine, container.id, token)
+                    if place is not None:
+                        _send_vmcoreinfo(engine, container.id, text_of(vmcore.vmcoreinfo))
                 else:
                     said = _await_ready(directory / store.SHARED, token, engine, container.id, spec)
                 versions = _versions(said, image)
@@ -142,7 +149,6 @@ def open_case(
             store.remove(directory)
             raise
         _log.info("container %s is ready after %.3f s", container.id, time.monotonic() - began)
-        offset, phys_base = told_place(vmcore) or (None, None)
         case = Case(
             id=ident,
             dump=dump,
@@ -168,8 +174,7 @@ def open_case(
             files=len(vmcore.files) or 1,
             requested=requested,
             incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
-            kernel_offset=offset,
-            phys_base=phys_base,
+            place=place,
             remote=there is not None,
         )
         if view is not None:
@@ -407,6 +412,18 @@ def _await_ready_remote(engine: Engine, container: str, token: str) -> str:
         hint="vmbox doctor --engine checks the engine",
         detail=said.decode(errors="replace") or None,
     )
+
+
+def _send_vmcoreinfo(engine: Engine, container: str, text: str) -> None:
+    """Writes the text into a case on another host, which has nothing of this one."""
+    with engine.exec(container, ["sh", "-c", f"cat >{VMCOREINFO}"], stdin=True) as writing:
+        writing.write(text.encode())
+        writing.close_stdin()
+        writing.read()
+        if writing.exit_code() != 0:
+            raise SessionFailed(
+                "the case cannot be told where the kernel is", detail=writing.errors.decode(errors="replace") or None
+            )
 
 
 def _versions(said: str, image: str) -> dict[str, str]:

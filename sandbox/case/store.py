@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from contextlib import AbstractContextManager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final
 
@@ -189,7 +189,8 @@ def key(dump: Path, endpoint: str | None = None) -> str:
 def write(case: Case) -> None:
     """Makes a case findable; last, when it can be used."""
     values = {key_of(item): getattr(case, item.name) for item in fields(Case)}
-    text = json.dumps(values | {"opened": case.opened.isoformat()}, default=str)
+    place = None if case.place is None else asdict(case.place)
+    text = json.dumps(values | {"opened": case.opened.isoformat(), "place": place}, default=str)
     write_atomically(case.directory / _DESCRIPTION, text.encode())
 
 

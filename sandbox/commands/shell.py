@@ -75,10 +75,7 @@ def prompt_for(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> 
 def _prompt(debugger: Debugger, case: Case, *, python: bool) -> Sequence[str]:
     dumps = dump_paths(case.files)
     argv = debugger.python_argv(vmlinux(case), dumps) if python else None
-    return [
-        *(argv or debugger.prompt_argv(vmlinux(case), dumps)),
-        *debugger.kernel_place(case.kernel_offset, case.phys_base),
-    ]
+    return debugger.told(argv or debugger.prompt_argv(vmlinux(case), dumps), case.place)
 
 
 def _started(

@@ -11,6 +11,7 @@ from sandbox.debugger.crash_reading import check_reading
 from sandbox.debugger.crash_redirection import output_files
 from sandbox.debugger.protocol import StartMode
 from sandbox.errors import UsageError
+from sandbox.model import KernelPlace
 
 MAX_COMMAND: Final = 1498
 """Bytes of one command: crash reads lines into a buffer of 1500 (BUFSIZE in defs.h), its end included."""
@@ -61,11 +62,11 @@ class Crash:
         options = [mode.option] if mode.option else []
         return ["crash", "-s", "--no_crashrc", "--no_scroll", *options, *_given(vmlinux), *dumps]
 
-    def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
-        if offset is None or phys_base is None:
-            return ()
+    def told(self, argv: Sequence[str], place: KernelPlace | None) -> Sequence[str]:
+        if place is None or place.offset is None or place.phys_base is None:
+            return argv
         # It may be negative, and crash reads an unsigned number.
-        return ("--kaslr", hex(offset), "-m", f"phys_base={phys_base & (1 << 64) - 1:#x}")
+        return [*argv, "--kaslr", hex(place.offset), "-m", f"phys_base={place.phys_base & (1 << 64) - 1:#x}"]
 
     def line(self, command: str) -> bytes:
         line = command.strip().encode(errors="surrogateescape")

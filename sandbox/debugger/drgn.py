@@ -12,8 +12,9 @@ from sandbox.debugger.crash import module_names, modules_loaded_by
 from sandbox.debugger.crash_reading import check_reading
 from sandbox.debugger.crash_redirection import redirected_by_shell
 from sandbox.debugger.drgn_questions import QUESTIONS
-from sandbox.debugger.protocol import StartMode
+from sandbox.debugger.protocol import VMCOREINFO, StartMode
 from sandbox.errors import UsageError
+from sandbox.model import KernelPlace
 
 _PROGRAM: Final = ("drgn", "--no-default-symbols")
 """Modules have their symbols from the dump; without their debug files drgn would only complain."""
@@ -107,10 +108,9 @@ class Drgn:
             else [*argv, "-s", vmlinux, _SESSION, *options]
         )
 
-    def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
-        # It takes the whole text of VMCOREINFO, and no option for that.
-        del offset, phys_base
-        return ()
+    def told(self, argv: Sequence[str], place: KernelPlace | None) -> Sequence[str]:
+        # What comes behind a script is the script's.
+        return argv if place is None else [argv[0], "--vmcoreinfo", str(VMCOREINFO), *argv[1:]]
 
     def line(self, command: str) -> bytes:
         line = command.strip().encode(errors="surrogateescape")

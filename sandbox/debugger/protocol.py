@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import PurePosixPath
+from typing import Final, Protocol
+
+from sandbox.model import KernelPlace
+
+VMCOREINFO: Final = PurePosixPath("/run/vmbox/vmcoreinfo")
+"""In a case whose dump does not tell its VMCOREINFO: the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +80,11 @@ class Debugger(Protocol):
     def session_argv(self, vmlinux: str | None, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
         """The command line, of words without white space. It reads commands from standard input, a line each."""
 
-    def kernel_place(self, offset: int | None, phys_base: int | None) -> Sequence[str]:
-        """Words at the end of a command line that say where the kernel is, for a dump whose file does not. `offset` is
-        that of KASLR. Empty where both are None, and for a debugger that cannot be told.
+    def told(self, argv: Sequence[str], place: KernelPlace | None) -> Sequence[str]:
+        """A command line of the methods here, with what says where the kernel is in a dump whose file does not.
+
+        In the case, the text of VMCOREINFO is at `VMCOREINFO`. Unchanged without `place`, and where the debugger cannot
+        be told.
         """
 
     def line(self, command: str) -> bytes:

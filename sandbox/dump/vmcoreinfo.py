@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from sandbox.model import DumpFormat, Vmcore
+from sandbox.model import DumpFormat, KernelPlace, Vmcore
 
 _MOST_BYTES: Final = 1 << 16
 """The kernel's limit is a page, of 64 KiB at most."""
@@ -78,16 +78,23 @@ def is_build_id(text: str) -> bool:
     return _BUILD_ID.fullmatch(text) is not None
 
 
-def told_place(vmcore: Vmcore) -> tuple[int, int] | None:
-    """(KERNELOFFSET, phys_base) of an x86_64 ELF that has VMCOREINFO in its memory and no note of it.
+def text_of(info: Mapping[str, str]) -> str:
+    """The lines that `parse` reads as `info`."""
+    return "".join(f"{key}={value}\n" for key, value in info.items())
 
-    Debuggers read the note and nothing else: without it they look for the kernel where it was linked.
+
+def told_place(vmcore: Vmcore) -> KernelPlace | None:
+    """What debuggers have to be told of an ELF that has VMCOREINFO in its memory and no note of it.
+
+    They read the note and nothing else: without it they look for the kernel where it was linked.
     """
     in_memory = vmcore.origins.get("release", "").startswith("vmcoreinfo in memory")
-    if not in_memory or vmcore.format is not DumpFormat.ELF or vmcore.arch != "x86_64":
+    if not in_memory or vmcore.format is not DumpFormat.ELF:
         return None
     moved, base = hexadecimal(vmcore.vmcoreinfo, "KERNELOFFSET"), number(vmcore.vmcoreinfo, "phys_base")
-    return None if moved is None or base is None else (moved, base)
+    if vmcore.arch != "x86_64" or moved is None or base is None:
+        return KernelPlace()
+    return KernelPlace(offset=moved, phys_base=base)
 
 
 def build_id(info: Mapping[str, str], utsname_version: str | None) -> str | None:

@@ -21,9 +21,10 @@ from xml.sax.saxutils import escape
 from sandbox.case import remote_dump, self_contained
 from sandbox.case.places import VMLINUX
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
-from sandbox.dump.vmcoreinfo import told_place
+from sandbox.debugger.protocol import VMCOREINFO
+from sandbox.dump.vmcoreinfo import text_of, told_place
 from sandbox.errors import ConfigurationError, DumpUnreadable
-from sandbox.model import CommandStatus, Vmcore
+from sandbox.model import CommandStatus, KernelPlace, Vmcore
 from sandbox.profiles import select, wheels
 from sandbox.profiles.doubts import doubts
 from sandbox.render import visible
@@ -138,7 +139,8 @@ def manifests(vmcore: Vmcore, wanted: JobOptions, *, token: str | None = None) -
         token=token or secrets.token_hex(16),
         wanted=wanted,
         debuggers=_debuggers(vmcore),
-        place=told_place(vmcore) or (None, None),
+        place=told_place(vmcore),
+        vmcoreinfo=text_of(vmcore.vmcoreinfo),
     )
     if wanted.kind == "pod":
         return [{"apiVersion": "v1", "kind": "Pod", "metadata": about, "spec": pod}]
@@ -193,10 +195,10 @@ def _questions(debugger: Debugger, token: str) -> str:
     return b"\n".join(lines).decode()
 
 
-def _shell_words(debugger: Debugger, place: tuple[int | None, int | None]) -> str:
+def _shell_words(debugger: Debugger, place: KernelPlace | None) -> str:
     """The command line on the dump, which is the script's first argument."""
     dump = "$1"
-    words = [*debugger.session_argv(VMLINUX, [dump], debugger.start_modes[0]), *debugger.kernel_place(*place)]
+    words = debugger.told(debugger.session_argv(VMLINUX, [dump], debugger.start_modes[0]), place)
     return " ".join(f'"{word}"' if word == dump else shlex.quote(word) for word in words)
 
 
@@ -253,7 +255,8 @@ def _pod(
     token: str,
     wanted: JobOptions,
     debuggers: Sequence[Debugger],
-    place: tuple[int | None, int | None],
+    place: KernelPlace | None,
+    vmcoreinfo: str,
 ) -> dict[str, Any]:
     environment = {
         "HOME": "/scratch",
@@ -266,6 +269,11 @@ def _pod(
     places = {"OUTPUT": f"{output}.answers", "PAGE": f"{output}.html", "HEAD": head}
     questions = {one.name.upper(): _questions(one, token) for one in debuggers}
     asking = " || ".join(f'ask {one.name} "${one.name.upper()}" {_shell_words(one, place)}' for one in debuggers)
+    told = place is not None
+    if told:
+        # Kubernetes expands $(NAME).
+        questions["VMCOREINFO"] = vmcoreinfo.replace("$(", "$$(")
+        asking = f'printf %s "$VMCOREINFO" >{VMCOREINFO}\n{asking}'
     common = {
         "image": image,
         "imagePullPolicy": pull,
@@ -293,6 +301,7 @@ def _pod(
         "volumeMounts": [
             {"name": "dumps", "mountPath": str(_DUMPS), "readOnly": True},
             {"name": "answers", "mountPath": str(_ANSWERS)},
+            *([{"name": "told", "mountPath": str(VMCOREINFO.parent)}] if told else ()),
             *memory,
         ],
     }
@@ -318,6 +327,7 @@ def _pod(
             {"name": "dumps", "persistentVolumeClaim": {"claimName": wanted.dumps, "readOnly": True}},
             {"name": "output", "persistentVolumeClaim": {"claimName": wanted.output}},
             {"name": "answers", "emptyDir": {"sizeLimit": "1Gi"}},
+            *([{"name": "told", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}] if told else ()),
             {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
             {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
         ],

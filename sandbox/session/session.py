@@ -399,10 +399,7 @@ class Session:
         ident = os.urandom(8).hex()
         marker = new_marker()
         case, debugger = self._case, self._debugger
-        argv = [
-            *debugger.session_argv(vmlinux(case), dump_paths(case.files), self._mode),
-            *debugger.kernel_place(case.kernel_offset, case.phys_base),
-        ]
+        argv = debugger.told(debugger.session_argv(vmlinux(case), dump_paths(case.files), self._mode), case.place)
         try:
             self._channel.control("start", str(self._debugger.slot), ident, *argv)
             self._channel.send(self._echo(marker))

@@ -6,10 +6,11 @@ from pathlib import Path
 import dump_writer
 import pytest
 
-from sandbox.debugger import DEFAULT
+from sandbox.debugger import DEBUGGERS
 from sandbox.dump import identify, read_log
-from sandbox.dump.vmcoreinfo import told_place
+from sandbox.dump.vmcoreinfo import text_of, told_place
 from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump
+from sandbox.model import KernelPlace
 from sandbox.profiles import select
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
@@ -387,13 +388,27 @@ def test_an_elf_whose_vmcoreinfo_is_in_memory_alone_is_told_to_the_debugger(tmp_
     pages = {0x1000: info.ljust(4096, b"\0")}
     (tmp_path / "vmss2core").write_bytes(dump_writer.elf(pages, b""))
     place = told_place(identify(tmp_path / "vmss2core"))
-    assert place == (0xDA00000, -0x200000)
-    assert DEFAULT.kernel_place(*place) == ("--kaslr", "0xda00000", "-m", "phys_base=0xffffffffffe00000")
+    assert place == KernelPlace(offset=0xDA00000, phys_base=-0x200000)
+    assert text_of(identify(tmp_path / "vmss2core").vmcoreinfo) == info.decode()
+    crash, drgn = DEBUGGERS["crash"], DEBUGGERS["drgn"]
+    for mode in crash.start_modes:
+        argv = crash.session_argv("vmlinux", ["vmcore"], mode)
+        assert crash.told(argv, place) == [*argv, "--kaslr", "0xda00000", "-m", "phys_base=0xffffffffffe00000"]
+        assert crash.told(argv, None) == argv
+    for vmlinux in ("vmlinux", None):
+        for argv in (
+            drgn.session_argv(vmlinux, ["vmcore"], drgn.start_modes[0]),
+            drgn.prompt_argv(vmlinux, ["vmcore"]),
+            drgn.python_argv(vmlinux, ["vmcore"]),
+        ):
+            assert drgn.told(argv, place) == ["drgn", "--vmcoreinfo", "/run/vmbox/vmcoreinfo", *argv[1:]]
+            assert drgn.told(argv, None) == argv
     (tmp_path / "vmcore").write_bytes(dump_writer.elf(pages, info))
     assert told_place(identify(tmp_path / "vmcore")) is None
     (tmp_path / "old").write_bytes(dump_writer.elf({0x1000: INFO.ljust(4096, b"\0")}, b""))
-    assert told_place(identify(tmp_path / "old")) is None
-    assert DEFAULT.kernel_place(None, None) == ()
+    # crash's options need both numbers; drgn takes the text.
+    assert told_place(identify(tmp_path / "old")) == KernelPlace()
+    assert crash.told(["crash"], KernelPlace()) == ["crash"]
 
 
 def test_log_beside_the_dump(tmp_path):
