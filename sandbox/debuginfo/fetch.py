@@ -131,15 +131,19 @@ def identify_and_match(order: FetchRequest, vmlinux: Path) -> tuple[Identity, st
     return found, order.prove(found)
 
 
-def identify(vmlinux: Path) -> Identity:
-    """Reads build-id and banners. Raises `DebuginfoNotFound` if it is no vmlinux or has no debug information."""
+def identify(vmlinux: Path, name: Path | None = None) -> Identity:
+    """Reads build-id and banners. Raises `DebuginfoNotFound` if it is no vmlinux or has no debug information.
+
+    `name` is the file that it was unpacked from, for the message.
+    """
+    name = name or vmlinux
     try:
         found = identity(vmlinux)
     except elf.NotElf as error:
-        raise DebuginfoNotFound(f"{vmlinux}: {error}") from None
+        raise DebuginfoNotFound(f"{name}: {error}") from None
     if not found.dwarf:
         raise DebuginfoNotFound(
-            f"{vmlinux}: has no debug information",
+            f"{name}: has no debug information",
             hint="the vmlinux of the debug package is needed, not the one in /boot",
         )
     return found

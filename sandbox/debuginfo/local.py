@@ -9,30 +9,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sandbox.errors import DebuginfoNotFound, pasteable
+from sandbox.dump import magic
+from sandbox.errors import DebuginfoNotFound
+from sandbox.formats.compressions import COMPRESSIONS, decompressed
+from sandbox.formats.streams import CorruptData, FileStream, UnsupportedFormat
 from sandbox.model import DebuginfoFormat
 
-_VMLINUX: Final = re.compile(r"vmlinux(-.*)?(\.debug)?")
+_VMLINUX: Final = re.compile(r"vmlinux(-.*)?(\.debug)?(\.(gz|bz2|xz|lzma|zst|lz4))?")
 _PACKAGE: Final = re.compile(r".*(-dbg|-dbgsym|-debuginfo)[-_].*\.(deb|ddeb|rpm)")
-_COMPRESSED: Final = {
-    b"\x1f\x8b": "gzip -dc",
-    b"\xfd7zXZ\0": "xz -dc",
-    b"\x28\xb5\x2f\xfd": "zstd -dc",
-    b"BZh": "bzip2 -dc",
-}
-"""First bytes of a compressed file (SUSE has vmlinux.gz and vmlinux.xz): what unpacks it."""
+_ELF: Final = b"\x7fELF"
+_TAR_MARK: Final = 257
+"""Where the mark of a tar archive is in its first header."""
 _DEPTH: Final = 12
 _MANY_FILES: Final = 200_000
 
 
 def kind(path: Path) -> DebuginfoFormat:
-    """The format of a file. Raises `DebuginfoNotFound` if it can contain no vmlinux."""
+    """The format of a file, below its compression. Raises `DebuginfoNotFound` if it can contain no vmlinux."""
     try:
         # A FIFO would wait for a writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise DebuginfoNotFound(f"{path} is not a regular file", hint="check the path given with --debuginfo")
-            head = file.read(8)
+            head = file.read(magic.PEEK)
     except FileNotFoundError:
         hint = "check the path given with --debuginfo"
         if "~" in path.parts:
@@ -40,17 +39,14 @@ def kind(path: Path) -> DebuginfoFormat:
         raise DebuginfoNotFound(f"{path}: no such file", hint=hint) from None
     except OSError as error:
         raise DebuginfoNotFound(f"{path}: {error.strerror}", hint="check the path given with --debuginfo") from None
-    if head[:4] == b"\x7fELF":
+    if head[:4] == _ELF:
         return DebuginfoFormat.VMLINUX
-    if head == b"!<arch>\n":
+    if head[:8] == b"!<arch>\n":
         return DebuginfoFormat.DEB
     if head[:4] == b"\xed\xab\xee\xdb":
         return DebuginfoFormat.RPM
-    if (command := next((how for mark, how in _COMPRESSED.items() if head.startswith(mark)), None)) is not None:
-        raise DebuginfoNotFound(
-            f"{path} is compressed",
-            hint=f"unpack it first: {command} < {pasteable(path)} > vmlinux; --debuginfo vmlinux",
-        )
+    if (packing := _packing(head)) is not None:
+        return _kind_below(path, packing)
     if head[:2] == b"MZ":
         raise DebuginfoNotFound(
             f"{path} is a bootable kernel image (vmlinuz), which has no debug information",
@@ -58,6 +54,37 @@ def kind(path: Path) -> DebuginfoFormat:
         )
     raise DebuginfoNotFound(
         f"{path}: neither a vmlinux nor a package",
+        hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",
+    )
+
+
+def compression(path: Path) -> str:
+    """The compression around a vmlinux, by the first bytes, as `decompressed` takes it; "none" for a plain one.
+
+    SUSE has vmlinux.gz, vmlinux.xz and vmlinux.zst beside the kernel. Raises OSError.
+    """
+    with path.open("rb") as file:
+        return _packing(file.read(magic.PEEK)) or "none"
+
+
+def _packing(head: bytes) -> str | None:
+    return COMPRESSIONS.get(magic.wrapper(head) or "")
+
+
+def _kind_below(path: Path, packing: str) -> DebuginfoFormat:
+    try:
+        with FileStream(path) as packed:
+            head = decompressed(packed, packing).read(_TAR_MARK + 5)
+    except (CorruptData, UnsupportedFormat) as error:
+        raise DebuginfoNotFound(f"{path}: {error}", hint="get it again; it may have been copied in part") from None
+    if head[:4] == _ELF:
+        return DebuginfoFormat.VMLINUX
+    if head[_TAR_MARK:] == b"ustar":
+        raise DebuginfoNotFound(
+            f"{path} is an archive", hint="unpack it first: tar xf FILE; --debuginfo takes the directory, too"
+        )
+    raise DebuginfoNotFound(
+        f"{path}: what is compressed there ({packing}) is no vmlinux",
         hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",
     )
 
@@ -90,7 +117,8 @@ def beside(dump: Path, release: str | None) -> Iterator[Path]:
         names = sorted(path.name for path in dump.parent.iterdir())
     except OSError:
         return
-    wanted = {"vmlinux", f"vmlinux-{release}", f"vmlinux-{release}.debug"}
+    plain = {"vmlinux", f"vmlinux-{release}", f"vmlinux-{release}.debug"}
+    wanted = plain | {f"{name}.{suffix}" for name in plain for suffix in COMPRESSIONS}
     for name in names:
         path = dump.parent / name
         if (path.is_symlink() or path.is_file()) and (

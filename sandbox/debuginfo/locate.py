@@ -302,7 +302,7 @@ class _Search:
         with self.store.locked(f"{dump}-{source}", self.reporter):
             if (entry := next(iter(self.store.private(dump, source)), None)) is not None:
                 return self._again(entry, path, force=force)
-            if kind is DebuginfoFormat.VMLINUX:
+            if kind is DebuginfoFormat.VMLINUX and local.compression(path) == "none":
                 self._prove(identify(path), path, force=force)
             with self.store.new(f"{dump}-{source}") as directory:
                 about = self._linked(source, directory)

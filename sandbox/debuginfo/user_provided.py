@@ -16,6 +16,7 @@ from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
 from sandbox.debuginfo.proof import Identity
 from sandbox.debuginfo.store import About, Entry, Store, key_of
 from sandbox.errors import DebuginfoError, DebuginfoNotFound
+from sandbox.formats.compressions import decompressed
 from sandbox.formats.streams import CorruptData, FileStream
 from sandbox.host import paths
 from sandbox.model import DebuginfoFormat, Verification
@@ -78,17 +79,18 @@ def _added(
 def unpacked(file: Path, contents: ExtractSpec, directory: Path, reporter: Reporter) -> tuple[Identity, str]:
     """Writes `directory`/vmlinux from a vmlinux or package: (its identity, what the package proves about it)."""
     proven = ""
-    if contents.kind is DebuginfoFormat.VMLINUX:
+    packing = local.compression(file) if contents.kind is DebuginfoFormat.VMLINUX else "none"
+    if contents.kind is DebuginfoFormat.VMLINUX and packing == "none":
         identify(file)
         whole = strip_relocs.LocalFile(file)
         strip_relocs.copy(whole, directory / "vmlinux", strip_relocs.plan(whole))
     else:
         with FileStream(file) as package, reporter.step(f"Unpacking vmlinux of {file.name}"):
             try:
-                proven = extract(contents, package, directory)
+                proven = extract(contents, decompressed(package, packing), directory)
             except CorruptData as error:
                 raise DebuginfoNotFound(f"{file}: {error}") from None
-    return identify(directory / "vmlinux"), proven
+    return identify(directory / "vmlinux", file), proven
 
 
 def about(found: Identity, proven: str, path: Path) -> About:

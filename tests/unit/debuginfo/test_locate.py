@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +15,7 @@ import archives
 from debuginfo_bench import Bench
 from sandbox import profiles
 from sandbox.case import package_query
-from sandbox.debuginfo import locate
+from sandbox.debuginfo import locate, user_provided
 from sandbox.debuginfo.lookup import peek
 from sandbox.debuginfo.package_names import file_names, package_names
 from sandbox.debuginfo.urls import Source
@@ -26,9 +29,17 @@ from sandbox.errors import (
     VerificationFailed,
     VmboxError,
 )
+from sandbox.formats import zstandard
 from sandbox.host import disk
 from sandbox.log import without_secrets
 from sandbox.profiles import Snapshots
+
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstandard.module().compress,
+}
 
 DEBIAN = Path(__file__).parents[3] / "images" / "debian-12.toml"
 
@@ -350,6 +361,27 @@ def test_given_something_else(bench: Bench, tmp_path: Path) -> None:
     for path in (tmp_path / "x", tmp_path / "absent", tmp_path / "empty"):
         with pytest.raises(DebuginfoNotFound, match=str(path)):
             bench.locate(given=path)
+
+
+@pytest.mark.parametrize("suffix", COMPRESSED)
+def test_a_compressed_vmlinux_is_unpacked(bench: Bench, suffix: str, tmp_path: Path) -> None:
+    """SUSE's kernels bring vmlinux.gz, vmlinux.xz or vmlinux.zst."""
+    pack = COMPRESSED[suffix]
+    beside = bench.dump.with_name(f"vmlinux-{archives.RELEASE}.{suffix}")
+    beside.write_bytes(pack(archives.vmlinux()))
+    found = bench.locate()
+    assert found.origin == str(beside)
+    assert found.vmlinux.read_bytes()[:4] == b"\x7fELF"
+    beside.unlink()
+    packed = tmp_path / "given"
+    packed.write_bytes(pack(archives.vmlinux()))
+    assert bench.locate(given=packed).proof == f"build-id {archives.BUILD_ID}"
+    (added,) = user_provided.add(packed, cache=tmp_path / "c")
+    assert added.vmlinux.read_bytes()[:4] == b"\x7fELF"
+    # As SUSE's in /boot: stripped.
+    packed.write_bytes(pack(archives.vmlinux().replace(b".debug_info", b".other_info")))
+    with pytest.raises(DebuginfoNotFound, match=f"{packed}: has no debug information"):
+        bench.locate(given=packed)
 
 
 def test_beside_the_dump(bench: Bench) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import zlib
 from pathlib import Path
@@ -149,16 +151,16 @@ def test_a_url_that_is_not_read_is_said(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("head", "what", "how"),
+    ("content", "what", "how"),
     [
-        (b"\x1f\x8b\x08", "is compressed", "gzip -dc"),
-        (b"\xfd7zXZ\0", "is compressed", "xz -dc"),
-        (b"\x28\xb5\x2f\xfd", "is compressed", "zstd -dc"),
-        (b"MZ\x00\x00", "vmlinuz", "with debug information"),
+        (gzip.compress(bytes(600)), "what is compressed there \\(gzip\\) is no vmlinux", "with debug information"),
+        (lzma.compress(b"x" * 257 + b"ustar" + bytes(500)), "is an archive", "tar xf"),
+        (bz2.compress(b"\x7fELF" + bytes(5000))[:10], "ends too early", "get it again"),
+        (b"MZ\x00\x00" + bytes(600), "vmlinuz", "with debug information"),
     ],
 )
-def test_a_vmlinux_that_is_none_is_named(tmp_path: Path, head: bytes, what: str, how: str) -> None:
-    (tmp_path / "vmlinux").write_bytes(head + bytes(600))
+def test_a_vmlinux_that_is_none_is_named(tmp_path: Path, content: bytes, what: str, how: str) -> None:
+    (tmp_path / "vmlinux").write_bytes(content)
     with pytest.raises(DebuginfoNotFound, match=what) as found:
         local.kind(tmp_path / "vmlinux")
     assert how in found.value.hint
