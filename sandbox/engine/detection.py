@@ -30,6 +30,8 @@ _log = Log("engine")
 _PATIENCE: Final = 60.0
 """Seconds that a listening engine has to send its version. An engine that was killed cleans up when it starts again,
 and Podman answers no other client while it serves eight at once on a busy host."""
+_CONTEXT: Final = "docker context"
+"""Begins the source of an address that `docker context use` chose."""
 _TRIES: Final = 3
 """An engine that is starting may accept a connection and close it."""
 
@@ -90,14 +92,25 @@ def _any_candidates() -> list[_Candidate]:
 
 
 def _docker_context() -> _Candidate | None:
-    """Read the context chosen with `docker context use` from the docker command's own files."""
+    """Read the context of $DOCKER_CONTEXT or of `docker context use` from the docker command's own files.
+
+    Raises `ConfigurationError` for one of $DOCKER_CONTEXT that is not there.
+    """
     directory = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    given = os.environ.get("DOCKER_CONTEXT")
+    name = given
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        name = os.environ.get("DOCKER_CONTEXT") or json.loads((directory / "config.json").read_text())["currentContext"]
-        for meta in directory.glob("contexts/meta/*/meta.json"):
+        name = given or json.loads((directory / "config.json").read_text())["currentContext"]
+    if not name or name == "default":
+        return None
+    for meta in sorted(directory.glob("contexts/meta/*/meta.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             described = json.loads(meta.read_text())
             if described["Name"] == name:
-                return _Candidate(url=described["Endpoints"]["docker"]["Host"], why=f"docker context {name}")
+                url = str(described["Endpoints"]["docker"]["Host"])
+                return _Candidate(url=url, why=f"{'$DOCKER_CONTEXT' if given else _CONTEXT} {name}")
+    if given:
+        raise ConfigurationError(f"$DOCKER_CONTEXT {name}: there is no such docker context", hint="docker context ls")
     return None
 
 
@@ -106,6 +119,7 @@ def _first_that_answers(
 ) -> Engine:
     denied: EngineError | None = None
     for candidate in candidates:
+        chosen = candidate.why.startswith(_CONTEXT)
         try:
             return _open(candidate)
         except EnginePermission as error:
@@ -113,7 +127,10 @@ def _first_that_answers(
         except EngineError as error:
             if candidate.why.startswith("$"):  # never skip an address that the user gave
                 raise
-            if not isinstance(error, EngineNotFound):
+            if chosen and wanted == "Docker":
+                # docker itself goes to no other engine either.
+                raise
+            if chosen or not isinstance(error, EngineNotFound):
                 denied = denied or error
     if podman_binary and shutil.which("podman"):
         return _private_podman()
@@ -224,7 +241,7 @@ def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:
     except (FileNotFoundError, ConnectionRefusedError):
         raise EngineNotFound(
             f"no engine answers at {path} ({candidate.why})",
-            hint="start it, or choose another with --engine docker, --engine podman, --engine unix://PATH",
+            hint=_start_hint(candidate),
         ) from None
     except (TimeoutError, ConnectionResetError):  # RemoteDisconnected is one
         raise EngineFailed(
@@ -298,6 +315,15 @@ def _kind(version: dict[str, Any]) -> EngineName:
     """Tell the engines apart by their answer. A socket's name proves nothing: Podman also answers on Docker's paths."""
     components = version.get("Components") or [{}]
     return EngineName.PODMAN if "Podman" in str(components[0].get("Name")) else EngineName.DOCKER
+
+
+def _start_hint(candidate: _Candidate) -> str:
+    others = "choose another with --engine docker, --engine podman, --engine unix://PATH"
+    if candidate.why.startswith(_CONTEXT):
+        return "start it; or docker context use default, or --engine podman"
+    if candidate.why.startswith("$"):
+        return f"start it; or unset {candidate.why[1:].split(' ')[0]}, or {others}"
+    return f"start it, or {others}"
 
 
 def _permission_hint(path: Path) -> str:

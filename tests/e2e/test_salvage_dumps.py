@@ -138,11 +138,11 @@ def test_an_elf_without_the_note_opens_at_the_first_start(docker_engine: EngineU
         assert b"virtio" in done.stdout
         assert b"trying" not in done.stderr
         assert (told := done.stdout.decode().splitlines())
-        code = "print(prog.crashed_thread().object.comm.string_().decode(), prog['linux_banner'])"
+        code = "print(prog.crashed_thread().object.comm.string_().decode(), prog['init_uts_ns'].name.release.string_())"
         done = docker_engine.run("run", str(dump), "--tool", "drgn", "-e", code)
         assert done.returncode == 0, done.stderr
         assert f'COMMAND: "{done.stdout.split()[0].decode()}"' in told[0]
-        assert b"Linux version 6.1" in done.stdout
+        assert b"6.1." in done.stdout
         docker_engine.run("close", str(dump))
         done = docker_engine.run("run", str(dump), "--no-debuginfo", "--", "bt", "mod")
         assert done.returncode == 0, done.stderr
