@@ -108,6 +108,8 @@ class OpenCase:
 
     def stream(self, command: str, sink: Sink, *, timeout: float | None = None) -> Outcome:
         """Run one crash command and pass its output to `sink` in pieces as they arrive. Raises as `run` does."""
+        if timeout is not None:
+            config.time_limit(timeout)
         with self.session() as session:
             recorder = Recorder(session.case, self._reporter, wanted=self._transcript)
             judge = Judge(session.case)

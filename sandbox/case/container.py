@@ -207,7 +207,7 @@ def limits(host: EngineInfo) -> Limits:
     return Limits(
         memory=memory or None,
         cpus=cpus or None,
-        pids=int(wanted.pids) or None,
+        pids=wanted.pids or None,
         scratch=(memory or host.memory) // _SCRATCH_SHARE,
     )
 

@@ -20,8 +20,8 @@ from sandbox.cli.options import (
     Quiet,
     WithDebugger,
 )
-from sandbox.commands.run_arguments import sane_timeout
-from sandbox.errors import NotADump, pasteable
+from sandbox.errors import NotADump, UsageError, pasteable
+from sandbox.host import config
 from sandbox.host.files import STDOUT
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 def _sane(seconds: float) -> float:
     try:
-        return sane_timeout(seconds)
-    except ValueError:
+        return config.time_limit(seconds)
+    except UsageError:
         raise typer.BadParameter("it is a number of seconds above 0") from None
 
 

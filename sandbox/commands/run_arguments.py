@@ -48,10 +48,6 @@ VALUES: Final[Mapping[str, str]] = {
 """Options with a value -> the field of `RunArguments` they set."""
 
 
-_LONGEST_TIMEOUT: Final = 1e8
-"""Seconds: three years."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunArguments:
     """The arguments of `vmbox run`."""
@@ -178,16 +174,9 @@ def _value(option: str, left: list[str]) -> str:
 
 def _seconds(value: str | bool) -> float:
     try:
-        return sane_timeout(float(value))
-    except ValueError:
+        return config.time_limit(float(value))
+    except (ValueError, UsageError):
         raise UsageError(f"Invalid value for '--timeout': {value!r} is not a number of seconds above 0.") from None
-
-
-def sane_timeout(seconds: float) -> float:
-    """The same number. Raises ValueError for one that is no time limit: nan, 0, what no clock can count."""
-    if not 0 < seconds <= _LONGEST_TIMEOUT:
-        raise ValueError
-    return seconds
 
 
 def _as_it_is(value: str | bool) -> str | bool:

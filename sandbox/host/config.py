@@ -15,12 +15,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.errors import ConfigurationError
+from sandbox.errors import ConfigurationError, UsageError
 
 PREFIX: Final = "VMBOX_"
 ONLY_ENVIRONMENT: Final = {
@@ -53,6 +54,14 @@ def _number(value: object) -> float:
     raise ValueError("a number, 0 or more")
 
 
+_LONGEST_TIMEOUT: Final = 1e8
+"""Seconds: more than three years."""
+_LONGEST_TIME: Final = 100 * 365 * 86400
+_MOST_BYTES: Final = 1 << 60
+_MOST_PROCESSES: Final = 1 << 22
+"""The kernel's own limit of a 64-bit host (PID_MAX_LIMIT)."""
+_DIGITS: Final = 30
+
 _SECONDS: Final = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _BYTES: Final = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BYTES_IEC: Final = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -61,23 +70,42 @@ _BYTES_READ: Final = _BYTES | {
 }
 
 
+def time_limit(seconds: float) -> float:
+    """The same number. Raises `UsageError` for one that is no time limit: nan, 0, what no clock can count."""
+    if not 0 < seconds <= _LONGEST_TIMEOUT:
+        raise UsageError(f"timeout {seconds!r} is no number of seconds above 0", hint="without one there is no limit")
+    return seconds
+
+
 def seconds(value: object) -> int:
     """1800, "1800", "30m", "2h", "1d" -> seconds."""
-    return _with_unit(value, _SECONDS, "seconds, or 90s, 30m, 2h, 1d", str.lower)
+    return _with_unit(value, _SECONDS, "seconds, or 90s, 30m, 2h, 1d", str.lower, _LONGEST_TIME)
 
 
 def amount(value: object) -> int:
     """20000000000, "20GB" (powers of 1000), "20GiB", "20G" (of 1024, as container engines read it) -> bytes."""
-    return _with_unit(value, _BYTES_READ, "bytes, or 500MB, 20GB, 20GiB", str.upper)
+    return _with_unit(value, _BYTES_READ, "bytes, or 500MB, 20GB, 20GiB", str.upper, _MOST_BYTES)
 
 
-def _with_unit(value: object, units: Mapping[str, int], wanted: str, spelled: Callable[[str], str]) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", value.strip()) if isinstance(value, str) else None
-    if found is None or spelled(found[2]) not in units:
+def _with_unit(value: object, units: Mapping[str, int], wanted: str, spelled: Callable[[str], str], most: int) -> int:
+    number = value
+    if isinstance(value, str):
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", value.strip())
+        if found is None or spelled(found[2]) not in units or len(found[1]) > _DIGITS:
+            raise ValueError(wanted)
+        # Up: a part of one is not 0, which means that there is no limit.
+        number = math.ceil(float(found[1]) * units[spelled(found[2])])
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= most:
         raise ValueError(wanted)
-    return int(float(found[1]) * units[spelled(found[2])])
+    return number
+
+
+def _count(value: object) -> int:
+    with suppress(ValueError, TypeError):
+        number = int(value) if isinstance(value, str) else value
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number <= _MOST_PROCESSES:
+            return number
+    raise ValueError("a whole number, 0 or more")
 
 
 def _directory(value: object) -> Path:
@@ -158,9 +186,9 @@ class Settings:
             example="2",
         ),
     )
-    pids: float = field(
+    pids: int = field(
         default=512,
-        metadata=_about(_number, "most processes and threads of a case; 0 is no limit", example="512"),
+        metadata=_about(_count, "most processes and threads of a case; 0 is no limit", example="512"),
     )
     mirrors: Mapping[str, str] | None = field(
         default=None,

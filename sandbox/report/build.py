@@ -20,7 +20,7 @@ from sandbox.dump.release import classify
 from sandbox.errors import DumpNotFound, SessionFailed, VmboxError
 from sandbox.explain.fault import Readings, explain as explain_fault
 from sandbox.explain.model import Fault
-from sandbox.host import paths
+from sandbox.host import config, paths
 from sandbox.judge import backtrace, call_trace, stacks, system as judged_system
 from sandbox.judge.backtrace import INTEGER
 from sandbox.judge.log import Witness
@@ -53,6 +53,7 @@ def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QU
 
     Raises `VmboxError` only when there is no dump to identify.
     """
+    config.time_limit(timeout)
     began = time.monotonic()
     dump = remote_dump.local(dump, reporter)
     index_pieces(dump, paths.unpacked_dir(), reporter)

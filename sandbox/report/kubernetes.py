@@ -23,7 +23,7 @@ from sandbox.case.places import VMLINUX
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.debugger.protocol import VMCOREINFO
 from sandbox.dump.vmcoreinfo import text_of, told_place
-from sandbox.errors import ConfigurationError, DumpUnreadable
+from sandbox.errors import ConfigurationError, DumpUnreadable, UsageError
 from sandbox.model import CommandStatus, KernelPlace, Vmcore
 from sandbox.profiles import select, wheels
 from sandbox.profiles.doubts import doubts
@@ -92,6 +92,15 @@ beginning of a build-id can be 1234567e8901.
 """
 
 
+_QUANTITY: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)(m|k|[KMGTP]i|[MGTP]|)")
+_UNITS: Final[Mapping[str, float]] = (
+    {"m": 0.001, "": 1, "k": 10**3}
+    | {unit: 1000**power for power, unit in enumerate("MGTP", 2)}
+    | {f"{unit}i": 1024**power for power, unit in enumerate("KMGTP", 1)}
+)
+"""Of quantities, as docs.kubernetes.io has them under "Quantity", without E and exponents."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
     """Settings of the Job that depend on the cluster."""
@@ -118,7 +127,18 @@ class JobOptions:
 
 
 def manifests(vmcore: Vmcore, wanted: JobOptions, *, token: str | None = None) -> list[dict[str, Any]]:
-    """The Job (or Pod) and the NetworkPolicy for a dump. Raises `ConfigurationError` for a dump of several files."""
+    """The Job (or Pod) and the NetworkPolicy for a dump.
+
+    Raises `ConfigurationError` for a dump of several files, and `UsageError` for numbers that Kubernetes has not.
+    """
+    memory, cpus = _quantity("memory", wanted.memory), _quantity("cpus", wanted.cpus)
+    if memory < 1 << 20:
+        raise UsageError(f"memory {wanted.memory}: crash needs more", hint="with a unit: 8Gi, 8G")
+    if cpus < 0.001:
+        raise UsageError(f"cpus {wanted.cpus}: there must be some", hint="2, 0.5 or 500m")
+    for name, number in (("timeout", wanted.seconds), ("ttl", wanted.keep), ("user", wanted.user)):
+        if not 0 <= number < 1 << 31:
+            raise UsageError(f"{name} {number} is no number below 2147483648")
     if len(vmcore.files) > 1:
         raise ConfigurationError(
             f"{vmcore.path} consists of {len(vmcore.files)} files", hint="makedumpfile --reassemble joins them"
@@ -240,6 +260,13 @@ def _text(value: str) -> str:
     return escape(visible(value.encode(errors="backslashreplace").decode()), {"\n": " ", "$": "&#36;"})
 
 
+def _quantity(name: str, text: str) -> float:
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{name} {text!r} is no quantity of Kubernetes", hint="8Gi, 8G, 500M; of CPUs 2, 0.5 or 500m")
+    return float(found[1]) * _UNITS[found[2]]
+
+
 def _dns(text: str) -> str:
     """`text` with only the characters of an object's name (RFC 1123)."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
@@ -280,7 +307,11 @@ def _pod(
         "workingDir": "/scratch",
         "resources": {
             "limits": {"memory": wanted.memory, "cpu": wanted.cpus},
-            "requests": {"memory": "1Gi", "cpu": "1"},
+            # No request is above its limit.
+            "requests": {
+                "memory": "1Gi" if _quantity("memory", wanted.memory) >= 1 << 30 else wanted.memory,
+                "cpu": "1" if _quantity("cpus", wanted.cpus) >= 1 else wanted.cpus,
+            },
         },
         "securityContext": {
             "allowPrivilegeEscalation": False,

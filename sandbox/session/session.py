@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from sandbox.case.places import SLOTS, dump_paths, vmlinux
 from sandbox.debugger import DEFAULT, Debugger, StartMode, having_command
-from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, pasteable
+from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, UsageError, pasteable
 from sandbox.host import config
 from sandbox.log import Log
 from sandbox.model import Case, CommandStatus, Transcript
@@ -165,9 +165,13 @@ class Session:
         return start_with_fallbacks(self._debugger, self._start, remembered, self._reporter, modes)
 
     def set_idle(self, seconds: int) -> None:
-        """Changes how long the case may be unused before it disposes of itself; 0: for ever."""
+        """Changes how long the case may be unused before it disposes of itself; 0: for ever. Raises `UsageError`."""
         from sandbox.case import idle
 
+        try:
+            config.seconds(seconds)
+        except ValueError as error:
+            raise UsageError(f"idle must be {error}, not {seconds!r}") from None
         self._channel.control("idle", str(seconds))
         idle.record(self._case, seconds)
 
@@ -274,6 +278,8 @@ class Session:
 
         Returns bytes and seconds. Raises as `run` does.
         """
+        if timeout is not None:
+            config.time_limit(timeout)
         if not self._ready_file.exists():
             # It was ended after the last command: it did not answer an interrupt.
             self.start()

@@ -30,7 +30,7 @@ from sandbox.errors import (
     UsageError,
     VmboxError,
 )
-from sandbox.host import decode
+from sandbox.host import config, decode
 from sandbox.host.locks import locked
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
@@ -80,6 +80,7 @@ def triage(
     of a Dask cluster; without one, `jobs` processes of this host do the work, by default as many as fit.
     Raises `UsageError` if `output` cannot be written, and KeyboardInterrupt after writing the table so far.
     """
+    config.time_limit(timeout)
     if not _made(output / "reports"):
         raise UsageError(f"{output} cannot be written", hint="choose another directory with -o")
     with locked(output / ".lock", reporter, f"a triage into {output}"):

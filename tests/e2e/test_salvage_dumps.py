@@ -144,7 +144,7 @@ def test_an_elf_without_the_note_opens_at_the_first_start(docker_engine: EngineU
         assert f'COMMAND: "{done.stdout.split()[0].decode()}"' in told[0]
         assert b"6.1." in done.stdout
         docker_engine.run("close", str(dump))
-        done = docker_engine.run("run", str(dump), "--no-debuginfo", "--", "bt", "mod")
+        done = docker_engine.run("run", str(dump), "--no-debuginfo", "--", "bt", "--", "mod")
         assert done.returncode == 0, done.stderr
         assert b"sysrq_handle_crash" in done.stdout
         assert b"virtio" in done.stdout
