@@ -95,6 +95,8 @@ def _engines(wanted: str | None) -> Iterator[Finding]:
 def _engine(name: str, engine: Engine) -> Iterator[Finding]:
     info = engine.info()
     mode = "rootless" if info.rootless else "as root"
+    if info.remaps_users:
+        mode += " with userns-remap, from which cases are taken out,"
     images = engine.images({labels.IMAGE: ""})
     kept = f"; {len(images)} images of vmbox, {size(sum(image.size for image in images))}" if images else ""
     text = f"{info.version} {mode} on {info.arch} at {info.endpoint}{kept}"

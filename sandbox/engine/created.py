@@ -22,6 +22,8 @@ _OWN_SYSCTLS: Final = ("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel
 harmless. All others are the host's (pkg/sysctl in containers/common, docker/cli opts)."""
 RUNTIME_ADDRESSES: Final = 4 << 30
 """Bytes of address space that runc needs to start: with less it fails to set up seccomp."""
+_MEMORY_ULIMITS: Final = ("as", "data")
+"""Either limits each process where a container cannot be limited: addresses (Podman), memory to write to (Docker)."""
 PRIVILEGED_ULIMITS: Final = frozenset({"nice", "rtprio"})
 """Those that give a process more than its share of processors, which the limits of a container do not hold back."""
 
@@ -167,7 +169,8 @@ def _limits(created: Created, spec: ContainerSpec, *, limits: bool) -> Iterator[
     if created.overridden:
         yield "limits", f"its limits are overridden ({', '.join(sorted(created.overridden))})"
     if not limits:
-        if spec.memory and not 0 < created.ulimits.get("as", 0) <= max(spec.memory, RUNTIME_ADDRESSES):
+        most = max(spec.memory or 0, RUNTIME_ADDRESSES)
+        if spec.memory and not any(0 < created.ulimits.get(name, 0) <= most for name in _MEMORY_ULIMITS):
             yield "limits", "its processes' memory is not limited"
         return
     for name, wanted, found in (

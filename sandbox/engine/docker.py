@@ -50,7 +50,6 @@ class DockerEngine:
         self._seccomp = ""
         self._cgroup_namespaces = True
         self._runtime = ""
-        self._remaps_users = False
 
     @contextlib.contextmanager
     def _translating_errors(self, what: str) -> Iterator[None]:
@@ -69,7 +68,6 @@ class DockerEngine:
             self._seccomp = docker_created.seccomp_profile(told.get("SecurityOptions") or ())
             self._cgroup_namespaces = told.get("CgroupVersion") != "1"
             self._runtime = told.get("DefaultRuntime") or "runc"
-            self._remaps_users = "name=userns" in (told.get("SecurityOptions") or ())
             self._info = EngineInfo(
                 name="docker",
                 version=told["ServerVersion"],
@@ -77,6 +75,7 @@ class DockerEngine:
                 rootless="name=rootless" in (told.get("SecurityOptions") or ()),
                 arch=messages.MACHINES.get(told["Architecture"], told["Architecture"]),
                 limits=bool(told.get("MemoryLimit") and told.get("PidsLimit")),
+                remaps_users="name=userns" in (told.get("SecurityOptions") or ()),
                 memory=told["MemTotal"],
                 cpus=told["NCPU"],
                 local=self._endpoint.startswith("unix:")
@@ -182,7 +181,7 @@ class DockerEngine:
         args: Mapping[str, str] | None = None,
         platform: str | None = None,
     ) -> Iterator[str]:
-        self.info()
+        info = self.info()
         # The classic builder: docker-py has no BuildKit (docker-py issue 2230, open since 2019).
         made: list[str] = []
         try:
@@ -194,7 +193,7 @@ class DockerEngine:
                 labels=dict(labels),
                 buildargs={**messages.proxies(), **(args or {})},
                 # The builder has no way around userns-remap, which shares no network with the host.
-                network_mode=None if self._remaps_users else "host",
+                network_mode=None if info.remaps_users else "host",
                 platform=platform,
                 rm=True,
                 forcerm=True,
@@ -218,6 +217,7 @@ class DockerEngine:
     def _create(self, spec: ContainerSpec, *, auto_remove: bool) -> str:
         info = self.info()
         hardening: dict[str, Any] = {}
+        ulimits: list[Ulimit] = []
         if spec.hardened:
             hardening = {
                 "read_only": True,
@@ -230,11 +230,14 @@ class DockerEngine:
                 # What is not named is what daemon.json says.
                 "ipc_mode": "private",
                 "cgroupns": "private" if self._cgroup_namespaces else None,
-                "ulimits": [Ulimit(name=name, soft=0, hard=0) for name in created.PRIVILEGED_ULIMITS],
                 "runtime": None if docker_created.isolates(self._runtime) else "runc",
             }
+            ulimits += [Ulimit(name=name, soft=0, hard=0) for name in created.PRIVILEGED_ULIMITS]
         elif spec.binds:
             hardening = {"security_opt": ["label=disable"]}
+        if spec.memory and not info.limits:
+            # Rootless on cgroup v1. Docker takes no limit of addresses; this one is of memory that a process can write.
+            ulimits.append(Ulimit(name="data", soft=spec.memory, hard=spec.memory))
         as_caller = spec.as_caller and not info.rootless
         with self._translating_errors(f"create a container of {spec.image}"):
             host_config = self._api.create_host_config(
@@ -251,8 +254,9 @@ class DockerEngine:
                 nano_cpus=int(spec.cpus * 1e9) if spec.cpus else None,
                 # With userns-remap in daemon.json the container's user is none of the host's, and can read no dump. A
                 # case has no capability that a namespace of users would take from it.
-                userns_mode="host" if self._remaps_users else None,
+                userns_mode="host" if info.remaps_users else None,
                 group_add=[str(group) for group in os.getgroups()] if as_caller else None,
+                ulimits=ulimits or None,
                 log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": _LOG_LIMIT, "max-file": "1"}),
                 **hardening,
             )

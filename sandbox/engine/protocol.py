@@ -51,7 +51,8 @@ class ContainerSpec:
     That is the caller's uid:gid on a rootful engine, the container's root (which is the caller) on a rootless one."""
     memory: int | None = None
     """Bytes, including swap. If the engine cannot limit a container (rootless on cgroup v1, `EngineInfo.limits` is
-    false), this limits the address space of each process, and `pids` and `cpus` are ignored."""
+    false), this limits each process: its address space, or with Docker the memory that it can write to. Then `pids` and
+    `cpus` are ignored."""
     pids: int | None = None
     cpus: float | None = None
     """Number of CPUs it may use, e.g. 1.5."""
@@ -80,6 +81,9 @@ class EngineInfo:
     """Of the engine's host."""
     local: bool
     """Whether the engine sees the host's files and FIFOs (false for ssh://, tcp://, a VM)."""
+    remaps_users: bool = False
+    """Docker's userns-remap: users of a container are none of the host's, except where a container asks for the host's
+    user namespace, as a case does."""
 
     @property
     def remote(self) -> bool:

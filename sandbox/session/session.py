@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
-from sandbox.case.places import SLOTS, dump_paths, vmlinux
+from sandbox.case.places import DUMP, SLOTS, dump_paths, vmlinux
 from sandbox.debugger import DEFAULT, Debugger, StartMode, having_command
-from sandbox.errors import CommandTimeout, SessionDied, SessionFailed, UsageError, pasteable
+from sandbox.errors import CommandTimeout, DumpUnreadable, SessionDied, SessionFailed, UsageError, pasteable
 from sandbox.host import config
 from sandbox.log import Log
 from sandbox.model import Case, CommandStatus, Transcript
@@ -40,6 +41,11 @@ _ANSWER_OF_IDLE: Final = 2.0
 
 _FLOOD: Final = 1 << 18
 """Bytes before our marker that can only be an abandoned command's output: a start says a few lines."""
+
+_DENIED: Final = re.compile(
+    rb"%b(?:-\d+)?'?: Permission denied|Permission denied: '%b" % (DUMP.encode(), DUMP.encode())
+)
+"""What a debugger says of a dump that its case may not read."""
 
 _KILLED: Final = 128 + 9
 """The status of a process that SIGKILL ended: when it was not vmbox, the kernel did, for lack of memory."""
@@ -214,6 +220,9 @@ class Session:
                         # A lesser mode would be no better, nor a newer version.
                         raise self._died(died.status, said, "while it started")
                     if died.ident == ident:
+                        if _DENIED.search(said):
+                            # No other debugger or mode reads it either.
+                            raise self._unreadable()
                         raise SessionFailed(
                             f"{self._debugger.name} does not open this dump",
                             hint="vmbox info shows whether the dump is whole",
@@ -421,6 +430,13 @@ class Session:
         """One debugger at a time has the FIFOs of a slot: another than ours is ended."""
         if self._ready_file.exists() and self._ready_file.read_text() not in {"", self._debugger.name}:
             self._kill()
+
+    def _unreadable(self) -> DumpUnreadable:
+        dump = self._case.dump
+        return DumpUnreadable(
+            f"in its case, {dump} may not be read: who reads there has your uid, and perhaps none of your groups",
+            hint=f"setfacl -m u:{os.geteuid()}:r {pasteable(dump)}   or copy it to a file of your own",
+        )
 
     def _died(self, status: int, said: bytes, when: str = "") -> SessionDied:
         detail, name = last_words(said), self._debugger.name

@@ -15,7 +15,7 @@ import pytest
 
 from sandbox.case import container, idle, overdue, store
 from sandbox.case.places import SESSION_VERSION
-from sandbox.errors import CommandTimeout, EngineFailed, SessionDied
+from sandbox.errors import CommandTimeout, DumpUnreadable, EngineFailed, SessionDied
 from sandbox.model import Case
 from sandbox.session import channel, session as session_module
 from sandbox.session.channel import FifoChannel
@@ -154,6 +154,22 @@ def test_markers_of_earlier_clients_are_no_words_of_the_debugger(case: Case, mon
     with (case.shared / "out").open("wb", buffering=0) as out, Session(case) as session:
         out.write(b"WARNING: no module access\n" + theirs + b"\n" + theirs + b"\n" + ours + b"\n")
         assert session.start() == b"WARNING: no module access\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"crash: /case/vmcore: Permission denied", b"[Errno 13] Permission denied: '/case/vmcore'"],
+)
+def test_a_dump_that_the_case_may_not_read_is_tried_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """A rootless Docker keeps none of the caller's groups: no debugger and no mode reads a dump that is a group's."""
+    monkeypatch.setattr(session_module.os, "urandom", lambda size: b"\x0b" * size)
+    with (case.shared / "out").open("wb", buffering=0) as out, Session(case) as session:
+        out.write(said + b"\nfeed exit 1 " + b"0b" * 8 + b"\n")
+        with pytest.raises(DumpUnreadable, match=f"{case.dump} may not be read") as found:
+            session.start()
+    assert f"setfacl -m u:{os.geteuid()}:r {case.dump}" in found.value.hint
 
 
 def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:

@@ -283,3 +283,20 @@ def test_docker_is_told_or_refused(rootfs: Path, tmp_path: Path) -> None:
             system_calls_are_filtered(_seen(engine.engine, _spec(engine, REF)))
         else:  # it has no name for its own profile
             _is_refused(engine, "system calls are not filtered")
+
+
+@pytest.mark.engine
+def test_docker_that_remaps_users_reads_the_files_of_the_host(rootfs: Path) -> None:
+    """As the CIS benchmark has it, with an init and few open files for each container."""
+    engines._test_user()
+    more = (f"--userns-remap={engines.USER}", "--init", "--default-ulimit", "nofile=64:64")
+    with _started(engines.docker, rootfs, *more) as engine:
+        assert engine.engine.info().remaps_users
+        spec = _spec(engine, REF)
+        (source,) = (bind.source for bind in spec.binds if bind.target == "/case/vmcore")
+        Path(source).write_text("of the host")
+        Path(source).chmod(0o600)
+        script = "cat /case/vmcore; ulimit -n; grep -h Cap /proc/self/status"
+        said = b"".join(engine.engine.run(_with_script(spec, script))).decode().split()
+    assert said[:4] == ["of", "the", "host", "64"]
+    assert {word for word in said[4:] if not word.startswith("Cap")} == {"0" * 16}
