@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from sandbox.dump import kdump
 from sandbox.dump.completeness import cut_off
 from sandbox.dump.dump_file import Part
-from sandbox.dump.header import Header
+from sandbox.dump.header import Header, PageMissingError
 from sandbox.dump.kdump_pages import KdumpMemory, PageIndex
+from sandbox.dump.source import DeadlineExceeded
 from sandbox.formats.streams import Source
 from sandbox.model import Vmcore
 
@@ -25,6 +27,7 @@ _COMPRESSED_TEXT: Final = range(64, 4097)
 """Bytes that a page of VMCOREINFO takes: 2 to 4 KB of text, zeros, and stored as it is 4096."""
 
 _SEARCH_SECONDS: Final = 0.7
+_SCAN_SECONDS: Final = 1.0
 _STEP: Final = 2048 * kdump.DESCRIPTOR_SIZE
 
 
@@ -76,14 +79,16 @@ class KdumpFile:
 
     def search(self) -> ScanResult:
         """Searches the beginnings of pages, where the kernel keeps VMCOREINFO; the time is enough for a guest of some
-        GiB. The header has the utsname.
+        GiB. Where the kernel had none yet, and the header has no utsname (QEMU's), all pages for utsname and banner.
         """
-        from sandbox.dump.header_only import ScanResult
+        from sandbox.dump.header_only import ScanResult, scan_memory
 
         for page in self.memory().pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
             if b"\nPAGESIZE=" in page:
                 return ScanResult(vmcoreinfo=page)
-        return ScanResult()
+        if self.header.release is not None:
+            return ScanResult()
+        return scan_memory(_Unpacked(self.memory(), self.layout, time.thread_time() + _SCAN_SECONDS))
 
     def additions(self, vmcore: Vmcore, end: int, /) -> Iterator[tuple[int, bytes]]:
         """QEMU's kdump of a guest without a vmcoreinfo device has no VMCOREINFO: libkdumpfile and drgn refuse it, and
@@ -149,3 +154,26 @@ class KdumpFile:
             if need > end + self.layout.block_size or unwritten:
                 break
         return need, unwritten
+
+
+class _Unpacked:
+    """Implements `Source` of physical memory, with zeros for missing pages. Reading ends at a time of this thread."""
+
+    def __init__(self, memory: KdumpMemory, layout: kdump.Layout, deadline: float) -> None:
+        self.size = layout.max_mapnr * layout.block_size
+        self._memory = memory
+        self._page = layout.block_size
+        self._deadline = deadline
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Raises `DeadlineExceeded`."""
+        first = offset // self._page
+        pages = []
+        for pfn in range(first, min(-(-(offset + size) // self._page), self.size // self._page)):
+            if time.thread_time() > self._deadline:
+                raise DeadlineExceeded
+            try:
+                pages.append(self._memory.read(pfn * self._page, self._page))
+            except PageMissingError:
+                pages.append(bytes(self._page))
+        return b"".join(pages)[offset - first * self._page :][:size]

@@ -455,6 +455,22 @@ def test_compressed_dump_without_vmcoreinfo(tmp_path, codec):
     assert identify(path, log=False).release is None
 
 
+@pytest.mark.parametrize("codec", [dump_writer.zlibbed, dump_writer.stored])
+def test_compressed_dump_of_a_kernel_that_had_no_vmcoreinfo_yet(tmp_path, codec):
+    """What QEMU writes early in boot: no note, no text in memory, and only the machine in the header's utsname."""
+    release, version = b"6.1.0-50-cloud-amd64", b"#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-07-02)"
+    utsname = b"".join(one.ljust(65, b"\0") for one in (b"Linux", b"(none)", release, version, b"x86_64", b"(none)"))
+    banner = b"Linux version " + release + b" (a@b) (gcc) " + version
+    pages = {5: bytes(4096), 600: (b"x" * 4000 + banner)[:4096], 601: (banner[96:] + b"\n\0").ljust(4096, b"\0")}
+    pages[4000] = (bytes(256) + utsname).ljust(4096, b"\0")
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.kdump(pages, b"", utsname=("", "", "", "", "x86_64", ""), codec=codec))
+    found = identify(path)
+    assert (found.release, found.utsname_version, found.banner) == (release.decode(), version.decode(), banner.decode())
+    assert found.origins["release"] == "utsname in memory"
+    assert select(found).distribution.name == "debian-12"
+
+
 @pytest.mark.parametrize("release", [b"../../x", b"6.1/../x", b"-oDir=/", b"6.1 -x", b"6.1\x1b[2J", b"6.1'$(id)", b"."])
 def test_a_release_that_leads_elsewhere_is_none(tmp_path, release):
     """It becomes a part of file names, URLs and arguments."""

@@ -158,6 +158,7 @@ def test_a_url_that_is_not_read_is_said(url: str) -> None:
         (bz2.compress(b"\x7fELF" + bytes(5000))[:10], "ends too early", "get it again"),
         (b"MZ\x00\x00" + bytes(600), "vmlinuz", "with debug information"),
     ],
+    ids=["gzip", "archive", "cut", "vmlinuz"],
 )
 def test_a_vmlinux_that_is_none_is_named(tmp_path: Path, content: bytes, what: str, how: str) -> None:
     (tmp_path / "vmlinux").write_bytes(content)
