@@ -1,9 +1,12 @@
-"""`run`: what is said when a debugger misses a page of the kernel itself, which no level of makedumpfile leaves out."""
+"""`run`: what is said of pages that a debugger misses: of the kernel itself, which no level of makedumpfile leaves out,
+and those that cannot be unpacked.
+"""
 
 from __future__ import annotations
 
 from sandbox import render
-from sandbox.session.session import Sink
+from sandbox.debugger import Debugger
+from sandbox.session.session import DAMAGED, Sink
 
 _WORDS = (b"xcluded", b"left out: ")
 """In the messages of both debuggers. All answers are looked through, so they are looked for first."""
@@ -15,10 +18,11 @@ _TAIL = 128
 class LostPages:
     """Looks for such messages in the answers of one `vmbox run`, and says once what they mean."""
 
-    def __init__(self, release: str) -> None:
+    def __init__(self, release: str, debugger: Debugger) -> None:
         self._release = release
+        self._damage = debugger.damaged_page
         self._tail = b""
-        self._found = self._said = False
+        self._found = self._said = self._damaged = self._said_damaged = False
 
     def listen(self, sink: Sink) -> Sink:
         """A sink for the next answer, which passes all of it on to `sink`."""
@@ -27,13 +31,18 @@ class LostPages:
         def give(piece: bytes) -> None:
             if not self._found:
                 self._look(self._tail + piece)
+            if not self._damaged:
+                self._damaged = self._damage.search(self._tail + piece) is not None
             self._tail = piece[-_TAIL:]
             sink(piece)
 
         return give
 
     def say(self) -> None:
-        """Name makedumpfile's fault, if one is known of this kernel and its pages are missing."""
+        """Name makedumpfile's fault, if one is known of this kernel and its pages are missing; and name damage."""
+        if self._damaged and not self._said_damaged:
+            self._said_damaged = True
+            render.note(f"vmbox: {DAMAGED}")
         if not self._found or self._said:
             return
         self._said = True

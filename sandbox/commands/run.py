@@ -201,7 +201,7 @@ def _run(
     output = render.Output()
     judge = Judge(session.case)
     announcer = Announcer(judge, session.case, reporter)
-    lost = LostPages(session.case.release)
+    lost = LostPages(session.case.release, session.debugger)
     record = Recorder(session.case, reporter, wanted=run_options.transcript)
     exit_status = 0
     lines = iter(commands)

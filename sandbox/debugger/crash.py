@@ -48,6 +48,8 @@ class Crash:
     quit_words = frozenset({"q", "Q", "quit", "exit"})
     interrupt = "INT"
     list_modules = "mod"
+    # diskdump.c, of each compression.
+    damaged_page = re.compile(rb"uncompress failed: ")
     # As `help` lists them (7.2 to 9.0).
     commands: Sequence[str] = tuple(
         "alias ascii bpf bt btop dev dis eval exit extend files foreach fuser gdb help ipcs irq kmem list log mach "  # noqa: SIM905 - forty quotes are harder to read

@@ -87,6 +87,8 @@ class Drgn:
     quit_words = frozenset({"q", "quit", "exit"})
     interrupt = "INT"
     list_modules = "mod"
+    # libkdumpfile's words (decompress.c and diskdump.c of 0.5), which drgn passes on.
+    damaged_page = re.compile(rb"Decompress?ion failed|Wrong uncompressed size")
     # As `help` lists them (0.3.0).
     commands: Sequence[str] = tuple(
         "ascii bpf bt btop dev drgn eval exit files foreach help ipcs irq kmem list log mod mount net p ps ptob ptov "  # noqa: SIM905 - forty quotes are harder to read

@@ -6,6 +6,7 @@ A third debugger is a module that satisfies `Debugger`, a line in `sandbox.debug
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -105,6 +106,10 @@ class Debugger(Protocol):
 
     def error_line(self, said: str) -> str | None:
         """The line that says why it did not start; None where it said nothing."""
+
+    @property
+    def damaged_page(self) -> re.Pattern[bytes]:
+        """What it says of a page of the dump that cannot be unpacked."""
 
     def works_in(self, mode: StartMode, command: str) -> bool:
         """Whether `command` can be answered in a lesser mode."""

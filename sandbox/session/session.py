@@ -47,6 +47,12 @@ _DENIED: Final = re.compile(
 )
 """What a debugger says of a dump that its case may not read."""
 
+DAMAGED: Final = (
+    "pages of the dump are damaged: it was changed when it was written or copied. Copy it again, and compare sha256sum "
+    "with its source's"
+)
+"""What is said once when a debugger cannot unpack a page."""
+
 _KILLED: Final = 128 + 9
 """The status of a process that SIGKILL ended: when it was not vmbox, the kernel did, for lack of memory."""
 
@@ -76,6 +82,8 @@ class Session:
         this debugger.
         """
         self.choice = choice or Choice(debugger=debugger.name, reason="")
+        self.damaged = False
+        """Whether the debugger could not unpack a page of the dump when it started."""
         self._case = case
         self._ends_case = ends_case
         self._reporter = reporter
@@ -204,6 +212,7 @@ class Session:
                 died = channel.find_exit()
                 if at >= 0 and (died is None or died.begin > at):
                     said = channel.take(at + len(marker) + 1)[:at]
+                    self.damaged = self.damaged or self._debugger.damaged_page.search(said) is not None
                     self._ready_file.write_text(self._debugger.name)
                     _log.info("%s is at its prompt after %.3f s", self._debugger.name, time.monotonic() - began)
                     return b"" if answered else without_markers(said)
@@ -219,6 +228,7 @@ class Session:
                     if died.ident == ident and died.status == _KILLED:
                         # A lesser mode would be no better, nor a newer version.
                         raise self._died(died.status, said, "while it started")
+                    self.damaged = self.damaged or self._debugger.damaged_page.search(said) is not None
                     if died.ident == ident:
                         if _DENIED.search(said):
                             # No other debugger or mode reads it either.

@@ -26,7 +26,7 @@ from sandbox.progress import QUIET, Reporter
 from sandbox.session import choice
 from sandbox.session.choice import Choice
 from sandbox.session.fallback import error_line, last_mode, mode_file
-from sandbox.session.session import Session
+from sandbox.session.session import DAMAGED, Session
 
 if TYPE_CHECKING:
     # A warm run needs none of this.
@@ -79,16 +79,27 @@ class _Start:
         self._session: Session | None = None
         self._open = own
         """Whether the case is to be closed by this and not by a session."""
+        self._damaged = False
+        """Whether a debugger that was tried could not unpack a page."""
 
     def run(self) -> tuple[Session, bytes]:
         try:
             said = self._started()
             session = self._session
             assert session is not None  # noqa: S101 - for mypy: it was started
+            if self._damaged or session.damaged:
+                self._reporter.notice(DAMAGED)
             if self._options.idle is not None:
                 session.set_idle(self._options.idle)
         except SessionFailed as error:
+            damaged = self._damaged or (self._session is not None and self._session.damaged)
             self._close()
+            if damaged and self._case.incomplete is None:
+                raise DumpDamaged(
+                    f"no debugger can open {self._case.dump}: pages of it cannot be unpacked",
+                    hint="it was changed when it was written or copied: copy it again, and compare sha256sum",
+                    detail=error.detail,
+                ) from error
             if self._case.incomplete is not None:
                 raise DumpDamaged(
                     f"{self._case.dump} is incomplete, and no debugger can open it: {self._case.incomplete}",
@@ -217,6 +228,7 @@ class _Start:
         """The session with the debugger that was chosen; the one before it is closed."""
         debugger = DEBUGGERS[chosen.debugger]
         if self._session is not None:
+            self._damaged = self._damaged or self._session.damaged
             self._session.release()
             self._session = None
         # From now on the session closes it, also when it cannot be had.
@@ -263,6 +275,7 @@ class _Start:
 
     def _reopen(self, image: str) -> None:
         if self._session is not None:
+            self._damaged = self._damaged or self._session.damaged
             self._session.close_case()
             self._session = None
         else:

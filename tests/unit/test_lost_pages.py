@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from sandbox.commands.lost_pages import LostPages
+from sandbox.debugger import DEBUGGERS, DEFAULT
 
 MESSAGE = b'bt: page excluded: kernel virtual address: ffff909980440270  type: "stack contents"\n'
 
 
 @pytest.mark.parametrize("at", [1, 10, 30, 50])
 def test_it_is_said_once_also_if_the_message_is_torn(at: int, capsys: pytest.CaptureFixture[str]) -> None:
-    lost = LostPages("7.2.12+deb14-cloud-amd64")
+    lost = LostPages("7.2.12+deb14-cloud-amd64", DEFAULT)
     got = bytearray()
     for _ in range(2):
         give = lost.listen(got.extend)
@@ -42,7 +43,25 @@ def test_nothing_is_said_of_other_answers_and_of_kernels_without_a_known_fault(
         ("7.2.12", MESSAGE.replace(b"kernel", b"user")),
         ("5.10.0-32-amd64", MESSAGE),
     ):
-        lost = LostPages(release)
+        lost = LostPages(release, DEFAULT)
         lost.listen(lambda piece: None)(answer)
         lost.say()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("debugger", "message"),
+    [
+        ("crash", b"bt: compressed kdump: uncompress failed: -5\n"),
+        ("drgn", b"drgn: crash: error: could not read memory from kdump: Decompresion failed: invalid data\n"),
+    ],
+)
+@pytest.mark.parametrize("at", [1, 30, 55])
+def test_damage_is_said_once(debugger: str, message: bytes, at: int, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = LostPages("6.1", DEBUGGERS[debugger])
+    for _ in range(3):
+        give = lost.listen(lambda piece: None)
+        give(b"x" * 1000 + message[:at])
+        give(message[at:])
+        lost.say()
+    assert capsys.readouterr().err.count("pages of the dump are damaged") == 1

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from sandbox.engine import orphans
 from sandbox.errors import DebuginfoMismatch, DumpDamaged, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.session import start
-from sandbox.session.session import Session
+from sandbox.session.session import DAMAGED, Session
 
 ONCE, WARM = OpenOptions(once=True), OpenOptions()
 
@@ -113,6 +114,27 @@ def test_a_dump_without_a_part(make_case: Callable[..., Case], bench: Bench, mon
     with pytest.raises(DumpDamaged, match="cut off"):
         start.open_session(cut.dump, ONCE)
     assert bench.closed == [cut.id]
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_damaged_pages_are_named_once(bench: Bench, monkeypatch: pytest.MonkeyPatch, opens: bool) -> None:
+    def started(session: Session, *_: object) -> bytes:
+        session.damaged = True
+        if not opens:
+            raise SessionFailed("crash does not open this dump", detail="crash: uncompress failed: -5")
+        return b""
+
+    monkeypatch.setattr(Session, "start", started)
+    said: list[str] = []
+    reporter = SimpleNamespace(notice=said.append)
+    if opens:
+        start.open_session(bench.case.dump, WARM, reporter)[0].close()  # type: ignore[arg-type]  # all that is used
+        assert [line for line in said if "damaged" in line] == [DAMAGED]
+        return
+    chosen = replace(WARM, debugger="crash", image="latest")
+    monkeypatch.setattr(start, "case_with", lambda *_, **__: (bench.case, True))
+    with pytest.raises(DumpDamaged, match="cannot be unpacked"):
+        start.open_session(bench.case.dump, chosen, reporter)  # type: ignore[arg-type]
 
 
 def test_a_case_is_replaced_when_everything_is_at_hand(
