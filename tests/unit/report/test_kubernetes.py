@@ -15,7 +15,7 @@ import yaml
 
 from sandbox.dump import identify
 from sandbox.errors import ConfigurationError, DumpUnreadable
-from sandbox.model import Vmcore
+from sandbox.model import DumpFormat, Vmcore
 from sandbox.report import kubernetes
 from sandbox.report.build import read
 from sandbox.report.collect import COMMANDS
@@ -234,3 +234,20 @@ def test_text_that_other_parsers_take_for_a_number_is_quoted(value: str) -> None
 @pytest.mark.parametrize("value", ["8Gi", "abcdef012345", "6.1.0-1-amd64", "no such", "e5"])
 def test_other_text_is_not(value: str) -> None:
     assert f"x: {value}\n" in as_yaml([{"x": value}])
+
+
+def test_a_dump_that_does_not_tell_where_its_kernel_is(vmcore: Vmcore) -> None:
+    """As vmss2core's: the pod's drgn reads VMCOREINFO from a file, crash has options."""
+    info = {"OSRELEASE": "6.1", "KERNELOFFSET": "da00000", "NUMBER(phys_base)": "16777216", "X": "$(TOKEN)"}
+    told = replace(vmcore, format=DumpFormat.ELF, vmcoreinfo=info, origins={"release": "vmcoreinfo in memory"})
+    (pod,) = manifests(told, JobOptions(kind="pod"))
+    (crash,) = pod["spec"]["initContainers"]
+    script, values = crash["command"][2], {one["name"]: one["value"] for one in crash["env"]}
+    assert '\nprintf %s "$VMCOREINFO" >/run/vmbox/vmcoreinfo\n' in script
+    assert values["VMCOREINFO"].startswith("OSRELEASE=6.1\nKERNELOFFSET=da00000\n")
+    assert values["VMCOREINFO"].endswith("X=$$(TOKEN)\n")
+    assert "--kaslr 0xda00000 -m phys_base=0x1000000" in script
+    assert "drgn --vmcoreinfo /run/vmbox/vmcoreinfo" in script
+    assert {"name": "told", "mountPath": "/run/vmbox"} in crash["volumeMounts"]
+    assert "told" in {one["name"] for one in pod["spec"]["volumes"]}
+    assert "VMCOREINFO" not in str(manifests(vmcore, JobOptions()))
