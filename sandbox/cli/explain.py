@@ -9,7 +9,7 @@ import typer
 
 from sandbox import render
 from sandbox.cli.app import command
-from sandbox.cli.options import EngineName, Force, GivenDebuginfo, Json, Quiet
+from sandbox.cli.options import EngineName, Force, GivenDebuginfo, Json, Quiet, Timeout
 
 
 @command()
@@ -32,7 +32,7 @@ def explain(
         bool, typer.Option("--no-debuginfo", help="Read the dump by what its kernel has of itself.")
     ] = False,
     force: Force = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="For each question to the debugger.")] = 60,
+    timeout: Timeout = 60,
     quiet: Quiet = False,
 ) -> None:
     """Say what happened: what failed, where, how, what lies there, and what else is known; each with its command.
@@ -79,7 +79,7 @@ def waits(
     engine: EngineName = None,
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=1, help="For the question to the debugger.")] = 60,
+    timeout: Timeout = 60,
     quiet: Quiet = False,
 ) -> None:
     """Say who waits for whom: deadlocks, the tasks that hold others up, and what each blocked task waits for.

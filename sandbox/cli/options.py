@@ -9,7 +9,15 @@ import typer
 
 from sandbox.cli import completion
 from sandbox.debugger import DEBUGGERS
+from sandbox.errors import UsageError
 from sandbox.host import config
+
+
+def _sane(seconds: float) -> float:
+    try:
+        return config.time_limit(seconds)
+    except UsageError:
+        raise typer.BadParameter("it is a number of seconds above 0") from None
 
 
 def _configured(value: str | None) -> str | None:
@@ -84,3 +92,9 @@ OptionalDump = Annotated[
     Path | None, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)
 ]
 NoTranscript = Annotated[bool, typer.Option("--no-transcript", help="Keep no record of commands and answers.")]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        "--timeout", metavar="SECONDS", min=1, callback=_sane, help="Stop a debugger's command that takes longer."
+    ),
+]

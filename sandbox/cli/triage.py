@@ -18,28 +18,15 @@ from sandbox.cli.options import (
     NoDebuginfo,
     OptionalDump,
     Quiet,
+    Timeout,
     WithDebugger,
 )
-from sandbox.errors import NotADump, UsageError, pasteable
-from sandbox.host import config
+from sandbox.errors import NotADump, pasteable
 from sandbox.host.files import STDOUT
 
 if TYPE_CHECKING:
     from sandbox.report.model import Report
     from sandbox.triage.table import Index
-
-
-def _sane(seconds: float) -> float:
-    try:
-        return config.time_limit(seconds)
-    except UsageError:
-        raise typer.BadParameter("it is a number of seconds above 0") from None
-
-
-Timeout = Annotated[
-    float,
-    typer.Option("--timeout", metavar="SECONDS", min=1, callback=_sane, help="Stop a crash command that takes longer."),
-]
 
 
 @command()

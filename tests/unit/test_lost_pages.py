@@ -29,7 +29,7 @@ def test_rows_that_are_left_out_are_explained(capsys: pytest.CaptureFixture[str]
         b"drgn: crash: error: interrupts (9) are left out: pages of them are not in the dump\n",
         b"drgn: crash: error: qemu_fw_cfg is left out: pages of it are not in the dump\n",
     ):
-        lost = LostPages("7.2.12+deb14-cloud-amd64")
+        lost = LostPages("7.2.12+deb14-cloud-amd64", DEFAULT)
         lost.listen(lambda piece: None)(message)
         lost.say()
         assert "makedumpfile before" in capsys.readouterr().err
