@@ -113,7 +113,7 @@ def case_with(
         reporter.notice(f"{debugger.name} needs no emulation: it runs in the image of {image}")
     else:
         beside = "" if options.once else ", beside the open case"
-        reporter.notice(f"image {case.profile} has no {debugger.name}: it runs in that of {image}{beside}")
+        reporter.notice(f"{lacks(case, debugger)}: it runs in that of {image}{beside}")
         if options.once:
             _close_case(case)
     return open_dump(dump, replace(options, image=image, once=True, native=True), reporter), True
@@ -146,10 +146,19 @@ def has_debugger(case: Case, debugger: Debugger) -> bool:
     return not debugger.reads_any_arch or debugger.name in case.versions
 
 
+def lacks(case: Case, debugger: Debugger) -> str:
+    """That the image of the case has no `debugger`; and why it cannot have it, where the profile says so."""
+    from sandbox.profiles import load
+
+    profile = load().get(case.profile)
+    why = None if profile is None else profile.image.lacks.get(debugger.name)
+    return f"image {case.profile} has no {debugger.name}" + (f" ({why})" if why else "")
+
+
 def lacking(case: Case, debugger: Debugger) -> UsageError:
     """The error about an image that the user chose and that has no `debugger`."""
     return UsageError(
-        f"image {case.profile} has no {debugger.name}",
+        lacks(case, debugger),
         hint=f"--image latest has one: vmbox run {pasteable(case.dump)} --image latest --with {debugger.name} -- …",
     )
 

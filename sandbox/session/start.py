@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, open_dump
+from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, lacks, open_dump
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import newest_with
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
@@ -267,9 +267,7 @@ class _Start:
         if self._options.image is not None:
             raise lacking(self._case, debugger)
         name = newest_with(debugger)
-        self._reporter.notice(
-            f"image {self._case.profile} has no {debugger.name}: the dump is opened in that of {name}"
-        )
+        self._reporter.notice(f"{lacks(self._case, debugger)}: the dump is opened in that of {name}")
         self._reopen(name)
         return True
 

@@ -15,6 +15,7 @@ import pytest
 
 from sandbox.case import container, opening, overdue, store
 from sandbox.case.options import OpenOptions
+from sandbox.debugger import DEBUGGERS
 from sandbox.engine import orphans
 from sandbox.errors import DebuginfoMismatch, DumpDamaged, SessionDied, SessionFailed
 from sandbox.model import Case
@@ -163,3 +164,18 @@ def test_a_case_is_replaced_when_everything_is_at_hand(
     assert bench.closed == []
     assert opening.find_or_open_case(dump, options) == after
     assert bench.closed == ["before"]
+
+
+def test_an_image_without_a_debugger_says_why(make_case: Callable[..., Case]) -> None:
+    said = {
+        name: opening.lacks(make_case(profile=name), DEBUGGERS["drgn"]) for name in ("el7", "debian-12", "of-a-user")
+    }
+    assert said == {
+        "el7": "image el7 has no drgn (the C library is 2.17, and the wheel needs 2.27)",
+        # Where the wheel could not be fetched.
+        "debian-12": "image debian-12 has no drgn",
+        "of-a-user": "image of-a-user has no drgn",
+    }
+    error = opening.lacking(make_case(profile="el7"), DEBUGGERS["drgn"])
+    assert error.message == said["el7"]
+    assert "--image latest" in (error.hint or "")
