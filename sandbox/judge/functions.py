@@ -32,6 +32,7 @@ _ENTRY: Final = re.compile(
 # kernel/panic.c. Its callees, down to the loop or halt in which a hypervisor finds the CPU, are the same for all bugs.
 _PANIC: Final = re.compile(r"v?panic|nmi_panic")
 _COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm)(?:\.\d+)*|\.\d+$")
+_SECTION: Final = re.compile(r"_MODULE_(?:[A-Z_]+_)?(?:START|END)_")
 _OFFSET: Final = re.compile(r"\+(?:0x)?[0-9a-f]+$")
 
 
@@ -41,8 +42,10 @@ def plain_name(function: str) -> str:
 
 
 def is_address(function: str) -> bool:
-    """Whether a frame has no name: drgn prints the address of a function in a module without debuginfo."""
-    return function.startswith("0x")
+    """Whether a frame has no name of its own: in a module without debuginfo drgn prints the address of a function, and
+    crash the beginning of its section (symbols.c: _MODULE_INIT_START_ext4).
+    """
+    return function.startswith("0x") or _SECTION.match(function) is not None
 
 
 def is_machinery(function: str) -> bool:

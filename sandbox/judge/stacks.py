@@ -147,6 +147,14 @@ def _compare(
     )
 
 
+def _is_same(one: str, two: str) -> bool:
+    """Whether two names are one function's. A module's own name of its init and exit function is one of two."""
+    return one == two or any(
+        alias in {one, two} and word in one and word in two
+        for alias, word in (("init_module", "init"), ("cleanup_module", "clean"))
+    )
+
+
 def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool) -> tuple[int, str | None]:
     """How many functions two stacks have in common by name, and where they part, in words; None if they do not."""
     here = there = matched = 0
@@ -155,8 +163,8 @@ def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool
         one, two = left[here], right[there]
         if is_entry(one.name) and is_entry(two.name):
             break
-        if one.name == two.name or ((one.any_name or two.any_name) and not (one.optional or two.optional)):
-            matched += one.name == two.name
+        if _is_same(one.name, two.name) or ((one.any_name or two.any_name) and not (one.optional or two.optional)):
+            matched += _is_same(one.name, two.name)
             above = two.name if one.any_name else one.name
             here += 1
             there += 1

@@ -256,9 +256,10 @@ def _verdicts(
 ) -> Iterator[Verdict]:
     """What the judge finds of the stack, of DATE, UPTIME and TASKS."""
     by = answers.case.get("debugger") or DEFAULT.name
+    stack_by = next((run.debugger for run in answers.runs if run.command == "bt -l"), by)
     trace = call_trace.dump_trace(log)
     if panicking is not None and trace is not None:
-        verdict = stacks.judge_task(panicking, trace, by=by)
+        verdict = stacks.judge_task(panicking, trace, by=stack_by)
         if verdict is not None:
             yield verdict
     yield from _against_second(answers, panicking, by)

@@ -1,6 +1,7 @@
 """Ask the questions of a report, crash's commands, one by one. One that fails never stops the rest.
 
-What the debugger does not answer, the other one is asked, where that is not in doubt. It is not started for less.
+What the debugger does not answer, the other one is asked, where that is not in doubt; and for stacks, where the log
+contradicts the first one's: drgn has no unwind tables of a module without debuginfo. It is not started for less.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sandbox.report import fault, waits
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
 from sandbox.report.panic_context import panic_context
-from sandbox.report.second_opinion import SecondOpinion, is_needed, other_debugger, second_opinion
+from sandbox.report.second_opinion import SecondOpinion, agrees_with_log, is_needed, other_debugger, second_opinion
 from sandbox.session.fallback import last_mode, mode_file
 from sandbox.session.script import run_script
 from sandbox.session.session import Session
@@ -170,7 +171,7 @@ def collect(
     case = session.case
     mode = last_mode(mode_file(case, session.debugger))
     questions = _Questions(timeout)
-    second = None
+    second, reason = None, session.choice.reason
     with (
         session,
         panic_context(session, timeout=timeout),
@@ -190,6 +191,14 @@ def collect(
                         for _ in questions.ask(beside, lacking, ""):
                             pass
                         second = second_opinion(beside, timeout=timeout) if doubtful else None
+                        if doubtful and agrees_with_log(dump, questions.texts, session.debugger.name) is False:
+                            theirs = _Questions(timeout)
+                            for _ in theirs.ask(beside, sorted(STACKS), ""):
+                                pass
+                            if agrees_with_log(dump, theirs.texts, other.name):
+                                questions.replace(theirs)
+                                second = None
+                                reason += f"; the stacks are {other.name}'s, because those of it contradict the log"
             except VmboxError as error:
                 reporter.notice(f"{other.name} was asked, too, and does not answer: {error.message}")
         readings = fault.read_dump(session, dump, reporter, timeout=timeout)
@@ -203,7 +212,7 @@ def collect(
             "engine": case.engine,
             "proof": case.proof,
             "debugger": session.debugger.name,
-            "reason": session.choice.reason,
+            "reason": reason,
             "doubt": session.doubt or "",
             "no_debuginfo": case.no_debuginfo,
         },
@@ -255,6 +264,14 @@ class _Questions:
                 if told:
                     self.texts[run.command] = text
             yield run
+
+    def replace(self, others: _Questions) -> None:
+        """Takes the answers of others in the place of these."""
+        for command, run in others.runs.items():
+            self.runs[command] = run
+            self.texts.pop(command, None)
+        self.texts |= others.texts
+        self.cut = (self.cut - set(others.runs)) | others.cut
 
     def lacking(self) -> list[str]:
         """The commands that have no answer, if a part of the report is missing for that."""

@@ -58,14 +58,19 @@ def count_tasks(ps: str) -> int:
 
 
 def is_needed(dump: Path, texts: Mapping[str, str], by: str) -> bool:
-    """Whether the log has no trace of the panic, or contradicts the stack in `texts`."""
+    """Whether there is a stack in `texts`, and the log has no trace of the panic, or contradicts it."""
+    return bool(backtrace.parse(texts.get("bt -l", ""))) and agrees_with_log(dump, texts, by) is not True
+
+
+def agrees_with_log(dump: Path, texts: Mapping[str, str], by: str) -> bool | None:
+    """Whether the stack in `texts` is the one that the log has; None where one of them has none."""
     found = backtrace.parse(texts.get("bt -l", ""))
     if not found:
-        return False
+        return None
     try:
         read = witness(dump, unpacked=paths.unpacked_dir())
     except VmboxError:
         read = Witness()
     trace = call_trace.dump_trace(read.lines)
     verdict = None if trace is None else stacks.judge_task(found[0], trace, by=by)
-    return verdict is None or not verdict.agrees
+    return None if verdict is None else verdict.agrees

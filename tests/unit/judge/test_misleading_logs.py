@@ -350,3 +350,23 @@ def test_two_panics_in_one_log_the_last_counts() -> None:
         verdict = _judged(log, OWN_STACK.replace("sysrq_handle_crash", "earlier"))
         assert verdict is not None
         assert not verdict.agrees
+
+
+def test_the_beginning_of_a_modules_section_is_no_name() -> None:
+    """What crash has for a function of a module without debuginfo, of a genuine BUG() in a module's init function."""
+    log = OOPS.replace("vfs_write", "demo_init")
+    for section in ("_MODULE_INIT_START_vmbox_demo", "_MODULE_INIT_TEXT_START_vmbox_demo"):
+        verdict = _judged(log, OOPS_STACK.replace("vfs_write", section))
+        assert verdict is not None
+        assert verdict.agrees, verdict
+
+
+def test_a_module_has_two_names_of_its_init_function() -> None:
+    log = OOPS.replace("vfs_write", "demo_init")
+    verdict = _judged(log, OOPS_STACK.replace("vfs_write", "init_module"))
+    assert verdict is not None
+    assert verdict.agrees, verdict
+    for false in ("cleanup_module", "demo_exit"):
+        verdict = _judged(log, OOPS_STACK.replace("vfs_write", false))
+        assert verdict is not None
+        assert not verdict.agrees

@@ -283,3 +283,26 @@ def test_rows_that_are_there_are_shown_with_the_reason_for_the_others(
     for command in ("mount", "kmem -i"):
         said = answers.missing_reason(command)
         assert said == "drgn says: mounts (2) are left out: pages of them are not in the dump"
+
+
+@pytest.mark.parametrize("agreeing", ["crash", "drgn", "neither"])
+def test_stacks_that_contradict_the_log_give_way_to_those_that_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agreeing: str
+) -> None:
+    def agrees(_dump: object, _texts: object, by: str) -> bool:
+        return by == agreeing
+
+    monkeypatch.setattr(collect, "agrees_with_log", agrees)
+    case = FakeCase(tmp_path)
+    other = Pair(case, frozenset())
+    other.debugger = DEFAULT
+    session = Pair(case, frozenset(), beside=other)
+    monkeypatch.setattr(collect, "open_session", lambda *_, **__: (session, b""))
+    monkeypatch.setattr(collect, "is_needed", lambda _dump, _texts, by: by != agreeing)
+    commands = ["sys", "bt -l", "bt -a", "foreach UN bt"]
+    answers = collect.collect(tmp_path, OpenOptions(), commands=commands)
+    by = {run.command: run.debugger for run in answers.runs}
+    stacks = "crash" if agreeing == "crash" else "drgn"
+    assert by == {"sys": "drgn", **dict.fromkeys(commands[1:], stacks)}
+    assert ("contradict the log" in answers.case["reason"]) is (agreeing == "crash")
+    assert (answers.second is not None) is (agreeing == "neither")
