@@ -88,7 +88,7 @@ def verify(
         found = list(pool.map(lambda path: fingerprint(path, reporter), dumps))
     results, changes = [], []
     for path, now in zip(dumps, found, strict=True):
-        wanted = expected or _beside(path)
+        wanted = expected or _beside(path, reporter)
         if wanted is not None and wanted.lower() != now.sha256:
             changes.append(f"{remote_dump.name(path)}: its SHA-256 is {now.sha256}, it should be {wanted.lower()}")
             continue
@@ -182,16 +182,24 @@ def _differences(before: Fingerprint, now: Fingerprint) -> list[str]:
     ]
 
 
-def _beside(path: Path) -> str | None:
+def _beside(path: Path, reporter: Reporter) -> str | None:
+    """The SHA-256 in the file beside a dump. Says so where there is a file and no SHA-256 in it."""
     if remote_dump.is_description(path):
         return None
+    beside = path.with_name(f"{path.name}.sha256")
+    if not os.path.lexists(beside):
+        return None
     try:
-        with FileSource(path.with_name(f"{path.name}.sha256"), below=path.parent) as source:
+        with FileSource(beside, below=path.parent) as source:
             text = source.read_at(0, 4096).decode("utf-8", "replace")
-    except VmboxError:
+    except VmboxError as error:
+        reporter.notice(f"{beside.name} is not compared: {error.message}")
         return None
     found = re.match(r"([0-9a-fA-F]{64})\b", text)
-    return found[1] if found else None
+    if found is None:
+        reporter.notice(f"{beside.name} is not compared: it does not begin with a SHA-256")
+        return None
+    return found[1]
 
 
 def _named(path: Path) -> str:

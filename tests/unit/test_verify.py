@@ -106,14 +106,23 @@ def test_command(dump: Path, vmbox: Callable[..., subprocess.CompletedProcess[st
         verify([dump.with_name("none")])
 
 
-@pytest.mark.parametrize("kind", ["fifo", "link to /dev/zero", "large"])
-def test_a_hash_beside_it_that_is_no_such_file_is_not_waited_for(dump: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["fifo", "link to /dev/zero", "large", "long", "directory"])
+def test_a_hash_beside_it_that_is_no_such_file_is_not_waited_for(
+    dump: Path, kind: str, vmbox: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     beside = dump.with_name("vmcore.sha256")
     if kind == "fifo":
         os.mkfifo(beside)
     elif kind == "large":
         with beside.open("wb") as file:
             file.truncate(1 << 40)
+    elif kind == "long":
+        beside.write_text("a" * 400 + "  vmcore")
+    elif kind == "directory":
+        beside.mkdir()
     else:
         beside.symlink_to("/dev/zero")
-    assert verify([dump])[0].newly_recorded
+    done = vmbox("verify", dump)
+    assert done.returncode == 0
+    assert "recorded" in done.stderr
+    assert "vmcore.sha256 is not compared: " in done.stderr
