@@ -41,7 +41,7 @@ _SYMBOL: Final = re.compile(
     r"(?<![\w.$+])(?P<name>[A-Za-z_.$][\w.$]{0,255})\+0x(?P<offset>[0-9a-f]{1,8})/0x(?P<size>[0-9a-f]{1,8})"
     r"(?P<module> \[(?P<in>[\w-]{1,56})(?: [0-9a-f]{40})?\])?"
 )
-_EXACT: Final = re.compile(r"\b(?:R?EIP|RIP|PC|pc|epc|NIP|ERA|PSW)\b[^+]*$|WARNING: .* at [^+]*$|\bNIP \[[^+]*$")
+_EXACT: Final = re.compile(r"\b(?:R?EIP|RIP|PC|pc|epc|NIP|ERA|PSW)\b[^+]*$|\bNIP \[[^+]*$")
 """What is before the address of an instruction; any other address is one that a call returns to."""
 _REGISTER: Final = re.compile(r"\b(?:RIP|EIP): ([0-9a-f]{4}):|\bpc : ")
 _CODE: Final = re.compile(r"(?:^|\] ?|\s)Code: (?P<bytes>[0-9a-f<>() ]{2,1024})$")
@@ -167,13 +167,23 @@ def _found(lines: Sequence[str]) -> _Work:
                 offset=int(match["offset"], 16),
                 size=int(match["size"], 16),
                 module=match["in"],
-                exact=_EXACT.search(line[: match.start()]) is not None,
+                exact=_is_exact(line, match.start()),
             )
             if symbol.key not in work.symbols and len(work.symbols) >= _MOST:
                 continue
             symbol = work.symbols.setdefault(symbol.key, symbol)
             work.places.setdefault(at, []).append((match.end(), symbol))
     return work
+
+
+def _is_exact(line: str, at: int) -> bool:
+    """Whether the symbol at index `at` is the address of an instruction."""
+    # What is before an earlier symbol says nothing of this one; a line has as many symbols as fit into it.
+    begin = line.rfind("+", 0, at) + 1
+    if _EXACT.search(line[begin:at]) is not None:
+        return True
+    warning = line.rfind(" at ", begin, at)
+    return warning >= 0 and line.find("WARNING: ", 0, warning) >= 0
 
 
 def _decoded(vmcore: Vmcore, lines: Sequence[str], work: _Work, options: OpenOptions, reporter: Reporter) -> Decoded:

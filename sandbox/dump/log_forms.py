@@ -56,7 +56,7 @@ _STAMP_AHEAD: Final = re.compile(rb".{1,120}?(?=(?:<\d{1,3}>)?\[ {0,6}\d{1,10}\.
 _AFTER_STAMP: Final = re.compile(rb"(\[ *\d+\.\d{6})(?: *< *\d+\.\d{6} *>)?\] (?:[\w.@%-]{1,64} kernel: )?")
 """The time of dmesg -d, or of journalctl -o short-monotonic."""
 _EXTENDED: Final = re.compile(
-    rb"(?:(?P<release>\d+\.\d[^\s,;]{0,62}),)?(?P<level>\d{1,3}),(?P<seq>\d{1,20}),(?P<usec>\d{1,20}),(?P<cont>[-c+])"
+    rb"(?:(?P<release>\d{1,3}\.\d[^\s,;]{0,62}),)?(?P<level>\d{1,3}),(?P<seq>\d{1,20}),(?P<usec>\d{1,20}),(?P<cont>[-c+])"
     rb"(?P<more>(?:,[\w-]{1,32}=[^,;\s]{1,64}){0,8});"
 )
 """Head of a record of /dev/kmsg (Documentation/ABI/testing/dev-kmsg)."""

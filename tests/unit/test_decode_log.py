@@ -199,3 +199,35 @@ def test_proof_by_the_line_above_a_stack(version: str | None, kind: DumpFormat, 
             prove(log, found, name="vmlinux")
     else:
         assert prove(log, found, name="vmlinux") == agreed
+
+
+def test_a_line_full_of_symbols_costs_what_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is before a symbol was looked through from the beginning of the line for each of them."""
+    looked: list[int] = []
+    exact = decode._is_exact
+
+    class Counting:
+        def search(self, text: str) -> None:
+            looked.append(len(text))
+
+    monkeypatch.setattr(decode, "_EXACT", Counting())
+    line = "f+0x1/0x2 " * 400
+    assert not exact(line, line.rindex("f+"))
+    assert sum(len(found) for found in decode._found([line]).places.values()) == 400
+    assert sum(looked) < 2 * len(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("RIP: 0010:f+0x1/0x2", True),
+        ("WARNING: CPU: 0 PID: 1 at kernel/a.c:1 f+0x1/0x2", True),
+        ("WARNING: a+b at kernel/a.c:1 f+0x1/0x2", True),
+        ("WARNING: at kernel/a+b.c:1 f+0x1/0x2", False),
+        ("RIP: 0010:g+0x1/0x2 f+0x1/0x2", False),
+        (" at WARNING: f+0x1/0x2", False),
+        (" f+0x1/0x2", False),
+    ],
+)
+def test_an_address_of_an_instruction_is_told_by_what_is_before_it(line: str, expected: bool) -> None:
+    assert decode._is_exact(line, line.index("f+0x")) is expected

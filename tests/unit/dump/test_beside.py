@@ -10,6 +10,7 @@ from sandbox.commands import verify
 from sandbox.dump import identify, read_log
 from sandbox.dump.source import FileSource, confined
 from sandbox.errors import DumpUnreadable, NotADump, VmboxError
+from sandbox.progress import QUIET
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
 DUMP = (FIXTURES / "x86_64-6.1-zlib").read_bytes()
@@ -68,14 +69,14 @@ def test_a_fifo_for_a_log_keeps_nobody_waiting(case):
     start = time.monotonic()
     assert printed(dump) == b""
     identify(dump)
-    assert verify._beside(dump) is None
+    assert verify._beside(dump, QUIET) is None
     assert time.monotonic() - start < 5
 
 
 def test_a_checksum_file_of_endless_zeros_is_not_read(case):
     dump = without_log(case / "vmcore")
     (case / "vmcore.sha256").symlink_to("/dev/zero")
-    assert verify._beside(dump) is None
+    assert verify._beside(dump, QUIET) is None
 
 
 def test_a_link_for_a_readme_is_not_followed(case, secret):

@@ -369,6 +369,15 @@ def test_a_large_honest_file_is_no_reason(tmp_path):
     assert identify(tmp_path / "vmcore").panic == identify(FIXTURES / "x86_64-6.1-zlib").panic
 
 
+@pytest.mark.parametrize(
+    "text", [b"1234567890" * 99_000, b"6.1," * 250_000, b"1,2,3,-," * 120_000], ids=["digits", "releases", "heads"]
+)
+def test_a_log_that_is_nearly_one_of_dev_kmsg(tmp_path, text):
+    """Digits without end were looked through from each of them on."""
+    (tmp_path / "log").write_bytes(b"[    0.000000] Linux version 6.1.0 (x@y) #1 SMP\n" + text)
+    check(tmp_path / "log")
+
+
 @pytest.mark.parametrize("release", ["9" * 5000 + ".1.1", "6.1." + "9" * 5000], ids=["major", "patch"])
 def test_a_release_of_many_digits(tmp_path, release):
     info = f"OSRELEASE={release}\nPAGESIZE=4096\nBUILD-ID={'ab' * 20}\n".encode()
