@@ -169,7 +169,7 @@ def load_modules(files):
 def main(request):
     load_modules(request["modules"])
     answer = {"waits": [], "owners": [], "pools": [], "errors": errors, "blocked": 0}
-    lists, owners = {}, {}
+    lists, owners, listed = {}, {}, {}
     for task in for_each_task(prog):  # noqa: F821
         try:
             state = task_state_to_char(task)
@@ -178,7 +178,8 @@ def main(request):
             answer["blocked"] += 1
             if len(answer["waits"]) >= request["most"]:
                 continue
-            kind, function, lock, functions = waits_for(task)
+            # To unwind a stack takes longest: the tasks in a lock's list wait for that lock, wherever they were called.
+            kind, function, lock, functions = listed.get(task.value_()) or waits_for(task)
             one = {
                 "pid": task.pid.value_(),
                 "command": text_of(task.comm),
@@ -197,6 +198,8 @@ def main(request):
                 one["lock"], one["name"] = address, symbol_at(address)
                 if address not in lists:
                     lists[address] = waiters(kind, lock), owner_of(kind, lock)
+                    for waiter in lists[address][0] or ():
+                        listed.setdefault(waiter, (kind, "", lock, []))
                 known, (owner, why) = lists[address]
                 one["listed"] = None if known is None else task.value_() in known
                 one["no_owner"] = why

@@ -11,7 +11,7 @@ from typing import Final
 from sandbox.host import decode, paths
 
 MOST: Final = 5000
-"""Blocked tasks of which the stack is read."""
+"""Blocked tasks that are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,7 @@ class WaitFacts:
     kind: str
     """Structure that it waits for, e.g. mutex; empty where it waits in no way that is known here."""
     function: str
+    """In which it waits; empty for one whose stack was not read, because the lock's list of waiters has it."""
     functions: tuple[str, ...]
     """The innermost ones, without the scheduler's, down to the one that has the lock."""
     lock: int | None

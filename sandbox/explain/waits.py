@@ -27,7 +27,7 @@ class Wait:
     kind: str | None
     """mutex, rwsem, percpu rwsem, semaphore, completion, rt_mutex, folio, page, buffer_head, inode; None if unknown."""
     function: str | None
-    """In which it waits."""
+    """In which it waits; None where the stack was not read, because the lock's own list has the task."""
     lock: str | None
     """Its address, hexadecimal, with 0x; with the symbol there, if there is one."""
     owner: int | None
