@@ -15,7 +15,8 @@ from sandbox.explain.inspection import Base, Inspection, inspect
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
 from sandbox.explain.oops import Oops
 from sandbox.explain.refusal import access, what
-from sandbox.judge.functions import plain_name
+from sandbox.judge.call_trace import CallTrace, TraceKind, panic_trace
+from sandbox.judge.functions import is_machinery, is_panic, plain_name
 
 _HARDWARE: Final = re.compile(
     r"\[Hardware Error\]|Machine check events logged|\bEDAC\b.* [UC]E\b|\bAER: (?:Multiple )?(?:Un)?[Cc]orrect\w* "
@@ -152,6 +153,7 @@ class _Explainer:
     def _where(self) -> Iterator[Sentence]:
         oops = self._oops
         if oops is None:
+            yield from self._panicking()
             return
         if oops.bad_place is not None:
             yield Sentence(
@@ -184,6 +186,23 @@ class _Explainer:
                 text=f"The task was {oops.command} (PID {oops.pid}), on CPU {oops.cpu}.",
                 command=f"ps {oops.pid}",
             )
+
+    def _panicking(self) -> Iterator[Sentence]:
+        """Which task called panic(), and from where, where nothing faulted."""
+        trace = self._own_trace()
+        if trace is None or trace.command is None:
+            return
+        names = [one.function for one in trace.reliable if not is_machinery(plain_name(one.function))]
+        names = [name for name in names if not is_panic(plain_name(name))]
+        yield Sentence(
+            topic="where",
+            text=f"{trace.command} (PID {trace.pid}) panicked, on CPU {trace.cpu}, in {_chain(names)}.",
+            command="bt",
+        )
+
+    def _own_trace(self) -> CallTrace | None:
+        trace = None if self._oops is not None else panic_trace(self._lines)
+        return trace if trace is not None and trace.kind is TraceKind.PANIC else None
 
     def _callers(self) -> list[str]:
         oops = self._oops
@@ -311,7 +330,9 @@ class _Explainer:
 
     def _cpus(self) -> Iterator[Sentence]:
         cpus = self._facts.cpus if self._facts else ()
-        others = [one for one in cpus if self._oops is None or one.cpu != self._oops.cpu]
+        trace = self._own_trace()
+        own = self._oops.cpu if self._oops is not None else trace.cpu if trace is not None else None
+        others = [one for one in cpus if one.cpu != own]
         for one in others[:_SHOWN_CPUS]:
             doing = f": {' < '.join(one.functions)}" if one.functions else ""
             yield Sentence(

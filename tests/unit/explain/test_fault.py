@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,7 @@ def test_a_panic_without_an_oops_is_said_to_be_none() -> None:
     assert len(pids) == 3
     assert all(f"(PID {pid}) was blocked." in said(fault, "what") for pid in pids)
     assert fault.unknown["taint"]
+    assert re.fullmatch(r"khungtaskd \(PID \d+\) panicked, on CPU \d, in watchdog.*", said(fault, "where"))
 
 
 def test_a_log_in_which_nothing_failed_is_not_explained() -> None:
