@@ -29,6 +29,7 @@ def main() -> None:
         with exit_on_error():
             begin_from_environment()
     if not (_info(arguments) or _run(arguments)):
+        _drop_odd_widths()
         from sandbox.cli import app
         from sandbox.render import exit_on_error
 
@@ -50,6 +51,14 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as the process
+
+
+def _drop_odd_widths() -> None:
+    """Forget widths of a terminal that are none: the libraries read them as they are, and fill a help text to any."""
+    for name in ("COLUMNS", "TERMINAL_WIDTH"):
+        width = os.environ.get(name, "")
+        if not (width.isascii() and width.isdecimal() and 20 <= int(width[:6]) < 10_000):
+            os.environ.pop(name, None)
 
 
 def _info(arguments: Sequence[str]) -> bool:

@@ -406,6 +406,9 @@ _UNEXPECTED: Final = (
 )
 """What a mistake of vmbox's raises. SystemExit and what the command line library raises are none."""
 
+_NO_MEMORY: Final = NoSpace("no memory is left", hint="free some, or raise the limit: ulimit -v unlimited -d unlimited")
+_NO_PROCESSES: Final = ConfigurationError("no more processes can be started", hint="ulimit -u unlimited, or end some")
+
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
@@ -426,10 +429,12 @@ def exit_on_error() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         # The status that a shell gives a program that was ended by SIGPIPE.
         sys.exit(141)
-    except _UNEXPECTED as problem:
-        if os.environ.get("VMBOX_DEBUG"):
+    except (*_UNEXPECTED, RuntimeError, ExceptionGroup) as problem:
+        # The command line library ends a command by errors that are RuntimeErrors.
+        strange = not isinstance(problem, _UNEXPECTED) and _of_the_place(problem) is None
+        if strange or os.environ.get("VMBOX_DEBUG"):
             raise
-        if isinstance(problem, OSError) and (known := _of_the_place(problem)) is not None:
+        if (known := _of_the_place(problem)) is not None:
             error(known)
             sys.exit(known.exit_code)
         error(
@@ -441,8 +446,18 @@ def exit_on_error() -> Iterator[None]:
         sys.exit(VmboxError.exit_code)
 
 
-def _of_the_place(problem: OSError) -> VmboxError | None:
-    """The error for a disk that is full or read-only, which any write may find, and for a removed working directory."""
+def _of_the_place(problem: Exception) -> VmboxError | None:
+    """The error for what any part of a command may find: a disk that is full or read-only, a limit of the process
+    (setrlimit(2)), a removed working directory. None for another one.
+    """
+    if isinstance(problem, ExceptionGroup):  # of what runs side by side
+        return next(filter(None, map(_of_the_place, problem.exceptions)), None)
+    if isinstance(problem, MemoryError):
+        return _NO_MEMORY
+    if isinstance(problem, RuntimeError):
+        return _NO_PROCESSES if "start new thread" in str(problem) else None
+    if not isinstance(problem, OSError):
+        return None
     where = f"{problem.filename}: " if problem.filename else ""
     match problem.errno:
         case errno.ENOSPC | errno.EDQUOT if problem.filename == _STDOUT:
@@ -451,6 +466,14 @@ def _of_the_place(problem: OSError) -> VmboxError | None:
             return NoSpace(f"{where}no space left", hint="free some, or choose other places: vmbox config show")
         case errno.ENOENT if _working_directory_is_gone():
             return UsageError("the working directory was removed", hint="go to one that is there: cd /")
+        case errno.EFBIG:
+            return NoSpace(f"{where}files may not become so large", hint="ulimit -f unlimited")
+        case errno.EMFILE | errno.ENFILE:
+            return ConfigurationError(f"{where}too many files are open", hint="let more be open: ulimit -n 1024")
+        case errno.EAGAIN:
+            return _NO_PROCESSES
+        case errno.ENOMEM:
+            return _NO_MEMORY
         case errno.EROFS:
             hint = "choose a place that can be written: export VMBOX_CACHE_DIR=DIRECTORY; vmbox config show"
             return ConfigurationError(f"{where}the file system is read-only", hint=hint)

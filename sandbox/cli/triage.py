@@ -22,6 +22,7 @@ from sandbox.cli.options import (
     WithDebugger,
 )
 from sandbox.errors import NotADump, pasteable
+from sandbox.host.background import in_background
 from sandbox.host.files import STDOUT
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ def report(
     vmbox report vmcore -o report.html
     vmbox report --compare vmcore.1 vmcore.2
     """
-    from threading import Thread
-
     from sandbox.case.options import OpenOptions
     from sandbox.report import write
     from sandbox.report.build import make
@@ -79,7 +78,7 @@ def report(
         raise typer.BadParameter("give a dump; or two with --compare")
     if not json and other is None:
         # In parallel to crash, because loading the templates takes as long as its answers.
-        Thread(target=page_ready, daemon=True).start()
+        in_background(page_ready, name="page")
     reporter = render.reporter(quiet=quiet)
     options = OpenOptions(
         engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo, debugger=debugger

@@ -1,5 +1,5 @@
-"""Standard streams that are closed or full, and a working directory that was removed: under each of them, each command
-ends with a status of its own, and nothing goes to the wrong stream.
+"""Standard streams that are closed or full, a working directory that was removed, and the limits of a process
+(setrlimit(2)): under each of them, each command ends with a status of its own, and nothing goes to the wrong stream.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from sandbox.cli import app
 from sandbox.errors import VmboxError
 
 DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+
+LIMITS = {"few files": "files", "no threads": "threads"}
+"""What a process may have no more of. Fewer processes are no limit for root, so it is threads that are denied."""
 
 COMMANDS = [
     ["--version"],
@@ -48,6 +53,11 @@ COMMANDS = [
     ["doctor", "--offline"],
     ["config", "show"],
     ["config", "template"],
+    ["decode", str(DUMP.with_name("x86_64-6.1.dmesg.gz"))],
+    ["explain", str(DUMP)],
+    ["waits", str(DUMP)],
+    ["mcp"],
+    ["demo", "--level", "99"],
 ]
 
 # Each command begins with the streams as this process got them.
@@ -56,6 +66,13 @@ import json, os, sys
 from sandbox import __main__, log
 closed = [number for number in range(3) if number in map(int, sys.argv[1].split())]
 place, statuses = sys.argv[2], os.open(sys.argv[3], os.O_WRONLY | os.O_CREAT)
+if sys.argv[5] == "threads":
+    import threading
+    def refused(_):
+        raise RuntimeError("can't start new thread")
+    threading.Thread.start = refused
+import resource
+usual = resource.getrlimit(resource.RLIMIT_NOFILE)
 for command in json.loads(sys.argv[4]):
     for number in closed:
         try:
@@ -67,23 +84,30 @@ for command in json.loads(sys.argv[4]):
         os.makedirs(place, exist_ok=True)
         os.chdir(place)
         os.rmdir(place)
-    sys.argv = ["vmbox", *command]
+    words, sys.argv[1:] = sys.argv[1:], command
     status = 0
     try:
+        if words[4] == "files":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 2, usual[1]))
         __main__.main()
     except SystemExit as ended:
         status = int(ended.code or 0)
     except BaseException as error:
         status = f"{type(error).__name__}: {error}"
+    resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    sys.argv[1:] = words
     log.stop()
     os.write(statuses, json.dumps([command, status]).encode() + b"\\n")
 os._exit(0)
 """
 
 
-@pytest.mark.parametrize("condition", ["no stdin", "no stdout", "no stderr", "none", "full", "no directory"])
+@pytest.mark.parametrize("condition", ["no stdin", "no stdout", "no stderr", "none", "full", "no directory", *LIMITS])
 def test_each_command_has_a_status_of_its_own(condition: str, tmp_path: Path) -> None:
     closed = {"no stdin": "0", "no stdout": "1", "no stderr": "2", "none": "0 1 2"}.get(condition, "")
+    limit = LIMITS.get(condition, "")
+    # asyncio prints of its own loop that could not be made.
+    commands = [one for one in COMMANDS if one != ["mcp"] or not limit]
     place = str(tmp_path / "gone") if condition == "no directory" else ""
     env = {**os.environ, "VMBOX_ENGINE": f"unix://{tmp_path}/no.sock", "PYTHONPATH": str(Path(__file__).parents[2])}
     env |= {f"VMBOX_{name}_DIR": str(tmp_path / name) for name in ("CACHE", "RUNTIME", "STATE", "CONFIG")}
@@ -96,7 +120,7 @@ def test_each_command_has_a_status_of_its_own(condition: str, tmp_path: Path) ->
         Path("/dev/full").open("wb") as full,
     ):
         subprocess.run(
-            [sys.executable, "-c", PROGRAM, closed, place, str(tmp_path / "statuses"), json.dumps(COMMANDS)],
+            [sys.executable, "-c", PROGRAM, closed, place, str(tmp_path / "statuses"), json.dumps(commands), limit],
             stdin=subprocess.DEVNULL,
             stdout=full if condition == "full" else out,
             stderr=err,
@@ -106,7 +130,7 @@ def test_each_command_has_a_status_of_its_own(condition: str, tmp_path: Path) ->
             timeout=120,
         )
     ended = [json.loads(line) for line in (tmp_path / "statuses").read_text().splitlines()]
-    assert [command for command, _ in ended] == COMMANDS
+    assert [command for command, _ in ended] == commands
     said = (tmp_path / "err").read_text()
     assert [one for one in ended if one[1] == VmboxError.exit_code or not isinstance(one[1], int)] == [], said
     assert "Traceback" not in said
@@ -118,3 +142,24 @@ def test_each_command_has_a_status_of_its_own(condition: str, tmp_path: Path) ->
     if condition == "full":
         assert ["list", "--json"] in [command for command, status in ended if status == 50]
         assert "where standard output goes" in said
+    if condition in LIMITS:
+        assert re.search("too many files are open|no more processes can be started", said), said
+
+
+def test_each_command_is_tried() -> None:
+    assert {line[0] for line in COMMANDS} >= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("width", ["COLUMNS=0", "COLUMNS=99999999", "COLUMNS=-5", "TERMINAL_WIDTH=abc", "COLUMNS=٥٠"])
+def test_a_width_that_is_none_is_not_believed(width: str) -> None:
+    name, _, value = width.partition("=")
+    env = {key: held for key, held in os.environ.items() if key not in {"COLUMNS", "TERMINAL_WIDTH"}}
+    done = subprocess.run(
+        [sys.executable, "-m", "sandbox", "--help"],
+        env=env | {name: value},
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert 2000 < len(done.stdout) < 50_000
+    assert b"triage" in done.stdout
