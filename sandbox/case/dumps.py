@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sandbox.case import remote_dump
 from sandbox.case.remote_source import RemoteSource
+from sandbox.case.remote_split import RemoteNeighbours
 from sandbox.dump import (
     identify as identify_file,
     identify_inside,
@@ -61,7 +62,7 @@ def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:
     here = remote_dump.local(dump, reporter)
     if remote_dump.is_description(here):
         with _view(here, reporter) as (_, view):
-            yield from log_of_source(view, here)
+            yield from log_of_source(view, here, RemoteNeighbours(here, reporter))
     else:
         yield from read_log_of_file(here, unpack_into=paths.unpacked_dir(), reporter=reporter)
 
@@ -87,9 +88,10 @@ def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, View]]
 
 def _identify_remote(here: Path, reporter: Reporter, *, whole: bool) -> Vmcore:
     """`whole`: all of a flattened or gzip file is fetched, once, to index it; else only its beginning is read."""
+    beside = RemoteNeighbours(here, reporter)
     if whole:
         with _view(here, reporter) as (source, view):
-            return _with_layers(identify_source(here, view), source)
+            return _with_layers(identify_source(here, view, beside=beside), source)
     kept = paths.unpacked_dir()
     with RemoteSource(here, reporter) as source:
         if source.read_at(0, len(MAGIC)) == MAGIC:
@@ -97,7 +99,9 @@ def _identify_remote(here: Path, reporter: Reporter, *, whole: bool) -> Vmcore:
             with suppress(DumpDamaged):
                 return identify_source(here, source, index=piece_index.find(source, kept), patience=0)
         found = open_view(source, kept, reporter, indexing=False)
-        return identify_source(here, source) if found is None else _with_layers(identify_source(here, found), source)
+        if found is None:
+            return identify_source(here, source)
+        return _with_layers(identify_source(here, found, beside=beside), source)
 
 
 def _with_layers(vmcore: Vmcore, source: RemoteSource) -> Vmcore:

@@ -198,7 +198,7 @@ def open_dump(
             _replace(replaces, options, reporter)
             return _case(vmcore, ready, options, engine, reporter)
         with _serving(vmcore, engine, reporter) as server:
-            seen = None if server is None else replace(vmcore, files=(server.file,))
+            seen = None if server is None else replace(vmcore, files=server.files)
             if seen is None:
                 vmcore = _copied(vmcore, reporter)
             ready = provision_or_without(seen or vmcore, selection, options, engine, reporter)

@@ -1,4 +1,4 @@
-"""The process that serves the view of one dump as one read-only file, by FUSE, for as long as the dump's case lives.
+"""The process that serves the view of one dump as a read-only file, by FUSE, for as long as the dump's case lives.
 
     python -m sandbox.case.view_server
 
@@ -22,6 +22,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,8 +38,7 @@ if TYPE_CHECKING:
 READY: Final = b"ready\n"
 
 MOUNT: Final = "mount"
-NAME: Final = "vmcore"
-"""Of the one file in the mount."""
+_NAME: Final = "vmcore"
 
 _CACHED: Final = 24 * 3600.0
 """Seconds for which the kernel need not ask again for what never changes."""
@@ -55,6 +56,11 @@ def open_file(dump: Path) -> FileSource | RemoteSource:
     from sandbox.case.remote_source import RemoteSource
 
     return RemoteSource(dump)
+
+
+def names(count: int) -> list[str]:
+    """The files in the mount: one, or the parts of a split set."""
+    return [_NAME, *(f"{_NAME}-{number}" for number in range(2, count + 1))]
 
 
 def unmount(place: Path) -> None:
@@ -89,25 +95,33 @@ def main() -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.write(lock, str(os.getpid()).encode())
     try:
-        with open_file(Path(request["dump"])) as file:
-            if file.identity != request["identity"]:
-                sys.exit("the dump was changed")
-            added = [(at, bytes.fromhex(data)) for at, data in request["additions"]]
-            view = open_view(file, Path(request["kept"]), additions=added)
-            if view is None:
-                sys.exit("the dump has no view")
-            _serve(view, place / MOUNT, telling)
+        with ExitStack() as stack:
+            kept = Path(request["kept"])
+            views = [_open(one, kept, stack) for one in request["dumps"]]
+            _serve(dict(zip(names(len(views)), views, strict=True)), place / MOUNT, telling)
     except VmboxError as error:
         sys.exit(error.message)
 
 
-def _serve(view: View, mount: Path, telling: int) -> None:
+def _open(wanted: Mapping[str, Any], kept: Path, stack: ExitStack) -> View:
+    file = open_file(Path(wanted["dump"]))
+    stack.callback(file.close)
+    if file.identity != wanted["identity"]:
+        sys.exit("the dump was changed")
+    added = [(at, bytes.fromhex(data)) for at, data in wanted["additions"]]
+    view = open_view(file, kept, additions=added)
+    if view is None:
+        sys.exit("the dump has no view")
+    return view
+
+
+def _serve(views: Mapping[str, View], mount: Path, telling: int) -> None:
     try:
         import mfusepy
     except (ImportError, OSError, AttributeError) as error:
         sys.exit(f"libfuse: {error}")
 
-    class OneFile(mfusepy.Operations):  # type: ignore[misc]
+    class Files(mfusepy.Operations):  # type: ignore[misc]
         use_ns = True
 
         def init(self, path: str) -> None:
@@ -120,13 +134,13 @@ def _serve(view: View, mount: Path, telling: int) -> None:
             del fh
             if path == "/":
                 return {"st_mode": stat.S_IFDIR | 0o555, "st_nlink": 2}
-            if path == f"/{NAME}":
+            if (view := views.get(path[1:])) is not None:
                 return {"st_mode": stat.S_IFREG | 0o444, "st_nlink": 1, "st_size": view.size}
             raise mfusepy.FuseOSError(errno.ENOENT)
 
         def readdir(self, path: str, fh: int) -> list[str]:
             del path, fh
-            return [".", "..", NAME]
+            return [".", "..", *views]
 
         def open(self, path: str, flags: int) -> int:
             del path
@@ -135,15 +149,15 @@ def _serve(view: View, mount: Path, telling: int) -> None:
             return 0
 
         def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
-            del path, fh
+            del fh
             try:
-                return view.read_at(offset, size)
+                return views[path[1:]].read_at(offset, size)
             except VmboxError:
                 raise mfusepy.FuseOSError(errno.EIO) from None
 
     try:
         mfusepy.FUSE(
-            OneFile(),
+            Files(),
             str(mount),
             foreground=True,
             nothreads=True,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.places import VIEW_LOCK
-from sandbox.case.view_server import MOUNT, NAME, READY, open_file, unmount
+from sandbox.case.view_server import MOUNT, READY, names, open_file, unmount
 from sandbox.dump import crash_directory, view
 from sandbox.engine import EngineInfo
 from sandbox.host import paths
@@ -61,14 +61,15 @@ class NotServed(Exception):
 class Server:
     """A running server. Until `attach` it ends with this process."""
 
-    def __init__(self, place: Path, leash: int) -> None:
+    def __init__(self, place: Path, leash: int, count: int) -> None:
         self.place = place
         self._leash = leash
+        self._count = count
 
     @property
-    def file(self) -> Path:
-        """The view, as the engine sees it."""
-        return self.place / MOUNT / NAME
+    def files(self) -> tuple[Path, ...]:
+        """The view, as the engine sees it: several files of a split set."""
+        return tuple(self.place / MOUNT / name for name in names(self._count))
 
     def attach(self, ctl: Path) -> None:
         """Let the server live as long as the case whose script reads the FIFO `ctl`."""
@@ -94,33 +95,37 @@ def serve(vmcore: Vmcore, engine: EngineInfo, reporter: Reporter = QUIET) -> Ser
     dump = crash_directory.choose(vmcore.path) if vmcore.path.is_dir() else vmcore.path
     if dump is None:
         return None
-    with open_file(dump) as file:
-        identity, added = file.identity, view.additions(file, vmcore, kept, reporter)
-    if added is None:
-        return None
+    # Of split sets, only those on servers are not plain.
+    dumps = []
+    for path in vmcore.files if len(vmcore.files) > 1 else (dump,):
+        with open_file(path) as file:
+            identity, added = file.identity, view.additions(file, vmcore, kept, reporter)
+        if added is None:
+            return None
+        additions = [(at, data.hex()) for at, data in added]
+        dumps.append({"dump": str(path.resolve()), "identity": identity, "additions": additions})
     for lost in unserved():
         end(lost)
     place = directory() / secrets.token_hex(4)
     (place / MOUNT).mkdir(parents=True, mode=0o700)
     request = {
         "place": str(place),
-        "dump": str(dump.resolve()),
         "kept": str(kept),
-        "identity": identity,
-        "additions": [(at, data.hex()) for at, data in added],
+        "dumps": dumps,
     }
     began = time.monotonic()
-    server = _start([*prefix, sys.executable, "-P", "-m", "sandbox.case.view_server"], place, json.dumps(request))
+    argv = [*prefix, sys.executable, "-P", "-m", "sandbox.case.view_server"]
+    server = _start(argv, place, json.dumps(request), len(dumps))
     _log.info("view of %s at %s after %.3f s", vmcore.path, place, time.monotonic() - began)
     return server
 
 
-def _start(argv: Sequence[str], place: Path, request: str) -> Server:
+def _start(argv: Sequence[str], place: Path, request: str, count: int) -> Server:
     package = str(Path(__file__).parents[2])
     search = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     asked, leash = os.pipe()
     answer, answering = os.pipe()
-    server = Server(place, leash)
+    server = Server(place, leash, count)
     try:
         try:
             with (place / "log").open("wb") as log:

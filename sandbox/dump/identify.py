@@ -17,6 +17,7 @@ from sandbox.dump import (
     reader,
     saved_log,
     split_file,
+    split_set,
     vmcoreinfo,
 )
 from sandbox.dump.builder import VmcoreBuilder, apply_header, apply_scan
@@ -48,11 +49,17 @@ def identify(path: Path, *, log: bool = True, kept: Callable[[], Path] | None = 
 
 
 def identify_source(
-    path: Path, source: Source, *, index: piece_index.PieceIndex | None = None, patience: float | None = None
+    path: Path,
+    source: Source,
+    *,
+    index: piece_index.PieceIndex | None = None,
+    patience: float | None = None,
+    beside: split_set.Neighbours | None = None,
 ) -> Vmcore:
     """The facts about a dump, or one in an archive, whose bytes `source` has, wherever they are. Raises as `identify`.
 
     `index` is of a flattened one, where it is known, and `patience` the time to make it: see `apply_dump`.
+    Other parts of a split set are looked for `beside` it.
     """
     size = source.size or 0
     builder = VmcoreBuilder(path, size)
@@ -66,7 +73,7 @@ def identify_source(
             return builder.build()
         if not reader.reads_memory(magic.dump_format_of(source)):
             raise _not_a_dump(str(path), head)
-        apply_dump(builder, source, path, budget, log=True, index=index, patience=patience)
+        apply_dump(builder, source, path, budget, log=True, index=index, patience=patience, beside=beside)
     except DeadlineExceeded as error:
         raise DumpDamaged(f"{path}: nothing was found in it in {_INSIDE:.0f} s") from error
     return builder.build()

@@ -42,11 +42,11 @@ def read_log(
         raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
 
 
-def read_source(source: Source, path: Path) -> Iterator[bytes]:
+def read_source(source: Source, path: Path, beside: split_set.Neighbours | None = None) -> Iterator[bytes]:
     """The same of a plain dump whose bytes `source` has; `path` is its name. Raises `DumpUnreadable`, `DumpDamaged`."""
     budget = Budget(_SECONDS, patience=math.inf)
     try:
-        yield from _walk(reader.open_dump(Asking(source, budget), str(path)), path, budget)
+        yield from _walk(reader.open_dump(Asking(source, budget), str(path)), path, budget, beside)
     except printk.LogMissingError as error:
         raise DumpUnreadable(f"{path}: {error}", hint="crash may read it: vmbox run DUMP -- log") from error
     except DeadlineExceeded as error:
@@ -110,13 +110,15 @@ def _read(
             yield from _saved_beside(saved)
 
 
-def _walk(opened: reader.DumpReader, path: Path, budget: Budget) -> Iterator[bytes]:
+def _walk(
+    opened: reader.DumpReader, path: Path, budget: Budget, beside: split_set.Neighbours | None = None
+) -> Iterator[bytes]:
     opened.search()
     opened.detect_arch()
-    files = split_set.find(path, opened, budget)
+    files = split_set.find(path, opened, budget, beside)
     with ExitStack() as stack:
         if len(files) > 1:
-            parts = split_set.open_files(files, path, stack, budget)
+            parts = split_set.open_files(files, path, stack, budget, beside)
             opened.use_memory(split_set.SplitMemory([(part, file.memory()) for _, part, file in parts]))
         for record in opened.log():
             yield from record.lines()

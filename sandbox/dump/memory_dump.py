@@ -35,6 +35,7 @@ def apply_dump(
     log: bool,
     index: PieceIndex | None = None,
     patience: float | None = None,
+    beside: split_set.Neighbours | None = None,
 ) -> None:
     """A dump whose memory can be read: header, completeness, log, build-id. `index` is of a flattened one.
 
@@ -43,7 +44,7 @@ def apply_dump(
     opened = reader.open_dump(source, str(path), index, patience=SECONDS / 2 if patience is None else patience)
     builder.set(flattened=opened.flat is not None)
     with ExitStack() as parts:
-        _apply_split_set(builder, opened, path, budget, parts)
+        _apply_split_set(builder, opened, path, budget, stack=parts, beside=beside)
         if source.size is not None:
             _apply_completeness(builder, opened, path, log=log)
         found = None
@@ -67,16 +68,22 @@ def apply_dump(
 
 
 def _apply_split_set(
-    builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, budget: Budget, stack: ExitStack
+    builder: VmcoreBuilder,
+    opened: reader.DumpReader,
+    path: Path,
+    budget: Budget,
+    *,
+    stack: ExitStack,
+    beside: split_set.Neighbours | None,
 ) -> None:
     own = opened.file.part
     if own is None or opened.flat is not None:
         return
-    files = split_set.find(path, opened, budget)
+    files = split_set.find(path, opened, budget, beside)
     builder.set(files=files)
     memories: list[tuple[Part, Memory]] = []
     expected = 0
-    for place, part, file in split_set.open_files(files, path, stack, budget):
+    for place, part, file in split_set.open_files(files, path, stack, budget, beside):
         if part.start_pfn != expected and expected >= 0:
             builder.propose("header", complete=False, incomplete_reason=_gap(expected, part.start_pfn))
         expected = part.end_pfn

@@ -4,38 +4,61 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from sandbox.dump import reader
 from sandbox.dump.dump_file import DumpFile, Part
 from sandbox.dump.header import Memory, PageMissingError
 from sandbox.dump.source import Budget, FileSource
+from sandbox.formats.streams import Source
 
 _MOST_PARTS: Final = 64
 _MOST_ENTRIES: Final = 10_000
 
 
-def find(path: Path, opened: reader.DumpReader, budget: Budget) -> tuple[Path, ...]:
+class Neighbours(Protocol):
+    """What is beside a part of a split set, where the other parts are looked for."""
+
+    def paths(self) -> Sequence[Path]: ...
+
+    def open(self, path: Path, budget: Budget) -> AbstractContextManager[Source]:
+        """Opens one of `paths`."""
+
+
+class Directory:
+    """The files in the directory of the one that the user named, which may be a link; the others may not."""
+
+    def __init__(self, named: Path) -> None:
+        self._named = named
+
+    def paths(self) -> Sequence[Path]:
+        try:
+            with os.scandir(self._named.parent) as listing:
+                names = sorted(
+                    entry.name for entry in islice(listing, _MOST_ENTRIES) if entry.is_file(follow_symlinks=False)
+                )
+        except OSError:
+            return []
+        return [self._named.parent / name for name in names if name != self._named.name]
+
+    def open(self, path: Path, budget: Budget) -> AbstractContextManager[Source]:
+        return FileSource(path, budget=budget, below=None if path == self._named else self._named.parent)
+
+
+def find(path: Path, opened: reader.DumpReader, budget: Budget, beside: Neighbours | None = None) -> tuple[Path, ...]:
     """The files in order, found beside `path` by their common header; `path` alone where the dump is one file."""
     part = opened.file.part
     if part is None:
         return (path,)
+    beside = beside or Directory(path)
     common = opened.source.read_at(0, part.header_size)
     found = {path: part.start_pfn}
-    try:
-        with os.scandir(path.parent) as listing:
-            names = sorted(
-                entry.name for entry in islice(listing, _MOST_ENTRIES) if entry.is_file(follow_symlinks=False)
-            )
-    except OSError:
-        return (path,)
-    siblings = (path.parent / name for name in names if name != path.name)
-    for sibling in islice(siblings, _MOST_PARTS):
+    for sibling in islice(beside.paths(), _MOST_PARTS):
         try:
-            with FileSource(sibling, budget=budget.part(0.5), below=path.parent) as source:
+            with beside.open(sibling, budget.part(0.5)) as source:
                 if source.read_at(0, len(common)) != common:
                     continue
                 other = reader.parse(source, str(sibling))
@@ -47,12 +70,12 @@ def find(path: Path, opened: reader.DumpReader, budget: Budget) -> tuple[Path, .
 
 
 def open_files(
-    files: Sequence[Path], named: Path, stack: ExitStack, budget: Budget
+    files: Sequence[Path], named: Path, stack: ExitStack, budget: Budget, beside: Neighbours | None = None
 ) -> Iterator[tuple[Path, Part, DumpFile]]:
-    """Open each of the files for as long as `stack` lives. `named` is the one the user gave, which may be a link."""
+    """Open each of the files for as long as `stack` lives. `named` is the one the user gave."""
+    beside = beside or Directory(named)
     for path in files:
-        below = None if path == named else named.parent
-        file = reader.parse(stack.enter_context(FileSource(path, budget=budget, below=below)), str(path))
+        file = reader.parse(stack.enter_context(beside.open(path, budget)), str(path))
         if file is not None and file.part is not None:
             yield path, file.part, file
 

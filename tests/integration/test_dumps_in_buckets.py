@@ -199,8 +199,8 @@ def test_a_case_gets_the_file_and_no_credentials_are_kept(there: Bucket | SshHos
     path = remote_dump.local(Path(there.put("vmcore", CONTENT)))
     server = views.serve(dumps.identify(path), INFO)
     assert server is not None
-    assert server.file.read_bytes() == CONTENT
-    assert [one.name for one in server.file.parent.iterdir()] == ["vmcore"]
+    assert server.files[0].read_bytes() == CONTENT
+    assert [one.name for one in server.files[0].parent.iterdir()] == ["vmcore"]
     secrets = [b"SECRET", b"AKIATESTS"]
     if isinstance(there, SshHost):
         secrets = [there.key.read_bytes().splitlines()[2]]

@@ -136,7 +136,7 @@ def test_a_case_gets_it_as_a_file_with_nothing_else(site: Archive) -> None:
     path = remote_dump.local(url(site))
     server = views.serve(dumps.identify(path), INFO)
     assert server is not None
-    assert server.file.read_bytes() == CONTENT
+    assert server.files[0].read_bytes() == CONTENT
     server.close()
 
 

@@ -64,15 +64,25 @@ def until(condition: object, seconds: float = 5) -> None:
 
 def test_the_file_is_the_rearranged_dump_and_nothing_else_is_there(flattened: Path) -> None:
     server = serve(flattened)
-    assert server.file.read_bytes() == DUMP.read_bytes()
-    assert [one.name for one in server.file.parent.iterdir()] == ["vmcore"]
+    assert server.files[0].read_bytes() == DUMP.read_bytes()
+    assert [one.name for one in server.files[0].parent.iterdir()] == ["vmcore"]
     assert not [*paths.unpacked_dir().glob("*/vmcore")]
     with pytest.raises(OSError, match="Read-only") as refused:
-        server.file.open("r+b")
+        server.files[0].open("r+b")
     assert refused.value.errno == errno.EROFS
     server.close()
     assert server.place.name not in mounts()
     assert not server.place.exists()
+
+
+def test_a_set_of_files_is_served_as_such(flattened: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(flatten(DUMP.read_bytes() + bytes(4096)))
+    server = views.serve(replace(identify(flattened), files=(flattened, other)), INFO)
+    assert server is not None
+    assert [one.name for one in server.files] == ["vmcore", "vmcore-2"]
+    assert [one.read_bytes() for one in server.files] == [DUMP.read_bytes(), DUMP.read_bytes() + bytes(4096)]
+    server.close()
 
 
 def test_what_a_copy_would_be_given_the_view_has(tmp_path: Path) -> None:
@@ -87,7 +97,7 @@ def test_what_a_copy_would_be_given_the_view_has(tmp_path: Path) -> None:
     server = views.serve(vmcore, INFO)
     assert server is not None
     copy = unpack(vmcore, tmp_path / "dumps")
-    assert server.file.read_bytes() == copy.read_bytes() != bytes(by_qemu)
+    assert server.files[0].read_bytes() == copy.read_bytes() != bytes(by_qemu)
     server.close()
 
 
@@ -99,7 +109,7 @@ def test_it_lives_as_long_as_the_fifo_has_a_reader(flattened: Path, tmp_path: Pa
     server.attach(fifo)
     server.close()
     time.sleep(0.3)
-    assert server.file.read_bytes() == DUMP.read_bytes()
+    assert server.files[0].read_bytes() == DUMP.read_bytes()
     os.close(case)
     until(lambda: not views.is_served(server.place))
     assert server.place.name not in mounts()
@@ -119,7 +129,7 @@ def test_a_mount_whose_server_was_killed_is_a_leak_and_removed(flattened: Path) 
     os.kill(int((server.place / "lock").read_text()), signal.SIGKILL)
     until(lambda: not views.is_served(server.place))
     with pytest.raises(OSError, match="not connected"):
-        server.file.read_bytes()
+        server.files[0].read_bytes()
     assert server.place.name in mounts()
     (leak,) = leaks._views()
     assert (leak.kind, leak.name) == ("mount", str(server.place))
@@ -150,7 +160,7 @@ def test_a_file_that_is_cut_gives_an_error_and_no_zeros(flattened: Path) -> None
     server = serve(flattened)
     os.truncate(flattened, 20_000)
     with pytest.raises(OSError, match="Input/output error"):
-        server.file.read_bytes()
+        server.files[0].read_bytes()
     server.close()
 
 
@@ -188,7 +198,7 @@ def test_a_gzip_file_is_indexed_once_and_served_without_a_copy(tmp_path: Path) -
     path.write_bytes(gzip.compress(DUMP.read_bytes()))
     vmcore = identify(path)
     (server, steps), (again, none) = ((serve(path), [*paths.unpacked_dir().glob("*/gzip")]) for _ in range(2))
-    assert server.file.read_bytes() == again.file.read_bytes() == DUMP.read_bytes()
+    assert server.files[0].read_bytes() == again.files[0].read_bytes() == DUMP.read_bytes()
     assert len(steps) == 1
     assert none == steps
     assert steps[0].stat().st_mode & 0o777 == 0o600
@@ -218,7 +228,7 @@ def test_a_dump_that_an_archive_stores_is_served_from_it(tmp_path: Path) -> None
     with tarfile.open(tmp_path / "crash.tar", "w") as tar:
         tar.add(DUMP, "crash/vmcore")
     server = serve(tmp_path / "crash.tar")
-    assert server.file.read_bytes() == DUMP.read_bytes()
+    assert server.files[0].read_bytes() == DUMP.read_bytes()
     server.close()
 
 
@@ -231,12 +241,12 @@ def test_a_dump_that_is_compressed_in_blocks_is_served_from_them(tmp_path: Path)
     path.write_bytes(b"".join(b"\x50\x2a\x4d\x18\4\0\0\0" + len(one).to_bytes(4, "little") + one for one in frames))
     assert identify(path).panic == identify(DUMP).panic
     server = serve(path)
-    assert server.file.read_bytes() == dump
+    assert server.files[0].read_bytes() == dump
     server.close()
     damaged = bytearray(path.read_bytes())
     damaged[-2000:-1900] = bytes(100)
     path.write_bytes(damaged)
     server = serve(path)
     with pytest.raises(OSError, match="Input/output error"):
-        server.file.read_bytes()
+        server.files[0].read_bytes()
     server.close()
