@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
@@ -162,6 +163,14 @@ class Archive:
     wrong_total: int = 0
     """Added to every length the server speaks of."""
     delay: float = 0.0
+    shift: int = 0
+    """Added to the first byte that Content-Range speaks of."""
+    claimed: int = 0
+    """Added to Content-Length of a part."""
+    login: str = ""
+    """NAME:PASSWORD that every request has to have."""
+    logins: list[str | None] = field(default_factory=list)
+    """What each request had."""
     redirect: str = ""
     """Where every request is sent instead."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -225,6 +234,10 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
                 status = archive.statuses.pop(0) if archive.statuses else 0
                 cut = archive.cut_after.pop(0) if archive.cut_after else None
             time.sleep(archive.delay)
+            given = self.headers.get("Authorization")
+            archive.logins.append(given and base64.b64decode(given.removeprefix("Basic ")).decode())
+            if archive.login and archive.logins[-1] != archive.login:
+                status = 401
             if archive.redirect:
                 self.send_response(302)
                 self.send_header("Location", archive.redirect + self.path)
@@ -253,8 +266,8 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
                     self.end_headers()
                     return
                 self.send_response(206)
-                self.send_header("Content-Range", f"bytes {start}-{end - 1}/{total}")
-                self.send_header("Content-Length", str(end - start))
+                self.send_header("Content-Range", f"bytes {start + archive.shift}-{end - 1}/{total}")
+                self.send_header("Content-Length", str(end - start + archive.claimed))
             else:
                 self.send_response(200)
                 self.send_header("Content-Length", str(total))
@@ -270,7 +283,7 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
                 return
             with lock:
                 archive.counted += len(body)
-            if cut is not None or archive.wrong_total:
+            if cut is not None or archive.wrong_total or archive.claimed:
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
 

@@ -81,7 +81,7 @@ def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, View]]
         if view is None:
             raise DumpUnreadable(
                 f"{remote_dump.name(here)} has to be unpacked, which takes all of it",
-                hint="download it first: curl -LO URL",
+                hint="download it, once, for all commands: vmbox info --download URL",
             )
         yield source, view
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from sandbox.case import remote_pages, remote_schemes
+from sandbox.case import remote_copy, remote_pages, remote_schemes
 from sandbox.errors import UsageError
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
@@ -50,6 +50,8 @@ def local(dump: Path, reporter: Reporter = QUIET) -> Path:
     if not str(dump).startswith(DUMP_SCHEMES):
         return dump
     url, path = _url(dump), known(dump)
+    if not is_description(path):
+        return path
     now = _ask(url, reporter)
     before = read(path)
     if before != now:
@@ -66,14 +68,31 @@ def local(dump: Path, reporter: Reporter = QUIET) -> Path:
 def known(dump: Path) -> Path:
     """The path of the description of a dump that is given as a URL, whether there is one or not; no server is asked.
 
-    Any other path itself, as `local` has it.
+    That of its copy, where it was downloaded. Any other path itself, as `local` has it.
     """
     if str(dump).startswith(_FILE):
         return _file(dump)
     if not str(dump).startswith(DUMP_SCHEMES):
         return dump
+    copy = _place(_url(dump), remote_copy.SUFFIX)
+    return copy if copy.exists() else _place(_url(dump), _SUFFIX)
+
+
+def download(dump: Path, reporter: Reporter = QUIET) -> Path:
+    """Downloads the dump at a URL, once: all commands that are given the URL read the copy, until `forget`.
+
+    Raises `DumpNotFound`, `DumpUnreadable`, `NoSpace`, and `UsageError` for what is no URL.
+    """
+    if not str(dump).startswith(DUMP_SCHEMES):
+        raise UsageError(f"{dump} is on this host already", hint="leave --download out")
     url = _url(dump)
-    place = paths.unpacked_dir() / (hashlib.sha256(url.encode()).hexdigest()[:16] + _SUFFIX)
+    copy = _place(url, remote_copy.SUFFIX)
+    remote_copy.download(url, copy, reporter)
+    return copy
+
+
+def _place(url: str, suffix: str) -> Path:
+    place = paths.unpacked_dir() / (hashlib.sha256(url.encode()).hexdigest()[:16] + suffix)
     last = unquote(urlsplit(url).path).rpartition("/")[2]
     return place / (re.sub(r"[^\w.+-]", "_", last)[:100].lstrip(".") or "vmcore")
 
@@ -99,8 +118,8 @@ def refuse_url(words: Sequence[str], hint: str) -> None:
 
 
 def forget(path: Path) -> bool:
-    """Removes the description of a dump, which may have a signed URL in it; returns whether there was one."""
-    there = is_description(path) and path.exists()
+    """Removes description or copy of a dump on a server; returns whether there was one. No other file is removed."""
+    there = (is_description(path) or is_copy(path)) and path.exists()
     if there:
         remote_pages.discard(path.parent)
         path.unlink(missing_ok=True)
@@ -111,7 +130,16 @@ def forget(path: Path) -> bool:
 
 def is_description(path: Path) -> bool:
     """Whether the path stands for a dump on a server."""
-    return path.parent.suffix == _SUFFIX and path.parent.parent.resolve() == paths.unpacked_dir().resolve()
+    return _is_kept(path, _SUFFIX)
+
+
+def is_copy(path: Path) -> bool:
+    """Whether the file was downloaded by `download`."""
+    return _is_kept(path, remote_copy.SUFFIX)
+
+
+def _is_kept(path: Path, suffix: str) -> bool:
+    return path.parent.suffix == suffix and path.parent.parent.resolve() == paths.unpacked_dir().resolve()
 
 
 def name(path: Path) -> str:

@@ -36,7 +36,10 @@ class NotInParts(DumpUnreadable):
     """The server sends whole files only."""
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"{without_secrets(url)} cannot be read in parts: {reason}", hint="download it: curl -LO URL")
+        super().__init__(
+            f"{without_secrets(url)} cannot be read in parts: {reason}",
+            hint="download it, once, for all commands: vmbox info --download URL",
+        )
 
 
 def replaced(url: str) -> DumpUnreadable:

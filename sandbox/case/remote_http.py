@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Final
 
 from sandbox.case.remote_file import NotInParts
-from sandbox.errors import DumpError, DumpNotFound, DumpUnreadable, VmboxError
+from sandbox.errors import ConfigurationError, DumpError, DumpNotFound, DumpUnreadable, NoSpace, VmboxError
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
+
+_SECONDS: Final = 10.0
+"""Without a byte: a debugger waits for it."""
 
 
 class HttpDump:
     """A file on a web server, read by ranges. Credentials are those of ~/.netrc, each for its host only."""
 
     def __init__(self, url: str, size: int | None, mark: str | None, reporter: Reporter) -> None:
+        from sandbox.debuginfo.download import get
         from sandbox.debuginfo.http_ranges import HttpFile
 
         self.url = url
-        self._file = HttpFile(url, size, reporter, mark=mark)
+        self._reporter = reporter
+        self._file = HttpFile(url, size, reporter, mark=mark, get=partial(get, seconds=_SECONDS, login=True))
 
     @property
     def mark(self) -> str | None:
@@ -41,6 +48,29 @@ class HttpDump:
         with _in_words(self.url):
             self._file.feed(offset, size, take)
 
+    def feed_whole(self, begin: Callable[[int | None], Callable[[bytes], None]]) -> None:
+        """All of it from a server that sends whole files only: `begin` is called with the size, again after each cut.
+
+        It returns what takes the bytes. Raises `DumpUnreadable`.
+        """
+        from sandbox.debuginfo.download import get, refuse, retried, total_of
+
+        def attempt() -> None:
+            with get(self.url, seconds=_SECONDS, login=True) as response:
+                refuse(response)
+                size, arrived = total_of(response), 0
+                take = begin(size)
+                for piece in response.iter_raw():
+                    arrived += len(piece)
+                    take(piece)
+            if size is not None and arrived != size:
+                import httpx
+
+                raise httpx.RemoteProtocolError("ended too early")
+
+        with _in_words(self.url):
+            retried(self.url, attempt, self._reporter)
+
     def close(self) -> None:
         """Connections are kept by the client, for all files of a process."""
 
@@ -59,7 +89,7 @@ def _in_words(url: str) -> Iterator[None]:
         raise DumpUnreadable(error.message, hint=hint) from None
     except RangesUnsupported as error:
         raise NotInParts(url, str(error)) from None
-    except DumpError:
+    except (DumpError, ConfigurationError, NoSpace):
         raise
     except VmboxError as error:
         raise DumpUnreadable(error.message, hint="check the URL and the network, and run the command again") from None

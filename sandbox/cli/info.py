@@ -31,6 +31,9 @@ def info(
     unpack: Annotated[
         bool, typer.Option("--unpack", help="Unpack a large compressed dump into the cache, once, to read its log.")
     ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download a dump that is given as a URL, once, for all commands.")
+    ] = False,
     engine: Annotated[
         str | None,
         typer.Option("--engine", metavar="URL", help="ssh:// or tcp://: the dump is a path of this engine's host."),
@@ -44,7 +47,7 @@ def info(
         case None, None if schema:
             show_schema()
         case Path(), None:
-            show(vmcore, json=json, unpack=unpack, engine=engine)
+            show(vmcore, json=json, unpack=unpack, download=download, engine=engine)
         case None, str():
             show_release(release, utsname_version, json=json)
         case _:

@@ -215,7 +215,9 @@ def close(
         except CaseNotFound:
             there = Path(one).exists()
             if not there or not (
-                remote_dump.is_description(Path(one)) or unpacked_path(Path(one), copies).parent.is_dir()
+                remote_dump.is_description(Path(one))
+                or remote_dump.is_copy(Path(one))
+                or unpacked_path(Path(one), copies).parent.is_dir()
             ):
                 raise
             ended.append(Path(one))

@@ -28,8 +28,12 @@ _WORDS = {
 """crash's own words for what its `sys` prints, in that order."""
 
 
-def show(path: Path, *, json: bool, unpack: bool = False, engine: str | None = None) -> None:
+def show(path: Path, *, json: bool, unpack: bool = False, download: bool = False, engine: str | None = None) -> None:
     """`vmbox info`: identifies a dump, of this host or of that of an `engine` elsewhere, and prints what is known."""
+    if download:
+        from sandbox.case import remote_dump
+
+        path = remote_dump.download(path, render.reporter(quiet=False))
     vmcore = _identified_here(path, unpack=unpack) if engine is None else _identified_there(path, engine)
     if json:
         render.as_json(describe(vmcore))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import re
 import socket
 import ssl
@@ -103,14 +104,16 @@ def new_client(**settings: Any) -> httpx.Client:
 
 
 @contextlib.contextmanager
-def get(url: str, headers: Mapping[str, str] | None = None, *, seconds: float = _SECONDS) -> Iterator[httpx.Response]:
+def get(
+    url: str, headers: Mapping[str, str] | None = None, *, seconds: float = _SECONDS, login: bool = False
+) -> Iterator[httpx.Response]:
     """The answer to a GET, to be read while it arrives. Redirects are followed, but never out of TLS.
 
-    Each host sees only the client certificate that is meant for it. Raises `DownloadFailed` for a refused redirect, and
-    errors of httpx.
+    Each host sees only the client certificate that is meant for it, and with `login` only the name and password that
+    ~/.netrc has for it. Raises `DownloadFailed` for a refused redirect, and errors of httpx.
     """
     for _ in range(_MOST_REDIRECTS):
-        with _answer(url, headers or {}, seconds) as response:
+        with _answer(url, headers or {}, seconds, login=login) as response:
             if response.next_request is None:
                 yield response
                 return
@@ -125,7 +128,7 @@ def get(url: str, headers: Mapping[str, str] | None = None, *, seconds: float = 
 
 
 @contextlib.contextmanager
-def _answer(url: str, headers: Mapping[str, str], seconds: float) -> Iterator[httpx.Response]:
+def _answer(url: str, headers: Mapping[str, str], seconds: float, *, login: bool) -> Iterator[httpx.Response]:
     """Yield the answer to one GET. Logs its status, and the bytes and seconds until its end."""
     import httpx
 
@@ -133,7 +136,9 @@ def _answer(url: str, headers: Mapping[str, str], seconds: float) -> Iterator[ht
     began = time.monotonic()
     asked = " ".join(filter(None, ("GET", url, headers.get("Range"))))
     try:
-        with client(url).stream("GET", url, headers=dict(headers), timeout=timeout) as response:
+        found = _login(url) if login else None
+        auth = httpx.USE_CLIENT_DEFAULT if found is None else found
+        with client(url).stream("GET", url, headers=dict(headers), timeout=timeout, auth=auth) as response:
             try:
                 yield response
             finally:
@@ -142,6 +147,28 @@ def _answer(url: str, headers: Mapping[str, str], seconds: float) -> Iterator[ht
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         _log.debug("%s: %s after %.3f s", asked, _in_words(error), time.monotonic() - began)
         raise
+
+
+def _login(url: str) -> tuple[str, str] | None:
+    """Name and password of ~/.netrc, or of $NETRC, for the host of a URL that has none itself.
+
+    Its default entry does not count: a redirect would send it to any host. Raises `ConfigurationError`.
+    """
+    import netrc
+
+    parts = urlsplit(url)
+    place = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
+    if parts.username is not None or parts.hostname is None:
+        return None
+    try:
+        found = netrc.netrc(place).hosts.get(parts.hostname)
+    except FileNotFoundError:
+        return None
+    except (netrc.NetrcParseError, OSError, UnicodeDecodeError) as error:
+        # What the parser says has a word of the file in it.
+        said = f"line {error.lineno}" if isinstance(error, netrc.NetrcParseError) else type(error).__name__
+        raise ConfigurationError(f"{place} cannot be read: {said}", hint=f"fix it: chmod 600 {place}") from None
+    return None if found is None else (found[0], found[2])
 
 
 def is_secure(url: str) -> bool:

@@ -6,21 +6,28 @@ import bisect
 import contextlib
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from typing import Final
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
-from sandbox.debuginfo.download import content_range, get, refuse, retried
+from sandbox.debuginfo.download import content_range, get, refuse, retried, total_of
 from sandbox.errors import VerificationFailed
 from sandbox.formats import xz
 from sandbox.formats.streams import CorruptData, Stream
 from sandbox.log import without_secrets
 from sandbox.progress import QUIET, Reporter, Step
 
+if TYPE_CHECKING:
+    import httpx
+
 _WINDOW: Final = 128 << 10
 """Bytes fetched at once when headers are read."""
 _STREAMS: Final = 4
 """Requests at once. More than processors: some wait for the network while the others unpack."""
+_ENCODED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+"""Files whose own compression some servers give as their encoding: the bytes are those of the file."""
 _KEPT: Final = 3
 """XzBlocks kept for small reads, which often return to the first and the last block of a file."""
 
@@ -30,6 +37,10 @@ _NO_STEP: Final = QUIET.step("").__enter__()
 
 Put = Callable[[bytes, int], None]
 """Takes a piece and its offset."""
+
+
+Get = Callable[[str, Mapping[str, str]], AbstractContextManager["httpx.Response"]]
+"""`download.get`, with what else it is given."""
 
 
 class _Stopped(Exception):
@@ -44,10 +55,18 @@ class HttpFile:
     """Random access to one URL. May be used by several threads."""
 
     def __init__(
-        self, url: str, size: int | None, reporter: Reporter, step: Step = _NO_STEP, *, mark: str | None = None
+        self,
+        url: str,
+        size: int | None,
+        reporter: Reporter,
+        step: Step = _NO_STEP,
+        *,
+        mark: str | None = None,
+        get: Get = get,
     ) -> None:
         """`url` as it is asked for: mirrors are put in already. With `mark`, only that version of the file is read."""
         self.url = url
+        self._get = get
         self.secure = url.startswith("https:")
         """Whether every answer comes over TLS: no redirect leads out of it, and one that leads into it may be false."""
         self.fetched = 0
@@ -87,27 +106,37 @@ class HttpFile:
             retried(self.url, attempt, self._reporter, lambda: done)
 
     def _range(self, offset: int, size: int) -> Iterator[bytes]:
+        import httpx
+
         headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
-        with get(self.url, headers) as response:
+        with self._get(self.url, headers) as response:
             refuse(response)
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding != "identity" and not urlsplit(self.url).path.endswith(_ENCODED):
+                raise RangesUnsupported(f"the server, or a proxy, sends it encoded ({encoding})")
             if response.status_code != 206:
-                raise RangesUnsupported("the server sends whole files only")
+                total = total_of(response)
+                of = "" if total is None else f", of {total / 1e6:,.0f} MB here"
+                raise RangesUnsupported(f"the server sends whole files only{of}")
             found = content_range(response)
             if found is None or found[0] != offset or found[1] >= offset + size:
                 raise RangesUnsupported("the server does not send the range that was asked for")
             self._same_file(found[2], response.headers.get("ETag") or response.headers.get("Last-Modified"))
             left = min(size, found[2] - offset)
-            for piece in response.iter_raw():
-                left -= len(piece)
-                if left < 0:
-                    raise RangesUnsupported("the server sends more than was asked for")
-                with self._lock:
-                    self.fetched += len(piece)
-                    self._step.advance(len(piece))
-                yield piece
+            try:
+                for piece in response.iter_raw():
+                    left -= len(piece)
+                    if left < 0:
+                        raise RangesUnsupported("the server sends more than was asked for")
+                    with self._lock:
+                        self.fetched += len(piece)
+                        self._step.advance(len(piece))
+                    yield piece
+            except httpx.TransportError:
+                # A length that is too large, or a cut behind the last byte, takes nothing away.
+                if left:
+                    raise
         if left:
-            import httpx
-
             raise httpx.RemoteProtocolError("ended too early")
 
     def _same_file(self, total: int, mark: str | None) -> None:

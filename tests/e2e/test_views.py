@@ -114,7 +114,12 @@ def test_a_dump_in_a_bucket_and_no_credentials_in_the_case(
             monkeypatch.setitem(engine.env, name, value)  # type: ignore[arg-type]
         remote = vmbox("run", url, "--", *QUESTIONS)
         assert remote.stdout == vmbox("run", dumps.copy_for(engine, dumps()), "--", *QUESTIONS).stdout
-        seen = vmbox("run", url, "--", "!cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/mounts /proc/net/dev")
+        seen = vmbox(
+            "run",
+            url,
+            "--",
+            "!cat /proc/[0-9]*/environ | tr '\\0' '\\n'; cat /proc/[0-9]*/cmdline /proc/mounts /proc/net/dev",
+        )
         assert b"IDLE=" in seen.stdout
         for word in (b"SECRET", b"AKIATESTS", b"AWS_", b"eth0"):
             assert word not in seen.stdout

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -16,11 +18,11 @@ from typer.testing import CliRunner
 from archives import Archive, serve
 from dump_servers import flatten
 from engines import INFO
-from sandbox.case import dumps, remote_dump, remote_pages, remote_source, views
+from sandbox.case import dumps, remote_dump, remote_http, remote_pages, remote_source, views
 from sandbox.cli import app
 from sandbox.debuginfo import download
 from sandbox.dump import identify
-from sandbox.errors import DumpNotFound, DumpUnreadable, EvidenceChanged
+from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, EvidenceChanged, NoSpace, UsageError
 
 DUMP = Path(__file__).resolve().parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 CONTENT = DUMP.read_bytes()
@@ -192,11 +194,117 @@ def test_a_redirect_to_another_host_is_followed(site: Archive) -> None:
         assert dumps.identify(remote_dump.local(url(site))).panic == identify(DUMP).panic
 
 
-def test_a_server_that_sends_whole_files_only_is_refused(site: Archive) -> None:
+def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(site: Archive) -> None:
     site.ranges = False
-    with pytest.raises(DumpUnreadable, match="whole files only") as caught:
+    site.files["/vmcore"] = CONTENT + bytes(3_000_000 - len(CONTENT) % 1_000_000)
+    with pytest.raises(
+        DumpUnreadable, match=f"whole files only, of {len(site.files['/vmcore']) // 10**6} MB"
+    ) as caught:
         remote_dump.local(url(site))
-    assert "curl -LO" in caught.value.hint
+    assert "vmbox info --download URL" in caught.value.hint
+    site.files["/vmcore"] = CONTENT
+    site.cut_after = [1000]
+    told = vmbox("info", "--download", url(site))
+    assert "sysrq" in told
+    asked = len(site.requests)
+    # All other commands read the copy now, and ask the server for nothing.
+    assert vmbox("dmesg", url(site)) == vmbox("dmesg", DUMP)
+    assert remote_dump.local(url(site)).read_bytes() == CONTENT
+    assert remote_dump.local(url(site)).stat().st_mode & 0o777 == 0o600
+    assert len(site.requests) == asked
+    vmbox("close", url(site))
+    with pytest.raises(DumpUnreadable):
+        remote_dump.local(url(site))
+
+
+def test_a_download_by_ranges_goes_on_after_a_cut_and_leaves_nothing_half(
+    site: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bz2
+
+    site.files["/vmcore.bz2"] = bz2.compress(CONTENT)
+    site.cut_after = [1 << 20, 5000, 7000]
+    copy = remote_dump.download(url(site, "/vmcore.bz2"))
+    assert copy.read_bytes() == site.files["/vmcore.bz2"]
+    assert site.requests[-1][1].startswith("bytes=12000-")  # type: ignore[union-attr]
+    remote_dump.forget(copy)
+    monkeypatch.setattr("sandbox.host.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=64 << 20))
+    with pytest.raises(NoSpace):
+        remote_dump.download(url(site, "/vmcore.bz2"))
+    assert not copy.parent.exists()
+    with pytest.raises(UsageError, match="on this host"):
+        remote_dump.download(DUMP)
+
+
+FAULTS = {
+    "not the part that was asked for": ({"shift": 5}, "does not send the range"),
+    "encoded on the way": ({"headers": {"ETag": '"1"', "Content-Encoding": "gzip"}}, "sends it encoded"),
+    "another length": ({"wrong_total": 1}, "bytes long, not"),
+    "not the user's": ({"statuses": [403] * 9}, "403"),
+    "overloaded for good": ({"statuses": [503] * 9}, "503"),
+    "stalled": ({"delay": 0.6}, "no answer in time"),
+}
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS))
+def test_a_server_that_fails_gives_an_error_in_time_and_never_false_bytes(
+    site: Archive, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_http, "_SECONDS", 0.2)
+    path = remote_dump.local(url(site))
+    for name, value in FAULTS[fault][0].items():
+        setattr(site, name, value)
+    began = time.monotonic()
+    with remote_source.RemoteSource(path) as source, pytest.raises(DumpUnreadable, match=FAULTS[fault][1]):
+        source.read_at(0, 4096)
+    assert time.monotonic() - began < 10
+
+
+def test_a_length_that_is_too_large_takes_nothing_away(site: Archive) -> None:
+    path = remote_dump.local(url(site))
+    site.claimed = 1 << 40
+    with remote_source.RemoteSource(path) as source:
+        assert source.read_at(0, len(CONTENT)) == CONTENT
+
+
+def test_a_file_that_is_compressed_is_no_encoding_of_another(site: Archive) -> None:
+    import gzip
+
+    site.files["/vmcore.gz"] = gzip.compress(CONTENT)
+    site.headers["Content-Encoding"] = "x-gzip"
+    assert dumps.identify_inside_of(url(site, "/vmcore.gz"), unpacking=True).panic == identify(DUMP).panic
+
+
+def test_a_login_of_netrc_is_for_its_host_only(site: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "netrc"
+    place.write_text("machine 127.0.0.1 login me password SECRET\ndefault login any password SECRET\n")
+    place.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(place))
+    site.login = "me:SECRET"
+    assert "sysrq" in vmbox("info", url(site))
+    assert set(site.logins) == {"me:SECRET"}
+    with serve(Archive(files=site.files)) as other:
+        site.redirect = other.url.replace("127.0.0.1", "localhost")
+        remote_dump.local(url(site, "/vmcore?again"))
+        assert other.logins == [None]
+    place.write_text("machine 127.0.0.1 SECRET\n")
+    assert "cannot be read" in vmbox("info", url(site), status=ConfigurationError.exit_code)
+
+
+def test_credentials_in_a_url_do_not_follow_a_redirect(site: Archive) -> None:
+    with serve(Archive(files=site.files)) as other:
+        site.redirect = other.url
+        given = str(url(site)).replace("127.0.0.1", "me:SECRET@127.0.0.1")
+        path = remote_dump.local(Path(given))
+        assert (site.logins, other.logins) == (["me:SECRET"], [None])
+        assert "SECRET" not in remote_dump.name(path)
+
+
+def test_a_proxy_is_used_as_the_environment_says(site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", site.url)
+    monkeypatch.setenv("no_proxy", "")
+    site.files["http://dumps.invalid/vmcore"] = CONTENT
+    assert "sysrq" in vmbox("info", "http://dumps.invalid/vmcore")
 
 
 def test_a_missing_file_is_said(site: Archive) -> None:

@@ -87,7 +87,7 @@ def test_a_host_without_tls_is_asked_once(bench: Bench, monkeypatch: pytest.Monk
     asked = []
     twin(monkeypatch, bench.archive, "https://127.0.0.1:9")
     real = download._answer
-    monkeypatch.setattr(download, "_answer", lambda url, *rest: [asked.append(url), real(url, *rest)][1])
+    monkeypatch.setattr(download, "_answer", lambda url, *a, **b: [asked.append(url), real(url, *a, **b)][1])
     assert download.over_tls(f"{bench.archive.url}/x", None) is None
     assert download.over_tls(f"{bench.archive.url}/y", None) is None
     assert len(asked) == 1
