@@ -178,6 +178,7 @@ def open_dump(
     that a mistake in the options does not cost it.
     """
     from sandbox.case import remote_dump
+    from sandbox.case.kept_dumps import prune
     from sandbox.case.overdue import close_overdue
     from sandbox.dump import is_plain
     from sandbox.engine.orphans import orphans
@@ -191,6 +192,7 @@ def open_dump(
         engine = connecting.result()
         _refuse_remote(engine, dump)
         close_overdue()
+        prune()
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
         if is_plain(vmcore) and not remote_dump.is_description(vmcore.path):

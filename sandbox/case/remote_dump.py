@@ -25,7 +25,7 @@ from sandbox.log import without_secrets
 from sandbox.model import DUMP_SCHEMES
 from sandbox.progress import QUIET, Reporter
 
-_SUFFIX: Final = ".remote"
+SUFFIX: Final = ".remote"
 """Of the directory of a description."""
 
 
@@ -75,7 +75,7 @@ def known(dump: Path) -> Path:
     if not str(dump).startswith(DUMP_SCHEMES):
         return dump
     copy = _place(_url(dump), remote_copy.SUFFIX)
-    return copy if copy.exists() else _place(_url(dump), _SUFFIX)
+    return copy if copy.exists() else _place(_url(dump), SUFFIX)
 
 
 def download(dump: Path, reporter: Reporter = QUIET) -> Path:
@@ -130,7 +130,7 @@ def forget(path: Path) -> bool:
 
 def is_description(path: Path) -> bool:
     """Whether the path stands for a dump on a server."""
-    return _is_kept(path, _SUFFIX)
+    return _is_kept(path, SUFFIX)
 
 
 def is_copy(path: Path) -> bool:

@@ -49,6 +49,8 @@ class Pages:
         self._page_in: dict[int, int] = {}
         self._first = -(-(_HEAD.size + self._slots * _ENTRY.size) // _ALIGNED) * _ALIGNED
         self._file = self._open()
+        # What is not used for long is removed.
+        os.utime(self._file)
         with self._locked(fcntl.LOCK_EX):
             head = self._head()
             if head is None:

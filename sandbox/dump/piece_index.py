@@ -152,6 +152,9 @@ def open_own(path: Path) -> int | None:
         return None
     status = os.fstat(opened)
     if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+        # What is not used for long is removed.
+        with suppress(OSError):
+            os.utime(opened)
         return opened
     os.close(opened)
     return None

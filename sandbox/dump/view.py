@@ -7,6 +7,7 @@ reached without unpacking what is before them, there is none.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from sandbox.dump import magic, piece_index, reader, wrappers
 from sandbox.dump.flattened import FlattenedSource
@@ -31,6 +32,11 @@ Additions = Sequence[tuple[int, bytes]]
 """(place, bytes) that the view has instead of the dump's own, or behind its end."""
 
 _COMPRESSIONS: Final = frozenset({Wrapper.XZ, Wrapper.ZST, Wrapper.GZ})
+_STRIDE: Final = 64 << 20
+"""Free space is checked after so many bytes."""
+_RESERVE: Final = 512 << 20
+"""Free space that is never used: a full cache disk breaks other programs too."""
+
 _ARCHIVES: Final = frozenset({Wrapper.TAR, Wrapper.CPIO, Wrapper.ZIP, Wrapper.SEVENZIP})
 
 
@@ -149,4 +155,20 @@ def _of_gzip(file: OpenFile, kept: Path, reporter: Reporter, *, indexing: bool) 
 def _spill(kept: Path) -> IO[bytes]:
     """A file without a name, for blocks that were unpacked: it goes with the process."""
     paths.make_private(kept)
-    return tempfile.TemporaryFile(dir=kept)
+    with tempfile.TemporaryFile(dir=kept) as made:
+        return io.BufferedRandom(_Guarded(os.dup(made.fileno()), "r+b"))
+
+
+class _Guarded(io.FileIO):
+    """A file that refuses to fill the disk. Raises OSError (ENOSPC) before."""
+
+    _unchecked = _STRIDE
+
+    def write(self, data: Any, /) -> int:
+        self._unchecked += len(data)
+        if self._unchecked >= _STRIDE:
+            self._unchecked = 0
+            free = os.fstatvfs(self.fileno())
+            if free.f_bavail * free.f_frsize < _RESERVE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data) or 0

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from archives import Archive, serve
 from dump_servers import flatten
 from engines import INFO
-from sandbox.case import dumps, remote_dump, remote_http, remote_pages, remote_source, views
+from sandbox.case import dumps, kept_dumps, remote_dump, remote_http, remote_pages, remote_source, views
 from sandbox.cli import app
 from sandbox.debuginfo import download
 from sandbox.dump import identify
@@ -356,6 +356,25 @@ def test_a_dump_that_an_archive_on_a_server_stores_is_read_there(site: Archive, 
         tar.add(DUMP, "crash/vmcore")
     site.files["/crash.tar"] = (tmp_path / "crash.tar").read_bytes()
     assert dumps.identify(remote_dump.local(url(site, "/crash.tar"))).panic == identify(DUMP).panic
+
+
+def test_what_was_not_used_for_long_is_removed(site: Archive, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.write_bytes(flatten(CONTENT, 1) + bytes(64 << 20))
+    path = remote_dump.local(url(site))
+    dumps.identify(path)
+    dumps.identify_inside_of(flat, unpacking=False)
+    (index,) = path.parent.parent.glob("*/pieces")
+    assert kept_dumps.prune() == []
+    for one in (path, path.with_name("pages"), index):
+        os.utime(one, (0, 0))
+    # What is used counts from then on.
+    dumps.identify(flat)
+    assert kept_dumps.prune() == [path.parent]
+    assert (path.parent.exists(), index.exists()) == (False, True)
+    os.utime(index, (0, 0))
+    assert kept_dumps.prune() == [index.parent]
+    assert not index.parent.exists()
 
 
 def test_closing_by_the_url_removes_what_stands_for_it(site: Archive, tmp_path: Path) -> None:

@@ -10,15 +10,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from archives import multi_block_xz
 from dump_servers import flatten
 from engines import INFO
 from sandbox.case import views
 from sandbox.commands import leaks
-from sandbox.dump import identify, unpack
+from sandbox.dump import identify, unpack, view
+from sandbox.dump.source import FileSource
 from sandbox.dump.unpacking import forget
+from sandbox.errors import DumpUnreadable
 from sandbox.formats import zstandard
 from sandbox.host import paths
 
@@ -211,6 +215,21 @@ def test_a_gzip_file_is_indexed_once_and_served_without_a_copy(tmp_path: Path) -
     for content in (path.read_bytes()[:-5000], path.read_bytes() + gzip.compress(b"more")):
         path.write_bytes(content)
         assert views.serve(replace(vmcore, size=len(content)), INFO) is None
+
+
+def test_blocks_are_unpacked_only_where_the_disk_has_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "vmcore.xz"
+    path.write_bytes(multi_block_xz(DUMP.read_bytes() + bytes(1 << 20), 1 << 16))
+    full = SimpleNamespace(f_bavail=1000, f_frsize=4096)
+    with FileSource(path) as file:
+        found = view.open_view(file, tmp_path / "CACHE" / "dumps")
+        assert found is not None
+        monkeypatch.setattr(view, "_STRIDE", 1)
+        monkeypatch.setattr(os, "fstatvfs", lambda _: full)
+        with pytest.raises(DumpUnreadable, match="No space left"):
+            found.read_at(found.size - 100, 100)
+        monkeypatch.undo()
+        assert found.read_at(found.size - 100, 100) == bytes(100)
 
 
 def test_without_the_library_a_gzip_file_is_unpacked_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
