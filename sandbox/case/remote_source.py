@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,9 @@ from sandbox.progress import QUIET, Reporter
 
 _AHEAD: Final = 16
 """Pages that are fetched at once, at most, where reads go forward."""
+
+_PAUSE: Final = 5.0
+"""Seconds for which a failure stands."""
 
 _log = Log("case")
 
@@ -37,6 +41,8 @@ class RemoteSource:
         self.size = description.size
         self._last = -2
         self._ahead = 1
+        self._failure: DumpUnreadable | None = None
+        self._failed = 0.0
         self._recent: dict[int, bytes] = {}
         self._file = remote_schemes.open_file(
             description.url, size=description.size, mark=description.mark, reporter=reporter
@@ -96,7 +102,7 @@ class RemoteSource:
         """Fetches a page, those after it up to `wanted`, and more where reads go forward. Returns all of them."""
         self._ahead = min(self._ahead * 2, _AHEAD) if page == self._last + 1 else 1
         count = max(1, min(wanted - page + 1, _AHEAD), self._ahead)
-        data = self._file.read_at(page * PAGE, min(count * PAGE, self.size - page * PAGE))
+        data = self._get(page * PAGE, min(count * PAGE, self.size - page * PAGE))
         for number in range(-(-len(data) // PAGE)):
             piece = data[number * PAGE : (number + 1) * PAGE]
             if self._pages is not None:
@@ -104,6 +110,16 @@ class RemoteSource:
             self._remember(page + number, piece)
         self._last = page + count - 1
         return data
+
+    def _get(self, offset: int, size: int) -> bytes:
+        """A server that has just failed is not asked at once again: for one read the kernel asks more than once."""
+        if self._failure is not None and time.monotonic() < self._failed + _PAUSE:
+            raise self._failure
+        try:
+            return self._file.read_at(offset, size)
+        except DumpUnreadable as error:
+            self._failure, self._failed = error, time.monotonic()
+            raise
 
     def close(self) -> None:
         _log.info("%s: %d of %d bytes were fetched", without_secrets(self.url), self.fetched, self.size)

@@ -255,8 +255,14 @@ def test_a_server_that_fails_gives_an_error_in_time_and_never_false_bytes(
     for name, value in FAULTS[fault][0].items():
         setattr(site, name, value)
     began = time.monotonic()
-    with remote_source.RemoteSource(path) as source, pytest.raises(DumpUnreadable, match=FAULTS[fault][1]):
-        source.read_at(0, 4096)
+    with remote_source.RemoteSource(path) as source:
+        with pytest.raises(DumpUnreadable, match=FAULTS[fault][1]):
+            source.read_at(0, 4096)
+        asked = len(site.requests)
+        # The kernel asks more than once for one read, and must not wait as often.
+        with pytest.raises(DumpUnreadable):
+            source.read_at(0, 4096)
+        assert len(site.requests) == asked
     assert time.monotonic() - began < 10
 
 
