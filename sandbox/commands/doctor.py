@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from sandbox.case import store
 from sandbox.engine import Engine, EngineName, connect, labels
-from sandbox.errors import EngineNotFound, VmboxError
+from sandbox.errors import EngineNotFound, VmboxError, missing_extra
 from sandbox.host import checks, config, paths
 from sandbox.image import bootstrap
 from sandbox.profiles import Profile, load
@@ -119,6 +120,7 @@ def _host() -> Iterator[Finding]:
     else:
         text = f"{obstacle[0]}: flattened dumps are copied into the cache, and no case reads one on a web server"
         yield Finding(subject="fuse", good=False, text=text, hint=obstacle[1])
+    yield from _extras()
     text = f"{checks.selinux()}; cases run with label=disable, and no dump is relabelled"
     yield Finding(subject="selinux", good=True, text=text)
     can, cannot = checks.emulated()
@@ -127,6 +129,26 @@ def _host() -> Iterator[Finding]:
         yield Finding(subject="binfmt", good=False, text=text, hint=checks.emulation_fix())
     if can:
         yield Finding(subject="binfmt", good=True, text=f"dumps of {', '.join(can)} open under emulation")
+
+
+_EXTRAS: Final = (
+    ("remote", "botocore", "boto3", "dumps in buckets (s3://)"),
+    ("remote", "asyncssh", "asyncssh", "dumps on hosts with SSH (sftp://)"),
+    ("gzip", "indexed_gzip", "indexed_gzip", "a .gz without a copy in the cache"),
+)
+"""(extra, module, library, what it is for)"""
+
+
+def _extras() -> Iterator[Finding]:
+    """What reads dumps that are no plain files of this host. A library that is missing is no fault: few need one."""
+    import importlib.util
+
+    for extra, module, library, what in _EXTRAS:
+        if importlib.util.find_spec(module) is not None:
+            yield Finding(subject="extras", good=True, text=f"{what}: read, by {library}")
+        else:
+            hint = missing_extra(what, extra, library).hint
+            yield Finding(subject="extras", good=True, text=f"{what}: not read, {library} is not installed", hint=hint)
 
 
 def _directory(subject: str, where: Callable[[], Path]) -> Finding:

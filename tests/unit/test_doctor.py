@@ -96,6 +96,15 @@ def test_fuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (said, "apt-get install fuse3" in fix) == ("libfuse is not installed", True)
 
 
+def test_a_library_for_dumps_elsewhere_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"botocore": None, "asyncssh": None, "indexed_gzip": object()}
+    monkeypatch.setattr("importlib.util.find_spec", found.__getitem__)
+    told = list(doctor._extras())
+    assert [one.good for one in told] == [True] * 3
+    assert ["not read" in one.text for one in told] == [True, True, False]
+    assert ["vmbox-crash[remote]" in one.hint for one in told] == [True, True, False]
+
+
 def test_emulation(tmp_path: Path) -> None:
     entry = "enabled\ninterpreter /usr/libexec/qemu-binfmt/x\nflags: {}\noffset 0\n"
     place = "proc/sys/fs/binfmt_misc/"
