@@ -28,7 +28,7 @@ _PREFIX: Final = re.compile(
     r"^(?:<\d{1,3}>)?(?:\[ *(?P<time>\d{1,12}\.\d{1,9})\] ?)?(?:\[ *(?P<caller>[TC]\d{1,10})\] ?)?"
 )
 """kernel/printk/printk.c: level, time since boot, and the task or CPU that printed (CONFIG_PRINTK_CALLER)."""
-_FUNCTION: Final = r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+"
+_FUNCTION: Final = r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
 # Possessive: blanks that two parts could share would take time by the square of a line's length.
 _FRAME: Final = re.compile(
     r"^\s*+(?:<+[#/A-Z_]+[0-9]*>+\s*+)*+"
@@ -47,7 +47,7 @@ _STOPPED: Final = re.compile(
     + _FUNCTION
     + r"|(?P<bad>.*))"
     r"|^\s*(?:pc : |epc : |ERA: [0-9a-f]+ |NIP \[[0-9a-f]+\] |Krnl PSW : .*\(|PC is at |EIP is at |EIP: )"
-    + _FUNCTION.replace("function", "other")
+    + _FUNCTION.replace("function", "other").replace("offset", "behind")
 )
 _USER: Final = re.compile(r"^\s*(?:R?EIP|RIP): (?:00(?:33|23|73)|e033):|^\s*--- interrupt: c00 |^\s*NIP: +\[?0*[0-7]")
 _REGISTERS: Final = re.compile(
@@ -105,7 +105,9 @@ _KINDS: Final = (
         re.compile(
             r"\bOops\b|[Kk]ernel BUG at|BUG: (?:kernel NULL|unable to handle)|[Uu]nable to handle kernel"
             r"|general protection fault|Internal error: |divide error|double fault|stack segment: |invalid opcode: "
-            r"|Unhandled fault|illegal operation: |Machine Check"
+            r"|Unhandled fault|illegal operation: |Machine Check|stack guard page"
+            # What __die() of x86 prints first, whatever it is: "stack guard page: 0000 [#1] PREEMPT SMP".
+            r"|^[\w ,-]{1,60}: [0-9a-f]{4} \[#\d{1,9}\]"
         ),
     ),
     (TraceKind.LOCKUP, re.compile(r"soft lockup|hard LOCKUP|detected stall|self-detected stall|Watchdog CPU:")),
@@ -134,6 +136,8 @@ class TracedFrame:
     """False for an address that only lies on the stack ("? func")."""
     stopped: bool = False
     """An exception or an interrupt came while this function ran: it is from a line with registers."""
+    offset: str = ""
+    """In the function, hexadecimal."""
     nameless: bool = False
     """The address is the first of this function: what called is the function before it, whose call never returned.
     arm64, riscv and s390 print so (noreturn functions such as panic())."""
@@ -315,8 +319,9 @@ def _look(line: str, at: int, above: _Above) -> None:
 
 def _stopped(line: str) -> TracedFrame | None:
     found = _STOPPED.match(line)
-    name = found and (found["function"] or found["other"])
-    return TracedFrame(function=name.lstrip("."), stopped=True) if name else None
+    if found is None or not (name := found["function"] or found["other"]):
+        return None
+    return TracedFrame(function=name.lstrip("."), stopped=True, offset=found["offset"] or found["behind"])
 
 
 def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found: list[TracedFrame]) -> tuple[int, bool]:
@@ -369,14 +374,16 @@ def _frame(line: str) -> TracedFrame | None:
         function=found["function"].lstrip("."),
         module=module[1] if module else None,
         reliable=not doubtful,
+        offset=found["offset"],
         nameless=begins,
     )
 
 
 def _without_repetition(frames: Sequence[TracedFrame]) -> Iterator[TracedFrame]:
-    """Leave out the frame after one with registers if it is the same function: arm64 and powerpc print it twice."""
+    """Leave out the frame after one with registers if it is the same address: arm64 and powerpc print it twice."""
     for at, frame in enumerate(frames):
         before = frames[at - 1] if at else None
-        if before is not None and before.stopped and not frame.stopped and before.function == frame.function:
-            continue
+        if before is not None and before.stopped and not frame.stopped:
+            if (before.function, before.offset) == (frame.function, frame.offset):
+                continue
         yield frame

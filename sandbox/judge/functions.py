@@ -13,7 +13,7 @@ _MACHINERY: Final = re.compile(
     r"|no_context|__?bad_area\w*|page_fault_oops|kernelmode_fixup_or_oops|(?:__)?do_(?:kernel|user)?_?(?:page_fault|addr_fault)"
     r"|do_user_addr_fault|handle_page_fault|(?:async_)?page_fault|do_(?:trap\w*|error_trap|invalid_op|general_protection)"
     r"|exc_\w+|asm_exc_\w+|asm_sysvec_\w+|do_nmi|default_do_nmi|end_repeat_nmi|(?:do_)?general_protection|invalid_op"
-    r"|handle_bug|report_bug|check_panic_on_warn|__warn\w*|warn_slowpath\w*|dump_stack\w*|show_(?:stack|regs)\w*|__show_regs|show_trace\w*"
+    r"|handle_bug|report_bug|check_panic_on_warn|handle_stack_overflow|__warn\w*|warn_slowpath\w*|dump_stack\w*|show_(?:stack|regs)\w*|__show_regs|show_trace\w*"
     r"|arm64_notify_die|arm64_force_sig_fault|__do_kernel_fault|die_kernel_fault|do_(?:mem|translation|sea)\w*|el1\w*"
     r"|xen_panic_event|notifier_call_chain|\w*notifier_call_chain|notify_die|kgdb_\w+|ret_from_exception|relocate_kernel"
     r"|setup_fault|native_machine_\w+|perf_event_nmi_handler|ghes_notify_nmi"

@@ -198,7 +198,8 @@ def collect(
                             if agrees_with_log(dump, theirs.texts, other.name):
                                 questions.replace(theirs)
                                 second = None
-                                reason += f"; the stacks are {other.name}'s, because those of it contradict the log"
+                                mine = session.debugger.name
+                                reason += f"; the stacks are {other.name}'s, for the log contradicts {mine}'s"
             except VmboxError as error:
                 reporter.notice(f"{other.name} was asked, too, and does not answer: {error.message}")
         readings = fault.read_dump(session, dump, reporter, timeout=timeout)

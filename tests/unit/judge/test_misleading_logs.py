@@ -370,3 +370,39 @@ def test_a_module_has_two_names_of_its_init_function() -> None:
         verdict = _judged(log, OOPS_STACK.replace("vfs_write", false))
         assert verdict is not None
         assert not verdict.agrees
+
+
+# Of a 6.1 kernel that a module's recursion ended; the capture kernel was started before a panic line.
+OVERFLOW = """[    7.921037] BUG: TASK stack guard page was hit at 00000000eddb32de (stack is 000000001c738601)
+[    7.921037] stack guard page: 0000 [#1] PREEMPT SMP NOPTI
+[    7.921037] CPU: 0 PID: 96 Comm: insmod Kdump: loaded Tainted: G           OE      6.1.0-56-cloud-amd64 #1  Debian
+[    7.921037] RIP: 0010:vmbox_descend.isra.0+0x2d/0x69 [vmbox_demo]
+[    7.921037] Code: 00 00 48 81 ec 08 02 00 00 48 89 fe b9 40 00 00 00 65 48 8b 04 25
+[    7.921037] RSP: 0018:ff528241c03f7f28 EFLAGS: 00000246
+[    7.921037] Call Trace:
+[    7.921037]  <TASK>
+[    7.921037]  vmbox_descend.isra.0+0x41/0x69 [vmbox_demo]
+[    7.921037]  vmbox_descend.isra.0+0x41/0x69 [vmbox_demo]
+[    7.921037]  vmbox_demo_init+0x1c9/0x1000 [vmbox_demo]
+[    7.921037]  ? 0xffffffffc0349000
+[    7.921037]  do_one_initcall+0x59/0x220
+[    7.921037]  do_syscall_64+0x5d/0x90
+[    7.921037]  entry_SYSCALL_64_after_hwframe+0x6e/0xd8
+[    7.921037] RIP: 0033:0x47fbe9
+[    7.921037]  </TASK>
+[    7.921037] Modules linked in: vmbox_demo(OE+) qemu_fw_cfg virtio_blk
+"""
+
+
+def test_a_stack_overflow() -> None:
+    stack = _bt(
+        *("machine_kexec", "crash_kexec", "oops_end", "handle_stack_overflow", "exc_double_fault"),
+        *("asm_exc_double_fault", *["vmbox_descend"] * 3, "_MODULE_INIT_START_vmbox_demo", "do_one_initcall"),
+        *("do_syscall_64", "entry_SYSCALL_64_after_hwframe"),
+    )
+    verdict = _judged(OVERFLOW, stack)
+    assert verdict is not None
+    assert verdict.agrees, verdict
+    verdict = _judged(OVERFLOW, stack.replace("do_one_initcall", "kfree"))
+    assert verdict is not None
+    assert not verdict.agrees
