@@ -19,7 +19,7 @@ _PS: Final = re.compile(
     rf"^(?P<active>>?)\s*(?P<pid>{INTEGER})\s+(?P<parent>{INTEGER})\s+(?P<cpu>{INTEGER})\s+(?P<task>{_HEX})"
     rf"\s+(?P<state>[A-Za-z?]{{1,2}})"
     rf"\s+(?P<percent>[\d.]+|nan)\s+(?P<virtual>{INTEGER}|nan)\s+(?P<resident>{INTEGER}|nan)"
-    r"\s+(?P<command>.*?)\s*$"
+    r"(?:\s+|$)(?P<command>.*)$"
 )
 _STATES: Final = {"R": "RU", "S": "IN", "D": "UN", "I": "ID", "Z": "ZO", "T": "ST", "t": "TR", "X": "DE", "P": "PA"}
 """drgn's letters of a task's state, which are the kernel's (fs/proc/array.c): crash's."""
@@ -30,12 +30,12 @@ _PS_M: Final = re.compile(
 )
 _PS_T: Final = re.compile(rf'^PID: ({INTEGER})\s+TASK: {_HEX}\s+CPU: \d+\s+COMMAND: ".*"\s*$')
 _PS_T_TIME: Final = re.compile(r"^\s*(UTIME|STIME): (\d{1,20})\b")
-_MODULE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)\s+(?:{_HEX}\s+)?(?P<size>{INTEGER})\s+(?P<file>\S.*?)\s*$")
+_MODULE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)\s+(?:{_HEX}\s+)?(?P<size>{INTEGER})\s+(?P<file>\S.*)$")
 _MODULE_TAINT: Final = re.compile(r"^(\S+)\s+([A-Z()+-]+)\s*$")
-_TAINTED_MASK: Final = re.compile(r"^TAINTED_MASK: [0-9a-fx]+\s*?([A-Z() ]*)$", re.MULTILINE)
-_MOUNT: Final = re.compile(rf"^{_HEX}\s+{_HEX}\s+(?P<type>\S+)\s+(?P<device>\S+)\s+(?P<directory>\S.*?)\s*$")
-_DEVICE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)(?:\s+(?P<addresses>\S.*?))?\s*$")
-_INTERRUPT: Final = re.compile(rf"^\s*(?P<number>\w+):(?P<counts>(?:\s+{INTEGER})+)(?:\s+(?P<rest>\S.*?))?\s*$")
+_TAINTED_MASK: Final = re.compile(r"^TAINTED_MASK: [0-9a-fx]++([A-Z() ]*+)$", re.MULTILINE)
+_MOUNT: Final = re.compile(rf"^{_HEX}\s+{_HEX}\s+(?P<type>\S+)\s+(?P<device>\S+)\s+(?P<directory>\S.*)$")
+_DEVICE: Final = re.compile(rf"^{_HEX}\s+(?P<name>\S+)(?:\s+(?P<addresses>\S.*))?$")
+_INTERRUPT: Final = re.compile(rf"^\s*(?P<number>\w+):(?P<counts>(?:\s+{INTEGER})+)(?:\s+(?P<rest>\S.*))?$")
 _DISK: Final = re.compile(
     rf"^\s*(?P<major>\d+)\s+{_HEX}\s+(?P<name>\S+)\s+{_HEX}\s+(?P<total>\d+)\s+(?P<reads>{INTEGER})\s+(?P<writes>{INTEGER})\b"
 )
@@ -117,6 +117,11 @@ class Queued:
     current: bool
 
 
+def _rows(text: str) -> Iterator[str]:
+    """The lines without the blanks at their ends, for which a pattern would look from each blank on."""
+    return map(str.rstrip, text.splitlines())
+
+
 def hardware(text: str) -> str | None:
     """Parse `sys -i` into the firmware's name of the machine, in the form of the kernel's log; None if empty."""
     found = parse(text)
@@ -151,7 +156,7 @@ def tasks(ps: str, waits: str = "", times: str = "", *, tick: float = 1e-9) -> t
             # All idle tasks have PID 0 and one entry each; their time is of no interest.
             ran=ran.get(pid) if pid else None,
         )
-        for row in map(_PS.match, ps.splitlines())
+        for row in map(_PS.match, _rows(ps))
         if row
         for pid in [int(row["pid"])]
     )
@@ -183,14 +188,14 @@ def modules(mod: str, taints: str = "") -> tuple[Module, ...]:
     letters = {row[1]: row[2] for row in map(_MODULE_TAINT.match, taints.splitlines()) if row and row[1] != "NAME"}
     return tuple(
         Module(name=row["name"], size=int(row["size"]), taint=letters.get(row["name"], ""))
-        for row in map(_MODULE.match, mod.splitlines())
+        for row in map(_MODULE.match, _rows(mod))
         if row
     )
 
 
 def mounts(text: str) -> tuple[Mount, ...]:
     """Parse `mount`."""
-    rows = filter(None, map(_MOUNT.match, text.splitlines()))
+    rows = filter(None, map(_MOUNT.match, _rows(text)))
     return tuple(Mount(type=row["type"], device=row["device"], directory=row["directory"]) for row in rows)
 
 
@@ -198,7 +203,7 @@ def network(text: str) -> tuple[NetworkDevice, ...]:
     """Parse `net`."""
     return tuple(
         NetworkDevice(name=row["name"], addresses=tuple((row["addresses"] or "").replace(",", " ").split()))
-        for row in map(_DEVICE.match, text.splitlines())
+        for row in map(_DEVICE.match, _rows(text))
         if row
     )
 
@@ -211,7 +216,7 @@ def interrupts(text: str) -> tuple[Interrupt, ...]:
             counts=tuple(map(int, row["counts"].split())),
             name=" ".join((row["rest"] or "").split()),
         )
-        for row in map(_INTERRUPT.match, text.splitlines())
+        for row in map(_INTERRUPT.match, _rows(text))
         if row
     )
     return tuple(sorted((one for one in found if sum(one.counts)), key=lambda one: -sum(one.counts)))

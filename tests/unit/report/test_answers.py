@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -368,3 +369,25 @@ def test_a_task_whose_size_is_not_in_the_dump_has_none() -> None:
     """What drgn-session.py prints of a task whose mm_struct makedumpfile has left out."""
     (task,) = tables.tasks("   112     1    1  ff33430d42612300  S    nan   nan   nan  sh\n")
     assert (task.pid, task.command, task.virtual, task.resident) == (112, "sh", None, None)
+
+
+BLANKS = " " * 100_000
+
+
+@pytest.mark.parametrize(
+    ("parse", "line"),
+    [
+        (tables.tasks, "> 1 1 1 ffffffff RU 0.0 1 1 x{}y"),
+        (tables.modules, "ffffffff a 1 x{}y"),
+        (tables.mounts, "ffffffff ffffffff a b /x{}y"),
+        (tables.network, "ffffffff a x{}y"),
+        (tables.interrupts, "1: 1 x{}y"),
+        (tables.taint, "TAINTED_MASK: 0{}x"),
+    ],
+    ids=["tasks", "modules", "mounts", "network", "interrupts", "taint"],
+)
+def test_a_row_of_blanks_costs_what_it_is_long(parse: Callable[[str], object], line: str) -> None:
+    """From a crash that a dump took over. 100,000 blanks took 20 s, and ten times as many a hundred times that."""
+    start = time.process_time()
+    parse(line.format(BLANKS))
+    assert time.process_time() - start < 1
