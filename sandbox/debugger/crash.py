@@ -21,7 +21,7 @@ MINIMAL: Final = StartMode("--minimal", "only log, dis, rd, sym, eval, set and e
 
 _MINIMAL_COMMANDS: Final = frozenset({"log", "dis", "rd", "sym", "eval", "set", "exit"})
 
-_MODULE_LINE: Final = re.compile(r"(?m)^\s*[0-9a-f]{8,16}\s+([\w-]+)\s")
+_MODULE_LINE: Final = re.compile(r"(?m)^[ \t]*[0-9a-f]{8,16}[ \t]+([\w-]+)\s")
 """A line of crash's `mod`: address of struct module, name."""
 
 

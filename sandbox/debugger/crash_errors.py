@@ -49,7 +49,7 @@ class ErrorDetector:
         complaint = rb"(?:%s|symbol not found): (?!WARNING|NOTE)\S" % alternatives
         complaint += _NO_SUCH.get(_ALIASES.get(first, first), b"")
         self._wrong = re.compile(
-            rb"(?m)^(?:%s|gdb: gdb request failed: |Usage:\s*\n\s+%s(?!\w)| *<segmentation violation)"
+            rb"(?m)^(?:%s|gdb: gdb request failed: |Usage:[ \t]*\n{1,2}[ \t]+%s(?!\w)| *<segmentation violation)"
             % (complaint, re.escape(first))
         )
         self._tail = b""

@@ -42,7 +42,7 @@ _TOP: Final = 12
 _LONGEST: Final = 50
 """Rows of tables that could have thousands."""
 
-_HZ: Final = re.compile(rf"^\s*HZ: ({INTEGER})\b", re.MULTILINE)
+_HZ: Final = re.compile(rf"^[ \t]*HZ: ({INTEGER})\b", re.MULTILINE)
 
 
 def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QUIET, *, timeout: float = 60) -> Report:

@@ -23,7 +23,7 @@ from sandbox.session.session import Session
 COMMANDS: Final = ("bt", "ps")
 
 # PID, PPID, CPU and TASK, in `ps` of both debuggers.
-_TASK: Final = re.compile(r"^>?\s*\d+\s+\d+\s+\d+\s+[0-9a-f]{8,16}\s", re.MULTILINE)
+_TASK: Final = re.compile(r"^>?[ \t]*\d+[ \t]+\d+[ \t]+\d+[ \t]+[0-9a-f]{8,16}\s", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

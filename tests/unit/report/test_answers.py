@@ -16,11 +16,13 @@ import jsonschema
 import pytest
 import schema_of
 
+from sandbox.debugger.crash import module_names
+from sandbox.debugger.crash_errors import ErrorDetector
 from sandbox.errors import DebuginfoNotFound
 from sandbox.host import decode
 from sandbox.judge import backtrace
 from sandbox.model import CommandStatus, PanicCause, Vmcore
-from sandbox.report import html, kmem, signature, tables, write
+from sandbox.report import build, html, kmem, second_opinion, signature, tables, write
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs, ExternalOutput, from_external, reason, truncate_to_fit
 from sandbox.report.compare import compare
@@ -391,3 +393,16 @@ def test_a_row_of_blanks_costs_what_it_is_long(parse: Callable[[str], object], l
     start = time.process_time()
     parse(line.format(BLANKS))
     assert time.process_time() - start < 1
+
+
+def test_lines_without_end_cost_what_they_are() -> None:
+    """Each pattern that is looked for at the beginning of each line, in an answer of nothing but their ends."""
+    newlines = "\n" * 100_000
+    start = time.process_time()
+    assert second_opinion._TASK.findall(newlines) == []
+    assert build._HZ.search(newlines) is None
+    assert module_names(newlines.encode()) == frozenset()
+    complaints = ErrorDetector("bt")
+    complaints.feed(b"Usage:" + newlines.encode())
+    assert not complaints.found()
+    assert time.process_time() - start < 2
