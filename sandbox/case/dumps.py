@@ -69,9 +69,10 @@ def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:
 
 def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None = None) -> Witness:
     """The log of a dump, and whether it is to be believed. See `sandbox.judge.log.witness`."""
-    if remote_dump.is_description(dump):
-        return Witness(lines=[line.decode(errors="backslashreplace") for line in read_log(dump)])
-    return log.witness(dump, vmcore, unpacked=unpacked)
+    here = remote_dump.local(dump)
+    if remote_dump.is_description(here):
+        return Witness(lines=[line.decode(errors="backslashreplace") for line in read_log(here)])
+    return log.witness(here, vmcore, unpacked=unpacked)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from sandbox.case import remote_copy, remote_pages, remote_schemes
-from sandbox.errors import UsageError
+from sandbox.errors import DumpUnreadable, UsageError
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
 from sandbox.log import without_secrets
@@ -28,6 +28,12 @@ from sandbox.progress import QUIET, Reporter
 SUFFIX: Final = ".remote"
 """Of the directory of a description."""
 
+
+_SIGNATURE: Final = re.compile(
+    r"(?i)x-(?:amz|goog|ms|oss|cos)-.*|sig(?:nature)?|expires|s[eprtv]|spr|sk(?:oid|tid|[tesv])|key-pair-id|policy"
+    r"|(?:access_?)?token|awsaccesskeyid|googleaccessid"
+)
+"""Parameters of the signatures of AWS, CloudFront, Google, Azure, Alibaba and Tencent."""
 
 _FILE: Final = "file:"
 
@@ -76,6 +82,19 @@ def known(dump: Path) -> Path:
         return dump
     copy = _place(_url(dump), remote_copy.SUFFIX)
     return copy if copy.exists() else _place(_url(dump), SUFFIX)
+
+
+def without_signature(path: Path) -> str:
+    """The URL of a description, less what a cloud's signature adds to it, which is another one each time.
+
+    Not to be shown: other values of a query may be secret as well. Raises `DumpUnreadable` for one that is gone.
+    """
+    description = read(path)
+    if description is None:
+        raise DumpUnreadable(f"{path} describes no dump", hint="name the dump by its URL again")
+    url, _, query = description.url.partition("?")
+    kept = [word for word in query.split("&") if word and not _SIGNATURE.fullmatch(word.partition("=")[0])]
+    return f"{url}?{'&'.join(kept)}" if kept else url
 
 
 def download(dump: Path, reporter: Reporter = QUIET) -> Path:

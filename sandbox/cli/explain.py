@@ -40,9 +40,12 @@ def explain(
     Nothing is said that was not read: what is not known is listed, with the reason.
     """
     from sandbox.case.options import OpenOptions
+    from sandbox.case.remote_dump import local
     from sandbox.errors import NotADump, pasteable
     from sandbox.report.fault import explain_dump
 
+    # Messages name the dump, and a URL may be signed.
+    vmcore = local(vmcore, render.reporter(quiet=quiet))
     options = OpenOptions(engine=engine, debuginfo=debuginfo, no_debuginfo=no_debuginfo, force=force)
     options.check()
     fault = explain_dump(
@@ -87,6 +90,7 @@ def waits(
     Owners are those of the locks' own words; for what the kernel records no owner of, that is said.
     """
     from sandbox.case.options import OpenOptions
+    from sandbox.case.remote_dump import local
     from sandbox.errors import UsageError, pasteable
     from sandbox.explain import text
     from sandbox.explain.waits import dot as as_dot
@@ -96,6 +100,7 @@ def waits(
         raise UsageError("--json and --dot are two forms of one answer", hint="choose one of them")
     options = OpenOptions(engine=engine, debuginfo=debuginfo, force=force)
     options.check()
+    vmcore = local(vmcore, render.reporter(quiet=quiet))
     found = waits_of(vmcore, options, render.reporter(quiet=quiet), modules=module or (), timeout=timeout)
     if json:
         render.as_json(render.plain(found))

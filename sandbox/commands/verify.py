@@ -203,12 +203,13 @@ def _beside(path: Path, reporter: Reporter) -> str | None:
 
 
 def _named(path: Path) -> str:
-    """What a record is of: the URL, whose signature may be another one each time, or the path."""
+    """What a record is of, for who reads it."""
     return remote_dump.name(path) if remote_dump.is_description(path) else str(path.resolve())
 
 
 def _place(path: Path) -> Path:
-    name = hashlib.sha256(os.fsencode(_named(path))).hexdigest()[:24]
+    what = remote_dump.without_signature(path) if remote_dump.is_description(path) else str(path.resolve())
+    name = hashlib.sha256(os.fsencode(what)).hexdigest()[:24]
     return paths.state_dir() / "evidence" / f"{name}.json"
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from sandbox.case.dumps import identify, witness
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.debuginfo.modules import module_name
-from sandbox.dump import identify
 from sandbox.errors import UsageError, VmboxError
 from sandbox.explain import facts as readers, oops as oopses, source
 from sandbox.explain.fault import Readings, explain
@@ -18,7 +18,6 @@ from sandbox.explain.inspection import inspect
 from sandbox.explain.model import Fault
 from sandbox.explain.oops import Oops
 from sandbox.host import paths
-from sandbox.judge.log import witness
 from sandbox.model import DumpFormat, Vmcore
 from sandbox.progress import QUIET, Reporter
 from sandbox.report.shipped_scripts import SCRIPTED, module_files, read_module, run_shipped, scripted_session

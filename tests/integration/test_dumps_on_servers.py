@@ -106,6 +106,14 @@ def test_every_command_that_reads_a_dump_takes_its_url(site: Archive) -> None:
     assert vmbox("dmesg", f"file://{DUMP}") == vmbox("dmesg", DUMP) == vmbox("dmesg", f"file://localhost{DUMP}")
     site.files["/vmcore"] = CONTENT[:-1] + b"x"
     assert "not what was recorded" in vmbox("verify", told, status=EvidenceChanged.exit_code)
+    # Signed again it is the same dump, and with another value of the server's own another one.
+    again = url(site, "/vmcore?X-Amz-Signature=OTHER")
+    first_of_all, another = (url(site, f"/vmcore?file={number}&X-Amz-Signature=SECRET") for number in (1, 2))
+    vmbox("verify", first_of_all)
+    site.files["/vmcore"] = CONTENT
+    vmbox("verify", another)
+    assert "not what was recorded" in vmbox("verify", first_of_all, status=EvidenceChanged.exit_code)
+    assert vmbox("verify", url(site)) == vmbox("verify", again).replace("?X-Amz-Signature=***", "")
 
 
 @pytest.mark.parametrize(
