@@ -383,7 +383,6 @@ def _without_repetition(frames: Sequence[TracedFrame]) -> Iterator[TracedFrame]:
     """Leave out the frame after one with registers if it is the same address: arm64 and powerpc print it twice."""
     for at, frame in enumerate(frames):
         before = frames[at - 1] if at else None
-        if before is not None and before.stopped and not frame.stopped:
-            if (before.function, before.offset) == (frame.function, frame.offset):
-                continue
-        yield frame
+        twice = before is not None and (before.function, before.offset) == (frame.function, frame.offset)
+        if before is None or not (twice and before.stopped and not frame.stopped):
+            yield frame
