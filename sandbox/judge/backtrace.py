@@ -70,12 +70,12 @@ def parse(text: str) -> tuple[Backtrace, ...]:
 def _parse(lines: list[str]) -> Iterator[Backtrace]:
     current: Backtrace | None = None
     frames: list[Frame] = []
-    interrupted = False
+    interrupted = switched = False
     for line in lines:
         if header := _HEADER.match(line):
             if current is not None:
                 yield replace(current, frames=tuple(frames))
-            frames, interrupted = [], False
+            frames, interrupted, switched = [], False, False
             pid, task, cpu, command = header.groups()
             current = Backtrace(pid=int(pid), task=task, cpu=int(cpu), command=command)
         elif current is None:
@@ -83,10 +83,17 @@ def _parse(lines: list[str]) -> Iterator[Backtrace]:
         elif frame := _FRAME.match(line):
             number, _, function, address, module = frame.groups()
             function = function.lstrip(".")
+            if switched and frames and frames[-1].exception == function:
+                # Below an exception stack of its own (NMI, double fault) crash has the function as a frame, too.
+                frames[-1] = replace(frames[-1], exception=None)
+                interrupted = True
+            switched = False
             frames.append(
                 Frame(number=int(number), function=function, address=address, module=module, stopped=interrupted)
             )
             interrupted = False
+        elif _STACK.match(line):
+            switched = True
         elif inline := _INLINE.match(line):
             frames.append(Frame(number=int(inline[1]), function=inline[2], address=None, inline=True))
         elif (exception := _EXCEPTION.match(line)) and frames:

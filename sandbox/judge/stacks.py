@@ -94,7 +94,7 @@ def _of_debugger(stack: Backtrace) -> Iterator[_Step]:
     for frame in stack.frames:
         yield _Step(_named(frame.function), optional=frame.inline, any_name=is_address(frame.function))
         if frame.exception:
-            yield _Step(_named(frame.exception), stopped=True)
+            yield _Step(_named(frame.exception), any_name=is_address(frame.exception), stopped=True)
 
 
 def _of_log(trace: CallTrace) -> Iterator[_Step]:

@@ -395,14 +395,34 @@ OVERFLOW = """[    7.921037] BUG: TASK stack guard page was hit at 00000000eddb3
 
 
 def test_a_stack_overflow() -> None:
-    stack = _bt(
-        *("machine_kexec", "crash_kexec", "oops_end", "handle_stack_overflow", "exc_double_fault"),
-        *("asm_exc_double_fault", *["vmbox_descend"] * 3, "_MODULE_INIT_START_vmbox_demo", "do_one_initcall"),
+    above = _bt("machine_kexec", "crash_kexec", "handle_stack_overflow", "asm_exc_double_fault", "!vmbox_descend")
+    below = _bt(
+        *(*["vmbox_descend"] * 3, "_MODULE_INIT_START_vmbox_demo", "do_one_initcall"),
         *("do_syscall_64", "entry_SYSCALL_64_after_hwframe"),
     )
+    # The exception has a stack of its own, below which crash prints the function that it stopped once more.
+    stack = f"{above}--- <DOUBLEFAULT exception stack> ---\n{below.partition(chr(10))[2]}"
     verdict = _judged(OVERFLOW, stack)
     assert verdict is not None
     assert verdict.agrees, verdict
     verdict = _judged(OVERFLOW, stack.replace("do_one_initcall", "kfree"))
     assert verdict is not None
     assert not verdict.agrees
+
+
+def test_an_interrupt_of_a_function_without_a_name() -> None:
+    """Of a soft lockup in the init function of a module without debuginfo."""
+    log = (
+        "Kernel panic - not syncing: softlockup: hung tasks\n"
+        "CPU: 0 PID: 96 Comm: insmod Tainted: G 6.1.0 #1\nCall Trace:\n"
+        + _frames("panic", "watchdog_timer_fn.cold", "asm_sysvec_apic_timer_interrupt")
+        + "RIP: 0010:vmbox_demo_init+0x1ee/0x1000 [vmbox_demo]\n"
+        + _frames("do_one_initcall", "do_syscall_64")
+    )
+    stack = _bt(
+        *("panic", "watchdog_timer_fn", "asm_sysvec_apic_timer_interrupt", "!_MODULE_INIT_START_vmbox_demo"),
+        *("do_one_initcall", "do_syscall_64"),
+    )
+    verdict = _judged(log, stack)
+    assert verdict is not None
+    assert verdict.line == "AGREES WITH: the log's call trace (4 frames)"
