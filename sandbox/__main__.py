@@ -107,8 +107,13 @@ def _open_case(asked: RunArguments) -> Case | None:
     from sandbox.case import store
 
     options = asked.open_options()
+    dump = asked.vmcore
+    if ":/" in str(dump):
+        from sandbox.case.remote_dump import lately_asked
+
+        dump = lately_asked(dump)
     try:
-        case = store.find(asked.vmcore, engine=options.engine)
+        case = store.find(dump, engine=options.engine)
     except OSError:
         # No such file, no permission: opening it says so properly.
         return None

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +36,9 @@ _SIGNATURE: Final = re.compile(
     r"|(?:access_?)?token|awsaccesskeyid|googleaccessid"
 )
 """Parameters of the signatures of AWS, CloudFront, Google, Azure, Alibaba and Tencent."""
+
+_LATELY: Final = 60.0
+"""Seconds."""
 
 _FILE: Final = "file:"
 
@@ -66,9 +71,24 @@ def local(dump: Path, reporter: Reporter = QUIET) -> Path:
         paths.make_private(path.parent)
         text = json.dumps({"url": now.url, "size": now.size, "mark": now.mark})
         write_atomically(path, text.encode(), mode=0o600)
+    os.utime(path.parent)
     if before is not None and before != now:
         reporter.notice(f"{without_secrets(url)} was replaced on its server: it is another dump than before")
     return path
+
+
+def lately_asked(dump: Path) -> Path:
+    """What stands for a URL, if its server was asked for the version within a minute; else the path as it is given.
+
+    For a case that is open: it is of the version that was noted, and reads fail when the server has another one.
+    """
+    if not str(dump).startswith(DUMP_SCHEMES):
+        return dump
+    path = known(dump)
+    try:
+        return path if 0 <= time.time() - path.parent.stat().st_mtime < _LATELY else dump
+    except OSError:
+        return dump
 
 
 def known(dump: Path) -> Path:

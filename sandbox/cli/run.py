@@ -163,6 +163,7 @@ def shell(
 @command("list")
 def list_cases(json: Json = False) -> None:
     """List the open cases."""
+    from sandbox.case import remote_dump
     from sandbox.case.store import open_cases as found
 
     cases = found()
@@ -177,7 +178,7 @@ def list_cases(json: Json = False) -> None:
                 case.profile,
                 case.engine,
                 f"{case.opened.astimezone():%Y-%m-%d %H:%M}",
-                str(case.dump),
+                remote_dump.name(case.dump),
             )
             for case in cases
         )
@@ -230,7 +231,7 @@ def close(
             failures.append(error)
             render.error(error)
             continue
-        render.note(f"closed {case.id} ({case.dump})")
+        render.note(f"closed {case.id} ({remote_dump.name(case.dump)})")
         if not case.remote:
             ended.append(case.dump)
     for dump in dict.fromkeys(ended):

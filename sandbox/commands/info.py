@@ -151,6 +151,7 @@ def describe(vmcore: Vmcore) -> dict[str, object]:
     values: dict[str, object] = {
         key_of(item): getattr(vmcore, item.name) for item in fields(vmcore) if item.name != "vmcoreinfo"
     }
+    values["path"] = _name(vmcore.path)
     origins = dict(vmcore.origins)
     values |= _class_of(vmcore)
     origins |= {name: "release" for name in ("class", "variant") if values[name] is not None}

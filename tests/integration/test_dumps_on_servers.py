@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -102,6 +103,7 @@ def test_every_command_that_reads_a_dump_takes_its_url(site: Archive) -> None:
     assert first.split() == [hashlib.sha256(CONTENT).hexdigest(), f"{site.url}/vmcore?X-Signature=***"]
     assert [asked for _, asked in site.requests][-1] == f"bytes=0-{len(CONTENT) - 1}"
     assert vmbox("verify", told) == first
+    assert json.loads(vmbox("info", "--json", told))["path"] == f"{site.url}/vmcore?X-Signature=***"
     assert f"vmbox.dev/dump: {site.url}/vmcore?X-Signature=***" in vmbox("kube", told)
     assert vmbox("dmesg", f"file://{DUMP}") == vmbox("dmesg", DUMP) == vmbox("dmesg", f"file://localhost{DUMP}")
     site.files["/vmcore"] = CONTENT[:-1] + b"x"
@@ -370,6 +372,17 @@ def test_a_dump_that_an_archive_on_a_server_stores_is_read_there(site: Archive, 
         tar.add(DUMP, "crash/vmcore")
     site.files["/crash.tar"] = (tmp_path / "crash.tar").read_bytes()
     assert dumps.identify(remote_dump.local(url(site, "/crash.tar"))).panic == identify(DUMP).panic
+
+
+def test_a_warm_run_asks_the_server_for_the_version_once_a_minute(site: Archive) -> None:
+    path = remote_dump.local(url(site))
+    assert remote_dump.lately_asked(url(site)) == path
+    os.utime(path.parent, (0, time.time() - 61))
+    assert remote_dump.lately_asked(url(site)) == url(site)
+    remote_dump.local(url(site))
+    assert remote_dump.lately_asked(url(site)) == path
+    assert remote_dump.lately_asked(DUMP) == DUMP
+    assert remote_dump.lately_asked(url(site, "/other")) == url(site, "/other")
 
 
 def test_what_was_not_used_for_long_is_removed(site: Archive, tmp_path: Path) -> None:
