@@ -294,7 +294,7 @@ def test_docker_that_remaps_users_reads_the_files_of_the_host(rootfs: Path) -> N
         assert engine.engine.info().remaps_users
         spec = _spec(engine, REF)
         (source,) = (bind.source for bind in spec.binds if bind.target == "/case/vmcore")
-        Path(source).write_text("of the host")
+        Path(source).write_text("of the host\n")
         Path(source).chmod(0o600)
         script = "cat /case/vmcore; ulimit -n; grep -h Cap /proc/self/status"
         said = b"".join(engine.engine.run(_with_script(spec, script))).decode().split()
