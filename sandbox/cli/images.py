@@ -12,7 +12,7 @@ from sandbox import render
 from sandbox.cli.app import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, ImageName, Json, Quiet
 from sandbox.errors import unwritable
-from sandbox.host.files import STDOUT, write_output
+from sandbox.host.files import STDOUT, check_output, write_output
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -58,6 +58,12 @@ def build(
 
     options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo)
     reporter = render.reporter(quiet=quiet)
+    elsewhere = "choose another place with --sbom"
+    try:
+        if sbom is not None:
+            check_output(sbom)
+    except OSError as error:
+        raise unwritable(sbom, error, hint=elsewhere) from error
     ref = make(resolve_target(of), options, modules=modules, reporter=reporter)
     if sbom is None:
         typer.echo(ref)
@@ -68,7 +74,7 @@ def build(
     except BrokenPipeError:
         raise  # the reader left
     except OSError as error:
-        raise unwritable(sbom, error, hint="choose another place with --sbom") from error
+        raise unwritable(sbom, error, hint=elsewhere) from error
     if sbom != STDOUT:
         typer.echo(ref)
 

@@ -79,6 +79,8 @@ def report(
     if not json and other is None:
         # In parallel to crash, because loading the templates takes as long as its answers.
         in_background(page_ready, name="page")
+    if not json or output is not None:
+        write.check(output or Path("report.html"))
     reporter = render.reporter(quiet=quiet)
     options = OpenOptions(
         engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo, debugger=debugger

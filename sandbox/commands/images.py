@@ -32,7 +32,7 @@ from sandbox.errors import (
 )
 from sandbox.host import config
 from sandbox.host.disk import need_space
-from sandbox.host.files import STDOUT, write_output
+from sandbox.host.files import STDOUT, check_output, write_output
 from sandbox.model import DUMP_SCHEMES, Vmcore
 from sandbox.profiles import Profile, load, platforms, select
 from sandbox.progress import QUIET, Reporter
@@ -234,6 +234,10 @@ def pull(of: ImageTarget, registry: str | None, options: OpenOptions, reporter: 
 
 def save(of: ImageTarget, output: Path, options: OpenOptions, reporter: Reporter = QUIET) -> str:
     """Writes the image of `of` as an archive, building it if it is not there. See `write_output` for `output`."""
+    try:
+        check_output(output)
+    except OSError as error:
+        raise unwritable(output, error, hint="choose another place with -o") from error
     ref = _ensure_built(of, options, reporter)
     with closing(connect(options.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
 
@@ -257,8 +261,10 @@ def save(of: ImageTarget, output: Path, options: OpenOptions, reporter: Reporter
 
 def load_archive(archive: Path | BinaryIO, engine_name: str | None, reporter: Reporter = QUIET) -> list[str]:
     """Takes in what `save` wrote, a file or a stream of it; returns what the engine calls it."""
-    if isinstance(archive, Path) and not archive.is_file():
-        raise UsageError(f"{archive}: no such file", hint="it is what vmbox image save wrote")
+    if isinstance(archive, Path) and (archive.is_dir() or not archive.exists()):
+        # A pipe will do: <(zstd -dc FILE)
+        what = "is a directory" if archive.is_dir() else "no such file"
+        raise UsageError(f"{archive}: {what}", hint="it is what vmbox image save wrote")
     name = archive.name if isinstance(archive, Path) else "what comes in"
     with closing(connect(engine_name)) as engine, reporter.step(f"Loading {name}"):
         try:

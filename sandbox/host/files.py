@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -59,6 +60,28 @@ def write_output(path: Path, data: bytes | Iterable[bytes], *, durable: bool = F
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_output(path: Path) -> None:
+    """Raises OSError where `write_output` would, as far as that can be told before there is anything to write.
+
+    Changes nothing. Minutes of work would else be lost to a slip.
+    """
+    if path == STDOUT:
+        return
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        place = Path(os.path.realpath(path)).parent
+        place.stat()
+        if not os.access(place, os.W_OK | os.X_OK):
+            read_only = os.statvfs(place).f_flag & os.ST_RDONLY
+            raise OSError(code := errno.EROFS if read_only else errno.EACCES, os.strerror(code)) from None
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if stat.S_ISREG(mode) and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _opened_output(path: Path) -> int | None:

@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sandbox.errors import unwritable
-from sandbox.host.files import write_output
+from sandbox.host.files import check_output, write_output
 from sandbox.render import plain
 from sandbox.report.model import Report
+
+_ELSEWHERE: Final = "choose another place with -o"
 
 
 def as_json(report: Report) -> str:
@@ -29,6 +31,14 @@ def schema() -> Mapping[str, Any]:
     return found
 
 
+def check(path: Path) -> None:
+    """Raise what `write` would, as far as that can be told before the report is made."""
+    try:
+        check_output(path)
+    except OSError as error:
+        raise unwritable(path, error, hint=_ELSEWHERE) from error
+
+
 def write(path: Path, text: str) -> None:
     """Write `text` to `path` by `write_output`: no reader sees half a file. Raises `UsageError` or `NoSpace`."""
     try:
@@ -36,4 +46,4 @@ def write(path: Path, text: str) -> None:
     except BrokenPipeError:
         raise  # the reader of a FIFO left: as for standard output
     except OSError as error:
-        raise unwritable(path, error, hint="choose another place with -o") from error
+        raise unwritable(path, error, hint=_ELSEWHERE) from error

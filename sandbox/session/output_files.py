@@ -229,5 +229,8 @@ class _Content:
 
 
 def _free_name(path: Path) -> Path:
-    """A name beside `path` that is not taken."""
+    """A name beside `path` that is not taken; in the working directory where nothing is beside it."""
+    if path.name in {"", ".."}:  # the working directory, the root
+        path = path.resolve()
+        path = path if path.name else Path("output")
     return next(free for number in range(2, 1 << 30) if not (free := path.with_name(f"{path.name}-{number}")).exists())

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from sandbox.errors import NoSpace
-from sandbox.host.files import STDOUT, write_all, write_atomically, write_output
+from sandbox.host.files import STDOUT, check_output, write_all, write_atomically, write_output
 from sandbox.report import write as report
 
 
@@ -164,3 +166,39 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         write_output(tmp_path / "loop", b"x")
     with pytest.raises(FileNotFoundError):
         write_output(tmp_path / "none" / "file", b"x")
+
+
+def test_an_output_is_checked_before_there_is_anything_to_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    (tmp_path / "dangling").symlink_to("new")
+    os.mkfifo(tmp_path / "fifo")
+    check_output(STDOUT)
+    for good in ("/dev/null", "/dev/full", "file", "new", "dangling", "fifo"):
+        check_output(tmp_path / good)
+    (tmp_path / "loop").symlink_to("loop")
+    for wrong, code in (
+        (tmp_path, errno.EISDIR),
+        (tmp_path / "none" / "file", errno.ENOENT),
+        (tmp_path / "file" / "below", errno.ENOTDIR),
+        (tmp_path / "loop", errno.ELOOP),
+    ):
+        with pytest.raises(OSError, match=re.escape(os.strerror(code))) as found:
+            check_output(wrong)
+        assert found.value.errno == code
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("line", [["report", "VMCORE"], ["image", "save", "VMCORE"]])
+def test_a_command_looks_at_its_output_first(
+    vmbox: Callable[..., CompletedProcess[str]], line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after the minutes that an image takes: no engine is asked."""
+    dump = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
+    monkeypatch.setenv("VMBOX_ENGINE", f"unix://{tmp_path}/no.sock")
+    done = vmbox(*(str(dump) if word == "VMCORE" else word for word in line), "-o", str(tmp_path / "none" / "file"))
+    assert done.returncode == 2, done
+    assert "none/file cannot be written: No such file or directory" in done.stderr
+    done = vmbox("image", "build", str(dump), "--sbom", str(tmp_path))
+    assert done.returncode == 2, done
+    assert "Is a directory" in done.stderr

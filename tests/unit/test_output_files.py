@@ -246,3 +246,15 @@ def test_the_bound_is_the_size_of_the_scratch(memory: str, monkeypatch: pytest.M
     host = SimpleNamespace(memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), cpus=2)
     case = SimpleNamespace(remote=False)
     assert scratch_size(case) == limits(host).scratch  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "free"), [(".", "there-2"), ("..", "-2"), ("/", "output-2")])
+def test_a_directory_without_a_name_of_its_own_is_refused_like_others(
+    name: str, free: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "file").touch()
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(UsageError, match="is not empty") as caught:
+        OutputDirectory(Path(name))
+    assert caught.value.hint.endswith(free)
