@@ -8,6 +8,7 @@ its engine.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import os
@@ -379,9 +380,8 @@ def _mutated(
 
             def podman_call(method: str, path: str, **more: Any) -> Any:
                 if path == "/containers/create":
-                    payload = json.loads(more["data"])
-                    mutation[1](payload)
-                    more["data"] = json.dumps(payload)
+                    more["json_body"] = copy.deepcopy(more["json_body"])
+                    mutation[1](more["json_body"])
                 return call(method, path, **more)
 
             patch.setattr(api, "_call", podman_call)
