@@ -45,7 +45,7 @@ def error(problem: VmboxError) -> None:
 
     All three can contain file names and text from a dump, so their control characters are made visible.
     """
-    lines = [f"vmbox: {visible(problem.message)}"]
+    lines = [f"vmbox: {one_line(problem.message)}"]
     if problem.detail:
         lines += ["    " + line for line in folded(visible(problem.detail)).splitlines()]
     if problem.hint:
@@ -131,7 +131,7 @@ def plain(value: object) -> Any:
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:
     """Print two columns, aligned like crash's `sys`."""
-    shown = [(name, visible(text)) for name, text in pairs if text]
+    shown = [(name, one_line(text)) for name, text in pairs if text]
     width = max((len(name) for name, _ in shown), default=0)
     for name, text in shown:
         _print(f"{name:>{width}}: {text}")
@@ -144,7 +144,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     made = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        made.add_row(*(Text(visible(cell)) for cell in row))
+        made.add_row(*(Text(one_line(cell)) for cell in row))
     # In a pipe each row is one line, for grep and awk.
     if sys.stdout.isatty():
         Console().print(made)
@@ -175,6 +175,11 @@ def hanging(text: str, *, indent: int) -> str:
 def visible(text: str) -> str:
     """Replace control characters by escapes, because a dump can contain escape sequences."""
     return _UNSURE.sub(lambda one: one[0] if one[0].isprintable() else one[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """`visible`, with line ends as well: a file name with one would add a line that looks like one of vmbox's own."""
+    return visible(text).replace("\n", r"\n")
 
 
 def size(amount: float) -> str:

@@ -109,7 +109,7 @@ def report(
         if path != STDOUT:
             typer.echo(path)
     if made.problem is not None:
-        render.note(f"vmbox: {render.visible(made.problem)}")
+        render.note(f"vmbox: {render.one_line(made.problem)}")
         raise typer.Exit(made.exit_code)
 
 
@@ -201,7 +201,7 @@ def triage(
         typer.echo(output / "index.html")
     for row in index.rows:
         if row.disagreement is not None:
-            render.note(render.visible(f"vmbox: {row.dump}: {row.disagreement}"))
+            render.note(render.one_line(f"vmbox: {row.dump}: {row.disagreement}"))
     if index.partial or index.failed or index.disagreements:
         raise typer.Exit(1)
 
@@ -215,4 +215,4 @@ def _grouped(index: Index) -> None:
         if row.problem is not None:
             # Most messages begin with the dump's path.
             said = row.problem if row.problem.startswith(row.dump) else f"{row.dump}: {row.problem}"
-            render.note(f"vmbox: {render.visible(said)}")
+            render.note(f"vmbox: {render.one_line(said)}")

@@ -33,7 +33,9 @@ def verify(
         render.as_json(found)
         return
     for one in found:
-        # The format of sha256sum -c.
-        typer.echo(f"{one.found.sha256}  {render.visible(one.name)}")
+        # The format of sha256sum -c, which marks a line whose name has escapes.
+        name = render.visible(one.name.replace("\\", r"\\").replace("\n", r"\n"))
+        mark = "\\" if "\\" in one.name or "\n" in one.name else ""
+        typer.echo(f"{mark}{one.found.sha256}  {name}")
         since = "recorded" if one.newly_recorded else f"unchanged since {one.recorded.astimezone():%Y-%m-%d %H:%M}"
-        render.note(f"{render.visible(one.name)}: {since}")
+        render.note(f"{render.one_line(one.name)}: {since}")

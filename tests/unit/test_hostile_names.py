@@ -43,6 +43,22 @@ def test_commands(
     said = done.stdout + done.stderr
     assert "Traceback" not in said
     assert not {char for char in said if not char.isprintable() and char != "\n"}
+    assert not [line for line in said.splitlines() if line.startswith("lines")], "a line that looks like our own"
+
+
+def test_no_name_adds_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vmbox: Callable[..., CompletedProcess[str]]
+) -> None:
+    monkeypatch.setenv("VMBOX_STATE_DIR", str(tmp_path / "state"))
+    dump = tmp_path / "vm\nRELEASE: 9.9"
+    dump.write_bytes((Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib").read_bytes())
+    assert "\nRELEASE: 9.9" not in vmbox("info", dump).stdout
+    hashed = vmbox("verify", dump).stdout
+    assert hashed.startswith("\\")
+    assert hashed.endswith("/vm\\nRELEASE: 9.9\n")
+    (tmp_path / "list").write_text(hashed)
+    checked = run(["sha256sum", "-c", "--status", str(tmp_path / "list")], capture_output=True, check=False)
+    assert checked.returncode == 0, checked.stderr
 
 
 def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
