@@ -135,10 +135,18 @@ static void stack_overflow(void)
 	vmbox_descend(here);
 }
 
+static bool vmbox_staying = true;
+
+/* A loop without an end would make a function of which objtool wants to know that it does not return. */
+static inline bool vmbox_stays(void)
+{
+	return READ_ONCE(vmbox_staying);
+}
+
 static as_written void soft_lockup(void)
 {
 	preempt_disable();
-	for (;;)
+	while (vmbox_stays())
 		cpu_relax(); /* CAUSE: soft-lockup */
 }
 
@@ -146,7 +154,7 @@ static as_written void rcu_stall(void)
 {
 	rcu_read_lock();
 	preempt_disable();
-	for (;;)
+	while (vmbox_stays())
 		cpu_relax(); /* CAUSE: rcu-stall */
 }
 
@@ -222,7 +230,7 @@ static int convoy_member(void *unused)
 static void vmbox_spin(struct work_struct *work)
 {
 	pr_info("vmbox_demo: pid %d runs vmbox_spin\n", current->pid);
-	for (;;)
+	while (vmbox_stays())
 		cond_resched(); /* CAUSE: workqueue */
 }
 
@@ -248,11 +256,8 @@ static void run(int (*function)(void *), const char *name)
 		pr_err("vmbox_demo: no thread %s: %ld\n", name, PTR_ERR(task));
 }
 
-/*
- * Not __init: debuggers have no names for code in a section that is about to be freed. And not module_init(), which makes
- * init_module a second name: a debugger prints one of them, and the kernel the other.
- */
-int init_module(void)
+/* Not __init: debuggers have no names for code in a section that is about to be freed. */
+static int vmbox_demo_init(void)
 {
 	if (!strcmp(trigger, "null-pointer"))
 		null_pointer();
@@ -291,5 +296,7 @@ int init_module(void)
 	}
 	return 0;
 }
+module_init(vmbox_demo_init);
+
 MODULE_DESCRIPTION("Ends its kernel in a known way");
 MODULE_LICENSE("GPL");
