@@ -172,7 +172,7 @@ def vmbox(given: argparse.Namespace, through: Forwarder, engine: Engine) -> Meas
     before, began = through.sent, time.monotonic()
     try:
         done = subprocess.run(
-            [*command, "run", str(given.vmcore), "--", "bt"], env=env, capture_output=True, check=False
+            [*command, "run", "--wait", str(given.vmcore), "--", "bt"], env=env, capture_output=True, check=False
         )
         seconds = time.monotonic() - began
         if done.returncode or b"#0" not in done.stdout:

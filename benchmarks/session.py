@@ -30,6 +30,7 @@ from sandbox.case.places import DUMP, VMLINUX
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs, connect
 from sandbox.model import Case
 
+os.environ["VMBOX_WAIT_FOR_DEBUGINFO"] = "true"  # what is measured is not how fast debuginfo comes
 VMBOX = [sys.executable, "-c", "import sys; from sandbox.__main__ import main; sys.exit(main())"]
 COMMANDS, CALLERS, EACH = 1000, 8, 50
 

@@ -308,6 +308,8 @@ class Case:
     """Of the kernel, lower-case hexadecimal."""
     no_debuginfo: str = ""
     """Why there is no debuginfo: --no-debuginfo, or the reason that none was found. Empty with debuginfo."""
+    awaited: bool = False
+    """Whether debuginfo was on its way when the case was opened without."""
     remote: bool = field_with_key("elsewhere", False)
     """Whether the engine is on another host: then `dump` is a path of that host, and the FIFOs are in the container."""
 

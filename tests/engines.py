@@ -209,6 +209,8 @@ def _engine(
 ) -> Iterator[EngineUnderTest]:
     uid, gid = os.getuid() if uid is None else uid, os.getgid() if gid is None else gid
     env = {"PATH": PATH, "HOME": str(base / "home"), "LC_ALL": "C.UTF-8", "TERM": "xterm", "VMBOX_ENGINE": url}
+    # What a test sees does not depend on how fast a mirror is.
+    env["VMBOX_WAIT_FOR_DEBUGINFO"] = "true"
     for key in (
         "http_proxy",
         "https_proxy",

@@ -86,6 +86,7 @@ class _Finder:
 
 
 def _load_symbols(prog):
+    _check_translation(prog)
     try:
         index = load_vmlinux_kallsyms(prog)
     except (MissingDebugInfoError, LookupError, ValueError, FaultError) as error:
@@ -94,6 +95,28 @@ def _load_symbols(prog):
         except kallsyms.KallsymsError as missing:
             raise Lacking(f"the dump's kallsyms is not read: {missing} ({error})") from error
     prog.register_symbol_finder("kallsyms", _Symbols(index).find, enable_index=0)
+
+
+def _check_translation(prog):
+    """Raises `Lacking` where no virtual address can be read: libkdumpfile 0.5.5 fails so with kdumps of aarch64."""
+    address = _of_vmcoreinfo(prog, "_stext")
+    try:
+        prog.read(address, 8)
+    except FaultError as error:
+        if prog.platform.arch == Architecture.AARCH64 and "translat" in str(error):
+            made = "an ELF dump (makedumpfile -E, virsh dump, cp /proc/vmcore) is read without libkdumpfile"
+            raise Lacking(f"libkdumpfile does not understand the kernel's page tables; {made}: {error}") from error
+
+
+def _of_vmcoreinfo(prog, name):
+    try:
+        text = prog["VMCOREINFO"].string_()
+    except (LookupError, FaultError) as error:
+        raise Lacking(f"the dump has no VMCOREINFO, which says where the kernel is: {error}") from error
+    found = re.search(rb"^SYMBOL\(%s\)=([0-9a-f]+)$" % name.encode(), text, re.MULTILINE)
+    if found is None:
+        raise Lacking(f"the dump's VMCOREINFO has no {name}")
+    return int(found[1], 16)
 
 
 class _Symbols:
@@ -114,10 +137,7 @@ class _Symbols:
 
 
 def _searched(prog):
-    found = re.search(rb"^SYMBOL\(_stext\)=([0-9a-f]+)$", prog["VMCOREINFO"].string_(), re.MULTILINE)
-    if found is None:
-        raise kallsyms.KallsymsError("VMCOREINFO has no _stext")
-    stext = int(found[1], 16)
+    stext = _of_vmcoreinfo(prog, "_stext")
     image = bytearray()
     why = None
     for size in _IMAGES:
@@ -168,6 +188,8 @@ def _load_types(prog):
     try:
         start, end = _symbol(prog, "__start_BTF"), _symbol(prog, "__stop_BTF")
     except Lacking:
+        if not prog.symbols("init_task"):
+            raise Lacking("the kernel's kallsyms has no variables (CONFIG_KALLSYMS_ALL)") from None
         raise Lacking("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF)") from None
     if not 0 < end - start <= btf.MAX_BYTES:
         raise Lacking(f"the kernel's BTF has {end - start} bytes")

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import idle as idling, store
+from sandbox.case import arrival, idle as idling, store
 from sandbox.case.places import RELAY, SESSION, SESSION_VERSION, dump_paths
 from sandbox.debugger import DEBUGGERS
 from sandbox.debugger.protocol import VMCOREINFO
@@ -71,6 +71,7 @@ def open_case(
     image: str,
     debuginfo: Debuginfo | None,
     no_debuginfo: str = "",
+    awaited: bool = False,
     engine: Engine,
     requested: str = "",
     idle: int,
@@ -82,7 +83,7 @@ def open_case(
 
     `view` is the directory of the view (`sandbox.case.views`) that `vmcore.files` is in, where it is. A case that is
     opened `once` belongs to its caller: it is not found by its dump.
-    Without `debuginfo`, `no_debuginfo` says why there is none.
+    Without `debuginfo`, `no_debuginfo` says why there is none, and `awaited` whether it is on its way.
     """
     info = engine.info()
     there = info.endpoint if info.remote else None
@@ -91,7 +92,7 @@ def open_case(
         # An open file that was removed, by /proc/PID/fd/N: an engine mounts what has a name.
         hint = f"give it one: cp {pasteable(vmcore.path)} /var/tmp/vmcore"
         raise DumpNotFound(f"{vmcore.path} has no name any more: it was removed", hint=hint)
-    ident = f"{store.key(vmcore.path, there)}-{info.name}" + (f"{store.ONCE}{secrets.token_hex(3)}" if once else "")
+    ident = store.ident(vmcore.path, info) + (f"{store.ONCE}{secrets.token_hex(3)}" if once else "")
     directory = store.directory() / ident
     files = vmcore.files or (vmcore.path,)
     if not there and not info.rootless:
@@ -162,6 +163,7 @@ def open_case(
             verification=Verification.NONE if debuginfo is None else debuginfo.verification,
             build_id=vmcore.build_id,
             no_debuginfo=no_debuginfo,
+            awaited=awaited,
             engine=info.name,
             endpoint=info.endpoint,
             container=container.id,
@@ -281,13 +283,18 @@ def container_spec(
     )
 
 
-def close(case: Case) -> None:
-    """Ends a case: the container goes, and with it everything that was in it."""
+def close(case: Case, *, awaits: bool = False) -> None:
+    """Ends a case: the container goes, and with it everything that was in it.
+
+    Debuginfo that is on its way for it is stopped as well, unless another case of the dump `awaits` it.
+    """
     with store.lock(case.id):
         if not case.remote and store.is_running(case):
             _request_stop(case)
         _remove_container(case)
         store.remove(case.directory)
+    if case.awaited and not awaits:
+        arrival.end(case.id)
 
 
 def _request_stop(case: Case) -> None:

@@ -131,7 +131,7 @@ def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
             return False
     except OSError:
         return False  # opening it says what is wrong
-    machine = _identify(dump, reporter=QUIET).arch
+    machine = identified(dump, reporter=QUIET).arch
     if machine == os.uname().machine:
         return False  # an engine on this host is of the same; none is asked
     engine = connect(options.engine)
@@ -187,7 +187,7 @@ def open_dump(
     if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
         return _open_elsewhere(dump, options, reporter, replaces)
     with _connecting(options.engine) as connecting:
-        vmcore = _identify(dump, reporter)
+        vmcore = identified(dump, reporter)
         selection = _select(vmcore, dump, options, reporter)
         engine = connecting.result()
         _refuse_remote(engine, dump)
@@ -197,14 +197,14 @@ def open_dump(
             engine.remove(left.id)
         if is_plain(vmcore) and not remote_dump.is_description(vmcore.path):
             ready = provision_or_without(vmcore, selection, options, engine, reporter)
-            _replace(replaces, options, reporter)
+            _replace(replaces, ready, options, reporter)
             return _case(vmcore, ready, options, engine, reporter)
         with _serving(vmcore, engine, reporter) as server:
             seen = None if server is None else replace(vmcore, files=server.files)
             if seen is None:
                 vmcore = _copied(vmcore, reporter)
             ready = provision_or_without(seen or vmcore, selection, options, engine, reporter)
-            _replace(replaces, options, reporter)
+            _replace(replaces, ready, options, reporter)
             if server is not None and seen is not None:
                 case = _served_case(seen, ready, options, engine, reporter, server=server)
                 if case is not None:
@@ -213,10 +213,14 @@ def open_dump(
             return _case(vmcore, ready, options, engine, reporter)
 
 
-def _replace(case: Case | None, options: OpenOptions, reporter: Reporter) -> None:
+def _replace(
+    case: Case | None, ready: Provisioned | WithoutDebuginfo, options: OpenOptions, reporter: Reporter
+) -> None:
     if case is not None:
+        from sandbox.case.container import close
+
         reporter.notice(_why_again(options))
-        _close_case(case)
+        close(case, awaits=isinstance(ready, WithoutDebuginfo) and ready.awaited)
 
 
 def _copied(vmcore: Vmcore, reporter: Reporter) -> Vmcore:
@@ -230,7 +234,7 @@ def _copied(vmcore: Vmcore, reporter: Reporter) -> Vmcore:
     return replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
 
 
-def _identify(dump: Path, reporter: Reporter) -> Vmcore:
+def identified(dump: Path, reporter: Reporter) -> Vmcore:
     """Identifies a dump with all that is needed to find its debuginfo."""
     from sandbox.case.dumps import identify_inside_of
 
@@ -335,7 +339,7 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replac
                 in_image=True,
             )
             ready = replace(ready, image=ref, debuginfo=inside)
-        _replace(replaces, options, reporter)
+        _replace(replaces, ready, options, reporter)
         return _case(vmcore, ready, options, engine, reporter)
     finally:
         engine.close()
@@ -372,6 +376,7 @@ def _case(
         image=ready.image,
         debuginfo=None if isinstance(ready, WithoutDebuginfo) else ready.debuginfo,
         no_debuginfo=ready.reason if isinstance(ready, WithoutDebuginfo) else "",
+        awaited=isinstance(ready, WithoutDebuginfo) and ready.awaited,
         engine=engine,
         requested=options.case_key(),
         idle=config.current().idle if options.idle is None else options.idle,

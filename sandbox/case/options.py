@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sandbox.case import arrival
 from sandbox.debugger import DEBUGGERS
 from sandbox.errors import UsageError
 from sandbox.model import Case
@@ -23,6 +24,8 @@ class OpenOptions:
     """Use debuginfo that does not match."""
     no_debuginfo: bool = False
     """Read the dump by what the kernel has of itself, and fetch nothing."""
+    early: bool = False
+    """Read the dump without debuginfo while that is on its way."""
     idle: int | None = None
     """Seconds after which the unused case disposes of itself; 0 never. None: as the settings say, and for a case that
     is open as it was opened."""
@@ -59,7 +62,14 @@ class OpenOptions:
             return replace(self, no_debuginfo=False).case_key() == ""
         if self.case_key() not in {"", case.requested}:
             return False
-        return case.vmlinux is not None or not (self.needs_debuginfo() or _has_arrived(case))
+        if case.vmlinux is not None:
+            return True
+        if self.needs_debuginfo():
+            return False
+        now = arrival.stage(case.id) if case.awaited else None
+        if now is arrival.Stage.FETCHING:
+            return self.early
+        return now is not arrival.Stage.ARRIVED and not _has_arrived(case)
 
     def needs_debuginfo(self) -> bool:
         """Whether the user asked for a debugger that opens no dump without it."""

@@ -30,15 +30,17 @@ _T = TypeVar("_T")
 _log = Log("case")
 
 
-def prefetch(vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:
-    """Image and debuginfo for a dump that may not be here yet; vmlinux is indexed for any crash."""
+def prefetch(
+    vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET, *, always_index: bool = True
+) -> tuple[str, Debuginfo]:
+    """Image and debuginfo for a dump that may not be here yet; `always_index` as of `provision`."""
     from sandbox.engine import connect
     from sandbox.profiles import select
 
     engine = connect(options.engine)
     try:
         selection = select(vmcore, override=options.image)
-        ready = provision(vmcore, selection, options, engine, reporter, always_index=True)
+        ready = provision(vmcore, selection, options, engine, reporter, always_index=always_index)
         return ready.image, ready.debuginfo
     finally:
         engine.close()

@@ -39,6 +39,21 @@ def remote_reference(ref: str, registry: str) -> str:
     return f"{registry.rstrip('/')}/{ref.removeprefix('localhost/vmbox/')}"
 
 
+def is_there(vmcore: Vmcore, engine: Engine) -> bool:
+    """Whether the engine has an image for the dump's kernel, or the configured registry may have one."""
+    return config.current().registry is not None or _on_engine(vmcore, engine) is not None
+
+
+def _on_engine(vmcore: Vmcore, engine: Engine, *, by_label: bool = True) -> Image | None:
+    image = engine.image(reference(vmcore))
+    if image is None and by_label and vmcore.build_id is not None:
+        # One made of another dump of the build, which did not tell its build-id, goes by another name.
+        image = next(
+            iter(engine.images({labels.IMAGE: labels.KERNEL_IMAGE, labels.KERNEL_BUILD_ID: vmcore.build_id})), None
+        )
+    return image
+
+
 def find(
     vmcore: Vmcore,
     engine: Engine,
@@ -53,12 +68,7 @@ def find(
     another name is not looked for: the engine would look at each of its images.
     """
     ref = reference(vmcore)
-    image = engine.image(ref)
-    if image is None and by_label and vmcore.build_id is not None:
-        # One made of another dump of the build, which did not tell its build-id, goes by another name.
-        image = next(
-            iter(engine.images({labels.IMAGE: labels.KERNEL_IMAGE, labels.KERNEL_BUILD_ID: vmcore.build_id})), None
-        )
+    image = _on_engine(vmcore, engine, by_label=by_label)
     if image is None and (registry := config.current().registry) is not None:
         image = _pulled(ref, registry, engine, reporter, platform)
     if image is None:

@@ -12,7 +12,7 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandbox.case.places import SESSION_VERSION, SLOTS, VIEW_LOCK, fifo
 from sandbox.errors import CaseNotFound, pasteable, refuse_empty, unwritable
@@ -21,6 +21,10 @@ from sandbox.host.files import write_atomically
 from sandbox.host.locks import is_locked, locked
 from sandbox.model import REMOTE_SCHEMES, Case, key_of
 from sandbox.progress import QUIET, Reporter
+
+if TYPE_CHECKING:
+    # A warm run asks no engine.
+    from sandbox.engine import EngineInfo
 
 SHARED: Final = "shared"
 """The directory in a case's own that is mounted into its container."""
@@ -172,6 +176,11 @@ def directory() -> Path:
     place = paths.runtime_dir() / "cases"
     place.mkdir(mode=0o700, exist_ok=True)
     return place
+
+
+def ident(dump: Path, engine: EngineInfo) -> str:
+    """The id of a dump's case on an engine."""
+    return f"{key(dump, engine.endpoint if engine.remote else None)}-{engine.name}"
 
 
 def key(dump: Path, endpoint: str | None = None) -> str:

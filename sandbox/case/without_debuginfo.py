@@ -1,14 +1,16 @@
-"""Dumps that are read without debuginfo: where the user says so, and where none is found."""
+"""Dumps that are read without debuginfo: where the user says so, none is found, or it is still on its way."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sandbox.case import arrival, store
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import Provisioned, newest_with, provision
 from sandbox.debugger import DEBUGGERS
 from sandbox.errors import DebuginfoNotFound, DownloadFailed
+from sandbox.host import paths
 from sandbox.progress import Reporter
 
 if TYPE_CHECKING:
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
     from sandbox.profiles import Profile, Selection
 
 _ASKED: Final = "--no-debuginfo"
+
+_PATIENCE: Final = 2.0
+"""Seconds in which debuginfo may arrive, or turn out not to be had, before a dump is read without. Packages of tens of
+megabytes take longer from nearly everywhere; that there is none is often known sooner."""
 
 _WITHOUT: Final = (
     "the dump is read by the BTF, kallsyms and ORC that its kernel has of itself, "
@@ -33,6 +39,8 @@ class WithoutDebuginfo:
     profile: Profile
     reason: str
     """Why there is none, in words."""
+    awaited: bool = False
+    """Whether it is on its way; see `sandbox.case.arrival`."""
 
 
 def provision_or_without(
@@ -41,10 +49,13 @@ def provision_or_without(
     """As `provision`; where there is no debuginfo, or the user wants none, an image that opens the dump without."""
     if options.no_debuginfo:
         return _without(_ASKED, options, engine, reporter)
+    may = _may_do_without(vmcore, options)
     try:
+        if may and options.early and _is_far(vmcore, selection, engine) and _is_awaited(vmcore, engine):
+            return _without("it is still on its way", options, engine, reporter, awaited=True)
         return provision(vmcore, selection, options, engine, reporter)
     except (DebuginfoNotFound, DownloadFailed) as error:
-        if not _may_do_without(vmcore, options):
+        if not may:
             raise
         hint = f"\nhint: {error.hint}" if error.hint else ""
         reporter.notice(f"{error.message}: {_WITHOUT}{hint}")
@@ -61,10 +72,49 @@ def _may_do_without(vmcore: Vmcore, options: OpenOptions) -> bool:
     )
 
 
-def _without(reason: str, options: OpenOptions, engine: Engine, reporter: Reporter) -> WithoutDebuginfo:
+def _is_far(vmcore: Vmcore, selection: Selection, engine: Engine) -> bool:
+    """Whether debuginfo has to be fetched, while the image that reads the dump without is at hand."""
     from sandbox import image as images
+    from sandbox.case import self_contained
+    from sandbox.debuginfo import local
+    from sandbox.debuginfo.lookup import peek
+
+    return (
+        not engine.info().remote
+        and engine.image(images.reference(_profile(None))) is not None
+        and peek(vmcore, selection.distribution, paths.cache_dir()) is None
+        and not self_contained.is_there(vmcore, engine)
+        and next(iter(local.beside(vmcore.path, vmcore.release)), None) is None
+    )
+
+
+def _is_awaited(vmcore: Vmcore, engine: Engine) -> bool:
+    """Whether debuginfo is on its way, from now on or already; not when it arrives at once. Raises why it does not."""
+    ident = store.ident(vmcore.path, engine.info())
+    arrival.start(ident, vmcore.path, engine.info().endpoint)
+    stage = arrival.wait(ident, _PATIENCE)
+    if stage is not arrival.Stage.FETCHING:
+        # Also when the process was killed: then this one fetches, and says what is wrong.
+        failed = arrival.error(ident)
+        arrival.end(ident)
+        if failed is not None:
+            raise failed
+    return stage is arrival.Stage.FETCHING
+
+
+def _profile(image: str | None) -> Profile:
+    """The profile whose image reads dumps without debuginfo: the user's choice `image`, else the newest."""
     from sandbox.profiles import by_name
 
     debugger = next(one for one in DEBUGGERS.values() if not one.needs_debuginfo)
-    profile = by_name(options.image or newest_with(debugger))
-    return WithoutDebuginfo(image=images.ensure(profile, engine, reporter), profile=profile, reason=reason)
+    return by_name(image or newest_with(debugger))
+
+
+def _without(
+    reason: str, options: OpenOptions, engine: Engine, reporter: Reporter, *, awaited: bool = False
+) -> WithoutDebuginfo:
+    from sandbox import image as images
+
+    profile = _profile(options.image)
+    image = images.ensure(profile, engine, reporter)
+    return WithoutDebuginfo(image=image, profile=profile, reason=reason, awaited=awaited)

@@ -98,6 +98,9 @@ def run(
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
     no_debuginfo: NoDebuginfo = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for debuginfo, where the answer could be given without.")
+    ] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:

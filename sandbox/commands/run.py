@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from sandbox import render
 from sandbox.case.options import OpenOptions
 from sandbox.commands.lost_pages import LostPages
-from sandbox.commands.run_arguments import RunArguments
+from sandbox.commands.run_arguments import RunArguments, from_arguments
 from sandbox.commands.verdicts import Announcer
 from sandbox.debugger import DEFAULT
 from sandbox.errors import CommandTimeout, UsageError, pasteable
@@ -45,17 +45,6 @@ class RunOptions:
     transcript: bool = True
     output: Path | None = None
     """New or empty directory that gets the files which the commands redirect to."""
-
-
-def from_arguments(arguments: Sequence[str]) -> list[str]:
-    """["bt", "-a", "--", "ps", "-t"] -> ["bt -a", "ps -t"]. Words are joined as crash will split them again."""
-    commands: list[list[str]] = [[]]
-    for argument in arguments:
-        if argument == "--":
-            commands.append([])
-        else:
-            commands[-1].append(argument)
-    return [" ".join(words) for words in commands if words]
 
 
 def from_lines(lines: Iterable[str]) -> Iterator[str]:

@@ -23,6 +23,7 @@ FLAGS: Final[Mapping[str, str]] = {
     "--no-transcript": "no_transcript",
     "--force": "force",
     "--no-debuginfo": "no_debuginfo",
+    "--wait": "wait",
     "--quiet": "quiet",
     "-q": "quiet",
     "--verbose": "verbose",
@@ -73,6 +74,8 @@ class RunArguments:
     debuginfo: Path | None = None
     force: bool = False
     no_debuginfo: bool = False
+    wait: bool = False
+    """For debuginfo, also where the commands can be answered without."""
     quiet: bool = False
     verbose: bool = False
 
@@ -87,7 +90,32 @@ class RunArguments:
             idle=0 if self.keep else None,
             once=self.once,
             debugger=self.debugger if self.tool == DEFAULT.name else self.tool,
+            early=self._is_early(),
         )
+
+    def _is_early(self) -> bool:
+        """Whether the commands are answered without debuginfo where that is on its way.
+
+        Not commands of a file or of standard input: a script is answered by one debugger, from its first command on.
+        """
+        commands = from_arguments(self.commands)
+        return (
+            not (self.wait or self.once or self.image or self.input_file or config.current().wait_for_debuginfo)
+            and self.tool == DEFAULT.name
+            and bool(commands)
+            and all(any(one.is_early(command) for one in DEBUGGERS.values()) for command in commands)
+        )
+
+
+def from_arguments(arguments: Sequence[str]) -> list[str]:
+    """["bt", "-a", "--", "ps", "-t"] -> ["bt -a", "ps -t"]. Words are joined as crash will split them again."""
+    commands: list[list[str]] = [[]]
+    for argument in arguments:
+        if argument == "--":
+            commands.append([])
+        else:
+            commands[-1].append(argument)
+    return [" ".join(words) for words in commands if words]
 
 
 def parse(arguments: Sequence[str]) -> RunArguments | None:
@@ -118,6 +146,8 @@ def _check(parsed: RunArguments) -> None:
         raise UsageError("--with is for commands, --tool for scripts")
     if parsed.tool not in DEBUGGERS:
         raise UsageError(f"--tool is {' or '.join(DEBUGGERS)}")
+    if parsed.wait and parsed.no_debuginfo:
+        raise UsageError("--wait or --no-debuginfo")
     parsed.open_options().check()
     if parsed.tool == DEFAULT.name:
         if parsed.code is not None:

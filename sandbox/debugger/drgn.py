@@ -44,6 +44,12 @@ _UNKNOWN: Final = re.compile(
     rb"(?m)^drgn: crash: \S+: (?:command not found$|error: (?:unrecognized arguments: |argument .*invalid choice))"
 )
 
+_EARLY: Final = re.compile(
+    r"(?:bt|task|files|ps(?: -[ackmpt])?)(?: (?:0x)?[0-9a-f]+)*|bt -a|foreach bt|log(?: -[tTm])?|irq(?: -s)?"
+    r"|kmem -[is]|sys|mount|net|mod|runq|timer|dev"
+)
+"""The commands of `Drgn.is_early`. Only what tests/e2e/test_no_debuginfo.py has compared belongs here."""
+
 _LONGEST_LINE: Final = 65536
 
 _KEPT: Final = 4096
@@ -94,6 +100,10 @@ class Drgn:
         "ascii bpf bt btop dev drgn eval exit files foreach help ipcs irq kmem list log mod mount net p ps ptob ptov "  # noqa: SIM905 - forty quotes are harder to read
         "rd runq search set sig struct swap sym sys task timer tree union vm vtop waitq whatis".split()
     )
+
+    def is_early(self, command: str) -> bool:
+        words = re.split(r"[|>]", command, maxsplit=1)[0].split()
+        return _EARLY.fullmatch(" ".join(words)) is not None
 
     def reads(self, kernel: tuple[int, int], ceiling: tuple[int, int] | None) -> bool:
         # Its helpers are tried with 4.9 and up; older kernels are read without them. It has no ceiling: it goes by the

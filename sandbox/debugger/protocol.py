@@ -74,6 +74,11 @@ class Debugger(Protocol):
 
     # The warm process of a session, which has its input and output on FIFOs.
 
+    def is_early(self, command: str) -> bool:
+        """Whether `command` has without debuginfo the answer that it has with it, but for source lines that were not
+        asked for: it is answered while debuginfo is still on its way.
+        """
+
     @property
     def start_modes(self) -> Sequence[StartMode]:
         """The debugger as it is first; then each lesser mode, to be tried when the one before it failed."""

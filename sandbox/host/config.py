@@ -108,6 +108,14 @@ def _count(value: object) -> int:
     raise ValueError("a whole number, 0 or more")
 
 
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    if value in {"true", "false"}:
+        return value == "true"
+    raise ValueError("true or false")
+
+
 def _directory(value: object) -> Path:
     path = Path(_text(value)).expanduser()
     # A relative path in the file would depend on the working directory.
@@ -222,6 +230,15 @@ class Settings:
             "archives that want a client certificate, by prefix: a file with certificate and key, or a directory of "
             "NAME.pem and NAME-key.pem; Red Hat's CDN is known",
             example='{ "https://satellite.example.com" = "/etc/pki/entitlement" }',
+        ),
+    )
+    wait_for_debuginfo: bool = field(
+        default=False,
+        metadata=_about(
+            _switch,
+            "whether vmbox run waits for debuginfo that has to be fetched, as with --wait, also where it could answer "
+            "without",
+            example="true",
         ),
     )
     debuginfo_limit: int = field(
@@ -354,6 +371,8 @@ def format_value(key: str, value: object) -> str:
     match value:
         case None:
             return ""
+        case bool():
+            return str(value).lower()
         case Mapping():
             return " ".join(f"{before}={after}" for before, after in value.items())
         case int() if reader in {seconds, amount}:

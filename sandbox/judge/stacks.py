@@ -109,6 +109,8 @@ def _named(function: str) -> str:
 def _below_panic(steps: Sequence[_Step]) -> list[_Step]:
     """What led to the panic: without panic() and what it calls, and without what handles an exception."""
     begin = max((at + 1 for at, step in enumerate(steps) if is_panic(step.name)), default=0)
+    if begin and steps[begin - 1].name == "vpanic" and begin < len(steps) and steps[begin].any_name:
+        begin += 1  # panic() ends with its call of vpanic(): the address behind that has no name of its own
     while begin < len(steps) and (is_machinery(steps[begin].name) or steps[begin].optional):
         begin += 1
     return list(steps[begin:])

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from sandbox.case import arrival
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
+from sandbox.errors import pasteable
 from sandbox.host import decode
 from sandbox.host.files import write_atomically
 from sandbox.model import Case
@@ -42,13 +44,31 @@ def quick(case: Case) -> Choice | None:
 def by_kernel(case: Case) -> Choice:
     """The choice by what is known before a debugger is started."""
     if case.vmlinux is None:
-        return Choice(debugger=instead_of(DEFAULT).name, reason=f"there is no debuginfo ({case.no_debuginfo})")
+        return Choice(debugger=instead_of(DEFAULT).name, reason=_why_without(case))
     doubt = case.doubts.get(DEFAULT.name)
     if doubt is not None:
         # Without what may be wrong: that debugger does not answer.
         return Choice(debugger=instead_of(DEFAULT).name, reason=doubt.partition(": ")[0])
     version = case.versions.get(DEFAULT.name, "")
     return Choice(debugger=DEFAULT.name, reason=f"version {version} of image {case.profile} knows this kernel")
+
+
+def _why_without(case: Case) -> str:
+    """Why a case without debuginfo has none, as it is now."""
+    if not case.awaited:
+        return f"there is no debuginfo ({case.no_debuginfo})"
+    match arrival.stage(case.id):
+        case arrival.Stage.FETCHING:
+            now = arrival.doing(case.id).rstrip(" …")
+            return f"debuginfo is still on its way{now and f' ({now})'}; the next command uses it, --wait waits for it"
+        case arrival.Stage.ARRIVED:
+            return "debuginfo has just arrived; the next command uses it"
+        case arrival.Stage.FAILED:
+            failed = arrival.error(case.id)
+            return f"there is no debuginfo ({'' if failed is None else failed.message})"
+        case arrival.Stage.STOPPED:
+            again = f"vmbox debuginfo fetch {pasteable(case.dump)}"
+            return f"there is no debuginfo (its fetch was stopped; {again} goes on with it)"
 
 
 def instead_of(debugger: Debugger) -> Debugger:
@@ -62,6 +82,8 @@ def kept(case: Case) -> Choice | None:
         found = decode.read_json(Choice, case.directory / _KEPT)
     except (OSError, ValueError):
         return None
+    if case.awaited and found.debugger == instead_of(DEFAULT).name:
+        return by_kernel(case)
     return found if found.debugger in DEBUGGERS else None
 
 

@@ -118,6 +118,8 @@ class _Start:
             return quick
         before = choice.kept(self._case)
         if before is not None:
+            if self._case.awaited:
+                self._say(before)
             return self._take(before).start()
         chosen = choice.by_kernel(self._case)
         if chosen.debugger != DEFAULT.name:
@@ -163,6 +165,11 @@ class _Start:
         try:
             said = self._take(chosen).start()
         except SessionFailed as error:
+            if self._case.awaited:
+                self._reporter.notice(f"{_not_without(debugger, error)}; waiting for debuginfo")
+                self._options = replace(self._options, early=False)
+                self._reopen(self._options)
+                return self._started()
             if self._case.vmlinux is None:
                 raise self._without_debuginfo(debugger, error) from error
             shown = f"vmbox run {pasteable(self._case.dump)} --with {DEFAULT.name} -- …"
@@ -181,11 +188,9 @@ class _Start:
         if self._session is not None:
             self._session.close_case()
             self._session = None
-        line = error_line(debugger, error)
         if self._options.no_debuginfo:
-            return SessionFailed(
-                f"the dump is not read without debuginfo: {line}", hint="leave out --no-debuginfo, to look for it"
-            )
+            return SessionFailed(_not_without(debugger, error), hint="leave out --no-debuginfo, to look for it")
+        line = error_line(debugger, error)
         return DebuginfoNotFound(f"{self._case.no_debuginfo}; nor is the dump read without it: {line}")
 
     def _after(self, failed: SessionFailed) -> bytes:
@@ -239,8 +244,11 @@ class _Start:
     def _chosen(self, chosen: Choice, said: bytes) -> bytes:
         """Keeps and tells the choice whose debugger came up, and returns what it said."""
         choice.keep(self._case, chosen)
-        self._reporter.notice(f"{chosen.debugger} answers: {chosen.reason}")
+        self._say(chosen)
         return said
+
+    def _say(self, chosen: Choice) -> None:
+        self._reporter.notice(f"{chosen.debugger} answers: {chosen.reason}")
 
     def _notice(self, debugger: Debugger, error: SessionFailed, then: str) -> None:
         self._reporter.notice(f"{debugger.name} cannot open the dump: {error_line(debugger, error)}; trying {then}")
@@ -268,10 +276,10 @@ class _Start:
             raise lacking(self._case, debugger)
         name = newest_with(debugger)
         self._reporter.notice(f"{lacks(self._case, debugger)}: the dump is opened in that of {name}")
-        self._reopen(name)
+        self._reopen(replace(self._options, image=name))
         return True
 
-    def _reopen(self, image: str) -> None:
+    def _reopen(self, options: OpenOptions) -> None:
         if self._session is not None:
             self._damaged = self._damaged or self._session.damaged
             self._session.close_case()
@@ -281,7 +289,7 @@ class _Start:
 
             close(self._case)
         self._open = False
-        self._case = open_dump(self._case.dump, replace(self._options, image=image), self._reporter)
+        self._case = open_dump(self._case.dump, options, self._reporter)
         self._open = self._own
 
     def _newest_crash(self, error: SessionFailed, chosen: Choice) -> bytes | None:
@@ -304,7 +312,7 @@ class _Start:
             return None
         finally:
             engine.close()
-        self._reopen(newest.name)
+        self._reopen(replace(self._options, image=newest.name))
         return self._take(chosen).start(DEFAULT.start_modes[:-1])
 
     def _close(self) -> None:
@@ -318,6 +326,10 @@ class _Start:
 
 def _line(debugger: Debugger, error: VmboxError) -> str:
     return error_line(debugger, error) if isinstance(error, SessionFailed) else error.message
+
+
+def _not_without(debugger: Debugger, error: SessionFailed) -> str:
+    return f"the dump is not read without debuginfo: {error_line(debugger, error)}"
 
 
 def _newest_profile(case: Case) -> Profile | None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import re
+import shutil
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Dumps
+from e2e.conftest import Dumps, wait_for
 from engines import EngineUnderTest
 from sandbox.judge.backtrace import Backtrace, parse
 from sandbox.judge.call_trace import panic_trace
@@ -122,3 +129,77 @@ def test_a_kernel_without_btf_says_so(podman_rootful: EngineUnderTest, own_kerne
     cold = replace(podman_rootful, env={**podman_rootful.env, "VMBOX_CACHE_DIR": str(tmp_path / "cache")})
     said = run(cold, "run", dump, "--", "bt", status=40)[1]
     assert "nor is the dump read without it: the kernel's BTF is not read" in said
+
+
+@pytest.fixture
+def slow_mirror() -> Iterator[tuple[str, threading.Event]]:
+    """The URL of a mirror of Debian's archive on this host, and what lets its debug packages through."""
+    opened = threading.Event()
+
+    class Relay(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = urllib.request.Request(f"http://deb.debian.org{self.path}", method=self.command)
+            try:
+                answer = urllib.request.urlopen(asked, timeout=60)
+            except urllib.error.HTTPError as error:
+                answer = error
+            with answer:
+                self.send_response(answer.status)
+                for name in ("Content-Length", "Last-Modified", "ETag"):
+                    if value := answer.headers.get(name):
+                        self.send_header(name, value)
+                self.end_headers()
+                if self.command == "HEAD":
+                    return
+                if "-dbg" in self.path:
+                    self.wfile.write(answer.read(1 << 20))
+                    opened.wait()
+                with contextlib.suppress(OSError):
+                    shutil.copyfileobj(answer, self.wfile, 1 << 20)
+
+        do_HEAD = do_GET  # noqa: N815 - the library's name
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", opened
+        opened.set()
+        server.shutdown()
+
+
+def test_bt_is_answered_while_debuginfo_is_on_its_way(
+    podman_rootful: EngineUnderTest, dumps: Dumps, tmp_path: Path, slow_mirror: tuple[str, threading.Event]
+) -> None:
+    dump = dumps.copy_for(podman_rootful, dumps("6.1"))
+    url, opened = slow_mirror
+    cache = tmp_path / "cache"
+    own = {
+        "VMBOX_CACHE_DIR": str(cache),
+        "VMBOX_MIRRORS": f"http://deb.debian.org={url}",
+        "VMBOX_WAIT_FOR_DEBUGINFO": "false",
+    }
+    ask = partial(run, replace(podman_rootful, env={**podman_rootful.env, **own}))
+    run(podman_rootful, "image", "build", "latest")
+    answer, said = ask("run", dump, "--json", "--", "bt")
+    on_its_way = "drgn answers: debuginfo is still on its way ("
+    assert said.count(on_its_way) == 1
+    first = json.loads(answer)
+    assert "sysrq_handle_crash" in first["output"]
+    assert first["debugger"] == "drgn"
+    assert first["reason"].startswith("debuginfo is still on its way")
+    wait_for(lambda: any(cache.glob("downloads/*.part")), 120)
+    # Warm, the same line again; the transcript has it.
+    assert ask("run", dump, "--", "ps")[1].count(on_its_way) == 1
+    kept = [json.loads(line) for line in ask("log", dump, "--json")[0].splitlines()]
+    assert [one["reason"][:9] for one in kept if one.get("command") == "ps"] == ["debuginfo"]
+    # To close the case ends it, and leaves nothing half but the download that the next one goes on with.
+    ask("close", dump)
+    wait_for(lambda: not any((cache / "debuginfo").iterdir()))
+    assert any(cache.glob("downloads/*.part"))
+    assert on_its_way in ask("run", dump, "--", "bt")[1]
+    opened.set()
+    wait_for(lambda: "debuginfo has arrived" in ask("run", dump, "--", "ps")[1], 240)
+    assert json.loads(ask("run", dump, "--json", "--", "bt")[0])["debugger"] == "crash"
+    ask("close", dump)

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from sandbox import render
-from sandbox.commands.run import StdinCommands, from_arguments, from_lines
+from sandbox.commands.run import StdinCommands, from_lines
+from sandbox.commands.run_arguments import from_arguments
 from sandbox.debugger import DEFAULT
 from sandbox.debugger.crash import MAX_COMMAND
 from sandbox.debugger.crash_errors import ErrorDetector, before_pipeline

@@ -234,6 +234,37 @@ def test_an_address_without_a_symbol_stands_for_any_function() -> None:
     assert (alone.frames, alone.basis) == (("do_one_initcall", "do_init_module"), "backtrace")
 
 
+# 6.12 of aarch64, read without debuginfo by drgn 0.3.0, which does not know the stack pointers; some frames left out.
+FRAME_POINTERS = """PID: 1        TASK: ffff2b2d425d3780  CPU: 0  COMMAND: "init"
+ #0 [ffff80008000b920] vectors at ffffce336a810a80
+ #1 [????????????????] __delay at ffffce336b59ada4
+ #3 [????????????????] vpanic at ffffce336b5cb178
+ #4 [????????????????] panic at ffffce336b5cb1f8
+ #5 [????????????????] sysrq_handle_crash at ffffce336b176d08
+ #6 [????????????????] __handle_sysrq at ffffce336b1776d4
+ #7 [????????????????] write_sysrq_trigger at ffffce336b177eb0
+ #9 [????????????????] vfs_write at ffffce336ac49e64
+#17 [????????????????] el0t_64_sync at ffffce336a811550
+"""
+FRAME_POINTERS_LOG = """[    3.252000] Kernel panic - not syncing: sysrq triggered crash
+[    3.252400] CPU: 0 UID: 0 PID: 1 Comm: init Not tainted 6.12.118+deb13-cloud-arm64 #1  Debian 6.12.118-1
+[    3.252942] Call trace:
+[    3.257352]  vpanic+0x11c/0x338
+[    3.257441]  trace_suspend_resume+0x0/0x70
+[    3.257553]  sysrq_handle_crash+0x20/0x28
+[    3.257665]  __handle_sysrq+0xa4/0x1a8
+[    3.257766]  write_sysrq_trigger+0xc8/0xe0
+[    3.257983]  vfs_write+0xdc/0x3b0
+[    3.258790]  el0t_64_sync+0x190/0x198
+"""
+
+
+def test_frames_without_a_stack_pointer_and_panic_without_a_name_are_compared() -> None:
+    assert len(_stack(FRAME_POINTERS).frames) == 9
+    assert _words(FRAME_POINTERS, FRAME_POINTERS_LOG) is None
+    assert _words(FRAME_POINTERS.replace("vfs_write", "vfs_read"), FRAME_POINTERS_LOG) is not None
+
+
 # A soft lockup of 7.2 by drgn 0.3.0, as `bt` of vmbox printed it; some registers are left out.
 LOCKUP = """PID: 118      TASK: ff3bcb464365c600  CPU: 1  COMMAND: "insmod"
  #0 (inline)           crash_setup_regs

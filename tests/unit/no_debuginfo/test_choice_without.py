@@ -129,7 +129,7 @@ def test_a_dump_is_read_without_by_itself_where_none_is_found() -> None:
     [
         (VMCORE, OpenOptions(debugger="crash")),
         (VMCORE, OpenOptions(debuginfo=Path("vmlinux"))),
-        (replace(VMCORE, arch="aarch64"), OpenOptions()),
+        (replace(VMCORE, arch="ppc64le"), OpenOptions()),
         (replace(VMCORE, files=(Path("part-1"), Path("part-2"))), OpenOptions()),
     ],
     ids=["crash", "given", "not tried", "split"],
