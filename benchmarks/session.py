@@ -12,6 +12,7 @@ Compare the ratios. The case is closed at the end.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import subprocess

@@ -18,11 +18,25 @@ MAX_BYTES = 64 << 20
 _LONGEST_NAME = 1024
 """Bytes. The kernel's names are shorter than 512."""
 
+_LARGEST = 64 << 20
+"""Bytes of a struct or an array, and elements of an array. The kernel's largest are a hundredth of that."""
+
+_MOST_USES = 1 << 16
+"""Places of one name that are looked at. The kernel's most used name has some thousands."""
+
+_LONGEST_CHAIN = 64
+"""Typedefs, qualifiers and arrays around one type."""
+
+_POINTER = 8
+"""Bytes, on the 64-bit machines that are read."""
+
 _MAGIC = 0xEB9F
 _HEADER = struct.Struct("<HBBIIIII")
 _TYPE = struct.Struct("<III")
 # Bytes after the common 12 of a type: fixed ones, and those for each of its `vlen` members.
 _FIXED = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
+_SIZED = {INT, STRUCT, UNION, ENUM, FLOAT, ENUM64}
+_WRAPPERS = {TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG}
 _EACH = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
 
 
@@ -116,12 +130,34 @@ class Btf:
         """(element type, number of elements) of an ARRAY."""
         btf, at = self._own(number)
         element, _index, length = _TYPE.unpack_from(btf.data, at + 12)
+        if max(length, length * self.size(element)) > _LARGEST:
+            raise BtfError(f"array {number} has {length} elements")
         return element, length
+
+    def size(self, number):
+        """Bytes of an object of a type; 0 of what has none, e.g. void and functions."""
+        many = 1
+        for _ in range(_LONGEST_CHAIN):
+            if number == 0:
+                return 0
+            btf, at = self._own(number)
+            _name, info, size = _TYPE.unpack_from(btf.data, at)
+            kind = (info >> 24) & 31
+            if kind == ARRAY:
+                number, _index, length = _TYPE.unpack_from(btf.data, at + 12)
+                many *= length
+            elif kind in _WRAPPERS:
+                number = size
+            else:
+                return many * (_POINTER if kind == PTR else size if kind in _SIZED else 0)
+        raise BtfError(f"type {number} is at the end of a chain without end")
 
     def members(self, number):
         """[(name, type id, bit offset, bits or 0)] of a STRUCT or UNION; bits is 0 for what is no bit field."""
         btf, at = self._own(number)
-        info = _TYPE.unpack_from(btf.data, at)[1]
+        _name, info, whole = _TYPE.unpack_from(btf.data, at)
+        if whole > _LARGEST:
+            raise BtfError(f"type {number} has {whole} bytes")
         found = []
         for place in range(at + 12, at + 12 + 12 * (info & 0xFFFF), 12):
             name, kind, offset = _TYPE.unpack_from(btf.data, place)
@@ -132,8 +168,40 @@ class Btf:
                 # types with kind_flag"), v5.0).
                 bits, shift = btf.own_bits(kind)
                 offset += shift
+            if not bits:
+                self._check_member(number, whole, kind, offset)
             found.append((btf.string(name), kind, offset, bits))
         return found
+
+    def _check_member(self, number, whole, kind, offset):
+        """Refuses a member that is not in its struct, and one that has the whole struct in it: it would have no end."""
+        size = self.size(kind)
+        if offset // 8 + size > whole:
+            raise BtfError(f"a member of type {number} ends behind it")
+        if size and size == whole and self._contains(kind, whole, number):
+            raise BtfError(f"type {number} contains itself")
+
+    def _contains(self, outer, whole, wanted):
+        """Whether `outer` is the struct `wanted`, or has it as a member that fills all of its `whole` bytes."""
+        seen, waiting = set(), [outer]
+        while waiting:
+            number = waiting.pop()
+            if number == wanted:
+                return True
+            if number in seen or number == 0:
+                continue
+            seen.add(number)
+            btf, at = self._own(number)
+            _name, info, size = _TYPE.unpack_from(btf.data, at)
+            kind = (info >> 24) & 31
+            if kind in _WRAPPERS:
+                waiting.append(size)
+            elif kind == ARRAY:
+                waiting.append(_TYPE.unpack_from(btf.data, at + 12)[0])
+            elif kind in {STRUCT, UNION} and size == whole:
+                places = range(at + 12, at + 12 + 12 * (info & 0xFFFF), 12)
+                waiting += (_TYPE.unpack_from(btf.data, place)[1] for place in places)
+        return False
 
     def own_bits(self, number):
         """(bits, bit offset) of a bit field's own INT; (0, 0) of every other type."""
@@ -199,10 +267,12 @@ class Btf:
 
         It is also yielded where a number happens to be the same.
         """
+        left = _MOST_USES
         for string in self._offsets(name):
             wanted = string.to_bytes(4, "little")
             place = self.data.find(wanted, self._types, self._types_end)
-            while place >= 0:
+            while place >= 0 and left:
+                left -= 1
                 # Records are of whole words, and so are the names in them.
                 if (place - self._types) % 4 == 0:
                     index = bisect.bisect_right(self.at, place, lo=0 if self.base else 1) - 1

@@ -48,7 +48,8 @@ names = {"prog": prog, "drgn": drgn}  # noqa: F821
 def check(partial):
     """Ends drgn where it lacks what most of its commands need, so that another way to read the dump is tried.
 
-    With `partial`: returns the kernel's list of tasks where its table of them cannot be read.
+    With `partial`: returns the kernel's list of tasks where its table of them cannot be read. Without debuginfo there is
+    no further way: then it says what is lacking, and goes on.
     """
     try:
         prog.crashed_thread().object.comm.string_()  # noqa: F821
@@ -60,6 +61,10 @@ def check(partial):
                 raise
             return use_task_list()
     except Exception as error:
+        if partial and without_debuginfo:
+            works = "log, sym, rd, struct and whatis may work"
+            print(f"without debuginfo: pages of the panicking task are not in the dump, {works}: {error}")
+            return None
         sys.exit(f"drgn: crash: error: {error}")
 
 

@@ -14,13 +14,13 @@ _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 _LETTERS = b"".join(b"%c\0" % letter for letter in range(ord("a"), ord("z") + 1))
 _FIRST = ord("0")
 _LONGEST_TABLE = 64 << 10
-_MOST_SYMBOLS = 4 << 20
+_MOST_SYMBOLS = 1 << 20
 _MOST_MARKERS = _MOST_SYMBOLS // 256
 _LONGEST_NAME = 255  # bytes of a compressed one: its length is a byte
 _LONGEST = 1024
 """Bytes of a name. The kernel's are shorter than 512 (KSYM_NAME_LEN)."""
-_MOST_BYTES = 256 << 20
-"""Of all names together."""
+_MOST_BYTES = 64 << 20
+"""Of all names together, in all tries. A kernel has 5 MiB of them."""
 _MOST_TRIES = 8
 """Beginnings of the names that agree with the first marker, and are tried."""
 _MOST_PLACES = 64
@@ -38,23 +38,36 @@ def find(memory, stext):
     address of `_stext` in VMCOREINFO, by which the form of the addresses is told. Raises `KallsymsError`.
     """
     why, place = KallsymsError("there is no token table"), -1
+    room = _Room()
     for _ in range(_MOST_PLACES):
         place = memory.find(_DIGITS, place + 1)
         if place < 0:
             break
         try:
-            return _read(memory, stext, place)
+            return _read(memory, stext, place, room)
         except KallsymsError as error:
             why = error
     raise why
 
 
-def _read(memory, stext, digits):
+class _Room:
+    """Bytes of names that may still be made of an untrusted dump."""
+
+    def __init__(self):
+        self._left = _MOST_BYTES
+
+    def take(self, count):
+        self._left -= count
+        if self._left < 0:
+            raise KallsymsError(f"its names have more than {_MOST_BYTES >> 20} MiB")
+
+
+def _read(memory, stext, digits, room):
     table, tokens = _tokens(memory, digits)
     for width in (4, 8):
         try:
             markers, marks = _markers(memory, table, width)
-            count, names, start = _names(memory, markers, marks, tokens)
+            count, names, start = _names(memory, markers, marks, tokens, room)
             break
         except KallsymsError as error:
             why = error
@@ -114,7 +127,7 @@ def _markers(memory, table, width):
     raise KallsymsError("there are no markers before the token table")
 
 
-def _names(memory, markers, marks, tokens):
+def _names(memory, markers, marks, tokens, room):
     """(number of symbols, their names with the type letter in front, offset of the number)."""
     last = marks[-1]
     low = max(0, markers - last - 256 * (_LONGEST_NAME + 1) - 8)
@@ -124,7 +137,7 @@ def _names(memory, markers, marks, tokens):
         count, rest = struct.unpack_from("<II", memory, start - 8)
         if rest or not most - 256 < count <= most or not _is_begin(memory, start, marks):
             continue
-        names = _decode(memory, start, count, marks, end=markers, tokens=tokens)
+        names = _decode(memory, start, count, marks, end=markers, tokens=tokens, room=room)
         if names is not None:
             return count, names, start - 8
         tries -= 1
@@ -137,22 +150,24 @@ def _is_begin(memory, start, marks):
     """Whether 256 names from `start` on end where the second marker says."""
     place = start
     for _ in range(256):
+        if place >= len(memory):
+            return False
         place += 1 + memory[place]
     return place == start + marks[1]
 
 
-def _decode(memory, start, count, marks, *, end, tokens):
+def _decode(memory, start, count, marks, *, end, tokens, room):
     """The names from `start` on; None where they do not agree with the markers, or with the place of these."""
-    names, place, room = [], start, _MOST_BYTES
+    names, place = [], start
     join = b"".join
     for number in range(count):
-        if not number & 255 and place != start + marks[number >> 8]:
+        if place >= end or (not number & 255 and place != start + marks[number >> 8]):
             return None
         length = memory[place]
         name = join([tokens[byte] for byte in memory[place + 1 : place + 1 + length]])
         place += 1 + length
-        room -= len(name)
-        if place > end or not 0 < len(name) <= _LONGEST or room < 0:
+        room.take(len(name) + 1)
+        if place > end or not 0 < len(name) <= _LONGEST:
             return None
         names.append(name)
     return names if end - place < 8 else None

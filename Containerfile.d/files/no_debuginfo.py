@@ -93,6 +93,8 @@ def _load_symbols(prog):
         try:
             index = SymbolIndex(_symbols(_searched(prog)))
         except kallsyms.KallsymsError as missing:
+            if isinstance(error, FaultError):
+                raise Lacking(f"pages of the kernel's kallsyms are not in the dump: {error}") from error
             raise Lacking(f"the dump's kallsyms is not read: {missing} ({error})") from error
     prog.register_symbol_finder("kallsyms", _Symbols(index).find, enable_index=0)
 

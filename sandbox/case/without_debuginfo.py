@@ -68,7 +68,7 @@ def _may_do_without(vmcore: Vmcore, options: OpenOptions) -> bool:
         not options.needs_debuginfo()
         and options.debuginfo is None
         and len(vmcore.files) < 2
-        and vmcore.arch == "x86_64"  # of others no dump was tried
+        and vmcore.arch in {"x86_64", "aarch64"}  # of others no dump was tried
     )
 
 

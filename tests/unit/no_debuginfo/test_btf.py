@@ -124,3 +124,41 @@ def test_damaged_btf_gives_an_answer_or_an_error_soon(data) -> None:
         except btf.BtfError:
             continue
     assert time.process_time() - began < 2
+
+
+def test_types_that_have_no_end_are_refused() -> None:
+    made = Writer()
+    made.struct("itself", 8, ("inner", 1, 0, 0))
+    made.struct("first", 8, ("inner", 3, 0, 0))
+    made.add(8, "other_t", 4)  # typedef of the next
+    made.struct("second", 8, ("inner", 2, 0, 0))
+    made.struct("outside", 8, ("inner", 4, 32, 0))
+    made.add(8, "loop_a", 7)
+    made.add(8, "loop_b", 6)
+    made.add(3, rest=struct.pack("<III", 5, 5, 1 << 30))
+    made.struct("huge", 0xFFFFFFFF, ("inner", 5, 0, 0))
+    read = btf.Btf(made.bytes())
+    for number, why in ((1, "contains itself"), (2, "contains itself"), (4, "contains itself"), (5, "ends behind")):
+        with pytest.raises(btf.BtfError, match=why):
+            read.members(number)
+    with pytest.raises(btf.BtfError, match="without end"):
+        read.size(6)
+    with pytest.raises(btf.BtfError, match="elements"):
+        read.array(8)
+    with pytest.raises(btf.BtfError, match="bytes"):
+        read.members(9)
+
+
+def test_a_megabyte_of_one_name_is_looked_through_soon() -> None:
+    made = Writer()
+    # Each word of each record is the offset of the name, so that it seems to be used everywhere.
+    name = made.string("x")
+    assert name == 1
+    made.types = struct.pack("<III", 1, 4 << 24, 1)
+    made.types += struct.pack("<6I", 1, (4 << 24) + 1, 1, 1, 1, 1) * (1 << 15) + struct.pack("<III", 1, 7 << 24, 1)
+    read = btf.Btf(made.bytes())
+    began = time.process_time()
+    assert read.find((btf.TYPEDEF, btf.ENUM64), "x") is None
+    assert read.find_enumerator("x") is None
+    assert read.find_nameless(["x"]) is None
+    assert time.process_time() - began < 2

@@ -106,3 +106,21 @@ def test_damaged_kallsyms_gives_an_answer_or_an_error_soon(data) -> None:
     with contextlib.suppress(kallsyms.KallsymsError):
         kallsyms.find(memory[: data.draw(st.integers(len(memory) // 2, len(memory)))], BASE)
     assert time.process_time() - began < 2
+
+
+def test_names_without_measure_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = symbols()
+    monkeypatch.setattr(kallsyms, "_MOST_BYTES", sum(len(name) + 2 for _address, _letter, name in names))
+    made = image(names)
+    assert kallsyms.find(made, BASE) == names
+    monkeypatch.setattr(kallsyms, "_MOST_BYTES", 1000)
+    with pytest.raises(kallsyms.KallsymsError):
+        kallsyms.find(made, BASE)
+
+
+def test_names_that_run_over_the_end_of_the_memory_are_refused() -> None:
+    made = image(symbols())
+    first = made.index(b"\x80fixed_percpu_data") - 1
+    made[first : first + 600] = b"\xff" * 600
+    with pytest.raises(kallsyms.KallsymsError):
+        kallsyms.find(made, BASE)
