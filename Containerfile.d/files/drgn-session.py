@@ -48,8 +48,8 @@ names = {"prog": prog, "drgn": drgn}  # noqa: F821
 def check(partial):
     """Ends drgn where it lacks what most of its commands need, so that another way to read the dump is tried.
 
-    With `partial`: returns the kernel's list of tasks where its table of them cannot be read. Without debuginfo there is
-    no further way: then it says what is lacking, and goes on.
+    With `partial`: returns the kernel's list of tasks where its table of them cannot be read. Without debuginfo there
+    is no further way: then it says what is lacking, and goes on.
     """
     try:
         prog.crashed_thread().object.comm.string_()  # noqa: F821
