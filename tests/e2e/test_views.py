@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -88,6 +89,13 @@ def test_a_dump_on_a_web_server(podman_rootless: EngineUnderTest, dumps) -> None
         assert site.sent < len(content) / 4
         remote = podman_rootless.run("run", url, "--", *QUESTIONS)
         assert remote.stdout == plain.stdout, remote.stderr
+        report = podman_rootless.run("report", "--json", url)
+        made = json.loads(report.stdout)
+        assert (made["problem"], made["identity"]["dump"]) == (None, f"{site.url}/vmcore?X-Signature=***"), (
+            report.stderr
+        )
+        assert made["backtrace"]["frames"]
+        assert b"SECRET" not in report.stdout + report.stderr
         # As `vmbox run` without a network has to: lo is all that the case has.
         seen = podman_rootless.run("run", url, "--", "!ls /sys/class/net")
         assert seen.stdout.split() == [b"lo"]
