@@ -40,14 +40,13 @@ class Pages:
     """The kept pages of one version of a dump. Another process may put pages, and overwrite old ones, at any time."""
 
     def __init__(self, place: Path, version: bytes, limit: int) -> None:
-        """`version` is 16 bytes that name it; pages of another one in `place` are thrown away. `limit` is in bytes."""
+        """`version` is 16 bytes that name it; pages of another one in `place`, or too many, are thrown away."""
         self._place = place
         self._version = version
         self._slots = max(1, limit // PAGE)
         self._seen = 0
         self._slot_of: dict[int, int] = {}
         self._page_in: dict[int, int] = {}
-        self._first = -(-(_HEAD.size + self._slots * _ENTRY.size) // _ALIGNED) * _ALIGNED
         self._file = self._open()
         # What is not used for long is removed.
         os.utime(self._file)
@@ -55,12 +54,16 @@ class Pages:
             head = self._head()
             if head is None:
                 self._begin()
-        if head is not None and head[1:3] != (version, self._slots):
+        if head is not None and head[1] == version and 0 < head[2] <= self._slots:
+            # The server of a view may have another limit than the command that started it.
+            self._slots = head[2]
+        elif head is not None:
             # Not truncated: another process may read what is there.
             discard(place)
             self.close()
             self._file = self._open()
             self._begin()
+        self._first = -(-(_HEAD.size + self._slots * _ENTRY.size) // _ALIGNED) * _ALIGNED
 
     def _open(self) -> int:
         return os.open(self._place / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -141,6 +141,11 @@ def test_pages_that_were_fetched_first_go_first(site: Archive, monkeypatch: pyte
             source._recent.clear()
         assert [source._pages.get(page) is not None for page in (0, 8, 16, 24, 4)] == [True, False, True, False, True]
         assert (source.path.parent / "pages").stat().st_size <= 4096 + 3 * remote_pages.PAGE
+        # A process with a larger limit goes on with them, one with a smaller limit begins again.
+        for limit, there in ((5, True), (3, True), (2, False)):
+            monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(limit * remote_pages.PAGE))
+            with remote_source.RemoteSource(source.path) as other:
+                assert (other._pages.get(0) is not None) == there
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount that containers see needs root, or their namespace")
