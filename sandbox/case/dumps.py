@@ -10,33 +10,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sandbox.case import remote_dump
-from sandbox.case.remote_source import RemoteSource
-from sandbox.case.remote_split import RemoteNeighbours
-from sandbox.dump import (
-    identify as identify_file,
-    identify_inside,
-    index_pieces,
-    piece_index,
-    read_log as read_log_of_file,
-)
-from sandbox.dump.flattened import MAGIC
-from sandbox.dump.identify import identify_source
-from sandbox.dump.kernel_log import read_source as log_of_source
-from sandbox.dump.view import View, open_view
-from sandbox.errors import DumpDamaged, DumpUnreadable
+from sandbox.case.places import DESCRIBED
+from sandbox.dump import identify as identify_file, identify_inside, index_pieces, read_log as read_log_of_file
 from sandbox.host import paths
-from sandbox.judge import log
-from sandbox.judge.log import Witness
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
+
+if TYPE_CHECKING:
+    # Most dumps are files of this host: what reads others is not loaded for them.
+    from sandbox.case.remote_source import RemoteSource
+    from sandbox.dump.view import View
+    from sandbox.judge.log import Witness
+
+
+def _here(dump: Path, reporter: Reporter) -> tuple[Path, bool]:
+    """The file of a dump, or what stands for one on a server, and whether it is that."""
+    if ":/" not in str(dump) and dump.parent.suffix != DESCRIBED:
+        return dump, False
+    from sandbox.case import remote_dump
+
+    here = remote_dump.local(dump, reporter)
+    return here, remote_dump.is_description(here)
 
 
 def identify(dump: Path, reporter: Reporter = QUIET) -> Vmcore:
     """The facts about a dump that are found without unpacking it. Raises as `sandbox.dump.identify`."""
-    here = remote_dump.local(dump, reporter)
-    return _identify_remote(here, reporter, whole=False) if remote_dump.is_description(here) else identify_file(here)
+    here, remote = _here(dump, reporter)
+    return _identify_remote(here, reporter, whole=False) if remote else identify_file(here)
 
 
 def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: bool) -> Vmcore:
@@ -44,8 +46,8 @@ def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: boo
 
     One that has to be unpacked for it is, into the cache, with `unpacking` only. Raises what `unpack` raises.
     """
-    here = remote_dump.local(dump, reporter)
-    if remote_dump.is_description(here):
+    here, remote = _here(dump, reporter)
+    if remote:
         return _identify_remote(here, reporter, whole=unpacking)
     kept = paths.unpacked_dir()
     index_pieces(here, kept, reporter)
@@ -59,8 +61,11 @@ def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: boo
 
 def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:
     """Lines of the kernel's log, as `sandbox.dump.read_log` has them. What has to be unpacked is, into the cache."""
-    here = remote_dump.local(dump, reporter)
-    if remote_dump.is_description(here):
+    here, remote = _here(dump, reporter)
+    if remote:
+        from sandbox.case.remote_split import RemoteNeighbours
+        from sandbox.dump.kernel_log import read_source as log_of_source
+
         with _view(here, reporter) as (_, view):
             yield from log_of_source(view, here, RemoteNeighbours(here, reporter))
     else:
@@ -69,14 +74,22 @@ def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:
 
 def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None = None) -> Witness:
     """The log of a dump, and whether it is to be believed. See `sandbox.judge.log.witness`."""
-    here = remote_dump.local(dump)
-    if remote_dump.is_description(here):
+    from sandbox.judge import log
+    from sandbox.judge.log import Witness
+
+    here, remote = _here(dump, QUIET)
+    if remote:
         return Witness(lines=[line.decode(errors="backslashreplace") for line in read_log(here)])
     return log.witness(here, vmcore, unpacked=unpacked)
 
 
 @contextmanager
 def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, View]]:
+    from sandbox.case import remote_dump
+    from sandbox.case.remote_source import RemoteSource
+    from sandbox.dump.view import open_view
+    from sandbox.errors import DumpUnreadable
+
     with RemoteSource(here, reporter) as source:
         view = open_view(source, paths.unpacked_dir(), reporter)
         if view is None:
@@ -89,6 +102,14 @@ def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, View]]
 
 def _identify_remote(here: Path, reporter: Reporter, *, whole: bool) -> Vmcore:
     """`whole`: all of a flattened or gzip file is fetched, once, to index it; else only its beginning is read."""
+    from sandbox.case.remote_source import RemoteSource
+    from sandbox.case.remote_split import RemoteNeighbours
+    from sandbox.dump import piece_index
+    from sandbox.dump.flattened import MAGIC
+    from sandbox.dump.identify import identify_source
+    from sandbox.dump.view import open_view
+    from sandbox.errors import DumpDamaged
+
     beside = RemoteNeighbours(here, reporter)
     if whole:
         with _view(here, reporter) as (source, view):
@@ -107,4 +128,6 @@ def _identify_remote(here: Path, reporter: Reporter, *, whole: bool) -> Vmcore:
 
 def _with_layers(vmcore: Vmcore, source: RemoteSource) -> Vmcore:
     """What its view does not show of the file itself."""
+    from sandbox.dump.flattened import MAGIC
+
     return replace(vmcore, size=source.size, flattened=source.read_at(0, len(MAGIC)) == MAGIC)

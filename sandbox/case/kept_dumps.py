@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case import remote_dump, remote_pages, store
+from sandbox.case.places import DESCRIBED
 from sandbox.dump import piece_index
 from sandbox.host import paths
 from sandbox.log import Log
@@ -50,7 +51,7 @@ def prune(days: float = _DAYS) -> list[Path]:
 
 def _last_use(place: Path) -> float | None:
     """When an index, or a description and its pages, was last used; None where there is none of them."""
-    remote = place.suffix == remote_dump.SUFFIX
+    remote = place.suffix == DESCRIBED
     times = []
     with suppress(OSError), os.scandir(place) as listing:
         times = [

@@ -270,7 +270,7 @@ def _close_engine(connecting: Future[Engine]) -> None:
 @contextmanager
 def _serving(vmcore: Vmcore, engine: Engine, reporter: Reporter) -> Iterator[Server | None]:
     """Yields the server of a dump that is not plain; None where a copy has to be made, or is there."""
-    from sandbox.case import views
+    from sandbox.case import remote_dump, views
     from sandbox.dump.unpacking import unpacked_path
 
     server = None
@@ -278,7 +278,7 @@ def _serving(vmcore: Vmcore, engine: Engine, reporter: Reporter) -> Iterator[Ser
         try:
             server = views.serve(vmcore, engine.info(), reporter)
         except views.NotServed as reason:
-            doing = "cannot be" if vmcore.path.parent.suffix == ".remote" else "is copied, because its bytes cannot be"
+            doing = "cannot be" if remote_dump.is_description(vmcore.path) else "is copied, because its bytes cannot be"
             reporter.notice(f"{vmcore.path.name} {doing} served: {reason}; {reason.hint}")
     try:
         yield server

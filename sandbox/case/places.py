@@ -1,4 +1,4 @@
-"""Places in a case container, and those of a view beside it."""
+"""Places in a case container, and on the host those of views and of dumps on servers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ VMLINUX: Final = "/case/debuginfo/vmlinux"
 
 SESSION: Final = "/usr/libexec/vmbox/session"
 RELAY: Final = "/usr/libexec/vmbox/relay"
+
+DESCRIBED: Final = ".remote"
+"""On the host: suffix of the directory of what stands for a dump on a server (`sandbox.case.remote_dump`)."""
 
 VIEW_LOCK: Final = "lock"
 """On the host, in the directory of a view: held by the process that serves it."""

@@ -20,16 +20,13 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from sandbox.case import remote_copy, remote_pages, remote_schemes
+from sandbox.case.places import DESCRIBED
 from sandbox.errors import DumpUnreadable, UsageError
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
 from sandbox.log import without_secrets
 from sandbox.model import DUMP_SCHEMES
 from sandbox.progress import QUIET, Reporter
-
-SUFFIX: Final = ".remote"
-"""Of the directory of a description."""
-
 
 _SIGNATURE: Final = re.compile(
     r"(?i)x-(?:amz|goog|ms|oss|cos)-.*|sig(?:nature)?|expires|s[eprtv]|spr|sk(?:oid|tid|[tesv])|key-pair-id|policy"
@@ -40,7 +37,7 @@ _SIGNATURE: Final = re.compile(
 _LATELY: Final = 60.0
 """Seconds."""
 
-_FILE: Final = "file:"
+_FILE: Final = "file:/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +98,7 @@ def known(dump: Path) -> Path:
     if not str(dump).startswith(DUMP_SCHEMES):
         return dump
     copy = _place(_url(dump), remote_copy.SUFFIX)
-    return copy if copy.exists() else _place(_url(dump), SUFFIX)
+    return copy if copy.exists() else _place(_url(dump), DESCRIBED)
 
 
 def without_signature(path: Path) -> str:
@@ -138,10 +135,7 @@ def _place(url: str, suffix: str) -> Path:
 
 def _file(dump: Path) -> Path:
     """file:///PATH, which `Path` writes with one slash; file://localhost/PATH is the same."""
-    path = unquote(str(dump).removeprefix(_FILE).removeprefix("/localhost"))
-    if not path.startswith("/"):
-        raise UsageError(f"{dump} has no absolute path", hint="file:///PATH")
-    return Path(path)
+    return Path("/") / unquote(str(dump).removeprefix(_FILE).removeprefix("localhost/"))
 
 
 def _url(dump: Path) -> str:
@@ -169,7 +163,7 @@ def forget(path: Path) -> bool:
 
 def is_description(path: Path) -> bool:
     """Whether the path stands for a dump on a server."""
-    return _is_kept(path, SUFFIX)
+    return _is_kept(path, DESCRIBED)
 
 
 def is_copy(path: Path) -> bool:

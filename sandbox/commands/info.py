@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from sandbox import render
+from sandbox.case.places import DESCRIBED
 from sandbox.dump.release import classify, of_release
 from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.host import config, paths
@@ -201,7 +202,7 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
 
 
 def _name(path: Path) -> str:
-    if path.parent.suffix != ".remote":
+    if path.parent.suffix != DESCRIBED:
         return str(path)
     from sandbox.case import remote_dump
 
