@@ -70,7 +70,7 @@ class Row:
     panic: str | None = None
     signature: str | None = None
     disagreement: str | None = None
-    """Where the debugger's stack is another than the kernel printed."""
+    """Where the debugger's stack, or else its date, uptime or number of tasks, is not the kernel's."""
     title: str | None = None
     task: str | None = None
     report: str | None = None

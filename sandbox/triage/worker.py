@@ -113,11 +113,17 @@ def _row(entry: DumpEntry, report: Report) -> Row:
         cause=report.panic.cause,
         panic=report.panic.message,
         signature=report.signature.id,
-        disagreement=next((one.line for one in report.verdicts if one.subject == "stack" and not one.agrees), None),
+        disagreement=_disagreement(report),
         title=report.signature.title,
         task=report.backtrace.command if report.backtrace else None,
         report=f"reports/{entry.key}.html",
     )
+
+
+def _disagreement(report: Report) -> str | None:
+    """What the kernel itself contradicts: a stack first, else DATE, UPTIME or TASKS, which are named."""
+    found = sorted((one for one in report.verdicts if not one.agrees), key=lambda one: one.subject != "stack")
+    return next((one.line if one.subject == "stack" else f"{one.subject}: {one.line}" for one in found), None)
 
 
 def init_worker(settings: Sequence[str], log_level: str | None = None) -> None:

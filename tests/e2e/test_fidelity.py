@@ -257,7 +257,10 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
     assert done.returncode == 1, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["command"] for answer in answers] == COMMANDS
-    judged = [verdict["agrees"] for answer in answers for verdict in answer.get("verdicts", [])]
+    # crash 7.2.9 and 8.0.6 take HZ for 1000 where it is 250, so that their UPTIME is false.
+    verdicts = [verdict for answer in answers for verdict in answer.get("verdicts", [])]
+    assert {one["subject"] for one in verdicts} == {"stack", "date", "uptime", "tasks"}
+    judged = [one["agrees"] for one in verdicts if one["subject"] != "uptime"]
     assert judged == [True] * len(judged)
     assert len(judged) > 5
     # A processor that was stopped at the first instruction of an exception has a stack that crash does not follow.

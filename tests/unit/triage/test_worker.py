@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from sandbox.case.options import OpenOptions
 from sandbox.dump import identify, unpack
 from sandbox.host import config
+from sandbox.judge.verdict import Verdict
+from sandbox.report.build import read
 from sandbox.triage import worker
 from sandbox.triage.model import ReportJob, entry
 
@@ -74,3 +77,20 @@ def test_the_unpacked_copy_is_removed_after_the_report(tmp_path: Path, monkeypat
     copy = unpack(identify(packed), into)
     worker.run_job(job)
     assert copy.exists()
+
+
+@pytest.mark.parametrize(
+    ("false", "said"),
+    [
+        ((), None),
+        (("uptime",), "uptime: DISAGREES WITH: the kernel (why)"),
+        (("uptime", "stack"), "DISAGREES WITH: the kernel (why)"),
+    ],
+)
+def test_what_the_kernel_contradicts_is_in_the_table(false: tuple[str, ...], said: str | None) -> None:
+    def verdict(subject: str) -> Verdict:
+        return Verdict(subject=subject, agrees=subject not in false, by="crash", against="the kernel", words="why")
+
+    report = read(identify(DUMP), None)
+    judged = replace(report, verdicts=tuple(map(verdict, ("date", "uptime", "stack"))))
+    assert worker._row(entry(DUMP), judged).disagreement == said
