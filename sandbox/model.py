@@ -194,6 +194,8 @@ class Vmcore:
     dump_level: int | None = None
     """makedumpfile -d, the pages that are left out: 1 zero, 2 cache, 4 private cache, 8 user, 16 free; 0 none."""
     compression: PageCompression | None = None
+    excerpt: str | None = None
+    """For a file that `vmbox excerpt` has made: of which dump, when, by which questions."""
     complete: bool | None = None
     incomplete_reason: str | None = None
     cause: PanicCause | None = None

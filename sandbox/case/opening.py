@@ -195,21 +195,21 @@ def open_dump(
         prune()
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
-        if is_plain(vmcore) and not remote_dump.is_description(vmcore.path):
+        if is_plain(vmcore) and not remote_dump.is_description(vmcore.path) and options.record is None:
             ready = provision_or_without(vmcore, selection, options, engine, reporter)
             _replace(replaces, ready, options, reporter)
             return _case(vmcore, ready, options, engine, reporter)
-        with _serving(vmcore, engine, reporter) as server:
+        with _serving(vmcore, engine, reporter, record=options.record) as server:
             seen = None if server is None else replace(vmcore, files=server.files)
             if seen is None:
-                vmcore = _copied(vmcore, reporter)
+                vmcore = _copied(vmcore, options, reporter)
             ready = provision_or_without(seen or vmcore, selection, options, engine, reporter)
             _replace(replaces, ready, options, reporter)
             if server is not None and seen is not None:
                 case = _served_case(seen, ready, options, engine, reporter, server=server)
                 if case is not None:
                     return case
-                vmcore = _copied(vmcore, reporter)
+                vmcore = _copied(vmcore, options, reporter)
             return _case(vmcore, ready, options, engine, reporter)
 
 
@@ -223,11 +223,16 @@ def _replace(
         close(case, awaits=isinstance(ready, WithoutDebuginfo) and ready.awaited)
 
 
-def _copied(vmcore: Vmcore, reporter: Reporter) -> Vmcore:
+def _copied(vmcore: Vmcore, options: OpenOptions, reporter: Reporter) -> Vmcore:
     """The dump as a plain file of this host."""
     from sandbox.case import remote_dump
     from sandbox.dump import unpack
 
+    if options.record is not None:
+        raise DumpUnreadable(
+            f"which pages of {vmcore.path.name} are read cannot be seen: it is not served to the case",
+            hint="unpack it, if it is an archive; vmbox doctor checks what a view needs",
+        )
     if remote_dump.is_description(vmcore.path):
         name = remote_dump.name(vmcore.path)
         raise DumpUnreadable(f"{name} cannot be served to a case here", hint="download it, and open the file")
@@ -268,15 +273,17 @@ def _close_engine(connecting: Future[Engine]) -> None:
 
 
 @contextmanager
-def _serving(vmcore: Vmcore, engine: Engine, reporter: Reporter) -> Iterator[Server | None]:
+def _serving(
+    vmcore: Vmcore, engine: Engine, reporter: Reporter, *, record: Path | None = None
+) -> Iterator[Server | None]:
     """Yields the server of a dump that is not plain; None where a copy has to be made, or is there."""
     from sandbox.case import remote_dump, views
     from sandbox.dump.unpacking import unpacked_path
 
     server = None
-    if vmcore.path.is_dir() or not unpacked_path(vmcore.path, paths.unpacked_dir()).is_file():
+    if record or vmcore.path.is_dir() or not unpacked_path(vmcore.path, paths.unpacked_dir()).is_file():
         try:
-            server = views.serve(vmcore, engine.info(), reporter)
+            server = views.serve(vmcore, engine.info(), reporter, record=record)
         except views.NotServed as reason:
             doing = "cannot be" if remote_dump.is_description(vmcore.path) else "is copied, because its bytes cannot be"
             reporter.notice(f"{vmcore.path.name} {doing} served: {reason}; {reason.hint}")

@@ -32,6 +32,8 @@ class OpenOptions:
     once: bool = False
     """A case of its own, which no other process finds. The session, or `case_for_tool`, that it is opened for
     closes it."""
+    record: Path | None = None
+    """The file that gets the pages which are read: see `sandbox.case.page_record`. With `once`."""
     debugger: str | None = None
     """The name of the debugger that is to answer. None: crash where it knows the kernel and comes up, else drgn."""
     native: bool = False

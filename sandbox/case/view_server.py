@@ -34,6 +34,7 @@ from sandbox.errors import VmboxError
 
 if TYPE_CHECKING:
     from sandbox.case.remote_source import RemoteSource
+    from sandbox.dump.kdump_writer import PageView
 
 READY: Final = b"ready\n"
 
@@ -98,7 +99,13 @@ def main() -> None:
         with ExitStack() as stack:
             kept = Path(request["kept"])
             views = [_open(one, kept, stack) for one in request["dumps"]]
-            _serve(dict(zip(names(len(views)), views, strict=True)), place / MOUNT, telling)
+            if request["record"] is None:
+                _serve(dict(zip(names(len(views)), views, strict=True)), place / MOUNT, telling)
+            else:
+                from sandbox.case import page_record
+
+                pages = page_record.recorded(views, request["vmcore"], Path(request["record"]))
+                _serve({_NAME: pages}, place / MOUNT, telling, exact=True)
     except VmboxError as error:
         sys.exit(error.message)
 
@@ -115,7 +122,8 @@ def _open(wanted: Mapping[str, Any], kept: Path, stack: ExitStack) -> View:
     return view
 
 
-def _serve(views: Mapping[str, View], mount: Path, telling: int) -> None:
+def _serve(views: Mapping[str, View | PageView], mount: Path, telling: int, *, exact: bool = False) -> None:
+    """`exact`: the kernel reads nothing ahead."""
     try:
         import mfusepy
     except (ImportError, OSError, AttributeError) as error:
@@ -124,8 +132,10 @@ def _serve(views: Mapping[str, View], mount: Path, telling: int) -> None:
     class Files(mfusepy.Operations):  # type: ignore[misc]
         use_ns = True
 
-        def init(self, path: str) -> None:
-            del path
+        def init_with_config(self, connection: Any, config: Any) -> None:
+            del config
+            if exact and connection is not None:
+                connection.max_readahead = 0
             threading.Thread(target=_end_with_the_case, args=(mount,), daemon=True).start()
             os.write(telling, READY)
             os.close(telling)

@@ -33,6 +33,7 @@ from sandbox.host.locks import is_locked
 from sandbox.log import Log
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
+from sandbox.render import plain
 
 _STARTUP: Final = 30.0
 _END: Final = 5.0
@@ -85,10 +86,13 @@ class Server:
             end(self.place)
 
 
-def serve(vmcore: Vmcore, engine: EngineInfo, reporter: Reporter = QUIET) -> Server | None:
+def serve(
+    vmcore: Vmcore, engine: EngineInfo, reporter: Reporter = QUIET, *, record: Path | None = None
+) -> Server | None:
     """Start serving the view of a dump to the containers of `engine`; None if the dump has no view.
 
-    Raises `NotServed` with the reason where this host, or this engine, does not allow it, and `DumpUnreadable`.
+    In the file `record` the pages that are read are written down, see `sandbox.case.page_record`. Raises `NotServed`
+    with the reason where this host, or this engine, does not allow it, and `DumpUnreadable`.
     """
     kept = paths.unpacked_dir()
     prefix = _into_namespace(engine)
@@ -112,10 +116,12 @@ def serve(vmcore: Vmcore, engine: EngineInfo, reporter: Reporter = QUIET) -> Ser
         "place": str(place),
         "kept": str(kept),
         "dumps": dumps,
+        "record": None if record is None else str(record),
+        "vmcore": None if record is None else plain(vmcore),
     }
     began = time.monotonic()
     argv = [*prefix, sys.executable, "-P", "-m", "sandbox.case.view_server"]
-    server = _start(argv, place, json.dumps(request), len(dumps))
+    server = _start(argv, place, json.dumps(request), len(dumps) if record is None else 1)
     _log.info("view of %s at %s after %.3f s", vmcore.path, place, time.monotonic() - began)
     return server
 

@@ -179,6 +179,8 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     if vmcore.taint:
         yield "TAINT", "; ".join(vmcore.taint)
     yield "SIZE", render.size(vmcore.size)
+    if vmcore.excerpt is not None:
+        yield "EXCERPT", vmcore.excerpt
     if vmcore.dump_level is not None:
         yield "DUMP LEVEL", str(vmcore.dump_level)
     yield "COMPRESSION", vmcore.compression or ""

@@ -76,6 +76,7 @@ def apply_header(builder: VmcoreBuilder, header: Header, info: Mapping[str, str]
     builder.propose(found, crash_time=_utc(vmcoreinfo.decimal(info, "CRASHTIME")))
     builder.propose("header", crash_time=_utc(header.timestamp))
     builder.propose("header", dump_level=header.dump_level, compression=header.compression, panic=header.panic)
+    builder.propose("notes", excerpt=header.excerpt)
 
 
 def apply_findings(builder: VmcoreBuilder, found: panic.LogFindings, origin: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from sandbox.dump.header import Header, Memory
+from sandbox.dump.kdump_writer import Beginning
 from sandbox.model import Vmcore
 
 if TYPE_CHECKING:
@@ -68,3 +69,6 @@ class DumpFile(Protocol):
 
         Nothing if it has them, or if the format has no place for them.
         """
+
+    def as_kdump(self, vmcore: Vmcore, /) -> Beginning | None:
+        """What a kdump-compressed file of the same pages begins with; None where that form has no place for it."""

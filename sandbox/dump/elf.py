@@ -9,12 +9,15 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from sandbox.dump import kdump
 from sandbox.dump.completeness import cut_off
 from sandbox.dump.header import Header, PageMissingError
+from sandbox.dump.kdump_writer import Beginning, bitmap_of, vmcoreinfo_note
+from sandbox.dump.vmcoreinfo import number
 from sandbox.errors import DumpDamaged, NotADump, pasteable
 from sandbox.formats import elf, notes
 from sandbox.formats.elf import Segment
-from sandbox.formats.streams import Source
+from sandbox.formats.streams import BytesSource, Source
 from sandbox.model import DumpFormat, PageCompression, Vmcore
 
 if TYPE_CHECKING:
@@ -50,6 +53,9 @@ _MACHINES: Final = {
 }
 
 _X86_64_KERNEL: Final = 0xFFFFFFFF80000000
+_PAGE: Final = 4096
+_HIGHEST: Final = 8 << 40
+"""Physical addresses up to which bitmaps are made: those of 8 TiB have 512 MB."""
 
 
 class ElfFile:
@@ -59,8 +65,17 @@ class ElfFile:
     stores_text_as_is = True
     slow_to_measure = False
 
-    def __init__(self, source: Source, header: Header, segments: Sequence[Segment], need: int) -> None:
+    def __init__(
+        self,
+        source: Source,
+        header: Header,
+        segments: Sequence[Segment],
+        need: int,
+        note_sections: Sequence[tuple[int, int]],
+    ) -> None:
         self.header = header
+        self._segments = segments
+        self._note_sections = note_sections
         self._source = source
         self._need = need
         """Size the file must have to hold all segments and notes."""
@@ -80,6 +95,43 @@ class ElfFile:
 
     def additions(self, _vmcore: Vmcore, _end: int, /) -> Iterator[tuple[int, bytes]]:
         return iter(())
+
+    def as_kdump(self, vmcore: Vmcore, /) -> Beginning | None:
+        header, page = self.header, vmcore.page_size or _PAGE
+        release, version = vmcore.release, vmcore.utsname_version
+        if header.arch != "x86_64" or not release or not version:
+            return None
+        end = max((one.paddr + max(one.filesz, one.memsz) for one in self._segments), default=0)
+        if not 0 < end <= _HIGHEST:
+            return None
+        frames = -(-end // page)
+        blocks = -(-frames // (8 * page))
+        text = header.vmcoreinfo or "".join(f"{key}={value}\n" for key, value in vmcore.vmcoreinfo.items()).encode()
+        notes_here = b"".join(self._source.read_at(offset, size) for offset, size in self._note_sections)
+        base = number(vmcore.vmcoreinfo, "phys_base")
+        size = blocks * page
+        # A page of which an end belongs to no segment is left out: it is none of the kernel's.
+        ram = bitmap_of(((-(-one.paddr // page), (one.paddr + one.memsz) // page) for one in self._segments), size)
+        here = bitmap_of(((-(-one.paddr // page), (one.paddr + one.filesz) // page) for one in self._segments), size)
+        return Beginning(
+            order=header.order,
+            block_size=page,
+            max_mapnr=frames,
+            head=kdump.head_of(
+                release=release,
+                version=version,
+                machine=header.arch,
+                order=header.order,
+                cpus=header.nr_cpus or 1,
+                seconds=0 if vmcore.crash_time is None else int(vmcore.crash_time.timestamp()),
+            ),
+            phys_base=header.phys_base or 0 if base is None else base,
+            dump_level=header.dump_level or 0,
+            notes=vmcoreinfo_note(notes_here, text, header.order),
+            vmcoreinfo=text,
+            bitmaps=BytesSource(bytes(ram + here)),
+            bitmap_blocks=2 * blocks,
+        )
 
 
 class ElfMemory:
@@ -148,7 +200,7 @@ def parse(source: Source, name: str) -> ElfFile:
     loads.sort(key=lambda one: one.paddr)
     if header.arch in {"armv7l", "armv7b"} and loads:
         header.phys_base = loads[0].paddr
-    return ElfFile(source, header, loads, need)
+    return ElfFile(source, header, loads, need, sections)
 
 
 def _read_notes(source: Source, header: Header, sections: list[tuple[int, int]], name: str) -> None:

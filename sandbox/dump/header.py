@@ -41,6 +41,8 @@ class Header:
     vmcoreinfo: bytes = b""
     phys_base: int | None = None
     panic: str | None = None
+    excerpt: str | None = None
+    """What `vmbox excerpt` says of it in the file that it made."""
     flag: str | None = None
     """Why the writer itself called the dump incomplete."""
 

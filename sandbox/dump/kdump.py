@@ -32,6 +32,11 @@ DESCRIPTOR_SIZE: Final = 24
 _NOTES_LIMIT: Final = 16 << 20
 _MOST_CPUS: Final = 1 << 16
 
+EXCERPT_NAME: Final = b"VMBOX"
+EXCERPT_TYPE: Final = 0x564D4258
+"""Name and type of the note in a file that `vmbox excerpt` has made. No debugger knows it."""
+_LONGEST_EXCERPT_NOTE: Final = 4096
+
 _WORD_64: Final = 64
 _VERSION: Final = 8
 _SINCE_NOTES: Final = 4
@@ -86,9 +91,13 @@ class Layout:
 
     @property
     def _two_bitmaps(self) -> bool:
-        # crash's dump_is_partial(): two halves when there is room for two.
-        per_block = 8 * self.block_size
-        return self.bitmap_blocks >= 2 * ((self.max_mapnr + per_block - 1) // per_block)
+        return has_two_bitmaps(self.bitmap_blocks, self.block_size, self.max_mapnr)
+
+
+def has_two_bitmaps(blocks: int, block_size: int, max_mapnr: int) -> bool:
+    """Whether the bitmaps are two halves: crash's dump_is_partial() says so when there is room for two."""
+    per_block = 8 * block_size
+    return blocks >= 2 * ((max_mapnr + per_block - 1) // per_block)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +267,7 @@ def _read_sub_header(source: Source, header: Header, layout: Layout, version: in
 
 def _read_notes(source: Source, header: Header, layout: Layout, extent: tuple[int, int]) -> None:
     """Fill in from the notes what the header left open."""
+    header.excerpt = _excerpt(source, layout, extent[0])
     if header.vmcoreinfo and header.nr_cpus is not None:
         return
     where, size = extent
@@ -272,6 +282,21 @@ def _read_notes(source: Source, header: Header, layout: Layout, extent: tuple[in
             header.vmcoreinfo = note.desc[: 1 << 16]
     if header.nr_cpus is None and cpus:
         header.nr_cpus = cpus
+
+
+def _excerpt(source: Source, layout: Layout, where: int) -> str | None:
+    """What is said in the note of an excerpt, which is the first one."""
+    if not layout.block_size < where < layout.bitmap_offset:
+        return None
+    first = next(notes.iterate(source.read_at(where, _LONGEST_EXCERPT_NOTE), layout.order), None)
+    if first is None or (first.name, first.type) != (EXCERPT_NAME.decode(), EXCERPT_TYPE):
+        return None
+    return " ".join(first.desc.decode("utf-8", "replace").split()) or None
+
+
+def excerpt_note(text: str, order: ByteOrder) -> bytes:
+    """The note that says what an excerpt is of; cut where it is too long to be read again."""
+    return note(EXCERPT_NAME, EXCERPT_TYPE, text.encode()[: _LONGEST_EXCERPT_NOTE - 64], order)
 
 
 def with_utsname(head: bytes, *, release: str, version: str, machine: str) -> bytes:
@@ -315,6 +340,32 @@ def adding_vmcoreinfo(text: bytes, source: Source, layout: Layout, end: int) -> 
     yield end, before + padded
     yield at, struct.pack(code + "QQ", end, len(before) + len(padded))
     yield layout.block_size + _SUB_64.vmcoreinfo, struct.pack(code + "QQ", end + len(before), len(text))
+
+
+def head_of(*, release: str, version: str, machine: str, order: ByteOrder, cpus: int, seconds: int) -> bytes:
+    """A struct disk_dump_header with these values."""
+    head = bytearray(
+        with_utsname(b"KDUMP   ".ljust(HEADER_SIZE, b"\0"), release=release, version=version, machine=machine)
+    )
+    struct.pack_into(_code(order) + "q", head, 408, seconds)
+    struct.pack_into(_code(order) + "i", head, 460, cpus)
+    return bytes(head)
+
+
+def note(name: bytes, kind: int, desc: bytes, order: ByteOrder) -> bytes:
+    """An ELF note."""
+    padded = [part.ljust(-(-len(part) // 4) * 4, b"\0") for part in (name + b"\0", desc)]
+    return struct.pack(_code(order) + "III", len(name) + 1, len(desc), kind) + b"".join(padded)
+
+
+def notes_of(source: Source, layout: Layout) -> bytes:
+    """All notes of a file of 64 bits; none where it has no place for them."""
+    code = _code(layout.order)
+    (version,) = struct.unpack(code + "i", source.read_at(_VERSION, 4).ljust(4, b"\0"))
+    where, size = struct.unpack(code + "QQ", source.read_at(layout.block_size + _SUB_64.note, 16).ljust(16, b"\0"))
+    if version < _SINCE_NOTES or not layout.block_size < where < layout.bitmap_offset:
+        return b""
+    return source.read_at(where, min(size, layout.bitmap_offset - where, _NOTES_LIMIT))
 
 
 def _utsname(head: bytes) -> dict[str, str]:

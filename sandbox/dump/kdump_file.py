@@ -13,9 +13,10 @@ from sandbox.dump.completeness import cut_off
 from sandbox.dump.dump_file import Part
 from sandbox.dump.header import Header, PageMissingError
 from sandbox.dump.kdump_pages import KdumpMemory, PageIndex
+from sandbox.dump.kdump_writer import Beginning, vmcoreinfo_note
 from sandbox.dump.source import DeadlineExceeded
-from sandbox.formats.streams import Source
-from sandbox.model import Vmcore
+from sandbox.formats.streams import SliceSource, Source
+from sandbox.model import DumpFormat, Vmcore
 
 if TYPE_CHECKING:
     from sandbox.dump.header_only import ScanResult
@@ -103,6 +104,25 @@ class KdumpFile:
         text = "".join(f"{key}={value}\n" for key, value in vmcore.vmcoreinfo.items()).encode()
         if text and not self.header.vmcoreinfo:
             yield from kdump.adding_vmcoreinfo(text, self.source, self.layout, end)
+
+    def as_kdump(self, _vmcore: Vmcore, /) -> Beginning | None:
+        layout, header = self.layout, self.header
+        if layout.bits != 64 or layout.kind is not DumpFormat.KDUMP:
+            return None
+        head = self.source.read_at(0, kdump.HEADER_SIZE)
+        text = header.vmcoreinfo
+        return Beginning(
+            order=layout.order,
+            block_size=layout.block_size,
+            max_mapnr=layout.max_mapnr,
+            head=head,
+            phys_base=header.phys_base or 0,
+            dump_level=header.dump_level or 0,
+            notes=vmcoreinfo_note(kdump.notes_of(self.source, layout), text, layout.order),
+            vmcoreinfo=text,
+            bitmaps=SliceSource(self.source, layout.bitmap_offset, layout.bitmap_blocks * layout.block_size),
+            bitmap_blocks=layout.bitmap_blocks,
+        )
 
     def missing(self) -> str | None:
         layout = self.layout

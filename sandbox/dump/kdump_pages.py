@@ -6,6 +6,7 @@ import struct
 import time
 import zlib
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final, assert_never
@@ -58,6 +59,22 @@ class PageIndex:
         found = at + 1 if at >= 0 and pfn == before + 1 else self.rank(pfn) - self._first
         self._last = (pfn, found)
         return found
+
+    def frame(self, position: int) -> int:
+        """The page frame that the descriptor at `position` is of. `position` is below `total`."""
+        wanted = position + self._first
+        while self._before[-1] <= wanted and (len(self._before) - 1) * _BLOCK < self._size:
+            self._count_to(len(self._before))
+        block = bisect_right(self._before, wanted) - 1
+        bits, rest = self._bits(block), wanted - self._before[block]
+        low, high = 0, _BLOCK * 8
+        while high - low > 1:
+            middle = (low + high) // 2
+            if (bits & ((1 << middle) - 1)).bit_count() <= rest:
+                low = middle
+            else:
+                high = middle
+        return block * _BLOCK * 8 + low
 
     def rank(self, pfn: int) -> int:
         """Pages below `pfn` that the dump holds."""

@@ -88,6 +88,19 @@ def pread(fd: int, offset: int, size: int) -> bytes:
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+class BytesSource:
+    """Bytes in memory."""
+
+    damage: str | None = None
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self._data[offset : offset + size] if offset >= 0 and size > 0 else b""
+
+
 class SliceSource:
     """A part of another source: a member of an archive that is stored as it is."""
 

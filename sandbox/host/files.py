@@ -40,7 +40,7 @@ def write_atomically(
         raise
 
 
-def write_output(path: Path, data: bytes | Iterable[bytes], *, durable: bool = False) -> None:
+def write_output(path: Path, data: bytes | Iterable[bytes], *, mode: int | None = None, durable: bool = False) -> None:
     """Writes `data`, in one piece or several, to what a user named: a file, a link to one, a device, a FIFO, or "-".
 
     A file that is missing, or is the user's own, gets the content in one step and keeps its mode. Everything else stays
@@ -50,7 +50,7 @@ def write_output(path: Path, data: bytes | Iterable[bytes], *, durable: bool = F
     descriptor = _opened_output(path)
     if descriptor is None:
         target = Path(os.path.realpath(path))
-        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else mode
         write_atomically(target, data, mode=mode, durable=durable)
         return
     try:

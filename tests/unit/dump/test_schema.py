@@ -42,6 +42,7 @@ PROMISED = [
     "uptime_seconds",
     "dump_level",
     "compression",
+    "excerpt",
     "complete",
     "incomplete_reason",
     "cause",

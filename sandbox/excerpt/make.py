@@ -1,0 +1,175 @@
+"""Makes an excerpt: asks the dump, and writes the pages that were read as a dump of their own."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sandbox.case import remote_dump
+from sandbox.case.dumps import identify_inside_of
+from sandbox.case.options import OpenOptions
+from sandbox.case.page_record import pages_of
+from sandbox.case.view_server import open_file
+from sandbox.dump import kdump
+from sandbox.dump.header import Memory
+from sandbox.dump.kdump_writer import Beginning, PageView, write_pages
+from sandbox.dump.view import additions, open_view
+from sandbox.errors import DumpUnreadable, SessionFailed, UsageError, unwritable
+from sandbox.excerpt import compare, page_kinds, questions
+from sandbox.excerpt.model import Excerpt, Manifest, ranges
+from sandbox.host import paths
+from sandbox.host.files import STDOUT, write_output
+from sandbox.model import Vmcore
+from sandbox.progress import QUIET, Reporter, Step
+from sandbox.render import plain
+from sandbox.version import __version__
+
+
+def make(
+    dump: Path,
+    output: Path,
+    options: OpenOptions,
+    reporter: Reporter = QUIET,
+    *,
+    commands: Sequence[str] = (),
+    exclude_user: bool = False,
+    verify: bool = False,
+    timeout: float = 60,
+) -> Excerpt:
+    """Write an excerpt of `dump` to `output`: what a report by each debugger reads, and what `commands` do.
+
+    `exclude_user` leaves out the pages of which the kernel does not say that they are its own. `verify` opens the
+    excerpt and makes the same report of it. Raises `VmboxError`; OSError where the output cannot be written.
+    """
+    _refuse_itself(dump, output)
+    reporter = _OnceEach(reporter)
+    if verify and output == STDOUT:
+        raise UsageError("--verify opens the excerpt, which standard output is not", hint="-o FILE")
+    vmcore = identify_inside_of(dump, reporter, unpacking=False)
+    dump = vmcore.path  # it was looked for in a directory, or stands for a URL
+    if vmcore.excerpt is not None:
+        reporter.notice(f"{dump.name} is an excerpt itself: {vmcore.excerpt}")
+    asked = [
+        one
+        for name in questions.debuggers(vmcore, options, reporter)
+        if (one := questions.report(dump, name, options, reporter, timeout=timeout)) is not None
+    ]
+    if not asked:
+        raise SessionFailed("no debugger opens the dump, so that nothing says which pages to take")
+    if commands:
+        asked += questions.commands(dump, commands, options, reporter, timeout=timeout)
+    frames = sorted({frame for one in asked for frame in one.frames})
+    kinds = page_kinds.kinds(dump, frames, options, reporter, timeout=10 * timeout) if exclude_user else None
+    foreign = {*page_kinds.USER, page_kinds.UNKNOWN}
+    left_out = frozenset(frame for frame, kind in (kinds or {}).items() if kind in foreign)
+    taken = [frame for frame in frames if frame not in left_out]
+    made = datetime.now(UTC).replace(microsecond=0)
+    with _open_pages(vmcore, reporter) as (beginning, memory):
+        total = PageView(beginning, memory).pages
+        manifest = Manifest(
+            excerpt_of=remote_dump.name(dump).rpartition("/")[2],
+            size=vmcore.size,
+            made=made.isoformat().replace("+00:00", "Z"),
+            vmbox_version=__version__,
+            release=vmcore.release,
+            build_id=vmcore.build_id,
+            page_size=beginning.block_size,
+            pages_in_dump=total,
+            pages=len(taken),
+            questions=tuple(one.name for one in asked),
+            user_pages_left_out=None if kinds is None else _count(kinds, page_kinds.USER),
+            unknown_pages_left_out=None if kinds is None else _count(kinds, {page_kinds.UNKNOWN}),
+            kinds=Counter(kinds[frame] for frame in taken) if kinds is not None else {},
+            ranges=tuple(ranges(asked, kinds, left_out)),
+        )
+        noted = beginning.with_note(kdump.excerpt_note(_note(manifest), beginning.order))
+        with reporter.step(f"Writing {output}", total=None):
+            size = _write(output, write_pages(noted, memory, taken, paths.unpacked_dir()))
+    unanswered = tuple(one.name for one in asked if one.failed)
+    differences = None
+    if verify:
+        differences = tuple(compare.differences(output, asked, options, reporter, timeout=timeout))
+    return Excerpt(path=str(output), bytes=size, manifest=manifest, unanswered=unanswered, differences=differences)
+
+
+@contextmanager
+def _open_pages(vmcore: Vmcore, reporter: Reporter) -> Iterator[tuple[Beginning, Memory]]:
+    """What a kdump file of the dump begins with, and the dump's memory, while it is open. Raises `DumpError`."""
+    kept = paths.unpacked_dir()
+    views = []
+    with ExitStack() as stack:
+        for path in vmcore.files if len(vmcore.files) > 1 else (vmcore.path,):
+            file = open_file(path)
+            stack.callback(file.close)
+            added = additions(file, vmcore, kept, reporter)
+            view = None if added is None else open_view(file, kept, reporter, additions=added)
+            if view is None:
+                what = remote_dump.name(vmcore.path)
+                raise DumpUnreadable(f"the pages of {what} cannot be read where they are", hint="unpack it first")
+            views.append(view)
+        yield pages_of(views, vmcore)
+
+
+class _OnceEach:
+    """A reporter of steps and notices; each case that is opened would say the same again."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._said: set[str] = set()
+
+    def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
+        return self._reporter.step(title, total=total, unit=unit)
+
+    def notice(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._reporter.notice(line)
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write a manifest as JSON. Raises `VmboxError`."""
+    _write(path, iter([json.dumps(plain(manifest), indent=1).encode() + b"\n"]))
+
+
+def _count(kinds: Mapping[int, str], wanted: AbstractSet[str]) -> int:
+    return sum(kind in wanted for kind in kinds.values())
+
+
+def _note(manifest: Manifest) -> str:
+    without = "" if manifest.user_pages_left_out is None else ", without user memory"
+    return (
+        f"of {manifest.excerpt_of} ({manifest.size} bytes), made {manifest.made} by vmbox {manifest.vmbox_version}: "
+        f"{manifest.pages} of {manifest.pages_in_dump} pages{without}, read for {'; '.join(manifest.questions)}"
+    )
+
+
+def _write(output: Path, pieces: Iterator[bytes]) -> int:
+    """Writes for the owner alone. Returns its size in bytes. Raises `VmboxError`."""
+    written = 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal written
+        for piece in pieces:
+            written += len(piece)
+            yield piece
+
+    try:
+        write_output(output, counted(), mode=0o600)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable(output, error, hint="choose another place with -o") from error
+    return written
+
+
+def _refuse_itself(dump: Path, output: Path) -> None:
+    try:
+        same = output.samefile(dump)
+    except OSError:
+        return
+    if same:
+        raise UsageError(f"{output} is the dump itself", hint="choose another place with -o")
