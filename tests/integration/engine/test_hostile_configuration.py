@@ -272,7 +272,10 @@ def test_own_service_has_a_configuration_of_its_own(rootfs: Path, tmp_path: Path
 
 @pytest.mark.engine
 def test_docker_is_told_or_refused(rootfs: Path, tmp_path: Path) -> None:
-    with _started(engines.docker, rootfs, "--default-ulimit", "core=0:0", "--default-ipc-mode", "shareable") as engine:
+    settings = ["--default-ulimit", "core=0:0", "--default-ulimit", "rtprio=9:9", "--default-ipc-mode", "shareable"]
+    settings += ["--init", "--default-shm-size", "1g", "--default-cgroupns-mode", "host"]
+    settings += ["--add-runtime", "stranger=/bin/false", "--default-runtime", "stranger"]
+    with _started(engines.docker, rootfs, *settings) as engine:
         seen = _seen(engine.engine, _spec(engine, REF))
         for check in CHECKS:
             check(seen)
