@@ -230,6 +230,7 @@ class DockerEngine:
                 # What is not named is what daemon.json says.
                 "ipc_mode": "private",
                 "cgroupns": "private" if self._cgroup_namespaces else None,
+                "init": False,
                 "runtime": None if docker_created.isolates(self._runtime) else "runc",
             }
             ulimits += [Ulimit(name=name, soft=0, hard=0) for name in created.PRIVILEGED_ULIMITS]

@@ -10,7 +10,7 @@ from sandbox.engine.created import Created
 from sandbox.engine.protocol import ContainerSpec, EngineInfo
 
 SETTINGS: Final = {
-    "mounts": "the engine's authorization plugins",
+    "mounts": "init in daemon.json, and the engine's authorization plugins",
     "devices": "the engine's devices (CDI) and its authorization plugins",
     "hooks": "default-runtime in daemon.json",
     "apparmor": "the engine's authorization plugins",
@@ -105,7 +105,11 @@ def of(inspected: Mapping[str, Any], *, seccomp: str, cgroup_namespaces: bool) -
     return Created(
         binds=binds,
         tmpfs={target: frozenset(given.split(",")) for target, given in (host.get("Tmpfs") or {}).items()},
-        strangers=tuple(sorted(others) + list(host.get("VolumesFrom") or ())),
+        strangers=(
+            *sorted(others),
+            *(host.get("VolumesFrom") or ()),
+            *(["/sbin/docker-init"] if host.get("Init") else ()),
+        ),
         devices=(
             *(one["PathOnHost"] for one in host.get("Devices") or ()),
             *(str(one.get("Driver") or one) for one in host.get("DeviceRequests") or ()),

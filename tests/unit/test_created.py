@@ -178,6 +178,7 @@ DOCKER: dict[str, tuple[Change, str]] = {
     "paths": (_host(SecurityOpt=["no-new-privileges", "systempaths=unconfined"]), "confined (systempaths)"),
     "kcore": (_host(MaskedPaths=[]), "kernel's memory"),
     "runtime": (_host(Runtime="nvidia"), "runtime nvidia"),
+    "init": (_host(Init=True), "/sbin/docker-init is mounted"),
     "rule": (_host(DeviceCgroupRules=["c *:* rwm"]), "rwm"),
     "gpu": (_host(DeviceRequests=[{"Driver": "nvidia"}]), "nvidia"),
     "priority": (_host(Ulimits=[{"Name": "rtprio", "Soft": 9, "Hard": 9}]), "rtprio"),
