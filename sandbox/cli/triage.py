@@ -162,8 +162,8 @@ def triage(
     vmbox triage /var/crash -o triage
     vmbox triage /var/crash -o triage        # continues an interrupted triage
 
-    The exit status is 1 if no debugger opened one of them whole, if one has no report, or if the debugger's stack, date,
-    uptime or number of tasks of one is not its kernel's.
+    The exit status is 1 if no debugger opened one of them whole, if one has no report, or if the stack, date, uptime or
+    number of tasks that the debugger prints of one is not its kernel's.
     """
     from sandbox.case.options import OpenOptions
     from sandbox.case.remote_dump import refuse_url
