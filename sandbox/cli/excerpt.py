@@ -68,7 +68,7 @@ def excerpt(
     vmbox excerpt vmcore -o small.vmcore --exclude-user --verify -- bt -f -- ps -t
     """
     from sandbox.case.options import OpenOptions
-    from sandbox.commands.run import from_arguments
+    from sandbox.commands.run_arguments import from_arguments
     from sandbox.excerpt.make import make, write_manifest
 
     if debugger not in {None, *DEBUGGERS}:
