@@ -50,6 +50,20 @@ _EARLY: Final = re.compile(
 )
 """The commands of `Drgn.is_early`. Only what tests/e2e/test_no_debuginfo.py has compared belongs here."""
 
+_REFUSALS: Final[Mapping[str, bytes]] = {
+    **dict.fromkeys(
+        ("bt", "files", "foreach", "net", "ps", "set", "sig", "task", "vm"),
+        b"no such process with PID |invalid task_struct: ",
+    ),
+    "sym": b"symbol not found: ",
+    "irq": b"irq: invalid IRQ number",
+    "help": b"No command named ",
+    "bpf": b"invalid BPF (?:program|map) ID: ",
+    "ipcs": b"invalid (?:address|id): ",
+}
+"""How lines begin in which a command of drgn 0.3.0 refuses what it was asked, by its name: it prints them as answers.
+"""
+
 _LONGEST_LINE: Final = 65536
 
 _KEPT: Final = 4096
@@ -57,22 +71,29 @@ _KEPT: Final = 4096
 
 
 class DrgnErrors:
-    """Watches the output of one command for the lines that `drgn-session.py` prints of errors."""
+    """Watches the output of one command for the lines that `drgn-session.py` prints of errors, and for refusals."""
 
-    def __init__(self) -> None:
+    def __init__(self, command: str) -> None:
+        words = command.split()
+        refusals = _REFUSALS.get(words[0]) if words else None
+        self._refused = None if refusals is None else re.compile(b"(?m)^(?:%b)" % refusals)
+        # Of a module that is not there it prints a table without a row.
+        self._rows = 2 if words[:2] == ["mod", "-s"] else 0
         self._tail = b""
         self._found = self._unknown = False
 
     def feed(self, piece: bytes) -> None:
         text = self._tail + piece
+        self._rows -= piece.count(b"\n")
         self._found = self._found or _ERROR.search(text) is not None
+        self._found = self._found or (self._refused is not None and self._refused.search(text) is not None)
         self._unknown = self._unknown or _UNKNOWN.search(text) is not None
         # The last line, which may go on. What is cut off does not look like the beginning of one.
         rest = text[text.rfind(b"\n") + 1 :]
         self._tail = rest if len(rest) <= _KEPT else b" " + rest[-_KEPT:]
 
     def found(self) -> bool:
-        return self._found
+        return self._found or self._rows > 0
 
     def unknown(self) -> bool:
         return self._unknown
@@ -143,8 +164,7 @@ class Drgn:
         return b"%echo " + marker
 
     def complaints(self, command: str) -> DrgnErrors:
-        del command
-        return DrgnErrors()
+        return DrgnErrors(command)
 
     def error_line(self, said: str) -> str | None:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
