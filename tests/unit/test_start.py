@@ -41,7 +41,7 @@ def bench(make_case: Callable[..., Case], tmp_path: Path, monkeypatch: pytest.Mo
     place = tmp_path / "0123-docker.once12"
     store.make_directory(place)
     made = Bench(case=make_case(id=place.name, directory=place))
-    monkeypatch.setattr(container, "close", lambda case: made.closed.append(case.id))
+    monkeypatch.setattr(container, "close", lambda case, **_: made.closed.append(case.id))
     _opening(monkeypatch, made.case)
     ends = [os.open(made.case.shared / name, os.O_RDWR) for name in ("in", "out", "in-2", "out-2", "ctl")]
     yield made
