@@ -61,7 +61,7 @@ WithDebugger = Annotated[
     typer.Option(
         "--with",
         metavar="|".join(DEBUGGERS),
-        help="The debugger that answers; by default crash where it knows the kernel, else drgn.",
+        help="The debugger that answers; by default one that knows the kernel.",
         callback=_debugger,
         autocompletion=completion.debuggers,
     ),

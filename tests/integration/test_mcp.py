@@ -37,7 +37,7 @@ def test_the_tools_are_marked_as_read_only() -> None:
             return (await client.list_tools()).tools
 
     found = {tool.name: tool for tool in asyncio.run(tools())}
-    assert set(found) == {"identify", "run", "dmesg", "report", "log"}
+    assert set(found) == {"identify", "run", "dmesg", "report", "log", "explain", "waits"}
     for tool in found.values():
         assert tool.annotations.read_only_hint
         assert tool.description
