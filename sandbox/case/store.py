@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 SHARED: Final = "shared"
 """The directory in a case's own that is mounted into its container."""
+
+_HEAD: Final = 1 << 16
 
 _DESCRIPTION: Final = "case.json"
 
@@ -192,6 +195,10 @@ def key(dump: Path, endpoint: str | None = None) -> str:
     path = dump.resolve()
     state = path.stat()
     text = f"{path}\0{state.st_dev}\0{state.st_ino}\0{state.st_size}\0{state.st_mtime_ns}"
+    if stat.S_ISBLK(state.st_mode):
+        # What the node says stays when another dump is written to the disk. The head has the time of the crash.
+        with path.open("rb", buffering=0) as disk:
+            text += f"\0{hashlib.sha256(disk.read(_HEAD)).hexdigest()}"
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:10]
 
 

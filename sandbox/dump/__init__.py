@@ -98,8 +98,11 @@ def identify_inside(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET, *, u
 
 
 def is_plain(vmcore: Vmcore) -> bool:
-    """Whether crash can open the file as it is: neither wrapped nor flattened."""
-    return not vmcore.wrappers and not vmcore.flattened
+    """Whether crash can open the file as it is in a case: neither wrapped nor flattened.
+
+    Nor a disk that kdump wrote to (`raw` in kdump.conf): no device is let into a case.
+    """
+    return not vmcore.wrappers and not vmcore.flattened and not vmcore.path.is_block_device()
 
 
 def unpack(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET) -> Path:
