@@ -204,6 +204,7 @@ def close(
     from sandbox.case import remote_dump, store
     from sandbox.case.container import close as end
     from sandbox.dump.unpacking import forget, unpacked_path
+    from sandbox.log import without_secrets
 
     if bool(what) == everything:
         raise typer.BadParameter("give dumps, cases, or --all")
@@ -211,9 +212,8 @@ def close(
     # All are looked up before the first is closed, so that a typo in the last one closes none.
     ended: list[Path] = []
     found: dict[str, Case] = {}
-    for one in what or ():
-        if ":/" in one:
-            one = str(remote_dump.known(Path(one)))  # noqa: PLW2901 - what stands for a URL here
+    for given in what or ():
+        one = str(remote_dump.known(Path(given))) if ":/" in given else given  # what stands for a URL here
         try:
             found |= {case.id: case for case in store.find_by_id_or_dump(one)}
         except CaseNotFound:
@@ -223,7 +223,9 @@ def close(
                 or remote_dump.is_copy(Path(one))
                 or unpacked_path(Path(one), copies).parent.is_dir()
             ):
-                raise
+                if one == given:
+                    raise
+                raise CaseNotFound(f"no open case matches {without_secrets(given)}") from None
             ended.append(Path(one))
     failures: list[VmboxError] = []
     for case in store.open_cases() if everything else found.values():
