@@ -166,11 +166,24 @@ def load_modules(files):
             errors[f"module {name}"] = str(error)
 
 
+def all_tasks():
+    try:
+        return list(for_each_task(prog))  # noqa: F821
+    except drgn.FaultError:
+        # Of the session, which finds them by the kernel's list where pages of its table of PIDs are missing.
+        from task_list import TaskList
+
+        found = TaskList(prog)  # noqa: F821
+        if found.lost:
+            errors["more tasks"] = f"pages of {found.lost} tasks are not in the dump"
+        return list(found.for_each(prog))  # noqa: F821
+
+
 def main(request):
     load_modules(request["modules"])
     answer = {"waits": [], "owners": [], "pools": [], "errors": errors, "blocked": 0}
     lists, owners, listed = {}, {}, {}
-    for task in for_each_task(prog):  # noqa: F821
+    for task in all_tasks():
         try:
             state = task_state_to_char(task)
             if state != "D":
@@ -218,9 +231,15 @@ def main(request):
     print(json.dumps(answer))
 
 
+def jiffies_and_hz():
+    # Nanoseconds of a tick, shifted (kernel/time/jiffies.c).
+    clock = prog["clocksource_jiffies"]  # noqa: F821
+    return prog["jiffies"].value_(), round(1e9 / (clock.mult.value_() >> clock.shift.value_()))  # noqa: F821
+
+
 def pools():
     """Worker pools with work that waits: since when nothing of it was begun, what runs, what waits."""
-    now, hz = prog["jiffies"].value_(), round(1e9 / prog.variable("tick_nsec", "kernel/time/ntp.c").value_())  # noqa: F821
+    now, hz = jiffies_and_hz()
     for number, entry in idr_for_each_entry(prog["worker_pool_idr"].address_of_(), "struct worker_pool"):  # noqa: F821
         waiting = [
             symbol_at(work.func.value_())

@@ -81,6 +81,9 @@ def waits(
     ] = None,
     engine: EngineName = None,
     debuginfo: GivenDebuginfo = None,
+    no_debuginfo: Annotated[
+        bool, typer.Option("--no-debuginfo", help="Read the dump by what its kernel has of itself.")
+    ] = False,
     force: Force = False,
     timeout: Timeout = 60,
     quiet: Quiet = False,
@@ -98,7 +101,7 @@ def waits(
 
     if json and dot:
         raise UsageError("--json and --dot are two forms of one answer", hint="choose one of them")
-    options = OpenOptions(engine=engine, debuginfo=debuginfo, force=force)
+    options = OpenOptions(engine=engine, debuginfo=debuginfo, no_debuginfo=no_debuginfo, force=force)
     options.check()
     vmcore = local(vmcore, render.reporter(quiet=quiet))
     found = waits_of(vmcore, options, render.reporter(quiet=quiet), modules=module or (), timeout=timeout)

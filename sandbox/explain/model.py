@@ -16,7 +16,7 @@ TOPICS: Final[Mapping[str, str]] = {
     "taint": "Taint",
     "deadlock": "Deadlocks",
     "roots": "Tasks that hold others up",
-    "blocked": "Blocked, and the kernel does not say by whom",
+    "blocked": "Blocked, by whom is not known",
     "workqueues": "Workqueues",
 }
 """What sentences are of, and the heading of it."""

@@ -167,9 +167,17 @@ def _wait(one: WaitFacts) -> Wait:
         function=one.function or (one.functions[0] if one.functions else None),
         lock=None if one.lock is None else _lock(one),
         owner=one.owner,
-        no_owner=one.no_owner or (None if one.owner is not None else "what it waits for is not known"),
+        no_owner=_no_owner(one),
         confirmed=one.listed,
     )
+
+
+def _no_owner(one: WaitFacts) -> str | None:
+    if one.owner is not None:
+        return None
+    if one.lock is None:
+        return "which one is not known, without the variables of the function" if one.kind else "on what is not known"
+    return one.no_owner
 
 
 def _pool(one: PoolFacts) -> Pool:
@@ -227,7 +235,7 @@ def _sentences(
     groups: dict[str, list[WaitFacts]] = {}
     for one in answer.waits:
         if one.pid not in held:
-            groups.setdefault(_waiting(one) + (f": {one.no_owner}" if one.no_owner else ""), []).append(one)
+            groups.setdefault(_waiting(one) + (f": {why}" if (why := _no_owner(one)) else ""), []).append(one)
     for words, some in sorted(groups.items(), key=lambda item: -len(item[1]))[:_SHOWN]:
         first = max(some, key=lambda one: one.seconds or 0)
         others = f" and {len(some) - 1} more" if len(some) > 1 else ""

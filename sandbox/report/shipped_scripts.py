@@ -43,7 +43,7 @@ def run_shipped(session: Session, name: str, script: bytes, request: str, *, tim
     status, errors = run_script(session, name, script, (request,), answer, timeout=timeout)
     if status is not CommandStatus.OK:
         said = errors.decode(errors="backslashreplace").strip().splitlines()
-        raise SessionFailed(f"its script failed: {said[-1] if said else 'without a word'}")
+        raise SessionFailed(f"vmbox's script in {SCRIPTED.name} failed: {said[-1] if said else 'without a word'}")
     return answer.text().encode(errors="surrogateescape")
 
 

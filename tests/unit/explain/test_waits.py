@@ -115,6 +115,19 @@ def test_what_is_not_read_is_said() -> None:
     assert "NOT KNOWN" in list(wait_lines(waits, None))
 
 
+def test_a_lock_that_the_debug_information_does_not_name_is_said() -> None:
+    one = replace(waiting(1, None), lock=None, no_owner="", listed=None)
+    waits = explained(one, replace(one, pid=2), replace(one, pid=3, kind="", function=""))
+    assert said(waits, "blocked") == [
+        (
+            "task-1 (PID 1) and 1 more, 1.5 s: waits for a mutex in __mutex_lock: "
+            "which one is not known, without the variables of the function."
+        ),
+        "task-1 (PID 3), 1.5 s: is blocked in __mutex_lock: on what is not known.",
+    ]
+    assert waits.roots == ()
+
+
 def test_thousands_behind_one_lock_are_one_row() -> None:
     many = [waiting(pid, 1) for pid in range(10, 3010)]
     waits = explained(waiting(1, None, lock=0xFFFF888000001000), *many)
