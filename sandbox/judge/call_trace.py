@@ -182,24 +182,27 @@ def dump_trace(log: Sequence[str]) -> CallTrace | None:
     """As `panic_trace`, only where it is sure that the dump was made for it: what a debugger can be judged by.
 
     Without a panic the log has to end with an oops: a capture kernel is started from it. A machine may have gone on for
-    days after an oops or a lockup, and have been dumped for another reason.
+    days after an oops or a lockup, and have been dumped for another reason. The trace of a lockup begins at what the
+    watchdog stopped, and not at panic().
     """
     lines = _own(log)
     traces = call_traces(log)
     at = _panic_at(lines)
     if at is not None:
-        return _of_panic(traces, lines, at)
+        found = _of_panic(traces, lines, at)
+        return None if found is not None and found.kind is TraceKind.LOCKUP else found
     last = next((one for one in reversed(traces) if one.kind is TraceKind.OOPS), None)
     return last if last is not None and last is traces[-1] and _is_end(lines, last) else None
 
 
 def _is_end(lines: Sequence[str], trace: CallTrace) -> bool:
     """Whether the log ends with a trace."""
-    if len(lines) - trace.end > _AFTER:
+    after = lines[trace.end :]
+    if len(after) > _AFTER or any(pattern.search(line) for line in after for _, pattern in _KINDS):
         return False
     times = [_PREFIX.match(line) for line in (lines[trace.line], lines[-1])]
     begin, end = (found["time"] if found else None for found in times)
-    return begin is None or end is None or float(end) - float(begin) < _AFTER_SECONDS
+    return begin is None or end is None or 0 <= float(end) - float(begin) < _AFTER_SECONDS
 
 
 def blocked_trace(log: Sequence[str]) -> CallTrace | None:

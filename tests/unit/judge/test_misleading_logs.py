@@ -426,3 +426,28 @@ def test_an_interrupt_of_a_function_without_a_name() -> None:
     verdict = _judged(log, stack)
     assert verdict is not None
     assert verdict.line == "AGREES WITH: the log's call trace (4 frames)"
+
+
+def test_an_oops_of_which_only_the_head_is_in_the_log_is_not_the_one_before() -> None:
+    second = OOPS.replace("PID: 96", "PID: 97").replace("[#1]", "[#2]")
+    assert dump_trace((OOPS + second[: second.index("[  100.0] Call Trace")]).splitlines()) is None
+    trace = dump_trace((OOPS + second).splitlines())
+    assert trace is not None
+    assert trace.pid == 97
+
+
+def test_the_trace_of_a_lockup_is_not_that_of_its_panic() -> None:
+    """It begins at the function that the watchdog's interrupt stopped, the panic's at panic()."""
+    log = (
+        "watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [insmod:96]\n"
+        "CPU: 0 PID: 96 Comm: insmod Not tainted 6.1.0 #1\n"
+        "RIP: 0010:vmbox_demo_init+0x1ee/0x1000 [vmbox_demo]\nCall Trace:\n"
+        + _frames("do_one_initcall", "do_syscall_64")
+        + "Kernel panic - not syncing: softlockup: hung tasks\n"
+        "CPU: 0 PID: 96 Comm: insmod Tainted: G L 6.1.0 #1\nCall Trace:\n <IRQ>\n"
+    ).splitlines()
+    assert dump_trace(log) is None
+    # The log alone is about it.
+    found = panic_trace(log)
+    assert found is not None
+    assert found.kind is TraceKind.LOCKUP
