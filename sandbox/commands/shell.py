@@ -37,6 +37,38 @@ _PATIENCE: Final = 60.0
 _SHELL_ARGV: Final = ("sh", "-c", "if command -v bash >/dev/null; then exec bash; else exec sh; fi")
 
 
+_TERMS: Final = frozenset(
+    {
+        "ansi",
+        "dumb",
+        "linux",
+        "rxvt",
+        "screen",
+        "screen-256color",
+        "tmux",
+        "tmux-256color",
+        "vt100",
+        "vt102",
+        "vt220",
+        "xterm",
+        "xterm-256color",
+        "xterm-color",
+    }
+)
+"""Terminals that an image describes: ncurses-base of each distribution has them."""
+
+
+def term_of(name: str) -> str:
+    """The $TERM of a case for that of the user: newer terminals (kitty, foot, ghostty) work like an xterm.
+
+    Of one that the image does not describe, crash's pager says at each answer that it is not fully functional.
+    """
+    if name in _TERMS:
+        return name
+    multiplexer = next((one for one in ("screen", "tmux") if name.startswith(one)), None)
+    return f"{multiplexer}-256color" if multiplexer else "xterm-256color" if name else "xterm"
+
+
 def interactive(case: Case, *, tool: str = DEFAULT.name, python: bool = False, reporter: Reporter = QUIET) -> int:
     """Runs a tool at the user's terminal until it ends. Returns its exit status.
 
@@ -47,7 +79,7 @@ def interactive(case: Case, *, tool: str = DEFAULT.name, python: bool = False, r
             "vmbox shell needs a terminal",
             hint=f"for scripts: vmbox run {pasteable(case.dump)} -- COMMAND, or commands on stdin",
         )
-    env = {"TERM": os.environ.get("TERM", "xterm")}
+    env = {"TERM": term_of(os.environ.get("TERM", ""))}
     engine = connect(case.endpoint)
     try:
         with _presence(case, engine) as ident:
