@@ -3,19 +3,23 @@
     python -m benchmarks.no_debuginfo [--rounds N] VMCORE…
 
 Whole processes, the container's start included; image and debuginfo are there. Processor time and memory are those of
-drgn in the case, which opened the dump and answered two commands.
+drgn in the case, which opened the dump and answered two commands. Bytes of the dump are those that `fincore`
+(util-linux) finds in the page cache after a first `bt` of a dump that was not in it: with all that the kernel reads
+ahead.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from benchmarks.session import seconds, vmbox
+from sandbox.case.store import find
 
 USED = (
     "import resource as r, json; u = r.getrusage(r.RUSAGE_SELF); "
@@ -29,7 +33,8 @@ def main() -> None:
     parser.add_argument("vmcores", type=Path, nargs="+", metavar="VMCORE")
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    print("| dump | first bt | with debuginfo, drgn | next command | processor | memory |\n|---|---|---|---|---|---|")
+    print("| dump | first bt | with debuginfo, drgn | next command | processor | memory | read |")
+    print("|---|---|---|---|---|---|---|")
     for vmcore in given.vmcores:
         measure(vmcore, given.rounds)
 
@@ -38,13 +43,15 @@ def measure(vmcore: Path, rounds: int) -> None:
     times: dict[str, list[float]] = {"without": [], "with": [], "next": []}
     used = [0.0, 0.0]
     vmbox("run", vmcore, "--", "sys")
+    close(vmcore)
+    read = bytes_read(vmcore)
     for number in range(rounds + 1):
-        vmbox("close", vmcore)
+        close(vmcore)
         without = seconds(lambda: vmbox("run", vmcore, "--no-debuginfo", "--", "bt"))
         following = seconds(lambda: vmbox("run", vmcore, "--no-debuginfo", "--", "ps -p 1"))
         asked = [sys.executable, "-m", "sandbox", "run", "-q", str(vmcore), *ASK]
         used = json.loads(subprocess.run(asked, check=True, capture_output=True).stdout)
-        vmbox("close", vmcore)
+        close(vmcore)
         beside = seconds(lambda: vmbox("run", vmcore, "--with", "drgn", "--", "bt"))
         # The first round fills the page cache.
         if number:
@@ -53,9 +60,28 @@ def measure(vmcore: Path, rounds: int) -> None:
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(
         f"| {vmcore} | {medians['without']:.2f} s | {medians['with']:.2f} s | {medians['next']:.2f} s "
-        f"| {used[0]:.2f} s | {used[1] / 1024:.0f} MiB |",
+        f"| {used[0]:.2f} s | {used[1] / 1024:.0f} MiB | {read / 1e6:.1f} MB |",
         flush=True,
     )
+
+
+def close(vmcore: Path) -> None:
+    """Close the case of a dump, if there is one."""
+    if find(vmcore) is not None:
+        vmbox("close", vmcore)
+
+
+def bytes_read(vmcore: Path) -> int:
+    """Bytes of a dump that are in the page cache after its first `bt`."""
+    with vmcore.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    vmbox("run", vmcore, "--no-debuginfo", "--", "bt")
+    found = subprocess.run(
+        ["fincore", "--bytes", "--noheadings", "--output", "RES", str(vmcore)], check=True, capture_output=True
+    )
+    close(vmcore)
+    return int(found.stdout)
 
 
 if __name__ == "__main__":
