@@ -361,9 +361,9 @@ class _Explainer:
         if self._taint is None:
             self._unknown["taint"] = "the log does not say whether the kernel was tainted"
         elif not self._taint:
-            yield Sentence(topic="taint", text="The kernel was not tainted.", command="sys -t")
+            yield Sentence(topic="taint", text="The kernel was not tainted.", command="log")
         else:
-            yield Sentence(topic="taint", text=f"The kernel was tainted: {'; '.join(self._taint)}.", command="sys -t")
+            yield Sentence(topic="taint", text=f"The kernel was tainted: {'; '.join(self._taint)}.", command="log")
         if named:
             yield Sentence(topic="taint", text=f"Modules that tainted it: {', '.join(named)}.", command="mod -t")
 
