@@ -56,6 +56,8 @@ COMMANDS = [
     ["decode", str(DUMP.with_name("x86_64-6.1.dmesg.gz"))],
     ["explain", str(DUMP)],
     ["waits", str(DUMP)],
+    ["excerpt", str(DUMP), "-o", "excerpt"],
+    ["excerpt", str(DUMP), "-o", "-"],
     ["mcp"],
     ["demo", "--level", "99"],
 ]
