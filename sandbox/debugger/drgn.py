@@ -46,7 +46,7 @@ _UNKNOWN: Final = re.compile(
 
 _EARLY: Final = re.compile(
     r"(?:bt|task|files|ps(?: -[ackmpt])?)(?: (?:0x)?[0-9a-f]+)*|bt -a|foreach bt|log(?: -[tT])?|irq(?: -s)?"
-    r"|kmem -[is]|sys|mount|net|mod|runq|timer|dev"
+    r"|kmem -s|sys|mount|net|mod|runq|dev"
 )
 """The commands of `Drgn.is_early`. Only what tests/e2e/test_no_debuginfo.py has compared belongs here."""
 
