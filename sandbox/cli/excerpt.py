@@ -23,7 +23,8 @@ from sandbox.cli.options import (
     WithDebugger,
 )
 from sandbox.debugger import DEBUGGERS
-from sandbox.host.files import STDOUT
+from sandbox.errors import unwritable
+from sandbox.host.files import STDOUT, check_output, is_file_output
 
 if TYPE_CHECKING:
     from sandbox.excerpt.model import Excerpt
@@ -82,6 +83,11 @@ def excerpt(
         debugger=debugger,
     )
     options.check()
+    for name in filter(None, (output, manifest)):
+        try:
+            check_output(name)
+        except OSError as error:
+            raise unwritable(name, error, hint="choose another place with -o or --manifest") from error
     made = make(
         vmcore,
         output,
@@ -93,7 +99,7 @@ def excerpt(
         timeout=timeout,
     )
     listed = manifest
-    if listed is None and output != STDOUT:
+    if listed is None and is_file_output(output):
         listed = output.with_name(output.name + ".json")
     if listed is not None:
         write_manifest(listed, made.manifest)

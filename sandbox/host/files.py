@@ -84,6 +84,11 @@ def check_output(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
+def is_file_output(path: Path) -> bool:
+    """Whether `write_output` made or replaced a file with this name, beside which there may be another one."""
+    return path != STDOUT and _descriptor_link(path) is None and path.is_file()
+
+
 def _opened_output(path: Path) -> int | None:
     """`path` opened for writing; None for a file that can be replaced. Raises OSError."""
     if path == STDOUT:

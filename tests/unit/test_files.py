@@ -14,7 +14,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from sandbox.errors import NoSpace
-from sandbox.host.files import STDOUT, check_output, write_all, write_atomically, write_output
+from sandbox.host.files import STDOUT, check_output, is_file_output, write_all, write_atomically, write_output
 from sandbox.report import write as report
 
 
@@ -168,6 +168,16 @@ def test_an_output_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         write_output(tmp_path / "none" / "file", b"x")
 
 
+def test_beside_what_is_no_file_there_is_no_other(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    assert is_file_output(tmp_path / "file")
+    assert is_file_output(tmp_path / "link")
+    with (tmp_path / "file").open("rb") as file:
+        for name in (STDOUT, Path("/dev/null"), Path("/dev/stdout"), Path(f"/dev/fd/{file.fileno()}"), tmp_path):
+            assert not is_file_output(name)
+
+
 def test_an_output_is_checked_before_there_is_anything_to_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
     (tmp_path / "dangling").symlink_to("new")
@@ -189,7 +199,7 @@ def test_an_output_is_checked_before_there_is_anything_to_write(tmp_path: Path) 
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("line", [["report", "VMCORE"], ["image", "save", "VMCORE"]])
+@pytest.mark.parametrize("line", [["report", "VMCORE"], ["image", "save", "VMCORE"], ["excerpt", "VMCORE"]])
 def test_a_command_looks_at_its_output_first(
     vmbox: Callable[..., CompletedProcess[str]], line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
