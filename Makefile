@@ -1,9 +1,10 @@
 # make demo   makes a genuine vmcore and prints its backtrace
 # make test   runs every check and every test
-# Both install what they need on a Debian host: packages (as root or with sudo), and a virtual environment in .venv.
+# Both install what they need on a Debian host: packages (as root or with sudo), and a virtual environment in .venv. The demo
+# installs no programs and packages that only tests need.
 
 .DELETE_ON_ERROR:
-.PHONY: setup host lock lint types unit integration e2e test demo bench docs clean
+.PHONY: setup host demo-host lock lint types unit integration e2e test demo bench docs clean
 
 # pytest caches the test modules that it rewrites: rewriting them each time takes a third of the unit tests' time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -11,6 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+USABLE := .venv/usable
 SHELL_FILES := $(filter-out %.py %.tsv %__pycache__,$(wildcard tools/* .ci/run Containerfile.d/files/*))
 PYTEST := $(BIN)/pytest --timeout=900
 DEMO := .cache/demo
@@ -27,6 +29,16 @@ $(READY): pyproject.toml dev.lock | host
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement dev.lock
 	$(BIN)/python -m pip install --quiet --editable . --group dev
 	$(BIN)/python -m compileall -q sandbox
+	@touch $@
+
+demo-host:
+	@tools/setup-host demo
+
+# The versions of dev.lock, and of what vmbox itself needs alone.
+$(USABLE): pyproject.toml dev.lock | demo-host
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	sed -n '/^[a-z].*==/s/ *\\$$//p' dev.lock >.venv/versions
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .venv/versions --editable .
 	@touch $@
 
 # Pins what development installs by hash; run it again after a change of pyproject.toml's dependencies.
@@ -54,7 +66,7 @@ e2e: setup
 test: lint
 	$(PYTEST) --numprocesses=2 --dist=loadgroup tests/unit tests/integration tests/e2e
 
-demo: setup
+demo: $(if $(wildcard $(READY)),setup,$(USABLE))
 	$(BIN)/vmbox demo $(DEMO)
 	$(BIN)/vmbox run $(DEMO)/vmcore -- bt
 
