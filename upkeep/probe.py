@@ -10,18 +10,21 @@ docs/probed.md, if all profiles are asked.
 
 Answers of the last day are not asked again, so that a probe that was ended goes on: they are in .cache/probe.jsonl.
 With --pin, digests of base images are written to images/digests.toml, so that a tag that moves does not change what is
-built. Mirrors of the user's settings are used. With --loopback the tests' mirrors are asked, on this host, and nothing
-else. Exit status 1: something is in none of its places.
+built, and into images/latest.toml the day on which its suite was seen to be good. Mirrors of the user's settings are
+used. With --loopback the tests' mirrors are asked, on this host, and nothing else. Exit status 1: something is in none
+of its places.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +39,7 @@ from upkeep.probes import Kind, Probe, probes
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DIGESTS: Final = ROOT / "images" / "digests.toml"
+LATEST: Final = ROOT / "images" / "latest.toml"
 PAGE: Final = ROOT / "docs" / "probed.md"
 MEMORY: Final = ROOT / ".cache" / "probe.jsonl"
 
@@ -44,8 +48,19 @@ def pin(seen: Iterable[Seen], file: Path = DIGESTS) -> None:
     """Writes the digests of base images, under the references of the profiles; other pinned digests are kept."""
     digests = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     digests |= {one.probe.url: one.said for one in seen if one.good and one.probe.kind is Kind.BASE}
+    _pin_snapshot(seen)
     known = _HEAD + "".join(f'"{ref}" = "{digest}"\n' for ref, digest in sorted(digests.items()))
     file.write_text(known, encoding="utf-8")
+
+
+def _pin_snapshot(seen: Iterable[Seen]) -> None:
+    """Writes today into the day of the newest crash's suite, if that has the crash that its profile names."""
+    latest = next(profile for profile in load().values() if profile.latest)
+    good = {one.probe.kind for one in seen if one.good and one.probe.profile == latest.name}
+    if {Kind.PACKAGES, Kind.CRASH} <= good:
+        text = LATEST.read_text(encoding="utf-8")
+        today = datetime.now(UTC)
+        LATEST.write_text(re.sub(r"(?m)(^snapshot = .*/)\d{8}T", rf"\g<1>{today:%Y%m%d}T", text), encoding="utf-8")
 
 
 _HEAD: Final = """\

@@ -59,6 +59,9 @@ class ImageDefinition:
     """Names of the debuggers in it; see `sandbox.debugger`."""
     lacks: Mapping[str, str] = field(default_factory=dict)
     """Names of those that cannot be in it, and why; the newest image runs them."""
+    snapshot: str | None = None
+    """A mirror of the past, for a suite that moves: what it has is used where that of today is broken; see
+    `Profile.of_the_past`."""
     unusable: str | None = None
     """Why programs of this distribution cannot be run today; then the `latest` profile's crash is used."""
 
@@ -232,6 +235,30 @@ class Profile:
     """What has really been run with it, in words, for docs/support-matrix.md; None if nothing has."""
     builds_gdb_index: bool = False
     """Whether its gdb writes the .gdb_index version that every crash reads (8: up to gdb 13)."""
+
+    def of_the_past(self) -> Profile | None:
+        """The same of the packages of an earlier day, under a name of its own; None if no day is named.
+
+        The suite is signed as it was that day, and has expired since.
+        """
+        now, past = self.base.bootstrap, self.image.snapshot
+        if now is None or past is None:
+            return None
+
+        def dated(text: str) -> str:
+            return text.replace(now.mirror, past)
+
+        line = f"deb [check-valid-until=no] {past} {now.suite} main"
+        sources = tuple(
+            dated(source).replace("deb ", "deb [check-valid-until=no] ", 1) for source in self.image.sources
+        )
+        day = re.search(r"\d{8}", past)
+        return replace(
+            self,
+            name=f"{self.name}-{day[0] if day is not None else 'snapshot'}",
+            base=replace(self.base, bootstrap=replace(now, mirror=line)),
+            image=replace(self.image, sources=sources, snapshot=None),
+        )
 
     def doubt(self, release: str | None) -> str | None:
         """The reason why this crash may answer wrongly about a kernel of `release`; None where none is known.

@@ -84,8 +84,8 @@ def _reads_more(newest: Profile, home: Profile) -> bool:
 def fallbacks(selection: Selection, release: str | None) -> Iterator[Selection]:
     """What to use where a selection's image is not available: the newest crash, then stable ones, newest first.
 
-    The newest crash is of a distribution's moving suite, which may be broken or expired on a mirror. The others are of
-    other suites of that mirror, and know the kernel of `release`.
+    The newest crash is of a distribution's moving suite, which may be broken or expired on a mirror. The stable ones
+    are of other suites of that mirror, and know the kernel of `release`. The last is the newest one of an earlier day.
     """
     known = load().values()
     newest = next((profile for profile in known if profile.latest), None)
@@ -93,9 +93,11 @@ def fallbacks(selection: Selection, release: str | None) -> Iterator[Selection]:
         return
     stable = [one for one in known if _same_mirror(one, newest) and one.doubt(release) is None]
     stable.sort(key=lambda profile: [int(number) for number in re.findall(r"\d+", profile.crash.version)], reverse=True)
+    past = newest.of_the_past()
     failed = selection.crash_from
-    for profile in (newest, *stable):
-        if profile.name == selection.crash_from.name or (profile.latest and selection.crash_from.latest):
+    others = [*([] if failed.latest else [newest]), *stable, *([] if past is None else [past])]
+    for profile in others:
+        if profile.name == selection.crash_from.name:
             continue
         reason = f"{profile.name} with crash {profile.crash.version} is used in place of {failed.name}"
         yield Selection(distribution=selection.distribution, crash_from=profile, reason=reason)

@@ -12,6 +12,9 @@ from sandbox.host import paths
 from sandbox.model import Vmcore, kernel_version
 from sandbox.profiles import makedumpfile
 
+DAY = tomllib.loads((paths.data_dir() / "images" / "latest.toml").read_text())["image"]["snapshot"][-16:-8]
+PAST = f"latest-{DAY}"
+"""The newest crash of an earlier day."""
 NEW = """
 title = "Debian 99"
 classes = [{claim}]
@@ -150,17 +153,31 @@ def test_there_is_one_newest_crash_and_it_replaces_others() -> None:
     instead = next(profiles.fallbacks(selection, "4.18.0-553.el8_10.x86_64"), None)
     assert instead is not None
     assert (instead.distribution.name, instead.crash_from.name) == ("el8", "latest")
-    assert not [one for one in profiles.fallbacks(instead, None) if one.crash_from.latest]
+    assert [one.crash_from.name for one in profiles.fallbacks(instead, None) if one.crash_from.latest] == [PAST]
+
+
+def test_the_newest_crash_of_an_earlier_day_is_of_a_signed_suite() -> None:
+    past = profiles.by_name("latest").of_the_past()
+    assert past is not None
+    assert past.image.sources == (
+        f"deb [check-valid-until=no] http://snapshot.debian.org/archive/debian/{DAY}T000000Z forky main",
+    )
+    assert past.base.bootstrap is not None
+    assert past.base.bootstrap.mirror == past.image.sources[0]
+    assert past.of_the_past() is None
+    assert profiles.by_name("debian-13").of_the_past() is None
 
 
 @pytest.mark.parametrize(
     ("release", "names"),
     [
         # Debian 12's own crash does not know its kernel.
-        ("6.1.0-50-cloud-amd64", ["debian-13"]),
-        ("5.10.0-32-amd64", ["latest", "debian-13", "debian-12"]),
-        ("6.12.94+deb13-cloud-amd64", ["latest"]),
-        ("7.2.13+deb14-cloud-amd64", ["latest"]),
+        ("6.1.0-50-cloud-amd64", ["debian-13", PAST]),
+        ("5.10.0-32-amd64", ["latest", "debian-13", "debian-12", PAST]),
+        ("6.12.94+deb13-cloud-amd64", ["latest", PAST]),
+        ("7.2.13+deb14-cloud-amd64", ["latest", PAST]),
+        # No stable crash knows it.
+        ("7.0.0-22-generic", [PAST]),
     ],
 )
 def test_stable_crashes_follow_where_the_newest_cannot_be_had(release: str, names: list[str]) -> None:

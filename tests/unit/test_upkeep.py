@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -123,6 +124,26 @@ def test_probe_and_pin(
             profiles.digests()
     finally:
         profiles.digests.cache_clear()
+
+
+def test_the_day_of_the_newest_crash_is_renewed_where_all_of_it_is_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "latest.toml"
+    before = probe.LATEST.read_text()
+    file.write_text(before)
+    monkeypatch.setattr(probe, "LATEST", file)
+    latest = profiles.by_name("latest")
+    good = [
+        asking.Seen(probe=one, good=one.kind != "base", said="")
+        for one in probes.probes(latest)
+        if one.kind in {"base", "packages", "crash"}
+    ]
+    probe.pin([one for one in good if one.probe.kind != "crash"], tmp_path / "digests.toml")
+    assert file.read_text() == before
+    probe.pin(good, tmp_path / "digests.toml")
+    now = profiles.loading.read(file).image.snapshot
+    assert now == f"http://snapshot.debian.org/archive/debian/{datetime.now(UTC):%Y%m%d}T000000Z"
 
 
 def test_each_host_gets_one_request_a_second() -> None:
