@@ -177,6 +177,89 @@ def test_alibaba_whose_key_does_not_come_with_vmbox(
 
 @pytest.mark.usefixtures("keys")
 @pytest.mark.parametrize(
+    ("profile", "release", "package_name", "place"),
+    [
+        # The first kernel of 8.5, whose release does not spell the minor version.
+        (
+            "el8",
+            "4.18.0-348.el8.0.2.x86_64",
+            "kernel-debuginfo",
+            "dl.rockylinux.org/vault/rocky/8.5/BaseOS/x86_64/debug/tree/Packages/k",
+        ),
+        (
+            "el8",
+            "4.18.0-305.19.1.rt7.91.el8_4.x86_64",
+            "kernel-rt-debuginfo",
+            "dl.rockylinux.org/vault/rocky/8.4/NFV/x86_64/debug/tree/Packages/k",
+        ),
+        (
+            "el9",
+            "5.14.0-427.13.1.el9_4.x86_64+rt-debug",
+            "kernel-rt-debug-debuginfo",
+            "dl.rockylinux.org/vault/rocky/9.4/RT/x86_64/debug/tree/Packages/k",
+        ),
+    ],
+)
+def test_vaults_and_trees_of_enterprise_linux(
+    tmp_path: Path,
+    archive: Archive,
+    signer: rpms.Signer,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: str,
+    release: str,
+    package_name: str,
+    place: str,
+) -> None:
+    mirrored(monkeypatch, archive, "https://dl.rockylinux.org")
+    name = f"{package_name}-{release.partition('+')[0]}"
+    member = f"usr/lib/debug/lib/modules/{release}/vmlinux"
+    package(tmp_path / "made", signer, name, {member: archives.vmlinux(banner=banner(release))}, "w0.gzdio")
+    archive.files[f"/{place}/{name}.rpm"] = (tmp_path / "made" / f"{name}.rpm").read_bytes()
+    found = find(profile, vmcore(release, tmp_path, vendor="rocky"), tmp_path / "cache")
+    assert found.origin == f"https://{place}/{name}.rpm"
+    assert (found.verification, found.proof) == ("signature", f"build-id {archives.BUILD_ID}")
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
+    ("key", "release", "tree"),
+    [
+        ("openeuler", "5.10.0-60.18.0.50.oe2203.x86_64", "openEuler-22.03-LTS/debuginfo"),
+        ("openeuler-eulermaker", "6.6.0-72.0.0.76.oe2403sp1.x86_64", "openEuler-24.03-LTS-SP1/update"),
+    ],
+)
+def test_openeuler_which_two_keys_have_signed(
+    tmp_path: Path,
+    archive: Archive,
+    signer: rpms.Signer,
+    *,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    release: str,
+    tree: str,
+) -> None:
+    (other,) = {"openeuler", "openeuler-eulermaker"} - {key}
+    keys = tmp_path / "config" / "images" / "keys"
+    shutil.copy(paths.data_dir() / "images" / "keys" / f"{other}.asc", keys)
+    mirrored(monkeypatch, archive, "https://repo.openeuler.org", "https://archives.openeuler.openatom.cn")
+    name = f"kernel-debuginfo-{release}"
+    member = f"usr/lib/debug/lib/modules/{release}/vmlinux"
+    package(tmp_path / "made", signer, name, {member: archives.vmlinux(banner=banner(release))}, "w0.gzdio")
+    archive.files[f"/repo.openeuler.org/{tree}/x86_64/Packages/{name}.rpm"] = (
+        tmp_path / "made" / f"{name}.rpm"
+    ).read_bytes()
+    found = find("openeuler", vmcore(release, tmp_path), tmp_path / "cache")
+    assert f"/{tree}/" in found.origin
+    assert (found.verification, found.proof) == ("signature", f"build-id {archives.BUILD_ID}")
+    # Of neither key: not the vendor's.
+    shutil.copy(paths.data_dir() / "images" / "keys" / f"{key}.asc", keys)
+    with pytest.raises(VerificationFailed, match="not one of the vendor's"):
+        find("openeuler", vmcore(release, tmp_path), tmp_path / "neither")
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(
     ("profile", "release"), [("el6", "2.6.32-754.35.1.el6.x86_64"), ("el7", "3.10.0-1160.el7.x86_64")]
 )
 def test_signatures_over_sha1_count_for_centos_6_alone(
