@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Event
 from typing import Final, Protocol
 
 
@@ -43,3 +45,43 @@ class _Quiet:
 
 
 QUIET: Final[Reporter] = _Quiet()
+
+
+class Stopped(Exception):
+    """The work that reports this is to end: nobody waits for it any more."""
+
+
+class Stoppable:
+    """A reporter of work in a thread, which ends with `Stopped` at its next line of detail once `stop` was called."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._stopped = Event()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    @contextmanager
+    def step(self, title: str, *, total: int | None = None, unit: str = "") -> Iterator[Step]:
+        with self._reporter.step(title, total=total, unit=unit) as step:
+            yield _StoppableStep(step, self._stopped)
+
+    def notice(self, line: str) -> None:
+        self._reporter.notice(line)
+
+
+class _StoppableStep:
+    def __init__(self, step: Step, stopped: Event) -> None:
+        self._step = step
+        self._stopped = stopped
+
+    def advance(self, amount: int) -> None:
+        self._step.advance(amount)
+
+    def total(self, amount: int) -> None:
+        self._step.total(amount)
+
+    def detail(self, line: str) -> None:
+        if self._stopped.is_set():
+            raise Stopped
+        self._step.detail(line)

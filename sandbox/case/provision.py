@@ -15,10 +15,12 @@ from sandbox.errors import ConfigurationError, DebuginfoError, EngineError, Engi
 from sandbox.host import paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
-from sandbox.progress import QUIET, Reporter
+from sandbox.progress import QUIET, Reporter, Stoppable
 
 if TYPE_CHECKING:
     # Imported for typing only: a warm run must not load these.
+    from concurrent.futures import Future
+
     from sandbox.debuginfo import GdbIndexBuilder, RemotePackage
     from sandbox.engine import Engine
     from sandbox.model import Debuginfo, Vmcore
@@ -101,7 +103,8 @@ def provision(
     if not made:
         reporter.notice(f"the image {selection.crash_from.name} is made first, which takes minutes, once on this host")
         selection = _with_base(selection, vmcore.release, options, engine, reporter)
-    building = in_background(lambda: _ensure_image(selection, vmcore.release, options, engine, reporter), name="image")
+    stoppable = Stoppable(reporter)
+    building = in_background(lambda: _ensure_image(selection, vmcore.release, options, engine, stoppable), name="image")
     index = always_index or selection.crash_from.crash.gains_from_index
     try:
         debuginfo = locate(
@@ -121,9 +124,27 @@ def provision(
         with suppress(VmboxError):
             building.result()
         raise
-    profile, image = building.result()
+    except KeyboardInterrupt:
+        _end(building, stoppable)
+        raise
+    try:
+        profile, image = building.result()
+    except KeyboardInterrupt:
+        _end(building, stoppable)
+        raise
     _log.info("image %s with the crash of %s", image, profile.name)
     return Provisioned(image=image, profile=profile, debuginfo=debuginfo)
+
+
+_ENDING = 10.0
+"""Seconds; a second Ctrl-C does not wait so long."""
+
+
+def _end(building: Future[_T], stoppable: Stoppable) -> None:
+    """End a build after Ctrl-C, so that it removes what it made. A process that just ends leaves it on the engine."""
+    stoppable.stop()
+    with suppress(Exception):
+        building.result(timeout=_ENDING)
 
 
 def _indexer(engine: Engine, reporter: Reporter, *, soon: bool) -> GdbIndexBuilder:

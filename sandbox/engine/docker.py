@@ -199,7 +199,14 @@ class DockerEngine:
                 forcerm=True,
                 decode=True,
             )
-            yield from intermediate_images.noted(messages.build_lines(events, ref), made)
+            try:
+                yield from intermediate_images.noted(messages.build_lines(events, ref), made)
+            except GeneratorExit:
+                # The daemon ends the build when its client is gone.
+                events.close()
+                del events
+                intermediate_images.remove(made[1:], self, seconds=intermediate_images.ENDING)
+                raise
         except ImageBuildFailed:
             intermediate_images.remove(made[1:], self)
             raise

@@ -225,6 +225,9 @@ class PodmanEngine:
         except ImageBuildFailed:
             intermediate_images.remove(made, self)
             raise
+        except GeneratorExit:
+            intermediate_images.remove(made, self, seconds=intermediate_images.ENDING)
+            raise
         except LibpodError as error:
             raise ImageBuildFailed(f"{ref} cannot be built: {error}") from None
         except FAILURES as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -52,6 +53,35 @@ def test_without_debuginfo_the_image_is_finished_and_kept(monkeypatch: pytest.Mo
         module.provision(DUMP, profiles.select(DUMP), OpenOptions(), ENGINE, heard)
     assert finished.is_set()
     assert any(notice.endswith("the image is finished first, and kept") for notice in heard.notices)
+
+
+@pytest.mark.parametrize("waiting", ["locate", "the build"])
+def test_ctrl_c_ends_the_build_before_the_process(monkeypatch: pytest.MonkeyPatch, waiting: str) -> None:
+    building, ended = threading.Event(), threading.Event()
+
+    def ensure(profile: profiles.Profile, engine: Any, reporter: Any) -> str:
+        with reporter.step("Building image") as step:
+            try:
+                while True:
+                    step.detail("Unpacking libc6")
+                    building.set()
+                    time.sleep(0.01)
+            finally:
+                ended.set()
+
+    def locate(*_: object, **__: object) -> str:
+        assert building.wait(10)
+        if waiting == "locate":
+            raise KeyboardInterrupt
+        threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+        return "debuginfo"
+
+    monkeypatch.setattr(image, "ensure_base", lambda *_: "base")
+    monkeypatch.setattr(image, "ensure", ensure)
+    monkeypatch.setattr(debuginfo, "locate", locate)
+    with pytest.raises(KeyboardInterrupt):
+        module.provision(DUMP, profiles.select(DUMP), OpenOptions(), ENGINE, Heard())
+    assert ended.is_set()
 
 
 def test_a_testing_suite_that_is_broken_is_replaced_by_a_stable_one(monkeypatch: pytest.MonkeyPatch) -> None:

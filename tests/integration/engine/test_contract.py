@@ -380,11 +380,14 @@ def test_build_of_an_invalid_containerfile(api: Engine) -> None:
 
 def test_build_abandoned(api: Engine, base: str) -> None:
     before = {container.id for container in api.containers({})}
-    context = containerfile(f"FROM {base}\nRUN echo {time.time()}; echo going; sleep 20\n")
+    images = {image.id for image in api.images({})}
+    context = containerfile(f"FROM {base}\nRUN echo {time.time()} >/one\nRUN echo two; echo going; sleep 20\n")
     lines = api.build(context, "localhost/vmbox/test-gone:1", labels=LABELS)
     assert any(line == "going" for line in lines)
     lines.close()  # type: ignore[attr-defined]
     wait_for(lambda: {container.id for container in api.containers({})} == before)
+    # Nor is there an image of the step that had ended.
+    assert {image.id for image in api.images({})} == images
     assert api.image("localhost/vmbox/test-gone:1") is None
 
 
