@@ -64,7 +64,7 @@ def make_rootfs(how: Bootstrap, tar: Path, step: Step, *, architecture: str | No
             )
         raise BaseImageUnavailable(
             f"{how.tool} failed: {_reason(seen)}",
-            hint=f"can {mirrors.rewrite(how.mirror)} be reached? name another mirror in $VMBOX_MIRRORS",
+            hint=f"can {_url(mirrors.rewrite(how.mirror))} be reached? name another mirror in $VMBOX_MIRRORS",
             detail="\n".join(seen[-20:]),
         )
 
@@ -112,6 +112,11 @@ _COMMANDS: Final[dict[str, Callable[[Bootstrap, Path, str | None], list[str]]]] 
 
 ON_HOST: Final = frozenset(_COMMANDS)
 """Tools that must be installed on this host; others run in a container."""
+
+
+def _url(mirror: str) -> str:
+    """The URL alone of a line of sources.list."""
+    return next((word for word in mirror.split() if "://" in word), mirror)
 
 
 def _reason(lines: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ class Bootstrap:
     suite: str
     """mmdebstrap's name of the release, or dnf's $releasever."""
     mirror: str = ""
-    """For mmdebstrap; dnf uses the image's `sources` and `keys`."""
+    """For mmdebstrap, a URL or a line of sources.list; dnf uses the image's `sources` and `keys`."""
     ports: Mapping[str, str] = field(default_factory=dict)
     """For mmdebstrap: the mirrors of architectures, by the distribution's name, that `mirror` does not have."""
     keyring: str | None = None
