@@ -107,27 +107,24 @@ def provision(
     building = in_background(lambda: _ensure_image(selection, vmcore.release, options, engine, stoppable), name="image")
     index = always_index or selection.crash_from.crash.gains_from_index
     try:
-        debuginfo = locate(
-            vmcore,
-            selection.distribution,
-            package_query=ContainerPackageQuery(selection.distribution, engine, reporter, machine=machine),
-            given=options.debuginfo,
-            force=options.force,
-            reporter=reporter,
-            gdb_index_builder=_indexer(engine, reporter, soon=fetching) if index else None,
-            in_use=store.debuginfo_in_use,
-        )
-    except DebuginfoError as error:
-        if not building.done():
-            # A build that is cut off leaves its layers and containers on the engine, and a second try needs the image.
-            reporter.notice(f"{error.message}; the image is finished first, and kept")
-        with suppress(VmboxError):
-            building.result()
-        raise
-    except KeyboardInterrupt:
-        _end(building, stoppable)
-        raise
-    try:
+        try:
+            debuginfo = locate(
+                vmcore,
+                selection.distribution,
+                package_query=ContainerPackageQuery(selection.distribution, engine, reporter, machine=machine),
+                given=options.debuginfo,
+                force=options.force,
+                reporter=reporter,
+                gdb_index_builder=_indexer(engine, reporter, soon=fetching) if index else None,
+                in_use=store.debuginfo_in_use,
+            )
+        except DebuginfoError as error:
+            if not building.done():
+                # A second try needs the image.
+                reporter.notice(f"{error.message}; the image is finished first, and kept")
+            with suppress(VmboxError):
+                building.result()
+            raise
         profile, image = building.result()
     except KeyboardInterrupt:
         _end(building, stoppable)

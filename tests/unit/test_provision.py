@@ -55,7 +55,7 @@ def test_without_debuginfo_the_image_is_finished_and_kept(monkeypatch: pytest.Mo
     assert any(notice.endswith("the image is finished first, and kept") for notice in heard.notices)
 
 
-@pytest.mark.parametrize("waiting", ["locate", "the build"])
+@pytest.mark.parametrize("waiting", ["locate", "the build", "the build, without debuginfo"])
 def test_ctrl_c_ends_the_build_before_the_process(monkeypatch: pytest.MonkeyPatch, waiting: str) -> None:
     building, ended = threading.Event(), threading.Event()
 
@@ -74,6 +74,8 @@ def test_ctrl_c_ends_the_build_before_the_process(monkeypatch: pytest.MonkeyPatc
         if waiting == "locate":
             raise KeyboardInterrupt
         threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+        if waiting.endswith("without debuginfo"):
+            raise DebuginfoNotFound("no debuginfo")
         return "debuginfo"
 
     monkeypatch.setattr(image, "ensure_base", lambda *_: "base")
