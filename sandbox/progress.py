@@ -48,7 +48,7 @@ QUIET: Final[Reporter] = _Quiet()
 
 
 class Stopped(Exception):
-    """The work that reports this is to end: nobody waits for it any more."""
+    """The work that reports this is to end: its caller does not wait any more."""
 
 
 class Stoppable:
