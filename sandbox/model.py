@@ -331,7 +331,7 @@ class Transcript:
     bytes: int
 
 
-_RELEASE_NUMBERS = re.compile(r"(\d+)\.(\d+)")
+_RELEASE_NUMBERS = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 
 
 def kernel_version(release: str) -> tuple[int, int]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sandbox.dump.kdump_writer import Beginning, PageView
     from sandbox.dump.view import View
 
+MOST: Final = 1 << 21
+"""Pages that are recorded: 8 GiB of memory. A case chooses what it reads, and every page costs memory here."""
+
 _CODE: Final = "Q"
 _SIZE: Final = array(_CODE).itemsize
 
@@ -57,6 +60,8 @@ def recorded(views: Sequence[View], facts: object, record: Path) -> PageView:
 
     def write(frame: int) -> None:
         if frame not in seen:
+            if len(seen) >= MOST:
+                raise DumpUnreadable("no more pages are recorded")
             seen.add(frame)
             os.write(descriptor, array(_CODE, [frame]).tobytes())
 
@@ -76,7 +81,11 @@ def count(record: Path) -> int:
 
 
 def read(record: Path, start: int = 0) -> list[int]:
-    """The frames from the entry `start` on."""
+    """The frames from the entry `start` on. Raises `DumpUnreadable` where not all that were read are there."""
+    if count(record) >= MOST:
+        raise DumpUnreadable(
+            f"what was asked reads {MOST} pages or more, of which no excerpt is made", hint="ask for less of the dump"
+        )
     frames = array(_CODE)
     with record.open("rb") as file:
         file.seek(start * _SIZE)

@@ -7,6 +7,7 @@ requests are not signed, which public buckets allow.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -80,7 +81,7 @@ class S3Dump:
             wanted["VersionId"] = version
         answer = self._client.get_object(Bucket=self._bucket, Key=self._key, **wanted)
         first, _, total = answer.get("ContentRange", "").removeprefix("bytes ").partition("/")
-        if not first.startswith(f"{offset}-") or not total.isdecimal():
+        if not first.startswith(f"{offset}-") or not re.fullmatch("[0-9]{1,18}", total):
             raise NotInParts(self.url, "the store sends whole objects only")
         version = answer.get("VersionId")
         found = version if version not in {None, "null"} else answer.get("ETag")

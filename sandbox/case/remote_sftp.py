@@ -88,11 +88,13 @@ class SftpDump:
         if self._file is None:
             await self._open()
         data, now = await asyncio.gather(self._file.read(size, offset), self._file.stat())
+        if now.size is None or now.mtime is None:
+            raise DumpUnreadable(f"{without_secrets(self.url)}: the host does not say how large it is, or of when")
         mark = f"{now.mtime}.{now.mtime_ns or 0} {now.size}"
         self._size, self._mark = self._size or now.size, self._mark or mark
         if (self._size, self._mark) != (now.size, mark):
             raise replaced(self.url)
-        if len(data) < min(size, now.size - offset):
+        if len(data) != max(0, min(size, now.size - offset)):
             raise _Cut
         return bytes(data)
 
@@ -161,7 +163,7 @@ class SftpDump:
 
 
 class _Cut(Exception):
-    """Fewer bytes came than the file has there."""
+    """Other than as many bytes came as the file has there."""
 
 
 def _is_transient(error: BaseException) -> bool:

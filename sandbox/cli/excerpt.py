@@ -23,8 +23,7 @@ from sandbox.cli.options import (
     WithDebugger,
 )
 from sandbox.debugger import DEBUGGERS
-from sandbox.errors import unwritable
-from sandbox.host.files import STDOUT, check_output, is_file_output
+from sandbox.host.files import STDOUT, is_file_output
 
 if TYPE_CHECKING:
     from sandbox.excerpt.model import Excerpt
@@ -70,7 +69,7 @@ def excerpt(
     """
     from sandbox.case.options import OpenOptions
     from sandbox.commands.run_arguments import from_arguments
-    from sandbox.excerpt.make import make, write_manifest
+    from sandbox.excerpt.make import make
 
     if debugger not in {None, *DEBUGGERS}:
         raise typer.BadParameter(f"--with takes {' or '.join(DEBUGGERS)}")
@@ -83,11 +82,9 @@ def excerpt(
         debugger=debugger,
     )
     options.check()
-    for name in filter(None, (output, manifest)):
-        try:
-            check_output(name)
-        except OSError as error:
-            raise unwritable(name, error, hint="choose another place with -o or --manifest") from error
+    listed = manifest
+    if listed is None and is_file_output(output):
+        listed = output.with_name(output.name + ".json")
     made = make(
         vmcore,
         output,
@@ -97,12 +94,8 @@ def excerpt(
         exclude_user=exclude_user,
         verify=verify,
         timeout=timeout,
+        listed=listed,
     )
-    listed = manifest
-    if listed is None and is_file_output(output):
-        listed = output.with_name(output.name + ".json")
-    if listed is not None:
-        write_manifest(listed, made.manifest)
     if json and output != STDOUT:
         render.as_json(made)
     else:

@@ -12,7 +12,7 @@ from sandbox import render
 from sandbox.cli.app import app, command
 from sandbox.cli.options import EngineName, GivenDebuginfo, ImageName, Json, Quiet
 from sandbox.errors import unwritable
-from sandbox.host.files import STDOUT, check_output, write_output
+from sandbox.host.files import STDOUT, write_output
 
 group = typer.Typer(
     no_args_is_help=True,
@@ -54,17 +54,15 @@ def build(
     An engine with that image opens dumps of that kernel and fetches nothing.
     """
     from sandbox.case.options import OpenOptions
-    from sandbox.commands.images import bill_of, build as make, resolve_target
+    from sandbox.commands.images import bill_of, build as make, check_place, resolve_target
 
     options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo)
     reporter = render.reporter(quiet=quiet)
     elsewhere = "choose another place with --sbom"
-    try:
-        if sbom is not None:
-            check_output(sbom)
-    except OSError as error:
-        raise unwritable(sbom, error, hint=elsewhere) from error
-    ref = make(resolve_target(of), options, modules=modules, reporter=reporter)
+    subject = resolve_target(of)
+    if sbom is not None:
+        check_place(subject, sbom, hint=elsewhere)
+    ref = make(subject, options, modules=modules, reporter=reporter)
     if sbom is None:
         typer.echo(ref)
         return

@@ -80,7 +80,7 @@ def report(
         # In parallel to crash, because loading the templates takes as long as its answers.
         in_background(page_ready, name="page")
     if not json or output is not None:
-        write.check(output or Path("report.html"))
+        write.check(output or Path("report.html"), vmcore)
     reporter = render.reporter(quiet=quiet)
     options = OpenOptions(
         engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo, debugger=debugger
@@ -97,6 +97,9 @@ def report(
     if other is not None:
         _compared(made, make(other, options, reporter, timeout=timeout), json=json)
         return
+    if not json or output is not None:
+        # Of a directory, or an archive in it, only now is known which file it is.
+        write.check(output or Path("report.html"), Path(made.identity.dump))
     if json:
         text = write.as_json(made)
         if output in {None, STDOUT}:

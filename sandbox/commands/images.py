@@ -32,7 +32,7 @@ from sandbox.errors import (
 )
 from sandbox.host import config
 from sandbox.host.disk import need_space
-from sandbox.host.files import STDOUT, check_output, write_output
+from sandbox.host.files import STDOUT, check_output, refuse_evidence, write_output
 from sandbox.model import DUMP_SCHEMES, Vmcore
 from sandbox.profiles import Profile, load, platforms, select
 from sandbox.progress import QUIET, Reporter
@@ -232,12 +232,19 @@ def pull(of: ImageTarget, registry: str | None, options: OpenOptions, reporter: 
     return reference(of)
 
 
-def save(of: ImageTarget, output: Path, options: OpenOptions, reporter: Reporter = QUIET) -> str:
-    """Writes the image of `of` as an archive, building it if it is not there. See `write_output` for `output`."""
+def check_place(of: ImageTarget, output: Path, *, hint: str) -> None:
+    """Raises `UsageError` or `NoSpace` where what is made for `of` cannot be written, or would replace the dump."""
+    if isinstance(of, Vmcore):
+        refuse_evidence(output, (of.path, *of.files))
     try:
         check_output(output)
     except OSError as error:
-        raise unwritable(output, error, hint="choose another place with -o") from error
+        raise unwritable(output, error, hint=hint) from error
+
+
+def save(of: ImageTarget, output: Path, options: OpenOptions, reporter: Reporter = QUIET) -> str:
+    """Writes the image of `of` as an archive, building it if it is not there. See `write_output` for `output`."""
+    check_place(of, output, hint="choose another place with -o")
     ref = _ensure_built(of, options, reporter)
     with closing(connect(options.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
 

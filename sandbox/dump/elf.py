@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 from sandbox.dump import kdump
 from sandbox.dump.completeness import cut_off
 from sandbox.dump.header import Header, PageMissingError
-from sandbox.dump.kdump_writer import Beginning, bitmap_of, vmcoreinfo_note
+from sandbox.dump.kdump_writer import Beginning, RangeBitmaps, vmcoreinfo_note
 from sandbox.dump.vmcoreinfo import number
 from sandbox.errors import DumpDamaged, NotADump, pasteable
 from sandbox.formats import elf, notes
 from sandbox.formats.elf import Segment
-from sandbox.formats.streams import BytesSource, Source
+from sandbox.formats.streams import Source
 from sandbox.model import DumpFormat, PageCompression, Vmcore
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ _MACHINES: Final = {
 _X86_64_KERNEL: Final = 0xFFFFFFFF80000000
 _PAGE: Final = 4096
 _HIGHEST: Final = 8 << 40
-"""Physical addresses up to which bitmaps are made: those of 8 TiB have 512 MB."""
+"""Physical addresses up to which bitmaps are made: those of 8 TiB have 512 MB in an excerpt."""
 
 
 class ElfFile:
@@ -109,10 +109,9 @@ class ElfFile:
         text = header.vmcoreinfo or "".join(f"{key}={value}\n" for key, value in vmcore.vmcoreinfo.items()).encode()
         notes_here = b"".join(self._source.read_at(offset, size) for offset, size in self._note_sections)
         base = number(vmcore.vmcoreinfo, "phys_base")
-        size = blocks * page
         # A page of which an end belongs to no segment is left out: it is none of the kernel's.
-        ram = bitmap_of(((-(-one.paddr // page), (one.paddr + one.memsz) // page) for one in self._segments), size)
-        here = bitmap_of(((-(-one.paddr // page), (one.paddr + one.filesz) // page) for one in self._segments), size)
+        ram = ((-(-one.paddr // page), (one.paddr + one.memsz) // page) for one in self._segments)
+        here = ((-(-one.paddr // page), (one.paddr + one.filesz) // page) for one in self._segments)
         return Beginning(
             order=header.order,
             block_size=page,
@@ -129,7 +128,7 @@ class ElfFile:
             dump_level=header.dump_level or 0,
             notes=vmcoreinfo_note(notes_here, text, header.order),
             vmcoreinfo=text,
-            bitmaps=BytesSource(bytes(ram + here)),
+            bitmaps=RangeBitmaps(blocks * page, ram, here),
             bitmap_blocks=2 * blocks,
         )
 

@@ -296,7 +296,7 @@ def _excerpt(source: Source, layout: Layout, where: int) -> str | None:
 
 def excerpt_note(text: str, order: ByteOrder) -> bytes:
     """The note that says what an excerpt is of; cut where it is too long to be read again."""
-    return note(EXCERPT_NAME, EXCERPT_TYPE, text.encode()[: _LONGEST_EXCERPT_NOTE - 64], order)
+    return note(EXCERPT_NAME, EXCERPT_TYPE, text.encode(errors="backslashreplace")[: _LONGEST_EXCERPT_NOTE - 64], order)
 
 
 def with_utsname(head: bytes, *, release: str, version: str, machine: str) -> bytes:

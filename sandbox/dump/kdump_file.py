@@ -12,9 +12,10 @@ from sandbox.dump import kdump
 from sandbox.dump.completeness import cut_off
 from sandbox.dump.dump_file import Part
 from sandbox.dump.header import Header, PageMissingError
-from sandbox.dump.kdump_pages import KdumpMemory, PageIndex
+from sandbox.dump.kdump_pages import MOST_BITMAP, KdumpMemory, PageIndex
 from sandbox.dump.kdump_writer import Beginning, vmcoreinfo_note
 from sandbox.dump.source import DeadlineExceeded
+from sandbox.errors import DumpUnreadable
 from sandbox.formats.streams import SliceSource, Source
 from sandbox.model import DumpFormat, Vmcore
 
@@ -109,6 +110,8 @@ class KdumpFile:
         layout, header = self.layout, self.header
         if layout.bits != 64 or layout.kind is not DumpFormat.KDUMP:
             return None
+        if layout.bitmap_size > MOST_BITMAP or layout.descriptors_offset > (self.source.size or 0):
+            raise DumpUnreadable("the bitmap of pages is larger than the dump, or was cut off")
         head = self.source.read_at(0, kdump.HEADER_SIZE)
         text = header.vmcoreinfo
         return Beginning(

@@ -23,7 +23,8 @@ _BLOCK: Final = 4096
 _CHUNK: Final = 1 << 20
 _ZEROS: Final = bytes(_CHUNK)
 _CACHE_BYTES: Final = 8 << 20
-_MOST_BITMAP: Final = 1 << 30
+MOST_BITMAP: Final = 1 << 30
+"""Bytes of a bitmap that are looked at: of 32 TiB with pages of 4 KiB."""
 _AHEAD: Final = 128 << 10
 _DESCRIPTORS: Final = 128
 """Page descriptors read at once."""
@@ -38,7 +39,7 @@ class PageIndex:
     def __init__(self, source: Source, layout: kdump.Layout) -> None:
         self._source = source
         self._offset = layout.page_bitmap_offset
-        self._size = min(layout.bitmap_size, (layout.max_mapnr + 7) // 8, _MOST_BITMAP)
+        self._size = min(layout.bitmap_size, (layout.max_mapnr + 7) // 8, MOST_BITMAP)
         self._before = array("Q", [0])
         self._blocks: dict[int, int] = {}
         self._last = (-1, -1)

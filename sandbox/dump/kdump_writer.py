@@ -9,8 +9,10 @@ from __future__ import annotations
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,7 @@ from sandbox.formats.streams import CHUNK, Source
 _VERSION: Final = 6
 _ZLIB: Final = 0x1
 _SUB_HEADER: Final = 104
+_64_BITS: Final = (1 << 64) - 1
 _MOST_READ: Final = 1 << 20
 """Bytes that one read of a view returns at most."""
 
@@ -40,6 +43,7 @@ class Beginning:
     head: bytes
     """struct disk_dump_header; what depends on the parts' sizes is filled in."""
     phys_base: int
+    """Of 64 bits, with or without a sign; more is cut off."""
     dump_level: int
     notes: bytes
     vmcoreinfo: bytes
@@ -68,8 +72,8 @@ class Beginning:
         mapnr = min(self.max_mapnr, (1 << 32) - 1)
         struct.pack_into(code + "IiiII", head, 424, status, size, blocks, self.bitmap_blocks, mapnr)
         sub = struct.pack(
-            code + "qiiQQQQQQQQQQQ",
-            *(self.phys_base, self.dump_level, 0, 0, 0),
+            code + "QiiQQQQQQQQQQQ",
+            *(self.phys_base & _64_BITS, self.dump_level, 0, 0, 0),
             *(start if self.vmcoreinfo else 0, len(self.vmcoreinfo)),
             *(start + len(vmcoreinfo) if self.notes else 0, len(self.notes), 0, 0),
             *(0, self.max_mapnr, self.max_mapnr),
@@ -212,8 +216,48 @@ def _bitmap(frames: Iterable[int], size: int) -> Iterator[bytes]:
         piece = bytearray(min(CHUNK, size - start))
 
 
-def bitmap_of(ranges: Iterable[tuple[int, int]], size: int) -> bytearray:
-    """A bitmap of `size` bytes with the bits of all frames in the ranges (first, end)."""
+class RangeBitmaps:
+    """Bitmaps of `each` bytes, one after the other, with the bits of the frames in ranges (first, end). A `Source`.
+
+    They are made where they are read, and each bit once: segments may overlap, and claim more memory than there is.
+    """
+
+    damage: str | None = None
+
+    def __init__(self, each: int, *bitmaps: Iterable[tuple[int, int]]) -> None:
+        self._each = each
+        self._bitmaps = [_merged(ranges) for ranges in bitmaps]
+        self.size = each * len(bitmaps)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        end = min(offset + size, self.size)
+        pieces = []
+        while 0 <= offset < end:
+            number, start = divmod(offset, self._each)
+            length = min(end - offset, self._each - start)
+            pieces.append(self._piece(self._bitmaps[number], start, length))
+            offset += length
+        return b"".join(pieces)
+
+    def _piece(self, ranges: Sequence[tuple[int, int]], start: int, length: int) -> bytes:
+        low, high = 8 * start, 8 * (start + length)
+        inside = ranges[bisect_right(ranges, low, key=itemgetter(1)) : bisect_left(ranges, high, key=itemgetter(0))]
+        return bytes(_bits([(max(first, low) - low, min(last, high) - low) for first, last in inside], length))
+
+
+def _merged(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same in order, and without overlaps."""
+    found: list[tuple[int, int]] = []
+    for first, end in sorted(one for one in ranges if one[0] < one[1]):
+        if found and first <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((first, end))
+    return found
+
+
+def _bits(ranges: Iterable[tuple[int, int]], size: int) -> bytearray:
+    """`size` bytes with the bits of the ranges (first, end)."""
     found = bytearray(size)
     for first, end in ranges:
         left, right = -(-first // 8), end // 8

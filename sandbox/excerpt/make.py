@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from sandbox.case import remote_dump
 from sandbox.case.dumps import identify_inside_of
@@ -22,11 +24,13 @@ from sandbox.errors import DumpUnreadable, SessionFailed, UsageError, unwritable
 from sandbox.excerpt import compare, page_kinds, questions
 from sandbox.excerpt.model import Excerpt, Manifest, ranges
 from sandbox.host import paths
-from sandbox.host.files import STDOUT, write_output
+from sandbox.host.files import STDOUT, check_output, refuse_evidence, write_output
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
 from sandbox.version import __version__
+
+_ELSEWHERE: Final = "choose another place with -o or --manifest"
 
 
 def make(
@@ -39,17 +43,19 @@ def make(
     exclude_user: bool = False,
     verify: bool = False,
     timeout: float = 60,
+    listed: Path | None = None,
 ) -> Excerpt:
     """Write an excerpt of `dump` to `output`: what a report by each debugger reads, and what `commands` do.
 
-    `exclude_user` leaves out the pages of which the kernel does not say that they are its own. `verify` opens the
-    excerpt and makes the same report of it. Raises `VmboxError`; OSError where the output cannot be written.
+    Its manifest is written to `listed` as JSON. `exclude_user` leaves out the pages of which the kernel does not say
+    that they are its own. `verify` opens the excerpt and makes the same report of it. Raises `VmboxError`; OSError
+    where the output cannot be written.
     """
-    _refuse_itself(dump, output)
     reporter = _OnceEach(reporter)
     if verify and output == STDOUT:
         raise UsageError("--verify opens the excerpt, which standard output is not", hint="-o FILE")
     vmcore = identify_inside_of(dump, reporter, unpacking=False)
+    _check_places([output] if listed is None else [output, listed], vmcore, options)
     dump = vmcore.path  # it was looked for in a directory, or stands for a URL
     if vmcore.excerpt is not None:
         reporter.notice(f"{dump.name} is an excerpt itself: {vmcore.excerpt}")
@@ -89,6 +95,8 @@ def make(
         noted = beginning.with_note(kdump.excerpt_note(_note(manifest), beginning.order))
         with reporter.step(f"Writing {output}", total=None):
             size = _write(output, write_pages(noted, memory, taken, paths.unpacked_dir()))
+    if listed is not None:
+        _write(listed, iter([json.dumps(plain(manifest), indent=1).encode() + b"\n"]))
     unanswered = tuple(one.name for one in asked if one.failed)
     differences = None
     if verify:
@@ -130,11 +138,6 @@ class _OnceEach:
             self._reporter.notice(line)
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest as JSON. Raises `VmboxError`."""
-    _write(path, iter([json.dumps(plain(manifest), indent=1).encode() + b"\n"]))
-
-
 def _count(kinds: Mapping[int, str], wanted: AbstractSet[str]) -> int:
     return sum(kind in wanted for kind in kinds.values())
 
@@ -162,14 +165,18 @@ def _write(output: Path, pieces: Iterator[bytes]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise unwritable(output, error, hint="choose another place with -o") from error
+        raise unwritable(output, error, hint=_ELSEWHERE) from error
     return written
 
 
-def _refuse_itself(dump: Path, output: Path) -> None:
-    try:
-        same = output.samefile(dump)
-    except OSError:
-        return
-    if same:
-        raise UsageError(f"{output} is the dump itself", hint="choose another place with -o")
+def _check_places(outputs: Sequence[Path], vmcore: Vmcore, options: OpenOptions) -> None:
+    """Raises `VmboxError` where nothing can be written, or evidence would be written over."""
+    given = () if options.debuginfo is None else (options.debuginfo,)
+    for output in outputs:
+        refuse_evidence(output, (vmcore.path, *vmcore.files, *given))
+        try:
+            check_output(output)
+        except OSError as error:
+            raise unwritable(output, error, hint=_ELSEWHERE) from error
+    if STDOUT not in outputs and len({os.path.realpath(one) for one in outputs}) < len(outputs):
+        raise UsageError(f"{outputs[0]} cannot be the excerpt and its manifest", hint=_ELSEWHERE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from sandbox.session.start import open_session
 USER: Final = frozenset({"anonymous", "page cache"})
 """Memory of processes, and contents of files."""
 UNKNOWN: Final = "unknown"
+
+_NUMBER: Final = re.compile("[0-9]{1,20}")
 
 _DEBUGGER: Final = "drgn"
 
@@ -69,7 +72,7 @@ def kinds(
     found = dict.fromkeys(frames, UNKNOWN)
     for line in answer.text().splitlines():
         number, _, kind = line.partition(" ")
-        if number.isdecimal() and int(number) in found:
+        if _NUMBER.fullmatch(number) and int(number) in found:
             found[int(number)] = kind
     return found
 

@@ -17,6 +17,12 @@ _MOST: Final = 1024
 _EXPECTED: Final = 2
 """Times that a dump is smaller when it is compressed, as far as the number of places is concerned."""
 
+_TOO_MANY: Final = 16 * _MOST
+_FEWER: Final = 8
+"""Times, when an index is begun again. It could have half a million places else: zeros become 1/1000."""
+_FARTHEST: Final = 64 << 20
+"""Between two places, when it is begun again: the library has some times as much in memory."""
+
 _BLOCK: Final = 1 << 20
 """Bytes that are unpacked, and kept, at once."""
 
@@ -49,16 +55,9 @@ class GzipSource:
         """
         import indexed_gzip
 
-        self._raw = _File(source, advance)
         spacing = max(_NEAREST, _EXPECTED * (source.size or 0) // _MOST)
-        self._file: Any = indexed_gzip.IndexedGzipFile(
-            fileobj=self._raw, spacing=spacing, auto_build=False, readbuf_size=_BLOCK
-        )
         try:
-            if index is None:
-                self._file.build_full_index()
-            else:
-                self._file.import_index(fileobj=index)
+            self._file = _opened(source, spacing, index) if index is not None else _indexed(source, spacing, advance)
             self.size = self._file.seek(0, io.SEEK_END)
             end = source.read_at((source.size or 0) - 4, 4)
         except (OSError, EOFError, ValueError, indexed_gzip.ZranError) as error:
@@ -100,12 +99,61 @@ class GzipSource:
         self._there[number] = 1
 
 
+def _opened(source: Source, spacing: int, index: IO[bytes]) -> Any:
+    import indexed_gzip
+
+    file = indexed_gzip.IndexedGzipFile(fileobj=_File(source), spacing=spacing, auto_build=False, readbuf_size=_BLOCK)
+    file.import_index(fileobj=index)
+    return file
+
+
+def _indexed(source: Source, spacing: int, advance: Callable[[int], None]) -> Any:
+    """The library's file with a full index. Where it has too many places, because the dump is smaller by far when it is
+    compressed, or is made to be, it is begun again with fewer. Raises `CorruptData`.
+    """
+    import indexed_gzip
+
+    while True:
+        raw = _File(source)
+        file = indexed_gzip.IndexedGzipFile(fileobj=raw, spacing=spacing, auto_build=False, readbuf_size=_BLOCK)
+        done = 0
+
+        def look(size: int, file: Any = file) -> None:
+            nonlocal done
+            if sum(1 for _ in file.seek_points()) > _TOO_MANY:
+                raise _TooManyPlaces
+            done += size
+            advance(size)
+
+        raw.look = look
+        try:
+            file.build_full_index()
+        except _TooManyPlaces:
+            file.close()
+            advance(-done)
+            spacing *= _FEWER
+            if spacing > _FARTHEST:
+                raise CorruptData("the gzip file unpacks to more than an index can be made of") from None
+            continue
+        raw.look = _nothing
+        return file
+
+
+class _TooManyPlaces(OSError):
+    """Of an index, which is in memory."""
+
+
+def _nothing(_size: int) -> None:
+    pass
+
+
 class _File(io.RawIOBase):
     """A source as a file that is read and sought in."""
 
-    def __init__(self, source: Source, advance: Callable[[int], None]) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
-        self._advance = advance
+        self.look: Callable[[int], None] = _nothing
+        """Called with the size of what was read, and may raise."""
         self._at = 0
 
     def readable(self) -> bool:
@@ -118,7 +166,7 @@ class _File(io.RawIOBase):
         left = (self._source.size or 0) - self._at
         data = self._source.read_at(self._at, left if size < 0 else size)
         self._at += len(data)
-        self._advance(len(data))
+        self.look(len(data))
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

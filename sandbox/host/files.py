@@ -6,8 +6,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from sandbox.errors import UsageError
 
 STDOUT: Final = Path("-")
 """The name of standard output where a user names a file to write."""
@@ -85,8 +88,18 @@ def check_output(path: Path) -> None:
 
 
 def is_file_output(path: Path) -> bool:
-    """Whether `write_output` made or replaced a file with this name, beside which there may be another one."""
-    return path != STDOUT and _descriptor_link(path) is None and path.is_file()
+    """Whether `write_output` makes or replaces a file with this name, beside which there may be another one."""
+    return path != STDOUT and _descriptor_link(path) is None and (path.is_file() or not path.exists())
+
+
+def refuse_evidence(output: Path, evidence: Iterable[Path]) -> None:
+    """Raises `UsageError` if `output` is one of these files by whatever name, so that it would be written over."""
+    for one in evidence:
+        with suppress(OSError):
+            if output != STDOUT and output.samefile(one):
+                raise UsageError(
+                    f"{output} is {one} itself, which is only read", hint="choose another place for what is made"
+                )
 
 
 def _opened_output(path: Path) -> int | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.errors import unwritable
-from sandbox.host.files import check_output, write_output
+from sandbox.host.files import check_output, refuse_evidence, write_output
 from sandbox.render import plain
 from sandbox.report.model import Report
 
@@ -31,8 +31,9 @@ def schema() -> Mapping[str, Any]:
     return found
 
 
-def check(path: Path) -> None:
-    """Raise what `write` would, as far as that can be told before the report is made."""
+def check(path: Path, dump: Path) -> None:
+    """Raise what `write` would, as far as that can be told before the report is made, or if `path` is the dump."""
+    refuse_evidence(path, [dump])
     try:
         check_output(path)
     except OSError as error:

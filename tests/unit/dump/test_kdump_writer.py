@@ -1,6 +1,9 @@
 """A dump told as a kdump file, and kdump files of chosen pages."""
 
 import random
+import struct
+import time
+import tracemalloc
 from dataclasses import replace
 
 import dump_writer
@@ -8,7 +11,7 @@ import pytest
 
 from sandbox.dump import identify, kdump, reader
 from sandbox.dump.header import PageMissingError
-from sandbox.dump.kdump_writer import PageView, bitmap_of, write_pages
+from sandbox.dump.kdump_writer import PageView, RangeBitmaps, write_pages
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpUnreadable
 
@@ -148,6 +151,56 @@ def test_every_position_has_its_frame():
 
 @pytest.mark.parametrize("ranges", [[(0, 1)], [(3, 5)], [(7, 9)], [(0, 64)], [(5, 60), (2, 3)], [(9, 9)]])
 def test_a_bitmap_has_the_bits_of_its_ranges(ranges):
-    found = bitmap_of(ranges, 8)
+    found = RangeBitmaps(8, ranges).read_at(0, 8)
     wanted = {pfn for first, end in ranges for pfn in range(first, end)}
     assert {pfn for pfn in range(64) if found[pfn // 8] >> pfn % 8 & 1} == wanted
+
+
+def elf_of_segments(claims):
+    """An ELF dump whose segments have (address, size) of memory, and no byte of it."""
+    note, start = dump_writer.vmcoreinfo_note(INFO), 64 + 56 * (len(claims) + 1)
+    segment = struct.Struct("<IIQQQQQQ").pack
+    table = segment(4, 0, start, 0, 0, len(note), len(note), 0)
+    table += b"".join(segment(1, 7, start, 0, at, size, size, 0) for at, size in claims)
+    head = struct.pack(
+        "<4sBBB9xHHIQQQIHHHHHH", b"\x7fELF", 2, 1, 1, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(claims) + 1, 0, 0, 0
+    )
+    return head + table + note
+
+
+def test_segments_that_claim_too_much_cost_little(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(elf_of_segments([(4096 * number, (8 << 40) - (4096 * 65536)) for number in range(60_000)]))
+    tracemalloc.start()
+    began = time.thread_time()
+    beginning, memory = opened(path)
+    size = sum(map(len, write_pages(beginning, memory, [3], tmp_path)))
+    assert time.thread_time() - began < 20
+    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    tracemalloc.stop()
+    assert size < 520 << 20
+
+
+@pytest.mark.parametrize("blocks", [1 << 20, 1 << 30, (1 << 32) - 1])
+def test_a_bitmap_that_is_larger_than_the_dump_is_refused(tmp_path, blocks):
+    path = tmp_path / "vmcore"
+    head = bytearray(dump_writer.kdump({3: page(3)}, INFO))
+    struct.pack_into("<I", head, 436, blocks)
+    path.write_bytes(head)
+    with pytest.raises(DumpUnreadable, match="bitmap"):
+        opened(path)
+    with path.open("r+b") as file:
+        file.truncate(1 << 43)
+    if blocks > 1 << 20:
+        with pytest.raises(DumpUnreadable, match="bitmap"):
+            opened(path)
+
+
+@pytest.mark.parametrize("base", ["99999999999999999999", "-99999999999999999999", "0x8000000000000000", "-4096"])
+def test_any_phys_base_has_a_place(tmp_path, base):
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.elf({3: page(3)}, INFO.replace(b"phys_base)=0", b"phys_base)=" + base.encode())))
+    beginning, memory = opened(path)
+    view = PageView(beginning, memory)
+    (told,) = struct.unpack("<Q", view.read_at(4096, 8))
+    assert told == int(base, 0) % (1 << 64)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.dump.release import classify, vendor
+from sandbox.model import kernel_version
 
 TABLE = Path(__file__).resolve().parents[2] / "fixtures" / "releases.tsv"
 
@@ -154,3 +155,11 @@ def test_minor():
 def test_vendor(host, name):
     banner = f"Linux version 5.14.0-70.el9.x86_64 ({host}) (gcc (GCC) 11.2.1) #1 SMP Thu Feb 24 19:11:22 UTC 2022"
     assert vendor(banner) == name
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [("9" * 5000 + ".1", (0, 0)), ("1." + "9" * 5000, (1, 10**9 - 1)), ("\u0665.1", (0, 0)), ("\u00b2.1", (0, 0))],
+)
+def test_numbers_that_no_kernel_has(release, version):
+    assert kernel_version(release) == version

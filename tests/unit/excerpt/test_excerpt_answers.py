@@ -1,12 +1,15 @@
 """What an excerpt says of itself, and how its answers are compared."""
 
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from sandbox.case import page_record
 from sandbox.case.options import OpenOptions
-from sandbox.errors import UsageError
-from sandbox.excerpt import compare, questions
-from sandbox.excerpt.make import make
+from sandbox.dump import kdump
+from sandbox.excerpt import compare, page_kinds, questions
 from sandbox.excerpt.model import PageRange, Question, ranges
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET
@@ -70,11 +73,21 @@ def test_a_record_is_read_as_far_as_it_is_whole(tmp_path):
     assert record.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_dump_itself_is_not_written_over(tmp_path):
-    dump = tmp_path / "vmcore"
-    dump.write_bytes(b"evidence")
-    link = tmp_path / "link"
-    link.symlink_to(dump)
-    with pytest.raises(UsageError, match="is the dump itself"):
-        make(dump, link, OpenOptions())
-    assert dump.read_bytes() == b"evidence"
+def test_a_case_that_lies_about_pages_leaves_them_out(monkeypatch):
+    @contextmanager
+    def session():
+        yield SimpleNamespace()
+
+    def answer(_session, _what, _code, _arguments, output, *, timeout):
+        assert timeout
+        output(b"5 slab\n" + b"9" * 5000 + b" slab\n" + "\u0666 slab\n\u00b2 slab\n".encode())
+        return CommandStatus.OK, b""
+
+    monkeypatch.setattr(page_kinds, "open_session", lambda *_: (session(), None))
+    monkeypatch.setattr(page_kinds, "run_script", answer)
+    found = page_kinds.kinds(Path("vmcore"), [2, 5, 6], OpenOptions(), QUIET, timeout=1)
+    assert found == {2: "unknown", 5: "slab", 6: "unknown"}
+
+
+def test_a_name_that_is_no_text_is_noted():
+    assert rb"of \udcff" in kdump.excerpt_note("of \udcff", "little")

@@ -1,0 +1,48 @@
+"""Indexes of gzip files that unpack to much more than is usual."""
+
+import gzip
+import io
+import random
+
+import pytest
+
+from sandbox.formats import gzip_index
+from sandbox.formats.streams import BytesSource, CorruptData
+
+pytest.importorskip("indexed_gzip")
+
+PIECE = random.Random(1).randbytes(100_000) + bytes(3 << 20)
+
+
+@pytest.fixture(scope="module")
+def packed():
+    return gzip.compress(PIECE * 40, compresslevel=1)
+
+
+def made(packed, advance=lambda _: None):
+    return gzip_index.GzipSource(BytesSource(packed), io.BytesIO(), advance=advance)
+
+
+def index_of(source):
+    out = io.BytesIO()
+    source.save(out)
+    return out.getvalue()
+
+
+def test_an_index_with_too_many_places_is_begun_again_with_fewer(packed, monkeypatch):
+    usual = index_of(made(packed))
+    monkeypatch.setattr(gzip_index, "_TOO_MANY", 10)
+    steps = []
+    source = made(packed, steps.append)
+    assert len(index_of(source)) < len(usual) / 3
+    assert min(steps) < 0
+    assert sum(steps) == pytest.approx(len(packed), abs=2 << 20)
+    at = 35 * len(PIECE)
+    assert source.read_at(at, 100_000) == PIECE[:100_000]
+
+
+def test_what_unpacks_to_too_much_has_no_index(packed, monkeypatch):
+    monkeypatch.setattr(gzip_index, "_TOO_MANY", 1)
+    monkeypatch.setattr(gzip_index, "_FARTHEST", 4 << 20)
+    with pytest.raises(CorruptData, match="more than an index"):
+        made(packed)
