@@ -13,7 +13,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 USABLE := .venv/usable
-SHELL_FILES := $(filter-out %.py %.tsv %__pycache__,$(wildcard tools/* .ci/run Containerfile.d/files/*))
+SHELL_FILES := $(filter-out %.py %.tsv %.c %__pycache__,$(wildcard tools/* .ci/run Containerfile.d/files/*))
 PYTEST := $(BIN)/pytest --timeout=900
 DEMO := .cache/demo
 
