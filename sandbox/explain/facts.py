@@ -167,7 +167,10 @@ def _frame_of(oops: Oops | None) -> dict[str, object]:
 
 def read_facts(answer: bytes) -> Facts:
     """Raises `DecodeError` for an answer that is not understood."""
-    return decode.decode(Facts, decode.parse_json(answer), keys="any")
+    found = decode.decode(Facts, decode.parse_json(answer), keys="any")
+    if any(value < 0 for value in found.registers.values()):
+        raise decode.DecodeError("a register has no sign")
+    return found
 
 
 def read_values(answer: bytes) -> Values:

@@ -23,6 +23,8 @@ _HARDWARE: Final = re.compile(
     r"|SError Interrupt|[Cc]ritical temperature|memory failure: 0x",
     re.IGNORECASE,
 )
+_STRUCT: Final = re.compile(r"struct ([A-Za-z0-9_]{1,256})")
+"""What may be in a command, which is there to be pasted; debug information says what a type is called."""
 _CALLERS: Final = 6
 _SHOWN_CPUS: Final = 8
 _TAINTS: Final = {
@@ -287,7 +289,7 @@ class _Explainer:
                 yield Sentence(
                     topic="how",
                     text=f"{text}: {_x(base.value)} + 0x{base.offset:x} is {type_}.{member}.",
-                    command=f"struct -o {type_.removeprefix('struct ')}" if type_.startswith("struct ") else None,
+                    command=f"struct -o {named[1]}" if (named := _STRUCT.fullmatch(type_)) else None,
                 )
 
     def _loaded(self) -> Iterator[Sentence]:

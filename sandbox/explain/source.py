@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -10,6 +11,7 @@ from sandbox.explain.model import SourceLine
 _BEFORE, _AFTER = 5, 4
 _LONGEST: Final = 8 << 20
 """Bytes of a source file."""
+_LONGEST_PATH: Final = 4096
 
 
 def excerpt(directory: Path, file: str, line: int) -> tuple[SourceLine, ...]:
@@ -37,11 +39,14 @@ def excerpt(directory: Path, file: str, line: int) -> tuple[SourceLine, ...]:
 
 
 def _find(directory: Path, file: str) -> Path:
+    if len(file) > _LONGEST_PATH:
+        raise LookupError("the debug information has a path that is too long for one")
     # The path is of the dump's debug information: it leads to no place outside of the directory.
     parts = [part for part in PurePosixPath(file).parts if part not in {"/", "..", "."}]
     root = directory.resolve()
     for first in range(len(parts)):
         path = root.joinpath(*parts[first:])
-        if path.is_file() and path.resolve().is_relative_to(root):
-            return path
+        with suppress(OSError):  # a name that is too long
+            if path.is_file() and path.resolve().is_relative_to(root):
+                return path
     raise LookupError(f"{directory} has no {'/'.join(parts[-3:])}")

@@ -9,7 +9,7 @@ from typing import Final
 
 from sandbox.explain.model import TOPICS, Fault, Sentence
 from sandbox.explain.waits import Waits
-from sandbox.render import visible
+from sandbox.render import one_line
 
 _WIDTH: Final = 110
 
@@ -25,7 +25,7 @@ def lines(fault: Fault, dump: str | None) -> Iterator[str]:
         if topic == "where" and fault.source:
             yield "  Source (that it is of this very build is not checked):"
             for line in fault.source:
-                yield visible(f"  {'>' if line.fault else ' '} {line.number:5}  {line.text.expandtabs()}")
+                yield one_line(f"  {'>' if line.fault else ' '} {line.number:5}  {line.text.expandtabs()}")
     yield from _not_known(fault.unknown)
 
 
@@ -43,7 +43,7 @@ def _sentences(sentences: Iterable[Sentence], dump: str | None) -> Iterator[str]
     for command, shown in groupby(sentences, key=lambda one: one.command):
         for one in shown:
             yield from textwrap.wrap(
-                visible(one.text),
+                one_line(one.text),
                 _WIDTH,
                 initial_indent="  ",
                 subsequent_indent="    ",
@@ -58,4 +58,4 @@ def _not_known(unknown: Mapping[str, str]) -> Iterator[str]:
     if unknown:
         yield "NOT KNOWN"
         for part, why in unknown.items():
-            yield visible(f"  {part}: {why}")
+            yield one_line(f"  {part}: {why}")

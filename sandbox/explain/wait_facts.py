@@ -91,4 +91,9 @@ def request(modules: Mapping[str, bytes]) -> str:
 
 def read(answer: bytes) -> WaitAnswer:
     """Raises `DecodeError` for an answer that is not understood."""
-    return decode.decode(WaitAnswer, decode.parse_json(answer), keys="any")
+    found = decode.decode(WaitAnswer, decode.parse_json(answer), keys="any")
+    if len(found.waits) > MOST:
+        raise decode.DecodeError(f"{len(found.waits)} tasks, and {MOST} at most were asked for")
+    if any(one.owner is not None and one.lock is None for one in found.waits):
+        raise decode.DecodeError("a task has an owner of no lock")
+    return found

@@ -81,7 +81,7 @@ class Waits:
 
 def explain(answer: WaitAnswer) -> Waits:
     """Make the graph of what was read. An edge is an owner's word in a lock; nothing is guessed of stacks."""
-    next_of = {one.pid: one.owner for one in answer.waits if one.owner is not None and one.listed is not False}
+    next_of = {pid: one.owner for pid, one in _held_up(answer).items() if one.owner is not None}
     cycles = _cycles(next_of)
     behind = _behind(next_of, cycles)
     roots = _roots(answer, behind, cycles)
@@ -102,6 +102,11 @@ def explain(answer: WaitAnswer) -> Waits:
         sentences=tuple(_sentences(answer, cycles, behind, roots, pools)),
         unknown=unknown,
     )
+
+
+def _held_up(answer: WaitAnswer) -> dict[int, WaitFacts]:
+    """The tasks that wait for others; an answer may name one of them more than once."""
+    return {one.pid: one for one in answer.waits if one.owner is not None and one.listed is not False}
 
 
 def _cycles(next_of: Mapping[int, int]) -> tuple[tuple[int, ...], ...]:
@@ -215,8 +220,8 @@ def _sentences(
     roots: Sequence[Root],
     pools: Sequence[Pool],
 ) -> Iterator[Sentence]:
-    by_pid = {one.pid: one for one in answer.waits}
-    for cycle in cycles:
+    by_pid = _held_up(answer)
+    for cycle in cycles[:_SHOWN]:
         # Each holds what the one before it waits for.
         steps = []
         for number, pid in enumerate(cycle):
