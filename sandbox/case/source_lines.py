@@ -150,12 +150,14 @@ def ask(
             ) from error
     try:
         return _read(decode.parse_json(said), files, code)
-    except (decode.DecodeError, KeyError, TypeError, ValueError) as error:
+    except (decode.DecodeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise SessionFailed("the answer about source lines is not understood", hint="report this") from error
 
 
 def _read(answer: object, files: Sequence[DebugFile], code: Sequence[Code]) -> Answer:
-    """The container's answer as values; debug files may be crafted. Raises `ValueError`, `TypeError` or `KeyError`."""
+    """The container's answer as values; debug files may be crafted. Raises `ValueError`, `TypeError`, `KeyError`,
+    `OverflowError`.
+    """
     if not isinstance(answer, dict):
         raise TypeError("no object")
     found = tuple(_lines(one) for one in answer["files"])

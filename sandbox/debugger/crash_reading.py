@@ -50,6 +50,9 @@ _HINT: Final = "bt, ps, log, struct, rd, kmem, files, dis, sym, foreach … bt; 
 
 def check_reading(command: str) -> None:
     """Raises `UsageError` for a command that may do more than read the dump."""
+    if command.lstrip().startswith(('"', "'")):
+        # crash looks for a command with the whole name in quotes, and gdb for one with its first word.
+        raise UsageError(f"{command!r} begins with a quote, and no command does", hint=_HINT)
     # crash takes quotes away before it looks for options.
     words = command.replace('"', " ").replace("'", " ").split()
     if not words:
@@ -70,7 +73,8 @@ def check_reading(command: str) -> None:
     for word in options:
         if _OPTIONS[first].fullmatch(word) is None:
             raise UsageError(f"{first} {word} is not known to only read", hint=_HINT)
-    if expression and re.search(r"(?<!=)=(?!=)|\+\+|--", plain):
+    # Not in `plain`: gdb reads a-->b as (a--) > b.
+    if expression and re.search(r"(?<!=)=(?!=)|\+\+|--", command):
         raise UsageError(f"{command!r} changes a value", hint="p NAME, p NAME.MEMBER, p *(struct page *)0x…")
     if first == "foreach" and "gdb" in rest:
         raise UsageError("foreach gdb is not a command that only reads", hint=_HINT)

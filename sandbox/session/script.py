@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -76,7 +75,7 @@ class BeforeMark:
     def ended(self) -> tuple[CommandStatus, bytes]:
         """Whether the script failed, and its messages; to be asked when the output has ended."""
         try:
-            said = decode.decode(_ScriptEnd, json.loads(self._after or b""))
+            said = decode.decode(_ScriptEnd, decode.parse_json(self._after or b""))
         except ValueError:
             # What runs in a case may be a hostile dump's.
             return CommandStatus.ERROR, b"the script did not say how it ended"

@@ -43,6 +43,9 @@ from sandbox.errors import UsageError
         "p a == 1, b = 2",
         "p jiffies += 1",
         "p jiffies++",
+        "p jiffies-->init_task",
+        '"eval shell id" 1',
+        " 'list' x",
         "p --jiffies",
         "print -elements 4 -- jiffies",
         # Words that crash hands to gdb.

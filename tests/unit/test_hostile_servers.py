@@ -1,19 +1,23 @@
-"""Servers with dumps that answer what no server answers."""
+"""Servers with dumps, and cases, that answer what none of them answers."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from sandbox.case import remote_s3
+from sandbox.case import remote_s3, source_lines
 from sandbox.case.remote_file import NotInParts
 from sandbox.case.remote_s3 import S3Dump
 from sandbox.case.remote_sftp import SftpDump
-from sandbox.errors import DumpUnreadable
+from sandbox.case.source_lines import DebugFile
+from sandbox.errors import DumpUnreadable, SessionFailed
+from sandbox.model import CommandStatus
 from sandbox.progress import QUIET
+from sandbox.session.script import BeforeMark
 
 
 @pytest.mark.parametrize("total", ["9" * 5000, "\u0665", "\u00b2", "*", ""])
@@ -48,3 +52,23 @@ def test_a_host_that_sends_another_number_of_bytes() -> None:
     for data in (b"x" * 11, b"xy", b""):
         with pytest.raises(Exception, match=r"^$"):
             asyncio.run(_sftp(data, 10, 1)._read(7, 5))
+
+
+@pytest.mark.parametrize("end", [b"[" * 200_000, b"9" * 5000, b'{"failed": NaN}', b"\xff", b""])
+def test_a_script_that_does_not_say_how_it_ended(end: bytes) -> None:
+    heard: list[bytes] = []
+    script = BeforeMark(b"mark ", heard.append)
+    script(b"text\nmark " + end)
+    assert script.ended() == (CommandStatus.ERROR, b"the script did not say how it ended")
+    assert heard == [b"text\n"]
+
+
+@pytest.mark.parametrize("line", ["1e400", "-1e400", "null", '"x"', "[]", "9" * 5000])
+def test_source_lines_that_have_no_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str) -> None:
+    said = f'{{"files": [{{"lines": [[["function", "file.c", {line}, 1]]]}}], "code": []}}'
+    info = SimpleNamespace(memory=1 << 30, cpus=1, limits=True)
+    engine: Any = SimpleNamespace(info=lambda: info, run=lambda _: [said.encode()])
+    monkeypatch.setattr(source_lines.images, "ensure", lambda *_: "image")
+    asked = [DebugFile(path="vmlinux", sections=None, places=[("", 1)])]
+    with pytest.raises(SessionFailed, match="not understood"):
+        source_lines.ask(asked, [], arch="x86_64", directory=tmp_path, engine=engine)
