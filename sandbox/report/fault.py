@@ -132,10 +132,12 @@ def _modules(
     """
     names = [oops.place.module if oops.place else None, *(one.module for one in oopses.frames(lines, oops))]
     spelled = dict.fromkeys(name.replace("-", "_") for name in names if name is not None)
+    dump = session.case.dump
     found: dict[str, bytes | None] = {}
     for name in list(spelled)[:_MOST_MODULES]:
-        path = next((one for one in (*given, *module_files(session.case.dump)) if module_name(one.name) == name), None)
-        found[name] = None if path is None else read_module(path)
+        path = next((one for one in (*given, *module_files(dump)) if module_name(one.name) == name), None)
+        below = None if path in given else dump.parent
+        found[name] = None if path is None else read_module(path, below=below)
     wanted = frozenset(name for name, content in found.items() if content is None and name not in oops.modules)
     if wanted and module_debuginfo.any_missing(session.case, wanted):
         module_debuginfo.fetch(session.case, wanted, reporter)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from sandbox.debugger import DEBUGGERS
+from sandbox.dump.source import open_below, open_evidence
 from sandbox.errors import SessionFailed, UsageError
 from sandbox.model import CommandStatus
 from sandbox.report.bounded_answer import BoundedAnswer
@@ -55,11 +58,19 @@ def module_files(dump: Path) -> Iterator[Path]:
                 yield path
 
 
-def read_module(path: Path) -> bytes:
-    """Raises `UsageError` for a file that cannot be read, or is too large to be sent."""
+def read_module(path: Path, *, below: Path | None = None) -> bytes:
+    """The content of a debug file; one that was found, and not named by a user, is opened as `open_below` does.
+
+    Raises `UsageError` for a file that cannot be read, is no regular file, or is too large to be sent.
+    """
     try:
-        if path.stat().st_size > _LONGEST_MODULE:
-            raise UsageError(f"{path} is larger than {_LONGEST_MODULE >> 20} MiB")
-        return path.read_bytes()
+        opened = open_evidence(path) if below is None else open_below(below, path)
+        with os.fdopen(opened, "rb") as file:
+            if not stat.S_ISREG(os.fstat(opened).st_mode):
+                raise UsageError(f"{path} is not a regular file", hint="check the path given with --module")
+            content = file.read(_LONGEST_MODULE + 1)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", hint="check the path given with --module") from error
+    if len(content) > _LONGEST_MODULE:
+        raise UsageError(f"{path} is larger than {_LONGEST_MODULE >> 20} MiB")
+    return content

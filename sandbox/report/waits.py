@@ -40,10 +40,11 @@ def waits_of(
 def read(session: Session, *, modules: Sequence[Path] = (), timeout: float) -> Waits:
     """Raises `SessionFailed` where the answer is not understood, and as a session does."""
     files: dict[str, bytes] = {}
-    for path in (*modules, *module_files(session.case.dump)):
+    dump = session.case.dump
+    for path, below in (*((one, None) for one in modules), *((one, dump.parent) for one in module_files(dump))):
         name = module_name(path.name)
-        if name is not None and len(files) < _MOST_MODULES:
-            files.setdefault(name, read_module(path))
+        if name is not None and name not in files and len(files) < _MOST_MODULES:
+            files[name] = read_module(path, below=below)
     with scripted_session(session) as scripted:
         answer = run_shipped(scripted, "waits", wait_facts.script(), wait_facts.request(files), timeout=timeout)
     try:

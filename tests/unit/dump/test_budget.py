@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from sandbox.dump import crash_directory, identify
 from sandbox.errors import NotADump, VmboxError
 from sandbox.formats import zstandard
+from sandbox.triage.discovery import find
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
 DUMP = (FIXTURES / "x86_64-6.1-zlib").read_bytes()
@@ -355,6 +356,22 @@ def test_a_directory_of_many_directories(tmp_path, monkeypatch):
     with pytest.raises(NotADump, match="too many files"):
         identify(tmp_path)
     assert len(listed) == 1
+
+
+def test_a_chain_of_links(tmp_path):
+    """Each leads to the next: Python's realpath goes along all of it, for each again."""
+    place = tmp_path / "crash"
+    place.mkdir()
+    (tmp_path / "target").write_bytes(b"x")
+    for number in range(3000):
+        (place / f"vmcore.{number}").symlink_to(f"vmcore.{number + 1}")
+    (place / "vmcore.3000").symlink_to("../target")
+    check(place)
+    seconds = time.process_time()
+    links = []
+    assert find([place], links) == []
+    assert time.process_time() - seconds < SECONDS
+    assert 0 < len(links) <= 40
 
 
 def test_a_large_honest_file_is_no_reason(tmp_path):
