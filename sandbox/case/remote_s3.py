@@ -91,6 +91,8 @@ class S3Dump:
         left = min(size, int(total) - offset)
         for piece in answer["Body"].iter_chunks(_CHUNK):
             left -= len(piece)
+            if left < 0:
+                raise NotInParts(self.url, "the store sends more than was asked for")
             yield piece
         if left:
             raise _Cut

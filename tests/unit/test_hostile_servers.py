@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,16 @@ def test_a_store_that_says_no_size(monkeypatch: pytest.MonkeyPatch, total: str) 
     monkeypatch.setattr(remote_s3, "_client", lambda _: SimpleNamespace(get_object=lambda **_: answer))
     with pytest.raises(NotInParts):
         _ = S3Dump("s3://bucket/vmcore", None, None, QUIET).size
+
+
+@pytest.mark.parametrize("first", [1 << 20, 4096])
+def test_a_store_that_does_not_end_its_answer(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    pytest.importorskip("botocore")
+    body = SimpleNamespace(iter_chunks=lambda _: itertools.chain([bytes(first)], itertools.repeat(bytes(1 << 20))))
+    answer = {"ContentRange": "bytes 0-4095/1000000", "ETag": '"1"', "Body": body}
+    monkeypatch.setattr(remote_s3, "_client", lambda _: SimpleNamespace(get_object=lambda **_: answer))
+    with pytest.raises(NotInParts, match="more than was asked for"):
+        S3Dump("s3://bucket/vmcore", None, None, QUIET).read_at(0, 4096)
 
 
 def _sftp(data: bytes, size: int | None, mtime: int | None) -> SftpDump:
