@@ -25,6 +25,7 @@ from sandbox.excerpt import compare, page_kinds, questions
 from sandbox.excerpt.model import Excerpt, Manifest, ranges
 from sandbox.host import paths
 from sandbox.host.files import STDOUT, check_output, refuse_evidence, write_output
+from sandbox.host.tempdirs import scratch_directory
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
@@ -93,8 +94,8 @@ def make(
             ranges=tuple(ranges(asked, kinds, left_out)),
         )
         noted = beginning.with_note(kdump.excerpt_note(_note(manifest), beginning.order))
-        with reporter.step(f"Writing {output}", total=None):
-            size = _write(output, write_pages(noted, memory, taken, paths.unpacked_dir()))
+        with reporter.step(f"Writing {output}", total=None), scratch_directory() as place:
+            size = _write(output, write_pages(noted, memory, taken, place))
     if listed is not None:
         _write(listed, iter([json.dumps(plain(manifest), indent=1).encode() + b"\n"]))
     unanswered = tuple(one.name for one in asked if one.failed)
