@@ -22,7 +22,6 @@ from sandbox.dump.kdump_pages import PageIndex
 from sandbox.errors import DumpUnreadable
 from sandbox.formats.notes import ByteOrder, iterate
 from sandbox.formats.streams import CHUNK, Source
-from sandbox.host import paths
 
 _VERSION: Final = 6
 _ZLIB: Final = 0x1
@@ -177,7 +176,6 @@ def write_pages(beginning: Beginning, memory: Memory, frames: Iterable[int], pla
     two = size // 2 if kdump.has_two_bitmaps(beginning.bitmap_blocks, page, beginning.max_mapnr) else 0
     entries: list[tuple[int, int, int]] = []
     kept: list[int] = []
-    paths.make_private(place)
     with tempfile.TemporaryFile(dir=place) as data:
         at = 0
         for pfn in sorted(set(frames)):

@@ -204,10 +204,3 @@ def test_any_phys_base_has_a_place(tmp_path, base):
     view = PageView(beginning, memory)
     (told,) = struct.unpack("<Q", view.read_at(4096, 8))
     assert told == int(base, 0) % (1 << 64)
-
-
-def test_an_excerpt_is_made_where_nothing_was_kept_before(dump, tmp_path):
-    """As on the first command of a user."""
-    beginning, memory = opened(dump)
-    assert b"".join(write_pages(beginning, memory, FRAMES, tmp_path / "unpacked")).startswith(b"KDUMP   ")
-    assert (tmp_path / "unpacked").stat().st_mode & 0o777 == 0o700
