@@ -26,12 +26,12 @@ _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
 _DATE: Final = re.compile(r"^\w{3} (\w{3}) +(\d\d?) (\d\d):(\d\d):(\d\d) (UTC|GMT) (\d{4})$")
 
 
-COUNT: Final = "p nr_threads"
+COUNT: Final = "rd -32 -d nr_threads"
 """The command of either debugger that prints how many tasks the kernel counted; idle ones are not among them
-(kernel/fork.c).
+(kernel/fork.c). `p` would add to gdb's history of values, by whose numbers a user may refer to one.
 """
 
-_COUNTED: Final = re.compile(r"^nr_threads = (?:\$\d+ = |\(int\))(\d{1,9})\s*$", re.MULTILINE)
+_COUNTED: Final = re.compile(r"^[0-9a-f]{8,16}: +(\d{1,9})\s*$", re.MULTILINE)
 _CPUS: Final = re.compile(r"(\d{1,6})\b")
 
 

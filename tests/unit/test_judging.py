@@ -179,7 +179,7 @@ def test_date_uptime_and_tasks_are_judged(
     _has(monkeypatch, log.Witness(lines=[f"[    3.0] {line}" for line in LOG]))
     at = datetime(2026, 11, 27, 17, 18, 19, tzinfo=UTC)
     monkeypatch.setattr(dumps, "identify", lambda path: SimpleNamespace(crash_time=at))
-    run = _Run(case, reporter, {"p nr_threads": "nr_threads = $1 = 55\n"})
+    run = _Run(case, reporter, {"rd -32 -d nr_threads": "ffffffff8beee7d8:            55 \n"})
     assert [(one.subject, one.agrees) for one in run.ask(SYS, "sys").verdicts] == [
         ("date", True),
         ("uptime", True),
