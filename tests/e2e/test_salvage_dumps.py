@@ -184,7 +184,11 @@ def test_a_dump_that_only_a_newer_crash_knows(docker_engine: EngineUnderTest, du
         assert b"--minimal" not in done.stderr
         # It stays with the crash that opens it.
         again = run("run", str(dump), "--with", "crash", "--", "sys")
-        assert re.fullmatch(rb"(?:vmbox: (?:date|uptime|tasks): AGREES WITH: .*\n){3}", again.stderr)
+        assert b"trying" not in again.stderr
+        for subject in (b"date", b"tasks"):
+            assert b"vmbox: %b: AGREES WITH: " % subject in again.stderr, again.stderr
+        # crash 9.0.2 says minutes of this kernel, which ran for some seconds by its log.
+        assert b"vmbox: uptime: DISAGREES WITH: the log's last time stamp" in again.stderr
         assert b"RELEASE: 6.12" in again.stdout
     finally:
         run("close", str(dump))

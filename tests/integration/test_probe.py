@@ -14,7 +14,7 @@ from upkeep import probe
 from upkeep.asking import Asker
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def scratch() -> Iterator[Path]:
     with probe_mirrors.probe_mirrors() as directory:
         yield directory
