@@ -56,6 +56,9 @@ _ENVIRONMENT: Final = {
 _LOOK: Final = 0.1
 """Seconds without a word from a new case's script after which its engine is asked whether it runs."""
 
+_LATER: Final = 10
+"""How often an engine is asked again to remove a container that it may still be making."""
+
 _SCRATCH_SHARE: Final = 8
 """A scratch memory is this part of a case's memory."""
 
@@ -145,8 +148,8 @@ def open_case(
                 else:
                     said = _await_ready(directory / store.SHARED, token, engine, container.id, spec)
                 versions = _versions(said, image)
-        except BaseException:
-            engine.remove(name)
+        except BaseException as error:
+            _remove(engine, name, interrupted=not isinstance(error, Exception))
             store.remove(directory)
             raise
         _log.info("container %s is ready after %.3f s", container.id, time.monotonic() - began)
@@ -179,12 +182,25 @@ def open_case(
             place=place,
             remote=there is not None,
         )
-        if view is not None:
-            (directory / store.VIEW).write_text(str(view))
-        idling.record(case, idle)
-        store.write(case)
-        idling.keep(case, container.process)
+        try:
+            if view is not None:
+                (directory / store.VIEW).write_text(str(view))
+            idling.record(case, idle)
+            store.write(case)
+            idling.keep(case, container.process)
+        except BaseException:
+            engine.remove(name)
+            store.remove(directory)
+            raise
         return case
+
+
+def _remove(engine: Engine, name: str, *, interrupted: bool) -> None:
+    """Removes a container that does not come up. An engine goes on with a request whose client was interrupted."""
+    engine.remove(name)
+    for _ in range(_LATER if interrupted else 0):
+        time.sleep(_LOOK)
+        engine.remove(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
