@@ -15,7 +15,7 @@ import secrets
 import select
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,7 +138,7 @@ def open_case(
             spec.name, image, spec.memory or "all", spec.cpus or "all", spec.pids or "all", idle,
         )  # fmt: skip
         began = time.monotonic()
-        try:
+        with _undone_unless_open(engine, name, directory):
             with reporter.step("Starting the case container"):
                 container = _start_container(engine, spec, dump, info)
                 if there:
@@ -148,59 +148,59 @@ def open_case(
                 else:
                     said = _await_ready(directory / store.SHARED, token, engine, container.id, spec)
                 versions = _versions(said, image)
-        except BaseException as error:
-            _remove(engine, name, interrupted=not isinstance(error, Exception))
-            store.remove(directory)
-            raise
-        _log.info("container %s is ready after %.3f s", container.id, time.monotonic() - began)
-        case = Case(
-            id=ident,
-            dump=dump,
-            release=vmcore.release or "",
-            profile=profile.name,
-            image=image,
-            vmlinux=None if debuginfo is None else debuginfo.vmlinux,
-            proof=_NO_PROOF if debuginfo is None else debuginfo.proof,
-            origin="" if debuginfo is None else debuginfo.origin,
-            verification_detail="" if debuginfo is None else debuginfo.verification_detail,
-            verification=Verification.NONE if debuginfo is None else debuginfo.verification,
-            build_id=vmcore.build_id,
-            no_debuginfo=no_debuginfo,
-            awaited=awaited,
-            engine=info.name,
-            endpoint=info.endpoint,
-            container=container.id,
-            opened=datetime.now(UTC),
-            directory=directory,
-            token=token,
-            script=SESSION_VERSION,
-            versions=versions,
-            doubts=doubts(profile, versions, vmcore.release),
-            files=len(vmcore.files) or 1,
-            requested=requested,
-            incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
-            place=place,
-            remote=there is not None,
-        )
-        try:
+            _log.info("container %s is ready after %.3f s", container.id, time.monotonic() - began)
+            case = Case(
+                id=ident,
+                dump=dump,
+                release=vmcore.release or "",
+                profile=profile.name,
+                image=image,
+                vmlinux=None if debuginfo is None else debuginfo.vmlinux,
+                proof=_NO_PROOF if debuginfo is None else debuginfo.proof,
+                origin="" if debuginfo is None else debuginfo.origin,
+                verification_detail="" if debuginfo is None else debuginfo.verification_detail,
+                verification=Verification.NONE if debuginfo is None else debuginfo.verification,
+                build_id=vmcore.build_id,
+                no_debuginfo=no_debuginfo,
+                awaited=awaited,
+                engine=info.name,
+                endpoint=info.endpoint,
+                container=container.id,
+                opened=datetime.now(UTC),
+                directory=directory,
+                token=token,
+                script=SESSION_VERSION,
+                versions=versions,
+                doubts=doubts(profile, versions, vmcore.release),
+                files=len(vmcore.files) or 1,
+                requested=requested,
+                incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",
+                place=place,
+                remote=there is not None,
+            )
             if view is not None:
                 (directory / store.VIEW).write_text(str(view))
             idling.record(case, idle)
             store.write(case)
             idling.keep(case, container.process)
-        except BaseException:
-            engine.remove(name)
-            store.remove(directory)
-            raise
-        return case
+            return case
 
 
-def _remove(engine: Engine, name: str, *, interrupted: bool) -> None:
-    """Removes a container that does not come up. An engine goes on with a request whose client was interrupted."""
-    engine.remove(name)
-    for _ in range(_LATER if interrupted else 0):
-        time.sleep(_LOOK)
+@contextlib.contextmanager
+def _undone_unless_open(engine: Engine, name: str, directory: Path) -> Iterator[None]:
+    """Removes the container and the directory of a case that does not come up.
+
+    An engine goes on with a request whose client was interrupted: it is asked again.
+    """
+    try:
+        yield
+    except BaseException as error:
         engine.remove(name)
+        for _ in range(0 if isinstance(error, Exception) else _LATER):
+            time.sleep(_LOOK)
+            engine.remove(name)
+        store.remove(directory)
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
