@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from sandbox.case.remote_file import NotInParts, replaced
-from sandbox.debuginfo.download import again
+from sandbox.debuginfo.download import again, resumed
 from sandbox.errors import DumpNotFound, DumpUnreadable, missing_extra
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
@@ -60,18 +60,8 @@ class S3Dump:
         return bytes(data)
 
     def feed(self, offset: int, size: int, take: Callable[[bytes], None]) -> None:
-        done = 0
-
-        def attempt() -> None:
-            nonlocal done
-            for piece in self._range(offset + done, size - done):
-                done += len(piece)
-                self.fetched += len(piece)
-                take(piece)
-
-        if size > 0:
-            with self._in_words():
-                again(attempt, _is_transient, self._say, lambda: done)
+        with self._in_words():
+            resumed(self._range, offset, size, take, lambda once, done: again(once, _is_transient, self._say, done))
 
     def _range(self, offset: int, size: int) -> Iterator[bytes]:
         wanted: dict[str, Any] = {"Range": f"bytes={offset}-{offset + size - 1}"}
@@ -93,6 +83,7 @@ class S3Dump:
             left -= len(piece)
             if left < 0:
                 raise NotInParts(self.url, "the store sends more than was asked for")
+            self.fetched += len(piece)
             yield piece
         if left:
             raise _Cut

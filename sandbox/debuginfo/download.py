@@ -248,6 +248,30 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
         raise DownloadFailed(f"{without_secrets(url)}: {_in_words(error)}") from None
 
 
+def resumed(
+    pieces: Callable[[int, int], Iterator[bytes]],
+    offset: int,
+    size: int,
+    take: Callable[[bytes], None],
+    retry: Callable[[Callable[[], None], Callable[[], int]], None],
+) -> None:
+    """Gives `size` bytes to `take` as they arrive, and asks for the rest of them after an attempt that failed.
+
+    `pieces` asks for (offset, size). `retry` calls the attempt, its first argument, as often as it is worth it; the
+    second tells how many bytes have arrived.
+    """
+    done = 0
+
+    def attempt() -> None:
+        nonlocal done
+        for piece in pieces(offset + done, size - done):
+            done += len(piece)
+            take(piece)
+
+    if size > 0:
+        retry(attempt, lambda: done)
+
+
 def again(
     attempt: Callable[[], _T],
     transient: Callable[[BaseException], bool],

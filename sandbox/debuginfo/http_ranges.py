@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from sandbox.debuginfo.download import content_range, get, refuse, retried, total_of
+from sandbox.debuginfo.download import content_range, get, refuse, resumed, retried, total_of
 from sandbox.errors import VerificationFailed
 from sandbox.formats import xz
 from sandbox.formats.streams import CorruptData, Stream
@@ -94,16 +94,7 @@ class HttpFile:
 
     def feed(self, offset: int, size: int, take: Callable[[bytes], None]) -> None:
         """Gives these bytes to `take` as they arrive. Continues after a cut connection."""
-        done = 0
-
-        def attempt() -> None:
-            nonlocal done
-            for piece in self._range(offset + done, size - done):
-                done += len(piece)
-                take(piece)
-
-        if size > 0:
-            retried(self.url, attempt, self._reporter, lambda: done)
+        resumed(self._range, offset, size, take, lambda once, done: retried(self.url, once, self._reporter, done))
 
     def _range(self, offset: int, size: int) -> Iterator[bytes]:
         import httpx
