@@ -22,7 +22,6 @@ from sandbox.cli.options import (
     Timeout,
     WithDebugger,
 )
-from sandbox.debugger import DEBUGGERS
 from sandbox.host.files import STDOUT, is_file_output
 
 if TYPE_CHECKING:
@@ -71,15 +70,8 @@ def excerpt(
     from sandbox.commands.run_arguments import from_arguments
     from sandbox.excerpt.make import make
 
-    if debugger not in {None, *DEBUGGERS}:
-        raise typer.BadParameter(f"--with takes {' or '.join(DEBUGGERS)}")
     options = OpenOptions(
-        engine=engine,
-        image=image,
-        debuginfo=debuginfo,
-        force=force,
-        no_debuginfo=no_debuginfo,
-        debugger=debugger,
+        engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo, debugger=debugger
     )
     options.check()
     listed = manifest

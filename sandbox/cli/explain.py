@@ -9,7 +9,7 @@ import typer
 
 from sandbox import render
 from sandbox.cli.app import command
-from sandbox.cli.options import EngineName, Force, GivenDebuginfo, Json, Quiet, Timeout
+from sandbox.cli.options import EngineName, Force, GivenDebuginfo, Json, NoDebuginfo, Quiet, Timeout
 
 
 @command()
@@ -28,9 +28,7 @@ def explain(
     ] = None,
     engine: EngineName = None,
     debuginfo: GivenDebuginfo = None,
-    no_debuginfo: Annotated[
-        bool, typer.Option("--no-debuginfo", help="Read the dump by what its kernel has of itself.")
-    ] = False,
+    no_debuginfo: NoDebuginfo = False,
     force: Force = False,
     timeout: Timeout = 60,
     quiet: Quiet = False,
@@ -81,9 +79,7 @@ def waits(
     ] = None,
     engine: EngineName = None,
     debuginfo: GivenDebuginfo = None,
-    no_debuginfo: Annotated[
-        bool, typer.Option("--no-debuginfo", help="Read the dump by what its kernel has of itself.")
-    ] = False,
+    no_debuginfo: NoDebuginfo = False,
     force: Force = False,
     timeout: Timeout = 60,
     quiet: Quiet = False,
