@@ -34,6 +34,18 @@ def _judged(log: str, stack: str) -> Verdict | None:
     return stacks.judge_task(found, trace, by="crash")
 
 
+def _agrees(log: str, stack: str) -> None:
+    verdict = _judged(log, stack)
+    assert verdict is not None
+    assert verdict.agrees, verdict
+
+
+def _disagrees(log: str, stack: str) -> None:
+    verdict = _judged(log, stack)
+    assert verdict is not None
+    assert not verdict.agrees
+
+
 SYSCALL = ("vfs_write", "ksys_write", "do_syscall_64", "entry_SYSCALL_64_after_hwframe")
 OOPS = (
     "[  100.0] BUG: kernel NULL pointer dereference, address: 0000000000000000\n"
@@ -163,9 +175,7 @@ def test_where_the_kernels_unwinder_gave_up_more_frames_of_a_debugger_are_no_fau
     verdict = _judged(gave_up, OWN_STACK)
     assert verdict is not None
     assert verdict.line == "AGREES WITH: the log's call trace (2 frames; it ends at vfs_write)"
-    verdict = _judged(gave_up, _false(OWN_STACK))
-    assert verdict is not None
-    assert not verdict.agrees
+    _disagrees(gave_up, _false(OWN_STACK))
 
 
 def test_names_that_are_not_known_agree_with_nothing() -> None:
@@ -202,12 +212,8 @@ def test_an_oops_while_an_oops_is_handled() -> None:
         *("machine_kexec", "oops_end", "page_fault_oops", "asm_exc_page_fault", "!show_fault"),
         *("__die", "page_fault_oops", "exc_page_fault", "asm_exc_page_fault", "!broken", *SYSCALL),
     )
-    verdict = _judged(log, stack)
-    assert verdict is not None
-    assert verdict.agrees, verdict
-    verdict = _judged(log, stack.replace("show_fault", "other"))
-    assert verdict is not None
-    assert not verdict.agrees
+    _agrees(log, stack)
+    _disagrees(log, stack.replace("show_fault", "other"))
 
 
 def test_panic_on_warn() -> None:
@@ -250,12 +256,8 @@ Call trace:
 
 def test_functions_that_are_named_after_what_follows_them_are_forgiven() -> None:
     stack = ("vpanic", "panic", "nmi_panic", "arm64_serror_panic", "do_serror", "smmu_write", "smmu_reset", "el0_svc")
-    verdict = _judged(SERROR, _bt(*stack, cpu=6))
-    assert verdict is not None
-    assert verdict.agrees, verdict
-    verdict = _judged(SERROR, _bt(*stack, cpu=6).replace("smmu_write", "kfree"))
-    assert verdict is not None
-    assert not verdict.agrees
+    _agrees(SERROR, _bt(*stack, cpu=6))
+    _disagrees(SERROR, _bt(*stack, cpu=6).replace("smmu_write", "kfree"))
 
 
 # 3.10: no registers within a trace, so that the function which the NMI stopped is in it only as what lies on the stack.
@@ -279,12 +281,8 @@ def test_a_stack_that_was_switched_by_an_nmi_in_a_kernel_without_registers_in_it
     stack = _bt(
         "panic", "nmi_panic", "watchdog_overflow_callback", "end_repeat_nmi", "!native_queued_spin_lock_slowpath", *tail
     )
-    verdict = _judged(HARD_LOCKUP, stack)
-    assert verdict is not None
-    assert verdict.agrees, verdict
-    verdict = _judged(HARD_LOCKUP, stack.replace("take_it", "kfree"))
-    assert verdict is not None
-    assert not verdict.agrees
+    _agrees(HARD_LOCKUP, stack)
+    _disagrees(HARD_LOCKUP, stack.replace("take_it", "kfree"))
 
 
 S390 = """[    1.7] Unable to handle kernel pointer dereference in virtual kernel address space
@@ -332,12 +330,8 @@ POWER = """[  223.6] BUG: Kernel NULL pointer dereference on read at 0x00000040
     ids=["s390x", "ppc64le"],
 )
 def test_oopses_of_other_machines(log: str, stack: tuple[str, ...]) -> None:
-    verdict = _judged(log, _bt(*stack))
-    assert verdict is not None
-    assert verdict.agrees, verdict
-    verdict = _judged(log, _bt(*stack[:1], "kfree", *stack[2:]))
-    assert verdict is not None
-    assert not verdict.agrees
+    _agrees(log, _bt(*stack))
+    _disagrees(log, _bt(*stack[:1], "kfree", *stack[2:]))
 
 
 def test_two_panics_in_one_log_the_last_counts() -> None:
@@ -363,9 +357,7 @@ def test_the_beginning_of_a_modules_section_is_no_name() -> None:
 
 def test_a_module_has_two_names_of_its_init_function() -> None:
     log = OOPS.replace("vfs_write", "demo_init")
-    verdict = _judged(log, OOPS_STACK.replace("vfs_write", "init_module"))
-    assert verdict is not None
-    assert verdict.agrees, verdict
+    _agrees(log, OOPS_STACK.replace("vfs_write", "init_module"))
     for false in ("cleanup_module", "demo_exit"):
         verdict = _judged(log, OOPS_STACK.replace("vfs_write", false))
         assert verdict is not None
@@ -402,12 +394,8 @@ def test_a_stack_overflow() -> None:
     )
     # The exception has a stack of its own, below which crash prints the function that it stopped once more.
     stack = f"{above}--- <DOUBLEFAULT exception stack> ---\n{below.partition(chr(10))[2]}"
-    verdict = _judged(OVERFLOW, stack)
-    assert verdict is not None
-    assert verdict.agrees, verdict
-    verdict = _judged(OVERFLOW, stack.replace("do_one_initcall", "kfree"))
-    assert verdict is not None
-    assert not verdict.agrees
+    _agrees(OVERFLOW, stack)
+    _disagrees(OVERFLOW, stack.replace("do_one_initcall", "kfree"))
 
 
 def test_an_interrupt_of_a_function_without_a_name() -> None:
