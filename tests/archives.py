@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
+from listening import listening
 from sandbox.formats import zstandard
 
 RELEASE = "6.1.0-50-cloud-amd64"
@@ -287,15 +288,6 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    if tls is not None:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    archive.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}"
-    try:
+    with listening(Handler, tls=tls) as port:
+        archive.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         yield archive
-    finally:
-        server.shutdown()
-        server.server_close()

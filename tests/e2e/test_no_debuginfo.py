@@ -19,6 +19,7 @@ import pytest
 
 from e2e.conftest import Dumps, wait_for
 from engines import EngineUnderTest
+from listening import listening
 from sandbox.judge.backtrace import Backtrace, parse
 from sandbox.judge.call_trace import panic_trace
 
@@ -161,12 +162,9 @@ def slow_mirror() -> Iterator[tuple[str, threading.Event]]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Relay) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", opened
+    with listening(Relay) as port:
+        yield f"http://127.0.0.1:{port}", opened
         opened.set()
-        server.shutdown()
 
 
 def test_bt_is_answered_while_debuginfo_is_on_its_way(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from listening import listening
 from sandbox import profiles, render
 from sandbox.commands import doctor, servers
 from sandbox.engine.messages import build_lines
@@ -141,10 +141,8 @@ def server() -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as listening:
-        threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{listening.server_port}/"
-        listening.shutdown()
+    with listening(Refuses) as port:
+        yield f"http://127.0.0.1:{port}/"
 
 
 def test_a_server_with_any_answer_is_reachable(server: str) -> None:

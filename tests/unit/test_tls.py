@@ -6,12 +6,12 @@ import http.server
 import json
 import ssl
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from listening import listening
 from sandbox.engine import connect
 from sandbox.errors import ConfigurationError, EnginePermission
 
@@ -56,23 +56,14 @@ class _Answers(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    def handle_error(self, *args: object) -> None:
-        """Silent: the tests make clients that disconnect."""
-
-
 @pytest.fixture(scope="module")
 def url(ours: Path) -> Iterator[str]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ours / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as little as dockerd asks for
     context.load_cert_chain(ours / "cert.pem", ours / "key.pem")
-    with _Server(("127.0.0.1", 0), _Answers) as server:
-        # Each connection's thread makes the handshake: a client that never makes it would block all others.
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"tcp://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    with listening(_Answers, tls=context) as port:
+        yield f"tcp://127.0.0.1:{port}"
 
 
 @pytest.fixture(autouse=True)

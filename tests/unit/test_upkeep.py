@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.server
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from listening import listening
 from sandbox import image, profiles
 from sandbox.errors import ConfigurationError
 from upkeep import asking, probe, probes, support_matrix
@@ -47,12 +47,8 @@ def server() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as serving:
-        thread = threading.Thread(target=serving.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"127.0.0.1:{serving.server_port}"
-        serving.shutdown()
-        thread.join()
+    with listening(Handler) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def test_the_support_matrix_is_up_to_date() -> None:

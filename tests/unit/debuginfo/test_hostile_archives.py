@@ -5,12 +5,11 @@ from __future__ import annotations
 import gzip
 import random
 import struct
-import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ import pytest
 import archives
 from archives import Archive
 from debuginfo_bench import Bench, Heard
+from listening import listening
 from sandbox.debuginfo import RemotePackage, certificates, download, repodata, strip_relocs, unstrip
 from sandbox.debuginfo.gdb_index import add_gdb_index
 from sandbox.debuginfo.http_ranges import HttpFile
@@ -245,14 +245,8 @@ def endless(location: str | None = None) -> Iterator[str]:
             except OSError:
                 self.close_connection = True
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_a_body_without_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
