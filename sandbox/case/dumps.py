@@ -38,7 +38,10 @@ def _here(dump: Path, reporter: Reporter) -> tuple[Path, bool]:
 def identify(dump: Path, reporter: Reporter = QUIET) -> Vmcore:
     """The facts about a dump that are found without unpacking it. Raises as `sandbox.dump.identify`."""
     here, remote = _here(dump, reporter)
-    return _identify_remote(here, reporter, whole=False) if remote else identify_file(here)
+    if not remote:
+        return identify_file(here)
+    with _named(here):
+        return _identify_remote(here, reporter, whole=False)
 
 
 def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: bool) -> Vmcore:
@@ -48,7 +51,8 @@ def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: boo
     """
     here, remote = _here(dump, reporter)
     if remote:
-        return _identify_remote(here, reporter, whole=unpacking)
+        with _named(here):
+            return _identify_remote(here, reporter, whole=unpacking)
     kept = paths.unpacked_dir()
     index_pieces(here, kept, reporter)
     vmcore = identify_file(here)
@@ -66,7 +70,7 @@ def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:
         from sandbox.case.remote_split import RemoteNeighbours
         from sandbox.dump.kernel_log import read_source as log_of_source
 
-        with _view(here, reporter) as (_, view):
+        with _named(here), _view(here, reporter) as (_, view):
             yield from log_of_source(view, here, RemoteNeighbours(here, reporter))
     else:
         yield from read_log_of_file(here, unpack_into=paths.unpacked_dir(), reporter=reporter)
@@ -84,14 +88,30 @@ def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None =
 
 
 @contextmanager
-def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, View]]:
+def _named(here: Path) -> Iterator[None]:
+    """Errors of what is read have the URL in the place of the path that stands for it."""
+    from sandbox.case import remote_dump
+    from sandbox.errors import VmboxError
+
+    try:
+        yield
+    except VmboxError as error:
+        error.message = error.message.replace(str(here), remote_dump.name(here))
+        error.args = (error.message,)
+        raise
+
+
+@contextmanager
+def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, RemoteSource | View]]:
+    """A dump on a server, and what is in it. A log is what it is."""
     from sandbox.case import remote_dump
     from sandbox.case.remote_source import RemoteSource
+    from sandbox.dump.kernel_log import is_log
     from sandbox.dump.view import open_view
     from sandbox.errors import DumpUnreadable
 
     with RemoteSource(here, reporter) as source:
-        view = open_view(source, paths.unpacked_dir(), reporter)
+        view = open_view(source, paths.unpacked_dir(), reporter) or (source if is_log(source) else None)
         if view is None:
             raise DumpUnreadable(
                 f"{remote_dump.name(here)} has to be unpacked, which takes all of it",

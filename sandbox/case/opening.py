@@ -357,9 +357,12 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
     from sandbox.profiles import select
 
     if vmcore.original_path is not None or vmcore.format is DumpFormat.LOG:
+        from sandbox.case import remote_dump
+
         where = f": ask for {vmcore.original_path}" if vmcore.original_path else ""
         raise DumpNotFound(
-            f"{dump} tells of a crash, but the vmcore itself is not in it{where}", hint=f"vmbox info {pasteable(dump)}"
+            f"{remote_dump.name(dump)} tells of a crash, but the vmcore itself is not in it{where}",
+            hint=f"vmbox info {pasteable(dump)}",
         )
     if vmcore.complete is False:
         reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")

@@ -15,6 +15,9 @@ RELAY: Final = "/usr/libexec/vmbox/relay"
 DESCRIBED: Final = ".remote"
 """On the host: suffix of the directory of what stands for a dump on a server (`sandbox.case.remote_dump`)."""
 
+COPIED: Final = ".download"
+"""On the host: suffix of the directory of the copy of a dump on a server."""
+
 VIEW_LOCK: Final = "lock"
 """On the host, in the directory of a view: held by the process that serves it."""
 

@@ -16,9 +16,6 @@ from sandbox.host import paths
 from sandbox.host.disk import need_space, no_space
 from sandbox.progress import Reporter, Step
 
-SUFFIX: Final = ".download"
-"""Of the directory of a copy."""
-
 _STRIDE: Final = 256 << 20
 """Free space is checked after so many bytes, where the server does not say how many there are."""
 

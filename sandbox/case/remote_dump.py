@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from sandbox.case import remote_copy, remote_pages, remote_schemes
-from sandbox.case.places import DESCRIBED
+from sandbox.case import remote_pages
+from sandbox.case.places import COPIED, DESCRIBED
 from sandbox.errors import DumpUnreadable, UsageError
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
@@ -97,7 +97,7 @@ def known(dump: Path) -> Path:
         return _file(dump)
     if not str(dump).startswith(DUMP_SCHEMES):
         return dump
-    copy = _place(_url(dump), remote_copy.SUFFIX)
+    copy = _place(_url(dump), COPIED)
     return copy if copy.exists() else _place(_url(dump), DESCRIBED)
 
 
@@ -121,8 +121,10 @@ def download(dump: Path, reporter: Reporter = QUIET) -> Path:
     """
     if not str(dump).startswith(DUMP_SCHEMES):
         raise UsageError(f"{dump} is on this host already", hint="leave --download out")
+    from sandbox.case import remote_copy
+
     url = _url(dump)
-    copy = _place(url, remote_copy.SUFFIX)
+    copy = _place(url, COPIED)
     remote_copy.download(url, copy, reporter)
     return copy
 
@@ -168,7 +170,7 @@ def is_description(path: Path) -> bool:
 
 def is_copy(path: Path) -> bool:
     """Whether the file was downloaded by `download`."""
-    return _is_kept(path, remote_copy.SUFFIX)
+    return _is_kept(path, COPIED)
 
 
 def _is_kept(path: Path, suffix: str) -> bool:
@@ -182,6 +184,8 @@ def name(path: Path) -> str:
 
 
 def _ask(url: str, reporter: Reporter) -> Description:
+    from sandbox.case import remote_schemes
+
     file = remote_schemes.open_file(url, reporter=reporter)
     try:
         return Description(url=url, size=file.size, mark=file.mark)

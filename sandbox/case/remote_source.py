@@ -7,15 +7,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from sandbox.case import remote_dump, remote_schemes
+from sandbox.case import remote_dump
 from sandbox.case.remote_pages import PAGE, Pages
 from sandbox.dump.source import READ_LIMIT, identity
 from sandbox.errors import DumpUnreadable
 from sandbox.host import config
 from sandbox.log import Log, without_secrets
 from sandbox.progress import QUIET, Reporter
+
+if TYPE_CHECKING:
+    # Where all is kept that is read, no server is asked, and what asks them is not loaded.
+    from sandbox.case.remote_file import RemoteFile
 
 _AHEAD: Final = 16
 """Pages that are fetched at once, at most, where reads go forward."""
@@ -39,20 +43,28 @@ class RemoteSource:
         self.path = path
         self.url = description.url
         self.size = description.size
+        self._mark = description.mark
+        self._reporter = reporter
+        self._opened: RemoteFile | None = None
         self._last = -2
         self._ahead = 1
         self._failure: DumpUnreadable | None = None
         self._failed = 0.0
         self._recent: dict[int, bytes] = {}
-        self._file = remote_schemes.open_file(
-            description.url, size=description.size, mark=description.mark, reporter=reporter
-        )
         version = hashlib.sha256(f"{self.url}\0{self.size}\0{description.mark}".encode()).digest()[:16]
         try:
             self._pages: Pages | None = Pages(path.parent, version, config.current().page_limit)
         except OSError as error:
             _log.info("pages of %s are not kept: %s", path, error)
             self._pages = None
+
+    @property
+    def _file(self) -> RemoteFile:
+        if self._opened is None:
+            from sandbox.case import remote_schemes
+
+            self._opened = remote_schemes.open_file(self.url, size=self.size, mark=self._mark, reporter=self._reporter)
+        return self._opened
 
     @property
     def identity(self) -> str:
@@ -66,7 +78,7 @@ class RemoteSource:
     @property
     def fetched(self) -> int:
         """Bytes that came from the server."""
-        return self._file.fetched
+        return 0 if self._opened is None else self._opened.fetched
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Raises `DumpUnreadable`."""
@@ -123,7 +135,8 @@ class RemoteSource:
 
     def close(self) -> None:
         _log.info("%s: %d of %d bytes were fetched", without_secrets(self.url), self.fetched, self.size)
-        self._file.close()
+        if self._opened is not None:
+            self._opened.close()
         if self._pages is not None:
             self._pages.close()
 

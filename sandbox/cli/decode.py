@@ -16,7 +16,7 @@ def decode(
     log: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|-",
+            metavar="FILE|URL|-",
             help="A log in any form, a dump, or a link of drm_panic; - is standard input.",
             show_default=False,
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from sandbox.case.options import OpenOptions
 from sandbox.errors import DebuginfoError, DebuginfoMismatch, NoSpace, NotADump, UnknownKernel, UsageError
 from sandbox.formats import elf
 from sandbox.host.background import in_background
+from sandbox.log import without_secrets
 from sandbox.progress import Reporter
 
 if TYPE_CHECKING:
@@ -105,17 +107,17 @@ class _Work:
 
 
 def decode(given: str, options: OpenOptions, reporter: Reporter, *, kernel: Vmcore | None = None) -> Decoded:
-    """Decode a log: a file in any form that `info` reads, a dump's own log, `-` for standard input, a drm_panic link.
+    """Decode a log: a file in any form that `info` reads, a dump's own, the URL of either, `-` for standard input, or a
+    link of drm_panic.
 
     `kernel` names the kernel of a log that does not.
     Raises `NotADump` for a text without symbols, `DebuginfoNotFound`, and `DebuginfoMismatch` where the sizes of the
     symbols are not those of the debuginfo.
     """
-    from sandbox.dump import identify, read_log
-    from sandbox.host import paths
+    from sandbox.case.dumps import identify, read_log
 
     with _file_of(given) as (path, name):
-        vmcore = identify(path)
+        vmcore = identify(path, reporter)
         if kernel is not None:
             vmcore = replace(
                 vmcore,
@@ -125,10 +127,7 @@ def decode(given: str, options: OpenOptions, reporter: Reporter, *, kernel: Vmco
                 banner=None,
                 build_id=None,
             )
-        lines = [
-            line.decode("utf-8", "backslashreplace")
-            for line in read_log(path, unpack_into=paths.unpacked_dir(), reporter=reporter)
-        ]
+        lines = [line.decode("utf-8", "backslashreplace") for line in read_log(path, reporter)]
         work = _found(lines)
         if not work.symbols:
             raise NotADump(f"{name} has no symbol+0xoffset/0xsize to decode", hint="give the log with the call trace")
@@ -142,9 +141,11 @@ def decode(given: str, options: OpenOptions, reporter: Reporter, *, kernel: Vmco
 
 @contextmanager
 def _file_of(given: str) -> Iterator[tuple[Path, str]]:
-    """The file to read, and its name for people."""
-    if given != "-" and not given.startswith(("https://", "http://")):
-        yield Path(given), given
+    """The file to read, or a URL, and its name for people."""
+    from sandbox.dump import panic_link
+
+    if given != "-" and panic_link.find(os.fsencode(given)) is None:
+        yield Path(given), without_secrets(given)
         return
     content = given.encode() if given != "-" else sys.stdin.buffer.read(_LONGEST + 1)
     name = "standard input" if given == "-" else "the link"

@@ -24,7 +24,7 @@ from sandbox.dump.builder import VmcoreBuilder, apply_header, apply_scan
 from sandbox.dump.log_forms import LogText
 from sandbox.dump.memory_dump import apply_dump
 from sandbox.dump.source import SECONDS, Asking, Budget, DeadlineExceeded, FileSource, beside, cannot_open
-from sandbox.errors import DumpDamaged, DumpError, NotADump, VmboxError, pasteable
+from sandbox.errors import DumpDamaged, DumpError, DumpUnreadable, NotADump, VmboxError, pasteable
 from sandbox.formats.streams import Source
 from sandbox.log import Log
 from sandbox.model import DumpFormat, Vmcore, Wrapper
@@ -71,9 +71,16 @@ def identify_source(
         if magic.wrapper(head) is not None:
             _take_wrapped(builder, source, path, budget, log=True)
             return builder.build()
-        if not reader.reads_memory(magic.dump_format_of(source)):
+        kind = magic.dump_format_of(source)
+        if reader.reads_memory(kind):
+            apply_dump(builder, source, path, budget, log=True, index=index, patience=patience, beside=beside)
+        elif kind is not None:
+            raise DumpUnreadable(f"{path}: the memory of a {kind} file is searched, which takes all of it")
+        elif saved_log.is_log(source, budget):
+            builder.set(format=DumpFormat.LOG)
+            saved_log.apply_text(builder, source, budget, "log")
+        else:
             raise _not_a_dump(str(path), head)
-        apply_dump(builder, source, path, budget, log=True, index=index, patience=patience, beside=beside)
     except DeadlineExceeded as error:
         raise DumpDamaged(f"{path}: nothing was found in it in {_INSIDE:.0f} s") from error
     return builder.build()

@@ -42,10 +42,23 @@ def read_log(
         raise DumpDamaged(f"{path}: reading the log took more than {_SECONDS:.0f} s") from error
 
 
+def is_log(source: Source) -> bool:
+    """Whether a file is the text of a kernel log, and no dump."""
+    head = source.read_at(0, magic.PEEK)
+    plain = magic.dump_format(head) is None and magic.wrapper(head) is None
+    return plain and saved_log.is_log(source, Budget(_SECONDS, patience=math.inf))
+
+
 def read_source(source: Source, path: Path, beside: split_set.Neighbours | None = None) -> Iterator[bytes]:
-    """The same of a plain dump whose bytes `source` has; `path` is its name. Raises `DumpUnreadable`, `DumpDamaged`."""
+    """The same of a plain dump, or a log, whose bytes `source` has. `path` is its name.
+
+    Raises `DumpUnreadable`, `DumpDamaged`.
+    """
     budget = Budget(_SECONDS, patience=math.inf)
     try:
+        if is_log(source):
+            yield from _lines(saved_log.read(Asking(source, budget), budget))
+            return
         yield from _walk(reader.open_dump(Asking(source, budget), str(path)), path, budget, beside)
     except printk.LogMissingError as error:
         raise DumpUnreadable(f"{path}: {error}", hint="crash may read it: vmbox run DUMP -- log") from error

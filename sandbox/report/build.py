@@ -59,7 +59,7 @@ def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QU
     index_pieces(dump, paths.unpacked_dir(), reporter)
     vmcore = identify(dump, reporter)
     if vmcore.format is DumpFormat.LOG:
-        alone = DumpNotFound(f"{dump} is a log without its dump, which has the rest", hint="")
+        alone = DumpNotFound(f"{remote_dump.name(dump)} is a log without its dump, which has the rest", hint="")
         return read(vmcore, None, alone, seconds=time.monotonic() - began)
     try:
         answers, problem = collect(dump, options or OpenOptions(), reporter, timeout=timeout), None

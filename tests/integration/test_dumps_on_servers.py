@@ -122,7 +122,6 @@ def test_every_command_that_reads_a_dump_takes_its_url(site: Archive) -> None:
     ("words", "said"),
     [
         (["triage", "URL"], "is on a server, and only files are read here"),
-        (["decode", "s3://bucket/vmcore"], "is not read by this command"),
         (["info", "gs://bucket/vmcore"], "is a URL of a kind that is not read"),
     ],
 )
@@ -330,6 +329,35 @@ def test_a_proxy_is_used_as_the_environment_says(site: Archive, monkeypatch: pyt
 def test_a_missing_file_is_said(site: Archive) -> None:
     with pytest.raises(DumpNotFound, match="there is no file http://127"):
         remote_dump.local(url(site, "/nothing"))
+
+
+def test_a_log_on_a_server_is_read_as_the_file_is(site: Archive, tmp_path: Path) -> None:
+    log = tmp_path / "console.log"
+    log.write_bytes(b"".join(line + b"\n" for line in dumps.read_log(DUMP)))
+    site.files["/console.log"] = log.read_bytes()
+    there = url(site, "/console.log?X-Signature=SECRET")
+    assert vmbox("dmesg", there) == vmbox("dmesg", log)
+    here, told = (json.loads(vmbox("info", "--json", one)) for one in (log, there))
+    assert (told["format"], told["panic"], told["release"]) == ("log", here["panic"], here["release"])
+    assert told["path"] == f"{site.url}/console.log?X-Signature=***"
+    assert f"{site.url}/console.log?X-Signature=*** tells of a crash" in vmbox("run", there, "--", "bt", status=10)
+    site.files["/console.log"] = b"Good morning\n"
+    assert f"{site.url}/console.log?X-Signature=*** is text, but no kernel log" in vmbox("info", there, status=12)
+    assert f"{site.url}/console.log?X-Signature=*** is text, but no kernel log" in vmbox("decode", there, status=12)
+
+
+def test_what_is_kept_is_read_without_what_asks_servers(site: Archive) -> None:
+    path = remote_dump.local(url(site))
+    list(dumps.read_log(path))
+    code = f"""
+import sys
+from pathlib import Path
+from sandbox.case import dumps, remote_dump
+print(len(list(dumps.read_log(remote_dump.lately_asked(Path({str(url(site))!r}))))))
+print(*{{"sandbox.case.remote_http", "sandbox.debuginfo", "ssl"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(len(list(dumps.read_log(DUMP))))]
 
 
 def test_of_what_would_take_all_of_it_the_beginning_is_told(site: Archive) -> None:
