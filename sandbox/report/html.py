@@ -59,7 +59,7 @@ def environment() -> Environment:
         finalize=lambda value: value if isinstance(value, Markup) else _clean(value),
     )
     made.filters |= {
-        "amount": lambda value: charts.amount(value, "B"),
+        "amount": lambda value: None if value is None else charts.amount(value, "B"),
         "span": span,
         "when": when,
         "minute": minute,

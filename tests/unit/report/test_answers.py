@@ -371,6 +371,11 @@ def test_a_task_whose_size_is_not_in_the_dump_has_none() -> None:
     """What drgn-session.py prints of a task whose mm_struct makedumpfile has left out."""
     (task,) = tables.tasks("   112     1    1  ff33430d42612300  S    nan   nan   nan  sh\n")
     assert (task.pid, task.command, task.virtual, task.resident) == (112, "sh", None, None)
+    half = "   112     1    1  ff33430d42612300  S    nan   nan   988  sh\n"
+    report = read(
+        Vmcore(path=Path("vmcore"), format="elf", size=1), replace(from_external({}, case={}), texts={"ps": half})
+    )
+    assert '<td class="number">988.0 KiB</td><td class="number"></td>' in html.html(report)
 
 
 BLANKS = " " * 100_000
