@@ -24,6 +24,8 @@ class OpenOptions:
     """Use debuginfo that does not match."""
     no_debuginfo: bool = False
     """Read the dump by what the kernel has of itself, and fetch nothing."""
+    no_debuginfo_reason: str = "--no-debuginfo"
+    """Why, in words."""
     early: bool = False
     """Read the dump without debuginfo while that is on its way."""
     idle: int | None = None
@@ -42,7 +44,7 @@ class OpenOptions:
     def check(self) -> None:
         """Raises `UsageError` for options that exclude each other."""
         if self.no_debuginfo and (self.debuginfo is not None or self.force):
-            raise UsageError("--no-debuginfo, or --debuginfo and --force")
+            raise UsageError(f"{self.no_debuginfo_reason}, or --debuginfo and --force")
         if self.no_debuginfo and self.needs_debuginfo():
             raise UsageError(
                 f"{self.debugger} opens no dump without debuginfo", hint="leave out --with, or --no-debuginfo"

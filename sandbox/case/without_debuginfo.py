@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from sandbox.model import Vmcore
     from sandbox.profiles import Profile, Selection
 
-_ASKED: Final = "--no-debuginfo"
-
 _PATIENCE: Final = 2.0
 """Seconds in which debuginfo may arrive, or turn out not to be had, before a dump is read without. Packages of tens of
 megabytes take longer from nearly everywhere; that there is none is often known sooner."""
@@ -48,7 +46,7 @@ def provision_or_without(
 ) -> Provisioned | WithoutDebuginfo:
     """As `provision`; where there is no debuginfo, or the user wants none, an image that opens the dump without."""
     if options.no_debuginfo:
-        return _without(_ASKED, options, engine, reporter)
+        return _without(options.no_debuginfo_reason, options, engine, reporter)
     may = _may_do_without(vmcore, options)
     try:
         if may and options.early and _is_far(vmcore, selection, engine) and _is_awaited(vmcore, engine):

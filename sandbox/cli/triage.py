@@ -157,13 +157,20 @@ def triage(
     image: ImageName = None,
     debuginfo: GivenDebuginfo = None,
     force: Force = False,
-    no_debuginfo: NoDebuginfo = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            "--no-debuginfo",
+            help="A first look: fetch no debuginfo, and read each dump by what its kernel has of itself.",
+        ),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Look at many crashes: a report of each, and one table, grouped by what looks like the same bug.
 
-    vmbox triage /var/crash -o triage
-    vmbox triage /var/crash -o triage        # continues an interrupted triage
+    vmbox triage /var/crash -o triage --quick
+    vmbox triage /var/crash -o triage        # continues an interrupted triage, or a quick one with debuginfo
 
     The exit status is 1 if no debugger opened one of them whole, if one has no report, or if the stack, date, uptime or
     number of tasks that the debugger prints of one is not its kernel's.
@@ -176,6 +183,15 @@ def triage(
     if schema:
         render.as_json(table.schema())
         return
+    options = OpenOptions(
+        engine=engine,
+        image=image,
+        debuginfo=debuginfo,
+        force=force,
+        no_debuginfo=quick,
+        no_debuginfo_reason="--quick",
+    )
+    options.check()
     words = [*(paths or ()), *(discovery.listed(listed) if listed else ())]
     if not words:
         raise typer.BadParameter("give dumps or directories")
@@ -190,7 +206,7 @@ def triage(
     index = triage_all(
         found,
         output,
-        OpenOptions(engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo),
+        options,
         render.reporter(quiet=quiet),
         jobs=jobs,
         scheduler=scheduler,
@@ -202,6 +218,9 @@ def triage(
     else:
         _grouped(index)
         typer.echo(output / "index.html")
+    if index.no_debuginfo:
+        again_with = "; the same command without --quick reads them with it" if quick else ""
+        render.note(f"vmbox: {index.no_debuginfo} of {index.total} were read without debuginfo{again_with}")
     for row in index.rows:
         if row.disagreement is not None:
             render.note(render.one_line(f"vmbox: {row.dump}: {row.disagreement}"))

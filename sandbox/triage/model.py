@@ -69,6 +69,8 @@ class Row:
     cause: str | None = None
     panic: str | None = None
     signature: str | None = None
+    no_debuginfo: str | None = None
+    """Why the dump was read without debuginfo; None if it was read with it, or not by a debugger."""
     disagreement: str | None = None
     """Where the debugger's stack, or else its date, uptime or number of tasks, is not the kernel's."""
     title: str | None = None

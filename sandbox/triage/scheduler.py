@@ -180,6 +180,8 @@ class _Scheduler:
     """Whether this run has written to the journal."""
     unavailable: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Kernels whose image or debuginfo is not available: the reason, and its status."""
+    without_debuginfo: dict[str, str] = field(default_factory=dict)
+    """Kernels of which a dump was read without debuginfo, because there is none: the reason. It is searched once."""
 
     def run(self, entries: Sequence[DumpEntry], *, again: bool) -> None:
         earlier = {} if again else dict(self._earlier())
@@ -193,7 +195,7 @@ class _Scheduler:
             else:
                 self.waiting[one.kernel].append(one)
         left = sum(map(len, self.waiting.values()))
-        if left:
+        if left and not self.options.no_debuginfo:
             samples = {kernel: dumps[0] for kernel, dumps in self.waiting.items() if kernel and dumps}
             self.ready |= self.pool.holding({kernel: one.path or Path(one.dump) for kernel, one in samples.items()})
         if len(entries) > left:
@@ -232,7 +234,7 @@ class _Scheduler:
         """The next dump for `place`: of a kernel that it has, that no place has, or that has many dumps waiting."""
         some = (kernel for kernel, dumps in self.waiting.items() if dumps)
         by_size = sorted(some, key=lambda one: -len(self.waiting[one]))
-        free = [one for one in by_size if one is None or (place, one) in self.ready or one in self.unavailable]
+        free = [one for one in by_size if one is None or (place, one) in self.ready or self._needs_nothing(one)]
         if free:
             return self.waiting[free[0]].popleft()
         held = self.ready | self.provisioning
@@ -250,10 +252,17 @@ class _Scheduler:
             return self.waiting[one].popleft()
         return None
 
+    def _needs_nothing(self, kernel: str) -> bool:
+        """Whether nothing has to be got for the kernel's dumps."""
+        return self.options.no_debuginfo or kernel in self.unavailable or kernel in self.without_debuginfo
+
     def _submit(self, one: DumpEntry, place: str) -> None:
         why, status = self.unavailable.get(one.kernel or "", (None, 0))
+        options = self.options
+        if (lacking := self.without_debuginfo.get(one.kernel or "")) is not None:
+            options = replace(options, no_debuginfo=True, no_debuginfo_reason=lacking)
         job = ReportJob(
-            entry=one, options=self.options, timeout=self.timeout, without_crash=why, without_crash_status=status
+            entry=one, options=options, timeout=self.timeout, without_crash=why, without_crash_status=status
         )
         self.tries[one.key] += 1
         try:
@@ -292,6 +301,8 @@ class _Scheduler:
             self.ready.add((place, one.kernel))
         elif one.kernel is not None and made.row.exit_code in _LACKING:
             self.unavailable[one.kernel] = (made.row.problem or "", made.row.exit_code)
+        if one.kernel is not None and made.row.no_debuginfo is not None and not self.options.no_debuginfo:
+            self.without_debuginfo[one.kernel] = made.row.no_debuginfo
         if made.html is not None and made.json is not None:
             write.write(self.output / "reports" / f"{one.key}.html", made.html)
             write.write(self.output / "reports" / f"{one.key}.json", made.json)
@@ -327,6 +338,8 @@ class _Scheduler:
     def _stays(self, row: Row) -> bool:
         if row.report is not None and not (self.output / row.report).exists():
             return False
+        if row.no_debuginfo is not None and not self.options.no_debuginfo:
+            return False  # a first look, or debuginfo may be there now
         return row.status in {RowStatus.OK, RowStatus.LOG} or row.exit_code in _OF_THE_DUMP
 
     def publish(self, *, final: bool) -> table.Index:

@@ -55,6 +55,8 @@ class Index:
     """Dumps that no debugger opened, whose reports contain what the dumps say by themselves, or without stacks."""
     failed: int
     """Dumps without a report."""
+    no_debuginfo: int
+    """Dumps that were read without debuginfo."""
     disagreements: int
     """Dumps whose stack by the debugger is another than the kernel printed."""
     left: int
@@ -80,6 +82,7 @@ def of(rows: Sequence[Row], *, left: int = 0) -> Index:
         log=states.count(RowStatus.LOG),
         partial=states.count(RowStatus.PARTIAL),
         failed=states.count(RowStatus.FAILED),
+        no_debuginfo=sum(1 for row in rows if row.no_debuginfo is not None),
         disagreements=sum(1 for row in rows if row.disagreement is not None),
         left=left,
         signatures=_groups(rows, lambda row: row.signature, lambda row: row.title or ""),

@@ -113,6 +113,7 @@ def _row(entry: DumpEntry, report: Report) -> Row:
         cause=report.panic.cause,
         panic=report.panic.message,
         signature=report.signature.id,
+        no_debuginfo=who.no_debuginfo,
         disagreement=_disagreement(report),
         title=report.signature.title,
         task=report.backtrace.command if report.backtrace else None,

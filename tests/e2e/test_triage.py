@@ -61,9 +61,17 @@ def test_a_heap(docker_engine: EngineUnderTest, dumps) -> None:
     (heap / "vmcore.cut").write_bytes(dumps().read_bytes()[:200_000])
     (heap / "vmcore.empty").touch()
     out = docker_engine.directory() / "out"
+    quick = docker_engine.run("triage", str(heap), "-o", str(out), "--json", "--quick")
+    assert b"3 of 5 were read without debuginfo" in quick.stderr
+    first = {row["dump"]: row for row in json.loads(quick.stdout)["rows"]}
     done = docker_engine.run("triage", str(heap), "-o", str(out), "--json")
     assert done.returncode == 1, done.stderr.decode()
     table = json.loads(done.stdout)
+    assert table["no_debuginfo"] == 0
+    for row in table["rows"]:
+        earlier = first[row["dump"]]
+        assert (earlier["status"], earlier["signature"]) == (row["status"], row["signature"])
+        assert earlier["no_debuginfo"] == ("--quick" if row["status"] == "ok" else None)
     schema = json.loads(docker_engine.run("triage", "--schema").stdout)
     jsonschema.Draft202012Validator(schema).validate(table)
     assert table == json.loads((out / "index.json").read_text())

@@ -48,6 +48,7 @@ class _Recording:
     def __init__(self) -> None:
         self.given: list[tuple[str, str | None]] = []
         self.without: list[str] = []
+        self.options: list[OpenOptions] = []
         self.lost: set[str] = set()
         self.held: set[tuple[str, str]] = set()
 
@@ -56,13 +57,16 @@ class _Recording:
 
     def submit(self, job: ReportJob, place: str) -> Future[JobResult]:
         self.given.append((place, job.entry.kernel))
+        self.options.append(job.options)
         row = failed(job.entry, "", 0)
         if job.entry.kernel == "unknown":
             row = replace(row, status=RowStatus.PARTIAL, problem="no debuginfo", exit_code=40)
             if job.without_crash:
                 self.without.append(job.without_crash)
         else:
-            row = replace(row, status=RowStatus.OK, problem=None)
+            asked = job.options.no_debuginfo_reason if job.options.no_debuginfo else None
+            none = "there is none" if job.entry.kernel == "nobody's" else None
+            row = replace(row, status=RowStatus.OK, problem=None, no_debuginfo=asked or none)
         future: Future[JobResult] = Future()
         future.set_result(JobResult(row=row))
         return future
@@ -82,10 +86,14 @@ def _some(kernel: str, count: int) -> list[DumpEntry]:
     ]
 
 
-def _driven(pool: _Recording, entries: list[DumpEntry], out: Path) -> scheduler._Scheduler:
-    (out / "reports").mkdir(parents=True)
-    made = scheduler._Scheduler(output=out, pool=pool, options=OpenOptions(), timeout=1, reporter=scheduler.QUIET)
-    made.run(entries, again=True)
+def _driven(
+    pool: _Recording, entries: list[DumpEntry], out: Path, *, options: OpenOptions | None = None, again: bool = True
+) -> scheduler._Scheduler:
+    (out / "reports").mkdir(parents=True, exist_ok=True)
+    made = scheduler._Scheduler(
+        output=out, pool=pool, options=options or OpenOptions(), timeout=1, reporter=scheduler.QUIET
+    )
+    made.run(entries, again=again)
     return made
 
 
@@ -128,6 +136,34 @@ def test_missing_debuginfo_of_a_kernel_is_searched_once(tmp_path: Path) -> None:
     assert len(made.rows) == 6
     assert len(pool.without) >= 4
     assert set(pool.without) == {"no debuginfo"}
+
+
+QUICK = OpenOptions(no_debuginfo=True, no_debuginfo_reason="--quick")
+
+
+def test_a_quick_look_gets_nothing_for_a_kernel(tmp_path: Path) -> None:
+    pool = _Recording()
+    pool.held = {("a", "one")}
+    _driven(pool, _some("one", 4), tmp_path / "out", options=QUICK)
+    # No dump waits for another of its kernel, or for a place that has debuginfo.
+    assert [place for place, _ in pool.given] == ["a", "a", "b", "b"]
+
+
+def test_a_quick_look_is_replaced_by_one_with_debuginfo(tmp_path: Path) -> None:
+    for options, expected, why in ((QUICK, 3, "--quick"), (QUICK, 0, "--quick"), (None, 3, None), (QUICK, 0, None)):
+        pool = _Recording()
+        made = _driven(pool, _some("one", 3), tmp_path / "out", options=options, again=False)
+        assert len(pool.given) == expected
+        assert {row.no_debuginfo for row in made.rows.values()} == {why}
+        assert made.publish(final=True).no_debuginfo == (3 if why else 0)
+
+
+def test_debuginfo_that_nobody_has_is_searched_once(tmp_path: Path) -> None:
+    pool = _Recording()
+    made = _driven(pool, _some("nobody's", 6), tmp_path / "out")
+    searched = [one for one in pool.options if not one.no_debuginfo]
+    assert 1 <= len(searched) <= 2
+    assert {row.no_debuginfo for row in made.rows.values()} == {"there is none"}
 
 
 class _Breaking:
