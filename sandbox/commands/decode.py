@@ -373,20 +373,34 @@ def show(decoded: Decoded, *, json: bool) -> int:
         )
         return int(not done)
     output = render.Output()
+    for line in decoded_lines(decoded):
+        output(f"{line}\n".encode("utf-8", "backslashreplace"))
+    for remark in remarks(decoded):
+        render.note(render.visible(f"vmbox: {remark}"))
+    return int(not done)
+
+
+def decoded_lines(decoded: Decoded) -> Iterator[str]:
+    """The lines of the log with source lines behind their symbols, and below "Code:" its instructions."""
     codes = {one.line: one for one in decoded.code}
     for at, line in enumerate(decoded.lines):
-        output(f"{_with_lines(line, decoded.symbols.get(at, ()))}\n".encode("utf-8", "backslashreplace"))
+        yield _with_lines(line, decoded.symbols.get(at, ()))
         if (code := codes.get(at)) is not None:
-            output("".join(_listing(code)).encode("utf-8", "backslashreplace"))
+            yield from _listing(code)
+
+
+def remarks(decoded: Decoded) -> Iterator[str]:
+    """How many symbols have a line, by which debuginfo, and why others have none."""
+    known = {symbol.key: symbol for places in decoded.symbols.values() for _, symbol in places}
+    done = sum(1 for symbol in known.values() if symbol.lines)
     missing: dict[str, list[str]] = {}
     for symbol in known.values():
         if symbol.problem is not None:
             missing.setdefault(symbol.problem, []).append(symbol.name)
-    render.note(f"vmbox: {done} of {len(known)} symbols, by {decoded.vmlinux}: {decoded.proof}")
+    yield f"{done} of {len(known)} symbols, by {decoded.vmlinux}: {decoded.proof}"
     for problem, names in missing.items():
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        render.note(render.visible(f"vmbox: {problem}: {', '.join(names[:5])}{more}"))
-    return int(not done)
+        yield f"{problem}: {', '.join(names[:5])}{more}"
 
 
 def _with_lines(line: str, symbols: Sequence[tuple[int, DecodedSymbol]]) -> str:
@@ -410,9 +424,9 @@ def _place(lines: Sequence[SourceLine]) -> str:
 def _listing(code: DecodedCode) -> Iterator[str]:
     whose = "the program's, not the kernel's" if code.user else "the kernel's"
     if code.problem is not None:
-        yield f"  (these instructions are {whose}; {code.problem})\n"
+        yield f"  (these instructions are {whose}; {code.problem})"
         return
-    yield f"  (these instructions are {whose})\n"
+    yield f"  (these instructions are {whose})"
     for offset, text in code.instructions:
         mark, end = ("*", "   <-- trapping instruction") if offset == 0 else (" ", "")
-        yield f"  {mark} {offset:+4d}  {text}{end}\n"
+        yield f"  {mark} {offset:+4d}  {text}{end}"

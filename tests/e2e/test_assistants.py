@@ -14,20 +14,33 @@ from e2e.conftest import AGREES
 from engines import EngineUnderTest
 from sandbox.report import write
 
+SCRIPT = """\
+drgn.seen = True
+print(prog.crashed_thread().object.comm.string_().decode())
+print("said")
+"""
+
 
 def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> None:
     dump = dumps()
     command, *arguments = [*docker_engine.vmbox, "mcp", str(dump.parent)]
     parameters = StdioServerParameters(command=command, args=arguments, env=dict(docker_engine.env))
 
+    told: list[str | None] = []
+
     async def session() -> dict[str, str]:
         async with Client(parameters, read_timeout_seconds=600) as client:
 
+            async def heard(progress: float, total: float | None, message: str | None) -> None:
+                del progress, total
+                told.append(message)
+
             async def ask(tool: str, **given: Any) -> str:
-                answer = await client.call_tool(tool, {"path": str(dump), **given})
+                answer = await client.call_tool(tool, {"path": str(dump), **given}, progress_callback=heard)
                 return "".join(part.text for part in answer.content)
 
             answers = {"run": await ask("run", command="bt"), "report": "", "log": await ask("log")}
+            answers["told"] = str(len(told))
             for page in range(1, 100):
                 text = await ask("report", page=page)
                 last = re.search(r"\n\[page (\d+) of (\d+)\]$", text)
@@ -39,6 +52,14 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
             answers["unknown"] = await ask("run", command="struct nosuch")
             answers["lines"] = await ask("run", command="bt", grep="PID: |nowhere", head=1)
             answers["gdb"] = await ask("run", command="shell id")
+            answers["search"] = await ask("search", pattern=r"sysrq_handle_crash\+0x|#\d+ .* sysrq_handle_crash at")
+            place = re.search(r"\bsysrq_handle_crash\+0x[0-9a-f]+/0x[0-9a-f]+", answers["search"])
+            answers["source"] = await ask("source", place=place[0])
+            answers["nowhere"] = await ask("source", place="no_such_function+0x12")
+            answers["decode"] = await ask("decode")
+            # What a script does to its debugger is not seen by the next one.
+            answers["drgn"] = await ask("drgn", script=SCRIPT)
+            answers["again"] = await ask("drgn", script="print(hasattr(drgn, 'seen'), prog['nosuch'])")
             return answers
 
     answers = asyncio.run(session())
@@ -53,6 +74,17 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     assert "[error]" in answers["unknown"]
     assert re.fullmatch(r".*PID: .*\n?", answers["lines"])
     assert "not a command that only reads" in answers["gdb"]
+    assert int(answers["told"]) > 0, "the opening took seconds and nothing was said"
+    assert "Starting crash" in " ".join(filter(None, told)), told
+    assert re.search(r"^dmesg:\d+: .* sysrq_handle_crash\+0x", answers["search"], re.MULTILINE)
+    assert re.search(r"^run bt:\d+: #\d+ ", answers["search"].replace(": #", ": #"), re.MULTILINE)
+    assert re.search(r"\n  sysrq_handle_crash \S*drivers/tty/sysrq\.c:\d+:\d+\n +sym ", answers["source"])
+    assert "no symbol of this kernel has that name: no_such_function+0x12" in answers["nowhere"]
+    line = re.search(r"sysrq\.c:\d+", answers["source"])[0]
+    assert re.search(rf"sysrq_handle_crash\+0x\S+ \(.*{line}\)", answers["decode"]), answers["decode"][-3000:]
+    assert answers["drgn"] == "sh\nsaid"
+    assert answers["again"].startswith("False ")
+    assert "KeyError: 'nosuch'" in answers["again"]
     # The same warm crash answers the command line.
     done = docker_engine.run("run", str(dump), "--", "bt")
     stack, remark = answers["run"].rsplit("\n[", 1)

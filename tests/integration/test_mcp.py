@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -13,10 +14,15 @@ from typing import Any
 import pytest
 from mcp import Client
 
-from sandbox import mcp
+from sandbox import api, mcp
 from sandbox.api import Outcome
+from sandbox.errors import UsageError
 from sandbox.judge.verdict import Verdict
+from sandbox.mcp.answers import MOST, PAGE, newest, paged
+from sandbox.mcp.search import search
+from sandbox.mcp.tools import Tools
 from sandbox.model import CommandStatus
+from sandbox.progress import Reporter
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "dumps"
 DUMP = FIXTURES / "x86_64-6.1-zlib"
@@ -37,7 +43,9 @@ def test_the_tools_are_marked_as_read_only() -> None:
             return (await client.list_tools()).tools
 
     found = {tool.name: tool for tool in asyncio.run(tools())}
-    assert set(found) == {"identify", "run", "dmesg", "report", "log", "explain", "waits"}
+    assert set(found) == {
+        *("identify", "explain", "waits", "run", "dmesg", "decode", "search", "source", "drgn", "report", "log")
+    }
     for tool in found.values():
         assert tool.annotations.read_only_hint
         assert tool.description
@@ -129,7 +137,7 @@ def _answered(monkeypatch: pytest.MonkeyPatch, pieces: Iterable[bytes], **argume
                 sink(piece)
             return replace(DONE, command=command, seconds=timeout)
 
-    monkeypatch.setattr(mcp.api, "open", lambda *_, **__: nullcontext(Case()))
+    monkeypatch.setattr(api, "open", lambda *_, **__: nullcontext(Case()))
     text, failed = _call("run", path=str(DUMP), command="ps", **arguments)
     assert not failed, text
     return text
@@ -196,7 +204,7 @@ def test_an_answer_without_an_end_is_not_held(
             yield piece
 
     text = _answered(monkeypatch, pieces(), **arguments)
-    assert len(text) < 2 * mcp.PAGE
+    assert len(text) < 2 * PAGE
     if "tail" not in arguments:
         assert heard < 10 << 20
         last = text.rpartition(" of ")[2].rstrip("]")
@@ -208,17 +216,17 @@ def test_a_negative_number_of_lines_is_refused() -> None:
 
 
 def test_of_what_is_long_the_newest_is_held() -> None:
-    text = mcp._newest(f"{number} " + "x" * 100_000 for number in range(1000))
+    text = newest(f"{number} " + "x" * 100_000 for number in range(1000))
     assert text.startswith("[what was before is left out]\n")
     assert "\n999 x" in text
-    assert len(text) < mcp._MOST + 100
+    assert len(text) < MOST + 100
 
 
 def test_pages_are_whole_lines_and_lose_nothing() -> None:
-    text = "\n".join(f"line {number}" for number in range(10_000)) + "\n" + "x" * 3 * mcp.PAGE
-    pages = int(mcp._paged(text, 1).rpartition(" of ")[2].rstrip("]"))
-    parts = [mcp._paged(text, page).rpartition("\n[page")[0] for page in range(1, pages + 1)]
-    assert all(len(part) <= mcp.PAGE for part in parts)
+    text = "\n".join(f"line {number}" for number in range(10_000)) + "\n" + "x" * 3 * PAGE
+    pages = int(paged(text, 1).rpartition(" of ")[2].rstrip("]"))
+    parts = [paged(text, page).rpartition("\n[page")[0] for page in range(1, pages + 1)]
+    assert all(len(part) <= PAGE for part in parts)
     assert "".join(parts).replace("\n", "") == text.replace("\n", "")
 
 
@@ -239,8 +247,115 @@ def test_the_opened_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     case.mkdir()
     (case / "vmcore").symlink_to(DUMP)
     # As if the name had become a link after the check of it.
-    monkeypatch.setattr(mcp._Answers, "_allowed", lambda _self, path: Path(path))
+    monkeypatch.setattr(Tools, "_allowed", lambda _self, path: Path(path))
     for tool in ("dmesg", "identify"):
         text, failed = _call(tool, (case,), path=str(case / "vmcore"))
         assert failed
         assert "is not below" in text
+
+
+def test_search_finds_lines_of_the_log_with_what_shows_them() -> None:
+    text, failed = _call("search", path=str(DUMP), pattern=r"rcu: .*RCU|^\[ +[\d.]+\] Kernel panic")
+    assert not failed, text
+    log = _call("dmesg", path=str(DUMP), page=1)[0].splitlines()
+    first = text.splitlines()[0]
+    number, _, line = first.removeprefix("dmesg:").partition(": ")
+    assert log[int(number) - 1] == line
+    assert _call("search", path=str(DUMP), pattern="kernel PANIC", ignore_case=True)[0].startswith("dmesg:")
+    assert _call("search", path=str(DUMP), pattern="kernel PANIC")[0] == "no line matches"
+
+
+def test_search_finds_lines_of_answers_that_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Case:
+        def stream(self, command: str, sink: Callable[[bytes], None], *, timeout: float) -> Outcome:
+            sink(b"PID: 1\n#0 [ffffc900] some_function at ffff\n")
+            return replace(DONE, command=command, seconds=timeout)
+
+    monkeypatch.setattr(api, "open", lambda *_, **__: nullcontext(Case()))
+
+    async def ask() -> list[str]:
+        async with Client(mcp.server()) as client:
+            found = []
+            for path, tool, more in (
+                (DUMP, "run", {"command": "bt -a"}),
+                (DUMP, "search", {"pattern": r"some_\w+ at"}),
+                (FIXTURES / "x86_64-6.12-zstd", "search", {"pattern": r"some_\w+ at"}),
+            ):
+                result = await client.call_tool(tool, {"path": str(path), **more})
+                found.append("".join(part.text for part in result.content))
+            return found
+
+    _, mine, other = asyncio.run(ask())
+    assert mine == "run bt -a:2: #0 [ffffc900] some_function at ffff"
+    assert other == "no line matches"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("(", "the pattern is none: missing ), unterminated subpattern"),
+        ("", "a pattern has 1 to 1000 characters"),
+        ("x" * 1001, "a pattern has 1 to 1000 characters"),
+    ],
+)
+def test_a_pattern_that_is_none_is_refused(pattern: str, words: str) -> None:
+    text, failed = _call("search", path=str(DUMP), pattern=pattern)
+    assert failed
+    assert words in text
+
+
+@pytest.mark.parametrize("pattern", [r"(a|aa)+$", r"(a+)+$", r"((a{0,40}){0,40}){0,40}b"])
+def test_a_pattern_that_takes_for_ever_is_ended(pattern: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="takes longer than 1 seconds"):
+        search(pattern, [("dmesg", "a" * 5000 + "!")], ignore_case=False, patience=1)
+    assert time.monotonic() - began < 10
+
+
+def test_many_and_long_lines_that_match_are_bounded() -> None:
+    found = search("x+", [("run ps", ("x" * 3000 + "\n") * 5000)], ignore_case=False)
+    assert found.more
+    assert len(found.lines) == 2000
+    assert all(len(one.line) == 500 for one in found.lines)
+
+
+def test_progress_is_reported_while_a_dump_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: Any, reporter: Reporter, **__: Any) -> Any:
+        with reporter.step("Fetching debuginfo", total=3 << 20, unit="B") as step:
+            for _ in range(3):
+                step.advance(1 << 20)
+        reporter.notice("crash is older than this kernel")
+        raise UsageError("no engine here")
+
+    monkeypatch.setattr(api, "open", opened)
+    monkeypatch.setattr("sandbox.mcp.progress._BETWEEN", 0)
+    told: list[tuple[float, str | None]] = []
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, message))
+
+    async def ask() -> str:
+        async with Client(mcp.server()) as client:
+            result = await client.call_tool("run", {"path": str(DUMP), "command": "bt"}, progress_callback=heard)
+            return "".join(part.text for part in result.content)
+
+    assert "no engine here" in asyncio.run(ask())
+    assert [number for number, _ in told] == [1, 2, 3, 4, 5]
+    assert [words for _, words in told] == [
+        "Fetching debuginfo",
+        "Fetching debuginfo: 1.0 MiB of 3.0 MiB",
+        "Fetching debuginfo: 2.0 MiB of 3.0 MiB",
+        "Fetching debuginfo: 3.0 MiB of 3.0 MiB",
+        "crash is older than this kernel",
+    ]
+
+
+@pytest.mark.parametrize("place", ["", "rm -rf", "a b", "0x12", "f+0xzz", "f;g"])
+def test_a_place_that_is_none_is_refused(place: str) -> None:
+    text, failed = _call("source", path=str(DUMP), place=place)
+    assert failed
+    assert "is neither an address nor a symbol" in text
+
+
+def test_a_script_without_a_word_is_refused() -> None:
+    assert "a script has 1 to" in _call("drgn", path=str(DUMP), script=" \n")[0]

@@ -21,7 +21,7 @@ MOST_ROOMS, MOST_FLOORS = 27, 12
 
 SOLE_IMPORTERS = {
     "typer": {"cli"},
-    "mcp": {"mcp"},
+    "mcp": {"mcp.serving"},
     "rich": {"render"},
     "platformdirs": {"host.config", "host.paths"},
     "docker": {"engine.docker", "engine.docker_tls"},
