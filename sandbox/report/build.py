@@ -34,6 +34,7 @@ from sandbox.report.collect import PARTS, CommandOutputs, collect
 from sandbox.report.log_excerpt import excerpt
 from sandbox.report.model import SCHEMA_VERSION, Identity, Panic, Report
 from sandbox.report.second_opinion import count_tasks
+from sandbox.report.timeline import timeline
 from sandbox.version import __version__
 
 _TOP: Final = 12
@@ -90,6 +91,7 @@ def read(
             missing.pop(part, None)
         elif part != "blocked" and part not in missing:
             missing[part] = f"there is no stack in the answer to {PARTS[part]}"
+    told = timeline(log)
     fault = _fault(vmcore, answers, problem, log)
     if fault is None:
         missing["fault"] = "the log has neither an oops nor a panic"
@@ -121,6 +123,7 @@ def read(
             log=log,
             panic=vmcore.panic,
         ),
+        timeline=told,
         fault=fault,
         backtrace=panicking,
         verdicts=verdicts,
@@ -140,7 +143,7 @@ def read(
         by_memory=_top((task for task in tasks if task.resident), lambda task: task.resident or 0),
         by_time=_top((task for task in tasks if task.ran), lambda task: task.ran or 0),
         run_queues=tables.run_queues(texts.get("runq", ""))[:200],
-        log=excerpt(log),
+        log=excerpt(log, told),
         log_lines=len(log),
         modules=tables.modules(texts.get("mod", ""), texts.get("mod -t", "")),
         mounts=tables.mounts(texts.get("mount", "")),

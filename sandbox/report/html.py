@@ -15,6 +15,7 @@ from sandbox.judge.functions import plain_name
 from sandbox.render import visible
 from sandbox.report import charts
 from sandbox.report.model import Report
+from sandbox.report.timeline import NAMES, picture
 from sandbox.report.wait_drawing import HEIGHT, draw
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def html(report: Report) -> str:
             topics=TOPICS,
             drawing=draw(report.waits) if report.waits else None,
             row_height=HEIGHT,
+            kinds=NAMES,
+            axis=picture(report.timeline),
+            eventful={one.line for one in report.timeline.events},
         )
     )
 

@@ -1,51 +1,42 @@
-"""The end of the kernel's log, with the important lines marked."""
+"""The end of the kernel's log, with the important lines marked, and what a timeline names before it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
+from sandbox.report.log_events import kind_of
 from sandbox.report.model import LogLine
-
-_KINDS: Final = (
-    ("panic", re.compile(r"Kernel panic - |sysrq ?: Trigger a crash", re.IGNORECASE)),
-    (
-        "oops",
-        re.compile(
-            r"BUG: |[Kk]ernel BUG at|Oops: |Oops - |general protection fault|[Uu]nable to handle|Internal error: "
-            r"|\bRIP: 0010:|\bpc : |divide error|double fault|KASAN|list_(?:add|del) corruption"
-        ),
-    ),
-    (
-        "hardware",
-        re.compile(
-            r"\[Hardware Error\]|\bmce: |Machine Check|\bEDAC\b|\bAER: |SError|thermal.*critical", re.IGNORECASE
-        ),
-    ),
-    (
-        "warning",
-        re.compile(
-            r"WARNING: |blocked for more than|soft lockup|hard LOCKUP|rcu.*stall|self-detected stall|[Oo]ut of memory"
-            r"|oom-killer|oom-kill:|I/O error|segfault at|EXT4-fs error|XFS .*(?:[Cc]orruption|error)"
-            r"|BTRFS (?:error|critical)|NETDEV WATCHDOG|page allocation failure|Tainted: "
-        ),
-    ),
-    ("trace", re.compile(r"Call [Tt]race:|\+0x[0-9a-f]+/0x[0-9a-f]+")),
-)
+from sandbox.report.timeline import Timeline
 
 _MOST: Final = 400
 _BEFORE: Final = 40
 """Lines of context before the first marked line."""
+_AROUND: Final = 2
+"""Lines around an event that is before the end."""
 
 
-def excerpt(lines: Sequence[str]) -> tuple[LogLine, ...]:
-    """The last lines of the log, beginning `_BEFORE` lines before the first error in them; at most `_MOST`."""
-    tail = [LogLine(text=line, kind=_kind(line)) for line in lines[-_MOST:]]
-    first = next((at for at, line in enumerate(tail) if line.kind in {"panic", "oops", "hardware", "warning"}), None)
-    begin = max(0, len(tail) - 2 * _BEFORE) if first is None else max(0, first - _BEFORE)
-    return tuple(tail[begin:])
+def excerpt(lines: Sequence[str], timeline: Timeline | None = None) -> tuple[LogLine, ...]:
+    """The last lines of the log, beginning `_BEFORE` lines before the first error in them; at most `_MOST`.
+
+    Before them are the lines of the timeline's earlier events, each with some lines around it.
+    """
+    first = max(0, len(lines) - _MOST)
+    kinds = [_mark(line) for line in lines[first:]]
+    error = next((at for at, kind in enumerate(kinds) if kind in {"panic", "oops", "hardware", "warning"}), None)
+    begin = first + (max(0, len(kinds) - 2 * _BEFORE) if error is None else max(0, error - _BEFORE))
+    wanted = {
+        number
+        for event in (timeline.events if timeline else ())
+        for number in range(event.line - 1 - _AROUND, event.line + _AROUND)
+        if 0 <= number < begin
+    }
+    return tuple(
+        LogLine(number=number + 1, text=lines[number], kind=_mark(lines[number]))
+        for number in (*sorted(wanted), *range(begin, len(lines)))
+    )
 
 
-def _kind(line: str) -> str:
-    return next((kind for kind, pattern in _KINDS if pattern.search(line)), "")
+def _mark(line: str) -> str:
+    kind = kind_of(line)
+    return kind.mark if kind else ""

@@ -19,6 +19,7 @@ from sandbox.model import CommandStatus
 from sandbox.report.kmem import Memory, SlabCache
 from sandbox.report.signature import Signature
 from sandbox.report.tables import Disk, Interrupt, Module, Mount, NetworkDevice, Queued, Task
+from sandbox.report.timeline import Timeline
 
 SCHEMA_VERSION: Final = 1
 
@@ -82,6 +83,8 @@ class Panic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
+    number: int
+    """In the whole log, from 1."""
     text: str
     kind: str = ""
     """panic, oops, warning, trace or hardware for an important line; else empty."""
@@ -118,6 +121,8 @@ class Report:
     identity: Identity
     panic: Panic
     signature: Signature
+    timeline: Timeline
+    """What the log tells from boot to the end."""
     fault: Fault | None
     """What happened, in sentences; made of the log alone where no debugger read the dump."""
     backtrace: Backtrace | None
@@ -148,7 +153,7 @@ class Report:
     run_queues: tuple[Queued, ...]
     log: tuple[LogLine, ...]
     log_lines: int
-    """Lines of the whole log; `log` is its end."""
+    """Lines of the whole log; `log` is its end, after the lines of the timeline's earlier events."""
     modules: tuple[Module, ...]
     mounts: tuple[Mount, ...]
     network: tuple[NetworkDevice, ...]

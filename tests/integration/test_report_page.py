@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -21,6 +22,16 @@ from sandbox.triage.model import Row, RowStatus
 
 ANSWERS = Path(__file__).parents[1] / "fixtures" / "crash"
 SIZES = {"phone": (390, 844), "laptop": (1366, 768), "large": (2560, 1440)}
+
+EARLIER = (
+    "[    0.000000] Linux version 6.12.0 (of the beginning that the fixture lacks)",
+    *(f"[  {at}.000000] usb 1-1: something ordinary" for at in range(100, 200)),
+    "[  200.500000] nvidia: loading out-of-tree module taints kernel.",
+    *(f"[  {at}.000000] usb 1-1: something ordinary" for at in range(300, 600)),
+    "[  700.000000] WARNING: CPU: 0 PID: 7 at kernel/somewhere.c:12 a_function+0x1/0x2",
+    *(f"[  {at}.000000] I/O error, dev sda, sector {at} op 0x0:(READ)" for at in range(800, 950)),
+)
+"""Lines before those of the fixture."""
 
 # Contrast of each text and its background, as WCAG 2.1 defines it (1.4.3).
 CONTRAST = r"""(() => {
@@ -69,6 +80,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     release = system.parse(texts["sys"])["RELEASE"]
     vmcore = Vmcore(path=Path("/var/crash/vmcore"), format="kdump-compressed", size=1 << 26, release=release)
+    texts["log"] = "\n".join([*EARLIER, *texts["log"].splitlines()])
     page = tmp_path_factory.mktemp("report") / "report.html"
     made = read(vmcore, CommandOutputs(texts=texts, runs=runs, mode="", case={"proof": "build-id"}))
     page.write_text(html(made), encoding="utf-8")
@@ -170,3 +182,36 @@ def test_nothing_in_a_dump_runs(browser: Browser, tmp_path: Path) -> None:
     assert browser.evaluate("document.title") != "hit"
     assert browser.evaluate("document.images.length + document.scripts.length") == 0
     assert {url for url in browser.requests() if not url.startswith("data:")} == {page.as_uri()}
+
+
+def test_each_event_of_the_timeline_is_a_link_into_the_log(browser: Browser, report: Path) -> None:
+    browser.open(report, *SIZES["laptop"])
+    listed = browser.evaluate("[...document.querySelectorAll('ol.events a')].map(e => e.textContent)")
+    assert listed[:4] == ["Boot", "Taint", "Warning", "I/O error \u00d7 150"]
+    assert listed[-3:] == ["SysRq", "Panic", "The log ends"]
+    words = browser.evaluate(
+        "[...document.querySelectorAll('ol.events li')].map(e => "
+        "[e.textContent, document.querySelector(e.querySelector('a').hash).textContent])"
+    )
+    for event, line in words:
+        assert line.partition("] ")[2][:60].strip() in event
+    # The picture's marks lead to the same lines, and stay within its rows.
+    marks = browser.evaluate(
+        "[...document.querySelectorAll('figure.timeline svg a')].map(e => { const box = e.getBoundingClientRect();"
+        "const lane = e.closest('svg.lane').getBoundingClientRect();"
+        "const found = document.querySelector(e.getAttribute('href')) !== null;"
+        "return [found, box.left - lane.left, lane.right - box.right];})"
+    )
+    assert len(marks) == len(listed) - 1, "all but the end"
+    assert all(found and left >= -1 and right >= -1 for found, left, right in marks), marks
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_words_below_the_axis_do_not_touch(browser: Browser, report: Path, size: str) -> None:
+    browser.open(report, *SIZES[size])
+    boxes = browser.evaluate(
+        "[...document.querySelectorAll('.ticks span')].map(e => e.getBoundingClientRect()).map(b => [b.left, b.right])"
+    )
+    boxes.sort()
+    assert len(boxes) > 2
+    assert all(here[1] <= there[0] for here, there in itertools.pairwise(boxes)), boxes

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from sandbox.explain import model as explain_model, waits as explain_waits
 from sandbox.judge import backtrace, verdict
-from sandbox.report import kmem, model, signature, tables
+from sandbox.report import kmem, model, signature, tables, timeline
 from sandbox.triage import model as triage_model, table
 
 SHIPPED = {model.Report: "report.schema.json", table.Index: "index.schema.json"}
@@ -61,6 +61,7 @@ def _words() -> dict[tuple[str, str], str]:
         triage_model,
         signature,
         tables,
+        timeline,
     ):
         for node in ast.parse(inspect.getsource(module)).body:
             if not isinstance(node, ast.ClassDef):
