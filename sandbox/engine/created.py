@@ -47,9 +47,9 @@ class Created:
     privileged: bool = False
     capabilities: frozenset[str] = frozenset()
     seccomp: bool | None = True
-    """Whether system calls are filtered."""
-    keyrings: bool = False
-    """Whether it can use the kernel's keyrings, although its filter was to refuse that."""
+    """Whether system calls are filtered, by a list of those that are allowed."""
+    calls: tuple[str, ...] = ()
+    """Names of system calls that its filter was to refuse and allows, e.g. keyctl."""
     no_new_privileges: bool = True
     read_only: bool = True
     """The root file system."""
@@ -118,8 +118,8 @@ def _deviations(
         yield "capabilities", f"it has capabilities ({', '.join(sorted(created.capabilities))})"
     if created.seccomp is False:
         yield "seccomp", "system calls are not filtered (seccomp)"
-    if created.keyrings:
-        yield "seccomp", "the kernel's keyrings are in its reach (seccomp)"
+    elif created.calls:
+        yield "seccomp", f"system calls are allowed that no debugger needs ({', '.join(created.calls)}) (seccomp)"
     if created.unconfined:
         yield created.unconfined[0], f"it is not confined ({', '.join(created.unconfined)})"
     if hosts := [name for name in created.sysctls if not name.startswith(_OWN_SYSCTLS)]:

@@ -19,17 +19,20 @@ from sandbox.engine import (
     messages,
     orphans,
     podman_created,
+    podman_elsewhere,
     podman_seccomp,
     podman_spec,
-    podman_within,
 )
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
 from sandbox.engine.libpod import FAILURES, Libpod, LibpodError
 from sandbox.engine.podman_info import KeptInfo
 from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
-from sandbox.errors import ImageBuildFailed
+from sandbox.errors import EngineFailed, ImageBuildFailed
 from sandbox.host import checks
+from sandbox.log import Log
+
+_log = Log("engine")
 
 
 class PodmanEngine:
@@ -261,50 +264,100 @@ class PodmanEngine:
     def _create(self, spec: ContainerSpec, *, auto_remove: bool) -> str:
         """Creates a container that is initialized, and seen to be what was asked for, when it is hardened."""
         info = self.info()
-        if spec.hardened and spec.image not in self._environments:
+        if not spec.hardened:
+            return self._make(spec, podman_spec.of(spec, info, auto_remove=auto_remove))
+        if spec.image not in self._environments:
             self.image(spec.image)
         environment = self._environments.get(spec.image, {})
-        shadows = podman_spec.shadows(info) if spec.hardened else {}
-        seccomp = podman_seccomp.path_for(self._seccomp, reads_ours=self._is_ours) if spec.hardened else ""
+        shadows = podman_spec.shadows(info)
+        kept = "" if self._is_ours else self._kept_filter()
         payload = podman_spec.of(
             spec,
             info,
             auto_remove=auto_remove,
-            seccomp=seccomp,
+            seccomp=kept or podman_seccomp.path_for(self._seccomp, reads_ours=self._is_ours),
             cgroup_namespaces=self._cgroup_namespaces,
             image_environment=environment,
             shadows=shadows,
         )
-        with self._translating_errors(f"create a container of {spec.image}"):
-            ident: str = self._call("POST", "/containers/create", json_body=payload).json()["Id"]
-        if spec.hardened:
-            try:
-                self._initialize(ident, spec)
-                with self._translating_errors("look at a container"):
-                    inspected = self._call("GET", f"/containers/{ident}/json").json()
-                podman_created.refuse_unless_as_asked(
-                    inspected,
-                    spec,
-                    info,
-                    shadows=shadows,
-                    image_environment=environment,
-                    cgroup_namespaces=self._cgroup_namespaces,
-                    filters_keyrings=podman_seccomp.is_ours(seccomp),
-                    look_within=lambda: self._look_within(payload, spec),
-                )
-            except BaseException:
-                self.remove(ident)
+        try:
+            ident, inspected, config = self._initialized(spec, payload)
+        except EngineFailed as error:
+            if not kept or kept not in error.message:
                 raise
+            _log.info("the filter that was kept is made again: %s", error.message)  # who made it was killed before
+            payload["seccomp_profile_path"] = podman_seccomp.path_for(self._seccomp, reads_ours=False)
+            ident, inspected, config = self._initialized(spec, payload)
+        made = config["linux"].get("seccomp") or {}
+        if podman_seccomp.filters(made) and podman_seccomp.allowed(made):
+            self.remove(ident)
+            payload["seccomp_profile_path"] = self._keep_filter(spec, payload, podman_seccomp.profile(made))
+            ident, inspected, config = self._initialized(spec, payload)
+        try:
+            podman_created.refuse_unless_as_asked(
+                inspected,
+                config,
+                spec,
+                info,
+                shadows=shadows,
+                image_environment=environment,
+                cgroup_namespaces=self._cgroup_namespaces,
+            )
+        except BaseException:
+            self.remove(ident)
+            raise
         return ident
 
-    def _look_within(self, payload: Mapping[str, Any], spec: ContainerSpec) -> bytes:
-        """The answer of `podman_within.ARGV` in a container that is otherwise like that of `payload`."""
-        program, *arguments = podman_within.ARGV
-        labels = orphans.with_owner_label(spec).labels
-        own = {"entrypoint": [program], "command": arguments, "name": None, "remove": False, "labels": dict(labels)}
+    def _make(self, spec: ContainerSpec, payload: Mapping[str, Any]) -> str:
         with self._translating_errors(f"create a container of {spec.image}"):
-            ident: str = self._call("POST", "/containers/create", json_body={**payload, **own}).json()["Id"]
-        return b"".join(self._attached(ident, dataclasses.replace(spec, argv=podman_within.ARGV, hardened=False)))
+            ident: str = self._call("POST", "/containers/create", json_body=payload).json()["Id"]
+        return ident
+
+    def _initialized(
+        self, spec: ContainerSpec, payload: Mapping[str, Any]
+    ) -> tuple[str, Mapping[str, Any], Mapping[str, Any]]:
+        """The identifier of an initialized container, its inspection, and the runtime's config.json of it."""
+        ident = self._make(spec, payload)
+        try:
+            self._initialize(ident, spec)
+            with self._translating_errors("look at a container"):
+                inspected = self._call("GET", f"/containers/{ident}/json").json()
+            config = podman_created.runtime_config(
+                inspected,
+                local=self.info().local,
+                elsewhere=lambda path: self._aside(spec, podman_elsewhere.reading(payload, path)),
+            )
+        except BaseException:
+            self.remove(ident)
+            raise
+        return ident, inspected, config
+
+    def _aside(self, spec: ContainerSpec, payload: Mapping[str, Any]) -> bytes:
+        """What the container of `payload`, which is one of `podman_elsewhere`, prints."""
+        own = orphans.with_owner_label(
+            dataclasses.replace(spec, argv=[*payload["entrypoint"], *payload["command"]], hardened=False, name=None)
+        )
+        ident = self._make(own, {**payload, "labels": dict(own.labels)})
+        return b"".join(self._attached(ident, own))
+
+    def _kept_filter(self) -> str:
+        """The path, for the engine, of the filter that `_keep_filter` kept; "" if there is none."""
+        name = podman_elsewhere.volume_name(self.info().version)
+        with self._translating_errors("look at a volume"):
+            try:
+                return podman_elsewhere.path_in(self._call("GET", f"/volumes/{name}/json").json()["Mountpoint"])
+            except LibpodError as error:
+                if not error.missing:
+                    raise
+        return ""
+
+    def _keep_filter(self, spec: ContainerSpec, payload: Mapping[str, Any], profile: bytes) -> str:
+        """The path, for the engine, of a file with `profile`."""
+        if self._is_ours:
+            return podman_seccomp.kept(profile)
+        name = podman_elsewhere.volume_name(self.info().version)
+        self._aside(spec, podman_elsewhere.writing(payload, name, profile))
+        return self._kept_filter()
 
     def _initialize(self, ident: str, spec: ContainerSpec) -> None:
         """Has the runtime make it, but not start its process."""

@@ -1,20 +1,20 @@
 """What Podman says of a container that it has created and not started: its inspection and the runtime's config.json.
 
 The inspection leaves out what containers.conf and mounts.conf add (Podman 4.3 to 5.8). The file, which is written when
-the container is initialized, has all; only the engine's own user can read it, on the engine's host. Elsewhere a
-container looks at itself (`podman_within`).
+the container is initialized, has all. Only the engine's own user can read it, on the engine's host; elsewhere a
+container reads it (`podman_elsewhere`).
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.engine import created, podman_seccomp, podman_within
+from sandbox.engine import created, podman_seccomp
 from sandbox.engine.created import Created
 from sandbox.engine.protocol import ContainerSpec, EngineInfo
+from sandbox.errors import EngineFailed
 from sandbox.host import decode
 
 SETTINGS: Final = {
@@ -62,36 +62,20 @@ _KNOWN_ANNOTATIONS: Final = frozenset({"run.oci.keep_original_groups"})
 
 def refuse_unless_as_asked(
     inspected: Mapping[str, Any],
+    config: Mapping[str, Any],
     spec: ContainerSpec,
     info: EngineInfo,
     *,
     shadows: Iterable[str],
     image_environment: Mapping[str, str],
     cgroup_namespaces: bool,
-    filters_keyrings: bool,
-    look_within: Callable[[], bytes],
 ) -> None:
     """Raise `EngineFailed` when the initialized container that Podman describes has more than `spec` asked for.
 
-    `filters_keyrings`: whether a filter was asked for that refuses them (`podman_seccomp`). `look_within` is called
-    where the runtime's file cannot be read, and gives what `podman_within.ARGV` prints in a container like it.
+    `config` is the one of `runtime_config`.
     """
-    config = _runtime_config(inspected) if info.local else None
-    made = of(inspected, config, shadows=shadows, cgroup_namespaces=cgroup_namespaces)
-    if config is None:
-        made = podman_within.refined(
-            made,
-            podman_within.parse(look_within()),
-            hidden=shadows,
-            own_files=_OWN_FILES,
-            own_mounts=_OWN_MOUNTS,
-            local=info.local,
-            cgroup_namespaces=cgroup_namespaces,
-        )
-    elif filters_keyrings:
-        made = dataclasses.replace(made, keyrings=podman_seccomp.allows_keyrings(config["linux"].get("seccomp") or {}))
     created.refuse_unless_as_asked(
-        made,
+        of(inspected, config, shadows=shadows, cgroup_namespaces=cgroup_namespaces),
         spec,
         engine="Podman",
         settings=SETTINGS,
@@ -100,28 +84,45 @@ def refuse_unless_as_asked(
     )
 
 
-def _runtime_config(inspected: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """config.json of an initialized container; None where it is another host's or another user's."""
-    path = inspected.get("OCIConfigPath")
-    if not path:
-        return None
+def runtime_config(
+    inspected: Mapping[str, Any], *, local: bool, elsewhere: Callable[[str], bytes]
+) -> Mapping[str, Any]:
+    """config.json of an initialized container. `elsewhere` reads it where this process cannot, as is seen if `local`.
+
+    Raises `EngineFailed` when there is none.
+    """
+    path = str(inspected.get("OCIConfigPath") or "")
+    text = _read_here(path) if local else None
     try:
-        found = decode.parse_json(Path(path).read_bytes())
-    except (OSError, decode.DecodeError):
+        found = decode.parse_json(elsewhere(path) if text is None and path else text or b"")
+    except decode.DecodeError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), dict) for name in ("process", "linux")):
+        raise EngineFailed(
+            "Podman does not say how it made a container, so that a case cannot be seen to be as isolated as promised",
+            hint="use a service of your own: --engine podman",
+        )
+    return found
+
+
+def _read_here(path: str) -> bytes | None:
+    """None where it is another host's or another user's."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
         return None
-    return found if isinstance(found, dict) else None
 
 
 def of(
     inspected: Mapping[str, Any],
-    config: Mapping[str, Any] | None,
+    config: Mapping[str, Any],
     *,
     shadows: Iterable[str],
     cgroup_namespaces: bool,
 ) -> Created:
     """Both put together. `shadows`: places that were covered so that nothing else is there.
 
-    `cgroup_namespaces`: whether the host has them (cgroup v2). Without `config` of seccomp is known what was asked for.
+    `cgroup_namespaces`: whether the host has them (cgroup v2).
     """
     host = inspected["HostConfig"]
     hidden = frozenset(shadows)
@@ -149,38 +150,25 @@ def of(
         if name.startswith(_CHANGES_RUNTIME) and name not in _KNOWN_ANNOTATIONS
     ]
     capabilities = {*(inspected.get("EffectiveCaps") or ()), *(inspected.get("BoundingCaps") or ())}
-    environment = created.environment(inspected["Config"].get("Env"))
-    ulimits = {_limit(one["Name"]): one["Hard"] for one in host.get("Ulimits") or ()}
     devices = [one["PathOnHost"] for one in host.get("Devices") or ()]
-    seccomp = False if "seccomp=unconfined" in (host.get("SecurityOpt") or ()) else None
-    unconfined = ["apparmor"] if inspected.get("AppArmorProfile") == "unconfined" else []
-    score = host.get("OomScoreAdj") or 0
-    sysctls, overridden = [*(host.get("Sysctls") or ())], [*(host.get("CgroupConf") or ())]
-    masked = None
-    if config is not None:
-        process, linux = config["process"], config["linux"]
-        userdata = f"/{inspected['Id']}/userdata/"
-        root = (config.get("root") or {}).get("path") or userdata
-        for mount in config["mounts"]:
-            target = mount["destination"]
-            if target not in hidden | binds.keys() | tmpfs.keys() and not _is_own(mount, userdata, root):
-                strangers.append(target)
-        # The paths of its own devices are made by the runtime, and not in here.
-        devices += [one["path"] for one in linux.get("devices") or () if one["path"] not in devices]
-        hooks += [one["path"] for kind in (config.get("hooks") or {}).values() for one in kind or ()]
-        own = {one["type"] for one in linux["namespaces"] if not _joins_host(one)}
-        names = ("pid", "ipc", "uts", *(("cgroup",) if cgroup_namespaces else ()))
-        shared += [name for name in names if name not in own and name not in shared]
-        capabilities.update(*((process.get("capabilities") or {}).values()))
-        environment = created.environment(process.get("env"))
-        ulimits = {_limit(one["type"]): one["hard"] for one in process.get("rlimits") or ()}
-        seccomp = bool(linux.get("seccomp"))
-        if process.get("apparmorProfile") == "unconfined" and not unconfined:
-            unconfined.append("apparmor")
-        score = min(score, process.get("oomScoreAdj") or 0)
-        sysctls += linux.get("sysctl") or ()
-        overridden += (linux.get("resources") or {}).get("unified") or ()
-        masked = "/proc/kcore" in (linux.get("maskedPaths") or ())
+    process, linux = config["process"], config["linux"]
+    userdata = f"/{inspected['Id']}/userdata/"
+    root = (config.get("root") or {}).get("path") or userdata
+    for mount in config["mounts"]:
+        target = mount["destination"]
+        if target not in hidden | binds.keys() | tmpfs.keys() and not _is_own(mount, userdata, root):
+            strangers.append(target)
+    # The paths of its own devices are made by the runtime, and not in here.
+    devices += [one["path"] for one in linux.get("devices") or () if one["path"] not in devices]
+    hooks += [one["path"] for kind in (config.get("hooks") or {}).values() for one in kind or ()]
+    own = {one["type"] for one in linux["namespaces"] if not _joins_host(one)}
+    names = ("pid", "ipc", "uts", *(("cgroup",) if cgroup_namespaces else ()))
+    shared += [name for name in names if name not in own and name not in shared]
+    capabilities.update(*((process.get("capabilities") or {}).values()))
+    score = min(host.get("OomScoreAdj") or 0, process.get("oomScoreAdj") or 0)
+    filtered = linux.get("seccomp") or {}
+    apparmor = {inspected.get("AppArmorProfile"), process.get("apparmorProfile")}
+    unified = (linux.get("resources") or {}).get("unified") or ()
     quota, period = host.get("CpuQuota") or 0, host.get("CpuPeriod") or 0
     return Created(
         binds=binds,
@@ -192,16 +180,17 @@ def of(
         network=host["NetworkMode"],
         privileged=host["Privileged"],
         capabilities=frozenset(capabilities),
-        seccomp=seccomp,
+        seccomp=podman_seccomp.filters(filtered),
+        calls=podman_seccomp.allowed(filtered),
         no_new_privileges="no-new-privileges" in (host.get("SecurityOpt") or ()),
         read_only=host["ReadonlyRootfs"],
-        masked=masked,
-        sysctls=tuple(dict.fromkeys(sysctls)),
-        unconfined=tuple(unconfined),
-        overridden=tuple(dict.fromkeys(overridden)),
+        masked="/proc/kcore" in (linux.get("maskedPaths") or ()),
+        sysctls=tuple(dict.fromkeys([*(host.get("Sysctls") or ()), *(linux.get("sysctl") or ())])),
+        unconfined=("apparmor",) if "unconfined" in apparmor else (),
+        overridden=tuple(dict.fromkeys([*(host.get("CgroupConf") or ()), *unified])),
         spared=score < 0 or bool(host.get("OomKillDisable")),
-        environment=environment,
-        ulimits=ulimits,
+        environment=created.environment(process.get("env")),
+        ulimits={_limit(one["type"]): one["hard"] for one in process.get("rlimits") or ()},
         memory=host.get("Memory"),
         pids=host.get("PidsLimit"),
         cpus=quota / period if quota > 0 and period else None,

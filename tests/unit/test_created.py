@@ -20,7 +20,6 @@ from sandbox.engine import (
     podman_created,
     podman_seccomp,
     podman_spec,
-    podman_within,
 )
 from sandbox.engine.podman_config import containers_conf
 from sandbox.errors import EngineFailed
@@ -54,7 +53,7 @@ def compare(
         settings = docker_created.SETTINGS
     else:
         made = podman_created.of(
-            found["inspected"], found.get("config"), shadows=["/run/secrets"], cgroup_namespaces=cgroups
+            found["inspected"], found["config"], shadows=["/run/secrets"], cgroup_namespaces=cgroups
         )
         settings = podman_created.SETTINGS
     created.refuse_unless_as_asked(
@@ -67,78 +66,31 @@ def test_what_was_asked_for_is_accepted(name: str) -> None:
     compare(name, recorded(name))
 
 
-@pytest.mark.parametrize("name", PODMAN)
-def test_inspection_alone_is_accepted(name: str) -> None:
-    """config.json of another host or user cannot be read."""
-    found = recorded(name)
-    del found["config"]
-    compare(name, found)
+def test_config_is_read_by_a_container_where_it_cannot_be_read_here(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"process": {}, "linux": {"here": 1}}')
+    inspected = {"OCIConfigPath": str(tmp_path / "config.json")}
+    asked: list[str] = []
+
+    def elsewhere(path: str) -> bytes:
+        asked.append(path)
+        return b'{"process": {}, "linux": {"there": 1}}'
+
+    def read(path: str, *, local: bool) -> object:
+        return podman_created.runtime_config({"OCIConfigPath": path}, local=local, elsewhere=elsewhere)["linux"]
+
+    assert read(inspected["OCIConfigPath"], local=True) == {"here": 1}
+    assert asked == []
+    assert read(inspected["OCIConfigPath"], local=False) == {"there": 1}
+    assert read("/nowhere/config.json", local=True) == {"there": 1}
+    assert asked == [inspected["OCIConfigPath"], "/nowhere/config.json"]
 
 
-def look(name: str, answer: str) -> None:
-    """Compares what the container says of itself, too."""
-    found = recorded(name)
-    made = podman_created.of(found["inspected"], None, shadows=["/run/secrets"], cgroup_namespaces=False)
-    seen = podman_within.refined(
-        made,
-        podman_within.parse(answer.encode()),
-        hidden=["/run/secrets"],
-        own_files=podman_created._OWN_FILES,
-        own_mounts=podman_created._OWN_MOUNTS,
-        local=False,
-        cgroup_namespaces=False,
-    )
-    created.refuse_unless_as_asked(
-        seen, SPEC, engine=name, settings=podman_created.SETTINGS, image_environment={}, limits=found["limits"]
-    )
-
-
-@pytest.mark.parametrize("name", PODMAN)
-def test_a_container_that_looks_at_itself_is_accepted(name: str) -> None:
-    look(name, (RECORDED / f"{name}.within").read_text())
-
-
-DISK = "1330 1323 254:0 /x {} ro,nosuid,nodev,relatime - ext4 /dev/vda rw"
-WITHIN = {
-    "volume": ("@mounts\n", "@mounts\n" + DISK.format("/mnt") + "\n", "/mnt is mounted"),
-    "file of the engine": ("@mounts\n", "@mounts\n" + DISK.format("/etc/localtime") + "\n", "/etc/localtime is"),
-    "below proc": ("@mounts\n", "@mounts\n" + DISK.format("/proc/config.gz") + "\n", "/proc/config.gz is mounted"),
-    "a space": ("@mounts\n", "@mounts\n" + DISK.format("/a\\040b") + "\n", "/a b is mounted"),
-    "writable": (" /case/vmcore ro,", " /case/vmcore rw,", "/case/vmcore can be written"),
-    "no dump": (" /case/vmcore ", " /case/other ", "/case/other is mounted"),
-    "root": (" / / ro,", " / / rw,", "root file system"),
-    "programs": (" /scratch rw,nosuid,nodev,noexec", " /scratch rw,nosuid,nodev", "/scratch is not the scratch"),
-    "device": ("@devices\n", "@devices\nkmsg\n", "/dev/kmsg"),
-    "pid": ("@pid\n1\n", "@pid\n4711\n", "namespaces (pid)"),
-    "ipc": ("ipc ipc:[", "ipc ipc:[4026531839]\nipc was:[", "namespaces (ipc)"),
-    "uts": ("uts uts:[", "uts uts:[4026531838]\nuts was:[", "namespaces (uts)"),
-    "network": ("    lo:", "  eth0:       0\n    lo:", "network is one with eth0, lo"),
-    "capability": ("CapBnd:\t0000000000000000", "CapBnd:\t0000000000200000", "capabilities (0x200000)"),
-    "privileges": ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "no_new_privs"),
-    "no filter": ("Seccomp:\t2", "Seccomp:\t0", "not filtered"),
-    "a filter that allows": ("@filter\n", "@filter\nnone\n", "not filtered"),
-    "kcore": ("@kcore\n", "@kcore\nseen\n", "kernel's memory"),
-    "spared": ("@score\n0\n", "@score\n-500\n", "want of memory"),
-    "priority": ("Max realtime priority     0                    0", "Max realtime priority     9 9", "rtprio"),
-    "environment": ("IDLE=0", "IDLE=0\0HOST_SECRET=x", "HOST_SECRET"),
-}
-
-
-@pytest.mark.parametrize("name", PODMAN)
-@pytest.mark.parametrize("what", WITHIN)
-def test_more_than_was_asked_for_is_seen_from_within(name: str, what: str) -> None:
-    before, after, said = WITHIN[what]
-    text = (RECORDED / f"{name}.within").read_text()
-    assert before in text
-    with pytest.raises(EngineFailed, match="than it was asked to") as refused:
-        look(name, text.replace(before, after, 1))
-    assert said in refused.value.message
-
-
-@pytest.mark.parametrize("answer", [b"", b"sh: not found\n", b"\n@pid\n1\n\n@status\n"])
-def test_a_container_that_says_nothing_is_refused(answer: bytes) -> None:
-    with pytest.raises(EngineFailed, match="says nothing of itself"):
-        podman_within.parse(answer)
+@pytest.mark.parametrize("answer", [b"", b"cat: not found\n", b"[]", b"{}", b'{"process": {}}', b'{"linux": 1}'])
+def test_a_container_of_which_nothing_is_said_is_refused(answer: bytes) -> None:
+    for inspected in ({}, {"OCIConfigPath": "/nowhere/config.json"}):
+        with pytest.raises(EngineFailed, match="does not say how it made") as refused:
+            podman_created.runtime_config(inspected, local=False, elsewhere=lambda _: answer)
+        assert refused.value.hint
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -209,6 +161,16 @@ CONFIG: dict[str, tuple[Change, str]] = {
         "namespaces (pid)",
     ),
     "seccomp": (lambda found: found["config"]["linux"].update(seccomp=None), "not filtered"),
+    "a filter that allows": (
+        lambda found: found["config"]["linux"].update(seccomp={"defaultAction": "SCMP_ACT_ALLOW"}),
+        "not filtered",
+    ),
+    "keyrings": (
+        lambda found: found["config"]["linux"]["seccomp"].update(
+            syscalls=[{"names": ["read", "keyctl", "add_key"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0}]}]
+        ),
+        "no debugger needs (add_key, keyctl)",
+    ),
     "kcore": (lambda found: found["config"]["linux"].update(maskedPaths=[]), "kernel's memory"),
     "device": (lambda found: found["config"]["linux"].update(devices=[{"path": "/dev/kmsg"}]), "/dev/kmsg"),
     "hook": (lambda found: found["config"].update(hooks={"prestart": [{"path": "/bin/evil"}]}), "/bin/evil"),
@@ -355,9 +317,26 @@ def test_podmans_filter_refuses_the_keyrings(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "theirs.json").write_text(json.dumps(profile))
     ours = Path(podman_seccomp.path_for("unconfined", reads_ours=True))
     written = json.loads(ours.read_text())
+    assert podman_seccomp.allowed(profile) == ("add_key", "keyctl", "request_key")
+    assert podman_seccomp.allowed(written) == ()
+    assert podman_seccomp.allowed({**profile, "defaultAction": "SCMP_ACT_LOG"}) == tuple(sorted(podman_seccomp.REFUSED))
     assert written["defaultAction"] == "SCMP_ACT_ERRNO"
     assert [rule["names"] for rule in written["syscalls"]] == [["read"], ["bdflush", "request_key"]]
     assert podman_seccomp.path_for("", reads_ours=True) == ""
+
+
+def test_a_filter_of_the_runtime_becomes_a_profile_without_keyrings() -> None:
+    """config.json has more than a profile may have: LinuxSeccomp in the OCI runtime specification."""
+    made = {
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 38,
+        "architectures": ["SCMP_ARCH_X86_64"],
+        "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+        "listenerPath": "/run/listener",
+        "syscalls": [{"names": ["bpf"], "action": "SCMP_ACT_ALLOW"}, {"names": ["read"], "action": "SCMP_ACT_ALLOW"}],
+    }
+    kept = {key: value for key, value in made.items() if key not in {"flags", "listenerPath"}}
+    assert json.loads(podman_seccomp.profile(made)) == {**kept, "syscalls": made["syscalls"][1:]}  # type: ignore[index]
 
 
 def test_podman_is_asked_for_the_environment_of_the_image_and_the_case() -> None:

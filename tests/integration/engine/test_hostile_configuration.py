@@ -5,8 +5,10 @@ What is looked at, and how, is that of tests/e2e/test_isolation.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,8 +22,10 @@ import pytest
 import engines
 from e2e.test_isolation import CHECKS, QUESTIONS, put_programs, system_calls_are_filtered
 from engines import CHECKOUT, EngineUnderTest, cache_root
+from remotes import sshd
 from sandbox.case.container import container_spec, limits
-from sandbox.engine import ContainerSpec, Engine, created, podman_created, podman_spec
+from sandbox.engine import ContainerSpec, Engine, connect, created, podman_created, podman_elsewhere, podman_spec
+from sandbox.engine.podman import PodmanEngine
 from sandbox.errors import EngineFailed
 
 REF = "localhost/vmbox/test-hostile:1"
@@ -135,8 +139,10 @@ def test_podman_is_told_what_its_configuration_says_otherwise(
             for check in CHECKS:
                 check(seen)
             with monkeypatch.context() as patch:
-                patch.setattr(podman_created, "_runtime_config", lambda _: None)
-                assert _seen(engine.engine, spec).keys() == seen.keys()
+                _make_foreign(engine, patch)
+                seen = _seen(engine.engine, spec)
+                for check in CHECKS:
+                    check(seen)
             files = b"".join(
                 engine.engine.run(
                     _with_script(spec, "ls -A /run/secrets; cat /etc/key; tr '\\0' '\\n' </proc/1/environ")
@@ -149,6 +155,13 @@ def test_podman_is_told_what_its_configuration_says_otherwise(
     assert b"LD_PRELOAD" not in files
 
 
+def _make_foreign(engine: EngineUnderTest, patch: pytest.MonkeyPatch) -> None:
+    """As a service of another host: its files are not read, and it cannot read ours."""
+    engine.engine.info()
+    patch.setattr(engine.engine, "_is_ours", False)
+    patch.setattr(podman_created, "_read_here", lambda _: None)
+
+
 def _with_script(spec: ContainerSpec, script: str) -> ContainerSpec:
     parts = {name: getattr(spec, name) for name in ContainerSpec.__slots__}
     return ContainerSpec(**parts | {"argv": ["sh", "-c", script]})
@@ -159,7 +172,7 @@ def _with_script(spec: ContainerSpec, script: str) -> ContainerSpec:
 def test_podman_is_refused_where_it_cannot_be_told(
     start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All at once, each of which would be enough; also where the container has to look at itself."""
+    """All at once, each of which would be enough; also on a service whose files cannot be read."""
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         place = Path(name)
         place.chmod(0o755)
@@ -172,22 +185,21 @@ def test_podman_is_refused_where_it_cannot_be_told(
             expected = [*REFUSED.values(), "/bin/true"]
             found = _deviations(engine)
             assert [said for said in expected if said not in found] == []
-            monkeypatch.setattr(podman_created, "_runtime_config", lambda _: None)
+            _make_foreign(engine, monkeypatch)
             found = _deviations(engine)
-            assert [said for said in expected[:-1] if said not in found] == []
-            assert "/bin/true" not in found
+            assert [said for said in expected if said not in found] == []
             _is_refused(engine, "/mnt, /run/stranger")
 
 
 @pytest.mark.engine
 @pytest.mark.parametrize("start", [engines.podman_rootful, engines.podman_rootless])
-@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("foreign", [False, True])
 def test_podman_is_refused_where_it_is_not_told(
-    start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, within: bool, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Iterator[EngineUnderTest]], rootfs: Path, foreign: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if within:
-        monkeypatch.setattr(podman_created, "_runtime_config", lambda _: None)
     with _started(start, rootfs, NAMED_AWAY) as engine:
+        if foreign:
+            _make_foreign(engine, monkeypatch)
         for name, said in NAMES.items():
             if name == "ipcns" and start is engines.podman_rootless and not Path("/dev/mqueue").exists():
                 continue  # rootless Podman can then not make such a container
@@ -303,3 +315,48 @@ def test_docker_that_remaps_users_reads_the_files_of_the_host(rootfs: Path) -> N
         said = b"".join(engine.engine.run(_with_script(spec, script))).decode().split()
     assert said[:4] == ["of", "the", "host", "64"]
     assert {word for word in said[4:] if not word.startswith("Cap")} == {"0" * 16}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("left", ["nothing", "an empty volume", "a filter of another"])
+def test_keyrings_are_refused_by_a_rootful_podman_of_another_host(
+    podman_rootful: EngineUnderTest, rootfs: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Its filter is kept in a volume there, whatever an earlier vmbox, or another client, left in it."""
+    with sshd(podman_rootful, podman_rootful.directory()) as server:
+        monkeypatch.setenv("PATH", f"{server.directory}/bin:{os.environ['PATH']}")
+        url = f"ssh://{server.target}{podman_rootful.url.removeprefix('unix://')}"
+        with contextlib.closing(connect(url)) as engine:
+            assert isinstance(engine, PodmanEngine)
+            assert not engine.info().local
+            engine.import_rootfs(rootfs, REF, {"vmbox.test": "base"})
+            volume = podman_elsewhere.volume_name(engine.info().version)
+            try:
+                if left != "nothing":
+                    made = engine._call("POST", "/volumes/create", json_body={"Name": volume}).json()
+                if left == "a filter of another":
+                    shutil.copy("/usr/share/containers/seccomp.json", Path(made["Mountpoint"]) / "seccomp.json")
+                spec = _spec(podman_rootful, REF)
+                for created in (0, 1):
+                    bodies = _creations(engine, monkeypatch)
+                    seen = _seen(engine, spec)
+                    for check in CHECKS:
+                        check(seen)
+                    assert created == 0 or len(bodies) == 2  # the case, and what reads its config.json
+            finally:
+                engine._call("DELETE", f"/volumes/{volume}", params={"force": True}).close()
+                engine.remove_image(REF)
+
+
+def _creations(engine: PodmanEngine, patch: pytest.MonkeyPatch) -> list[Any]:
+    """The bodies of the requests to create a container, from now on."""
+    bodies: list[Any] = []
+    call = engine._call
+
+    def noted(method: str, path: str, **more: Any) -> Any:
+        if path == "/containers/create":
+            bodies.append(more["json_body"])
+        return call(method, path, **more)
+
+    patch.setattr(engine, "_call", noted)
+    return bodies
