@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from sandbox.errors import DumpUnreadable
 from sandbox.log import without_secrets
@@ -30,6 +30,15 @@ class RemoteFile(Protocol):
         """Gives these bytes to `take` as they arrive."""
 
     def close(self) -> None: ...
+
+
+_LONGEST: Final = 300
+"""Characters of what a server says that are shown."""
+
+
+def in_words(error: BaseException | None) -> str:
+    """What an error says, which may be the server's own words: one line without secrets. "" if it says nothing."""
+    return " ".join(without_secrets(str(error or "")).split())[:_LONGEST]
 
 
 class NotInParts(DumpUnreadable):

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from sandbox.case.remote_file import NotInParts, replaced
+from sandbox.case.remote_file import NotInParts, in_words, replaced
 from sandbox.debuginfo.download import again, resumed
 from sandbox.errors import DumpNotFound, DumpUnreadable, missing_extra
 from sandbox.log import without_secrets
@@ -22,6 +23,13 @@ from sandbox.progress import Reporter
 _CHUNK: Final = 1 << 20
 _SECONDS: Final = 15
 """Without a byte."""
+
+_NO_SUCCESS: Final = 300
+_LONGEST_ERROR: Final = 64 << 10
+"""Bytes. S3's have some hundred."""
+
+_LONGEST_CODE: Final = 100
+"""Characters."""
 
 _GONE: Final = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "404"})
 _TRANSIENT: Final = frozenset(
@@ -69,7 +77,12 @@ class S3Dump:
             wanted["IfMatch"] = self._mark
         elif (version := self._mark or self._version) is not None:
             wanted["VersionId"] = version
-        answer = self._client.get_object(Bucket=self._bucket, Key=self._key, **wanted)
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key, **wanted)
+        except ValueError as error:  # of numbers and dates in headers, for which botocore has no error
+            raise DumpUnreadable(
+                f"{without_secrets(self.url)}: the store's answer is none of S3", hint="check the endpoint"
+            ) from error
         first, _, total = answer.get("ContentRange", "").removeprefix("bytes ").partition("/")
         if not first.startswith(f"{offset}-") or not re.fullmatch("[0-9]{1,18}", total):
             raise NotInParts(self.url, "the store sends whole objects only")
@@ -89,7 +102,7 @@ class S3Dump:
             raise _Cut
 
     def _say(self, error: BaseException | None) -> None:
-        said = without_secrets(str(error)) or "no answer in time"
+        said = in_words(error) or "no answer in time"
         self._reporter.notice(f"{without_secrets(self.url)}: {said}; trying again")
 
     @contextmanager
@@ -106,9 +119,11 @@ class S3Dump:
             if code in {"PreconditionFailed", "412"}:
                 raise replaced(self.url) from None
             hint = "who you are: aws sts get-caller-identity; choose a profile: export AWS_PROFILE=NAME"
-            raise DumpUnreadable(f"{name}: the store says {code}", hint=hint) from None
+            raise DumpUnreadable(
+                f"{name}: the store says {' '.join(code.split())[:_LONGEST_CODE]}", hint=hint
+            ) from None
         except (BotoCoreError, _Cut) as error:
-            said = without_secrets(str(error)) or "the store ends its answer too early"
+            said = in_words(error) or "the store ends its answer too early"
             raise DumpUnreadable(f"{name}: {said}", hint="check the network, AWS_PROFILE and the endpoint") from None
 
     def close(self) -> None:
@@ -137,10 +152,42 @@ def _client(url: str) -> Any:
         session = botocore.session.get_session()
         if session.get_credentials() is None:
             settings["signature_version"] = UNSIGNED
-        return session.create_client("s3", config=Config(**settings))
+        client = session.create_client("s3", config=Config(**settings))
     except (BotoCoreError, ValueError) as error:
-        said = f"{without_secrets(url)}: {without_secrets(str(error))}"
+        said = f"{without_secrets(url)}: {in_words(error)}"
         raise DumpUnreadable(said, hint="aws configure list") from None
+    # botocore has no public place for it.
+    client._endpoint.http_session = _Errors(client._endpoint.http_session)  # noqa: SLF001
+    return client
+
+
+class _Errors:
+    """botocore's HTTP session, which would read an error of any length into memory, and any entity of its XML."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def send(self, request: Any) -> Any:
+        answer = self._session.send(request)
+        if answer.status_code >= _NO_SUCCESS:
+            raw = answer.raw
+            answer.raw = SimpleNamespace(stream=lambda: _error(raw), close=raw.close)
+        return answer
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def _error(raw: Any) -> Iterator[bytes]:
+    from urllib3.exceptions import HTTPError
+
+    try:
+        body = raw.read(_LONGEST_ERROR + 1)
+    except (HTTPError, OSError):
+        body = b""
+    raw.close()
+    # Without one botocore has the status in place of S3's word for it.
+    yield b"" if len(body) > _LONGEST_ERROR or b"<!" in body else body
 
 
 def _is_transient(error: BaseException) -> bool:

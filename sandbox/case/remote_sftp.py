@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from sandbox.case.remote_file import replaced
+from sandbox.case.remote_file import in_words, replaced
 from sandbox.debuginfo.download import again
 from sandbox.errors import DumpNotFound, DumpUnreadable, UsageError, missing_extra
 from sandbox.log import without_secrets
@@ -23,6 +23,7 @@ from sandbox.progress import Reporter
 _CHUNK: Final = 4 << 20
 _SECONDS: Final = 20.0
 """That an answer may take."""
+_SECONDS_TO_END: Final = 2.0
 
 
 class SftpDump:
@@ -43,6 +44,7 @@ class SftpDump:
         self._mark = mark
         self._reporter = reporter
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._connection: Any = None
         self._file: Any = None
         self.fetched = 0
@@ -75,7 +77,8 @@ class SftpDump:
         """Runs it on the loop. A connection that fails, or gives no answer in time, is not used again."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="sftp", daemon=True).start()
+            self._thread = threading.Thread(target=self._loop.run_forever, name="sftp", daemon=True)
+            self._thread.start()
         running = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return running.result(_SECONDS)
@@ -123,7 +126,7 @@ class SftpDump:
         self._file = await client.open(self._path, "rb")
 
     def _say(self, error: BaseException | None) -> None:
-        said = without_secrets(str(error)) or "no answer in time"
+        said = in_words(error) or "no answer in time"
         self._reporter.notice(f"{without_secrets(self.url)}: {said}; trying again")
 
     @contextmanager
@@ -137,7 +140,8 @@ class SftpDump:
             yield
         except asyncssh.HostKeyNotVerifiable as error:
             raise DumpUnreadable(
-                f"{name}: {error.reason}", hint=f"is it that host? then its key becomes known by: ssh {self._host} true"
+                f"{name}: {in_words(error)}",
+                hint=f"is it that host? then its key becomes known by: ssh {self._host} true",
             ) from None
         except asyncssh.PermissionDenied:
             hint = "try it: ssh HOST true; a key of an agent: ssh-add; another user: sftp://USER@HOST/…"
@@ -147,8 +151,11 @@ class SftpDump:
         except asyncssh.SFTPPermissionDenied:
             raise DumpUnreadable(f"no permission to read {name}", hint="setfacl -m u:USER:r PATH, there") from None
         except (asyncssh.Error, OSError, FutureTimeoutError, _Cut) as error:
-            said = str(error) or "no answer in time"
+            said = in_words(error) or "no answer in time"
             raise DumpUnreadable(f"{name}: {said}", hint="try it: ssh HOST true") from None
+        except ValueError as error:  # asyncssh.packet.PacketDecodeError and others, for which it has no name
+            said = f"{name}: the host's answer is none of SFTP ({in_words(error)})"
+            raise DumpUnreadable(said, hint="try it: sftp HOST") from error
 
     def _drop(self) -> None:
         connection, self._connection, self._file = self._connection, None, None
@@ -157,9 +164,23 @@ class SftpDump:
 
     def close(self) -> None:
         self._drop()
-        if self._loop is not None:
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._loop.stop)
+        loop, self._loop = self._loop, None
+        if loop is None or self._thread is None:
+            return
+        # asyncio prints a warning for each task that is left.
+        with suppress(FutureTimeoutError):
+            asyncio.run_coroutine_threadsafe(_end_tasks(), loop).result(_SECONDS_TO_END)
+        loop.call_soon_threadsafe(loop.stop)
+        self._thread.join(_SECONDS_TO_END)
+        if not self._thread.is_alive():
+            loop.close()
+
+
+async def _end_tasks() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for one in others:
+        one.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _Cut(Exception):

@@ -6,6 +6,7 @@ By indexed_gzip, whose only importer this is, of the extra vmbox-crash[gzip]: zl
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable
 from typing import IO, Any, Final
 
@@ -22,6 +23,13 @@ _FEWER: Final = 8
 """Times, when an index is begun again. It could have half a million places else: zeros become 1/1000."""
 _FARTHEST: Final = 64 << 20
 """Between two places, when it is begun again: the library has some times as much in memory."""
+
+_SECONDS: Final = 60.0
+_BYTES_A_SECOND: Final = 4e6
+"""Of the compressed file: both together are the processor time that making an index may take, at each point of it. A
+file a thousand times smaller than what is in it, the most that deflate can, was read at 3 MB a second; one 230 times
+smaller at 13 MB, one ten times smaller at 300 MB. What takes longer is copied, where the disk has room for it.
+"""
 
 _BLOCK: Final = 1 << 20
 """Bytes that are unpacked, and kept, at once."""
@@ -113,13 +121,17 @@ def _indexed(source: Source, spacing: int, advance: Callable[[int], None]) -> An
     """
     import indexed_gzip
 
+    began, read = time.thread_time(), 0
     while True:
         raw = _File(source)
         file = indexed_gzip.IndexedGzipFile(fileobj=raw, spacing=spacing, auto_build=False, readbuf_size=_BLOCK)
         done = 0
 
         def look(size: int, file: Any = file) -> None:
-            nonlocal done
+            nonlocal done, read
+            read += size
+            if time.thread_time() - began > _SECONDS + read / _BYTES_A_SECOND:
+                raise CorruptData("the gzip file unpacks to so much that it takes too long to make an index of it")
             if sum(1 for _ in file.seek_points()) > _TOO_MANY:
                 raise _TooManyPlaces
             done += size

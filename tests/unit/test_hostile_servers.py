@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +42,90 @@ def test_a_store_that_does_not_end_its_answer(monkeypatch: pytest.MonkeyPatch, f
     monkeypatch.setattr(remote_s3, "_client", lambda _: SimpleNamespace(get_object=lambda **_: answer))
     with pytest.raises(NotInParts, match="more than was asked for"):
         S3Dump("s3://bucket/vmcore", None, None, QUIET).read_at(0, 4096)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Iterable[bytes]], S3Dump]]:
+    """A store that answers once, with these pieces, until its client leaves."""
+    pytest.importorskip("botocore")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "x")
+
+        def answer(pieces: Iterable[bytes]) -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.recv(1 << 16)
+                for piece in pieces:
+                    connection.sendall(piece)
+
+        def dump(pieces: Iterable[bytes]) -> S3Dump:
+            threading.Thread(target=answer, args=(pieces,), daemon=True).start()
+            return S3Dump("s3://bucket/vmcore", None, None, QUIET)
+
+        yield dump
+
+
+Store = Callable[[Iterable[bytes]], S3Dump]
+
+
+def test_a_store_whose_error_has_no_end(store: Store) -> None:
+    sent = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal sent
+        yield b"HTTP/1.1 400 No\r\nTransfer-Encoding: chunked\r\n\r\n"
+        while sent < 64 << 20:
+            sent += 1 << 16
+            yield b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+
+    with pytest.raises(DumpUnreadable, match="the store says 400"):
+        _ = store(pieces()).size
+    assert sent < 16 << 20  # what sockets hold
+
+
+def _error(code: bytes, before: bytes = b"") -> list[bytes]:
+    body = b'<?xml version="1.0"?>' + before + b"<Error><Code>" + code + b"</Code><Message>no</Message></Error>"
+    return [b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n" % len(body), body]
+
+
+def test_what_a_store_says_is_one_short_line(store: Store) -> None:
+    with pytest.raises(DumpUnreadable) as refused:
+        _ = store(_error(b"AccessDenied\nvmbox: all is well " + b"x" * 9000)).size
+    assert "the store says AccessDenied vmbox: all" in refused.value.message
+    assert len(refused.value.message) < 200
+
+
+def test_entities_in_a_store_s_answer_are_not_read(store: Store) -> None:
+    entities = b'<!DOCTYPE Error [<!ENTITY a "AccessDenied">]>'
+    with pytest.raises(DumpUnreadable, match="the store says 403"):
+        _ = store(_error(b"&a;", entities)).size
+
+
+def test_a_store_whose_headers_are_no_numbers(store: Store) -> None:
+    head = b"HTTP/1.1 206 Part\r\nContent-Range: bytes 0-0/9\r\nx-amz-missing-meta: two\r\nContent-Length: 1\r\n\r\nx"
+    with pytest.raises(DumpUnreadable, match="is none of S3"):
+        _ = store([head]).size
+
+
+def test_a_host_whose_packets_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    packet = pytest.importorskip("asyncssh.packet")
+    dump = _sftp(b"x", 10, 1)
+
+    async def read(_size: int, _offset: int) -> bytes:
+        raise packet.PacketDecodeError("Unexpected data\nat end of packet")
+
+    monkeypatch.setattr(dump, "_file", SimpleNamespace(read=read, stat=dump._file.stat))
+    with pytest.raises(DumpUnreadable, match=r"none of SFTP \(Unexpected data at end of packet\)"):
+        dump.read_at(0, 1)
+    loop, thread = dump._loop, dump._thread
+    dump.close()
+    assert loop is not None
+    assert loop.is_closed()
+    assert thread is not None
+    assert not thread.is_alive()
+    dump.close()
 
 
 def _sftp(data: bytes, size: int | None, mtime: int | None) -> SftpDump:

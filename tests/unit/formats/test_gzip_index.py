@@ -46,3 +46,19 @@ def test_what_unpacks_to_too_much_has_no_index(packed, monkeypatch):
     monkeypatch.setattr(gzip_index, "_FARTHEST", 4 << 20)
     with pytest.raises(CorruptData, match="more than an index"):
         made(packed)
+
+
+def test_an_index_takes_time_in_proportion_to_the_file_at_most(packed, monkeypatch):
+    monkeypatch.setattr(gzip_index, "_SECONDS", 0)
+    made(packed)
+    monkeypatch.setattr(gzip_index, "_BYTES_A_SECOND", 1e12)
+    with pytest.raises(CorruptData, match="takes too long"):
+        made(packed)
+
+
+def test_an_interrupt_ends_the_making_of_an_index(packed):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(packed, interrupt)
