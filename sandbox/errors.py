@@ -241,7 +241,8 @@ def unwritable(place: object, error: OSError, *, hint: str, setting: bool = Fals
     `setting`: `place` is from a setting, and not from an argument of this command.
     """
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return NoSpace(f"no space left in {place}", hint=hint)
+        where = "where standard output goes" if str(place) == "-" else f"in {place}"
+        return NoSpace(f"no space left {where}", hint=hint)
     kind = ConfigurationError if setting else UsageError
     return kind(f"{place} cannot be written: {error.strerror}", hint=hint)
 

@@ -90,8 +90,12 @@ def dmesg(vmcore: Dump, quiet: Quiet = False) -> None:
 
     A dump deep in an archive is unpacked into the cache first, as `vmbox run` does.
     """
+    from contextlib import nullcontext
+
     from sandbox.case.dumps import read_log
+    from sandbox.host import standard_input
 
     output = render.Output()
-    for line in read_log(vmcore, render.reporter(quiet=quiet)):
-        output(line + b"\n")
+    with standard_input.as_file() if str(vmcore) == "-" else nullcontext(vmcore) as dump:
+        for line in read_log(dump, render.reporter(quiet=quiet)):
+            output(line + b"\n")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -14,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from sandbox import render
 from sandbox.case.options import OpenOptions
-from sandbox.errors import DebuginfoError, DebuginfoMismatch, NoSpace, NotADump, UnknownKernel, UsageError
+from sandbox.errors import DebuginfoError, DebuginfoMismatch, NoSpace, NotADump, UnknownKernel
 from sandbox.formats import elf
+from sandbox.host import standard_input
 from sandbox.host.background import in_background
+from sandbox.host.tempdirs import scratch_directory
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from sandbox.engine import Engine
     from sandbox.model import Debuginfo, Vmcore
 
-_LONGEST: Final = 32 << 20
-"""Bytes of standard input."""
 _MOST: Final = 2000
 """Different symbols that are looked up."""
 _MOST_MODULES: Final = 64
@@ -144,17 +142,16 @@ def _file_of(given: str) -> Iterator[tuple[Path, str]]:
     """The file to read, or a URL, and its name for people."""
     from sandbox.dump import panic_link
 
-    if given != "-" and panic_link.find(os.fsencode(given)) is None:
+    if given == "-":
+        with standard_input.as_file() as path:
+            yield path, "standard input"
+    elif panic_link.find(os.fsencode(given)) is None:
         yield Path(given), without_secrets(given)
-        return
-    content = given.encode() if given != "-" else sys.stdin.buffer.read(_LONGEST + 1)
-    name = "standard input" if given == "-" else "the link"
-    if len(content) > _LONGEST:
-        raise UsageError(f"{name} has more than {_LONGEST >> 20} MiB", hint="save it to a file, and give that")
-    with tempfile.TemporaryDirectory(prefix="vmbox-decode-") as directory:
-        path = Path(directory) / "log"
-        path.write_bytes(content)
-        yield path, name
+    else:
+        with scratch_directory() as directory:
+            path = directory / "log"
+            path.write_bytes(given.encode())
+            yield path, "the link"
 
 
 def _found(lines: Sequence[str]) -> _Work:

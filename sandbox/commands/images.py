@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from sandbox import image as images
 from sandbox.case import self_contained, store
@@ -38,6 +38,8 @@ from sandbox.profiles import Profile, load, platforms, select
 from sandbox.progress import QUIET, Reporter
 from sandbox.session import module_debuginfo
 from sandbox.session.start import open_session
+
+_ELSEWHERE: Final = "choose another place with -o"
 
 ImageTarget = Vmcore | Profile
 """The subject of an image: one kernel build, or a distribution major."""
@@ -244,7 +246,7 @@ def check_place(of: ImageTarget, output: Path, *, hint: str) -> None:
 
 def save(of: ImageTarget, output: Path, options: OpenOptions, reporter: Reporter = QUIET) -> str:
     """Writes the image of `of` as an archive, building it if it is not there. See `write_output` for `output`."""
-    check_place(of, output, hint="choose another place with -o")
+    check_place(of, output, hint=_ELSEWHERE)
     ref = _ensure_built(of, options, reporter)
     with closing(connect(options.engine)) as engine, reporter.step(f"Saving {ref}", unit="B") as step:
 
@@ -256,7 +258,7 @@ def save(of: ImageTarget, output: Path, options: OpenOptions, reporter: Reporter
         image = engine.image(ref)
         if output != STDOUT and (output.is_file() or not output.exists()):
             place = Path(os.path.realpath(output)).parent
-            need_space(place, image.size if image else 0, f"the archive of {ref}")
+            need_space(place, image.size if image else 0, f"the archive of {ref}", hint=_ELSEWHERE)
         try:
             write_output(output, pieces(), durable=True)
         except BrokenPipeError:

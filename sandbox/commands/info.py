@@ -10,7 +10,7 @@ from sandbox import render
 from sandbox.case.places import DESCRIBED
 from sandbox.dump.release import classify, of_release
 from sandbox.errors import ConfigurationError, UnknownKernel
-from sandbox.host import config, paths
+from sandbox.host import config, paths, standard_input
 from sandbox.model import Vmcore, key_of
 from sandbox.profiles import Profile, select
 
@@ -35,7 +35,16 @@ def show(path: Path, *, json: bool, unpack: bool = False, download: bool = False
         from sandbox.case import remote_dump
 
         path = remote_dump.download(path, render.reporter(quiet=False))
-    vmcore = _identified_here(path, unpack=unpack) if engine is None else _identified_there(path, engine)
+    if str(path) == "-" and engine is None:
+        with standard_input.as_file() as file:
+            vmcore = _identified_here(file, unpack=unpack)
+            # A copy is gone when this has ended.
+            _print(replace(vmcore, path=path) if file.name == standard_input.NAME else vmcore, json=json)
+    else:
+        _print(_identified_here(path, unpack=unpack) if engine is None else _identified_there(path, engine), json=json)
+
+
+def _print(vmcore: Vmcore, *, json: bool) -> None:
     if json:
         render.as_json(describe(vmcore))
     else:

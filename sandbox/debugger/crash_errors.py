@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from sandbox.debugger.crash_redirection import before_pipeline
+from sandbox.debugger.selection import Selection
+
 _ALIASES: Final = {
     b"dmesg": b"log",
     b"man": b"help",
@@ -21,8 +24,15 @@ _ALIASES: Final = {
 _UNKNOWN: Final = re.compile(rb"(?m)^crash: command not found: ")
 
 
-_NO_SUCH: Final = {b"help": b'|No help data for "', b"alias": b"|alias does not exist: "}
-"""What commands print of a word that they do not know, without their name."""
+_NO_SUCH: Final = {
+    b"help": rb'|No help data for "',
+    b"alias": rb"|alias does not exist: ",
+    b"dis": rb"|[ \t]*0x[0-9a-f]+(?: <[^>\n]*>)?:[ \t]*(?:Cannot access memory at address 0x[0-9a-f]+)?$",
+}
+"""What commands print of a word that they do not know, without their name; `dis` an address and no instruction."""
+
+_ANY_COMMAND: Final = rb"[a-z]+: invalid structure (?:member offset|size): "
+"""crash does not know a structure of this kernel. Where a command calls another, the line has the other one's name."""
 
 
 class ErrorDetector:
@@ -45,9 +55,10 @@ class ErrorDetector:
         if first.startswith(b"*"):
             names.add(b"*")
             first = b"*"
+        self._selection = Selection(command)
         alternatives = b"|".join(re.escape(name) for name in sorted(names))
         complaint = rb"(?:%s|symbol not found): (?!WARNING|NOTE)\S" % alternatives
-        complaint += _NO_SUCH.get(_ALIASES.get(first, first), b"")
+        complaint += b"|" + _ANY_COMMAND + _NO_SUCH.get(_ALIASES.get(first, first), b"")
         self._wrong = re.compile(
             rb"(?m)^(?:%s|gdb: gdb request failed: |Usage:[ \t]*\n{1,2}[ \t]+%s(?!\w)| *<segmentation violation)"
             % (complaint, re.escape(first))
@@ -56,6 +67,7 @@ class ErrorDetector:
         self._found = self._unknown = False
 
     def feed(self, piece: bytes) -> None:
+        self._selection.feed(piece)
         if self._found:
             return
         text = self._tail + piece
@@ -67,21 +79,11 @@ class ErrorDetector:
 
     def found(self) -> bool:
         """Whether crash complained; to be asked when the output has ended."""
-        return self._found or self._wrong.search(self._tail) is not None
+        return self._found or self._wrong.search(self._tail) is not None or self.missing() is not None
+
+    def missing(self) -> str | None:
+        return self._selection.missing()
 
     def unknown(self) -> bool:
         """Whether crash has no such command."""
         return self._unknown
-
-
-def before_pipeline(command: str) -> str:
-    """A command up to its pipe or redirection, found as crash finds it (`setup_redirect` in cmdline.c)."""
-    depth, quote = 0, ""
-    for at, char in enumerate(command):
-        if char in "\"'" and quote in {"", char}:
-            quote = "" if quote else char
-        elif char in "()":
-            depth += 1 if char == "(" else -1
-        elif not depth and not quote and (char in "|!" or (char == ">" and command[at - 1 : at] != "-")):
-            return command[:at]
-    return command

@@ -6,8 +6,6 @@ import itertools
 import shlex
 from typing import Final
 
-from sandbox.debugger.crash_errors import before_pipeline
-
 _TO_A_FILE: Final = frozenset({">", ">>", ">|", "&>", "&>>"})
 
 
@@ -23,6 +21,19 @@ def output_files(command: str) -> frozenset[str]:
     else:
         names = redirected_by_shell(rest.lstrip("|!"))
     return frozenset(name for name in names if name and not name.startswith("/dev/"))
+
+
+def before_pipeline(command: str) -> str:
+    """A command up to its pipe or redirection, found as crash finds it (`setup_redirect` in cmdline.c)."""
+    depth, quote = 0, ""
+    for at, char in enumerate(command):
+        if char in "\"'" and quote in {"", char}:
+            quote = "" if quote else char
+        elif char in "()":
+            depth += 1 if char == "(" else -1
+        elif not depth and not quote and (char in "|!" or (char == ">" and command[at - 1 : at] != "-")):
+            return command[:at]
+    return command
 
 
 def redirected_by_shell(text: str) -> set[str]:

@@ -13,6 +13,7 @@ from sandbox.debugger.crash_reading import check_reading
 from sandbox.debugger.crash_redirection import redirected_by_shell
 from sandbox.debugger.drgn_questions import QUESTIONS
 from sandbox.debugger.protocol import VMCOREINFO, StartMode
+from sandbox.debugger.selection import Selection
 from sandbox.errors import UsageError
 from sandbox.model import KernelPlace
 
@@ -77,14 +78,13 @@ class DrgnErrors:
         words = command.split()
         refusals = _REFUSALS.get(words[0]) if words else None
         self._refused = None if refusals is None else re.compile(b"(?m)^(?:%b)" % refusals)
-        # Of a module that is not there it prints a table without a row.
-        self._rows = 2 if words[:2] == ["mod", "-s"] else 0
+        self._selection = Selection(command)
         self._tail = b""
         self._found = self._unknown = False
 
     def feed(self, piece: bytes) -> None:
+        self._selection.feed(piece)
         text = self._tail + piece
-        self._rows -= piece.count(b"\n")
         self._found = self._found or _ERROR.search(text) is not None
         self._found = self._found or (self._refused is not None and self._refused.search(text) is not None)
         self._unknown = self._unknown or _UNKNOWN.search(text) is not None
@@ -93,7 +93,10 @@ class DrgnErrors:
         self._tail = rest if len(rest) <= _KEPT else b" " + rest[-_KEPT:]
 
     def found(self) -> bool:
-        return self._found or self._rows > 0
+        return self._found or self.missing() is not None
+
+    def missing(self) -> str | None:
+        return self._selection.missing()
 
     def unknown(self) -> bool:
         return self._unknown

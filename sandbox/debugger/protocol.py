@@ -37,6 +37,11 @@ class Complaints(Protocol):
     def found(self) -> bool:
         """Whether the debugger complained; to be asked when the output has ended."""
 
+    def missing(self) -> str | None:
+        """What was asked for by name and is not in the answer, in words, where the debugger does not say so: it is a
+        complaint then. To be asked when the output has ended.
+        """
+
     def unknown(self) -> bool:
         """Whether it complained of a command or an option that it does not have."""
 

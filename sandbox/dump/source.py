@@ -291,6 +291,9 @@ def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
                 what = "is not read by this command" if read else "is a URL of a kind that is not read"
                 hint = "vmbox info URL" if read else "give https://…, s3://… or sftp://…, or download it first"
                 return DumpNotFound(f"{url} {what}", hint=hint)
+            if str(path) == "-":
+                hint = "save it: SOURCE > vmcore; only info, dmesg and decode read standard input"
+                return DumpNotFound("a dump of this command is a file, and not standard input", hint=hint)
             return DumpNotFound(f"there is no file {path}")
         case PermissionError():
             return DumpUnreadable(f"no permission to read {path}", hint=_permission(path))

@@ -62,6 +62,8 @@ def fail(what: str, said: str) -> NoReturn:
             hint="docker system prune, podman system prune, or vmbox image prune make room",
             detail=said,
         )
+    if "nil pointer dereference" in said and (place := _full_temporary_directory()) is not None:
+        raise NoSpace(f"{what}: {place}, which it needs, is full", hint="free some, or: export TMPDIR=DIRECTORY")
     kind = EngineFailed
     # Podman ends each EPERM and EACCES of its runtime with "OCI permission denied", whatever was denied.
     if "permission denied" in said.lower().replace("oci permission denied", ""):
@@ -69,6 +71,17 @@ def fail(what: str, said: str) -> NoReturn:
     elif _NO_PATH.search(lines[0]):
         kind = PathNotFound
     raise kind(f"{what}: {lines[0]}", hint=remedy(said), detail=said if len(lines) > 1 else None)
+
+
+def _full_temporary_directory() -> str | None:
+    """The directory for temporary files of a Podman that vmbox starts, where its file system is full. Podman 4.3 looks
+    at no image then: its answer is a panic of Go.
+    """
+    place = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Go's os.TempDir
+    try:
+        return place if os.statvfs(place).f_bavail == 0 else None
+    except OSError:
+        return None
 
 
 def label_filters(labels: Mapping[str, str]) -> list[str]:

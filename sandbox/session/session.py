@@ -284,9 +284,9 @@ class Session:
             words = f"may answer it: vmbox run {dump} --with {other.name} -- {command}"
             if self._case.vmlinux is None and other.needs_debuginfo:
                 words = f"may answer it with debuginfo, which the next command uses: vmbox debuginfo fetch {dump}"
-            told = f"hint: {other.name} {words}\n".encode(errors="surrogateescape")
-            total += len(told)
-            sink(told)
+            total += _tell(sink, f"hint: {other.name} {words}")
+        elif (missing := complaints.missing()) is not None:
+            total += _tell(sink, f"vmbox: {missing}")
         status = CommandStatus.ERROR if complaints.found() else CommandStatus.OK
         # Without the command: what a user searches for may be as secret as the answer.
         _log.debug("a command was answered (%s): %d bytes in %.3f s", status, total, seconds)
@@ -471,6 +471,13 @@ class Session:
             yield waiting
         finally:
             waiting.end()
+
+
+def _tell(sink: Sink, line: str) -> int:
+    """Adds a line to an answer. Returns its bytes."""
+    told = f"{line}\n".encode(errors="surrogateescape")
+    sink(told)
+    return len(told)
 
 
 class _Waiting:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import pytest
 
+import refusals
 from engines import EngineUnderTest
 from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
@@ -18,6 +20,7 @@ from sandbox.debugger import DEBUGGERS, Debugger, StartMode
 from sandbox.debugger.drgn import Drgn
 from sandbox.errors import CommandTimeout, SessionDied, SessionFailed
 from sandbox.model import Case
+from sandbox.profiles import by_name
 from sandbox.progress import QUIET, Step
 from sandbox.session.session import Session
 
@@ -70,11 +73,13 @@ class Noting:
 def case(
     request: pytest.FixtureRequest, podman_rootful: EngineUnderTest, dumps, monkeypatch: pytest.MonkeyPatch
 ) -> Case:
-    """The case of a dump of 6.1, or of the kernel that a test names."""
+    """The case of a dump of 6.1, or of the kernel that a test names, opened as "options" say."""
     for name, value in podman_rootful.env.items():
         if name.startswith("VMBOX_"):
             monkeypatch.setenv(name, value)
-    return find_or_open_case(Path(dumps(**getattr(request, "param", {}))), OpenOptions())
+    wanted = {"options": OpenOptions(), **getattr(request, "param", {})}
+    options = wanted.pop("options")
+    return find_or_open_case(Path(dumps(**wanted)), options)
 
 
 def ask(case: Case, debugger: Debugger, *commands: str) -> list[tuple[str, str]]:
@@ -206,6 +211,32 @@ def test_answers_are_what_drgn_prints(case: Case, podman_rootful: EngineUnderTes
     refused = {"sym nosuch", "bt 999999", "irq 99999", "help nosuch", "mod -s nosuch"}
     assert {"p nosuch", "mach", "bt -Z"} | refused <= failed
     assert not failed & {"bt", "ps", "log", "kmem -i", "runq", "foreach bt", "files 1", "vm 1"}
+
+
+REFUSING = [{}]
+if os.environ.get("VMBOX_TEST_FIDELITY") == "all":
+    REFUSING += [
+        {"kernel": kernel, "options": OpenOptions(image=image)}
+        for kernel, image in (("5.10", "debian-11"), ("6.1", "debian-12"), ("6.12", "debian-13"), ("6.12", "latest"))
+    ]
+    REFUSING += [{"options": OpenOptions(no_debuginfo=True)}]
+
+
+@pytest.mark.parametrize("case", REFUSING, indirect=True)
+def test_what_a_debugger_refuses_is_an_error(case: Case) -> None:
+    """163 commands, right and wrong, have the status that was recorded, with each debugger of the case."""
+    if case.vmlinux is None:
+        asked = {"drgn without debuginfo": "drgn"}
+    else:
+        asked = {f"crash {by_name(case.profile).crash.version}": "crash", "drgn": "drgn"}
+    commands = refusals.commands()
+    differing = []
+    for name, debugger in asked.items():
+        expected = refusals.recorded()[name]
+        for command, (status, said) in zip(commands, ask(case, DEBUGGERS[debugger], *commands), strict=True):
+            if (status == "error") != expected[command]["refused"]:
+                differing.append((name, command, status, said[:200]))
+    assert differing == []
 
 
 def test_two_debuggers_are_asked_in_one_turn(case: Case) -> None:

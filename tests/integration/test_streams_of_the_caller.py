@@ -1,5 +1,6 @@
-"""Standard streams that are closed or full, a working directory that was removed, and the limits of a process
-(setrlimit(2)): under each of them, each command ends with a status of its own, and nothing goes to the wrong stream.
+"""Standard streams that are closed or full, a working directory that was removed, a dump that was removed and is still
+open, a proxy that is none, no place for temporary files, and the limits of a process (setrlimit(2)): under each of
+them, each command ends with a status of its own, and nothing goes to the wrong stream.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -28,8 +30,10 @@ COMMANDS = [
     ["info", str(DUMP), "--json"],
     ["info", "/nosuch"],
     ["info", "vmcore"],
+    ["info", "-"],
     ["dmesg", str(DUMP)],
     ["dmesg", "/nosuch"],
+    ["dmesg", "-"],
     ["run", str(DUMP), "--", "bt"],
     ["run", str(DUMP), "--json", "--", "bt"],
     ["run", str(DUMP)],
@@ -45,9 +49,17 @@ COMMANDS = [
     ["triage", str(DUMP), "-o", "triaged"],
     ["kube", str(DUMP)],
     ["prepare", str(DUMP)],
+    ["prepare", "--release", "6.1.0-50-amd64"],
     ["debuginfo", "list"],
+    ["debuginfo", "add", "/nosuch"],
+    ["debuginfo", "prune"],
     ["debuginfo", "fetch", str(DUMP), "--debuginfo", "/nosuch"],
     ["image", "list"],
+    ["image", "build", "debian-12"],
+    ["image", "push", "debian-12", "--registry", "localhost:1/vmbox"],
+    ["image", "pull", "debian-12", "--registry", "localhost:1/vmbox"],
+    ["image", "load", "/nosuch"],
+    ["image", "prune"],
     ["image", "save", str(DUMP), "-o", "-"],
     ["verify", str(DUMP)],
     ["doctor", "--offline"],
@@ -104,15 +116,30 @@ os._exit(0)
 """
 
 
-@pytest.mark.parametrize("condition", ["no stdin", "no stdout", "no stderr", "none", "full", "no directory", *LIMITS])
+ENVIRONMENTS = {
+    "proxy": {"https_proxy": "garbage", "http_proxy": "http://[", "all_proxy": "socks9://x"},
+    "no temporary files": {"TMPDIR": "/proc"},
+}
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ["no stdin", "no stdout", "no stderr", "none", "full", "no directory", "removed dump", *ENVIRONMENTS, *LIMITS],
+)
 def test_each_command_has_a_status_of_its_own(condition: str, tmp_path: Path) -> None:
     closed = {"no stdin": "0", "no stdout": "1", "no stderr": "2", "none": "0 1 2"}.get(condition, "")
     limit = LIMITS.get(condition, "")
     # asyncio prints of its own loop that could not be made.
     commands = [one for one in COMMANDS if one != ["mcp"] or not limit]
+    removed = os.memfd_create("vmcore")
+    os.write(removed, DUMP.read_bytes())
+    if condition == "removed dump":
+        there = f"/proc/self/fd/{removed}"
+        commands = [[there if word == str(DUMP) else word for word in one] for one in commands]
     place = str(tmp_path / "gone") if condition == "no directory" else ""
     env = {**os.environ, "VMBOX_ENGINE": f"unix://{tmp_path}/no.sock", "PYTHONPATH": str(Path(__file__).parents[2])}
     env |= {f"VMBOX_{name}_DIR": str(tmp_path / name) for name in ("CACHE", "RUNTIME", "STATE", "CONFIG")}
+    env |= ENVIRONMENTS.get(condition, {})
     env.pop("VMBOX_DEBUG", None)
     work = tmp_path / "work"
     work.mkdir()
@@ -130,7 +157,9 @@ def test_each_command_has_a_status_of_its_own(condition: str, tmp_path: Path) ->
             env=env,
             check=True,
             timeout=120,
+            pass_fds=[removed],
         )
+    os.close(removed)
     ended = [json.loads(line) for line in (tmp_path / "statuses").read_text().splitlines()]
     assert [command for command, _ in ended] == commands
     said = (tmp_path / "err").read_text()
@@ -148,8 +177,36 @@ def test_each_command_has_a_status_of_its_own(condition: str, tmp_path: Path) ->
         assert re.search("too many files are open|no more processes can be started", said), said
 
 
+def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """The commands that do something, by the words that name them. Typer's classes are click's, or a copy of them."""
+    if not hasattr(command, "commands"):
+        return {path: command}
+    return {key: leaf for name, one in command.commands.items() for key, leaf in leaves(one, (*path, name)).items()}
+
+
+LEAVES = leaves(typer.main.get_command(app))
+
+
 def test_each_command_is_tried() -> None:
-    assert {line[0] for line in COMMANDS} >= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    tried = {path for path in LEAVES if any(tuple(line[: len(path)]) == path for line in COMMANDS)}
+    assert tried == LEAVES.keys()
+    assert {("excerpt",), ("image", "load")} <= tried
+
+
+TIMED = [path for path, command in LEAVES.items() if any("--timeout" in one.opts for one in command.params)]
+
+
+def test_a_timeout_is_a_number_of_seconds(tmp_path: Path) -> None:
+    assert {("run",), ("report",), ("triage",), ("kube",), ("explain",), ("waits",), ("excerpt",)} <= set(TIMED)
+    commands = [[*path, str(DUMP), f"--timeout={value}"] for path in TIMED for value in ("nan", "0", "-1", "inf", "")]
+    env = {**os.environ, "VMBOX_ENGINE": f"unix://{tmp_path}/no.sock", "PYTHONPATH": str(Path(__file__).parents[2])}
+    env |= {f"VMBOX_{name}_DIR": str(tmp_path / name) for name in ("CACHE", "RUNTIME", "STATE", "CONFIG")}
+    statuses = tmp_path / "statuses"
+    words = [sys.executable, "-c", PROGRAM, "", "", str(statuses), json.dumps(commands), ""]
+    subprocess.run(words, env=env, capture_output=True, check=True, timeout=120)
+    ended = [json.loads(line) for line in statuses.read_text().splitlines()]
+    assert [(command, status) for command, status in ended if status != 2] == []
+    assert len(ended) == len(commands)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from sandbox.commands.run import StdinCommands, from_lines
 from sandbox.commands.run_arguments import from_arguments
 from sandbox.debugger import DEFAULT
 from sandbox.debugger.crash import MAX_COMMAND
-from sandbox.debugger.crash_errors import ErrorDetector, before_pipeline
+from sandbox.debugger.crash_errors import ErrorDetector
+from sandbox.debugger.crash_redirection import before_pipeline
 from sandbox.errors import UsageError
 
 

@@ -13,7 +13,7 @@ from sandbox.commands import decode
 from sandbox.commands.decode import DecodedSymbol
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.symbols import Symbol
-from sandbox.errors import DebuginfoMismatch, NotADump, UnknownKernel, UsageError
+from sandbox.errors import DebuginfoMismatch, NotADump, UnknownKernel
 from sandbox.model import Debuginfo, DumpFormat, Vmcore
 from sandbox.progress import QUIET
 
@@ -162,18 +162,6 @@ def test_logs_that_cannot_be_decoded(tmp_path: Path) -> None:
     path.write_bytes(b"[    1.000000]  vfs_write+0xe6/0x560\n[    2.000000]  ksys_write+0x7b/0x110\n")
     with pytest.raises(UnknownKernel, match="does not say which kernel"):
         decode.decode(str(path), OpenOptions(), QUIET)
-
-
-def test_standard_input_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stdin:
-        class buffer:  # noqa: N801 - as sys.stdin has it
-            @staticmethod
-            def read(size: int) -> bytes:
-                return bytes(size)
-
-    monkeypatch.setattr("sys.stdin", Stdin)
-    with pytest.raises(UsageError, match="more than 32 MiB"):
-        decode.decode("-", OpenOptions(), QUIET)
 
 
 BANNER = "Linux version 7.2.12+deb14-amd64 (a@b) (gcc) #1 SMP PREEMPT_DYNAMIC Debian 7.2.12-1 (2026-10-22)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from sandbox.engine import messages
@@ -39,6 +41,20 @@ def test_a_failure(said: str, kind: type[VmboxError]) -> None:
     with pytest.raises(VmboxError) as caught:
         messages.fail("Docker cannot start sleep", said)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(("free", "kind"), [(0, NoSpace), (1, EngineFailed)])
+def test_a_panic_of_podman_where_its_temporary_files_have_no_room(
+    free: int, kind: type[VmboxError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/full")
+    monkeypatch.setattr("os.statvfs", lambda path: SimpleNamespace(f_bavail=free if path == "/full" else 9))
+    with pytest.raises(VmboxError) as caught:
+        messages.fail(
+            "Podman cannot look at an image", "runtime error: invalid memory address or nil pointer dereference"
+        )
+    assert type(caught.value) is kind
+    assert ("/full" in str(caught.value)) == (free == 0)
 
 
 @pytest.mark.parametrize(
