@@ -6,7 +6,6 @@ Copies stay: they were asked for, or took long to make. `vmbox close DUMP` remov
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from sandbox.case import remote_dump, remote_pages, store
 from sandbox.case.places import DESCRIBED
 from sandbox.dump import piece_index
 from sandbox.host import paths
+from sandbox.host.files import age
 from sandbox.log import Log
 
 _DAYS: Final = 30
@@ -24,14 +24,13 @@ _log = Log("case")
 
 def prune(days: float = _DAYS) -> list[Path]:
     """Removes what was not used for so many days, and belongs to no open case. Returns the directories it was in."""
-    before = time.time() - days * 86400
     gone: list[Path] = []
     try:
         with os.scandir(paths.unpacked_dir()) as listing:
             places = [Path(entry.path) for entry in listing if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return gone
-    old = [place for place in places if (used := _last_use(place)) is not None and used < before]
+    old = [place for place in places if (used := _last_use(place)) is not None and age(used) > days * 86400]
     open_now = {case.dump.parent for case in store.open_cases()} if old else set()
     for place in old:
         if place.resolve() in open_now:

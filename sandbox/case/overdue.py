@@ -6,14 +6,15 @@ python -m sandbox.case.overdue DIRECTORY
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
-import time
 from pathlib import Path
 from typing import Final
 
 from sandbox.case import keeper, store
 from sandbox.case.container import close
 from sandbox.errors import EngineError
+from sandbox.host.files import age
 from sandbox.log import Log
 from sandbox.model import Case
 
@@ -34,8 +35,8 @@ def close_overdue() -> None:
 def _is_overdue(case: Case) -> bool:
     limit = keeper.limit_of(str(case.directory)) or 0
     queue = case.directory / "queue"
-    last = max(case.opened.timestamp(), queue.stat().st_mtime if queue.exists() else 0)
-    return 0 < limit < time.time() - last - _OVERDUE and not keeper.is_in_use(str(case.directory))
+    unused = min(age(case.opened.timestamp()), age(queue.stat().st_mtime) if queue.exists() else math.inf)
+    return 0 < limit < unused - _OVERDUE and not keeper.is_in_use(str(case.directory))
 
 
 def main(directory: Path) -> None:

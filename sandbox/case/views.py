@@ -28,7 +28,7 @@ from sandbox.case.view_server import MOUNT, READY, names, open_file, unmount
 from sandbox.dump import crash_directory, view
 from sandbox.engine import EngineInfo
 from sandbox.host import paths
-from sandbox.host.files import write_all
+from sandbox.host.files import age, write_all
 from sandbox.host.locks import is_locked
 from sandbox.log import Log
 from sandbox.model import Vmcore
@@ -233,7 +233,7 @@ def unserved() -> Iterator[Path]:
 def _is_old(place: Path) -> bool:
     """Whether a directory without a lock is not of a server that is just starting."""
     try:
-        return (place / VIEW_LOCK).exists() or time.time() - place.stat().st_mtime > _STARTUP
+        return (place / VIEW_LOCK).exists() or age(place.stat().st_mtime) > _STARTUP
     except OSError:
         return False
 

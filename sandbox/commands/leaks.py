@@ -12,7 +12,6 @@ import platform
 import re
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +23,7 @@ from sandbox.engine import Engine, EngineName, connect, labels
 from sandbox.engine.orphans import orphans
 from sandbox.errors import EngineError
 from sandbox.host import paths
+from sandbox.host.files import age
 from sandbox.host.locks import is_locked
 
 _KEEPER: Final = f"/case/{Path(keeper.__file__).name}".encode()
@@ -177,7 +177,7 @@ def _may_be_in_use(entry: Path) -> bool:
         state = entry.lstat()
     except OSError:
         return True
-    if abs(time.time() - state.st_mtime) > _BEGINNING:
+    if age(state.st_mtime) > _BEGINNING:
         return False
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -18,7 +18,6 @@ import re
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from typing import Final
 from sandbox.errors import ConfigurationError
 from sandbox.host import decode, paths
 from sandbox.host.disk import no_space
+from sandbox.host.files import age
 from sandbox.host.locks import locked
 from sandbox.model import Verification
 from sandbox.progress import Reporter
@@ -259,15 +259,14 @@ class Store:
         return tuple(gone)
 
     def _sweep(self) -> None:
-        week_ago = time.time() - 7 * 86400
         for part in (self.root / "downloads").glob("*.part"):
             with contextlib.suppress(OSError):
-                if part.stat().st_mtime < week_ago:
+                if age(part.stat().st_mtime) > 7 * 86400:
                     part.unlink()
         for stale in (*self.entries_dir.glob(".new-*"), *self.entries_dir.glob(".old-*")):
             with contextlib.suppress(OSError):
                 # A live fetch writes all the time, so one that has not for a day is dead.
-                if max(path.stat().st_mtime for path in (stale, *stale.iterdir())) < time.time() - 86400:
+                if min(age(path.stat().st_mtime) for path in (stale, *stale.iterdir())) > 86400:
                     shutil.rmtree(stale, ignore_errors=True)
 
     def remove(self, entry: Entry) -> None:

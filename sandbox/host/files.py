@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,14 @@ from sandbox.errors import UsageError
 
 STDOUT: Final = Path("-")
 """The name of standard output where a user names a file to write."""
+
+
+def age(moment: float) -> float:
+    """Seconds between a file's time stamp and now.
+
+    One of the future, as a clock that was set back leaves it, is as old as it is far away: else it would never be old.
+    """
+    return abs(time.time() - moment)
 
 
 def write_atomically(

@@ -7,7 +7,6 @@ gives the same tag, and a changed fragment gives another one.
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from sandbox.errors import (
     ImageBuildFailed,
 )
 from sandbox.host import mirrors, paths
+from sandbox.host.files import age
 from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.image import bootstrap, containerfile
@@ -174,7 +174,7 @@ _FRESH: Final = 24 * 3600
 def _bootstrap(how: Bootstrap, ref: str, engine: Engine, profile: Profile, reporter: Reporter) -> None:
     kept = paths.cache_dir() / "rootfs" / f"{profile.name}.tar"
     with reporter.step(f"Bootstrapping {profile.title} from packages") as step:
-        if not (kept.is_file() and abs(time.time() - kept.stat().st_mtime) < _FRESH):
+        if not (kept.is_file() and age(kept.stat().st_mtime) < _FRESH):
             with scratch_directory() as directory:
                 tar = directory / "rootfs.tar"
                 if how.tool == "dnf":

@@ -196,6 +196,20 @@ def test_a_case_past_its_idle_limit_is_closed_at_the_next_opening(case: Case, en
     assert engine.removed == ["0123"]
 
 
+def test_a_clock_that_was_set_back_keeps_no_case_open_for_ever(case: Case, engine: Engine) -> None:
+    idle.record(case, 60)
+    later = time.time() + 400 * 86400
+    opened = {"opened": case.opened + timedelta(400)}
+    store.write(Case(**{name: getattr(case, name) for name in Case.__slots__} | opened))
+    queue = case.directory / "queue"
+    queue.touch()
+    overdue.close_overdue()
+    assert engine.removed == []
+    os.utime(queue, (later, later))
+    overdue.close_overdue()
+    assert engine.removed == ["0123"]
+
+
 def test_close_all_goes_on_after_one_that_cannot_be_closed(
     case: Case, engine: Engine, monkeypatch: pytest.MonkeyPatch, vmbox
 ) -> None:

@@ -80,13 +80,14 @@ def test_certain_builds(bench: Bench, builds: list[str]) -> None:
     assert len(cached_builds(bench.cache)) == 2
 
 
-def test_leftovers_of_dead_processes_are_removed(bench: Bench, builds: list[str]) -> None:
+@pytest.mark.parametrize("days", [-2, 400], ids=["past", "clock-set-back"])
+def test_leftovers_of_dead_processes_are_removed(bench: Bench, builds: list[str], days: int) -> None:
     old, young = bench.cache / "debuginfo" / ".new-x-1", bench.cache / "debuginfo" / ".new-x-2"
     for directory in (old, young):
         directory.mkdir()
         (directory / "vmlinux").write_bytes(b"half")
     for path in (old / "vmlinux", old):
-        os.utime(path, (time.time() - 2 * 86400,) * 2)
+        os.utime(path, (time.time() + days * 86400,) * 2)
     Store(bench.cache).prune(1 << 40)
     assert not old.exists()
     assert young.exists()
