@@ -13,6 +13,7 @@ from sandbox.dump import magic
 from sandbox.errors import DebuginfoNotFound
 from sandbox.formats.compressions import COMPRESSIONS, decompressed
 from sandbox.formats.streams import CorruptData, FileStream, UnsupportedFormat
+from sandbox.host.paths import CACHE_TAG
 from sandbox.model import DebuginfoFormat
 
 _VMLINUX: Final = re.compile(r"vmlinux(-.*)?(\.debug)?(\.(gz|bz2|xz|lzma|zst|lz4))?")
@@ -89,15 +90,24 @@ def _kind_below(path: Path, packing: str) -> DebuginfoFormat:
     )
 
 
-def candidates(directory: Path, release: str | None) -> Iterator[Path]:
-    """Files under `directory` that may be or hold vmlinux: plain ones first, those named after the release first."""
-    found: list[tuple[bool, bool, str]] = []
+def _below(directory: Path) -> Iterator[tuple[str, list[str]]]:
+    """The directories to look in, each with its files: not for ever, and not in a cache, where other kernels' are."""
     seen = 0
     for parent, directories, files in os.walk(directory):
         directories.sort()
+        if CACHE_TAG in files and Path(parent) != directory:
+            directories.clear()
+            continue
         if len(Path(parent).relative_to(directory).parts) >= _DEPTH or seen > _MANY_FILES:
             directories.clear()
         seen += len(files)
+        yield parent, files
+
+
+def candidates(directory: Path, release: str | None) -> Iterator[Path]:
+    """Files under `directory` that may be or hold vmlinux: plain ones first, those named after the release first."""
+    found: list[tuple[bool, bool, str]] = []
+    for parent, files in _below(directory):
         for name in files:
             plain = _VMLINUX.fullmatch(name) is not None
             if plain or _PACKAGE.fullmatch(name):
@@ -129,12 +139,7 @@ def beside(dump: Path, release: str | None) -> Iterator[Path]:
 
 def modules(directory: Path) -> Iterator[Path]:
     """Module files under `directory`; no links, since the directory may be that of a dump."""
-    seen = 0
-    for parent, directories, files in os.walk(directory):
-        directories.sort()
-        seen += len(files)
-        if len(Path(parent).relative_to(directory).parts) >= _DEPTH or seen > _MANY_FILES:
-            directories.clear()
+    for parent, files in _below(directory):
         for name in sorted(files):
             path = Path(parent) / name
             if name.endswith((".ko", ".ko.debug")) and stat.S_ISREG(path.lstat().st_mode):

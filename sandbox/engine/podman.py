@@ -11,7 +11,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from sandbox.engine import (
     created,
@@ -33,6 +33,9 @@ from sandbox.host import checks
 from sandbox.log import Log
 
 _log = Log("engine")
+
+_LISTINGS: Final = 10
+"""How often images are listed, where one of them disappears each time."""
 
 
 class PodmanEngine:
@@ -122,7 +125,7 @@ class PodmanEngine:
         with self._translating_errors("list images"):
             # Podman 4.3 finds no image when asked for two labels; with one it looks at fewer.
             filters = {"label": messages.label_filters(labels)[-1:]} if labels else {}
-            found = self._call("GET", "/images/json", params={"filters": json.dumps(filters)}).json()
+            found = self._listed_images({"filters": json.dumps(filters)})
         return [
             Image(
                 id=one["Id"],
@@ -134,6 +137,17 @@ class PodmanEngine:
             for one in found
             if messages.carries(one.get("Labels") or {}, labels)
         ]
+
+    def _listed_images(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Podman 4.3 lists no image where one disappears while it looks at each: another process removed it."""
+        for _ in range(_LISTINGS - 1):
+            try:
+                return list(self._call("GET", "/images/json", params=params).json())
+            except LibpodError as error:
+                if "image not known" not in str(error):
+                    raise
+                _log.info("an image was removed while images were listed, they are listed again: %s", error)
+        return list(self._call("GET", "/images/json", params=params).json())
 
     def pull(self, ref: str, *, platform: str | None = None) -> Iterator[str]:
         params: dict[str, Any] = {"reference": ref}

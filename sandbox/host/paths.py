@@ -8,9 +8,14 @@ import stat
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from sandbox.errors import ConfigurationError
 from sandbox.host import config
+
+CACHE_TAG: Final = "CACHEDIR.TAG"
+"""The file by which a cache is known (https://bford.info/cachedir/), and how it begins."""
+_TAGGED: Final = "Signature: 8a477f597d28d172789f06886806bc55"
 
 
 def data_dir() -> Path:
@@ -98,12 +103,21 @@ def make_directory(directory: Path, cache: Path | None = None) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         return
     top.mkdir(parents=True, exist_ok=True)
+    _tag(top)
     mode = top.stat().st_mode & 0o7777
     for place in (*(parent for parent in reversed(directory.parents) if top in parent.parents), directory):
         with contextlib.suppress(FileExistsError):
             place.mkdir()
             # mkdir obeys the umask, which knows nothing of the cache.
             place.chmod(mode)
+
+
+def _tag(cache: Path) -> None:
+    """Mark a cache for programs that back up, or look for files."""
+    tag = cache / CACHE_TAG
+    # Where it cannot be written, the cache is another user's, who has marked it, or there is no use of it.
+    with contextlib.suppress(OSError), tag.open("x", encoding="ascii") as file:
+        file.write(f"{_TAGGED}\n# This is a cache of vmbox.\n")
 
 
 def runtime_dir() -> Path:

@@ -12,6 +12,7 @@ from sandbox.dump import identify, magic, pstore
 from sandbox.dump.crash_directory import is_dump_name, leads_out
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpNotFound, VmboxError
+from sandbox.host.paths import CACHE_TAG
 from sandbox.model import DumpFormat
 
 _NAMES = ("vmcore", "dump.", "kdump.")
@@ -66,6 +67,10 @@ def _below(directory: Path, links: list[Path]) -> Iterator[Path]:
         if empty and not place.is_relative_to(empty[-1]):
             yield empty[-1]
             empty.clear()
+        if CACHE_TAG in files and place != directory:
+            # What vmbox unpacked is in its cache a second time.
+            directories.clear()
+            continue
         directories.sort()
         paths = [path for name in sorted(files) if not (path := place / name).is_symlink()]
         named = (place / name for name in sorted({*files} - {path.name for path in paths}) if is_dump_name(name))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,9 +21,10 @@ typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 @pytest.fixture(autouse=True)
-def no_mirrors(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the environment, and those that tests on engines set for their whole process, are not of a unit test."""
-    monkeypatch.delenv("VMBOX_MIRRORS", raising=False)
+    for name in [one for one in os.environ if one.startswith("VMBOX_") and not one.startswith("VMBOX_TEST_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

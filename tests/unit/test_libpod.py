@@ -82,6 +82,28 @@ def test_refusals_keep_podmans_words(served: tuple[str, Answers, list[str]]) -> 
         assert (str(refused.value), refused.value.missing) == (words, False)
 
 
+def test_images_are_listed_again_where_one_disappears_meanwhile(served: tuple[str, Answers, list[str]]) -> None:
+    url, answers, asked = served
+    gone = says(500, b'{"cause": "image not known", "message": "0123: image not known", "response": 500}')
+    listed = says(200, json.dumps([{"Id": "4567", "Size": 1}]).encode())
+    coming = iter([gone, gone, listed])
+
+    def one_after_the_other(handler: Any) -> None:
+        next(coming)(handler)
+
+    answers["json"] = one_after_the_other
+    assert [one.id for one in PodmanEngine(url).images({})] == ["4567"]
+    assert len(asked) == 3
+    answers["json"] = gone
+    with pytest.raises(EngineFailed, match="image not known"):
+        PodmanEngine(url).images({})
+    answers["json"] = says(500, b'{"message": "another reason"}')
+    asked.clear()
+    with pytest.raises(EngineFailed, match="another reason"):
+        PodmanEngine(url).images({})
+    assert len(asked) == 1
+
+
 def test_a_refusal_before_the_whole_body_is_read(served: tuple[str, Answers, list[str]]) -> None:
     url, answers, _ = served
 

@@ -69,3 +69,16 @@ def test_logs_of_crashes_are_found_where_there_is_no_dump(tmp_path: Path) -> Non
     (both / "vmcore").write_bytes(DUMP)
     (both / "console.log").write_bytes(oops)
     assert find([tmp_path]) == [tmp_path / "console.log", kept, both / "vmcore"]
+
+
+def test_what_is_in_a_cache_is_not_found_beside_it(tmp_path: Path) -> None:
+    cache = tmp_path / "cache" / "vmbox"
+    unpacked = cache / "dumps" / "0123"
+    unpacked.mkdir(parents=True)
+    for place in (tmp_path, unpacked):
+        (place / "vmcore").write_bytes(DUMP)
+    assert len(find([tmp_path])) == 2
+    (cache / "CACHEDIR.TAG").touch()
+    assert find([tmp_path]) == [tmp_path / "vmcore"]
+    # Named, it is looked into.
+    assert find([cache]) == [unpacked / "vmcore"]
