@@ -4,7 +4,8 @@ drgn finds tasks by the table. A task is in the list of all processes (task_stru
 threads (signal_struct.thread_head, since 3.14). Where a page of a list is missing, it is followed from both ends.
 """
 
-from drgn import NULL, FaultError, container_of
+from broken_links import list_entries
+from drgn import NULL, FaultError
 from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.sched import idle_task
 
@@ -16,7 +17,7 @@ class TaskList:
         self._prog = prog
         found = {}
         first = prog["init_task"].address_of_()
-        for leader in _entries(first.tasks.address_of_(), "tasks"):
+        for leader in list_entries(first.tasks.address_of_(), "struct task_struct", "tasks"):
             for task in (leader, *_threads(leader)):
                 try:
                     task.comm.string_()
@@ -51,24 +52,6 @@ class TaskList:
 
 def _threads(leader):
     try:
-        return list(_entries(leader.signal.thread_head.address_of_(), "thread_node"))
+        return list(list_entries(leader.signal.thread_head.address_of_(), "struct task_struct", "thread_node"))
     except (FaultError, AttributeError):
         return []
-
-
-def _entries(head, member):
-    """The tasks of a list; where it is broken, those from both ends up to the missing pages."""
-    seen = set()
-    for direction in ("next", "prev"):
-        at = head
-        try:
-            while True:
-                at = getattr(at, direction).read_()
-                if at.value_() == head.value_():
-                    return
-                if at.value_() in seen:
-                    break
-                seen.add(at.value_())
-                yield container_of(at, "struct task_struct", member)
-        except FaultError:
-            continue

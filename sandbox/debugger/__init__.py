@@ -7,9 +7,9 @@ from typing import Final
 
 from sandbox.debugger.crash import Crash
 from sandbox.debugger.drgn import Drgn
-from sandbox.debugger.protocol import Complaints, Debugger, StartMode
+from sandbox.debugger.protocol import COUNT_TASKS, Complaints, Debugger, StartMode
 
-__all__ = ["DEBUGGERS", "DEFAULT", "Complaints", "Debugger", "StartMode", "having_command"]
+__all__ = ["COUNT_TASKS", "DEBUGGERS", "DEFAULT", "Complaints", "Debugger", "StartMode", "having_command"]
 
 DEFAULT: Final[Debugger] = Crash()
 """The debugger whose commands `vmbox run` takes."""

@@ -17,6 +17,12 @@ from sandbox.model import KernelPlace
 VMCOREINFO: Final = PurePosixPath("/run/vmbox/vmcoreinfo")
 """In a case whose dump does not tell its VMCOREINFO: the text."""
 
+COUNT_TASKS: Final = "rd -32 -d nr_threads"
+"""The command of either debugger that prints how many tasks the kernel counted; idle ones are not among them
+(kernel/fork.c). `p` would add to gdb's history of values, by whose numbers a user may refer to one. As a question
+(`Debugger.question`) it may have a line more, "walk: NUMBER": the tasks in the kernel's list of processes.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class StartMode:

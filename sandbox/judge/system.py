@@ -1,6 +1,7 @@
 """Judge what `sys` of a debugger says: DATE, UPTIME and TASKS.
 
-Against VMCOREINFO's CRASHTIME, the last time stamp of the log, and the kernel's own number of tasks.
+Against VMCOREINFO's CRASHTIME, the last time stamp of the log, and the kernel's own number of tasks; where the debugger
+runs scripts, also against a walk of the kernel's list of processes, which is another one than that of `sys`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,8 @@ _UPTIME: Final = re.compile(r"(?:(\d{1,9}) days?, )?(\d{1,9}):(\d\d):(\d\d)")
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DATE: Final = re.compile(r"^\w{3} (\w{3}) +(\d\d?) (\d\d):(\d\d):(\d\d) (UTC|GMT) (\d{4})$")
 
-
-COUNT: Final = "rd -32 -d nr_threads"
-"""The command of either debugger that prints how many tasks the kernel counted; idle ones are not among them
-(kernel/fork.c). `p` would add to gdb's history of values, by whose numbers a user may refer to one.
-"""
-
 _COUNTED: Final = re.compile(r"^[0-9a-f]{8,16}: +(\d{1,9})\s*$", re.MULTILINE)
+_WALKED: Final = re.compile(r"^walk: (\d{1,9})$", re.MULTILINE)
 _CPUS: Final = re.compile(r"(\d{1,6})\b")
 
 
@@ -48,7 +44,7 @@ def judge(
 ) -> Iterator[Verdict]:
     """Judge the lines of a debugger's `sys`, those for which the dump has the other value.
 
-    `log` is the kernel's, empty where there is none; `counted` is the debugger's answer to `COUNT`.
+    `log` is the kernel's, empty where there is none; `counted` is the debugger's answer to `COUNT_TASKS`.
     """
     yield from _clock(said, crash_time=crash_time, log=log, by=by)
     yield from _tasks(said, counted, by=by)
@@ -56,18 +52,22 @@ def judge(
 
 def _tasks(said: Mapping[str, str], counted: str | None, *, by: str) -> Iterator[Verdict]:
     found, cpus = _COUNTED.search(counted or ""), _CPUS.match(said.get("CPUS", ""))
-    tasks = re.fullmatch(r"\d{1,9}", said.get("TASKS", ""))
+    walked, tasks = _WALKED.search(counted or ""), re.fullmatch(r"\d{1,9}", said.get("TASKS", ""))
     if found is None or cpus is None or tasks is None:
         return
     # The idle tasks are one for each CPU, also for those that are offline; and each CPU may have died in the middle of
     # a fork or of an exit.
-    expected, most = int(found[1]) + int(cpus[1]), int(cpus[1])
+    idle = int(cpus[1])
+    witnesses = [found[1]] if walked is None else [walked[1], found[1]]
+    counts = "" if walked is None else f"the list of processes has {walked[1]}, "
+    counts += f"the kernel counted {found[1]}; of {idle} CPUs each has an idle one"
     yield Verdict(
         subject="tasks",
-        agrees=abs(int(tasks[0]) - expected) <= most,
+        agrees=all(abs(int(tasks[0]) - int(number) - idle) <= idle for number in witnesses),
         by=by,
-        against="the kernel's own number of tasks (nr_threads)",
-        words=f"{by} finds {tasks[0]} tasks, the kernel counted {found[1]} and an idle one for each of {cpus[1]} CPUs",
+        against=("" if walked is None else "a walk of the kernel's list of processes, and ")
+        + "the kernel's own number of tasks (nr_threads)",
+        words=f"{by} finds {tasks[0]} tasks, {counts}",
     )
 
 

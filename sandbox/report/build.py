@@ -13,7 +13,7 @@ from typing import Final
 from sandbox.case import remote_dump
 from sandbox.case.dumps import identify, witness
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import DEBUGGERS, DEFAULT
+from sandbox.debugger import COUNT_TASKS, DEBUGGERS, DEFAULT
 from sandbox.dump import index_pieces
 from sandbox.dump.panic import TAINT
 from sandbox.dump.release import classify
@@ -266,7 +266,7 @@ def _verdicts(
         if verdict is not None:
             yield verdict
     yield from _against_second(answers, panicking, by)
-    counted = answers.texts.get(judged_system.COUNT)
+    counted = answers.texts.get(COUNT_TASKS)
     yield from judged_system.judge(system, crash_time=vmcore.crash_time, log=log, counted=counted, by=by)
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import DEBUGGERS, DEFAULT
+from sandbox.debugger import COUNT_TASKS, DEBUGGERS, DEFAULT
 from sandbox.errors import CommandTimeout, SessionDied, VmboxError
 from sandbox.explain.fault import Readings
 from sandbox.explain.waits import Waits
-from sandbox.judge.system import COUNT
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET, Reporter
 from sandbox.report import fault, waits
@@ -28,7 +27,7 @@ from sandbox.report.model import CommandRun
 from sandbox.report.panic_context import panic_context
 from sandbox.report.second_opinion import SecondOpinion, agrees_with_log, is_needed, other_debugger, second_opinion
 from sandbox.session.fallback import last_mode, mode_file
-from sandbox.session.script import run_script
+from sandbox.session.script import ask_question
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
 
@@ -54,7 +53,7 @@ COMMANDS: Final = (
     "irq -s",
     "dev -d",
     "mach",
-    COUNT,
+    COUNT_TASKS,
 )
 
 STACKS: Final = frozenset({"bt -l", "bt -a", "foreach UN bt"})
@@ -310,7 +309,9 @@ def _unasked(command: str, why: str, debugger: str) -> tuple[CommandRun, str]:
 def _one(session: Session, command: str, timeout: float, answer: BoundedAnswer) -> tuple[CommandRun, str]:
     seconds, last = timeout, ""
     try:
-        status, seconds, last = _asked(session, command, timeout, answer)
+        began = time.monotonic()
+        status, last = ask_question(session, command, answer, timeout=timeout)
+        seconds = time.monotonic() - began
     except CommandTimeout:
         status = CommandStatus.TIMEOUT
     except SessionDied as error:
@@ -323,17 +324,6 @@ def _one(session: Session, command: str, timeout: float, answer: BoundedAnswer) 
         command=command, status=status, seconds=round(seconds, 3), output=shown, debugger=session.debugger.name
     )
     return run, text
-
-
-def _asked(session: Session, command: str, timeout: float, answer: BoundedAnswer) -> tuple[CommandStatus, float, str]:
-    """Asks a question by the debugger's command, or by the script that it has for it: status, seconds, its errors."""
-    script = session.debugger.question(command)
-    if script is None:
-        done = session.run(command, answer, timeout=timeout)
-        return done.status, done.seconds, ""
-    began = time.monotonic()
-    status, errors = run_script(session, command, script, (), answer, timeout=timeout)
-    return status, time.monotonic() - began, errors.decode(errors="backslashreplace")
 
 
 def truncate_to_fit(runs: Sequence[CommandRun]) -> tuple[CommandRun, ...]:

@@ -1,7 +1,7 @@
 """Judge answers of a warm debugger: what it prints is compared with what the kernel itself printed and counted.
 
 `bt` is compared with the call trace of the panic in the log; DATE, UPTIME and TASKS of `sys` with CRASHTIME, with the
-log's last time stamp, and with the kernel's own number of tasks.
+log's last time stamp, and with the kernel's own number of tasks and its list of processes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sandbox.debugger import COUNT_TASKS
 from sandbox.errors import VmboxError
 from sandbox.session.session import Session, Sink
 
@@ -124,7 +125,7 @@ class Judge:
 
             with suppress(VmboxError):
                 crash_time = identify(Path(self._case.dump)).crash_time
-        counted = _ask(session, system.COUNT) if "TASKS" in said else None
+        counted = _ask(session, COUNT_TASKS) if "TASKS" in said else None
         by = session.debugger.name
         return tuple(system.judge(said, crash_time=crash_time, log=log.lines, counted=counted, by=by))
 
@@ -150,13 +151,15 @@ class Judge:
 
 def _ask(session: Session, command: str, *, most: int = _MOST) -> str | None:
     """The answer to another command; None where there is none."""
+    from sandbox.session.script import ask_question
+
     answer = bytearray()
 
     def keep(piece: bytes) -> None:
         answer.extend(piece[: most - len(answer)])
 
     try:
-        session.run(command, keep, timeout=_PATIENCE)
+        ask_question(session, command, keep, timeout=_PATIENCE)
     except VmboxError:
         return None
     return answer.decode(errors="backslashreplace")

@@ -39,6 +39,18 @@ def run_script(
     return output.ended()
 
 
+def ask_question(session: Session, command: str, sink: Sink, *, timeout: float) -> tuple[CommandStatus, str]:
+    """Asks by the debugger's command, or by the script that it has for it (`Debugger.question`).
+
+    Returns its status, and a script's messages of errors. Raises as `Session.run` does.
+    """
+    script = session.debugger.question(command)
+    if script is None:
+        return session.run(command, sink, timeout=timeout).status, ""
+    status, errors = run_script(session, command, script, (), sink, timeout=timeout)
+    return status, errors.decode(errors="backslashreplace")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ScriptEnd:
     """What a debugger prints after the mark; see `Debugger.script`."""

@@ -22,6 +22,7 @@ from sandbox.errors import CommandTimeout, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.profiles import by_name
 from sandbox.progress import QUIET, Step
+from sandbox.session.script import run_script
 from sandbox.session.session import Session
 
 
@@ -286,3 +287,35 @@ def test_a_debugger_that_does_not_start_says_so(case: Case) -> None:
 
     with closing(Session(case, debugger=Broken())) as session, pytest.raises(SessionFailed, match="broken"):
         session.start()
+
+
+# Hides a mount from drgn, as makedumpfile leaves pages out: one in which no other is, and no root of a tree of five.
+_HIDE = """
+from drgn import FaultError
+from drgn.helpers.linux.fs import for_each_mount
+def fault(address, count, offset, physical):
+    raise FaultError("Excluded page", address)
+third = list(for_each_mount(prog["init_task"].nsproxy.mnt_ns))[2]
+prog.add_memory_segment(third.value_(), prog.type("struct mount").size, fault)
+""".strip()
+
+
+@pytest.mark.parametrize("case", [{}, {"kernel": "7.2", "form": "level-0"}], ids=["6.1", "7.2"], indirect=True)
+def test_rows_behind_a_missing_page_are_listed(case: Case) -> None:
+    """A list of 6.1, a tree of 7.2: what can be reached is shown, and how many rows are not is said."""
+    drgn = DEBUGGERS["drgn"]
+    before = ask(case, drgn, "mount")[0][1].splitlines()[1:]
+    with closing(Session(case, debugger=drgn)) as session:
+        session.start()
+        assert run_script(session, "hide", _HIDE.encode(), (), lambda _: None) == ("ok", b"")
+    ((status, said),) = ask(case, drgn, "mount")
+    *rows, complaint = said.splitlines()[1:]
+    assert status == "error"
+    assert set(rows) < set(before)
+    assert len(rows) > 1
+    lost = len(before) - len(rows)
+    assert complaint == f"drgn: crash: error: mounts ({lost}) are left out: pages of them are not in the dump"
+    with closing(Session(case, debugger=drgn)) as session:
+        session.start()
+        with pytest.raises(SessionDied):
+            session.run("drgn import os; os._exit(1)", lambda _: None)

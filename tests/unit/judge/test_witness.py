@@ -119,7 +119,7 @@ def test_the_number_of_tasks_is_compared_with_the_kernels_own() -> None:
     for counted in ("ffffffff8beee7d8:            55 \n", "ffffffff8beee7d8:           55\n"):
         (found,) = _judged({"TASKS": "57", "CPUS": "2"}, None, 3.0, counted)
         assert (found.subject, found.agrees) == ("tasks", True)
-        assert found.words == "crash finds 57 tasks, the kernel counted 55 and an idle one for each of 2 CPUs"
+        assert found.words == "crash finds 57 tasks, the kernel counted 55; of 2 CPUs each has an idle one"
         # A CPU may have died in the middle of a fork.
         assert _judged({"TASKS": "59", "CPUS": "2"}, None, 3.0, counted)[0].agrees
         assert not _judged({"TASKS": "60", "CPUS": "2 [OFFLINE: 1]"}, None, 3.0, counted)[0].agrees
@@ -128,6 +128,20 @@ def test_the_number_of_tasks_is_compared_with_the_kernels_own() -> None:
         assert _judged(said, None, 3.0, "ffffffff8beee7d8:  55\n") == []
     for counted in ("", "rd: symbol not found: nr_threads", "ffffffff8beee7d8:   -1\n"):
         assert _judged({"TASKS": "57", "CPUS": "2"}, None, 3.0, counted) == []
+
+
+def test_the_number_of_tasks_is_compared_with_a_walk_of_the_list_of_processes() -> None:
+    # drgn's answer, with what vmbox's script has walked.
+    counted = "ffffffff8beee7d8:           55\nwalk: {}\n"
+    (found,) = _judged({"TASKS": "57", "CPUS": "2"}, None, 3.0, counted.format(55))
+    assert found.agrees
+    assert (
+        found.against == "a walk of the kernel's list of processes, and the kernel's own number of tasks (nr_threads)"
+    )
+    assert "the list of processes has 55, the kernel counted 55;" in found.words
+    # Each of the two may contradict.
+    assert not _judged({"TASKS": "57", "CPUS": "2"}, None, 3.0, counted.format(12))[0].agrees
+    assert not _judged({"TASKS": "57", "CPUS": "2"}, None, 3.0, counted.format(55).replace("55", "12", 1))[0].agrees
 
 
 def test_a_log_that_ends_before_the_crash_has_no_time_of_it() -> None:

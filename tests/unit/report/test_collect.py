@@ -17,6 +17,7 @@ from sandbox.errors import SessionDied, SessionFailed
 from sandbox.model import CommandStatus, Transcript
 from sandbox.report import collect
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
+from sandbox.session import script
 from sandbox.session.choice import Choice
 
 LINE = b"PID: 1  TASK: ffff888003510000  CPU: 0  COMMAND: systemd \xf0\x9f\x92\xa3\n"
@@ -127,7 +128,7 @@ def test_a_question_that_the_debugger_has_no_command_for_is_its_script(
         sink(b"TAINTED_MASK: 0  \n")
         return (CommandStatus.OK, b"") if name == "sys -t" else (CommandStatus.ERROR, b"LookupError: no dmi_ident\n")
 
-    monkeypatch.setattr(collect, "run_script", run_script)
+    monkeypatch.setattr(script, "run_script", run_script)
     monkeypatch.setattr(Flood, "debugger", DEBUGGERS["drgn"])
     monkeypatch.setattr(Flood, "choice", Choice(debugger="drgn", reason="crash is too old"))
     answers, session = _collect(["sys", "sys -t", "sys -i"], set(), b"", tmp_path, monkeypatch)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.case.options import OpenOptions
+from sandbox.debugger import COUNT_TASKS
 from sandbox.judge import system
 from sandbox.model import Vmcore
 from sandbox.report import signature
@@ -59,7 +60,7 @@ def test_genuine_output_makes_a_complete_report(kernel: str) -> None:
 def test_genuine_answers_of_drgn_make_the_same_report() -> None:
     """Of a raw dump of 7.2, which no crash reads: what drgn 0.3.0 and our scripts answered to all questions."""
     texts = _texts("7.2", ANSWERS.parent / "drgn")
-    assert set(texts) == set(COMMANDS) - {system.COUNT}
+    assert set(texts) == set(COMMANDS) - {COUNT_TASKS}
     case = {"debugger": "drgn", "reason": "crash is too old"}
     vmcore = Vmcore(path=Path("vmcore"), format="elf", size=1, release="7.2.12+deb14-cloud-amd64", cause="sysrq")
     report = read(vmcore, CommandOutputs(texts=texts, runs=(), mode="", case=case))

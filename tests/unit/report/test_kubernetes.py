@@ -79,7 +79,7 @@ def test_the_job_asks_the_debuggers_that_know_the_kernel(vmcore: Vmcore, release
         lines = questions[name.upper()].splitlines()
         assert len(lines) == 3 * len(COMMANDS)
         assert f"{TOKEN} begin bt -l" in lines[lines.index("bt -l") - 1]
-    assert sum(line.startswith("%script ") for line in questions["DRGN"].splitlines()) == 3
+    assert sum(line.startswith("%script ") for line in questions["DRGN"].splitlines()) == 4
 
 
 def test_the_next_debugger_is_asked_where_one_does_not_come_up(vmcore: Vmcore, tmp_path: Path) -> None:
