@@ -97,6 +97,14 @@ class TraceKind(StrEnum):
     """A warning, or a stack that was asked for."""
 
 
+_NAMED: Final = (
+    # CPUs that are stopped for the panic (arch/arm/kernel/smp.c, arm64 before 4.16) and those of sysrq-l; tasks of
+    # sysrq-t, before "task:" (kernel/sched/core.c, before 5.11) and since.
+    r"^\s*task:.{1,16}? +state:|^\s*CPU ?\d{1,5}: stopping|^\s*CPU\d{1,5}:$"
+    r"|^\S.{0,15} [RSDTtXZPI] +(?:running task|[0-9a-f]{8,16}|\d{1,6})(?: +\d{1,10}){2,3} +0x[0-9a-f]{8}\b"
+)
+"""Lines that name the task or the CPU of a stack: none with CPU, PID and Comm has to follow."""
+
 # In this order: a line that fits several has the first kind.
 _KINDS: Final = (
     (TraceKind.PANIC, PANIC_LINE),
@@ -114,13 +122,7 @@ _KINDS: Final = (
     (TraceKind.BLOCKED, _BLOCKED),
     (
         TraceKind.OTHER,
-        re.compile(
-            r"WARNING: |NMI backtrace for cpu|[Ss]ending NMI|(?:sysrq ?: |SysRq : )Show|^\s*task:|BUG: "
-            # CPUs that are stopped for the panic (arch/arm/kernel/smp.c, arm64 before 4.16) and those of sysrq-l; tasks
-            # of sysrq-t before "task:" (kernel/sched/core.c, before 5.11).
-            r"|^\s*CPU ?\d{1,5}: stopping|^\s*CPU\d{1,5}:$"
-            r"|^\S.{0,15} [RSDTtXZPI] +(?:running task|[0-9a-f]{8,16}|\d{1,6})(?: +\d{1,10}){2,3} +0x[0-9a-f]{8}\b"
-        ),
+        re.compile(r"WARNING: |NMI backtrace for cpu|[Ss]ending NMI|(?:sysrq ?: |SysRq : )Show|BUG: |" + _NAMED),
     ),
 )
 
@@ -262,6 +264,17 @@ class _Above:
     task: tuple[int, int, str] | None = None
     blocked: tuple[str, int] | None = None
     since: int = 0
+    around: _Above | None = None
+    """The oops or panic between whose lines another CPU printed this event; its own trace is still to come."""
+    named: bool = False
+    """Whether a line names its task or CPU."""
+
+    def is_within(self, kind: TraceKind) -> bool:
+        """Whether a line of `kind` begins an event of another CPU before the trace of this one is printed.
+
+        Oopses wait for each other (arch/x86/kernel/dumpstack.c: oops_begin()).
+        """
+        return self.kind in {TraceKind.OOPS, TraceKind.PANIC} and kind not in {TraceKind.OOPS, TraceKind.PANIC}
 
     def takes(self, kind: TraceKind) -> bool:
         """Whether a line of `kind` begins another event than the one that the lines before it are of."""
@@ -279,9 +292,13 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
         line = lines[at]
         began = _BEGIN.match(line)
         if began is None:
-            _look(line, at, above)
+            above = _look(line, at, above)
             at += 1
             continue
+        if above.around is not None and not above.named:
+            # A line that looked like another event, as what the unwinder warns of.
+            above.around.stopped = above.around.stopped or above.stopped
+            above = above.around
         if above.since + _ABOVE < at:
             above = _Above()
         frames = [] if above.stopped is None else [above.stopped]
@@ -303,12 +320,17 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
                 end=end,
                 cut=cut and not any(is_entry(plain_name(frame.function)) for frame in frames if frame.reliable),
             )
-        above = _Above(since=end)
+        above = above.around or _Above(since=end)
         at = end
 
 
-def _look(line: str, at: int, above: _Above) -> None:
+def _look(line: str, at: int, above: _Above) -> _Above:
+    """What a line adds to what stands above a trace, or the event that it begins."""
     kind = next((kind for kind, pattern in _KINDS if pattern.search(line)), None)
+    if kind in {TraceKind.OOPS, TraceKind.PANIC} and above.around is not None:
+        above = above.around
+    if kind is not None and above.is_within(kind):
+        above = _Above(around=above)
     if kind is not None and above.takes(kind):
         above.kind, above.since, above.stopped, above.task = kind, at, None, None
         found = _BLOCKED.search(line)
@@ -316,8 +338,10 @@ def _look(line: str, at: int, above: _Above) -> None:
     if found := _TASK.search(line):
         above.task = int(found[1]), int(found[2]), found[3]
         above.since = at
+    above.named = above.named or above.task is not None or re.search(_NAMED, line) is not None
     if above.stopped is None and (stopped := _stopped(line)):
         above.stopped = stopped
+    return above
 
 
 def _stopped(line: str) -> TracedFrame | None:
@@ -343,6 +367,8 @@ def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found:
         if (frame := _frame(line)) is not None:
             found.append(frame)
         elif (stopped := _stopped(line)) is not None:
+            if found and is_entry(plain_name(found[-1].function)):
+                return at, False  # no exception is below the outermost function: it is of the oops around this trace
             found.append(stopped)
         elif "</TASK>" in line:
             return at + 1, False

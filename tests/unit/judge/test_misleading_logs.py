@@ -64,7 +64,7 @@ OTHER_CPU = {
     "sysrq-t": "task:systemd         state:S stack:0     pid:1     ppid:0      flags:0x00000002\nCall Trace:\n"
     + _frames("__schedule", "schedule", "ep_poll", "do_syscall_64"),
     "sysrq-t of 4.19": "kthreadd        S    0     2      0 0x80000000\nCall Trace:\n"
-    + _frames("schedule", "kthreadd"),
+    + _frames("schedule", "kthreadd", "ret_from_fork"),
     "sysrq-t of 3.10": "rcu_sched       R  running task        0    10      2 0x00000000\nCall Trace:\n"
     + _frames("schedule", "kthread"),
     "hung tasks": "INFO: task fsfreeze:95 blocked for more than 120 seconds.\n"
@@ -439,3 +439,23 @@ def test_the_trace_of_a_lockup_is_not_that_of_its_panic() -> None:
     found = panic_trace(log)
     assert found is not None
     assert found.kind is TraceKind.LOCKUP
+
+
+@pytest.mark.parametrize("other", OTHER_CPU.values(), ids=OTHER_CPU.keys())
+@pytest.mark.parametrize("whole", [OOPS, OWN], ids=["oops", "panic"])
+def test_a_trace_of_another_cpu_between_the_lines_of_an_oops_or_of_a_panic(whole: str, other: str) -> None:
+    lines = whole.splitlines(keepends=True)
+    (begin,) = (at for at, line in enumerate(lines) if "Call Trace" in line)
+    stack = OOPS_STACK if whole is OOPS else OWN_STACK
+    for at in range(1, begin + 1):
+        log = "".join([*lines[:at], other, *lines[at:]])
+        log += "[  100.1] Kernel panic - not syncing: Fatal exception\n" if whole is OOPS else ""
+        verdict = _judged(log, stack)
+        assert verdict is not None, at
+        assert verdict.agrees, (at, verdict)
+    # A line like those that begin another event, which has no trace of its own, behind the one that names the task.
+    for at in range(begin if whole is OWN else begin - 1, begin + 1):
+        log = "".join([*lines[:at], "WARNING: kernel stack regs has bad value\n", *lines[at:]])
+        verdict = _judged(log + "[  100.1] Kernel panic - not syncing: Fatal exception\n" * (whole is OOPS), stack)
+        assert verdict is not None, at
+        assert verdict.agrees, (at, verdict)
