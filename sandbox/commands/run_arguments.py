@@ -1,11 +1,12 @@
 """The grammar of `vmbox run`, for the command line library and for a plain run, which does without the library.
 
 Options stand anywhere before the first `--`. After it every word is a command's, or a script's, whatever it
-looks like. A word before it that looks like an option and is none belongs to a command too, unless it is the first.
+looks like. A word before it that looks like an option and is none belongs to a command too, unless it is the first: a file may be named so.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,8 @@ def parse(arguments: Sequence[str]) -> RunArguments | None:
     if len(before) > 1 and before[1].startswith("-") and before[1] != "-":
         # No command of crash's begins so: it is an option that vmbox does not have.
         raise UsageError(f"no such option: {before[1]}")
+    if before and before[0].startswith("-") and not os.path.lexists(before[0]):
+        raise UsageError(f"no such option: {before[0]}")
     for word in (words[0], *options.values()):
         refuse_empty(word)
     values: dict[str, Any] = {name: _READERS.get(name, _as_it_is)(value) for name, value in options.items()}

@@ -139,7 +139,16 @@ def test_arguments(arguments: str, expected: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *("", "--", "v --bogus -- bt", "v --timeout x -- bt", "v -i", "v --json=1 bt", "v --keep --once bt"),
+        *(
+            "",
+            "--",
+            "--bogus v -- bt",
+            "v --bogus -- bt",
+            "v --timeout x -- bt",
+            "v -i",
+            "v --json=1 bt",
+            "v --keep --once bt",
+        ),
         *("v --with gdb bt", "v --with drgn --tool drgn -e code"),
         *("v --tool gdb bt", "v -e code", "v --tool drgn", "v --tool drgn --json -- script.py"),
         *(f"v --timeout={value} -- bt" for value in ("nan", "0", "-1", "inf", "1e300")),
