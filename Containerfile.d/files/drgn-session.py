@@ -24,10 +24,12 @@ sys.path.insert(0, "/usr/libexec/vmbox")
 
 try:
     from drgn.commands import CommandArgumentError, CommandExitStatusError, CommandNotFoundError
+    from drgn.commands._crash import _bt as commands_bt
     from drgn.commands._crash.common import CRASH_COMMAND_NAMESPACE
     from drgn.helpers.linux.module import for_each_module
     from drgn.helpers.linux.pid import for_each_task
     from lost_rows import LostRows
+    from module_tables import ModuleNames, add_modules, guessed_below
 except ImportError:
     # What a command is answered with is what a user's own image without them is told.
     sys.exit(f"drgn {drgn.__version__} has no crash commands: drgn 0.3.0 is the first that has all of them")
@@ -126,6 +128,23 @@ def say_lost():
         print(f"drgn: crash: error: {line}")
 
 
+def know_modules():
+    """Gives drgn's stacks the unwind tables and names of modules, and marks in `bt` where there is no table."""
+    for note in add_modules(prog):  # noqa: F821
+        print(f"unwind tables: {note}")
+    prog.register_symbol_finder("module names", ModuleNames().find, enable_index=-1)  # noqa: F821
+    show = commands_bt._print_one_task  # noqa: SLF001 - drgn has no other place to add to
+
+    def show_with_mark(trace, **options):
+        show(trace, **options)
+        frames = [frame for segment in trace.segments for frame in segment.frames]
+        index = guessed_below(prog, frames)  # noqa: F821
+        if index is not None:
+            print(f"bt: the frames below #{index} are a guess: there is no unwind table for {frames[index].pc:#x}")
+
+    commands_bt._print_one_task = show_with_mark  # noqa: SLF001
+
+
 def run_script(request):
     errors = io.StringIO()
     failed = False
@@ -161,6 +180,8 @@ if without_debuginfo:
             print(f"without debuginfo: {note}")
     except no_debuginfo.Lacking as error:
         sys.exit(f"drgn: crash: error: {error}")
+else:
+    know_modules()
 lost = LostRows()
 lost.install()
 tasks = check("--partial" in sys.argv)

@@ -22,9 +22,10 @@ from drgn import (
     SymbolKind,
 )
 from drgn.commands._crash import _bt as commands_bt
-from drgn.helpers.linux.kallsyms import load_module_kallsyms, load_vmlinux_kallsyms
+from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.module import for_each_module
+from module_tables import add_modules, names_of
 from stacks import Unwinder
 
 _IMAGES = (24 << 20, 48 << 20, 96 << 20)
@@ -204,13 +205,14 @@ def _load_types(prog):
 
 
 def _load_modules(prog, types, notes):
+    notes += add_modules(prog)
+    symbols = []
     try:
         for module in for_each_module(prog):
-            prog.linux_kernel_loadable_module(module, create=True)
-        prog.register_symbol_finder("module kallsyms", load_module_kallsyms(prog), enable_index=1)
-    except (LookupError, FaultError, ValueError) as error:
-        notes.append(f"modules: {error}")
-        return
+            symbols += names_of(module)
+    except FaultError:
+        pass  # said by `add_modules`
+    prog.register_symbol_finder("module kallsyms", SymbolIndex(symbols), enable_index=1)
     try:
         # The kernel keeps a module's BTF in `struct btf` (commit 36e68442d1af ("bpf: Load and verify kernel module
         # BTFs"), v5.11), with type ids as they go on from the kernel's.

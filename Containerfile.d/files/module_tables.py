@@ -1,0 +1,139 @@
+"""Tell drgn of each module what the kernel has of it: where it is, its unwind tables, the names of its functions.
+
+drgn itself ignores a module where a page with the names of its sections is missing (kmalloc makes room for them, and
+makedumpfile 1.7.8 leaves out such pages of 7.2), and unwinds by frame pointers then, which these kernels do not have.
+Names of functions it has of debug files only.
+"""
+
+import bisect
+
+from drgn import Architecture, FaultError, MainModule
+from drgn.helpers.linux.kallsyms import module_kallsyms
+from drgn.helpers.linux.module import for_each_module, module_address_regions
+
+
+def add_modules(prog):
+    """Returns lines that say of which modules drgn knows nothing, and why."""
+    notes = []
+    try:
+        for module in for_each_module(prog):
+            name = "?"
+            try:
+                name = module.name.string_().decode(errors="replace")
+                _add(prog, module, name)
+            except (LookupError, FaultError, ValueError) as error:
+                notes.append(f"module {name}: {error}")
+    except (LookupError, FaultError) as error:
+        notes.append(f"modules: {error}")
+    return notes
+
+
+def _add(prog, module, name):
+    try:
+        prog.linux_kernel_loadable_module(module, create=True)
+    except FaultError:
+        ranges = [(start, start + size) for start, size in module_address_regions(module) if size]
+        count = module.arch.num_orcs.value_()
+        tables = {
+            ".orc_unwind_ip": (module.arch.orc_unwind_ip.value_(), 4 * count),
+            ".orc_unwind": (module.arch.orc_unwind.value_(), 6 * count),
+        }
+        for address, size in tables.values():
+            prog.read(address, size)  # drgn gives no stack at all where it cannot
+        found, _ = prog.relocatable_module(name, min(ranges)[0], create=True)
+        found.address_ranges = ranges
+        found.object = module
+        for section, (address, _) in tables.items():
+            found.section_addresses[section] = address
+        # The version of the tables is a hash that objtool writes, the same for the kernel and its modules (commit
+        # b9f174c811e3 ("x86/unwind/orc: Add ELF section with ORC version identifier"), v6.4).
+        for header in prog.symbols("__start_orc_header")[:1]:
+            found.section_addresses[".orc_header"] = header.address
+
+
+def names_of(module):
+    """The symbols of a `struct module *`, by its own table; none where that is not to be had."""
+    try:
+        return module_kallsyms(module)
+    except (LookupError, FaultError, ValueError, IndexError):
+        return []  # pages are missing, or the kernel has no CONFIG_KALLSYMS
+
+
+class ModuleNames:
+    """Finds symbols in the modules' own tables. A table is read when it is needed first."""
+
+    def __init__(self):
+        self._tables = {}
+        self._by_name = None
+
+    def find(self, prog, name, address, one):
+        """The callback of `Program.register_symbol_finder`, asked after vmlinux."""
+        if address is not None:
+            found = [symbol for symbol in self._at(prog, address) if name in {None, symbol.name}]
+        elif name is not None:
+            found = self._named(prog, name)
+        else:
+            found = []
+        return found[:1] if one else found
+
+    def _at(self, prog, address):
+        """The first symbol at an address, as the kernel has it: a function's own name is before init_module."""
+        try:
+            module = prog.module(address)
+        except LookupError:
+            return []
+        symbols = self._of(module)
+        at = bisect.bisect_right(symbols, address, key=lambda symbol: symbol.address) - 1
+        if at < 0 or address >= symbols[at].address + symbols[at].size:
+            return []
+        return symbols[bisect.bisect_left(symbols, symbols[at].address, key=lambda symbol: symbol.address) :][:1]
+
+    def _named(self, prog, name):
+        if self._by_name is None:
+            self._by_name = {}
+            for module in prog.modules():
+                for symbol in self._of(module):
+                    self._by_name.setdefault(symbol.name, []).append(symbol)
+        return self._by_name.get(name, [])
+
+    def _of(self, module):
+        if module.name not in self._tables:
+            found = [] if isinstance(module, MainModule) else names_of(module.object)
+            self._tables[module.name] = sorted(
+                (symbol for symbol in found if symbol.size), key=lambda symbol: symbol.address
+            )
+        return self._tables[module.name]
+
+
+def guessed_below(prog, frames):
+    """The index of the first frame that has no unwind table, so that those below it are a guess; None if there is none.
+
+    Of a kernel with ORC: drgn goes on by frame pointers then. So does the kernel (arch/x86/kernel/unwind_orc.c:
+    orc_fp_entry), because programs of BPF have them. Modules do not.
+    """
+    if prog.platform.arch != Architecture.X86_64 or not _has_orc(prog):
+        return None
+    for index, frame in enumerate(frames[:-1]):
+        if frame.pc >> 63 and not _has_table(prog, frame.pc - (not frame.interrupted)):
+            return index
+    return None
+
+
+def _has_orc(prog):
+    try:
+        return prog.symbol("__start_orc_unwind") is not None
+    except LookupError:
+        return False
+
+
+def _has_table(prog, address):
+    try:
+        module = prog.module(address)
+    except LookupError:
+        return False
+    if isinstance(module, MainModule) or module.debug_file_path is not None:
+        return True
+    try:
+        return module.object.arch.num_orcs.value_() > 0 and ".orc_unwind" in module.section_addresses
+    except (LookupError, AttributeError, FaultError, TypeError, ValueError):
+        return False
