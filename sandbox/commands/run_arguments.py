@@ -1,7 +1,8 @@
 """The grammar of `vmbox run`, for the command line library and for a plain run, which does without the library.
 
 Options stand anywhere before the first `--`. After it every word is a command's, or a script's, whatever it
-looks like. A word before it that looks like an option and is none belongs to a command too, unless it is the first: a file may be named so.
+looks like. A word before it that looks like an option and is none belongs to a command too, unless it is the first: a
+file may be named so.
 """
 
 from __future__ import annotations
