@@ -21,7 +21,7 @@ def add_modules(prog):
             try:
                 name = module.name.string_().decode(errors="replace")
                 _add(prog, module, name)
-            except (LookupError, FaultError, ValueError) as error:
+            except Exception as error:  # what is not known of a module must not cost the session
                 notes.append(f"module {name}: {error}")
     except (LookupError, FaultError) as error:
         notes.append(f"modules: {error}")
@@ -40,7 +40,8 @@ def _add(prog, module, name):
         }
         for address, size in tables.values():
             prog.read(address, size)  # drgn gives no stack at all where it cannot
-        found, _ = prog.relocatable_module(name, min(ranges)[0], create=True)
+        found = prog.relocatable_module(name, min(ranges)[0], create=True)
+        found = found[0] if isinstance(found, tuple) else found
         found.address_ranges = ranges
         found.object = module
         for section, (address, _) in tables.items():
