@@ -131,7 +131,7 @@ def parse(arguments: Sequence[str]) -> RunArguments | None:
     if len(before) > 1 and before[1].startswith("-") and before[1] != "-":
         # No command of crash's begins so: it is an option that vmbox does not have.
         raise UsageError(f"no such option: {before[1]}")
-    if before and before[0].startswith("-") and not os.path.lexists(before[0]):
+    if before and before[0].startswith("-") and before[0] != "-" and not os.path.lexists(before[0]):
         raise UsageError(f"no such option: {before[0]}")
     for word in (words[0], *options.values()):
         refuse_empty(word)
