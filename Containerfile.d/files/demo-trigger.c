@@ -212,6 +212,32 @@ static int rwsem_reader(void *unused)
 	return 0;
 }
 
+static int readers_first(void *unused)
+{
+	down_read(&vmbox_table);
+	pr_info("vmbox_demo: pid %d reads vmbox_table, waits for vmbox_never\n", current->pid);
+	wait_for_completion(&vmbox_never);
+	return 0;
+}
+
+static int readers_second(void *unused)
+{
+	msleep(100);
+	down_read(&vmbox_table);
+	pr_info("vmbox_demo: pid %d reads vmbox_table as the last, waits for vmbox_never\n", current->pid);
+	complete(&vmbox_first);
+	wait_for_completion(&vmbox_never); /* CAUSE: rwsem-readers */
+	return 0;
+}
+
+static int readers_writer(void *unused)
+{
+	wait_for_completion(&vmbox_first);
+	pr_info("vmbox_demo: pid %d waits for vmbox_table\n", current->pid);
+	down_write(&vmbox_table);
+	return 0;
+}
+
 static int convoy_head(void *unused)
 {
 	mutex_lock(&vmbox_outer);
@@ -291,6 +317,10 @@ static int vmbox_demo_init(void)
 	} else if (!strcmp(trigger, "rwsem")) {
 		run(rwsem_writer, "vmbox-writer");
 		run(rwsem_reader, "vmbox-reader");
+	} else if (!strcmp(trigger, "rwsem-readers")) {
+		run(readers_first, "vmbox-first");
+		run(readers_second, "vmbox-second");
+		run(readers_writer, "vmbox-writer");
 	} else {
 		return -EINVAL;
 	}

@@ -1,19 +1,27 @@
 # Runs in drgn, in a case: reads which tasks are blocked, on what, and who has it. Its argument is a request in JSON,
 # and so is its answer; both are described in sandbox/explain/wait_facts.py. What cannot be read is in "errors".
 import base64
+import itertools
 import json
 import os
 import re
+import struct
 import sys
 
 import drgn
+from drgn.helpers.linux.block import disk_name, for_each_disk
 from drgn.helpers.linux.idr import idr_for_each_entry
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.locking import mutex_owner, rwsem_owner
+from drgn.helpers.linux.mm import compound_head
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.sched import cpu_rq, task_cpu, task_state_to_char
+from drgn.helpers.linux.xarray import xa_for_each
 
 MOST_WAITERS = 10000  # of one lock that are compared
+MOST_TAGS = 16384  # of one hardware queue
+MOST_BIOS = 32  # of one request
+MOST_HELD = 128
 TOP = 4
 
 # Function of the frame, types of the variable that is the lock. The innermost frame that fits counts.
@@ -31,6 +39,7 @@ KINDS = [
 SCHEDULER = re.compile(r"context_switch|__schedule\w*|schedule\w*|io_schedule\w*")
 
 errors = {}
+live = set()  # addresses of tasks
 
 
 def text_of(characters):
@@ -110,7 +119,7 @@ def owner_of(kind, lock):
     if kind == "rw_semaphore":
         word = lock.owner.counter.value_()
         if word & 1:
-            return None, "it is held for reading, and readers are not recorded"
+            return None, readers(lock, word)
         owner = rwsem_owner(lock)
         return (owner, "") if owner else (None, "its owner's word is empty")
     if kind in {"rt_mutex_base", "rt_mutex"}:
@@ -118,6 +127,18 @@ def owner_of(kind, lock):
         word = base.owner.value_() & ~1
         return (drgn.Object(prog, "struct task_struct *", word), "") if word else (None, "its owner's word is empty")  # noqa: F821
     return None, "the kernel does not record who holds it"
+
+
+def readers(lock, word):
+    """What a semaphore records of its readers: their number, and the last that took it (kernel/locking/rwsem.c)."""
+    count = (lock.count.counter.value_() >> 8) & ((1 << 54) - 1)
+    said = "a reader holds it" if count == 1 else f"{count} readers hold it"
+    last = word % (1 << 64) & ~7
+    if last not in live:
+        return f"{said}; the last that took it is no task any more, and others are not recorded"
+    task = drgn.Object(prog, "struct task_struct *", last)  # noqa: F821
+    who = f"{text_of(task.comm)} (PID {task.pid.value_()})"
+    return f"{said}; the last that took it was {who}, which may have let it go"
 
 
 def seconds_of(task):
@@ -181,9 +202,11 @@ def all_tasks():
 
 def main(request):
     load_modules(request["modules"])
-    answer = {"waits": [], "owners": [], "pools": [], "errors": errors, "blocked": 0}
+    answer = {"waits": [], "owners": [], "pools": [], "requests": [], "errors": errors, "blocked": 0}
     lists, owners, listed = {}, {}, {}
-    for task in all_tasks():
+    tasks = all_tasks()
+    live.update(task.value_() for task in tasks)
+    for task in tasks:
         try:
             state = task_state_to_char(task)
             if state != "D":
@@ -228,18 +251,103 @@ def main(request):
         answer["pools"] = list(pools())
     except Exception as error:
         errors["workqueues"] = f"{type(error).__name__}: {error}"[:300]
+    try:
+        answer["requests"] = list(itertools.islice(requests(), request["most_requests"]))
+    except Exception as error:
+        errors["requests"] = f"{type(error).__name__}: {error}"[:300]
     print(json.dumps(answer))
 
 
-def jiffies_and_hz():
-    # Nanoseconds of a tick, shifted (kernel/time/jiffies.c).
-    clock = prog["clocksource_jiffies"]  # noqa: F821
-    return prog["jiffies"].value_(), round(1e9 / (clock.mult.value_() >> clock.shift.value_()))  # noqa: F821
+def monotonic():
+    """Nanoseconds of CLOCK_MONOTONIC at the last update of the timekeeper, which is at most some ticks old."""
+    try:
+        keeper = prog["tk_core"].timekeeper  # noqa: F821
+    except LookupError:
+        # "timekeeping: Introduce struct ..._data": an array of clocks, of which the first is the kernel's own (v6.18).
+        keeper = prog["timekeeper_data"][0].timekeeper  # noqa: F821
+    clock = keeper.tkr_mono
+    return clock.base.value_() + (clock.xtime_nsec.value_() >> clock.shift.value_())
+
+
+def hardware_queues(queue):
+    if hasattr(queue, "hctx_table"):
+        return [drgn.cast("struct blk_mq_hw_ctx *", entry) for _, entry in xa_for_each(queue.hctx_table.address_of_())]
+    # Without any for a driver that takes bios, as device mapper does.
+    return [queue.queue_hw_ctx[number] for number in range(queue.nr_hw_queues.value_())] if queue.queue_hw_ctx else []
+
+
+def operations():
+    for name in ("enum req_op", "enum req_opf"):  # before v6.0
+        try:
+            return {
+                value: name.removeprefix("REQ_OP_").lower().replace("_", " ")
+                for name, value in prog.type(name).enumerators  # noqa: F821
+            }
+        except LookupError:
+            continue
+    return {}
+
+
+def holds(request):
+    """Addresses of what is waited for until a request has ended: its folios, and what its bios belong to."""
+    found = set()
+    bio = request.bio
+    for _ in range(MOST_BIOS):
+        if not bio:
+            break
+        found.add(bio.bi_private.value_())
+        left, index = bio.bi_iter.bi_size.value_(), bio.bi_iter.bi_idx.value_()
+        while left > 0 and len(found) < MOST_HELD:
+            vector = bio.bi_io_vec[index]
+            found.add(compound_head(vector.bv_page).value_())
+            left -= max(1, vector.bv_len.value_())
+            index += 1
+        bio = bio.bi_next
+    return sorted(found - {0})[:MOST_HELD]
+
+
+def requests():
+    """Requests that a driver has and has not ended: what blk_mq_rq_state() calls in flight."""
+    in_flight, names, now = prog.constant("MQ_RQ_IN_FLIGHT").value_(), operations(), monotonic()  # noqa: F821
+    for disk in for_each_disk(prog):  # noqa: F821
+        seen = set()
+        for queue in hardware_queues(disk.queue):
+            tags = queue.tags
+            if not tags:
+                continue
+            content = prog.read(tags.rqs.value_(), 8 * min(MOST_TAGS, tags.nr_tags.value_()))  # noqa: F821
+            for (address,) in struct.iter_unpack("<Q", content):
+                if not address or address in seen:
+                    continue
+                seen.add(address)
+                one = drgn.Object(prog, "struct request *", address)  # noqa: F821
+                # A tag may have a request of another disk, and one that has ended.
+                if one.q != disk.queue or one.state.value_() != in_flight:
+                    continue
+                begun = one.start_time_ns.value_()
+                yield {
+                    "disk": disk_name(disk).decode(errors="backslashreplace"),
+                    "operation": names.get(one.cmd_flags.value_() & 0xFF, "request"),
+                    "sector": one.member_("__sector").value_(),
+                    "bytes": one.member_("__data_len").value_(),
+                    "seconds": round((now - begun) / 1e9, 3) if 0 < begun <= now else None,
+                    "holds": holds(one),
+                }
+
+
+def nanoseconds_of_a_tick():
+    try:
+        # Shifted (kernel/time/jiffies.c).
+        clock = prog["clocksource_jiffies"]  # noqa: F821
+        return clock.mult.value_() >> clock.shift.value_()
+    except LookupError:
+        # Without debuginfo only the symbols of variables are known (kernel/time/ntp.c).
+        return prog.read_u64(prog.symbol("tick_nsec").address)  # noqa: F821
 
 
 def pools():
     """Worker pools with work that waits: since when nothing of it was begun, what runs, what waits."""
-    now, hz = jiffies_and_hz()
+    now, tick = prog["jiffies"].value_(), nanoseconds_of_a_tick()  # noqa: F821
     for number, entry in idr_for_each_entry(prog["worker_pool_idr"].address_of_(), "struct worker_pool"):  # noqa: F821
         waiting = [
             symbol_at(work.func.value_())
@@ -256,7 +364,7 @@ def pools():
         yield {
             "pool": number,
             "cpu": entry.cpu.value_(),
-            "seconds": round(((now - entry.watchdog_ts.value_()) % (1 << 64)) / hz, 3),
+            "seconds": round(((now - entry.watchdog_ts.value_()) % (1 << 64)) * tick / 1e9, 3),
             "running": running[:64],
             "waiting": [name or "" for name in waiting[:64]],
         }

@@ -231,6 +231,7 @@ def _crash(
             "MODULE": module or "",
             "APPEND": trigger.append,
             "SETTINGS": " ".join(trigger.settings),
+            "SLOW_DISK": "yes" if trigger.slow_disk else "",
             "SYSRQ_AFTER": str(trigger.sysrq_after),
             "CAPTURE": _MAKEDUMPFILE.get(spec.format, "").format(level=spec.level),
             "MONITOR": monitor,

@@ -17,6 +17,8 @@ class Trigger:
     """Parameters of the kernel."""
     settings: Sequence[str] = ("kernel/panic_on_oops=1",)
     """FILE=VALUE, below /proc/sys or absolute; one that the kernel does not have is passed over."""
+    slow_disk: bool = False
+    """Whether it has a second disk, vdb, of which 1 KiB a second is read."""
     sysrq_after: int = 0
     """Seconds after which the kernel is made to panic, where nothing in it does; 0: it panics by itself."""
 
@@ -26,6 +28,7 @@ TRIGGERS: Final[Mapping[str, Trigger]] = {
     "sysrq": Trigger(module=False, settings=()),
     "oom": Trigger(module=False, settings=("vm/panic_on_oom=1",)),
     "hung-task": Trigger(module=False, settings=_HUNG),
+    "blocked-io": Trigger(module=False, settings=(), slow_disk=True, sysrq_after=10),
     "null-pointer": Trigger(),
     # Newer kernels call it slab_debug, and take this, too: so did 7.2.
     "use-after-free": Trigger(append="slub_debug=FZPU,vmbox_packet"),
@@ -40,6 +43,7 @@ TRIGGERS: Final[Mapping[str, Trigger]] = {
     "workqueue": Trigger(settings=("/sys/module/workqueue/parameters/watchdog_thresh=3",), sysrq_after=15),
     "deadlock": Trigger(settings=_HUNG),
     "rwsem": Trigger(settings=_HUNG),
+    "rwsem-readers": Trigger(settings=_HUNG),
     # 2,000 tasks behind one lock.
     "convoy": Trigger(settings=("kernel/hung_task_panic=1", "kernel/hung_task_timeout_secs=10")),
 }

@@ -12,6 +12,8 @@ from sandbox.host import decode, paths
 
 MOST: Final = 5000
 """Blocked tasks that are read."""
+MOST_REQUESTS: Final = 5000
+"""Requests in flight that are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,22 @@ class PoolFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFacts:
+    """A request that a disk's driver has and has not ended."""
+
+    disk: str
+    operation: str
+    """read, write, flush, …"""
+    sector: int
+    """Of 512 bytes, on the whole disk."""
+    bytes: int
+    seconds: float | None
+    """Since it was made; None where the kernel did not note it."""
+    holds: tuple[int, ...]
+    """Addresses of what is waited for until it has ended: folios, buffer heads, completions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaitAnswer:
     errors: Mapping[str, str]
     blocked: int
@@ -77,6 +95,7 @@ class WaitAnswer:
     waits: tuple[WaitFacts, ...]
     owners: tuple[OwnerFacts, ...]
     pools: tuple[PoolFacts, ...]
+    requests: tuple[RequestFacts, ...] = ()
 
 
 def script() -> bytes:
@@ -86,7 +105,7 @@ def script() -> bytes:
 def request(modules: Mapping[str, bytes]) -> str:
     """The argument of the script. `modules` are debug files by which locks in modules get their names."""
     files = {name: base64.b64encode(content).decode() for name, content in modules.items()}
-    return json.dumps({"most": MOST, "modules": files})
+    return json.dumps({"most": MOST, "most_requests": MOST_REQUESTS, "modules": files})
 
 
 def read(answer: bytes) -> WaitAnswer:
@@ -94,6 +113,8 @@ def read(answer: bytes) -> WaitAnswer:
     found = decode.decode(WaitAnswer, decode.parse_json(answer), keys="any")
     if len(found.waits) > MOST:
         raise decode.DecodeError(f"{len(found.waits)} tasks, and {MOST} at most were asked for")
+    if len(found.requests) > MOST_REQUESTS:
+        raise decode.DecodeError(f"{len(found.requests)} requests, and {MOST_REQUESTS} at most were asked for")
     if any(one.owner is not None and one.lock is None for one in found.waits):
         raise decode.DecodeError("a task has an owner of no lock")
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.explain.model import Sentence
-from sandbox.explain.wait_facts import PoolFacts, WaitAnswer, WaitFacts
+from sandbox.explain.wait_facts import PoolFacts, RequestFacts, WaitAnswer, WaitFacts
 
 _STALLED: Final = 5.0
 """Seconds after which a pool that began no work is named; the kernel itself warns after 30 (kernel/workqueue.c)."""
@@ -64,6 +64,22 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A disk whose driver has requests that it has not ended."""
+
+    name: str
+    requests: int
+    operations: Mapping[str, int]
+    """Requests by what they are: read, write, flush, …"""
+    oldest: float | None
+    """Seconds since the oldest was made; None where the kernel did not note it."""
+    sector: int
+    """Of the oldest, of 512 bytes."""
+    tasks: tuple[int, ...]
+    """PIDs of the blocked tasks that wait for one of its requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waits:
     """Tasks in uninterruptible sleep, and who holds them up."""
 
@@ -74,6 +90,8 @@ class Waits:
     roots: tuple[Root, ...]
     """The one with most behind it first."""
     pools: tuple[Pool, ...]
+    devices: tuple[Device, ...]
+    """The one with the oldest request first."""
     sentences: tuple[Sentence, ...]
     unknown: Mapping[str, str]
     """For each thing that could not be read: the reason."""
@@ -86,6 +104,7 @@ def explain(answer: WaitAnswer) -> Waits:
     behind = _behind(next_of, cycles)
     roots = _roots(answer, behind, cycles)
     pools = tuple(_pool(one) for one in answer.pools if one.seconds >= _STALLED)
+    devices = _devices(answer)
     unknown = dict(answer.errors)
     if len(answer.waits) < answer.blocked:
         unknown["more tasks"] = f"of {answer.blocked} blocked tasks {len(answer.waits)} are read"
@@ -99,7 +118,8 @@ def explain(answer: WaitAnswer) -> Waits:
         cycles=cycles,
         roots=roots,
         pools=pools,
-        sentences=tuple(_sentences(answer, cycles, behind, roots, pools)),
+        devices=devices,
+        sentences=(*_sentences(answer, cycles, behind, roots, devices), *_of_pools(pools)),
         unknown=unknown,
     )
 
@@ -194,6 +214,31 @@ def _pool(one: PoolFacts) -> Pool:
     )
 
 
+def _devices(answer: WaitAnswer) -> tuple[Device, ...]:
+    found: dict[str, list[RequestFacts]] = {}
+    for one in answer.requests:
+        found.setdefault(one.disk, []).append(one)
+    waiting: dict[int, list[int]] = {}
+    for wait in answer.waits:
+        if wait.lock is not None:
+            waiting.setdefault(wait.lock, []).append(wait.pid)
+    devices = []
+    for name, some in found.items():
+        oldest = max(some, key=lambda one: one.seconds if one.seconds is not None else -1)
+        held = {address for one in some for address in one.holds}
+        devices.append(
+            Device(
+                name=name,
+                requests=len(some),
+                operations=Counter(one.operation for one in some),
+                oldest=oldest.seconds,
+                sector=oldest.sector,
+                tasks=tuple(sorted({pid for address in held & waiting.keys() for pid in waiting[address]})),
+            )
+        )
+    return tuple(sorted(devices, key=lambda one: -(one.oldest or 0)))
+
+
 def _lock(one: WaitFacts) -> str:
     return f"{one.name} (0x{one.lock:x})" if one.name else f"0x{one.lock:x}"
 
@@ -218,7 +263,7 @@ def _sentences(
     cycles: Sequence[Sequence[int]],
     behind: Mapping[int, int],
     roots: Sequence[Root],
-    pools: Sequence[Pool],
+    devices: Sequence[Device],
 ) -> Iterator[Sentence]:
     by_pid = _held_up(answer)
     for cycle in cycles[:_SHOWN]:
@@ -236,7 +281,8 @@ def _sentences(
             text=f"{_tasks_wait(root.behind)} for {root.command} (PID {root.pid}), which {root.doing}.",
             command=f"bt {root.pid}",
         )
-    held = {one.pid for one in answer.waits if one.owner is not None}
+    yield from _of_devices(devices)
+    held = {one.pid for one in answer.waits if one.owner is not None} | {pid for one in devices for pid in one.tasks}
     groups: dict[str, list[WaitFacts]] = {}
     for one in answer.waits:
         if one.pid not in held:
@@ -246,6 +292,25 @@ def _sentences(
         others = f" and {len(some) - 1} more" if len(some) > 1 else ""
         since = f", {first.seconds:.1f} s" if first.seconds is not None else ""
         yield Sentence(topic="blocked", text=f"{_who(first)}{others}{since}: {words}.", command=f"bt {first.pid}")
+    if not answer.blocked:
+        yield Sentence(topic="blocked", text="No task was in uninterruptible sleep.", command="foreach UN bt")
+
+
+def _of_devices(devices: Sequence[Device]) -> Iterator[Sentence]:
+    for device in devices[:_SHOWN]:
+        what = ", ".join(f"{count} {operation}" for operation, count in device.operations.items())
+        are = "request is" if device.requests == 1 else "requests are"
+        age = "" if device.oldest is None else f", for {device.oldest:.1f} s"
+        who = f"; {_tasks_wait(len(device.tasks))} for them" if device.tasks else ""
+        yield Sentence(
+            topic="requests",
+            text=f"{device.requests} {are} in flight to {device.name} ({what}), the oldest at sector {device.sector}"
+            f"{age}{who}.",
+            command="dev -d",
+        )
+
+
+def _of_pools(pools: Sequence[Pool]) -> Iterator[Sentence]:
     for pool in pools:
         where = "of no CPU" if pool.cpu is None else f"of CPU {pool.cpu}"
         running = f"; it runs {', '.join(pool.running[:3])}" if pool.running else "; no worker of it runs"
@@ -254,8 +319,6 @@ def _sentences(
             text=f"A worker pool {where} began no work for {pool.seconds:.1f} s; {len(pool.waiting)} wait{running}.",
             command="runq" if pool.cpu is None else f"bt -c {pool.cpu}",
         )
-    if not answer.blocked:
-        yield Sentence(topic="blocked", text="No task was in uninterruptible sleep.", command="foreach UN bt")
 
 
 def dot(waits: Waits) -> str:

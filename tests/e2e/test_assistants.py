@@ -24,6 +24,7 @@ print("said")
 def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> None:
     dump = dumps()
     command, *arguments = [*docker_engine.vmbox, "mcp", str(dump.parent)]
+    docker_engine.run("close", "--all")
     parameters = StdioServerParameters(command=command, args=arguments, env=dict(docker_engine.env))
 
     told: list[str | None] = []
@@ -56,10 +57,10 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
             place = re.search(r"\bsysrq_handle_crash\+0x[0-9a-f]+/0x[0-9a-f]+", answers["search"])
             answers["source"] = await ask("source", place=place[0])
             answers["nowhere"] = await ask("source", place="no_such_function+0x12")
-            answers["decode"] = await ask("decode")
+            answers["decode"] = await ask("decode") + await ask("decode", page=2)
             # What a script does to its debugger is not seen by the next one.
             answers["drgn"] = await ask("drgn", script=SCRIPT)
-            answers["again"] = await ask("drgn", script="print(hasattr(drgn, 'seen'), prog['nosuch'])")
+            answers["again"] = await ask("drgn", script="print(hasattr(drgn, 'seen'))\nprog['nosuch']")
             return answers
 
     answers = asyncio.run(session())
@@ -77,14 +78,14 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     assert int(answers["told"]) > 0, "the opening took seconds and nothing was said"
     assert "Starting crash" in " ".join(filter(None, told)), told
     assert re.search(r"^dmesg:\d+: .* sysrq_handle_crash\+0x", answers["search"], re.MULTILINE)
-    assert re.search(r"^run bt:\d+: #\d+ ", answers["search"].replace(": #", ": #"), re.MULTILINE)
+    assert re.search(r"^run bt:\d+: +#\d+ ", answers["search"], re.MULTILINE)
     assert re.search(r"\n  sysrq_handle_crash \S*drivers/tty/sysrq\.c:\d+:\d+\n +sym ", answers["source"])
     assert "no symbol of this kernel has that name: no_such_function+0x12" in answers["nowhere"]
     line = re.search(r"sysrq\.c:\d+", answers["source"])[0]
     assert re.search(rf"sysrq_handle_crash\+0x\S+ \(.*{line}\)", answers["decode"]), answers["decode"][-3000:]
-    assert answers["drgn"] == "sh\nsaid"
-    assert answers["again"].startswith("False ")
-    assert "KeyError: 'nosuch'" in answers["again"]
+    assert answers["drgn"] == "init\nsaid"
+    assert answers["again"].startswith("False\n")
+    assert "ObjectNotFoundError: could not find 'nosuch'" in answers["again"]
     # The same warm crash answers the command line.
     done = docker_engine.run("run", str(dump), "--", "bt")
     stack, remark = answers["run"].rsplit("\n[", 1)

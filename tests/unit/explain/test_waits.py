@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from sandbox.explain import wait_facts
 from sandbox.explain.text import wait_lines
-from sandbox.explain.wait_facts import OwnerFacts, WaitAnswer, WaitFacts
+from sandbox.explain.wait_facts import OwnerFacts, RequestFacts, WaitAnswer, WaitFacts
 from sandbox.explain.waits import Waits, dot, explain
 from sandbox.report import wait_drawing
 
@@ -169,3 +170,54 @@ def test_dot_quotes_what_a_task_calls_itself() -> None:
 def test_an_answer_that_is_not_understood_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         wait_facts.read(text)
+
+
+def test_readers_of_a_rwsem_are_counted_and_the_last_is_named() -> None:
+    """The module's second reader says that it is the last; both still hold the semaphore."""
+    waits = explain(answer_of("rwsem-readers"))
+    (writer,) = (one for one in waits.waits if one.command == "vmbox-writer")
+    assert (writer.kind, writer.owner) == ("rwsem", None)
+    (last,) = (one.pid for one in waits.waits if one.command == "vmbox-second")
+    assert writer.no_owner == (
+        f"2 readers hold it; the last that took it was vmbox-second (PID {last}), which may have let it go"
+    )
+    assert any(str(writer.no_owner) in words for words in said(waits, "blocked"))
+    # A reader that may have let it go is no owner.
+    assert waits.roots == ()
+
+
+def request(disk: str, seconds: float | None, *holds: int, operation: str = "read", sector: int = 8) -> RequestFacts:
+    return RequestFacts(disk=disk, operation=operation, sector=sector, bytes=4096, seconds=seconds, holds=tuple(holds))
+
+
+def test_tasks_that_wait_for_a_request_are_those_of_its_folios() -> None:
+    folio = 0xFFFFEA0000000000
+    waiters = (
+        replace(waiting(7, None, lock=folio), kind="folio", listed=None),
+        replace(waiting(8, None, lock=folio + 64), kind="folio", listed=None),
+        replace(waiting(9, None, lock=folio + 128), kind="folio", listed=None),
+    )
+    requests = (
+        request("vdb", 3.25, folio, 1),
+        request("vdb", 9.5, folio + 64, sector=4000),
+        request("vda", None, 2, operation="flush"),
+    )
+    waits = explain(WaitAnswer(errors={}, blocked=3, waits=waiters, owners=(), pools=(), requests=requests))
+    slow, other = waits.devices
+    assert (slow.name, slow.requests, slow.operations, slow.oldest, slow.sector) == ("vdb", 2, {"read": 2}, 9.5, 4000)
+    assert slow.tasks == (7, 8)
+    assert (other.name, other.oldest, other.tasks) == ("vda", None, ())
+    assert said(waits, "requests") == [
+        "2 requests are in flight to vdb (2 read), the oldest at sector 4000, for 9.5 s; 2 tasks wait for them.",
+        "1 request is in flight to vda (1 flush), the oldest at sector 8.",
+    ]
+    (left,) = said(waits, "blocked")
+    assert left.startswith("task-9 (PID 9)"), "the others are said with their device"
+
+
+def test_more_requests_than_were_asked_for_are_refused() -> None:
+    one = json.loads((FIXTURES / "waits" / "rwsem.json").read_bytes())
+    sent = {"disk": "vda", "operation": "read", "sector": 1, "bytes": 1, "seconds": 0.5, "holds": []}
+    assert len(wait_facts.read(json.dumps({**one, "requests": [sent]}).encode()).requests) == 1
+    with pytest.raises(ValueError, match="5001 requests"):
+        wait_facts.read(json.dumps({**one, "requests": [sent] * 5001}).encode())
