@@ -44,7 +44,8 @@ class LostRows:
 
     def warning(self, text, *arguments):
         """In place of drgn's logger, which prints nothing in a session: `sys` leaves out lines that it cannot get."""
-        self._warnings.append(text % arguments)
+        if arguments[:1] != ("KERNEL",):  # the name of vmlinux, which a session without debuginfo has none of
+            self._warnings.append(text % arguments)
 
     def _readable(self, each, what, read, reachable=None):
         """`each` without rows that `read` cannot read.

@@ -33,6 +33,8 @@ _ENTRY: Final = re.compile(
 _PANIC: Final = re.compile(r"v?panic|nmi_panic")
 _COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm)(?:\.\d+)*|\.\d+$")
 _SECTION: Final = re.compile(r"_MODULE_(?:[A-Z_]+_)?(?:START|END)_")
+ALIASES: Final = {"init_module": "init", "cleanup_module": "clean"}
+"""The second name of every module's init and exit function (include/linux/module.h), and a word of its first one."""
 _OFFSET: Final = re.compile(r"\+(?:0x)?[0-9a-f]+$")
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.call_trace import CallTrace
-from sandbox.judge.functions import is_address, is_entry, is_machinery, is_panic, plain_name
+from sandbox.judge.functions import ALIASES, is_address, is_entry, is_machinery, is_panic, plain_name
 from sandbox.judge.verdict import Verdict
 
 LOG: Final = "the log's call trace"
@@ -151,10 +151,7 @@ def _compare(
 
 def _is_same(one: str, two: str) -> bool:
     """Whether two names are one function's. A module's own name of its init and exit function is one of two."""
-    return one == two or any(
-        alias in {one, two} and word in one and word in two
-        for alias, word in (("init_module", "init"), ("cleanup_module", "clean"))
-    )
+    return one == two or any(alias in {one, two} and word in one and word in two for alias, word in ALIASES.items())
 
 
 def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool) -> tuple[int, str | None]:

@@ -58,7 +58,7 @@ COMMANDS: Final = (
 
 STACKS: Final = frozenset({"bt -l", "bt -a", "foreach UN bt"})
 
-LISTS: Final = frozenset({"ps", "ps -m", "ps -t", "runq", "mod", "mod -t", "mount", "net", "irq -s", "dev -d"})
+LISTS: Final = frozenset({"sys", "ps", "ps -m", "ps -t", "runq", "mod", "mod -t", "mount", "net", "irq -s", "dev -d"})
 """Commands of whose rows each stands for itself: with an error, those that are there are shown, and why others are
 missing."""
 

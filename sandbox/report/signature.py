@@ -16,7 +16,7 @@ from typing import Final
 from sandbox.dump.panic import says_why
 from sandbox.judge.backtrace import Backtrace, Frame
 from sandbox.judge.call_trace import TracedFrame, blocked_trace, panic_trace
-from sandbox.judge.functions import is_address, is_entry, is_machinery, is_panic, plain_name
+from sandbox.judge.functions import ALIASES, is_address, is_entry, is_machinery, is_panic, plain_name
 from sandbox.model import PanicCause
 
 FRAMES: Final = 5
@@ -50,8 +50,8 @@ def of(
     """Make the signature of a crash of class `cause` from the best source available."""
     basis = "backtrace"
     frames = significant(_functions(backtrace.frames)) if backtrace else ()
-    if not frames or any(map(is_address, frames)):
-        # The kernel itself had the names of functions for which the debugger has no symbols.
+    if not frames or any(is_address(frame) or frame in ALIASES for frame in frames):
+        # The kernel itself had the names of functions for which the debugger has no symbols, or a module's second one.
         trace = blocked_trace(log) if cause == PanicCause.HUNG_TASK else None
         trace = trace or panic_trace(log)
         logged = significant(_functions(trace.reliable)) if trace else ()

@@ -230,6 +230,13 @@ def test_an_address_without_a_symbol_stands_for_any_function() -> None:
     # The signature has the kernel's names.
     found = signature.of(cause="null-pointer", backtrace=_stack(NAMELESS), log=NAMELESS_LOG.splitlines())
     assert (found.frames[:2], found.basis) == (("vmbox_crashes", "init_module"), "log")
+    # Also for the second name of a module's init function, which crash shows.
+    alias = NAMELESS.replace("0xffffffffc036d015 at", "vmbox_crashes at").replace(
+        "0xffffffffc036d00d at", "init_module at"
+    )
+    logged = NAMELESS_LOG.replace("init_module+0xd", "vmbox_init+0xd")
+    by_crash = signature.of(cause="null-pointer", backtrace=_stack(alias), log=logged.splitlines())
+    assert by_crash == signature.of(cause="null-pointer", log=logged.splitlines())
     alone = signature.of(cause="null-pointer", backtrace=_stack(NAMELESS))
     assert (alone.frames, alone.basis) == (("do_one_initcall", "do_init_module"), "backtrace")
 
