@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
 import json
 import re
-import shutil
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -19,7 +14,7 @@ import pytest
 
 from e2e.conftest import Dumps, wait_for
 from engines import EngineUnderTest
-from listening import listening
+from relays import mirror
 from sandbox.judge.backtrace import Backtrace, parse
 from sandbox.judge.call_trace import panic_trace
 
@@ -135,36 +130,8 @@ def test_a_kernel_without_btf_says_so(podman_rootful: EngineUnderTest, own_kerne
 @pytest.fixture
 def slow_mirror() -> Iterator[tuple[str, threading.Event]]:
     """The URL of a mirror of Debian's archive on this host, and what lets its debug packages through."""
-    opened = threading.Event()
-
-    class Relay(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = urllib.request.Request(f"http://deb.debian.org{self.path}", method=self.command)
-            try:
-                answer = urllib.request.urlopen(asked, timeout=60)
-            except urllib.error.HTTPError as error:
-                answer = error
-            with answer:
-                self.send_response(answer.status)
-                for name in ("Content-Length", "Last-Modified", "ETag"):
-                    if value := answer.headers.get(name):
-                        self.send_header(name, value)
-                self.end_headers()
-                if self.command == "HEAD":
-                    return
-                if "-dbg" in self.path:
-                    self.wfile.write(answer.read(1 << 20))
-                    opened.wait()
-                with contextlib.suppress(OSError):
-                    shutil.copyfileobj(answer, self.wfile, 1 << 20)
-
-        do_HEAD = do_GET  # noqa: N815 - the library's name
-
-        def log_message(self, *_: object) -> None: ...
-
-    with listening(Relay) as port:
-        yield f"http://127.0.0.1:{port}", opened
-        opened.set()
+    with mirror("-dbg") as found:
+        yield found.url, found.opened
 
 
 def test_bt_is_answered_while_debuginfo_is_on_its_way(

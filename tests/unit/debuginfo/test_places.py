@@ -145,6 +145,7 @@ def kernel(release: str, version: str | None = None, **more: object) -> Vmcore:
         ("7.2.4-4.107.amzn2027.x86_64", "kernel7.2-debuginfo-", ["https://cdn-al2027.amazonlinux.com/core"]),
         # SUSE: the service pack from the number, Leap's own, other page sizes, later minor versions.
         ("5.3.18-59.40-default", "kernel-default-debuginfo-", [f"{LEAP}/update/leap/15.3/sle/"]),
+        ("5.3.18-57-default", "kernel-default-debuginfo-", [f"{LEAP}/distribution/leap/15.3/repo/oss/"]),
         ("5.3.18-lp152.19.2-default", "kernel-default-debuginfo-", [f"{LEAP}/update/leap/15.2/oss/"]),
         ("5.14.21-150500.13.24-rt", "kernel-rt-debuginfo-", [f"{LEAP}/update/leap/15.5/sle/"]),
         ("6.12.0-160000.26-64kb", "kernel-64kb-debuginfo-", [f"{LEAP}/distribution/leap/16.0/repo/oss/"]),
