@@ -180,6 +180,10 @@ class OpenFile(Source, Protocol):
         """Whether all of it may be read to find its way in it."""
 
 
+_LIVE: Final = frozenset({"/proc/kcore", "/dev/mem", "/dev/crash"})
+"""The running kernel's memory, by the names that crash takes for it."""
+
+
 class FileSource:
     """An open file. Raises `DumpNotFound`, `DumpUnreadable` or `NotADump` when it cannot be one.
 
@@ -189,6 +193,11 @@ class FileSource:
     def __init__(self, path: Path, *, budget: Budget | None = None, below: Path | None = None) -> None:
         self.path = path
         self._budget = budget
+        if str(path) in _LIVE:
+            raise NotADump(
+                f"{path} is the memory of the running kernel, which changes while it is read",
+                hint="make a dump of it: makedumpfile -d 31 /proc/kcore vmcore   or read it on the host: drgn -k",
+            )
         try:
             self._fd = open_evidence(path) if below is None else open_below(below, path)
         except OSError as error:

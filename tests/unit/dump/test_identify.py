@@ -226,6 +226,9 @@ def test_a_file_that_cannot_be_opened_is_explained(tmp_path):
     with pytest.raises(NotADump, match="is empty"):
         identify(tmp_path / "empty")
     os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(NotADump, match="memory of the running kernel") as live:
+        identify(Path("/proc/kcore"))
+    assert "makedumpfile -d 31 /proc/kcore vmcore" in live.value.hint
     with pytest.raises(NotADump, match="not a regular file"):
         identify(tmp_path / "fifo")
     (tmp_path / "holds nothing").mkdir()
