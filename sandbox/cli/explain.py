@@ -18,7 +18,11 @@ def explain(
     json: Json = False,
     source: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="A checkout of the kernel or the module: lines around the fault are shown."),
+        typer.Option(
+            metavar="DIR|PACKAGE",
+            help="A checkout of the kernel or the module, or a package of its source (debugsource, linux-source): "
+            "lines around the fault are shown.",
+        ),
     ] = None,
     module: Annotated[
         list[Path] | None,

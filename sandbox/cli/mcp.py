@@ -19,7 +19,7 @@ def mcp(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Source of the kernel, of which lines are shown.", show_default=False),
+        typer.Option(metavar="DIR|PACKAGE", help="Source of the kernel, of which lines are shown.", show_default=False),
     ] = None,
     engine: EngineName = None,
 ) -> None:

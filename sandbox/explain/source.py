@@ -1,11 +1,13 @@
-"""Lines of source around a fault, of a directory that the user named."""
+"""Lines of source around a fault, of a directory or a package that the user named."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from sandbox.explain import source_package
 from sandbox.explain.model import SourceLine
 
 _BEFORE, _AFTER = 5, 4
@@ -14,22 +16,31 @@ _LONGEST: Final = 8 << 20
 _LONGEST_PATH: Final = 4096
 
 
-def excerpt(directory: Path, file: str, line: int) -> tuple[SourceLine, ...]:
+def can_read(where: Path) -> bool:
+    """Whether it is a directory, or a package by its name."""
+    return where.is_dir() or (where.is_file() and source_package.is_package(where.name))
+
+
+def excerpt(where: Path, file: str, line: int) -> tuple[SourceLine, ...]:
     """Ten lines around `line` of `file`, a path as debug information has it.
 
-    The file is the one in `directory` with the longest end of that path. Raises `LookupError` with the reason where
-    there is none, or it has no such line.
+    The file is the one in `where`, a directory or a package of source, with the longest end of that path. Raises
+    `LookupError` with the reason where there is none, or it has no such line.
     """
-    path = _find(directory, file)
-    try:
-        if path.stat().st_size > _LONGEST:
-            raise LookupError(f"{path} is too large for source")
-        lines = path.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
-    except OSError as error:
-        raise LookupError(f"{path}: {error.strerror}") from None
+    if len(file) > _LONGEST_PATH:
+        raise LookupError("the debug information has a path that is too long for one")
+    # The path is of the dump's debug information: it leads to no place outside of the directory.
+    parts = [part for part in PurePosixPath(file).parts if part not in {"/", "..", "."}]
+    if not parts:
+        raise LookupError("the debug information has no path of the file")
+    if where.is_dir():
+        name, text = _read(_find(where, parts))
+    else:
+        name, text = source_package.read(where, parts)
+    lines = text.splitlines()
     if not 0 < line <= len(lines):
         raise LookupError(
-            f"{path} has {len(lines)} lines, and not the line {line} of the fault: it is of another version"
+            f"{name} has {len(lines)} lines, and not the line {line} of the fault: it is of another version"
         )
     first = max(1, line - _BEFORE)
     return tuple(
@@ -38,11 +49,16 @@ def excerpt(directory: Path, file: str, line: int) -> tuple[SourceLine, ...]:
     )
 
 
-def _find(directory: Path, file: str) -> Path:
-    if len(file) > _LONGEST_PATH:
-        raise LookupError("the debug information has a path that is too long for one")
-    # The path is of the dump's debug information: it leads to no place outside of the directory.
-    parts = [part for part in PurePosixPath(file).parts if part not in {"/", "..", "."}]
+def _read(path: Path) -> tuple[str, str]:
+    try:
+        if path.stat().st_size > _LONGEST:
+            raise LookupError(f"{path} is too large for source")
+        return str(path), path.read_text(encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise LookupError(f"{path}: {error.strerror}") from None
+
+
+def _find(directory: Path, parts: Sequence[str]) -> Path:
     root = directory.resolve()
     for first in range(len(parts)):
         path = root.joinpath(*parts[first:])

@@ -39,12 +39,16 @@ def explain_dump(
 ) -> Fault | None:
     """Explain the fault of a dump, or of a log without its dump. None where nothing in it failed.
 
-    `sources` is a directory with the kernel's or a module's source. `modules` are debug files (NAME.ko) of modules
-    that no debug package has; those beside the dump are found. Where no debugger opens the dump, its log is explained,
-    and `Fault.unknown` has the reason. Raises `VmboxError` when there is no dump to identify, and for a bad argument.
+    `sources` is a directory with the kernel's or a module's source, or a package of it. `modules` are debug files
+    (NAME.ko) of modules that no debug package has; those beside the dump are found. Where no debugger opens the dump,
+    its log is explained, and `Fault.unknown` has the reason. Raises `VmboxError` when there is no dump to identify, and
+    for a bad argument.
     """
-    if sources is not None and not sources.is_dir():
-        raise UsageError(f"{sources} is not a directory", hint="--source DIR, a checkout of the kernel or the module")
+    if sources is not None and not source.can_read(sources):
+        raise UsageError(
+            f"{sources} is neither a directory nor a package of source",
+            hint="--source, a checkout, a debugsource RPM, linux-source",
+        )
     for module in modules:
         read_module(module)
     vmcore = identify(dump)
@@ -70,13 +74,16 @@ def explain_dump(
     return with_source(found, sources)
 
 
-def with_source(fault: Fault, directory: Path) -> Fault:
-    """The fault with the lines of source around it, if `directory` has the file; else the reason in `unknown`."""
+def with_source(fault: Fault, where: Path) -> Fault:
+    """The fault with the lines of source around it, if `where`, a directory or a package, has the file.
+
+    Else the reason is in `unknown`.
+    """
     if not fault.frames:
         return replace(fault, unknown={**fault.unknown, "source": "the line of the fault is not known"})
     frame = fault.frames[0]
     try:
-        return replace(fault, source=source.excerpt(directory, frame.file, frame.line))
+        return replace(fault, source=source.excerpt(where, frame.file, frame.line))
     except LookupError as error:
         return replace(fault, unknown={**fault.unknown, "source": str(error)})
 

@@ -75,7 +75,7 @@ def test_bad_arguments_are_refused_before_a_dump_is_opened(tmp_path: Path) -> No
     log.write_text("\n".join(log_of("bug")) + "\n")
     with pytest.raises(UsageError, match=r"no\.ko: No such file"):
         explain_dump(log, OpenOptions(), modules=[tmp_path / "no.ko"])
-    with pytest.raises(UsageError, match="is not a directory"):
+    with pytest.raises(UsageError, match="is neither a directory nor a package of source"):
         explain_dump(log, OpenOptions(), sources=log)
     fault = explain_dump(log, OpenOptions(), sources=tmp_path)
     assert fault is not None
