@@ -123,6 +123,11 @@ class SftpDump:
             )
         self._connection = await asyncssh.connect(self._host, options=options)
         client = await self._connection.start_sftp_client()
+        # What a server says of reading one tells nothing: OpenSSH's "Failure".
+        if await client.isdir(self._path):
+            raise DumpNotFound(
+                f"{without_secrets(self.url)} is a directory", hint="name the file in it: …/vmcore; ssh HOST ls -l PATH"
+            )
         self._file = await client.open(self._path, "rb")
 
     def _say(self, error: BaseException | None) -> None:

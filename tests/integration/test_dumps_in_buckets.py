@@ -119,6 +119,11 @@ def test_a_missing_one_is_said(there: Bucket | SshHost) -> None:
         remote_dump.local(Path(url))
 
 
+def test_a_directory_is_said(login: SshHost) -> None:
+    with pytest.raises(DumpNotFound, match="is a directory"):
+        remote_dump.local(Path(login.put("x", b"x")).parent)
+
+
 def test_a_version_of_an_object_is_read_though_it_is_replaced(profile: Bucket) -> None:
     profile.client.create_bucket(Bucket="versions")
     profile.client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
@@ -216,3 +221,4 @@ def test_the_command_line_reads_it(there: Bucket | SshHost) -> None:
     argv = [sys.executable, "-m", "sandbox", "info", url]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert f"DUMPFILE: {url}" in done.stdout
+    assert done.stderr == ""
