@@ -90,6 +90,9 @@ def demo(
     memory: Annotated[
         int | None, typer.Option(metavar="MIB", min=512, help="Memory of the machine that dies.", show_default=False)
     ] = None,
+    fill: Annotated[
+        int, typer.Option(metavar="MIB", min=0, help="Memory filled with noise, for a dump of that size: --level 1.")
+    ] = 0,
     crashkernel: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Memory kept for the capture kernel.", show_default=False)
     ] = None,
@@ -108,6 +111,7 @@ def demo(
         format=dump_format,
         level=level,
         memory=memory,
+        fill=fill,
         crashkernel=crashkernel,
         cpus=cpus,
     )

@@ -46,6 +46,9 @@ _QEMU: Final[Mapping[str, str]] = {
     "qemu-elf": "dump-guest-memory /work/out/vmcore",
     "qemu-kdump": "dump-guest-memory -z /work/out/vmcore",
 }
+_FILLED: Final = 20
+"""MiB that are filled and written in a second, at least."""
+
 FORMATS: Final = (*_MAKEDUMPFILE, *_QEMU)
 
 
@@ -63,11 +66,13 @@ class DemoSpec:
     """makedumpfile -d"""
     memory: int | None = None
     """MiB"""
+    fill: int = 0
+    """MiB of the memory that are filled with what no compression makes smaller."""
     crashkernel: str | None = None
     """The boot parameter."""
     cpus: int = 2
     timeout: int = 240
-    """Seconds from the start of QEMU to the whole dump."""
+    """Seconds from the start of QEMU to the whole dump, and more for what is filled."""
 
 
 def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Reporter = QUIET) -> Path:
@@ -239,7 +244,8 @@ def _crash(
             "MEMORY": str(spec.memory),
             "CRASHKERNEL": str(spec.crashkernel),
             "CPUS": str(spec.cpus),
-            "TIMEOUT": str(spec.timeout),
+            "FILL": str(spec.fill),
+            "TIMEOUT": str(spec.timeout + spec.fill // _FILLED),
         },
         binds=[
             Bind(source=kernels.resolve(), target="/kernel"),
