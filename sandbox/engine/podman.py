@@ -11,7 +11,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from sandbox.engine import (
     created,
@@ -34,8 +34,10 @@ from sandbox.log import Log
 
 _log = Log("engine")
 
-_LISTINGS: Final = 10
-"""How often images are listed, where one of them disappears each time."""
+_ATTEMPTS: Final = 10
+"""How often Podman is asked for what others may change at that moment."""
+
+_Found = TypeVar("_Found")
 
 
 class PodmanEngine:
@@ -140,14 +142,18 @@ class PodmanEngine:
 
     def _listed_images(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Podman 4.3 lists no image where one disappears while it looks at each: another process removed it."""
-        for _ in range(_LISTINGS - 1):
+        return self._again("image not known", lambda: list(self._call("GET", "/images/json", params=params).json()))
+
+    def _again(self, said: str, attempt: Callable[[], _Found]) -> _Found:
+        """What `attempt` returns; it is made anew, a few times, where Podman was overtaken, which it says so."""
+        for _ in range(_ATTEMPTS - 1):
             try:
-                return list(self._call("GET", "/images/json", params=params).json())
+                return attempt()
             except LibpodError as error:
-                if "image not known" not in str(error):
+                if said not in str(error):
                     raise
-                _log.info("an image was removed while images were listed, they are listed again: %s", error)
-        return list(self._call("GET", "/images/json", params=params).json())
+                _log.info("once more: %s", error)
+        return attempt()
 
     def pull(self, ref: str, *, platform: str | None = None) -> Iterator[str]:
         params: dict[str, Any] = {"reference": ref}
@@ -505,7 +511,11 @@ class PodmanEngine:
         with self._translating_errors("remove a container"):
             params = {"force": True, "volumes": True, "timeout": 0}
             try:
-                self._call("DELETE", f"/containers/{ident}", params=params).close()
+                # One that ends at that moment cannot be stopped for Podman up to 4.4 (its issue 16142).
+                self._again(
+                    "container state improper",
+                    lambda: self._call("DELETE", f"/containers/{ident}", params=params).close(),
+                )
             except LibpodError as error:
                 if not error.missing:
                     raise

@@ -104,6 +104,23 @@ def test_images_are_listed_again_where_one_disappears_meanwhile(served: tuple[st
     assert len(asked) == 1
 
 
+def test_a_container_that_ends_while_it_is_removed_is_removed(served: tuple[str, Answers, list[str]]) -> None:
+    url, answers, asked = served
+    overtaken = b"could not be stopped: sending SIGKILL to container c: container state improper: stopped"
+    coming = iter([says(500, b'{"message": "%s"}' % overtaken), says(200, b"[]")])
+
+    def one_after_the_other(handler: Any) -> None:
+        next(coming)(handler)
+
+    answers["c"] = one_after_the_other
+    PodmanEngine(url).remove("c")
+    assert len(asked) == 2
+    answers["c"] = says(500, b'{"message": "another reason"}')
+    with pytest.raises(EngineFailed, match="another reason"):
+        PodmanEngine(url).remove("c")
+    assert len(asked) == 3
+
+
 def test_a_refusal_before_the_whole_body_is_read(served: tuple[str, Answers, list[str]]) -> None:
     url, answers, _ = served
 
