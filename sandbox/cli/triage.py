@@ -111,6 +111,8 @@ def report(
         write.write(path, html(made))
         if path != STDOUT:
             typer.echo(path)
+    if made.log_remark is not None:
+        render.note(f"vmbox: {made.log_remark}")
     if made.problem is not None:
         render.note(f"vmbox: {render.one_line(made.problem)}")
         raise typer.Exit(made.exit_code)

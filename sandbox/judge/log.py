@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.dump import identify, read_log
+from sandbox.judge.call_trace import panic_trace, panics
 from sandbox.model import Vmcore
 
 _CLOCK: Final = re.compile(r"^\[ *(\d{1,9}\.\d{1,9})\].* setting system clock to \S+ (?:\S+ )?UTC \((\d{1,11})\)")
@@ -48,6 +49,14 @@ def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None =
         return Witness(lines=lines)
     why = another_boot(vmcore or identify(dump, log=False), lines)
     return Witness(lines=() if why else lines, saved=saved[0], refused=f"{saved[0].name} {why}" if why else None)
+
+
+def remark(lines: Sequence[str]) -> str | None:
+    """What to know of a log's panic, in words: that its trace is cut, or that there are more."""
+    trace, count = panic_trace(lines), panics(lines)
+    if trace is not None and trace.cut:
+        return "the log ends within the call trace of the panic"
+    return f"the log has {count} panics; the last one counts" if count > 1 else None
 
 
 def another_boot(vmcore: Vmcore, lines: Sequence[str]) -> str | None:

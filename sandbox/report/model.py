@@ -129,6 +129,8 @@ class Report:
     """Of the task that panicked."""
     verdicts: tuple[Verdict, ...]
     """Comparisons of what the debugger says with what the kernel itself printed."""
+    log_remark: str | None
+    """What to know of the log: that it ends within the call trace of the panic, or has several panics."""
     lost_pages: str | None
     """Why pages of the kernel itself are missing, and what to do, if they are: a fault of makedumpfile."""
     cpus: tuple[Backtrace, ...]

@@ -30,7 +30,8 @@ class Signature:
     """Equal for two crashes that look like the same bug."""
 
     id: str | None
-    """Twelve hexadecimal digits. None if nothing is known that could tell this crash from others."""
+    """Twelve hexadecimal digits. None if nothing is known that could tell this crash from others, or too
+    little because the log's call trace is cut."""
     cause: str
     frames: tuple[str, ...]
     """Innermost first, at most `FRAMES`."""
@@ -48,7 +49,7 @@ def of(
     *, cause: str | None, backtrace: Backtrace | None = None, log: Sequence[str] = (), panic: str | None = None
 ) -> Signature:
     """Make the signature of a crash of class `cause` from the best source available."""
-    basis = "backtrace"
+    basis, cut = "backtrace", False
     frames = significant(_functions(backtrace.frames)) if backtrace else ()
     if not frames or any(is_address(frame) or frame in ALIASES for frame in frames):
         # The kernel itself had the names of functions for which the debugger has no symbols, or a module's second one.
@@ -57,12 +58,16 @@ def of(
         logged = significant(_functions(trace.reliable)) if trace else ()
         named = tuple(frame for frame in frames if not is_address(frame))
         basis, frames = ("log", logged) if logged or not named else ("backtrace", named)
+        cut = basis == "log" and trace is not None and trace.cut and len(frames) < FRAMES
     cause = cause or "unknown"
     words = frames
     if not frames:
         if panic is None or not says_why(panic):
             return Signature(id=None, cause=cause, frames=(), basis="nothing")
         basis, words = "panic", (_NUMBER.sub("N", panic),)
+    if cut:
+        # The frames that are missing could tell it from other bugs, and the same bug has another id with them.
+        return Signature(id=None, cause=cause, frames=frames, basis=basis)
     digest = hashlib.sha256("\n".join((cause, *words)).encode()).hexdigest()
     return Signature(id=digest[:12], cause=cause, frames=frames, basis=basis)
 

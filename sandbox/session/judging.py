@@ -94,6 +94,7 @@ class Judge:
 
     def _of_stacks(self, answer: str, session: Session) -> Judgement:
         from sandbox.judge import backtrace, call_trace, stacks
+        from sandbox.judge.log import remark
 
         found = [stack for stack in backtrace.parse(answer) if stack.frames]
         if not found:
@@ -108,11 +109,7 @@ class Judge:
         verdict = next(filter(None, (stacks.judge(stack, trace, by=by) for stack in found)), None)
         if verdict is None:
             return Judgement(not_judged=stacks.why_not(found, trace, by=by))
-        count = call_trace.panics(log.lines)
-        remark = f"the log has {count} panics; the stack is compared with that of the last" if count > 1 else None
-        if trace.cut:
-            remark = "the log ends within the call trace of the panic"
-        return Judgement(verdicts=(verdict,), remark=remark)
+        return Judgement(verdicts=(verdict,), remark=remark(log.lines))
 
     def _of_system(self, answer: str, session: Session) -> tuple[Verdict, ...]:
         from sandbox.judge import system

@@ -335,6 +335,34 @@ def test_crashes_of_which_nothing_is_known_are_not_the_same_bug(panic: str | Non
     assert "Signature" in html.html(report)
 
 
+def test_a_log_that_is_cut_in_its_trace_has_no_signature_and_says_so(tmp_path: Path) -> None:
+    log = [
+        "[    3.0] BUG: kernel NULL pointer dereference, address: 0000000000000038",
+        "[    3.0] Oops: 0000 [#1] PREEMPT SMP",
+        "[    3.0] CPU: 0 PID: 101 Comm: insmod Not tainted 6.1.0 #1",
+        "[    3.0] RIP: 0010:vmbox_gateway+0x6/0x12 [vmbox_demo]",
+        "[    3.0] Call Trace:",
+        "[    3.0]  <TASK>",
+        *(f"[    3.0]  {name}+0x1/0x2" for name in ("forward", "demo_init", "do_one_initcall", "do_init_module")),
+    ]
+    whole = signature.of(cause="null-pointer", log=[*log, "[    3.0]  do_syscall_64+0x1/0x2", "[    3.0]  </TASK>"])
+    assert whole.id is not None
+    # Of five functions what is missing does not count.
+    assert signature.of(cause="null-pointer", log=log).id == whole.id
+    cut = signature.of(cause="null-pointer", log=log[:-1])
+    assert (cut.id, cut.frames, cut.basis) == (None, whole.frames[:-1], "log")
+    panicked = [*log, "[    3.0]  do_syscall_64+0x1/0x2", "[    3.0] Kernel panic - not syncing: Fatal exception"]
+    for lines, remark in (
+        (log, "the log ends within the call trace of the panic"),
+        (panicked, None),
+        (panicked * 2, "the log has 2 panics; the last one counts"),
+    ):
+        (tmp_path / "dmesg.txt").write_text("\n".join(lines) + "\n")
+        report = build.make(tmp_path / "dmesg.txt")
+        assert report.log_remark == remark
+        assert (remark is None) is ('lass="note">The log' not in html.html(report))
+
+
 def test_a_hung_task_has_the_signature_of_the_task_with_and_without_its_dump() -> None:
     blocked = """PID: 95       TASK: ffff9b3d01f1a8c0  CPU: 1    COMMAND: "fsfreeze"
  #0 [ffffb4e0402ffbd8] __schedule at ffffffff
