@@ -236,6 +236,8 @@ def _grouped(index: Index) -> None:
         ((str(one.count), one.name, one.title, " ".join(one.kernels)) for one in index.signatures),
     )
     for row in index.rows:
+        if row.signature is None and row.problem is None:
+            render.note(render.one_line(f"vmbox: {row.dump}: too little is known of it for a signature: {row.title}"))
         if row.problem is not None:
             # Most messages begin with the dump's path.
             said = row.problem if row.problem.startswith(row.dump) else f"{row.dump}: {row.problem}"

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from sandbox.case.options import OpenOptions
+from sandbox.cli import triage as cli
 from sandbox.dump import identify, unpack
 from sandbox.host import config
 from sandbox.judge.verdict import Verdict
 from sandbox.report.build import read
-from sandbox.triage import worker
+from sandbox.triage import table, worker
 from sandbox.triage.model import ReportJob, entry
 
 DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -94,3 +95,23 @@ def test_what_the_kernel_contradicts_is_in_the_table(false: tuple[str, ...], sai
     report = read(identify(DUMP), None)
     judged = replace(report, verdicts=tuple(map(verdict, ("date", "uptime", "stack"))))
     assert worker._row(entry(DUMP), judged).disagreement == said
+
+
+def test_a_crash_without_a_signature_is_named_below_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path / "cache"))
+    log = tmp_path / "dmesg.txt"
+    log.write_text(
+        "[    3.0] BUG: kernel NULL pointer dereference, address: 0000000000000038\n"
+        "[    3.0] CPU: 0 PID: 101 Comm: insmod Not tainted 6.1.0 #1\n"
+        "[    3.0] RIP: 0010:vmbox_gateway+0x6/0x12 [vmbox_demo]\n[    3.0] Call Trace:\n"
+        "[    3.0]  vmbox_forward+0x1/0x2\n"
+    )
+    row = worker.run_job(ReportJob(entry=entry(log), options=OpenOptions(), timeout=1)).row
+    cli._grouped(table.of([row]))
+    said = capsys.readouterr().err
+    assert (
+        said
+        == f"vmbox: {log}: too little is known of it for a signature: null-pointer in vmbox_gateway < vmbox_forward\n"
+    )
