@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from typing import IO, Any, Final
 
 from sandbox.formats.streams import CorruptData, Source
@@ -31,6 +32,9 @@ file a thousand times smaller than what is in it, the most that deflate can, was
 smaller at 13 MB, one ten times smaller at 300 MB. What takes longer is copied, where the disk has room for it.
 """
 
+_READ: Final = 128 << 10
+"""Bytes that are read at once. The library takes time by the square of the members that end within them."""
+_MEMBERS: Final = "the gzip file is cut off, or has more than one member"
 _BLOCK: Final = 1 << 20
 """Bytes that are unpacked, and kept, at once."""
 
@@ -72,7 +76,7 @@ class GzipSource:
             raise CorruptData(f"the gzip file is damaged ({error})") from error
         if int.from_bytes(end, "little") != self.size & 0xFFFFFFFF:
             # The library takes a cut file for a whole one. One of several members is another reader's to judge.
-            raise CorruptData("the gzip file is cut off, or has more than one member")
+            raise CorruptData(_MEMBERS)
         self._kept = kept
         self._there = bytearray(-(-self.size // _BLOCK))
 
@@ -110,7 +114,7 @@ class GzipSource:
 def _opened(source: Source, spacing: int, index: IO[bytes]) -> Any:
     import indexed_gzip
 
-    file = indexed_gzip.IndexedGzipFile(fileobj=_File(source), spacing=spacing, auto_build=False, readbuf_size=_BLOCK)
+    file = indexed_gzip.IndexedGzipFile(fileobj=_File(source), spacing=spacing, auto_build=False, readbuf_size=_READ)
     file.import_index(fileobj=index)
     return file
 
@@ -124,15 +128,18 @@ def _indexed(source: Source, spacing: int, advance: Callable[[int], None]) -> An
     began, read = time.thread_time(), 0
     while True:
         raw = _File(source)
-        file = indexed_gzip.IndexedGzipFile(fileobj=raw, spacing=spacing, auto_build=False, readbuf_size=_BLOCK)
+        file = indexed_gzip.IndexedGzipFile(fileobj=raw, spacing=spacing, auto_build=False, readbuf_size=_READ)
         done = 0
 
-        def look(size: int, file: Any = file) -> None:
+        def look(size: int, file: Any = file, spacing: int = spacing) -> None:
             nonlocal done, read
             read += size
             if time.thread_time() - began > _SECONDS + read / _BYTES_A_SECOND:
                 raise CorruptData("the gzip file unpacks to so much that it takes too long to make an index of it")
-            if sum(1 for _ in file.seek_points()) > _TOO_MANY:
+            places = [unpacked for unpacked, _ in file.seek_points()]
+            if any(after - before < spacing for before, after in pairwise(places)):
+                raise CorruptData(_MEMBERS)  # it makes one where a member begins, too
+            if len(places) > _TOO_MANY:
                 raise _TooManyPlaces
             done += size
             advance(size)
@@ -146,9 +153,10 @@ def _indexed(source: Source, spacing: int, advance: Callable[[int], None]) -> An
             spacing *= _FEWER
             if spacing > _FARTHEST:
                 raise CorruptData("the gzip file unpacks to more than an index can be made of") from None
-            continue
-        raw.look = _nothing
-        return file
+        else:
+            return file
+        finally:
+            raw.look = _nothing  # which has the file, whose memory would stay until Python looks for cycles
 
 
 class _TooManyPlaces(OSError):

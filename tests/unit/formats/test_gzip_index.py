@@ -3,6 +3,7 @@
 import gzip
 import io
 import random
+import time
 
 import pytest
 
@@ -62,3 +63,12 @@ def test_an_interrupt_ends_the_making_of_an_index(packed):
 
     with pytest.raises(KeyboardInterrupt):
         made(packed, interrupt)
+
+
+def test_a_gzip_file_of_very_many_members_is_refused_at_once():
+    """The library takes time by the square of their number."""
+    many = gzip.compress(b"x" * 5000) + gzip.compress(b"") * 20_000
+    start = time.process_time()
+    with pytest.raises(CorruptData, match="more than one member"):
+        made(many)
+    assert time.process_time() - start < 2
