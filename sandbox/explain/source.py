@@ -37,7 +37,10 @@ def excerpt(where: Path, file: str, line: int) -> tuple[SourceLine, ...]:
         name, text = _read(_find(where, parts))
     else:
         name, text = source_package.read(where, parts)
-    lines = text.splitlines()
+    # Not splitlines: some sources have form feeds, which begin no line for a compiler.
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
     if not 0 < line <= len(lines):
         raise LookupError(
             f"{name} has {len(lines)} lines, and not the line {line} of the fault: it is of another version"

@@ -117,4 +117,7 @@ def read(answer: bytes) -> WaitAnswer:
         raise decode.DecodeError(f"{len(found.requests)} requests, and {MOST_REQUESTS} at most were asked for")
     if any(one.owner is not None and one.lock is None for one in found.waits):
         raise decode.DecodeError("a task has an owner of no lock")
+    of_waits = (number for one in found.waits for number in (one.pid, one.owner, one.lock))
+    if any(number is not None and number < 0 for number in (*of_waits, *(one.pid for one in found.owners))):
+        raise decode.DecodeError("a PID or an address has no sign")
     return found

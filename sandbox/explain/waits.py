@@ -13,6 +13,8 @@ from sandbox.explain.wait_facts import PoolFacts, RequestFacts, WaitAnswer, Wait
 _STALLED: Final = 5.0
 """Seconds after which a pool that began no work is named; the kernel itself warns after 30 (kernel/workqueue.c)."""
 _SHOWN: Final = 20
+_STEPS: Final = 10
+"""Tasks of one deadlock that are named in its sentence."""
 _KINDS: Final = {"rt_mutex_base": "rt_mutex", "percpu_rw_semaphore": "percpu rwsem", "rw_semaphore": "rwsem"}
 
 
@@ -269,11 +271,13 @@ def _sentences(
     for cycle in cycles[:_SHOWN]:
         # Each holds what the one before it waits for.
         steps = []
-        for number, pid in enumerate(cycle):
+        for number, pid in enumerate(cycle[:_STEPS]):
             one, before = by_pid[pid], by_pid[cycle[number - 1]]
             steps.append(f"{_who(one)} holds {_lock(before)} and {_waiting(one)}")
         count = sum(behind[pid] for pid in cycle)
         more = f" {_tasks_wait(count)} behind them." if count else ""
+        if len(cycle) > _STEPS:
+            steps.append(f"and so on, {len(cycle)} tasks in all")
         yield Sentence(topic="deadlock", text=f"Deadlock: {'; '.join(steps)}.{more}", command=f"bt {cycle[0]}")
     for root in roots[:_SHOWN]:
         yield Sentence(

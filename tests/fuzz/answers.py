@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing of what reads the answers of a case with atheris (libFuzzer), by hand.
 
     pip install --group fuzz
-    python tests/fuzz/answers.py channel|remote|files|report [CORPUS] [-max_total_time=600 and options of libFuzzer]
+    python tests/fuzz/answers.py channel|remote|files|report|explain [CORPUS] [-max_total_time=600 or other options]
 
 Whoever made the dump may have taken the case over, and with it the relay on another host and the process that reads a
 dump there: they know its token and every marker. `harness.py` says what a finding is.
@@ -28,9 +28,11 @@ with atheris.instrument_imports(include=["sandbox"]):
     from sandbox.dump import identify
     from sandbox.dump.release import classify
     from sandbox.errors import DumpError, SessionDied, SessionFailed, VmboxError
+    from sandbox.explain import facts, fault, inspection, oops as oopses, text, wait_facts, waits
+    from sandbox.host.decode import DecodeError
     from sandbox.judge import backtrace, call_trace, log, stacks, system
     from sandbox.model import Case, key_of
-    from sandbox.report import kmem, kubernetes, log_excerpt, signature, tables
+    from sandbox.report import kmem, kubernetes, log_excerpt, signature, tables, wait_drawing
     from sandbox.session import session
     from sandbox.session.channel import FifoChannel
     from sandbox.session.output_files import OutputDirectory, OutputFiles
@@ -151,7 +153,42 @@ def read_report(content: bytes) -> None:
         pass
 
 
+def read_explain(content: bytes) -> None:
+    """A log, and what scripts say of it in the case: of the fault, of the values there, of the tasks that wait."""
+    log, *answers = content.split(SPLIT, maxsplit=3)
+    lines = log.decode(errors="backslashreplace").splitlines()
+    found = {}
+    for read, answer in zip((facts.read_facts, facts.read_values, wait_facts.read), answers, strict=False):
+        with contextlib.suppress(DecodeError):
+            found[read.__name__] = read(answer)
+    readings = fault.Readings(facts=found.get("read_facts"), values=found.get("read_values"))
+    oops, _ = oopses.find(oopses.own_lines(lines))
+    if oops is not None and readings.facts is not None:
+        seen = inspection.inspect(oops, readings.facts, "x86_64")
+        values = readings.values
+        if values is None or (len(values.members), len(values.words)) != (len(seen.members), len(seen.words)):
+            readings = fault.Readings(facts=readings.facts)
+    told = fault.explain(lines, arch="x86_64", readings=readings, panic="x")
+    said = [] if told is None else list(text.lines(told, "vmcore"))
+    if (answer := found.get("read")) is not None:
+        waiting = waits.explain(answer)
+        wait_drawing.draw(waiting)
+        said += [*text.wait_lines(waiting, "vmcore"), *waits.dot(waiting).splitlines()]
+    assert all(line.isprintable() for line in said)
+
+
 # Seeds.
+
+
+def _explained() -> list[bytes]:
+    made = []
+    stuck = [path.read_bytes() for path in sorted((FIXTURES / "waits").glob("*.json"))]
+    for number, log in enumerate(sorted((FIXTURES / "oops").glob("*.txt"))):
+        told = log.with_suffix(".json")
+        first, second = json.loads(told.read_text()) if told.exists() else ({}, {})
+        parts = (log.read_bytes(), json.dumps(first).encode(), json.dumps(second).encode())
+        made.append(SPLIT.join((*parts, stuck[number % len(stuck)])))
+    return made
 
 
 def _exit(status: bytes, ident: str = IDENT) -> bytes:
@@ -215,6 +252,7 @@ TARGETS: dict[str, harness.Target] = {
     "remote": (read_remote, _answers),
     "files": (read_files, _files),
     "report": (read_report, _reports),
+    "explain": (read_explain, _explained),
 }
 
 

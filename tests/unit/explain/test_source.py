@@ -23,6 +23,13 @@ def test_the_longest_end_of_the_path_is_found(tmp_path: Path) -> None:
     assert source.excerpt(tmp_path, "other/super.c", 1)[0].text == "super.c 1"
 
 
+def test_lines_are_those_of_a_compiler(tmp_path: Path) -> None:
+    (tmp_path / "a.c").write_text("one\f\nt\x0bwo\x85\n\nfour\n")
+    found = source.excerpt(tmp_path, "a.c", 4)
+    assert [(one.number, one.text) for one in found if one.fault] == [(4, "four")]
+    assert len(found) == 4
+
+
 def test_a_line_that_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.c").write_text("one\n")
     with pytest.raises(LookupError, match=r"has 1 lines, and not the line 7"):

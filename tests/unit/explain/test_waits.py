@@ -158,6 +158,15 @@ def test_a_drawing_has_an_end() -> None:
     ]
 
 
+def test_a_deadlock_of_very_many_tasks_is_a_short_sentence() -> None:
+    waits = explained(*(waiting(pid, pid % 2000 + 1, lock=0xFFFF888000000000 + pid) for pid in range(1, 2001)))
+    (cycle,) = waits.cycles
+    assert len(cycle) == 2000
+    text = waits.sentences[0].text
+    assert text.count(" holds ") == 10
+    assert text.endswith("and so on, 2000 tasks in all.")
+
+
 def test_dot_quotes_what_a_task_calls_itself() -> None:
     bad = replace(waiting(1, None), command='a"; b\\\n')
     text = dot(explained(bad, waiting(2, 1)))
