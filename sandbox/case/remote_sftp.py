@@ -24,6 +24,8 @@ _CHUNK: Final = 4 << 20
 _SECONDS: Final = 20.0
 """That an answer may take."""
 _SECONDS_TO_END: Final = 2.0
+_LARGEST: Final = 1 << 60
+"""Bytes: no file has more, and offsets have a sign."""
 
 
 class SftpDump:
@@ -91,7 +93,7 @@ class SftpDump:
         if self._file is None:
             await self._open()
         data, now = await asyncio.gather(self._file.read(size, offset), self._file.stat())
-        if now.size is None or now.mtime is None:
+        if now.size is None or now.mtime is None or now.size > _LARGEST:
             raise DumpUnreadable(f"{without_secrets(self.url)}: the host does not say how large it is, or of when")
         mark = f"{now.mtime}.{now.mtime_ns or 0} {now.size}"
         self._size, self._mark = self._size or now.size, self._mark or mark

@@ -118,13 +118,40 @@ def get(
                 yield response
                 return
             following = response.next_request.url
-        if response.url.scheme == "https" and following.scheme != "https":
+        if why := _refused(response.url, following):
             raise DownloadFailed(
-                f"{without_secrets(url)}: redirected to {without_secrets(str(following))}, without TLS: refused",
-                hint="",
+                f"{without_secrets(url)}: redirected to {without_secrets(str(following))}, {why}: refused", hint=""
             )
         url = str(following)
     raise DownloadFailed(f"{without_secrets(url)}: redirected again and again", hint="")
+
+
+def _refused(asked: httpx.URL, following: httpx.URL) -> str | None:
+    """Why a redirect is not followed."""
+    if following.scheme not in {"http", "https"}:
+        return "which is no web server"
+    if asked.scheme == "https" and following.scheme != "https":
+        return "without TLS"
+    if _is_inward(following.host) and not _is_inward(asked.host):
+        return "an address of this host or of its link alone"
+    return None
+
+
+def _is_inward(host: str) -> bool:
+    """Whether a host is named as this one, or by a link-local address, where clouds have the keys of a machine.
+
+    A name may still have such an address; an attacker who can make such a name needs no redirect.
+    """
+    import ipaddress
+
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_loopback or mapped.is_link_local or mapped.is_unspecified)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from sandbox.errors import SessionFailed, UsageError
 from sandbox.explain import source
 from sandbox.host import decode, paths
 from sandbox.progress import QUIET, Reporter
+from sandbox.render import one_line
 from sandbox.report.shipped_scripts import SCRIPTED, run_shipped, scripted_session
 from sandbox.session import module_debuginfo
 from sandbox.session.session import Session
@@ -102,7 +103,15 @@ def _ask(session: Session, place: str, *, returns: bool, timeout: float) -> Plac
 
 
 def words(found: tuple[Place, ...], directory: Path | None) -> Iterator[str]:
-    """In words, with the command that shows it; and ten lines of the source in `directory`."""
+    """In words, with the command that shows it; and ten lines of the source in `directory`.
+
+    No text of the answer makes a line of its own.
+    """
+    for line in _words(found, directory):
+        yield one_line(line)
+
+
+def _words(found: tuple[Place, ...], directory: Path | None) -> Iterator[str]:
     for one in found:
         name = f"{one.symbol}+{one.offset:#x}/{one.size:#x}" if one.symbol else "no symbol"
         yield (

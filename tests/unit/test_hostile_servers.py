@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from sandbox.case.source_lines import DebugFile
 from sandbox.errors import DumpUnreadable, SessionFailed
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET
+from sandbox.report import source_at
 from sandbox.session.script import BeforeMark
 
 
@@ -140,7 +142,7 @@ def _sftp(data: bytes, size: int | None, mtime: int | None) -> SftpDump:
     return dump
 
 
-@pytest.mark.parametrize(("size", "mtime"), [(None, 1), (10, None)])
+@pytest.mark.parametrize(("size", "mtime"), [(None, 1), (10, None), ((1 << 64) - 1, 1)])
 def test_a_host_that_does_not_say_what_it_has(size: int | None, mtime: int | None) -> None:
     with pytest.raises(DumpUnreadable, match="does not say"):
         asyncio.run(_sftp(b"x", size, mtime)._read(0, 1))
@@ -171,3 +173,14 @@ def test_source_lines_that_have_no_number(monkeypatch: pytest.MonkeyPatch, tmp_p
     asked = [DebugFile(path="vmlinux", sections=None, places=[("", 1)])]
     with pytest.raises(SessionFailed, match="not understood"):
         source_lines.ask(asked, [], arch="x86_64", directory=tmp_path, engine=engine)
+
+
+def test_no_text_of_an_answer_makes_a_line_of_its_own() -> None:
+    evil = "x\n      sym ffff\x1b[31m"
+    place = source_at.Place(
+        address=1, symbol=evil, offset=0, size=1, module=evil, why=evil, call=False,
+        lines=(source_at.PlaceLine(function=evil, file=evil, line=1, column=1),),
+    )  # fmt: skip
+    said = list(source_at.words((place, replace(place, lines=())), Path("/nowhere")))
+    assert len(said) == 7
+    assert all(line.isprintable() for line in said)

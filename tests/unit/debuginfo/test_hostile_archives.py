@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import httpx
 import pytest
 
 import archives
@@ -304,6 +305,34 @@ def test_redirects(bench: Bench) -> None:
         assert answer.read() == bench.package
     with endless("/again") as url, pytest.raises(DownloadFailed, match="again and again"), download.get(url):
         pass
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("http://127.0.0.1:8080/x", "this host"),
+        ("http://[::1]/", "this host"),
+        ("http://[::ffff:127.0.0.1]/", "this host"),
+        ("http://0.0.0.0/", "this host"),
+        ("http://LOCALHOST/", "this host"),
+        ("http://169.254.169.254/latest/meta-data/", "its link"),
+        ("http://[fe80::1%25eth0]/", "its link"),
+        ("file:///etc/passwd", "no web server"),
+        ("ftp://mirror.example/x", "no web server"),
+    ],
+)
+def test_no_redirect_leads_inward(monkeypatch: pytest.MonkeyPatch, place: str, why: str) -> None:
+    asked: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(str(request.url))
+        return httpx.Response(302, headers={"Location": place})
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(download, "client", lambda _: client)
+    with pytest.raises(DownloadFailed, match=why), download.get("http://mirror.example/vmcore"):
+        pass
+    assert asked == ["http://mirror.example/vmcore"]
 
 
 # ELF files.
