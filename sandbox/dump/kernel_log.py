@@ -131,7 +131,7 @@ def _walk(
     files = split_set.find(path, opened, budget, beside)
     with ExitStack() as stack:
         if len(files) > 1:
-            parts = split_set.open_files(files, path, stack, budget, beside)
+            parts = split_set.open_files(files, path, opened, stack, budget, beside=beside)
             opened.use_memory(split_set.SplitMemory([(part, file.memory()) for _, part, file in parts]))
         for record in opened.log():
             yield from record.lines()

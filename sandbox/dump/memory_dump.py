@@ -83,19 +83,21 @@ def _apply_split_set(
     builder.set(files=files)
     memories: list[tuple[Part, Memory]] = []
     expected = 0
-    for place, part, file in split_set.open_files(files, path, stack, budget, beside):
+    for place, part, file in split_set.open_files(files, path, opened, stack, budget, beside=beside):
         if part.start_pfn != expected and expected >= 0:
-            builder.propose("header", complete=False, incomplete_reason=_gap(expected, part.start_pfn))
+            builder.propose("header", complete=False, incomplete_reason=_gap(builder, expected, part.start_pfn))
         expected = part.end_pfn
         memories.append((part, file.memory()))
         if reason := file.missing():
             builder.propose("size", complete=False, incomplete_reason=f"{place.name}: {reason}")
     if expected < own.max_pfn:
-        builder.propose("header", complete=False, incomplete_reason=_gap(expected, own.max_pfn))
+        builder.propose("header", complete=False, incomplete_reason=_gap(builder, expected, own.max_pfn))
     opened.use_memory(split_set.SplitMemory(memories))
 
 
-def _gap(start: int, end: int) -> str:
+def _gap(builder: VmcoreBuilder, start: int, end: int) -> str:
+    if builder.values.get("wrappers"):
+        return f"pages {start} to {end} are in another part of it: unpacked into one directory, parts are read together"
     return f"a part of the split dump is not beside it: the one with pages {start} to {end}"
 
 

@@ -70,12 +70,20 @@ def find(path: Path, opened: reader.DumpReader, budget: Budget, beside: Neighbou
 
 
 def open_files(
-    files: Sequence[Path], named: Path, stack: ExitStack, budget: Budget, beside: Neighbours | None = None
+    files: Sequence[Path],
+    named: Path,
+    opened: reader.DumpReader,
+    stack: ExitStack,
+    budget: Budget,
+    *,
+    beside: Neighbours | None = None,
 ) -> Iterator[tuple[Path, Part, DumpFile]]:
-    """Open each of the files for as long as `stack` lives. `named` is the one the user gave."""
+    """Open each of the files for as long as `stack` lives. `opened` is the dump in `named`, which the user gave."""
     beside = beside or Directory(named)
     for path in files:
-        file = reader.parse(stack.enter_context(beside.open(path, budget)), str(path))
+        file: DumpFile | None = opened.file
+        if path != named:
+            file = reader.parse(stack.enter_context(beside.open(path, budget)), str(path))
         if file is not None and file.part is not None:
             yield path, file.part, file
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 import engines
+from archives import Archive, serve
 from e2e.conftest import FORMS, Dumps
 from engines import EngineUnderTest
 from sandbox.dump import identify, read_log, unpack
@@ -41,7 +43,8 @@ from sandbox.commands import demo
 from sandbox.engine import connect
 commands, directory = sys.argv[1:]
 demo._QEMU["qemu-elf"] = commands
-demo.make_vmcore(demo.DemoSpec(format="qemu-elf", timeout=400), Path(directory), engine=connect(None))
+spec = demo.DemoSpec(format="qemu-elf", memory=2600, timeout=400)
+demo.make_vmcore(spec, Path(directory), engine=connect(None))
 """
 
 
@@ -54,7 +57,7 @@ def forms(podman_rootful: EngineUnderTest, dumps: Dumps) -> Path:
 @pytest.fixture(scope="module")
 def by_qemu(podman_rootful: EngineUnderTest) -> Path:
     """Dumps of one crash in the cache, made by the demo container with other commands than its own."""
-    directory = engines.cache_root() / "dumps" / "forms-of-qemu"
+    directory = engines.cache_root() / "dumps" / "forms-of-qemu-of-2600-mib"
     if not (directory / "vmcore").exists():
         command = [sys.executable, "-c", MAKE, "\n".join(BY_QEMU.values()), str(directory)]
         made = subprocess.run(command, env=dict(podman_rootful.env), capture_output=True, text=True, check=False)
@@ -137,6 +140,19 @@ def test_drgn_reads_what_qemu_writes(podman_rootful: EngineUnderTest, by_qemu: P
     done = podman_rootful.run("run", str(by_qemu / "kdump"), "--once", "--tool", "drgn", "-e", code)
     assert done.returncode == 0, done.stderr
     assert b"panic sysrq_handle_crash __handle_sysrq write_sysrq_trigger" in done.stdout
+
+
+def test_one_of_more_than_two_gib_is_read_where_it_is(podman_rootful: EngineUnderTest, by_qemu: Path) -> None:
+    dump = by_qemu / "vmcore"
+    assert dump.stat().st_size > 1 << 31
+    here = podman_rootful.run("run", str(dump), "--once", "--", "bt", "--", "ps")
+    assert here.returncode == 0, here.stderr
+    assert b"sysrq_handle_crash" in here.stdout
+    with dump.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with serve(Archive(files={"/vmcore": content}, headers={"ETag": '"1"'})) as site:  # type: ignore[dict-item]
+            there = podman_rootful.run("run", f"{site.url}/vmcore", "--once", "--", "bt", "--", "ps")
+        assert there.stdout == here.stdout, there.stderr
+        assert site.counted < 0.03 * len(content)
 
 
 def test_migration_stream(by_qemu: Path) -> None:

@@ -1,3 +1,4 @@
+import gzip
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -289,6 +290,17 @@ def test_split_set(tmp_path):
     found = identify(tmp_path / "part1")
     assert (found.complete, found.files) == (False, (tmp_path / "part1",))
     assert "pages 0 to 50" in str(found.incomplete_reason)
+
+
+def test_a_compressed_part_of_a_split_set_is_read_alone_and_says_what_to_do(tmp_path):
+    pages = {pfn: page for pfn, page in PAGES.items() if pfn < 50}
+    for name, part in (("first.gz", (0, 50)), ("second.gz", (50, 1000))):
+        content = dump_writer.kdump(pages, INFO, split=part, max_mapnr=1000)
+        (tmp_path / name).write_bytes(gzip.compress(content))
+    found = identify(tmp_path / "first.gz")
+    assert (found.release, found.complete) == ("6.1.0-test", False)
+    assert "pages 50 to 1000 are in another part of it: unpacked into one directory" in str(found.incomplete_reason)
+    assert "pages 0 to 50 are in another part" in str(identify(tmp_path / "second.gz").incomplete_reason)
 
 
 def test_split_set_with_an_empty_part(tmp_path):
