@@ -36,6 +36,9 @@ class ShellErrors:
     def found(self) -> bool:
         return b"not found" in self.text
 
+    def missing(self) -> str | None:
+        return None
+
     def unknown(self) -> bool:
         return False
 
