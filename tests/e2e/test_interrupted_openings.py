@@ -14,6 +14,8 @@ from relays import mirror
 
 def test_ctrl_c_while_image_and_debuginfo_are_on_their_way(engine: EngineUnderTest, own_dump: Path) -> None:
     """Both are held back by a mirror, in the middle of crash's package and of the kernel's."""
+    # Storage outlives a run of the tests, and one that was killed.
+    engine.run("doctor", "--leaks", "--remove")
     before = {one.id for one in engine.engine.images({})}
     running = {one.id for one in engine.engine.containers({})}
     cache = engine.directory() / "cache"
