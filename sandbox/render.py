@@ -183,11 +183,12 @@ def one_line(text: str) -> str:
 
 
 def size(amount: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if amount < 1000:
+    """Bytes for people: 512 B, 1.5 MiB. Units are of 1,024 wherever vmbox prints some, as the kernel's own are."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1000
-    return f"{amount:.1f} TB"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
 
 
 class _Live:

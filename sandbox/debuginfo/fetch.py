@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox import render
 from sandbox.debuginfo import trust
 from sandbox.debuginfo.download import is_secure, over_tls, read_package
 from sandbox.debuginfo.extract import ExtractSpec, extract, extract_ranged, finalize, unpack
@@ -164,7 +165,7 @@ def _by_ranges(
             raise VerificationFailed(f"{remote.url}: {error}") from None
         size = file.size
     found, proof = identify_and_match(order, directory / "vmlinux")
-    read = f"{file.fetched / 1e6:.0f} of {size / 1e6:.0f} MB were read"
+    read = f"{render.size(file.fetched)} of {render.size(size)} were read"
     level = Verification.SIGNATURE
     if not is_signed(order.contents):
         level = Verification.RANGED_TLS if file.secure else Verification.RANGED_PLAIN

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from sandbox import render
 from sandbox.debuginfo.download import content_range, get, refuse, resumed, retried, total_of
 from sandbox.errors import VerificationFailed
 from sandbox.formats import xz
@@ -107,7 +108,7 @@ class HttpFile:
                 raise RangesUnsupported(f"the server, or a proxy, sends it encoded ({encoding})")
             if response.status_code != 206:
                 total = total_of(response)
-                of = "" if total is None else f", of {total / 1e6:,.0f} MB here"
+                of = "" if total is None else f", of {render.size(total)} here"
                 raise RangesUnsupported(f"the server sends whole files only{of}")
             found = content_range(response)
             if found is None or found[0] != offset or found[1] >= offset + size:

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Final
 
 from sandbox.progress import Step
+from sandbox.render import size
 
 _BETWEEN: Final = 1.0
 """Seconds between two notices of one step."""
@@ -66,7 +67,7 @@ class _Step:
         self._tell(line)
 
     def _amount(self, number: int) -> str:
-        return f"{number / (1 << 20):.1f} MiB" if self._unit == "B" else str(number)
+        return size(number) if self._unit == "B" else str(number)
 
     def _tell(self, text: str) -> None:
         now = time.monotonic()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from sandbox.render import size
+
 _LABEL: Final = 40
 """Characters of a label: in a damaged dump the name of a slab cache may be endless."""
 
@@ -68,11 +70,7 @@ def stack(name: str, values: Sequence[tuple[str, float]], *, unit: str, neutral:
 def amount(value: float, unit: str) -> str:
     """1.5 MiB, 12.3 s, 0.42"""
     if unit == "B":
-        for prefix in ("B", "KiB", "MiB", "GiB"):
-            if value < 1024:
-                return f"{value:.0f} B" if prefix == "B" else f"{value:.1f} {prefix}"
-            value /= 1024
-        return f"{value:.1f} TiB"
+        return size(value)
     return f"{value:.2f} {unit}".strip()
 
 

@@ -121,12 +121,12 @@ def test_control_characters_are_made_harmless() -> None:
 
 
 def test_sizes() -> None:
-    assert [render.size(n) for n in (0, 999, 1000, 281755500, 5 * 10**12)] == [
+    assert [render.size(n) for n in (0, 1023, 1024, 281755500, 5 << 40)] == [
         "0 B",
-        "999 B",
-        "1.0 KB",
-        "281.8 MB",
-        "5.0 TB",
+        "1023 B",
+        "1.0 KiB",
+        "268.7 MiB",
+        "5.0 TiB",
     ]
 
 

@@ -73,7 +73,7 @@ def test_secrets_are_removed(said: str, shown: str) -> None:
         "/var/crash/127.0.0.1-2026-01-01-00:00:00/vmcore",
         "unix:///run/docker.sock, the standard socket: no engine answers",
         "no debuginfo of kernel 5.14.0-427.13.1.el9_4.x86_64 #1 SMP Wed May 1 19:11:28 UTC 2024",
-        "signature of the header; 20 of 900 MB were read",
+        "signature of the header; 20.0 MiB of 900.0 MiB were read",
     ],
 )
 def test_what_is_no_secret_stays(said: str) -> None:
