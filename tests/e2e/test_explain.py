@@ -204,6 +204,9 @@ def test_what_hangs_is_explained(docker_engine: EngineUnderTest, dumps, kernel: 
     dump: Path = dumps(kernel, trigger=trigger)
     told = docker_engine.run("explain" if trigger in {"oom", "sysrq"} else "waits", str(dump), "--json")
     log = docker_engine.run("dmesg", str(dump)).stdout.decode(errors="replace")
+    disks = (
+        docker_engine.run("run", str(dump), "--with", "crash", "--", "dev", "-d") if trigger == "blocked-io" else None
+    )
     docker_engine.run("close", str(dump))
     assert told.returncode == 0, told.stderr
     answer: dict[str, Any] = json.loads(told.stdout)
@@ -221,3 +224,7 @@ def test_what_hangs_is_explained(docker_engine: EngineUnderTest, dumps, kernel: 
         assert set(device["tasks"]) <= read.keys()
         assert device["sector"] in read.values()
         assert device["requests"] == len(device["tasks"])
+        assert disks is not None
+        (total, reads) = re.findall(rb" vdb +[0-9a-f]{16} +(\d+) +(\d+)", disks.stdout)[0]
+        assert int(total) == device["requests"] == sum(device["operations"].values())
+        assert int(reads) == device["operations"]["read"]

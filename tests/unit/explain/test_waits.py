@@ -199,6 +199,22 @@ def request(disk: str, seconds: float | None, *holds: int, operation: str = "rea
     return RequestFacts(disk=disk, operation=operation, sector=sector, bytes=4096, seconds=seconds, holds=tuple(holds))
 
 
+def test_readers_of_a_slow_disk_wait_for_its_requests() -> None:
+    """The console of that dump has who reads which block of 4 KiB; three of six were answered."""
+    read = {109: 4000, 110: 5000, 111: 6000, 112: 7000, 113: 8000, 114: 9000}
+    answer = answer_of("blocked-io")
+    waits = explain(answer)
+    (device,) = waits.devices
+    assert (device.name, device.requests, device.operations) == ("vdb", 3, {"read": 3})
+    assert device.tasks == (109, 112, 113)
+    for one in answer.waits:
+        (sector,) = (request.sector for request in answer.requests if one.lock in request.holds)
+        assert sector == read[one.pid] * 8
+    assert device.sector == 56000
+    assert device.oldest == pytest.approx(10.22)
+    assert said(waits, "blocked") == []
+
+
 def test_tasks_that_wait_for_a_request_are_those_of_its_folios() -> None:
     folio = 0xFFFFEA0000000000
     waiters = (
