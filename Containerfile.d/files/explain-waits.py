@@ -19,6 +19,7 @@ from drgn.helpers.linux.sched import cpu_rq, task_cpu, task_state_to_char
 from drgn.helpers.linux.xarray import xa_for_each
 
 MOST_WAITERS = 10000  # of one lock that are compared
+MOST_FILE_SYSTEMS = 10000
 MOST_TAGS = 16384  # of one hardware queue
 MOST_BIOS = 32  # of one request
 MOST_HELD = 128
@@ -126,7 +127,24 @@ def owner_of(kind, lock):
         base = lock.rtmutex if kind == "rt_mutex" and hasattr(lock, "rtmutex") else lock
         word = base.owner.value_() & ~1
         return (drgn.Object(prog, "struct task_struct *", word), "") if word else (None, "its owner's word is empty")  # noqa: F821
+    if kind == "percpu_rw_semaphore" and (said := frozen(lock)):
+        return None, said
     return None, "the kernel does not record who holds it"
+
+
+def frozen(lock):
+    """In words, which frozen file system a semaphore of its writers is of; None for another semaphore."""
+    blocks = list_for_each_entry("struct super_block", prog["super_blocks"].address_of_(), "s_list")  # noqa: F821
+    try:
+        for block in itertools.islice(blocks, MOST_FILE_SYSTEMS):
+            semaphores = block.s_writers.rw_sem
+            first = semaphores.address_of_().value_()
+            if first <= lock.value_() < first + drgn.sizeof(semaphores) and block.s_writers.frozen:
+                kind = block.s_type.name.string_().decode(errors="backslashreplace")
+                return f"the file system on {text_of(block.s_id)} ({kind}) is frozen; who froze it is not recorded"
+    except (AttributeError, LookupError, drgn.FaultError) as error:
+        errors.setdefault("file systems", f"{type(error).__name__}: {error}"[:300])
+    return None
 
 
 def readers(lock, word):

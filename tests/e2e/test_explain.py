@@ -68,7 +68,9 @@ HANGS: dict[str, tuple[str, ...]] = {
         r"Deadlock: .*vmbox-first \(PID \d+\) holds vmbox_outer .*waits for mutex vmbox_inner",
         r"vmbox-second \(PID \d+\) holds vmbox_inner .*waits for mutex vmbox_outer",
     ),
-    "hung-task": (r"touch \(PID \d+\).*waits for percpu rwsem",),
+    "hung-task": (
+        r"touch \(PID \d+\).*waits for percpu rwsem .*: the file system on vda \(ext4\) is frozen; who froze",
+    ),
     "oom": (r"No instruction of the kernel faulted: Kernel panic - not syncing: Out of memory",),
     "sysrq": (r"No instruction of the kernel faulted: Kernel panic - not syncing: sysrq triggered crash",),
 }

@@ -215,6 +215,18 @@ def test_readers_of_a_slow_disk_wait_for_its_requests() -> None:
     assert said(waits, "blocked") == []
 
 
+def test_a_writer_of_a_frozen_file_system_is_told_so() -> None:
+    """`fsfreeze` of the ext4 on vda, and a `touch` there: the trigger hung-task."""
+    waits = explain(answer_of("hung-task"))
+    (words,) = said(waits, "blocked")
+    assert re.fullmatch(
+        r"touch \(PID \d+\), 6\.1 s: waits for percpu rwsem 0x[0-9a-f]{16}: the file system on vda \(ext4\) is frozen; "
+        r"who froze it is not recorded\.",
+        words,
+    )
+    assert waits.roots == ()
+
+
 def test_tasks_that_wait_for_a_request_are_those_of_its_folios() -> None:
     folio = 0xFFFFEA0000000000
     waiters = (
