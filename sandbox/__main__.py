@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """The entry point."""
     open_standard_streams()
+    _end_on_signals()
     arguments = sys.argv[1:]
     if os.environ.get("VMBOX_LOG"):
         from sandbox.commands.verbose import begin_from_environment
@@ -51,6 +52,25 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as the process
+
+
+def _end_on_signals() -> None:
+    """Undo on SIGTERM (timeout(1), a service that is stopped) and SIGHUP (a lost terminal) what is undone on Ctrl-C.
+
+    One that the caller ignores, as nohup does, stays ignored.
+    """
+    import signal
+
+    def end(number: int, _: object) -> None:
+        from sandbox.errors import Terminated
+
+        # Not twice: what undoes things is not to be stopped by the next one.
+        signal.signal(number, signal.SIG_IGN)
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def _drop_odd_widths() -> None:

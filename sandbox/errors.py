@@ -56,6 +56,14 @@ class VmboxError(Exception):
         self.detail = detail
 
 
+class Terminated(KeyboardInterrupt):
+    """A signal that ends a process, SIGTERM or SIGHUP: what Ctrl-C undoes is undone then, too."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class UsageError(VmboxError):
     """A command, an argument, or a file other than the dump cannot be used."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from sandbox.errors import ConfigurationError, NoSpace, UsageError, VmboxError
+from sandbox.errors import ConfigurationError, NoSpace, Terminated, UsageError, VmboxError
 from sandbox.host.files import write_all
 from sandbox.log import Log
 from sandbox.model import key_of
@@ -427,6 +427,11 @@ def exit_on_error() -> Iterator[None]:
         _ending.info("%s, exit status %d", type(problem).__name__, problem.exit_code)
         error(problem)
         sys.exit(problem.exit_code)
+    except Terminated as ended:
+        # Its terminal may be gone.
+        with suppress(OSError):
+            note(f"vmbox: ended by a signal ({ended.number})")
+        sys.exit(128 + ended.number)
     except KeyboardInterrupt:
         note("vmbox: interrupted")
         sys.exit(130)

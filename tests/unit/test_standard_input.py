@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,25 @@ def test_a_pipe_has_a_limit(tmp_path: Path) -> None:
         )
         assert words in done.stderr
         assert (done.returncode == 0) == (words == b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_undoes_what_ctrl_c_undoes(number: int, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "VMBOX_CACHE_DIR": str(tmp_path)}
+    words = [sys.executable, "-m", "sandbox", "info", "-"]
+    with subprocess.Popen(words, env=env, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as waiting:
+        while not list((tmp_path / "tmp").glob("*/standard-input")):
+            assert waiting.poll() is None
+            time.sleep(0.05)
+        waiting.send_signal(number)
+        assert waiting.stderr is not None
+        said = waiting.stderr.read()
+        assert waiting.wait(20) == 128 + number
+    assert said == b"vmbox: ended by a signal (%d)\n" % number
+    assert {path.name for path in (tmp_path / "tmp").iterdir()} == {".lock"}
+
+
+def test_a_signal_that_the_caller_ignores_is_ignored(tmp_path: Path) -> None:
+    code = "import signal, runpy, os; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    code += "from sandbox.__main__ import _end_on_signals; _end_on_signals(); os.kill(os.getpid(), signal.SIGHUP)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[2])
