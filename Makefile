@@ -64,7 +64,7 @@ e2e: setup
 
 # One run of pytest, so that engines and images are made once; Docker's tests and Podman's run in parallel.
 test: lint
-	$(PYTEST) --numprocesses=2 --dist=loadgroup tests/unit tests/integration tests/e2e
+	$(PYTEST) --numprocesses=2 --dist=loadgroup --durations=10 tests/unit tests/integration tests/e2e
 
 demo: $(if $(wildcard $(READY)),setup,$(USABLE))
 	$(BIN)/vmbox demo $(DEMO)

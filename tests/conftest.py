@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 import engines
+import leftovers
 from engines import CHECKOUT, EngineUnderTest
 
 CI = os.environ.get("CI") == "true"
@@ -29,6 +30,36 @@ _FIXTURES = {"docker_engine", "engine"} | _PODMAN
 
 # What is imported and collected stays until the end: to look through it for garbage again and again takes time.
 gc.disable()
+
+
+_BEFORE = pytest.StashKey[frozenset[str]]()
+_LEFT = pytest.StashKey[list[str]]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[_BEFORE] = leftovers.look()
+
+
+# After xdist's own, which ends the processes that ran the tests.
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):
+        return
+    left = session.config.stash[_LEFT] = leftovers.since(session.config.stash[_BEFORE])
+    # Elsewhere another run may be under way, whose engines have mounts.
+    if left and CI and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Hides no second try, and nothing that is left on the host."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        terminalreporter.section(f"tried again: {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
+    if left := config.stash.get(_LEFT, None):
+        terminalreporter.section("left behind", red=True)
+        for line in left:
+            terminalreporter.write_line(line)
 
 
 def pytest_collection_finish() -> None:

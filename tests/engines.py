@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import leftovers
 from sandbox.engine import Engine, EngineInfo, connect
 from sandbox.engine.podman_config import containers_conf
 from sandbox.engine.service import Service, reachable
@@ -131,7 +132,10 @@ def docker(*more: str) -> Iterator[EngineUnderTest]:
         argv += ["--pidfile", str(base / "dockerd.pid"), "--group", str(os.getgid())]
         # No bridge and no packet filter: vmbox uses the host's network or none.
         argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false", *more]
-        with _cleaned(base, data), _served(Service(argv, socket, env={"PATH": PATH}, prefix=_as_root())):
+        with (
+            _cleaned(base, data),
+            _served(Service(argv, socket, env={"PATH": PATH, **leftovers.MARKED}, prefix=_as_root())),
+        ):
             try:
                 yield from _engine("docker", f"unix://{socket}", base)
             finally:
@@ -182,7 +186,7 @@ def _podman(
     run = base / "run"
     run.mkdir(mode=0o700)
     os.chown(run, uid, gid)
-    env = {"PATH": PATH, "HOME": str(run), "XDG_RUNTIME_DIR": str(run), "TMPDIR": str(run)}
+    env = {"PATH": PATH, "HOME": str(run), "XDG_RUNTIME_DIR": str(run), "TMPDIR": str(run), **leftovers.MARKED}
     text = containers_conf(rootless=rootless).replace("[containers]\n", f"[containers]\n{settings}\n")
     (base / "containers.conf").write_text(text)
     env["CONTAINERS_CONF"] = str(base / "containers.conf")
@@ -209,6 +213,7 @@ def _engine(
 ) -> Iterator[EngineUnderTest]:
     uid, gid = os.getuid() if uid is None else uid, os.getgid() if gid is None else gid
     env = {"PATH": PATH, "HOME": str(base / "home"), "LC_ALL": "C.UTF-8", "TERM": "xterm", "VMBOX_ENGINE": url}
+    env |= leftovers.MARKED
     # What a test sees does not depend on how fast a mirror is.
     env["VMBOX_WAIT_FOR_DEBUGINFO"] = "true"
     for key in (
