@@ -37,6 +37,7 @@ _TYPE = struct.Struct("<III")
 _FIXED = {INT: 4, ARRAY: 12, VAR: 4, DECL_TAG: 4}
 _SIZED = {INT, STRUCT, UNION, ENUM, FLOAT, ENUM64}
 _WRAPPERS = {TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG}
+_ENUMS = {ENUM, ENUM64}
 _EACH = {STRUCT: 12, UNION: 12, ENUM: 8, FUNC_PROTO: 8, DATASEC: 12, ENUM64: 12}
 
 
@@ -71,6 +72,8 @@ class Btf:
         self.at = [0] if base is None else []
         offset, end = header + type_offset, header + type_offset + type_size
         self._variables = []
+        # Since v6.0 an enum with negative values is marked (include/uapi/linux/btf.h); before, all values are __s32.
+        self.marks_signed = base is not None and base.marks_signed
         add, unpack = self.at.append, _TYPE.unpack_from
         try:
             while offset < end:
@@ -80,6 +83,8 @@ class Btf:
                 offset += 12 + _FIXED.get(kind, 0)
                 if kind in _EACH:
                     offset += _EACH[kind] * (info & 0xFFFF)
+                    if info >> 31 and kind in _ENUMS:
+                        self.marks_signed = True
                 elif kind == VAR:
                     self._variables.append(self.first_id + len(self.at) - 1)
                 elif not 1 <= kind <= ENUM64:
@@ -214,12 +219,14 @@ class Btf:
         return (bits, shift) if shift or bits != size * 8 else (0, 0)
 
     def enumerators(self, number):
-        """[(name, value)] of an ENUM or ENUM64."""
+        """[(name, value)] of an ENUM or ENUM64. None of an ENUM whose values had more bits than it keeps."""
         btf, at = self._own(number)
-        info = _TYPE.unpack_from(btf.data, at)[1]
+        _name, info, size = _TYPE.unpack_from(btf.data, at)
         signed, count = info >> 31, info & 0xFFFF
         if (info >> 24) & 31 == ENUM:
-            form = "<Ii" if signed else "<II"
+            if size > 4 and not self.marks_signed:
+                return []
+            form = "<Ii" if signed or not self.marks_signed else "<II"
             return [
                 (btf.string(name), value)
                 for name, value in (struct.unpack_from(form, btf.data, at + 12 + 8 * n) for n in range(count))

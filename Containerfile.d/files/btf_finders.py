@@ -78,11 +78,14 @@ class Types:
             return prog.pointer_type(self.type(size))
         if kind == btf.ARRAY:
             element, length = read.array(number)
-            # A flexible array and one of no elements look the same in BTF; the kernel has the former.
+            # A flexible array and one of no elements look the same in BTF; at the end of a struct it is the former.
             return prog.array_type(self.type(element), length) if length else prog.array_type(self.type(element))
         if kind in {btf.STRUCT, btf.UNION}:
-            make = prog.struct_type if kind == btf.STRUCT else prog.union_type
-            return make(name or None, size, [self._member(*member) for member in read.members(number)])
+            members = read.members(number)
+            if kind == btf.UNION:
+                return prog.union_type(name or None, size, [self._member(*member) for member in members])
+            made = [self._member(*member, inside=True) for member in members[:-1]]
+            return prog.struct_type(name or None, size, made + [self._member(*member) for member in members[-1:]])
         if kind in {btf.ENUM, btf.ENUM64}:
             values = [TypeEnumerator(word, value) for word, value in read.enumerators(number)]
             if not count:
@@ -115,17 +118,29 @@ class Types:
             )
         raise btf.BtfError(f"type {number} is of kind {kind}, which is no type of C")
 
+    def _is_empty_array(self, number):
+        return number and self.btf.type(number)[0] == btf.ARRAY and not self.btf.array(number)[1]
+
+    def _no_elements(self, number):
+        return lambda: self.prog.array_type(self.type(self.btf.array(number)[0]), 0)
+
     def _later(self, number):
         return lambda: self.type(number)
 
-    def _member(self, name, number, offset, bits):
+    def _member(self, name, number, offset, bits, *, inside=False):
+        """A member; `inside` of a struct, where others are behind it."""
         if not bits:
-            return TypeMember(self._later(number), name or None, offset)
+            empty = inside and self._is_empty_array(number)
+            return TypeMember(self._no_elements(number) if empty else self._later(number), name or None, offset)
         return TypeMember(
             lambda: Object(self.prog, self.type(number), absence_reason=AbsenceReason.OTHER, bit_field_size=bits),
             name or None,
             offset,
         )
+
+
+class TypeUnknown(Exception):
+    """The kernel has a variable or a function, and neither BTF nor the table has its type. No LookupError."""
 
 
 class Objects:
@@ -140,7 +155,10 @@ class Objects:
         self._types = types
         self._table = table
         self._known = None
-        self._variables = None
+        # For each of `types`, to which those of modules are added: its variables.
+        self._variables = []
+        # drgn asks again for each of 100,000 pages.
+        self._found = {}
 
     def find(self, _prog, name, flags, filename):
         """The callback of `Program.register_object_finder`."""
@@ -152,8 +170,16 @@ class Objects:
             (FindObjectFlags.FUNCTION, self._function),
             (FindObjectFlags.CONSTANT, self._constant),
         ):
-            if flags & kind and (found := find(name)) is not None:
+            if not flags & kind:
+                continue
+            found = self._found.get((kind, name))
+            if found is None and (found := find(name)) is not None:
+                self._found[kind, name] = found
+            if found is not None:
                 return found
+        if flags & (FindObjectFlags.VARIABLE | FindObjectFlags.FUNCTION) and self._prog.symbols(name):
+            # drgn's helpers take what is not there for a sign of an older kernel, and answer for that.
+            raise TypeUnknown(f"the type of {name} is not known without debuginfo")
         return None
 
     def _constant(self, name):
@@ -168,37 +194,42 @@ class Objects:
         return None
 
     def _variable(self, name):
-        kind = self._type_of(name)
-        symbol = None if kind is None else self._symbol(name)
-        if symbol is None or (symbol.size and not _fits(kind, symbol.size)):
+        symbol = self._symbol(name)
+        kind = None if symbol is None else self._type_of(name, symbol.size)
+        if kind is None:
+            return None
+        if symbol.size and not _fits(kind, symbol.size):
             return None
         return Object(self._prog, kind, address=symbol.address)
 
-    def _type_of(self, name):
-        if self._variables is None:
-            self._variables = {}
-            for types in self._types:
-                for word, number in types.btf.variables():
-                    self._variables.setdefault(word, (types, number))
-        if name in self._variables:
-            types, number = self._variables[name]
-            return types.type(number)
+    def _type_of(self, name, room):
+        """The type of a variable that has `room` bytes up to the next symbol, 0 if that is not known."""
+        for types in self._types[len(self._variables) :]:
+            self._variables.append(dict(types.btf.variables()))
+        for types, variables in zip(self._types, self._variables, strict=True):
+            if name in variables:
+                return types.type(variables[name])
+        written = self._table_has(name)
+        return None if written in {None, "()"} else self._written(written, room)
+
+    def _table_has(self, name):
         if self._known is None:
             with Path(self._table).open(encoding="utf-8") as lines:
                 rows = (line.rstrip("\n").split("\t") for line in lines if line.strip() and not line.startswith("#"))
                 self._known = dict(rows)
-        written = self._known.get(name)
-        return None if written is None else self._written(written)
+        return self._known.get(name)
 
-    def _written(self, written):
-        """The type that the table has: as C writes it; or {MEMBER …}, the struct without a name that has them."""
+    def _written(self, written, room):
+        """The type that the table has; see there."""
         try:
             if written.startswith("{"):
                 return self._nameless(written[1:-1].split())
             base, bracket, length = written.partition("[")
             if not bracket or length == "]" or length[:-1].isdigit():
                 return self._prog.type(written)
-            return self._prog.array_type(self._prog.type(base.strip()), int(self._prog.constant(length[:-1])))
+            element = self._prog.type(base.strip())
+            count = room // sizeof(element) if length == "*]" else int(self._prog.constant(length[:-1]))
+            return self._prog.array_type(element, count) if count else None
         except LookupError:
             return None
 
@@ -213,11 +244,16 @@ class Objects:
         return found[0] if len(found) == 1 else None
 
     def _function(self, name):
+        symbol = self._symbol(name)
+        if symbol is None:
+            return None
         for types in self._types:
             number = types.btf.find((btf.FUNC,), name)
-            symbol = None if number is None else self._symbol(name)
-            if symbol is not None:
+            if number is not None:
                 return Object(self._prog, types.type(number), address=symbol.address)
+        if self._table_has(name) == "()":
+            kind = self._prog.function_type(self._prog.void_type(), ())
+            return Object(self._prog, kind, address=symbol.address)
         return None
 
 

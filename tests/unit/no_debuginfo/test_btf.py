@@ -88,6 +88,22 @@ def test_a_modules_types_go_on_from_the_kernels() -> None:
     assert module.find((btf.STRUCT,), "pair") is None  # the base's own
 
 
+def test_enums_that_do_not_mark_their_sign_are_signed() -> None:
+    writer = Writer()
+    values = struct.pack("<III", writer.string("NONE"), 0xFFFFFFFF, writer.string("ONE")) + struct.pack("<I", 1)
+    old = writer.add(btf.ENUM, "old", 4, values, vlen=2)
+    # Its values may have had more than the 32 bits that are kept of each.
+    cut = writer.add(btf.ENUM, "cut", 8, values, vlen=2)
+    read = btf.Btf(writer.bytes())
+    assert read.enumerators(old) == [("NONE", -1), ("ONE", 1)]
+    assert read.enumerators(cut) == []
+    writer.add(btf.ENUM, "marked", 4, struct.pack("<Ii", writer.string("LESS"), -1), vlen=1, flag=True)
+    assert btf.Btf(writer.bytes()).enumerators(old) == [("NONE", 0xFFFFFFFF), ("ONE", 1)]
+    module = Writer(writer)
+    own = module.add(btf.ENUM, "own", 4, values, vlen=2)
+    assert btf.Btf(module.bytes(), btf.Btf(writer.bytes())).enumerators(own)[0] == ("NONE", 0xFFFFFFFF)
+
+
 def test_what_is_no_btf_is_refused() -> None:
     whole = kernel()[0].bytes()
     for damaged in (b"", whole[:20], b"\x9f\xeb\x02" + whole[3:], whole[:-9], whole[:24]):
