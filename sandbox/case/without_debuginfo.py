@@ -79,7 +79,7 @@ def _is_far(vmcore: Vmcore, selection: Selection, engine: Engine) -> bool:
 
     return (
         not engine.info().remote
-        and engine.image(images.reference(_profile(None))) is not None
+        and engine.image(images.reference(_profile(None, engine))) is not None
         and peek(vmcore, selection.distribution, paths.cache_dir()) is None
         and not self_contained.is_there(vmcore, engine)
         and next(iter(local.beside(vmcore.path, vmcore.release)), None) is None
@@ -100,12 +100,19 @@ def _is_awaited(vmcore: Vmcore, engine: Engine) -> bool:
     return stage is arrival.Stage.FETCHING
 
 
-def _profile(image: str | None) -> Profile:
-    """The profile whose image reads dumps without debuginfo: the user's choice `image`, else the newest."""
-    from sandbox.profiles import by_name
+def _profile(image: str | None, engine: Engine) -> Profile:
+    """The profile whose image reads dumps without debuginfo: the user's choice `image`, else the newest, or another one
+    that is at hand where the newest is not.
+    """
+    from sandbox import image as images
+    from sandbox.profiles import by_name, load
 
     debugger = next(one for one in DEBUGGERS.values() if not one.needs_debuginfo)
-    return by_name(image or newest_with(debugger))
+    newest = by_name(image or newest_with(debugger))
+    if image is not None:
+        return newest
+    able = (one for one in load().values() if debugger.name in one.image.debuggers)
+    return next((one for one in (newest, *able) if engine.image(images.reference(one)) is not None), newest)
 
 
 def _without(
@@ -113,6 +120,6 @@ def _without(
 ) -> WithoutDebuginfo:
     from sandbox import image as images
 
-    profile = _profile(options.image)
+    profile = _profile(options.image, engine)
     image = images.ensure(profile, engine, reporter)
     return WithoutDebuginfo(image=image, profile=profile, reason=reason, awaited=awaited)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from sandbox.case.without_debuginfo import WithoutDebuginfo
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import DebuginfoNotFound, UsageError
 from sandbox.model import Case, DumpFormat, Vmcore
+from sandbox.profiles import by_name
 from sandbox.progress import QUIET
 from sandbox.session import choice
 
@@ -140,4 +141,33 @@ def test_elsewhere_the_error_is_the_users(vmcore: Vmcore, options: OpenOptions) 
 
 
 def _provision(vmcore: Vmcore, options: OpenOptions) -> object:
-    return without_debuginfo.provision_or_without(vmcore, cast(Any, None), options, cast(Any, None), QUIET)
+    return without_debuginfo.provision_or_without(vmcore, cast(Any, None), options, cast(Any, _Engine(())), QUIET)
+
+
+class _Engine:
+    """A fake: all that is asked of it is which images it has."""
+
+    def __init__(self, profiles: Sequence[str]) -> None:
+        self._references = {image.reference(by_name(name)) for name in profiles}
+
+    def image(self, reference: str) -> object:
+        return reference if reference in self._references else None
+
+
+@pytest.mark.parametrize(
+    ("at_hand", "chosen"),
+    [
+        ((), "latest"),
+        (("debian-12",), "debian-12"),
+        (("debian-12", "latest"), "latest"),
+        (("el7",), "latest"),  # it has no drgn
+    ],
+)
+def test_another_image_that_can_is_used_where_the_newest_is_not_at_hand(
+    at_hand: Sequence[str], chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image, "ensure", lambda profile, *_: f"vmbox/{profile.name}")
+    options = OpenOptions(no_debuginfo=True)
+    ready = without_debuginfo.provision_or_without(VMCORE, cast(Any, None), options, cast(Any, _Engine(at_hand)), QUIET)
+    assert isinstance(ready, WithoutDebuginfo)
+    assert ready.image == f"vmbox/{chosen}"
