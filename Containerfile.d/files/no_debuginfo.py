@@ -70,7 +70,8 @@ def load(prog):
     main = main[0] if isinstance(main, tuple) else main
     main.address_range = (_symbol(prog, "_stext"), _symbol(prog, "_end"))
     _load_modules(prog, types, notes)
-    return Unwinder(prog, _OrcTables(prog, notes).of), notes
+    tables = _OrcTables(prog, notes)
+    return Unwinder(prog, tables.of, tables.range), notes
 
 
 class _Finder:
@@ -90,12 +91,13 @@ def _load_symbols(prog):
     _check_translation(prog)
     try:
         index = load_vmlinux_kallsyms(prog)
-    except (MissingDebugInfoError, LookupError, ValueError, FaultError) as error:
+    except FaultError as error:
+        # Where it is is known; to look for it would take seconds.
+        raise Lacking(f"pages of the kernel's kallsyms are not in the dump: {error}") from error
+    except (MissingDebugInfoError, LookupError, ValueError) as error:
         try:
             index = SymbolIndex(_symbols(_searched(prog)))
         except kallsyms.KallsymsError as missing:
-            if isinstance(error, FaultError):
-                raise Lacking(f"pages of the kernel's kallsyms are not in the dump: {error}") from error
             raise Lacking(f"the dump's kallsyms is not read: {missing} ({error})") from error
     prog.register_symbol_finder("kallsyms", _Symbols(index).find, enable_index=0)
 
@@ -243,8 +245,10 @@ class _OrcTables:
     def __init__(self, prog, notes):
         self._prog = prog
         self._notes = notes
-        self._kernel = None
         self._modules = {}
+        # The addresses are before the entries (include/asm-generic/vmlinux.lds.h, ORC_UNWIND_TABLE); none on aarch64.
+        ends = [prog.symbols(name) for name in ("__start_orc_unwind_ip", "__stop_orc_unwind")]
+        self.range = (ends[0][0].address, ends[1][0].address) if all(ends) else (0, 0)
 
     def of(self, pc):
         """The table that covers an address; None where there is none."""

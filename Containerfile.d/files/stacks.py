@@ -36,16 +36,28 @@ class Stack(LinuxKernelStack):
 
 
 class Unwinder:
-    """Unwinds the tasks of one program. `orc_of(pc)` returns the ORC table that has an address, or None."""
+    """Unwinds the tasks of one program.
 
-    def __init__(self, prog, orc_of):
+    `orc_of(pc)` returns the ORC table that has an address, or None; `tables` are the addresses (first, end) of the
+    kernel's own.
+    """
+
+    def __init__(self, prog, orc_of, tables):
         self._prog = prog
         self._orc_of = orc_of
+        self._tables = tables
         self._x86 = prog.platform.arch == Architecture.X86_64
 
     def stack(self, task):
         """The stack of a `struct task_struct *`. Raises what `Program.stack_trace` raises, e.g. for a running task."""
-        frames, gap = self._known(self._prog.stack_trace(task), _MOST_HOLES)
+        try:
+            frames, gap = self._known(self._prog.stack_trace(task), _MOST_HOLES)
+        except FaultError as error:
+            first, end = self._tables
+            if first <= error.address < end:
+                why = f"pages of the kernel's ORC, by which stacks are unwound, are not in the dump: {error.message}"
+                raise FaultError(why, error.address) from error
+            raise
         cpu = task_cpu(task)
         segments = [_classify_segment(task, cpu, part) for part in _parted(frames)]
         return Stack(self._prog, segments, gap)

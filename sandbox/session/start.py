@@ -188,10 +188,11 @@ class _Start:
         if self._session is not None:
             self._session.close_case()
             self._session = None
+        log = f"vmbox dmesg {pasteable(self._case.dump)} prints the log"
         if self._options.no_debuginfo:
-            return SessionFailed(_not_without(debugger, error), hint="leave out --no-debuginfo, to look for it")
+            return SessionFailed(_not_without(debugger, error), hint=f"{log}; leave out --no-debuginfo, to look for it")
         line = error_line(debugger, error)
-        return DebuginfoNotFound(f"{self._case.no_debuginfo}; nor is the dump read without it: {line}")
+        return DebuginfoNotFound(f"{self._case.no_debuginfo}; nor is the dump read without it: {line}", hint=log)
 
     def _after(self, failed: SessionFailed) -> bytes:
         """Starts what is left when crash does not come up as it is."""

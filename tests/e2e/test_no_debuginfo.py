@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,10 @@ import pytest
 from e2e.conftest import Dumps, wait_for
 from engines import EngineUnderTest
 from relays import mirror
+from sandbox.dump import identify, kdump, reader
+from sandbox.dump.kdump_pages import PageIndex
+from sandbox.dump.kdump_writer import write_pages
+from sandbox.dump.source import FileSource
 from sandbox.judge.backtrace import Backtrace, parse
 from sandbox.judge.call_trace import panic_trace
 
@@ -116,7 +121,7 @@ def test_answers_are_those_with_debuginfo(
     assert b"the type of virtblk_fops is not known without debuginfo" in unknown.stdout
     assert (b"struct gendisk *disk;" in own.stdout) is (kernel != "5.10")  # its modules have no BTF
     stacks, wanted = parse(without["foreach bt"]), parse(with_it["foreach bt"])
-    assert len(stacks) > 50
+    assert len(stacks) > 40
     assert list(map(places, stacks)) == list(map(places, wanted))
     for mine, theirs in zip(map(functions, stacks), map(functions, wanted), strict=True):
         # drgn looks before a return address for the function: a task that never ran returns to the beginning of one.
@@ -164,6 +169,62 @@ def test_a_kernel_without_btf_says_so(podman_rootful: EngineUnderTest, own_kerne
     cold = replace(podman_rootful, env={**podman_rootful.env, "VMBOX_CACHE_DIR": str(tmp_path / "cache")})
     said = run(cold, "run", dump, "--", "bt", status=40)[1]
     assert "nor is the dump read without it: the kernel's BTF is not read" in said
+
+
+def _without_pages(dump: Path, addresses: Sequence[int], to: Path) -> Path:
+    """Write a kdump again, without the pages at some addresses of the kernel's image."""
+    found = re.search(rb"NUMBER\(phys_base\)=(-?\d+)", dump.read_bytes())
+    assert found is not None
+    missing = {(address - 0xFFFFFFFF80000000 + int(found[1])) >> 12 for address in addresses}
+    with FileSource(dump) as source, tempfile.TemporaryDirectory() as place:
+        file, parsed = reader.parse(source, dump.name), kdump.parse(source)
+        assert file is not None
+        assert parsed is not None
+        beginning = file.as_kdump(identify(dump))
+        assert beginning is not None
+        index = PageIndex(source, parsed[1])
+        there = {frame for frame in range(beginning.max_mapnr) if index.position(frame) is not None}
+        assert missing <= there
+        pages = write_pages(beginning, file.memory(), sorted(there - missing), Path(place))
+        to.write_bytes(b"".join(pages))
+    return to
+
+
+def test_what_lacks_pages_of_the_kernels_own_tables_says_which(
+    podman_rootful: EngineUnderTest, dumps: Dumps, tmp_path: Path
+) -> None:
+    dump = dumps.copy_for(podman_rootful, dumps())
+    asked = [word for name in ("__start_BTF", "__start_orc_unwind_ip", "modules") for word in ("--", f"sym {name}")]
+    said = run(podman_rootful, "run", dump, "--no-debuginfo", *asked)[0]
+    btf, orc, modules = (int(line.split()[0], 16) for line in said.splitlines())
+    (names,) = re.findall(rb"SYMBOL\(kallsyms_names\)=([0-9a-f]+)", dump.read_bytes())
+
+    def lacking(*addresses: int) -> Path:
+        return _without_pages(dump, addresses, tmp_path / "vmcore")
+
+    for at, what in ((btf + 0x200000, "BTF"), (int(names, 16) + 0x10000, "kallsyms")):
+        path = lacking(at)
+        said = run(podman_rootful, "run", path, "--no-debuginfo", "--", "bt", status=60)[1]
+        assert f"the dump is not read without debuginfo: pages of the kernel's {what} are not in the dump: " in said
+        assert f"hint: vmbox dmesg {path} prints the log; leave out --no-debuginfo" in said
+        assert "sysrq triggered crash" in run(podman_rootful, "dmesg", path)[0]
+    # Without stacks, all else is there.
+    asked = ["--", "bt", "--", "log", "--", "ps", "--", "mod"]
+    answer = run(podman_rootful, "run", lacking(orc + 0x10000), "--no-debuginfo", *asked, status=1)[0]
+    assert "pages of the kernel's ORC, by which stacks are unwound, are not in the dump: " in answer
+    assert " #0 " not in answer
+    assert {"swapper/0", "virtio_blk"} <= set(answer.replace("[", " ").replace("]", " ").split())
+    # Without modules, their names and types are not.
+    answer, said = run(podman_rootful, "run", lacking(modules), "--no-debuginfo", "--", "bt")
+    assert "without debuginfo: modules: could not read memory from kdump" in answer + said
+    assert " sysrq_handle_crash at " in answer
+    # Cut off, kallsyms is the first that is missing, then BTF, then what tasks have.
+    size = dump.stat().st_size
+    for part, what in ((0.5, "kallsyms"), (0.9, "BTF")):
+        path.write_bytes(dump.read_bytes()[: int(part * size)])
+        said = run(podman_rootful, "run", path, "--no-debuginfo", "--", "bt", status=13)[1]
+        assert f"the dump is incomplete: cut off in the page data: {int(part * size)} of" in said
+        assert f"drgn cannot open the dump: pages of the kernel's {what} are not in the dump: " in said
 
 
 @pytest.fixture
