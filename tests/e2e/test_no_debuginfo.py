@@ -37,6 +37,7 @@ WHOLE = [("6.1", "kdump"), ("5.10", "kdump"), ("6.12", "kdump-zstd"), ("7.2", "l
 """Dumps that lack no page of the kernel, as that of 7.2 by makedumpfile -d 31 does."""
 
 _NAMES = {
+    "__do_sys_vfork": "__x64_sys_vfork",
     "entry_SYSCALL_64_after_hwframe": "entry_SYSCALL_64",
     "secondary_startup_64_no_verify": "secondary_startup_64",
     "common_startup_64": "secondary_startup_64",
@@ -47,7 +48,7 @@ _NAMES = {
 def functions(stack: Backtrace) -> list[str]:
     return [
         _NAMES.get(name, name)
-        for name in (re.sub(r"\.cold.*", "", one.function) for one in stack.frames if not one.inline)
+        for name in (re.sub(r"\.(?:cold|isra).*", "", one.function) for one in stack.frames if not one.inline)
     ]
 
 
