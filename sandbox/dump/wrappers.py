@@ -34,8 +34,8 @@ from sandbox.model import Wrapper
 PEEK_LIMIT: Final = 4 << 20
 """Bytes of the dump that are unpacked to look at it: header, notes, and the bitmap of a machine of usual size."""
 
-WHOLE_LIMIT: Final = 32 << 20
-"""Bytes of a dump that are unpacked, and held in memory, to read its log."""
+WHOLE_LIMIT: Final = 64 << 20
+"""Bytes of a dump that are unpacked to read its log."""
 
 SLOWEST: Final = 8 << 20
 """Bytes of a compressed dump that are unpacked in a second of processor time at least: bz2, or lz4 in Python."""

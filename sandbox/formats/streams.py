@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import IO, Final, Protocol, Self
 
 CHUNK: Final = 1 << 20
 """Bytes per read when a whole stream is read."""
 
 _STEP: Final = 1 << 18
+_IN_MEMORY: Final = 16 << 20
+"""Bytes of a stream's beginning."""
 _FARTHEST: Final = 1 << 62
 """No file has data from this offset on, and `os.pread` refuses higher ones."""
 
@@ -262,42 +265,67 @@ class LimitedStream(Stream):
 
 
 class PeekSource:
-    """The beginning of a stream as a source: bytes that were read are kept, up to a limit."""
+    """The beginning of a stream as a source: bytes that were read are kept, up to a limit.
+
+    The first of them in memory, others in a file without a name, in the directory of temporary files. Where that is
+    full, it is as if the limit were reached.
+    """
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self._stream = stream
         self._limit = limit
         self._content = bytearray()
+        self._rest: IO[bytes] | None = None
+        self._kept = 0
         self._ended = False
         self.damage: str | None = None
 
     @property
     def size(self) -> int | None:
         """Known once the stream has ended within the limit."""
-        return len(self._content) if self._ended else None
+        return self._kept if self._ended else None
 
     @property
     def kept(self) -> int:
         """Number of bytes taken from the stream."""
-        return len(self._content)
+        return self._kept
 
     def read_at(self, offset: int, size: int) -> bytes:
         self._stream.ask()
         if offset < 0 or size <= 0:
             return b""
         wanted = min(offset + size, self._limit)
-        while len(self._content) < wanted and not self._ended:
+        while self._kept < min(wanted, self._limit) and not self._ended:
             try:
-                piece = self._stream.read(
-                    min(max(wanted - len(self._content), 4096), _STEP, self._limit - len(self._content))
-                )
+                piece = self._stream.read(min(max(wanted - self._kept, 4096), _STEP, self._limit - self._kept))
             except CorruptData as error:
                 self.damage = str(error)
                 piece = b""
             self._ended = not piece
-            self._content += piece
+            self._keep(piece)
+        return self._from_kept(offset, min(offset + size, self._limit))
+
+    def _keep(self, piece: bytes) -> None:
+        space = max(0, _IN_MEMORY - self._kept)
+        self._content += piece[:space]
+        try:
+            rest = memoryview(piece)[space:]
+            while rest:
+                if self._rest is None:
+                    self._rest = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as the source
+                rest = rest[self._rest.write(rest) :]
+        except OSError:
+            self._kept = self._limit = self._kept + min(space, len(piece))
+        else:
+            self._kept += len(piece)
+
+    def _from_kept(self, offset: int, end: int) -> bytes:
         with memoryview(self._content) as kept:
-            return bytes(kept[offset : min(offset + size, self._limit)])
+            head = bytes(kept[offset:end])
+        if self._rest is None or end <= _IN_MEMORY:
+            return head
+        start = max(0, offset - _IN_MEMORY)
+        return head + pread(self._rest.fileno(), start, min(end, self._kept) - _IN_MEMORY - start)
 
     def exhaust(self, limit: int = 0, *, seconds: float = math.inf) -> None:
         """Reads on to the limit, or a higher one, to see whether the stream ends there.
@@ -306,5 +334,5 @@ class PeekSource:
         """
         self._limit = max(self._limit, limit)
         deadline = time.thread_time() + seconds
-        while not self._ended and len(self._content) < self._limit and time.thread_time() < deadline:
-            self.read_at(len(self._content), _STEP)
+        while not self._ended and self._kept < self._limit and time.thread_time() < deadline:
+            self.read_at(self._kept, _STEP)

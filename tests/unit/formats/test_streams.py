@@ -16,7 +16,7 @@ import pytest
 
 from archives import multi_block_xz
 from sandbox.debuginfo import http_ranges
-from sandbox.formats import compressions, zstandard
+from sandbox.formats import compressions, streams, zstandard
 from sandbox.formats.compressions import by_suffix, decompressed
 from sandbox.formats.streams import (
     ChunkStream,
@@ -24,6 +24,7 @@ from sandbox.formats.streams import (
     FileStream,
     GrowingFile,
     LimitedStream,
+    PeekSource,
     SourceStream,
     Stream,
     UnsupportedFormat,
@@ -144,6 +145,41 @@ def test_members_in_a_row(name: str) -> None:
     assert decompressed(rest, name, padded=True).read(1 << 20) == DATA * 2
     with pytest.raises(CorruptData):
         decompressed(ChunkStream(pieces(two + b"rest")), name).read(1 << 20)
+
+
+def test_what_was_read_of_a_stream_is_kept_in_memory_and_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = random.Random(5).randbytes(10_000)
+    monkeypatch.setattr(streams, "_IN_MEMORY", 4000)
+    peek = PeekSource(ChunkStream(iter([content[:3999], content[3999:]])), 9_000)
+    for offset, size in (
+        (0, 10),
+        (3990, 20),
+        (4000, 1),
+        (3999, 2),
+        (5000, 3000),
+        (8_990, 100),
+        (100, 8_000),
+        (9_000, 5),
+    ):
+        assert peek.read_at(offset, size) == content[offset : min(offset + size, 9_000)]
+    assert (peek.kept, peek.size) == (9_000, None)
+    peek.exhaust(20_000)
+    assert (peek.kept, peek.size) == (10_000, 10_000)
+    assert peek.read_at(9_990, 100) == content[9_990:]
+    assert peek.read_at(10_000, 1) == b""
+
+
+def test_where_nothing_more_can_be_kept_the_stream_is_not_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(streams, "_IN_MEMORY", 4000)
+    monkeypatch.setattr(streams.tempfile, "TemporaryFile", full)
+    content = random.Random(5).randbytes(10_000)
+    peek = PeekSource(ChunkStream(iter([content])), 20_000)
+    assert peek.read_at(3_000, 5_000) == content[3_000:4_000]
+    peek.exhaust(20_000)
+    assert (peek.kept, peek.size, peek.damage) == (4_000, None, None)
 
 
 def test_bounds_of_memory() -> None:
