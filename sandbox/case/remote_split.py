@@ -19,8 +19,8 @@ from sandbox.formats.streams import Source
 from sandbox.progress import QUIET, Reporter
 
 _MOST: Final = 64
-_NUMBER: Final = re.compile(r"(\d+)(?=[^\d/]*(?:\?|$))")
-"""The last number of a URL's path."""
+_NUMBER: Final = re.compile(r"([0-9]{1,18})(?=[^0-9/]*(?:\?|$))")
+"""The last number of a URL's path, or its last digits."""
 
 
 class RemoteNeighbours:

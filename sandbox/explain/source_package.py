@@ -19,6 +19,8 @@ _LONGEST: Final = 8 << 20
 """Bytes of a source file."""
 _MOST_READ: Final = 8 << 30
 """Bytes of an archive's members."""
+_DEEPEST: Final = 2
+"""Archives around an archive: a .deb has one, and some archives have themselves in them."""
 _SHALLOW: Final = 1
 """Directories above the path of a file, as the one of a release: no other file can fit better."""
 _FEWEST: Final = 2
@@ -67,7 +69,9 @@ def _common_end(path: Sequence[str], parts: Sequence[str]) -> int:
     return same
 
 
-def _members(stream: Stream, name: str) -> Iterator[Member]:
+def _members(stream: Stream, name: str, depth: int = 0) -> Iterator[Member]:
+    if depth > _DEEPEST:
+        raise CorruptData("it has archives in archives in archives")
     left = _MOST_READ
     for member in _files(stream, name):
         if member.regular:
@@ -75,7 +79,7 @@ def _members(stream: Stream, name: str) -> Iterator[Member]:
             if not left:
                 raise CorruptData("it is too large")
             if _archive(member.name) is not None:
-                yield from _members(member.content, member.name)
+                yield from _members(member.content, member.name, depth + 1)
             else:
                 yield member
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.case import remote_s3, source_lines
+from sandbox.case import remote_s3, remote_split, source_lines
 from sandbox.case.remote_file import NotInParts
 from sandbox.case.remote_s3 import S3Dump
 from sandbox.case.remote_sftp import SftpDump
@@ -184,3 +184,19 @@ def test_no_text_of_an_answer_makes_a_line_of_its_own() -> None:
     said = list(source_at.words((place, replace(place, lines=())), Path("/nowhere")))
     assert len(said) == 7
     assert all(line.isprintable() for line in said)
+
+
+def test_the_neighbours_of_a_number_of_very_many_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def local(dump: Path, _: object) -> Path:
+        asked.append(str(dump))
+        raise DumpUnreadable("none")
+
+    monkeypatch.setattr(remote_split.remote_dump, "local", local)
+    monkeypatch.setattr(
+        remote_split.remote_dump, "read", lambda _: SimpleNamespace(url=f"http://h/vmcore{'9' * 5000}.x?\u0663")
+    )
+    assert remote_split.RemoteNeighbours(Path("x")).paths() == []
+    assert [len(one) > 5000 for one in asked] == [True, True]
+    assert asked[1].endswith("99998.x?\u0663")

@@ -120,3 +120,15 @@ def test_a_package_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "linux.tar").write_bytes(archives.tar(TREE))
     with pytest.raises(LookupError, match="too large"):
         source.excerpt(tmp_path / "linux.tar", "fs/nothing.c", 1)
+
+
+def test_archives_in_archives_have_an_end(tmp_path: Path) -> None:
+    """Some gzip files have themselves in them."""
+    nested = archives.tar(TREE)
+    for depth in range(1, 6):
+        nested = archives.tar({"inner.tar": nested})
+        (tmp_path / "linux.tar").write_bytes(nested)
+        if depth <= 2:
+            assert source.excerpt(tmp_path / "linux.tar", "fs/super.c", 1)
+    with pytest.raises(LookupError, match="archives in archives"):
+        source.excerpt(tmp_path / "linux.tar", "fs/super.c", 1)
