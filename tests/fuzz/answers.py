@@ -78,7 +78,7 @@ def _case() -> Case:
 
 
 def _session(content: bytes) -> session.Session:
-    session.open_channel = lambda _: Channel(content)
+    session.open_channel = lambda *_: Channel(content)
     session.new_marker = lambda: MARKER
     made = session.Session(CASE)
     made._give_up = lambda: SessionDied("it did not obey")
