@@ -354,13 +354,9 @@ def requests():
 
 
 def nanoseconds_of_a_tick():
-    try:
-        # Shifted (kernel/time/jiffies.c).
-        clock = prog["clocksource_jiffies"]  # noqa: F821
-        return clock.mult.value_() >> clock.shift.value_()
-    except LookupError:
-        # Without debuginfo only the symbols of variables are known (kernel/time/ntp.c).
-        return prog.read_u64(prog.symbol("tick_nsec").address)  # noqa: F821
+    # Shifted (kernel/time/jiffies.c).
+    clock = prog["clocksource_jiffies"]  # noqa: F821
+    return clock.mult.value_() >> clock.shift.value_()
 
 
 def pools():

@@ -167,10 +167,12 @@ def _readable(prog, address, size):
 
 
 def _symbols(found):
-    """drgn's symbols; as drgn makes them of kallsyms, a symbol ends where the next one begins."""
-    ends = [address for address, _letter, _name in found[1:]]
+    """drgn's symbols; as drgn makes them of kallsyms, a symbol ends where the next one begins at another address."""
     symbols = []
-    for (address, letter, name), end in zip(found, [*ends, 0], strict=True):
+    begin = end = 0
+    for address, letter, name in reversed(found):
+        if address != begin:
+            begin, end = address, begin
         size = end - address if 0 <= end - address < 1 << 30 else 0
         kind = SymbolKind.UNKNOWN
         if letter in "tT":
@@ -179,7 +181,7 @@ def _symbols(found):
             kind = SymbolKind.OBJECT
         binding = SymbolBinding.WEAK if letter in "vVwW" else SymbolBinding.GLOBAL
         symbols.append(Symbol(name, address, size, binding, kind))
-    return symbols
+    return symbols[::-1]
 
 
 def _symbol(prog, name):
