@@ -83,26 +83,26 @@ class ModuleNames:
             module = prog.module(address)
         except LookupError:
             return []
-        symbols = self._of(module)
-        at = bisect.bisect_right(symbols, address, key=lambda symbol: symbol.address) - 1
+        addresses, symbols = self._of(module)
+        at = bisect.bisect_right(addresses, address) - 1
         if at < 0 or address >= symbols[at].address + symbols[at].size:
             return []
-        return symbols[bisect.bisect_left(symbols, symbols[at].address, key=lambda symbol: symbol.address) :][:1]
+        return symbols[bisect.bisect_left(addresses, addresses[at]) :][:1]
 
     def _named(self, prog, name):
         if self._by_name is None:
             self._by_name = {}
             for module in prog.modules():
-                for symbol in self._of(module):
+                for symbol in self._of(module)[1]:
                     self._by_name.setdefault(symbol.name, []).append(symbol)
         return self._by_name.get(name, [])
 
     def _of(self, module):
+        """(addresses, symbols), by address: bisect has no keys before Python 3.10, and images of Debian 11 have 3.9."""
         if module.name not in self._tables:
             found = [] if isinstance(module, MainModule) else names_of(module.object)
-            self._tables[module.name] = sorted(
-                (symbol for symbol in found if symbol.size), key=lambda symbol: symbol.address
-            )
+            symbols = sorted((symbol for symbol in found if symbol.size), key=lambda symbol: symbol.address)
+            self._tables[module.name] = [symbol.address for symbol in symbols], symbols
         return self._tables[module.name]
 
 
