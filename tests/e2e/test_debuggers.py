@@ -232,7 +232,9 @@ def test_what_a_debugger_refuses_is_an_error(case: Case) -> None:
     if case.vmlinux is None:
         asked = {"drgn without debuginfo": "drgn"}
     else:
-        asked = {f"crash {by_name(case.profile).crash.version}": "crash", "drgn": "drgn"}
+        asked = {f"crash {by_name(case.profile).crash.version}": "crash"}
+        # drgn's dev needs Python 3.10: it asks bisect for a key.
+        asked |= {} if case.profile == "debian-11" else {"drgn": "drgn"}
     commands = refusals.commands()
     differing = []
     for name, debugger in asked.items():

@@ -225,6 +225,40 @@ def test_cache_is_full(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: P
     works(docker_engine, dump)
 
 
+OUTPUTS = [
+    ["report", "DUMP", "-o", "r.html"],
+    ["report", "DUMP", "--json", "-o", "r.json"],
+    ["report", "DUMP", "-o", "-"],
+    ["excerpt", "DUMP", "-o", "excerpt"],
+    ["run", "DUMP", "-o", "answers", "--", "log > log"],
+    ["triage", "DUMP", "-o", "triaged"],
+    ["image", "build", "latest", "--sbom", "bill.json"],
+    ["image", "save", "latest", "-o", "image.tar"],
+    ["dmesg", "DUMP"],
+    ["decode", "DUMP"],
+]
+
+
+def test_where_outputs_go_is_full(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
+    dump = dumps.copy_for(docker_engine, dumps())
+    works(docker_engine, dump)
+    wrong = []
+    with _mounted(tmp_path / "full", "-t", "tmpfs", "-o", f"size=64k,uid={os.getuid()}", "tmpfs") as full:
+        (full / "more").write_bytes(bytes(60_000))
+        for words in OUTPUTS:
+            command = [*docker_engine.vmbox, *(str(dump) if word == "DUMP" else word for word in words)]
+            with (full / "standard output").open("wb") as out:
+                done = subprocess.run(
+                    command, cwd=full, env=dict(docker_engine.env), stdout=out, stderr=subprocess.PIPE, check=False
+                )
+            if done.returncode != 50 or b"no space" not in done.stderr:
+                wrong.append((words, done.returncode, done.stderr[-300:]))
+            # Nothing half done is left, except directories and what standard output took.
+            left = {one.name for one in full.iterdir() if one.is_file()} - {"more", "standard output"}
+            assert left == set(), words
+    assert wrong == []
+
+
 def test_cache_is_read_only(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
     """What is in it is used; what would have to be put there is refused in a line."""
     dump = dumps.copy_for(docker_engine, dumps())
