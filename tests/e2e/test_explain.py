@@ -92,6 +92,11 @@ def test_a_known_cause_is_explained(docker_engine: EngineUnderTest, dumps, kerne
     dump: Path = dumps(kernel, form="proc-vmcore" if kernel == "7.2" else "kdump", trigger=trigger)
     told = docker_engine.run("explain", str(dump), "--json", "--source", str(dump.parent))
     assert told.returncode == 0, told.stderr
+    # Its stack is the one that the kernel printed.
+    (stack,) = json.loads(docker_engine.run("run", str(dump), "--with", "drgn", "--json", "--", "bt").stdout)[
+        "verdicts"
+    ]
+    assert stack["agrees"], stack
     fault: dict[str, Any] = json.loads(told.stdout)
     function, access, texts = KNOWN[trigger]
     said = "\n".join(one["text"] for one in fault["sentences"])
