@@ -9,7 +9,7 @@ import bisect
 
 from drgn import Architecture, FaultError, MainModule
 from drgn.helpers.linux.kallsyms import module_kallsyms
-from drgn.helpers.linux.module import for_each_module, module_address_regions
+from drgn.helpers.linux.module import for_each_module, module_address_regions, module_percpu_region
 
 
 def add_modules(prog):
@@ -53,9 +53,17 @@ def _add(prog, module, name):
 
 
 def names_of(module):
-    """The symbols of a `struct module *`, by its own table; none where that is not to be had."""
+    """The symbols of a `struct module *`, by its own table; none where that is not to be had.
+
+    While a module is initialized its table also has the symbols of others that it uses.
+    """
     try:
-        return module_kallsyms(module)
+        regions = [*module_address_regions(module), module_percpu_region(module)]
+        return [
+            symbol
+            for symbol in module_kallsyms(module)
+            if any(start <= symbol.address < start + size for start, size in regions)
+        ]
     except (LookupError, FaultError, ValueError, IndexError):
         return []  # pages are missing, or the kernel has no CONFIG_KALLSYMS
 

@@ -83,6 +83,14 @@ def test_the_panicking_stack_is_the_one_that_the_kernel_logged(
     assert stack.complaint is None
 
 
+def test_an_exception_in_the_init_function_of_a_module(podman_rootful: EngineUnderTest, dumps: Dumps) -> None:
+    """Then the module's table of symbols has those of the kernel that it uses, too."""
+    dump = dumps.copy_for(podman_rootful, dumps("6.12", trigger="null-pointer"))
+    answer, said = run(podman_rootful, "run", dump, "--no-debuginfo", "--", "bt")
+    assert "AGREES WITH: the log's call trace" in said
+    assert "vmbox_gateway" in answer
+
+
 def _kernels(cases: Sequence[tuple[str, str]]) -> list[object]:
     """The first of some cases in every run, and all when they are asked for."""
     first, *others = cases
