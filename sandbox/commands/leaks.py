@@ -148,9 +148,9 @@ def _views() -> Iterator[Leak]:
 def _cache() -> Iterator[Leak]:
     place = paths.cache_dir()
     for entry in sorted(place.glob("debuginfo/.new-*")):
-        # Filled under the lock of its key, but for files that the user gave.
+        # Filled under the lock of its key.
         key = entry.name.removeprefix(".new-").rpartition("-")[0]
-        if _mine(entry) and not is_locked(place / "locks" / key) and not _may_be_in_use(entry):
+        if _mine(entry) and not is_locked(place / "locks" / key):
             yield _file(entry, "temporary file", "was not filled to its end")
     for pattern in ("debuginfo/.old-*", "debuginfo/*/.modules-*"):
         for entry in sorted(place.glob(pattern)):

@@ -64,7 +64,8 @@ def _added(
     in_use: Callable[[], frozenset[str]],
 ) -> Entry:
     file = file.absolute()
-    with store.new(hashlib.sha256(bytes(file)).hexdigest()) as directory:
+    key = hashlib.sha256(bytes(file)).hexdigest()
+    with store.locked(key, reporter), store.new(key) as directory:
         found, proven = unpacked(file, ExtractSpec(kind=local.kind(file), patterns=ANY_VMLINUX), directory, reporter)
         there = store.find(key_of(found.build_id, found.banners))
         if there is not None and trust.shared(there.about.check):
