@@ -141,8 +141,18 @@ def _file(dump: Path) -> Path:
 
 
 def _url(dump: Path) -> str:
+    """The URL that a path was made of. Raises `UsageError` for what is none."""
     scheme, _, rest = str(dump).partition(":/")
-    return f"{scheme}://{rest}"
+    url = f"{scheme}://{rest}"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+        named = bool((parts.hostname or "").encode("idna"))
+    except ValueError as error:  # UnicodeError is one, too
+        raise UsageError(f"{without_secrets(url)} is no URL: {error}", hint="https://HOST[:PORT]/PATH") from None
+    if not named:
+        raise UsageError(f"{without_secrets(url)} names no host", hint="https://HOST[:PORT]/PATH")
+    return url
 
 
 def refuse_url(words: Sequence[str], hint: str) -> None:

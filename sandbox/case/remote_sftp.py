@@ -7,6 +7,7 @@ hosts, and ~/.ssh/known_hosts, without which no host is believed. Nothing asks f
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -20,6 +21,7 @@ from sandbox.errors import DumpNotFound, DumpUnreadable, UsageError, missing_ext
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
 
+_HOST: Final = re.compile(r"[\w:][\w.:%-]*")
 _CHUNK: Final = 4 << 20
 _SECONDS: Final = 20.0
 """That an answer may take."""
@@ -40,6 +42,9 @@ class SftpDump:
             )
         self.url = url
         self._host, self._port, self._user = parts.hostname or "", parts.port, parts.username
+        if _HOST.fullmatch(self._host) is None:
+            # It is part of a command to paste.
+            raise UsageError(f"{without_secrets(url)} names no host", hint="sftp://HOST/PATH")
         # As in other programs' URLs, /~/ is the home directory there.
         self._path = unquote(parts.path).removeprefix("/~/")
         self._size = size

@@ -132,6 +132,11 @@ def _refused(asked: httpx.URL, following: httpx.URL) -> str | None:
         return "which is no web server"
     if asked.scheme == "https" and following.scheme != "https":
         return "without TLS"
+    try:
+        following.raw_host.decode("ascii").encode("idna")
+    except UnicodeError:
+        # The resolver of Python raises this, and no error of its own.
+        return "which names no host"
     if _is_inward(following.host) and not _is_inward(asked.host):
         return "an address of this host or of its link alone"
     return None

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from sandbox.case import remote_s3, remote_split, source_lines
+from sandbox.case import remote_dump, remote_s3, remote_split, source_lines
 from sandbox.case.remote_file import NotInParts
 from sandbox.case.remote_s3 import S3Dump
 from sandbox.case.remote_sftp import SftpDump
 from sandbox.case.source_lines import DebugFile
-from sandbox.errors import DumpUnreadable, SessionFailed
+from sandbox.errors import DumpUnreadable, SessionFailed, UsageError
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET
 from sandbox.report import source_at
@@ -142,6 +142,15 @@ def _sftp(data: bytes, size: int | None, mtime: int | None) -> SftpDump:
     return dump
 
 
+@pytest.mark.parametrize("host", ["-oProxyCommand=id", "a;id", "$(id)", "a b", ""])
+def test_a_host_that_is_none(host: str) -> None:
+    """An error would say `ssh HOST true`, to be pasted."""
+    with pytest.raises(UsageError, match="names no host"):
+        SftpDump(f"sftp://{host}/vmcore", None, None, QUIET)
+    for good in ("me@host.example:22", "[fe80::1%25eth0]", "büro", "10.0.0.1"):
+        SftpDump(f"sftp://{good}/vmcore", None, None, QUIET)
+
+
 @pytest.mark.parametrize(("size", "mtime"), [(None, 1), (10, None), ((1 << 64) - 1, 1)])
 def test_a_host_that_does_not_say_what_it_has(size: int | None, mtime: int | None) -> None:
     with pytest.raises(DumpUnreadable, match="does not say"):
@@ -200,3 +209,17 @@ def test_the_neighbours_of_a_number_of_very_many_digits(monkeypatch: pytest.Monk
     assert remote_split.RemoteNeighbours(Path("x")).paths() == []
     assert [len(one) > 5000 for one in asked] == [True, True]
     assert asked[1].endswith("99998.x?\u0663")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("sftp://h:99999/x", "sftp://h:x/x", "https://[::1/x", "s3://[x/y", "http://h..example/x", "sftp://::::/x"),
+        *(f"http://{'a' * 300}/x", "http://\ud800/x", "sftp://:22/x"),
+    ],
+)
+def test_what_is_no_url_is_said(url: str) -> None:
+    for ask in (remote_dump.known, remote_dump.local, remote_dump.download):
+        with pytest.raises(UsageError, match=r"is no URL|names no host") as refused:
+            ask(Path(url))
+        assert "\n" not in refused.value.message

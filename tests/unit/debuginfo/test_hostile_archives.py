@@ -319,6 +319,8 @@ def test_redirects(bench: Bench) -> None:
         ("http://[fe80::1%25eth0]/", "its link"),
         ("file:///etc/passwd", "no web server"),
         ("ftp://mirror.example/x", "no web server"),
+        ("http://mirror..example/x", "names no host"),
+        (f"http://{'a' * 300}/x", "names no host"),
     ],
 )
 def test_no_redirect_leads_inward(monkeypatch: pytest.MonkeyPatch, place: str, why: str) -> None:
