@@ -113,6 +113,7 @@ def get(
     ~/.netrc has for it. Raises `DownloadFailed` for a refused redirect, and errors of httpx.
     """
     for _ in range(_MOST_REDIRECTS):
+        _check_host(url)
         with _answer(url, headers or {}, seconds, login=login) as response:
             if response.next_request is None:
                 yield response
@@ -126,17 +127,22 @@ def get(
     raise DownloadFailed(f"{without_secrets(url)}: redirected again and again", hint="")
 
 
+def _check_host(url: str) -> None:
+    """Raise `DownloadFailed` for a host whose name cannot be looked up: Python has no error of its own for that."""
+    import httpx
+
+    try:
+        httpx.URL(url).raw_host.decode("ascii").encode("idna")
+    except UnicodeError:
+        raise DownloadFailed(f"{without_secrets(url)} names no host", hint="") from None
+
+
 def _refused(asked: httpx.URL, following: httpx.URL) -> str | None:
     """Why a redirect is not followed."""
     if following.scheme not in {"http", "https"}:
         return "which is no web server"
     if asked.scheme == "https" and following.scheme != "https":
         return "without TLS"
-    try:
-        following.raw_host.decode("ascii").encode("idna")
-    except UnicodeError:
-        # The resolver of Python raises this, and no error of its own.
-        return "which names no host"
     if _is_inward(following.host) and not _is_inward(asked.host):
         return "an address of this host or of its link alone"
     return None

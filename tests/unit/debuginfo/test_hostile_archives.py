@@ -337,6 +337,13 @@ def test_no_redirect_leads_inward(monkeypatch: pytest.MonkeyPatch, place: str, w
     assert asked == ["http://mirror.example/vmcore"]
 
 
+@pytest.mark.parametrize("host", ["mirror..example", "a" * 300])
+def test_a_mirror_whose_name_is_none(host: str) -> None:
+    with pytest.raises(DownloadFailed, match="names no host"), download.get(f"http://{host}/x"):
+        pass
+    assert download.over_tls(f"http://{host}/x", None) is None
+
+
 # ELF files.
 
 
