@@ -13,6 +13,7 @@ from sandbox import api
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEFAULT
 from sandbox.errors import UsageError, refuse_empty
+from sandbox.explain.source import can_read
 from sandbox.mcp.answers import MOST, Held, Lines, newest, paged
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import QUIET, Reporter
@@ -34,6 +35,8 @@ class Tools:
     """The tools of one server: methods whose docstrings and parameters an assistant reads."""
 
     def __init__(self, directories: Sequence[Path], engine: str | None, sources: Path | None) -> None:
+        if sources is not None and not can_read(sources):
+            raise UsageError(f"{sources} is neither a directory nor a package of source", hint="--source, a checkout")
         self._directories = [directory.resolve() for directory in directories]
         self._options = OpenOptions(engine=engine)
         self._sources = sources

@@ -357,5 +357,13 @@ def test_a_place_that_is_none_is_refused(place: str) -> None:
     assert "is neither an address nor a symbol" in text
 
 
+def test_source_that_is_none_is_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("text")
+    for path in (tmp_path / "absent", tmp_path / "notes.txt"):
+        with pytest.raises(UsageError, match="neither a directory nor a package of source"):
+            mcp.server(sources=path)
+    mcp.server(sources=tmp_path)
+
+
 def test_a_script_without_a_word_is_refused() -> None:
     assert "a script has 1 to" in _call("drgn", path=str(DUMP), script=" \n")[0]
