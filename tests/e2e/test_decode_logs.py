@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engines import EngineUnderTest
+from sandbox import profiles
+from sandbox.case.package_query import ContainerPackageQuery
+from sandbox.explain import source_package
 
 
 def _addr2line(engine: EngineUnderTest, dump: Path, symbols: list[dict[str, Any]]) -> list[list[str]]:
@@ -72,3 +78,54 @@ def test_lines_are_those_of_addr2line(vmbox, engine: EngineUnderTest, own_dump: 
     other = re.sub(rb"(\+0x[0-9a-f]+/0x)", rb"\g<1>1", log.read_bytes())
     refused = vmbox("decode", "-", input=other, stdin=None, status=41)
     assert b"0 of " in refused.stderr
+
+
+def _in_case(engine: EngineUnderTest, dump: Path, command: str, given: bytes) -> bytes:
+    (case,) = (one for one in json.loads(engine.run("list", "--json").stdout) if one["dump"] == str(dump))
+    with engine.engine.exec(case["container"], ["sh", "-c", command], stdin=True) as process:
+        process.write(given)
+        process.close_stdin()
+        said = b"".join(iter(process.read, b""))
+        assert process.exit_code() == 0, said
+    return said
+
+
+@pytest.mark.on_demand("FIDELITY")
+def test_lines_are_those_of_the_kernels_own_script(docker_engine: EngineUnderTest, dumps, tmp_path: Path) -> None:
+    """scripts/decode_stacktrace.sh of Debian's linux-source, with the binutils of the case."""
+    dump: Path = dumps()
+    home = profiles.by_name("debian-12")
+    (package,) = ContainerPackageQuery(home, docker_engine.engine)(["linux-source-6.1"], home.image.sources)
+    deb = tmp_path / "linux-source.deb"
+    subprocess.run(["curl", "--silent", "--fail", "--location", "--output", deb, package.url], check=True)
+    _, script = source_package.read(deb, ("scripts", "decode_stacktrace.sh"))
+    trace = docker_engine.run("dmesg", str(dump)).stdout.decode().partition("Call Trace:")[2]
+    symbols = dict.fromkeys(re.findall(r"[\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+", trace))
+    assert len(symbols) >= 10
+    # As addresses of instructions: of those that calls return to, the script of 6.1 gives the line behind the call.
+    release = json.loads(docker_engine.run("info", str(dump), "--json").stdout)["release"]
+    lines = [f"CPU: 0 PID: 1 Comm: init Not tainted {release} #1 Debian", *(f"RIP: 0010:{one}" for one in symbols)]
+    log = tmp_path / "log"
+    log.write_text("".join(f"[    1.000000] {line}\n" for line in lines))
+    decoded = json.loads(docker_engine.run("decode", str(log), "--json").stdout)
+    docker_engine.run("run", str(dump), "--", "p 1")
+    said = _in_case(
+        docker_engine,
+        dump,
+        "cat > /tmp/given && "
+        "sed '/^=====$/,$d' /tmp/given > /tmp/script && sed '1,/^=====$/d' /tmp/given > /tmp/log && "
+        "bash /tmp/script /case/debuginfo/vmlinux auto /case/debuginfo/modules < /tmp/log",
+        f"{script}\n=====\n".encode() + log.read_bytes(),
+    ).decode()
+    docker_engine.run("close", str(dump))
+    theirs = {
+        name: re.sub(r" \(discriminator \d+\)", "", places).split()
+        for name, places in re.findall(r"RIP: 0010:(\S+) \((.*)\)", said)
+    }
+    mine = {
+        one["name"]: [f"{line['file'].removeprefix('./')}:{line['line']}" for line in one["lines"]]
+        for line in decoded["lines"]
+        for one in line["symbols"]
+    }
+    assert theirs.keys() == mine.keys()
+    assert {name: [place.removeprefix("./") for place in places] for name, places in theirs.items()} == mine
