@@ -174,6 +174,32 @@ def test_a_kernel_that_nobody_has_debuginfo_of_is_read_without(
     assert made["signature"] == json.loads(ask("report", own_kernel, "--json")[0])["signature"]
 
 
+@pytest.mark.parametrize(
+    "on",
+    [
+        "podman_rootful",
+        pytest.param("docker_engine", marks=pytest.mark.on_demand("FIDELITY")),
+        pytest.param("podman_rootless", marks=pytest.mark.on_demand("FIDELITY")),
+    ],
+)
+def test_it_needs_no_network_and_nothing_in_the_cache(
+    request: pytest.FixtureRequest, on: str, dumps: Dumps, own_kernel: Path
+) -> None:
+    engine: EngineUnderTest = request.getfixturevalue(on)
+    run(engine, "image", "build", "latest")
+    empty = engine.directory()
+    # Engines answer on a socket of the file system.
+    offline = replace(
+        engine, vmbox=["unshare", "--net", *engine.vmbox], env={**engine.env, "VMBOX_CACHE_DIR": str(empty)}
+    )
+    dump = dumps.copy_for(engine, own_kernel)
+    answer, said = run(offline, "run", dump, "--no-debuginfo", "--", "bt", "--", "ps")
+    assert "-myown-" in said
+    assert " sysrq_handle_crash at " in answer
+    assert "[kthreadd]" in answer
+    run(engine, "close", dump)
+
+
 def test_a_kernel_without_btf_says_so(podman_rootful: EngineUnderTest, own_kernel: Path, tmp_path: Path) -> None:
     dump = own_kernel.with_name("no-btf")
     dump.write_bytes(own_kernel.read_bytes().replace(b"\x9f\xeb\x01\x00\x18\x00\x00\x00", bytes(8)))
