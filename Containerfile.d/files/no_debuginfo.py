@@ -219,7 +219,8 @@ def _load_modules(prog, types, notes):
     prog.register_symbol_finder("module kallsyms", SymbolIndex(symbols), enable_index=1)
     try:
         # The kernel keeps a module's BTF in `struct btf` (commit 36e68442d1af ("bpf: Load and verify kernel module
-        # BTFs"), v5.11), with type ids as they go on from the kernel's.
+        # BTFs"), v5.11), with type ids as they go on from the kernel's, also where the module
+        # was built with a base of its own, .BTF.base, which it has replaced (kernel/bpf/btf.c: btf_relocate(), v6.11).
         for entry in list_for_each_entry("struct btf_module", prog["btf_modules"].address_of_(), "list"):
             _load_module_types(prog, types, entry, notes)
     except LookupError:
