@@ -1,10 +1,10 @@
 # make demo   makes a genuine vmcore and prints its backtrace
-# make test   runs every check and every test
+# make test   runs every check and every test that is not slow and rare; make test-all those too
 # Both install what they need on a Debian host: packages (as root or with sudo), and a virtual environment in .venv. The demo
 # installs no programs and packages that only tests need.
 
 .DELETE_ON_ERROR:
-.PHONY: setup host demo-host lock lint types unit integration e2e test demo bench docs clean
+.PHONY: setup host demo-host lock lint types unit integration e2e test test-all demo bench docs clean
 
 # pytest caches the test modules that it rewrites: rewriting them each time takes a third of the unit tests' time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -65,6 +65,13 @@ e2e: setup
 # One run of pytest, so that engines and images are made once; Docker's tests and Podman's run in parallel.
 test: lint
 	$(PYTEST) --numprocesses=2 --dist=loadgroup --durations=10 tests/unit tests/integration tests/e2e
+
+# With all that `make test` leaves out because it is slow and rare: hours.
+test-all: export VMBOX_TEST_FAMILIES := all
+test-all: export VMBOX_TEST_FIDELITY := all
+test-all: export VMBOX_TEST_FAULTS := all
+test-all: export VMBOX_TEST_EMULATION := all
+test-all: test
 
 demo: $(if $(wildcard $(READY)),setup,$(USABLE))
 	$(BIN)/vmbox demo $(DEMO)
