@@ -63,6 +63,8 @@ class Stoppable:
 
     @contextmanager
     def step(self, title: str, *, total: int | None = None, unit: str = "") -> Iterator[Step]:
+        if self._stopped.is_set():
+            raise Stopped
         with self._reporter.step(title, total=total, unit=unit) as step:
             yield _StoppableStep(step, self._stopped)
 

@@ -127,19 +127,26 @@ def provision(
             raise
         profile, image = building.result()
     except KeyboardInterrupt:
-        _end(building, stoppable)
+        _end(building, stoppable, engine)
         raise
     _log.info("image %s with the crash of %s", image, profile.name)
     return Provisioned(image=image, profile=profile, debuginfo=debuginfo)
 
 
+_NEXT_LINE = 1.0
+"""Seconds in which a build that is not stuck prints a line."""
 _ENDING = 10.0
 """Seconds; a second Ctrl-C does not wait so long."""
 
 
-def _end(building: Future[_T], stoppable: Stoppable) -> None:
+def _end(building: Future[_T], stoppable: Stoppable, engine: Engine) -> None:
     """End a build after Ctrl-C, so that it removes what it made. A process that just ends leaves it on the engine."""
     stoppable.stop()
+    with suppress(Exception):
+        building.result(timeout=_NEXT_LINE)
+    # It waits, e.g. for a package: its next line may never come. So may that of the image which indexes a vmlinux.
+    with suppress(Exception):
+        engine.interrupt_builds()
     with suppress(Exception):
         building.result(timeout=_ENDING)
 

@@ -92,7 +92,8 @@ def _containers(engine: Engine, open_ones: set[str]) -> Iterator[Leak]:
 
 
 def _images(engine: Engine) -> Iterator[Leak]:
-    for image in engine.images({labels.IMAGE: ""}):
+    # The newest first: one that another stands on cannot be removed before it.
+    for image in sorted(engine.images({labels.IMAGE: ""}), key=lambda image: -image.built):
         if not image.tags:
             yield Leak(
                 kind="half image",

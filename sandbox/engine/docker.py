@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from sandbox.engine.service import Service
 from sandbox.errors import ImageBuildFailed
 
 _LOG_LIMIT: Final = "8m"
+_RUNNING: Final = re.compile(r" ---> Running in ([0-9a-f]{12,64})")
 """Limit of the log. The dump decides what PID 1 prints, which must not fill the host's disk."""
 
 
@@ -47,6 +49,9 @@ class DockerEngine:
         self._api = self._client.api
         requests_log.attach(self._api)
         self._info: EngineInfo | None = None
+        self._steps: dict[int, str] = {}
+        """The containers of the steps that builds are at."""
+        self._interrupted = False
         self._seccomp = ""
         self._cgroup_namespaces = True
         self._runtime = ""
@@ -200,7 +205,10 @@ class DockerEngine:
                 decode=True,
             )
             try:
-                yield from intermediate_images.noted(messages.build_lines(events, ref), made)
+                for line in intermediate_images.noted(messages.build_lines(events, ref), made):
+                    if found := _RUNNING.fullmatch(line):
+                        self._steps[id(made)] = found[1]
+                    yield line
             except GeneratorExit:
                 # The daemon ends the build when its client is gone.
                 events.close()
@@ -208,12 +216,22 @@ class DockerEngine:
                 intermediate_images.remove(made[1:], self, seconds=intermediate_images.ENDING)
                 raise
         except ImageBuildFailed:
-            intermediate_images.remove(made[1:], self)
+            intermediate_images.remove(made[1:], self, seconds=intermediate_images.ENDING if self._interrupted else 0)
             raise
         except docker.errors.APIError as error:
             raise ImageBuildFailed(f"{ref} cannot be built: {error.explanation or error}") from None
         except requests.RequestException as error:
             messages.fail(f"{ref} cannot be built", str(error))
+        finally:
+            self._steps.pop(id(made), None)
+
+    def interrupt_builds(self) -> None:
+        # The daemon ends a build whose step does.
+        self._interrupted = True
+        for step in list(self._steps.values()):
+            with contextlib.suppress(docker.errors.APIError):
+                self._api.remove_container(step, force=True)
+        intermediate_images.wait_for(self._steps)
 
     def remove_image(self, ref: str) -> None:
         with self._translating_errors(f"remove {ref}"), contextlib.suppress(docker.errors.NotFound):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Final
 
 from sandbox.errors import EngineFailed
@@ -24,6 +24,13 @@ def noted(lines: Iterable[str], seen: list[str]) -> Iterator[str]:
         if found := _SAID.fullmatch(line):
             seen.append(found[1])
         yield line
+
+
+def wait_for(builds: Sized) -> None:
+    """Wait until there are no `builds` any more, which remove what they made; not longer than they may take."""
+    deadline = time.monotonic() + 2 * ENDING
+    while builds and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def remove(made: Sequence[str], engine: Engine, *, seconds: float = 0.0) -> None:

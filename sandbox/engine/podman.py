@@ -7,6 +7,7 @@ import dataclasses
 import http.client
 import json
 import os
+import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from sandbox.engine import (
     podman_spec,
 )
 from sandbox.engine.exec_stream import ExecStream, demultiplexed, run_attached
-from sandbox.engine.libpod import FAILURES, Libpod, LibpodError
+from sandbox.engine.libpod import FAILURES, Answer, Libpod, LibpodError
 from sandbox.engine.podman_info import KeptInfo
 from sandbox.engine.protocol import Container, ContainerSpec, EngineInfo, Exec, Image
 from sandbox.engine.service import Service
@@ -59,6 +60,8 @@ class PodmanEngine:
         self._environments: dict[str, Mapping[str, str]] = {}
         """By reference, of the images that were looked at."""
         self._cgroup_namespaces = True
+        self._builds: dict[int, Answer] = {}
+        """Of those that run."""
 
     @contextlib.contextmanager
     def _translating_errors(self, what: str) -> Iterator[None]:
@@ -244,6 +247,7 @@ class PodmanEngine:
                     data=context,
                 )
             ) as answer:
+                self._builds[id(made)] = answer
                 yield from intermediate_images.noted(messages.build_lines(answer.events(), ref), made)
         except ImageBuildFailed:
             intermediate_images.remove(made, self)
@@ -254,7 +258,16 @@ class PodmanEngine:
         except LibpodError as error:
             raise ImageBuildFailed(f"{ref} cannot be built: {error}") from None
         except FAILURES as error:
+            # Podman ends a build whose client is gone; so it is with one that is interrupted.
+            intermediate_images.remove(made, self, seconds=intermediate_images.ENDING)
             messages.fail(f"{ref} cannot be built", str(error))
+        finally:
+            self._builds.pop(id(made), None)
+
+    def interrupt_builds(self) -> None:
+        for answer in list(self._builds.values()):
+            answer.upgraded()[1].shutdown(socket.SHUT_RDWR)
+        intermediate_images.wait_for(self._builds)
 
     def remove_image(self, ref: str) -> None:
         path = f"/images/{_quoted(ref)}"

@@ -206,6 +206,12 @@ class Engine(Protocol):
         the private service ends.
         """
 
+    def interrupt_builds(self) -> None:
+        """Have each `build` of other threads fail, also one that waits for the network, and remove what it made.
+
+        Waits for that, but not for ever.
+        """
+
     def remove_image(self, ref: str) -> None:
         """Remove an image. It is no error if there is none."""
 

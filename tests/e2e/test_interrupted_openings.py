@@ -16,6 +16,7 @@ def test_ctrl_c_while_image_and_debuginfo_are_on_their_way(engine: EngineUnderTe
     """Both are held back by a mirror, in the middle of crash's package and of the kernel's."""
     # Storage outlives a run of the tests, and one that was killed.
     engine.run("doctor", "--leaks", "--remove")
+    known = set(engine.run("doctor", "--leaks").stdout.splitlines())
     before = {one.id for one in engine.engine.images({})}
     running = {one.id for one in engine.engine.containers({})}
     cache = engine.directory() / "cache"
@@ -35,8 +36,7 @@ def test_ctrl_c_while_image_and_debuginfo_are_on_their_way(engine: EngineUnderTe
         wait_for(lambda: {one.id for one in engine.engine.containers({})} <= running, 30)
         left = [one for one in engine.engine.images({}) if one.id not in before]
         assert [one for one in left if not any("/base-" in tag for tag in one.tags)] == []
-        leaks = cold.run("doctor", "--leaks")
-        assert leaks.returncode == 0, leaks.stdout
+        assert set(cold.run("doctor", "--leaks").stdout.splitlines()) <= known
     # A download goes on from its part; nothing else is there of debuginfo.
     assert list((cache / "debuginfo").iterdir()) == []
 

@@ -18,7 +18,7 @@ from sandbox import debuginfo, image, profiles
 from sandbox.case import provision as module
 from sandbox.case.options import OpenOptions
 from sandbox.debuginfo import lookup
-from sandbox.errors import BaseImageUnavailable, DebuginfoNotFound, VmboxError
+from sandbox.errors import BaseImageUnavailable, DebuginfoNotFound, ImageBuildFailed, VmboxError
 from sandbox.model import Vmcore
 
 ENGINE: Any = SimpleNamespace(info=lambda: INFO, image=lambda _: None)
@@ -83,6 +83,30 @@ def test_ctrl_c_ends_the_build_before_the_process(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(debuginfo, "locate", locate)
     with pytest.raises(KeyboardInterrupt):
         module.provision(DUMP, profiles.select(DUMP), OpenOptions(), ENGINE, Heard())
+    assert ended.is_set()
+
+
+def test_ctrl_c_ends_a_build_that_waits_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    building, interrupted, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def ensure(profile: profiles.Profile, engine: Any, reporter: Any) -> str:
+        with reporter.step("Building image") as step:
+            step.detail("Get:1 http://mirror.example/debian crash")
+            building.set()
+            if interrupted.wait(20):
+                ended.set()
+            raise ImageBuildFailed("its client is gone")
+
+    def locate(*_: object, **__: object) -> str:
+        assert building.wait(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(image, "ensure_base", lambda *_: "base")
+    monkeypatch.setattr(image, "ensure", ensure)
+    monkeypatch.setattr(debuginfo, "locate", locate)
+    engine: Any = SimpleNamespace(info=ENGINE.info, image=ENGINE.image, interrupt_builds=interrupted.set)
+    with pytest.raises(KeyboardInterrupt):
+        module.provision(DUMP, profiles.select(DUMP), OpenOptions(), engine, Heard())
     assert ended.is_set()
 
 
