@@ -196,7 +196,8 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     if vmcore.complete is not None:
         yield "COMPLETE", "yes" if vmcore.complete else f"no: {vmcore.incomplete_reason}"
     if vmcore.skipped is not None:
-        yield "NOT READ", f"{vmcore.skipped}; vmbox info --unpack does that, once"
+        unpacked = "; vmbox info --unpack does that, once" if vmcore.wrappers else ""
+        yield "NOT READ", f"{vmcore.skipped}{unpacked}"
     try:
         selection = select(vmcore)
     except UnknownKernel:

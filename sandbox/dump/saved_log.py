@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from sandbox.dump import log_boots, log_forms, magic, panic, pstore
+from sandbox.dump import log_boots, log_forms, magic, panic, pstore, same_boot
 from sandbox.dump.builder import VmcoreBuilder, apply_findings
 from sandbox.dump.crash_directory import Contents
 from sandbox.dump.header import MACHINES
@@ -130,11 +130,17 @@ def _last(source: Source, what: bytes, end: int, budget: Budget) -> int | None:
 
 
 def apply_saved_log(builder: VmcoreBuilder, name: str, source: Source, budget: Budget) -> None:
-    """The log that kdump saved for a dump, unless it is of another kernel: then it is another crash's."""
+    """The log that kdump saved for a dump, unless it is of another kernel or boot: then it is another crash's."""
     beside = VmcoreBuilder(builder.values["path"], 0)
     apply_text(beside, source, budget, name)
-    if builder.get("release") in {None, beside.get("release")}:
+    if builder.get("release") not in {None, beside.get("release")}:
+        return
+    lines = _relevant(source, budget).decode(errors="replace").splitlines()
+    why = same_boot.another_boot(lines, release=None, version=None, crash_time=builder.get("crash_time"))
+    if why is None:
         builder.merge(beside)
+    else:
+        builder.set(skipped=f"the log, with cause and panic: {name} {why}")
 
 
 def apply_uname(builder: VmcoreBuilder, uname: str) -> None:

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
+from sandbox.dump.same_boot import last_time
 from sandbox.judge.call_trace import dump_trace, panics
-from sandbox.judge.log import last_time
 from sandbox.judge.verdict import Verdict
 
 _SECONDS: Final = 120.0

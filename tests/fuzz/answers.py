@@ -25,12 +25,12 @@ sys.path.insert(0, str(TESTS))
 
 with atheris.instrument_imports(include=["sandbox"]):
     from sandbox.case import remote
-    from sandbox.dump import identify
+    from sandbox.dump import identify, same_boot
     from sandbox.dump.release import classify
     from sandbox.errors import DumpError, SessionDied, SessionFailed, VmboxError
     from sandbox.explain import facts, fault, inspection, oops as oopses, text, wait_facts, waits
     from sandbox.host.decode import DecodeError
-    from sandbox.judge import backtrace, call_trace, log, stacks, system
+    from sandbox.judge import backtrace, call_trace, stacks, system
     from sandbox.model import Case, key_of
     from sandbox.report import kmem, kubernetes, log_excerpt, signature, tables, wait_drawing
     from sandbox.session import session
@@ -135,7 +135,7 @@ def read_report(content: bytes) -> None:
         signature.of(cause=None, backtrace=trace, log=lines, panic=text[:200])
         for called in call_trace.call_traces(lines)[:3] if trace is not None else ():
             stacks.judge(trace, called, by="crash")
-    log.ended(lines)
+    same_boot.ended(lines)
     call_trace.panic_trace(lines)
     call_trace.blocked_trace(lines)
     call_trace.blocked_pids(lines)

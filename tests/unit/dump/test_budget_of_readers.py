@@ -20,7 +20,7 @@ from test_budget import DUMP, INFO, INSIDE, MADE, WRAPS, zst
 from sandbox.case import page_record
 from sandbox.case.source_lines import Code  # noqa: F401 - what is imported once is not the input's
 from sandbox.commands import decode
-from sandbox.dump import identify, read_log
+from sandbox.dump import identify, read_log, same_boot
 from sandbox.dump.kdump_writer import PageView, write_pages
 from sandbox.dump.source import FileSource
 from sandbox.dump.view import additions, open_view
@@ -161,7 +161,7 @@ def read(path):
     call_trace.blocked_trace(lines)
     call_trace.call_traces(lines)
     log.another_boot(vmcore, lines)
-    log.ended(lines)
+    same_boot.ended(lines)
 
 
 PIECES = {

@@ -446,6 +446,22 @@ def test_garbage_build_id_is_not_believed(tmp_path):
     assert identify(path).build_id is None
 
 
+def test_log_of_another_boot_beside_the_dump_is_not_taken(tmp_path):
+    """Of the same kernel: the time of the crash tells them apart."""
+    (tmp_path / "vmcore").write_bytes(dump_writer.kdump(PAGES, INFO.replace(b"1700000000", b"1795812347")))
+    log = (
+        "[    0.000000] Linux version 6.1.0-test (a@b) (gcc) #1 SMP\n"
+        "[    1.500000] rtc_cmos 00:05: setting system clock to 2026-11-27T20:45:45 UTC (1795812{})\n"
+        "[    3.500000] Kernel panic - not syncing: hung_task: blocked tasks\n"
+    )
+    (tmp_path / "vmcore-dmesg.txt").write_text(log.format("345"))
+    assert identify(tmp_path / "vmcore").cause == "hung-task"
+    (tmp_path / "vmcore-dmesg.txt").write_text(log.format("045"))
+    found = identify(tmp_path / "vmcore")
+    assert (found.cause, found.panic) == (None, None)
+    assert "vmcore-dmesg.txt is of another boot: it ends at 2026-11-27 20:40:47" in (found.skipped or "")
+
+
 def test_log_of_another_kernel_beside_the_dump_is_not_taken(tmp_path):
     (tmp_path / "vmcore").write_bytes(dump_writer.kdump(PAGES, INFO))
     (tmp_path / "vmcore-dmesg.txt").write_text(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.dump import same_boot
 from sandbox.judge import call_trace, log, system
 from sandbox.judge.verdict import Verdict
 from sandbox.model import Vmcore
@@ -30,8 +31,8 @@ DUMP = Vmcore(
 
 
 def test_the_log_of_the_same_boot_is_believed() -> None:
-    assert log.last_time(LINES) == 4.07479
-    assert log.ended(LINES) == datetime.fromtimestamp(1795787943.143479, UTC)
+    assert same_boot.last_time(LINES) == 4.07479
+    assert same_boot.ended(LINES) == datetime.fromtimestamp(1795787943.143479, UTC)
     assert log.another_boot(DUMP, LINES) is None
     # A clock in local time.
     assert log.another_boot(replace(DUMP, crash_time=_later(hours=5, minutes=30)), LINES) is None
@@ -107,7 +108,7 @@ def test_numbers_that_no_kernel_prints(number: str) -> None:
         "[    3.000000] Call Trace:",
         "[    3.000000]  panic+0x1/0x2",
     ]
-    log.ended(lines)
+    same_boot.ended(lines)
     call_trace.call_traces(lines)
     call_trace.blocked_pids(lines)
     said = {"DATE": f"Fri Nov {number} 14:00:00 UTC {number[:4]}", "UPTIME": f"{number} days, {number}:00:00"}
