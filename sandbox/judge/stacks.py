@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Final
 
 from sandbox.judge.backtrace import Backtrace
@@ -91,7 +91,9 @@ def _same_task(stack: Backtrace, trace: CallTrace) -> bool:
 
 
 def _of_debugger(stack: Backtrace) -> Iterator[_Step]:
-    for frame in stack.frames:
+    for frame, outer in zip_longest(stack.frames, stack.frames[1:]):
+        if frame.inline and outer is not None and plain_name(frame.function) == plain_name(outer.function):
+            continue  # one function of which the compiler put a part into the other: run_ksoftirqd() of 6.1
         yield _Step(_named(frame.function), optional=frame.inline, any_name=is_address(frame.function))
         if frame.exception:
             yield _Step(_named(frame.exception), any_name=is_address(frame.exception), stopped=True)

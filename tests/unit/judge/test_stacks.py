@@ -299,3 +299,35 @@ def test_the_function_that_an_interrupt_stopped_begins_the_signature_of_drgns_st
     assert found.frames == ("loops_for_ever", "init_module", "do_one_initcall")
     # crash names it in another way, and marks no frame.
     assert not any(frame.stopped for frame in _stack(OOPS_CRASH).frames)
+
+
+# A BUG() in a tasklet of 6.1, by drgn 0.3.0, and its log.
+SOFTIRQ = """PID: 21       TASK: ff2775a1412b8000  CPU: 1  COMMAND: "ksoftirqd/1"
+ #0 [ff52349e400bbe50] vmbox_tasklet at ffffffffc04fb4c9 [vmbox_demo]
+ #1 [ff52349e400bbe60] tasklet_action_common at ffffffff8c49cb07
+ #2 [ff52349e400bbe98] handle_softirqs at ffffffff8c49c597
+ #3 (inline)           run_ksoftirqd
+ #4 [ff52349e400bbef8] run_ksoftirqd at ffffffff8c49ca2d
+ #5 [ff52349e400bbf00] smpboot_thread_fn at ffffffff8c4c80c8
+ #6 [ff52349e400bbf20] kthread at ffffffff8c4bfbfa
+ #7 [ff52349e400bbf58] ret_from_fork at ffffffff8c4032f2
+"""
+SOFTIRQ_LOG = """[    3.1] kernel BUG at vmbox_demo.c:251!
+[    3.1] invalid opcode: 0000 [#1] PREEMPT SMP NOPTI
+[    3.1] CPU: 1 PID: 21 Comm: ksoftirqd/1 Kdump: loaded Tainted: G           OE      6.1.0-56-cloud-amd64 #1
+[    3.1] RIP: 0010:vmbox_tasklet+0x9/0xb [vmbox_demo]
+[    3.1] Call Trace:
+[    3.1]  <TASK>
+[    3.1]  tasklet_action_common.constprop.0+0xa7/0x100
+[    3.1]  handle_softirqs+0xc7/0x280
+[    3.1]  run_ksoftirqd+0x2d/0x40
+[    3.1]  smpboot_thread_fn+0x1c8/0x260
+[    3.1]  kthread+0xda/0x100
+[    3.1]  ret_from_fork+0x22/0x30
+[    3.1]  </TASK>
+"""
+
+
+def test_a_function_of_which_a_part_is_inlined_into_the_rest_is_one() -> None:
+    assert _words(SOFTIRQ, SOFTIRQ_LOG) is None
+    assert _words(SOFTIRQ.replace("smpboot_thread_fn", "other"), SOFTIRQ_LOG) is not None
