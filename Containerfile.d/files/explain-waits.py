@@ -9,6 +9,7 @@ import struct
 import sys
 
 import drgn
+from drgn import container_of
 from drgn.helpers.linux.block import disk_name, for_each_disk
 from drgn.helpers.linux.idr import idr_for_each_entry
 from drgn.helpers.linux.list import list_for_each_entry
@@ -69,6 +70,16 @@ def lock_in(frame, names):
     return None
 
 
+def noted(task):
+    """(kind, lock) that the kernel notes of a blocked task (include/linux/hung_task.h); None where it does not."""
+    try:
+        word = task.blocker.value_()
+    except AttributeError:
+        return None
+    kind = ("mutex", "semaphore", "rw_semaphore", "rw_semaphore")[word & 3]
+    return (kind, drgn.Object(prog, f"struct {kind} *", word & ~3)) if word else None  # noqa: F821
+
+
 def waits_for(task):
     """(kind, function, lock) of a blocked task; kind "" for one that waits in none of the known ways."""
     found = None
@@ -84,7 +95,10 @@ def waits_for(task):
                 break
         if found is not None and found[2] is not None:
             break
-    return (*(found or ("", "", None)), functions[:TOP])
+    kind, function, lock = found or ("", "", None)
+    if (note := noted(task)) is not None:
+        kind, lock = note
+    return kind, function, lock, functions[:TOP]
 
 
 def waiters(kind, lock):
@@ -92,7 +106,10 @@ def waiters(kind, lock):
     try:
         if kind in {"mutex", "rw_semaphore", "semaphore"}:
             structure = {"mutex": "mutex", "rw_semaphore": "rwsem", "semaphore": "semaphore"}[kind]
-            entries = list_for_each_entry(f"struct {structure}_waiter", lock.wait_list.address_of_(), "list")
+            if hasattr(lock, "first_waiter"):
+                entries = ring(lock.first_waiter, f"struct {structure}_waiter")
+            else:
+                entries = list_for_each_entry(f"struct {structure}_waiter", lock.wait_list.address_of_(), "list")
             tasks = (one.task for one in entries)
         elif kind == "completion":
             entries = list_for_each_entry("struct swait_queue", lock.wait.task_list.address_of_(), "task_list")
@@ -110,6 +127,16 @@ def waiters(kind, lock):
     except (AttributeError, LookupError, drgn.FaultError):
         return None
     return found
+
+
+def ring(first, type_):
+    """Waiters that are linked to each other, without a head in the lock (v7.1)."""
+    one = first
+    while one:
+        yield one
+        one = container_of(one.list.next, type_, "list")
+        if one == first:
+            break
 
 
 def owner_of(kind, lock):
