@@ -39,6 +39,7 @@ WHOLE = [("6.1", "kdump"), ("5.10", "kdump"), ("6.12", "kdump-zstd"), ("7.2", "l
 _NAMES = {
     "__do_sys_vfork": "__x64_sys_vfork",
     "asm_call_on_stack": "asm_call_sysvec_on_stack",
+    "asm_call_irq_on_stack": "asm_call_sysvec_on_stack",
     # drgn looks before a return address for the function: a task that never ran returns to the beginning of one.
     "ret_from_fork_asm": "ret_from_fork",
     "entry_SYSCALL_64_after_hwframe": "entry_SYSCALL_64",
@@ -194,7 +195,7 @@ def test_it_needs_no_network_and_nothing_in_the_cache(
     )
     dump = dumps.copy_for(engine, own_kernel)
     answer, said = run(offline, "run", dump, "--no-debuginfo", "--", "bt", "--", "ps")
-    assert "-myown-" in said
+    assert "there is no debuginfo (--no-debuginfo)" in said
     assert " sysrq_handle_crash at " in answer
     assert "[kthreadd]" in answer
     run(engine, "close", dump)
@@ -255,13 +256,12 @@ def test_what_lacks_pages_of_the_kernels_own_tables_says_which(
     answer, said = run(podman_rootful, "run", lacking(modules), "--no-debuginfo", "--", "bt")
     assert "without debuginfo: modules: could not read memory from kdump" in answer + said
     assert " sysrq_handle_crash at " in answer
-    # Cut off, kallsyms is the first that is missing, then BTF, then what tasks have.
-    size = dump.stat().st_size
-    for part, what in ((0.5, "kallsyms"), (0.9, "BTF")):
-        path.write_bytes(dump.read_bytes()[: int(part * size)])
-        said = run(podman_rootful, "run", path, "--no-debuginfo", "--", "bt", status=13)[1]
-        assert f"the dump is incomplete: cut off in the page data: {int(part * size)} of" in said
-        assert f"drgn cannot open the dump: pages of the kernel's {what} are not in the dump: " in said
+    # Cut off in the middle, before the kernel's own memory, which is at the end.
+    size = dump.stat().st_size // 2
+    path.write_bytes(dump.read_bytes()[:size])
+    said = run(podman_rootful, "run", path, "--no-debuginfo", "--", "bt", status=13)[1]
+    assert f"the dump is incomplete: cut off in the page data: {size} of" in said
+    assert "drgn cannot open the dump: pages of the kernel's kallsyms are not in the dump: " in said
 
 
 @pytest.fixture
