@@ -23,6 +23,12 @@ PEEK: Final = 64 << 10
 _ASKED: Final = 1024
 """Lines between two looks at the clock."""
 
+_BOUNDARY: Final = re.compile(rb"boundary[*\d ]*=", re.IGNORECASE)
+_MOST_PARTED: Final = 16
+"""Mails in parts that are in each other: each line is compared with the boundaries of all."""
+_FED: Final = 8192
+"""Bytes of mail between two looks at the clock."""
+
 _LONGEST: Final = 2048
 """Bytes at the beginning of a line in which prefixes are looked for."""
 
@@ -95,12 +101,12 @@ def read(text: bytes, ask: Callable[[], object] = lambda: None) -> LogText:
     if text.startswith(b"ProblemType:"):
         return _apport(text, ask)
     if (link := panic_link.find(text)) is not None:
-        return LogText(records=list(_records(_plain(link.text), ask)), release=link.release, arch=link.arch)
+        return LogText(records=list(_records(_plain(link.text, ask), ask)), release=link.release, arch=link.arch)
     if text.lstrip()[:1] in {b"{", b"["} and (found := _from_json(text, ask)):
         return LogText(records=found)
     release = next((found["release"] for found in _EXTENDED.finditer(text[:65536]) if found["release"]), None)
     return LogText(
-        records=list(_records(_plain(text), ask)),
+        records=list(_records(_plain(text, ask), ask)),
         release=None if release is None else release.decode("ascii", "replace"),
     )
 
@@ -136,20 +142,31 @@ def decoded(text: bytes) -> bytes:
     return text
 
 
-def _plain(text: bytes) -> bytes:
+def _plain(text: bytes, ask: Callable[[], object]) -> bytes:
     """Without what mail, serial lines and terminals add."""
     if _ENCODED.search(text[:65536]):
-        text = _mail(text)
+        text = _mail(text, ask)
     if b"\r" in text:
-        text = re.sub(rb"\r+\n", b"\n", text).replace(b"\r", b"\n")
+        # One pass: a pattern that needs the newline would be tried from each \r of a row that has none.
+        text = re.sub(rb"\r++\n?", b"\n", text)
     return _TERMINAL.sub(b"", text) if b"\x1b" in text else text
 
 
-def _mail(text: bytes) -> bytes:
-    from email import message_from_bytes
+def _mail(text: bytes, ask: Callable[[], object]) -> bytes:
     from email.message import Message
+    from email.parser import BytesFeedParser
 
-    parts = [part for part in message_from_bytes(text).walk() if part.get_content_maintype() == "text"]
+    if len(_BOUNDARY.findall(text)) > _MOST_PARTED:
+        return text
+    parser = BytesFeedParser()
+    try:
+        for at in range(0, len(text), _FED):
+            ask()
+            parser.feed(text[at : at + _FED])
+        ask()
+        parts = [part for part in parser.close().walk() if part.get_content_maintype() == "text"]
+    except RecursionError:
+        return text  # messages in messages without an end
     bodies = (body for part in parts if isinstance(body := Message.get_payload(part, decode=True), bytes))
     return b"\n".join(bodies) or text
 
@@ -278,7 +295,7 @@ def _apport(text: bytes, ask: Callable[[], object]) -> LogText:
     uname = fields.get(b"Uname", b"").split()
     known = len(uname) > 1 and uname[0] == b"Linux"
     return LogText(
-        records=list(_records(_plain(log), ask)),
+        records=list(_records(_plain(log, ask), ask)),
         release=uname[1].decode("ascii", "replace") if known else None,
         arch=uname[2].decode("ascii", "replace") if known and len(uname) > 2 else None,
     )

@@ -20,7 +20,7 @@ import dump_writer
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from sandbox.dump import crash_directory, identify
+from sandbox.dump import crash_directory, identify, read_log
 from sandbox.errors import NotADump
 from sandbox.formats import zstandard
 from sandbox.triage.discovery import find
@@ -391,6 +391,30 @@ def test_a_log_that_is_nearly_one_of_dev_kmsg(tmp_path, text):
     """Digits without end were looked through from each of them on."""
     (tmp_path / "log").write_bytes(b"[    0.000000] Linux version 6.1.0 (x@y) #1 SMP\n" + text)
     check(tmp_path / "log")
+
+
+def mail(parts, rest):
+    head = b"".join(b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n" % (at, at) for at in range(parts))
+    return b"Content-Transfer-Encoding: base64\n" + head + b"Content-Type: text/plain\n\n" + LOG + rest
+
+
+LOG = b"[    0.000000] Linux version 6.1.0 (x@y) #1 SMP\n[    1.000000] Kernel panic - not syncing: x\n"
+FORMS = {
+    "carriage returns": lambda: LOG + b"\r" * 1_000_000 + b"x\n",
+    "mail in parts that are in each other": lambda: mail(150, b"-\n" * 450_000),
+    "mail whose parts have no end": lambda: mail(6000, b""),
+    "mail of messages in each other": lambda: (
+        b"Content-Transfer-Encoding: base64\n" + b"Content-Type: message/rfc822\n\n" * 20_000 + LOG
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_log_that_is_made_to_cost(name, tmp_path):
+    """Rows of carriage returns were looked through from each of them on; mail ended in an internal error."""
+    (tmp_path / "log").write_bytes(FORMS[name]())
+    check(tmp_path / "log")
+    budget.check(lambda: list(read_log(tmp_path / "log")))
 
 
 @pytest.mark.parametrize("release", ["9" * 5000 + ".1.1", "6.1." + "9" * 5000], ids=["major", "patch"])

@@ -463,3 +463,8 @@ def test_cut_logs_never_fail(tmp_path: Path) -> None:
                 identify(path)
             except (NotADump, DumpDamaged):
                 continue
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r\r\n", b"\r", b"\r\r"])
+def test_ends_of_lines(end: bytes) -> None:
+    assert [one.text for one in log_forms.read(b"one" + end + b"two\n").records] == [b"one", b"two"]
