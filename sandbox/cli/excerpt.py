@@ -22,7 +22,7 @@ from sandbox.cli.options import (
     Timeout,
     WithDebugger,
 )
-from sandbox.host.files import STDOUT, is_file_output
+from sandbox.host.files import STDOUT, is_file_output, refuse_planted
 
 if TYPE_CHECKING:
     from sandbox.excerpt.model import Excerpt
@@ -36,9 +36,14 @@ def excerpt(
         typer.Argument(metavar="-- CMD…", help="Commands whose pages are taken, too.", show_default=False),
     ] = None,
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="Where the excerpt goes; - is standard output."),
-    ] = Path("excerpt.vmcore"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the excerpt goes; excerpt.vmcore by default, - is standard output.",
+        ),
+    ] = None,
     manifest: Annotated[
         Path | None,
         typer.Option(
@@ -74,9 +79,13 @@ def excerpt(
         engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo, debugger=debugger
     )
     options.check()
+    if output is None:
+        output = Path("excerpt.vmcore")
+        refuse_planted(output, hint="choose another place with -o")
     listed = manifest
     if listed is None and is_file_output(output):
         listed = output.with_name(output.name + ".json")
+        refuse_planted(listed, hint="choose another place with --manifest")
     made = make(
         vmcore,
         output,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +23,7 @@ from sandbox.cli.options import (
     Timeout,
     WithDebugger,
 )
-from sandbox.errors import NotADump, pasteable
+from sandbox.errors import NotADump, UsageError, VmboxError, pasteable
 from sandbox.host.background import in_background
 from sandbox.host.files import STDOUT
 
@@ -79,9 +81,11 @@ def report(
     if not json and other is None:
         # In parallel to crash, because loading the templates takes as long as its answers.
         in_background(page_ready, name="page")
-    if not json or output is not None:
-        write.check(output or Path("report.html"), vmcore)
     reporter = render.reporter(quiet=quiet)
+    page = output or Path("report.html")
+    given = [one for one in (answers, debuginfo) if one is not None]
+    if not json or output is not None:
+        write.check(page, [vmcore, *given, *_files(vmcore, page)], chosen=output is None)
     options = OpenOptions(
         engine=engine, image=image, debuginfo=debuginfo, force=force, no_debuginfo=no_debuginfo, debugger=debugger
     )
@@ -97,25 +101,38 @@ def report(
     if other is not None:
         _compared(made, make(other, options, reporter, timeout=timeout), json=json)
         return
+    read_from = [Path(made.identity.dump)]
     if not json or output is not None:
         # Of a directory, or an archive in it, only now is known which file it is.
-        write.check(output or Path("report.html"), Path(made.identity.dump))
+        write.check(page, read_from, chosen=output is None)
     if json:
         text = write.as_json(made)
         if output in {None, STDOUT}:
             typer.echo(render.json_for_terminal(text))
         else:
-            write.write(output, text + "\n")
+            write.write(output, text + "\n", evidence=read_from)
     else:
-        path = output or Path("report.html")
-        write.write(path, html(made))
-        if path != STDOUT:
-            typer.echo(path)
+        write.write(page, html(made), evidence=read_from, chosen=output is None)
+        if page != STDOUT:
+            typer.echo(page)
     if made.log_remark is not None:
         render.note(f"vmbox: {made.log_remark}")
     if made.problem is not None:
         render.note(f"vmbox: {render.one_line(made.problem)}")
         raise typer.Exit(made.exit_code)
+
+
+def _files(dump: Path, output: Path) -> Sequence[Path]:
+    """All files of a dump where `output` is there and could be one of them: a part, or the memory beside its state."""
+    from sandbox.case.remote_dump import local
+    from sandbox.dump import identify
+    from sandbox.model import DUMP_SCHEMES
+
+    if output == STDOUT or not output.is_file() or str(dump).startswith(DUMP_SCHEMES):
+        return ()
+    with suppress(VmboxError):  # said when the report is made; it may also be on the engine's host
+        return identify(local(dump), log=False).files
+    return ()
 
 
 def _compared(first: Report, second: Report, *, json: bool) -> None:
@@ -138,8 +155,9 @@ def triage(
         typer.Argument(metavar="PATH", help="Dumps, directories, sosreports, patterns.", show_default=False),
     ] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the table and the reports go.")
-    ] = Path("triage"),
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Where the table and the reports go; triage by default."),
+    ] = None,
     listed: Annotated[
         Path | None, typer.Option("--from-file", metavar="FILE", help="More paths, one a line; - is standard input.")
     ] = None,
@@ -194,6 +212,10 @@ def triage(
         no_debuginfo_reason="--quick",
     )
     options.check()
+    if output is None:
+        output = Path("triage")
+        if output.is_symlink():
+            raise UsageError(f"{output} is a link, which was not named", hint="choose another directory with -o")
     words = [*(paths or ()), *(discovery.listed(listed) if listed else ())]
     if not words:
         raise typer.BadParameter("give dumps or directories")

@@ -111,6 +111,42 @@ def refuse_evidence(output: Path, evidence: Iterable[Path]) -> None:
                 )
 
 
+def refuse_planted(path: Path, *, hint: str, several_names: bool = True) -> None:
+    """Raises `UsageError` if `path`, a name that vmbox chose and not the user, is there and is no plain file.
+
+    In a directory of a stranger it may be a link to a file of the user's, or a FIFO; without `several_names` also a
+    second name of a dump.
+    """
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if not stat.S_ISREG(status.st_mode) or (status.st_nlink > 1 and not several_names):
+        raise UsageError(f"{path} is there, and is a link or no file: it is not written to", hint=hint)
+
+
+def write_chosen(path: Path, data: bytes | Iterable[bytes], *, hint: str, mode: int | None = None) -> None:
+    """Writes `data` to a name that vmbox chose: what is there is replaced in one step, and no link is followed.
+
+    A file that is there keeps its mode. Raises `UsageError` as `refuse_planted` does, and OSError.
+    """
+    refuse_planted(path, hint=hint)
+    with suppress(FileNotFoundError):
+        mode = stat.S_IMODE(path.lstat().st_mode)
+    write_atomically(path, data, mode=mode)
+
+
+def mode_of(evidence: Iterable[Path]) -> int | None:
+    """The mode of a file made of these: the owner's alone, unless every user may read all of them. For `write_output`.
+
+    What cannot be asked, as a dump on a server, is taken for one that others may not read.
+    """
+    try:
+        return None if all(one.stat().st_mode & stat.S_IROTH for one in evidence) else 0o600
+    except OSError:
+        return 0o600
+
+
 def _opened_output(path: Path) -> int | None:
     """`path` opened for writing; None for a file that can be replaced. Raises OSError."""
     if path == STDOUT:

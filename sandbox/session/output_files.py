@@ -60,9 +60,9 @@ class OutputDirectory:
             raise UsageError(f"{path} is not empty", hint=f"--output {pasteable(_free_name(path))}")
 
     def create(self, name: str) -> int:
-        """A descriptor of the new file `name`. Raises FileExistsError."""
+        """A descriptor of the new file `name`, the owner's alone as a dump's memory is. Raises FileExistsError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(name, flags, 0o644, dir_fd=self._descriptor)
+        return os.open(name, flags, 0o600, dir_fd=self._descriptor)
 
     def remove(self, name: str) -> None:
         os.unlink(name, dir_fd=self._descriptor)

@@ -31,6 +31,7 @@ from sandbox.errors import (
     VmboxError,
 )
 from sandbox.host import config, decode
+from sandbox.host.files import mode_of, refuse_planted
 from sandbox.host.locks import locked
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
@@ -41,6 +42,7 @@ from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row, RowStatus
 from sandbox.triage.worker import failed
 
 _JOURNAL: Final = "rows.jsonl"
+_ELSEWHERE: Final = "choose another directory with -o"
 _TRIES: Final = 3
 """How often a job is started if its worker dies."""
 
@@ -82,7 +84,8 @@ def triage(
     """
     config.time_limit(timeout)
     if not _made(output / "reports"):
-        raise UsageError(f"{output} cannot be written", hint="choose another directory with -o")
+        raise UsageError(f"{output} cannot be written", hint=_ELSEWHERE)
+    _check_names(output)
     with locked(output / ".lock", reporter, f"a triage into {output}"):
         local = None if scheduler else ProcessPool(jobs or fitting_jobs())
         pool: Pool = local or DaskPool(scheduler or "", reporter)
@@ -114,6 +117,17 @@ def _made(directory: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _check_names(output: Path) -> None:
+    """Raises `UsageError` where a name leads elsewhere: the directory may be in a stranger's one of dumps."""
+    if (output / "reports").is_symlink():
+        raise UsageError(f"{output / 'reports'} is a link, and is not followed", hint=_ELSEWHERE)
+    for name in (_JOURNAL, ".lock"):
+        # These are written to and not replaced.
+        refuse_planted(output / name, hint=_ELSEWHERE, several_names=False)
+    for name in table.NAMES:
+        refuse_planted(output / name, hint=_ELSEWHERE)
 
 
 def _identified(paths: Sequence[Path], local: ProcessPool | None, reporter: Reporter) -> list[DumpEntry]:
@@ -176,6 +190,8 @@ class _Scheduler:
     """(place, kernel): the kernel's first dump is getting them."""
     order: list[str] = field(default_factory=list)
     """Keys in the order in which the dumps were found, which is the order of the table."""
+    evidence: Sequence[Path] = ()
+    """All files of all dumps."""
     noted: bool = False
     """Whether this run has written to the journal."""
     unavailable: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -184,6 +200,7 @@ class _Scheduler:
     """Kernels of which a dump was read without debuginfo, because there is none: the reason. It is searched once."""
 
     def run(self, entries: Sequence[DumpEntry], *, again: bool) -> None:
+        self.evidence = [file for one in entries for file in _files(one)]
         earlier = {} if again else dict(self._earlier())
         self.order = [one.key for one in entries]
         for one in entries:
@@ -304,15 +321,16 @@ class _Scheduler:
         if one.kernel is not None and made.row.no_debuginfo is not None and not self.options.no_debuginfo:
             self.without_debuginfo[one.kernel] = made.row.no_debuginfo
         if made.html is not None and made.json is not None:
-            write.write(self.output / "reports" / f"{one.key}.html", made.html)
-            write.write(self.output / "reports" / f"{one.key}.json", made.json)
+            reports, dump = self.output / "reports", _files(one)
+            write.write(reports / f"{one.key}.html", made.html, evidence=dump, chosen=True)
+            write.write(reports / f"{one.key}.json", made.json, evidence=dump, chosen=True)
         self._note(made.row)
         return True
 
     def _note(self, row: Row) -> None:
         self.rows[row.key] = row
         text = json.dumps(plain(row), ensure_ascii=False) + "\n"
-        with (self.output / _JOURNAL).open("ab+") as journal:
+        with open(self.output / _JOURNAL, "ab+", opener=self._opened) as journal:
             if not self.noted and journal.tell() > 0:
                 # The last line is incomplete if the run was killed while writing it.
                 journal.seek(-1, os.SEEK_END)
@@ -320,6 +338,10 @@ class _Scheduler:
                     journal.write(b"\n")
             self.noted = True
             journal.write(text.encode())
+
+    def _opened(self, name: str, flags: int) -> int:
+        mode = mode_of(self.evidence)
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666 if mode is None else mode)
 
     def _earlier(self) -> Iterator[tuple[str, Row]]:
         """Read the journal: the last row of each dump counts. Skips an incomplete last line."""
@@ -348,8 +370,12 @@ class _Scheduler:
             tuple(self.rows[key] for key in self.order if key in self.rows),
             left=sum(map(len, self.waiting.values())) + len(self.in_flight),
         )
-        table.write(self.output, index, final=final)
+        table.write(self.output, index, final=final, evidence=self.evidence)
         return index
+
+
+def _files(one: DumpEntry) -> Sequence[Path]:
+    return [one.path or Path(one.dump), *(Path(file) for file in one.files)]
 
 
 def _eta(seconds: float, done: int, whole: int) -> str:

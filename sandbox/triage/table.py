@@ -20,6 +20,7 @@ from sandbox.triage.model import Row, RowStatus
 from sandbox.version import __version__
 
 INDEX_VERSION: Final = 1
+NAMES: Final = ("index.html", "index.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +152,9 @@ def _markup(script: str) -> object:
     return Markup(script)  # noqa: S704 - our own file
 
 
-def write(directory: Path, index: Index, *, final: bool) -> None:
-    """Write index.html, and index.json if the table is `final`."""
-    write_file(directory / "index.html", html(index))
+def write(directory: Path, index: Index, *, final: bool, evidence: Sequence[Path] = ()) -> None:
+    """Write index.html, and index.json if the table is `final`, both made of the dumps `evidence`."""
+    page, values = (directory / name for name in NAMES)
+    write_file(page, html(index), evidence=evidence, chosen=True)
     if final:
-        write_file(directory / "index.json", as_json(index) + "\n")
+        write_file(values, as_json(index) + "\n", evidence=evidence, chosen=True)

@@ -12,9 +12,19 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from typer.testing import CliRunner
 
-from sandbox.errors import NoSpace
-from sandbox.host.files import STDOUT, check_output, is_file_output, write_all, write_atomically, write_output
+from sandbox.cli import app
+from sandbox.errors import NoSpace, UsageError
+from sandbox.host.files import (
+    STDOUT,
+    check_output,
+    is_file_output,
+    write_all,
+    write_atomically,
+    write_chosen,
+    write_output,
+)
 from sandbox.report import write as report
 
 
@@ -212,3 +222,61 @@ def test_a_command_looks_at_its_output_first(
     done = vmbox("image", "build", str(dump), "--sbom", str(tmp_path))
     assert done.returncode == 2, done
     assert "Is a directory" in done.stderr
+
+
+def _report(*words: str) -> tuple[int, str]:
+    made = CliRunner().invoke(app, ["report", "-q", "--no-debuginfo", *words])
+    return made.exit_code, made.output
+
+
+def test_a_report_replaces_nothing_that_it_is_made_of(tmp_path: Path) -> None:
+    (tmp_path / "m.vmss").write_bytes(b"\xd2\xbe\xd2\xbe" + bytes(8188))
+    (tmp_path / "m.vmem").write_bytes(bytes(8192))
+    log = tmp_path / "dmesg.txt"
+    log.write_text("[    1.000000] Linux version 6.1.0 (x@y) #1\n[    2.000000] Kernel panic - not syncing: x\n")
+    vmlinux = tmp_path / "vmlinux"
+    vmlinux.write_bytes(b"debuginfo")
+    before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+    for words in (
+        (str(tmp_path / "m.vmss"), "-o", str(tmp_path / "m.vmem")),
+        (str(log), "-o", str(log)),
+        (str(log), "--debuginfo", str(vmlinux), "-o", str(vmlinux)),
+    ):
+        status, said = _report(*words)
+        assert status
+        assert "only read" in said
+    assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+def test_a_report_without_a_name_follows_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory may be a stranger's, with a link of that name to a file of the user's."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "dmesg.txt").write_text(
+        "[    1.000000] Linux version 6.1.0 (x@y)\n[    2.000000] Kernel panic - not syncing: x\n"
+    )
+    (here / "dmesg.txt").chmod(0o600)
+    (tmp_path / "own").write_text("mine")
+    (here / "report.html").symlink_to(tmp_path / "own")
+    status, said = _report("dmesg.txt")
+    assert status
+    assert "link" in said
+    assert (tmp_path / "own").read_text() == "mine"
+    (here / "report.html").unlink()
+    assert _report("dmesg.txt")[0] == 0
+    assert _mode(here / "report.html") == 0o600
+
+
+def test_a_name_that_was_chosen_here_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    evidence, name = tmp_path / "vmcore", tmp_path / "name"
+    evidence.write_bytes(b"evidence")
+    name.hardlink_to(evidence)
+    write_chosen(name, b"new", hint="")
+    assert (evidence.read_bytes(), name.read_bytes()) == (b"evidence", b"new")
+    for make in (lambda: name.symlink_to(evidence), lambda: os.mkfifo(name), name.mkdir):
+        name.unlink()
+        make()
+        with pytest.raises(UsageError, match="link or no file"):
+            write_chosen(name, b"new", hint="")
+    assert evidence.read_bytes() == b"evidence"

@@ -87,7 +87,7 @@ def test_what_commands_redirected_to_comes_out(tmp_path: Path) -> None:
     assert (out / "bt.txt").read_bytes() == b"PID: 1\n"
     assert (out / "ab.txt").read_bytes() == b"x" * 100000
     assert (out / "empty").read_bytes() == b""
-    assert (out / "bt.txt").stat().st_mode & 0o7777 == 0o640
+    assert (out / "bt.txt").stat().st_mode & 0o7777 == 0o600
 
 
 @pytest.mark.parametrize(

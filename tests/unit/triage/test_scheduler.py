@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future
@@ -13,7 +14,7 @@ import schema_of
 
 import heaps
 from sandbox.case.options import OpenOptions
-from sandbox.errors import DumpNotFound
+from sandbox.errors import DumpNotFound, UsageError
 from sandbox.triage import discovery, scheduler, table
 from sandbox.triage.model import DumpEntry, JobResult, ReportJob, RowStatus, entry
 from sandbox.triage.worker import failed
@@ -128,6 +129,54 @@ def test_an_incomplete_line_of_the_journal_spoils_no_other(tmp_path: Path) -> No
         assert len(made.rows) == 3
     assert len(journal.read_text().splitlines()) == 4
     assert "" not in journal.read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "index.html", "index.json", ".lock", "reports"])
+def test_a_stranger_s_link_in_the_directory_is_not_followed(tmp_path: Path, name: str) -> None:
+    """It may be in a directory of dumps: what is written there goes to no file of the user's choice of a stranger."""
+    own = tmp_path / "own"
+    if name == "reports":
+        own.mkdir()
+    else:
+        own.write_text("mine")
+    out = tmp_path / "triage"
+    out.mkdir()
+    (out / name).symlink_to(own)
+    with pytest.raises(UsageError, match="link"):
+        scheduler.triage([DUMPS / "x86_64-6.1-zlib"], out, QUICK, jobs=1)
+    assert not list(own.iterdir()) if own.is_dir() else own.read_text() == "mine"
+
+
+def test_a_second_name_of_a_dump_is_not_written_to(tmp_path: Path) -> None:
+    for name in ("rows", "index"):
+        (tmp_path / name).write_text("evidence")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "rows.jsonl").hardlink_to(tmp_path / "rows")
+    with pytest.raises(UsageError, match="link"):
+        scheduler.triage([DUMPS / "x86_64-6.1-zlib"], out, QUICK, jobs=1)
+    (out / "rows.jsonl").unlink()
+    (out / "index.html").hardlink_to(tmp_path / "index")
+    _driven(_Recording(), _some("one", 1), out).publish(final=True)
+    assert "<html" in (out / "index.html").read_text()
+    assert [(tmp_path / name).read_text() for name in ("rows", "index")] == ["evidence"] * 2
+
+
+@pytest.mark.parametrize(("mode", "made"), [(0o600, 0o600), (0o644, 0o644)])
+def test_others_read_what_is_made_only_where_they_read_the_dumps(tmp_path: Path, mode: int, made: int) -> None:
+    for number, one in enumerate((0o644, mode)):
+        (tmp_path / str(number)).touch()
+        (tmp_path / str(number)).chmod(one)
+    entries = [replace(one, dump=str(tmp_path / str(at))) for at, one in enumerate(_some("one", 2))]
+    before = os.umask(0o022)
+    try:
+        _driven(_Recording(), entries, tmp_path / "out").publish(final=True)
+    finally:
+        os.umask(before)
+    files = [one for one in (tmp_path / "out").iterdir() if one.is_file()]
+    assert {one.name: one.stat().st_mode & 0o777 for one in files} == dict.fromkeys(
+        ("rows.jsonl", "index.html", "index.json"), made
+    )
 
 
 def test_missing_debuginfo_of_a_kernel_is_searched_once(tmp_path: Path) -> None:
