@@ -70,6 +70,7 @@ def test_each_process_is_limited_where_no_container_can_be(limits: bool, monkeyp
 
 def _engine(api: Api, monkeypatch: pytest.MonkeyPatch) -> DockerEngine:
     engine = DockerEngine.__new__(DockerEngine)
+    engine._steps = {}
     for name, value in {"_api": api, "_endpoint": "unix:///x", "_info": None, "_service": None}.items():
         setattr(engine, name, value)
     monkeypatch.setattr(engine, "_refuse_unless_as_asked", lambda *_: None)
