@@ -9,9 +9,10 @@ from pathlib import Path
 
 from sandbox import render
 from sandbox.debuginfo import trust
-from sandbox.debuginfo.download import is_secure, over_tls, read_package
+from sandbox.debuginfo.download import is_secure, over_tls
 from sandbox.debuginfo.extract import ExtractSpec, extract, extract_ranged, finalize, unpack
 from sandbox.debuginfo.http_ranges import HttpFile, RangesUnsupported
+from sandbox.debuginfo.package_download import read_package
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.proof import Identity, identity
 from sandbox.debuginfo.unstrip import merge

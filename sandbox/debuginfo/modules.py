@@ -16,10 +16,11 @@ from typing import Final, Self
 
 from sandbox.debuginfo import extract as packages, local, trust
 from sandbox.debuginfo.deb_locator import DebFileLocator, data_blocks, md5sums
-from sandbox.debuginfo.download import is_secure, read_package
+from sandbox.debuginfo.download import is_secure
 from sandbox.debuginfo.extract import ExtractSpec
 from sandbox.debuginfo.fetch import is_signed, ranged_url
 from sandbox.debuginfo.http_ranges import BlockStream, HttpFile, RangesUnsupported, RemoteStream, XzBlocks
+from sandbox.debuginfo.package_download import read_package
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.store import About, Entry, Store
 from sandbox.errors import DebuginfoNotFound, NoSpace, VerificationFailed

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
 
-from sandbox.debuginfo.download import counted, get, read_package, refuse, retried
+from sandbox.debuginfo.download import counted, get, refuse, retried
+from sandbox.debuginfo.package_download import read_package
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.errors import VerificationFailed
 from sandbox.formats.compressions import by_suffix, decompressed

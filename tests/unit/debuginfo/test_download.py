@@ -7,7 +7,7 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
-from sandbox.debuginfo import download
+from sandbox.debuginfo import download, package_download
 from sandbox.debuginfo.attempts import SearchLog
 from sandbox.debuginfo.certificates import CertificateMissing
 from sandbox.errors import ConfigurationError, DebuginfoNotFound, DownloadFailed, Unreachable, VerificationFailed
@@ -114,7 +114,7 @@ def test_a_connection_that_is_lost_after_some_bytes_is_tried_again(
         return real(*arguments, **more)
 
     real = download.get
-    monkeypatch.setattr(download, "get", answer)
+    monkeypatch.setattr(package_download, "get", answer)
     assert bench.locate().proof
     assert refused == 0
 

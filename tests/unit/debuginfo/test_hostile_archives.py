@@ -19,7 +19,7 @@ import archives
 from archives import Archive
 from debuginfo_bench import Bench, Heard
 from listening import listening
-from sandbox.debuginfo import RemotePackage, certificates, download, repodata, strip_relocs, unstrip
+from sandbox.debuginfo import RemotePackage, certificates, download, package_download, repodata, strip_relocs, unstrip
 from sandbox.debuginfo.gdb_index import add_gdb_index
 from sandbox.debuginfo.http_ranges import HttpFile
 from sandbox.debuginfo.proof import identity
@@ -255,7 +255,7 @@ def test_a_body_without_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
     with endless() as url:
         remote = RemotePackage(package="x", version=None, url=url, size=None, sha256=None)
         with pytest.raises(VerificationFailed, match="at most"):
-            download.read_package(
+            package_download.read_package(
                 remote, bench.dump, lambda stream: stream.skip(1 << 40), title="x", reporter=Heard(), limit=8 * MIB
             )
         with pytest.raises(VerificationFailed, match="too long"):
