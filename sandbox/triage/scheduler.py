@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -30,18 +28,17 @@ from sandbox.errors import (
     UsageError,
     VmboxError,
 )
-from sandbox.host import config, decode
-from sandbox.host.files import mode_of, refuse_planted
+from sandbox.host import config
+from sandbox.host.files import refuse_planted
 from sandbox.host.locks import locked
 from sandbox.progress import QUIET, Reporter, Step
-from sandbox.render import plain
 from sandbox.report import write
-from sandbox.triage import table
+from sandbox.triage import journal, table
 from sandbox.triage.executors import DaskPool, Pool, ProcessPool, fitting_jobs
+from sandbox.triage.journal import Journal
 from sandbox.triage.model import DumpEntry, JobResult, ReportJob, Row, RowStatus, entry, unidentified
 from sandbox.triage.worker import failed
 
-_JOURNAL: Final = "rows.jsonl"
 _ELSEWHERE: Final = "choose another directory with -o"
 _TRIES: Final = 3
 """How often a job is started if its worker dies."""
@@ -123,7 +120,7 @@ def _check_names(output: Path) -> None:
     """Raises `UsageError` where a name leads elsewhere: the directory may be in a stranger's one of dumps."""
     if (output / "reports").is_symlink():
         raise UsageError(f"{output / 'reports'} is a link, and is not followed", hint=_ELSEWHERE)
-    for name in (_JOURNAL, ".lock"):
+    for name in (journal.NAME, ".lock"):
         # These are written to and not replaced.
         refuse_planted(output / name, hint=_ELSEWHERE, several_names=False)
     for name in table.NAMES:
@@ -192,8 +189,7 @@ class _Scheduler:
     """Keys in the order in which the dumps were found, which is the order of the table."""
     evidence: Sequence[Path] = ()
     """All files of all dumps."""
-    noted: bool = False
-    """Whether this run has written to the journal."""
+    journal: Journal = field(init=False)
     unavailable: dict[str, tuple[str, int]] = field(default_factory=dict)
     """Kernels whose image or debuginfo is not available: the reason, and its status."""
     without_debuginfo: dict[str, str] = field(default_factory=dict)
@@ -201,7 +197,8 @@ class _Scheduler:
 
     def run(self, entries: Sequence[DumpEntry], *, again: bool) -> None:
         self.evidence = [file for one in entries for file in _files(one)]
-        earlier = {} if again else dict(self._earlier())
+        self.journal = Journal(self.output, self.evidence, self.reporter)
+        earlier = {} if again else {row.key: row for row in self.journal.rows()}
         self.order = [one.key for one in entries]
         for one in entries:
             row = earlier.get(one.key)
@@ -329,33 +326,7 @@ class _Scheduler:
 
     def _note(self, row: Row) -> None:
         self.rows[row.key] = row
-        text = json.dumps(plain(row), ensure_ascii=False) + "\n"
-        with open(self.output / _JOURNAL, "ab+", opener=self._opened) as journal:
-            if not self.noted and journal.tell() > 0:
-                # The last line is incomplete if the run was killed while writing it.
-                journal.seek(-1, os.SEEK_END)
-                if journal.read(1) != b"\n":
-                    journal.write(b"\n")
-            self.noted = True
-            journal.write(text.encode())
-
-    def _opened(self, name: str, flags: int) -> int:
-        mode = mode_of(self.evidence)
-        return os.open(name, flags | os.O_NOFOLLOW, 0o666 if mode is None else mode)
-
-    def _earlier(self) -> Iterator[tuple[str, Row]]:
-        """Read the journal: the last row of each dump counts. Skips an incomplete last line."""
-        try:
-            lines = (self.output / _JOURNAL).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return
-        for line in lines:
-            try:
-                # A row of another version may have other keys: that dump is reported again.
-                row = decode.from_json(Row, line, keys="all")
-            except decode.DecodeError:
-                continue
-            yield row.key, row
+        self.journal.note(row)
 
     def _stays(self, row: Row) -> bool:
         if row.report is not None and not (self.output / row.report).exists():

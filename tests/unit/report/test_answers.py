@@ -14,8 +14,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import schema_of
 
+import schema_of
 from sandbox.debugger.crash import module_names
 from sandbox.debugger.crash_errors import ErrorDetector
 from sandbox.errors import DebuginfoNotFound
@@ -193,7 +193,7 @@ def test_signature_begins_below_panic_and_ends_above_the_system_call(functions: 
 
 
 def test_report_json_is_valid_by_the_schema(vmcore: Vmcore, answers: CommandOutputs) -> None:
-    assert write.schema() == schema_of.schema(), "run tests/unit/report/schema_of.py"
+    assert write.schema() == schema_of.schema(), "run tests/schema_of.py"
     for report in (read(vmcore, answers), read(vmcore, None, DebuginfoNotFound("there is none"))):
         text = write.as_json(report)
         jsonschema.Draft202012Validator(write.schema()).validate(json.loads(text))

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import schema_of
 
 import heaps
+import schema_of
 from sandbox.case.options import OpenOptions
 from sandbox.errors import DumpNotFound, UsageError
 from sandbox.triage import discovery, scheduler, table
@@ -40,7 +40,12 @@ def test_find(heap: Path) -> None:
 
 
 def test_the_schema_matches_the_dataclasses() -> None:
-    assert table.schema() == schema_of.schema(table.Index), "run tests/unit/report/schema_of.py"
+    assert table.schema() == schema_of.schema(table.Index), "run tests/schema_of.py"
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_STATE_DIR", str(tmp_path / "state"))
 
 
 class _Recording:
@@ -129,6 +134,25 @@ def test_an_incomplete_line_of_the_journal_spoils_no_other(tmp_path: Path) -> No
         assert len(made.rows) == 3
     assert len(journal.read_text().splitlines()) == 4
     assert "" not in journal.read_text().splitlines()
+
+
+def test_a_row_that_a_stranger_wrote_is_no_row(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _driven(_Recording(), _some("one", 3), out)
+    journal = out / "rows.jsonl"
+    first, second, third = journal.read_text().splitlines()
+    forged = second.replace('"seal": "', '"seal": "0')
+    said = third.replace('"status": "', '"title": "nothing happened", "status": "', 1)
+    changed = first.replace('"dump": "', '"dump": "x', 1)
+    assert len({first, changed, second, forged, third, said}) == 6
+    journal.write_text("\n".join([changed, forged, said, "x" * (3 << 20), ""]))
+    pool = _Recording()
+    _driven(pool, _some("one", 3), out, again=False)
+    assert len(pool.given) == 3
+    # What this user's own wrote is kept, also by another process.
+    pool = _Recording()
+    _driven(pool, _some("one", 3), out, again=False)
+    assert pool.given == []
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "index.html", "index.json", ".lock", "reports"])
