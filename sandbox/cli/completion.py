@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Final
 
 from sandbox.errors import VmboxError
+
+_NO_WORD: Final = re.compile(r"[^\w@%+=:,./-]")
+"""What means something to a shell: bash takes what is offered unquoted into the command line, a line each, and zsh
+evaluates it, help too.
+"""
 
 
 def debugger_commands(incomplete: str) -> Iterator[str]:
@@ -28,14 +35,17 @@ def profiles(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 def cases(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Open cases, by id and by the path of their dump."""
+    """Open cases, by id, and by the path of their dump where a shell takes that as one word and nothing more.
+
+    The maker of a dump chose its name and its release.
+    """
     from sandbox.case.store import open_cases
 
     with suppress(VmboxError, OSError):
         for case in open_cases():
             for name in (case.id, str(case.dump)):
-                if name.startswith(incomplete):
-                    yield name, case.release
+                if name.startswith(incomplete) and not _NO_WORD.search(name):
+                    yield name, _NO_WORD.sub("?", case.release)
 
 
 def settings(incomplete: str) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,23 +49,56 @@ def test_completion_offers_matching_words(offered: Callable[[str], list[str]], w
     assert offered(words) == whole
 
 
-def test_open_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offered: Callable[[str], list[str]]) -> None:
-    """The case is only a directory; this test is the reader of its FIFO."""
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], str]]:
+    """Opens a case of a dump and a release, which is only a directory: this test is the reader of its FIFO."""
     place = tmp_path / "cases" / "0123456789-docker"
     place.mkdir(parents=True)
     tmp_path.chmod(0o700)
     os.mkfifo(place / "ctl")
     reader = os.open(place / "ctl", os.O_RDONLY | os.O_NONBLOCK)
-    names = ["id", "release", "profile", "image", "proof", "engine", "endpoint", "container", "token"]
-    described = dict.fromkeys(names, "x") | {"id": place.name, "dump": "/var/crash/a/vmcore", "vmlinux": "/v"}
-    described |= {"directory": str(place), "opened": "2026-01-01T00:00:00+00:00", "files": 1}
-    (place / "case.json").write_text(json.dumps(described))
     monkeypatch.setenv("VMBOX_RUNTIME_DIR", str(tmp_path))
-    try:
-        for beginning, whole in (("/var", "/var/crash/a/vmcore"), ("0", "0123456789-docker")):
-            assert offered(f"vmbox close {beginning}") == [whole]
-    finally:
-        os.close(reader)
+
+    def describe(dump: str, release: str) -> str:
+        names = ["id", "profile", "image", "proof", "engine", "endpoint", "container", "token"]
+        described = dict.fromkeys(names, "x") | {"id": place.name, "dump": dump, "release": release, "vmlinux": "/v"}
+        described |= {"directory": str(place), "opened": "2026-01-01T00:00:00+00:00", "files": 1}
+        (place / "case.json").write_text(json.dumps(described))
+        return place.name
+
+    yield describe
+    os.close(reader)
+
+
+def test_open_cases(offered: Callable[[str], list[str]], opened: Callable[[str, str], str]) -> None:
+    ident = opened("/var/crash/a/vmcore", "6.1")
+    for beginning, whole in (("/var", "/var/crash/a/vmcore"), ("0", ident)):
+        assert offered(f"vmbox close {beginning}") == [whole]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["$(id)", r"\$(id)", "`id`", "a;id", "a b", "a\nid", "*", "'id", '"id', "&id", "\N{RIGHT-TO-LEFT OVERRIDE}id"],
+)
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_no_name_of_a_dump_is_a_command_to_a_shell(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    opened: Callable[[str, str], str],
+    name: str,
+    shell: str,
+) -> None:
+    ident = opened(f"/tmp/{name}", name)
+    asked = {"_VMBOX_COMPLETE": f"complete_{shell}", "COMP_WORDS": "vmbox close ", "COMP_CWORD": "2"}
+    for variable, value in (asked | {"_TYPER_COMPLETE_ARGS": "vmbox close "}).items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(sys, "argv", ["vmbox"])
+    with pytest.raises(SystemExit):
+        app()
+    said = capsys.readouterr().out
+    assert ident in said
+    assert "/tmp" not in said
+    assert not set(said.replace("'*: ", "")) & set("$`\\;&*"), said
 
 
 def test_a_broken_setting_does_not_break_typing(
