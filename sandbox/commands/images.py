@@ -139,7 +139,7 @@ def _add_modules(dump: Path, vmlinux: Path, options: OpenOptions, reporter: Repo
         if names:
             missing = fetch_modules(vmlinux, names, reporter).missing
             if missing:
-                reporter.notice(f"not in the debug package: {', '.join(missing)}")
+                reporter.notice(module_debuginfo.lacks(missing))
     except (SessionError, DebuginfoError) as error:
         reporter.notice(f"without debug files of modules: {error.message}")
 
