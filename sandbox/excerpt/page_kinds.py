@@ -20,6 +20,8 @@ from sandbox.session.start import open_session
 USER: Final = frozenset({"anonymous", "page cache"})
 """Memory of processes, and contents of files."""
 UNKNOWN: Final = "unknown"
+_KNOWN: Final = USER | {"slab", "kernel", "reserved"}
+"""What the script answers of a page. Another word is of a dump that took its case over."""
 
 _NUMBER: Final = re.compile("[0-9]{1,20}")
 
@@ -72,7 +74,7 @@ def kinds(
     found = dict.fromkeys(frames, UNKNOWN)
     for line in answer.text().splitlines():
         number, _, kind = line.partition(" ")
-        if _NUMBER.fullmatch(number) and int(number) in found:
+        if kind in _KNOWN and _NUMBER.fullmatch(number) and int(number) in found:
             found[int(number)] = kind
     return found
 

@@ -80,7 +80,7 @@ def test_a_case_that_lies_about_pages_leaves_them_out(monkeypatch):
 
     def answer(_session, _what, _code, _arguments, output, *, timeout):
         assert timeout
-        output(b"5 slab\n" + b"9" * 5000 + b" slab\n" + "\u0666 slab\n\u00b2 slab\n".encode())
+        output(b"5 slab\n2 kerneI\n" + b"9" * 5000 + b" slab\n" + "\u0666 slab\n\u00b2 slab\n".encode())
         return CommandStatus.OK, b""
 
     monkeypatch.setattr(page_kinds, "open_session", lambda *_: (session(), None))
