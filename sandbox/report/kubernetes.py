@@ -260,6 +260,15 @@ def _text(value: str) -> str:
     return escape(visible(value.encode(errors="backslashreplace").decode()), {"\n": " ", "$": "&#36;"})
 
 
+def _literal(value: str) -> str:
+    """`value` where Kubernetes expands $(NAME): in commands and variables. Two dollars are one there.
+
+    See "Define Dependent Environment Variables" of docs.kubernetes.io.
+    """
+    # Other dollars stay: they are the same there, and engines that expand nothing read them, too.
+    return value.replace("$", "$$") if "$(" in value or "$$" in value else value
+
+
 def _quantity(name: str, text: str) -> float:
     found = _QUANTITY.fullmatch(text)
     if found is None:
@@ -298,8 +307,7 @@ def _pod(
     asking = " || ".join(f'ask {one.name} "${one.name.upper()}" {_shell_words(one, place)}' for one in debuggers)
     told = place is not None
     if told:
-        # Kubernetes expands $(NAME).
-        questions["VMCOREINFO"] = vmcoreinfo.replace("$(", "$$(")
+        questions["VMCOREINFO"] = _literal(vmcoreinfo)
         asking = f'printf %s "$VMCOREINFO" >{VMCOREINFO}\n{asking}'
     common = {
         "image": image,
@@ -326,7 +334,7 @@ def _pod(
     ]
     crash = {
         "name": "crash",
-        "command": ["/bin/sh", "-c", f"{_SCRIPT}{asking}\n", "vmbox", str(dump)],
+        "command": ["/bin/sh", "-c", f"{_SCRIPT}{asking}\n", "vmbox", _literal(str(dump))],
         "env": _variables(environment | questions),
         **common,
         "volumeMounts": [

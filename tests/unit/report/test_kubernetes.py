@@ -61,7 +61,7 @@ def test_hostile_names_stay_values(tmp_path: Path) -> None:
     dump.write_bytes(source.read_bytes())
     (_, job) = yaml.safe_load_all(as_yaml(manifests(identify(dump), JobOptions(), token=TOKEN)))
     (container,) = job["spec"]["template"]["spec"]["initContainers"]
-    assert container["command"][-1] == f"/case/dumps/{dump.name}"
+    assert _expanded(container["command"][-1]) == f"/case/dumps/{dump.name}"
     assert dump.name not in container["command"][2]
     assert set(job["metadata"]["name"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
@@ -234,6 +234,17 @@ def test_text_that_other_parsers_take_for_a_number_is_quoted(value: str) -> None
 @pytest.mark.parametrize("value", ["8Gi", "abcdef012345", "6.1.0-1-amd64", "no such", "e5"])
 def test_other_text_is_not(value: str) -> None:
     assert f"x: {value}\n" in as_yaml([{"x": value}])
+
+
+def _expanded(text: str) -> str:
+    """What Kubernetes makes of a word of a command, where TOKEN is set (third_party/forked/golang/expansion there)."""
+    return re.sub(r"\$(?:\$|\(TOKEN\))", lambda found: "$" if found[0] == "$$" else TOKEN, text)
+
+
+@pytest.mark.parametrize("name", ["$(TOKEN)", "a$$(TOKEN)", "$", "a$$", "$HOME", "$$$(TOKEN"])
+def test_no_name_of_a_dump_has_a_variable_of_the_job(vmcore: Vmcore, name: str) -> None:
+    (pod,) = manifests(replace(vmcore, path=vmcore.path.with_name(name)), JobOptions(kind="pod"), token=TOKEN)
+    assert _expanded(pod["spec"]["initContainers"][0]["command"][-1]) == f"/case/dumps/{name}"
 
 
 def test_a_dump_that_does_not_tell_where_its_kernel_is(vmcore: Vmcore) -> None:
