@@ -148,8 +148,9 @@ def _url(dump: Path) -> str:
         parts = urlsplit(url)
         _ = parts.port
         named = bool((parts.hostname or "").encode("idna"))
-    except ValueError as error:  # UnicodeError is one, too
-        raise UsageError(f"{without_secrets(url)} is no URL: {error}", hint="https://HOST[:PORT]/PATH") from None
+    except ValueError:  # UnicodeError is one, too
+        # What it says of a port is a part of a password that has a slash.
+        raise UsageError(f"{without_secrets(url)} is no URL", hint="https://HOST[:PORT]/PATH") from None
     if not named:
         raise UsageError(f"{without_secrets(url)} names no host", hint="https://HOST[:PORT]/PATH")
     return url

@@ -16,7 +16,14 @@ from typing import IO, Final
 from sandbox.debuginfo import trust
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.engine import Engine, Image, labels
-from sandbox.errors import BaseImageUnavailable, DebuginfoMismatch, EngineFailed, ImageBuildFailed, ImageNotInRegistry
+from sandbox.errors import (
+    BaseImageUnavailable,
+    ConfigurationError,
+    DebuginfoMismatch,
+    EngineFailed,
+    ImageBuildFailed,
+    ImageNotInRegistry,
+)
 from sandbox.host import config, paths
 from sandbox.host.disk import need_space
 from sandbox.host.locks import locked
@@ -35,7 +42,15 @@ def reference(vmcore: Vmcore) -> str:
 
 
 def remote_reference(ref: str, registry: str) -> str:
-    """The reference in a registry of the image that an engine calls `ref`; `registry` is HOST[:PORT][/PATH]."""
+    """The reference in a registry of the image that an engine calls `ref`; `registry` is HOST[:PORT][/PATH].
+
+    Raises `ConfigurationError` for a URL or credentials: references have neither, and are shown.
+    """
+    if "@" in registry or "://" in registry:
+        raise ConfigurationError(
+            f"{registry.rpartition('@')[2]} is no registry, as it is given",
+            hint="HOST[:PORT][/PATH]; who you are there: docker login HOST, or podman login HOST",
+        )
     return f"{registry.rstrip('/')}/{ref.removeprefix('localhost/vmbox/')}"
 
 

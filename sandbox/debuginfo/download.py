@@ -78,11 +78,15 @@ def new_client(**settings: Any) -> httpx.Client:
     """An `httpx.Client`. Raises `ConfigurationError` for a proxy variable that is no URL."""
     import httpx
 
+    hint = "export https_proxy=http://HOST:PORT, or unset it: env | grep -i proxy"
     try:
         return httpx.Client(**settings)
-    except (ValueError, httpx.InvalidURL) as error:
-        hint = "export https_proxy=http://HOST:PORT, or unset it: env | grep -i proxy"
-        raise ConfigurationError(f"a proxy variable is no URL: {error}", hint=hint) from error
+    except ValueError as error:
+        why = without_secrets(str(error))
+        raise ConfigurationError(f"a proxy variable is no URL: {why}", hint=hint) from None
+    except httpx.InvalidURL:
+        # What it says of a port is a part of a password that has a slash.
+        raise ConfigurationError("a proxy variable is no URL", hint=f"{hint}; %2F is a slash in a password") from None
 
 
 @contextlib.contextmanager

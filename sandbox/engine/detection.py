@@ -23,7 +23,7 @@ from sandbox.engine.protocol import Engine
 from sandbox.engine.unix_socket import UnixConnection
 from sandbox.errors import ConfigurationError, EngineError, EngineFailed, EngineNotFound, EnginePermission
 from sandbox.host import config
-from sandbox.log import Log
+from sandbox.log import Log, without_secrets
 
 _log = Log("engine")
 
@@ -154,7 +154,13 @@ def _open(candidate: _Candidate) -> Engine:
 
 def _reached(candidate: _Candidate) -> Engine:
     url = candidate.url
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ConfigurationError(
+            f"{without_secrets(url)} is no URL ({candidate.why})", hint="ssh://USER@HOST[:PORT], tcp://HOST[:PORT]"
+        ) from None
     tunnel: service.Service | None = None
     match parts.scheme:
         case "unix" | "http+unix":
@@ -253,7 +259,7 @@ def _unix_version(path: Path, candidate: _Candidate) -> dict[str, Any]:
 
 
 def _tcp_version(parts: urllib.parse.SplitResult, candidate: _Candidate) -> dict[str, Any]:
-    address = parts.netloc
+    address = without_secrets(parts.netloc)
     host, proof = parts.hostname or "", tls.certificates()
     connection: http.client.HTTPConnection
     try:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sandbox.errors import ConfigurationError, UsageError
+from sandbox.log import without_secrets
 
 PREFIX: Final = "VMBOX_"
 ONLY_ENVIRONMENT: Final = {
@@ -474,7 +475,9 @@ def _read(reader: _Reader, value: object, where: str) -> object:
     try:
         return reader(value)
     except ValueError as error:
-        raise ConfigurationError(f"{where} must be {error}", hint=f"it is {value!r}; vmbox config show") from None
+        raise ConfigurationError(
+            f"{where} must be {error}", hint=f"it is {without_secrets(repr(value))}; vmbox config show"
+        ) from None
 
 
 def _nearest(name: str, known: Mapping[str, object] | set[str]) -> str:

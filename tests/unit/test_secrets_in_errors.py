@@ -1,0 +1,60 @@
+"""Passwords in addresses are in no error that names the address: not with a slash, which ends the host of a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sandbox.case import remote_dump, self_contained
+from sandbox.debuginfo import download
+from sandbox.engine import connect
+from sandbox.errors import VmboxError
+from sandbox.host import config
+
+LOGINS = ["user:hunter2", "user:hunter/2"]
+
+
+def _said(call: Callable[[], object]) -> str:
+    with pytest.raises(VmboxError) as caught:
+        call()
+    return f"{caught.value.message} {caught.value.hint} {caught.value.detail or ''}"
+
+
+@pytest.mark.parametrize("login", LOGINS)
+@pytest.mark.parametrize("scheme", ["http", "https", "s3", "sftp"])
+def test_of_a_dump(scheme: str, login: str) -> None:
+    assert "hunter" not in _said(lambda: remote_dump.known(Path(f"{scheme}://{login}@host:port/vmcore")))
+
+
+@pytest.mark.parametrize("login", LOGINS)
+@pytest.mark.parametrize("scheme", ["ssh", "tcp"])
+def test_of_an_engine(scheme: str, login: str) -> None:
+    assert "hunter" not in _said(lambda: connect(f"{scheme}://{login}@127.0.0.1:port/"))
+
+
+def test_of_an_engine_that_does_not_answer() -> None:
+    assert "hunter" not in _said(lambda: connect("tcp://user:hunter2@127.0.0.1:1"))
+
+
+@pytest.mark.parametrize(
+    "address", ["http://user:hunter/2@127.0.0.1:1", "http://user:hunter2@127.0.0.1:port", "odd://user:hunter2@h"]
+)
+def test_of_a_proxy(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("https_proxy", address)
+    assert "hunter" not in _said(download.new_client)
+
+
+@pytest.mark.parametrize("login", LOGINS)
+def test_of_a_mirror(monkeypatch: pytest.MonkeyPatch, login: str) -> None:
+    monkeypatch.setenv("VMBOX_MIRRORS", f"http://{login}@mirror.example")
+    assert "hunter" not in _said(config.current)
+
+
+@pytest.mark.parametrize("login", [*LOGINS, "https://user:hunter2", "https://user:hunter/2"])
+def test_of_a_registry(login: str) -> None:
+    """An image's reference has no user, and is shown: in manifests and by engines."""
+    said = _said(lambda: self_contained.remote_reference("localhost/vmbox/el9:1", f"{login}@registry.example"))
+    assert "registry.example is no registry, as it is given" in said
+    assert "hunter" not in said
