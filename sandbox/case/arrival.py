@@ -106,6 +106,8 @@ def start(ident: str, dump: Path, endpoint: str) -> None:
             if error.errno != errno.EWOULDBLOCK:
                 raise
             return
+        # The number of an earlier process may be another program's by now; `end` sends signals to what is there.
+        os.ftruncate(lock, 0)
         (place / RESULT).unlink(missing_ok=True)
         request = {
             "place": str(place),

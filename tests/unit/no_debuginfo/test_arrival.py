@@ -56,6 +56,27 @@ def test_a_fetch_that_fails_keeps_its_error(tmp_path: Path) -> None:
     assert arrival.error(IDENT) is None
 
 
+def test_the_number_of_an_earlier_process_is_sent_no_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A case is closed while a second fetch is just starting, and has not written its own number yet."""
+    place = arrival._place(IDENT)
+    place.mkdir(parents=True)
+    (place / "lock").write_text(str(os.getppid()))
+    told: list[int] = []
+
+    class Starting:
+        def __init__(self, *_: object, **__: object) -> None:
+            arrival.end(IDENT)
+
+        def communicate(self, _: bytes) -> None:
+            pass
+
+    monkeypatch.setattr("subprocess.Popen", Starting)
+    monkeypatch.setattr(arrival, "_END", 0.05)
+    monkeypatch.setattr(arrival.os, "kill", lambda number, _: told.append(number))
+    arrival.start(IDENT, tmp_path / "vmcore", UNREACHABLE)
+    assert told == []
+
+
 @pytest.fixture
 def silent_engine(tmp_path: Path) -> Iterator[str]:
     """An engine that is asked and says nothing: what is fetched with it stays on its way."""
