@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 from typing import Final
 
 PER_ANSWER: Final = 16 << 20
@@ -18,7 +19,8 @@ class BoundedAnswer:
     def __init__(self, room: int) -> None:
         self._room = room
         self._decode = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._pieces: list[str] = []
+        # Not the pieces themselves: a case may send it byte by byte.
+        self._text = io.StringIO(newline="")
         self.kept = 0
         """Bytes that count; what is no UTF-8 counts as long as its escapes are."""
         self.left_out = 0
@@ -28,11 +30,11 @@ class BoundedAnswer:
         kept = piece[: max(self._room - self.kept, 0)]
         if kept:
             text = self._decode.decode(kept)
-            self._pieces.append(text)
+            self._text.write(text)
             self.kept += max(len(kept), len(text))
         self.left_out += len(piece) - len(kept)
 
     def text(self) -> str:
         """What was kept, in whole lines where something was left out."""
-        text = "".join(self._pieces) + self._decode.decode(b"", final=True)
+        text = self._text.getvalue() + self._decode.decode(b"", final=True)
         return text[: text.rfind("\n") + 1] or text if self.left_out else text

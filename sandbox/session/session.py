@@ -56,6 +56,9 @@ DAMAGED: Final = (
 _KILLED: Final = 128 + 9
 """The status of a process that SIGKILL ended: when it was not vmbox, the kernel did, for lack of memory."""
 
+_SAID: Final = 1 << 14
+"""Bytes of what a debugger said that did not come up, which are shown."""
+
 _KEPT: Final = 1 << 16
 """Bytes of a flood that are kept: more than any marker and any last words."""
 
@@ -236,7 +239,7 @@ class Session:
                         raise SessionFailed(
                             f"{self._debugger.name} does not open this dump",
                             hint="vmbox info shows whether the dump is whole",
-                            detail=said.decode(errors="replace").strip() or f"exit status {died.status}",
+                            detail=said[-_SAID:].decode(errors="replace").strip() or f"exit status {died.status}",
                         )
                     # Another process than the one we asked for: it died before, or another client's start failed.
                     warm = answered = False

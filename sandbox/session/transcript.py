@@ -37,8 +37,9 @@ class Recorder:
         self._case = case
         self._reporter = reporter
         self._wanted = wanted
-        self._pieces: list[bytes] = []
-        self._kept = self._bytes = 0
+        # Not the pieces themselves: a case may send it byte by byte.
+        self._kept = bytearray()
+        self._bytes = 0
         # What a dump was asked in cases of their own (`--once`) is the same record.
         self._path = _directory() / f"{case.id.partition('.')[0]}{_SUFFIX}"
         self._opened = datetime.now(UTC)
@@ -46,18 +47,16 @@ class Recorder:
 
     def begin(self) -> None:
         """A command starts now."""
-        self._pieces.clear()
-        self._kept = self._bytes = 0
+        self._kept.clear()
+        self._bytes = 0
         self._opened = datetime.now(UTC)
         self._began = time.monotonic()
 
     def __call__(self, piece: bytes) -> None:
         """Some of its output."""
         self._bytes += len(piece)
-        if self._wanted and self._kept < MAX_OUTPUT:
-            kept = piece[: MAX_OUTPUT - self._kept]
-            self._pieces.append(kept)
-            self._kept += len(kept)
+        if self._wanted:
+            self._kept += piece[: MAX_OUTPUT - len(self._kept)]
 
     def end(self, command: str, status: CommandStatus, *, by: Choice, doubt: str | None) -> float:
         """The command has ended, as `status` says. Returns the seconds it took.
@@ -76,10 +75,10 @@ class Recorder:
                 "bytes": self._bytes,
             }
             record |= {name: text for name, text in (("reason", by.reason), ("doubt", doubt)) if text}
-            if self._bytes > self._kept:
+            if self._bytes > len(self._kept):
                 record["truncated"] = True
-            record["output"] = b"".join(self._pieces).decode(errors="backslashreplace")
-            self._pieces.clear()
+            record["output"] = self._kept.decode(errors="backslashreplace")
+            self._kept.clear()
             # One line for each opening of a case, before its first command: with what crash and debuginfo it answers.
             begun = self._case.directory / "transcript"
             head = b"" if begun.exists() else json.dumps(header(self._case)).encode() + b"\n"

@@ -6,21 +6,25 @@ import fcntl
 import os
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from sandbox.case import container, idle, overdue, store
 from sandbox.case.places import SESSION_VERSION
-from sandbox.errors import CommandTimeout, DumpUnreadable, EngineFailed, SessionDied
+from sandbox.errors import CommandTimeout, DumpUnreadable, EngineFailed, SessionDied, SessionFailed
 from sandbox.model import Case
+from sandbox.report.bounded_answer import PER_ANSWER, BoundedAnswer
 from sandbox.session import channel, session as session_module
 from sandbox.session.channel import FifoChannel
 from sandbox.session.session import Session
 from sandbox.session.ticket_lock import TicketLock
+from sandbox.session.transcript import Recorder
 
 
 class Engine:
@@ -170,6 +174,31 @@ def test_a_dump_that_the_case_may_not_read_is_tried_once(
         with pytest.raises(DumpUnreadable, match=f"{case.dump} may not be read") as found:
             session.start()
     assert f"setfacl -m u:{os.geteuid()}:r {case.dump}" in found.value.hint
+
+
+def test_what_a_failed_start_said_is_shown_in_part(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module.os, "urandom", lambda size: b"\x0b" * size)
+    said = b"".join(b"%07d\n" % number for number in range(7000))
+    with (case.shared / "out").open("wb", buffering=0) as out, Session(case) as session:
+        out.write(said + b"crash: no\nfeed exit 1 " + b"0b" * 8 + b"\n")
+        with pytest.raises(SessionFailed) as failed:
+            session.start(session.debugger.start_modes[-1:])
+    assert failed.value.detail is not None
+    assert failed.value.detail.endswith("0006999\ncrash: no")
+    assert len(failed.value.detail) <= 1 << 14
+
+
+@pytest.mark.parametrize("kind", ["report", "transcript"])
+def test_an_answer_byte_by_byte_costs_no_more_memory(case: Case, kind: str) -> None:
+    pairs = [bytes(pair) for pair in product(range(32, 127), repeat=2)]
+    sink = BoundedAnswer(PER_ANSWER) if kind == "report" else Recorder(case)
+    tracemalloc.start()
+    for _ in range(50):
+        for pair in pairs:
+            sink(pair[:1] + pair[1:])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 100 * len(pairs)
 
 
 def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
