@@ -13,7 +13,7 @@ from typing import Final
 
 from sandbox.errors import BaseImageUnavailable, NoSpace, pasteable
 from sandbox.host import mirrors
-from sandbox.image.package_sources import apt_settings
+from sandbox.image.package_sources import apt_settings, refuse_logins
 from sandbox.profiles import Bootstrap
 from sandbox.profiles.keys import key_files
 from sandbox.progress import Step
@@ -92,6 +92,8 @@ def _keyring(how: Bootstrap) -> Iterator[str | None]:
 def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str]:
     # Slim images leave these out: a case needs no documentation.
     left_out = ("doc", "info", "locale", "lintian")
+    mirror = mirrors.rewrite(how.mirror)
+    refuse_logins("\n".join((mirror, *apt_settings())).encode())
     return [
         "mmdebstrap",
         "--variant=minbase",
@@ -104,7 +106,7 @@ def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str
         *([f"--architectures={architecture}"] if architecture else ()),
         how.suite,
         str(tar),
-        mirrors.rewrite(how.mirror),
+        mirror,
     ]
 
 

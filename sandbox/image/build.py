@@ -24,7 +24,7 @@ from sandbox.host.locks import locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.image import bootstrap, containerfile
 from sandbox.image.containerfile import BuildContext
-from sandbox.image.package_sources import architecture, package_sources
+from sandbox.image.package_sources import architecture, package_sources, refuse_logins
 from sandbox.log import Log
 from sandbox.profiles import Bootstrap, Profile, digests, load, platforms
 from sandbox.progress import QUIET, Reporter, Step
@@ -62,6 +62,7 @@ def build(
     if engine.image(ref) is not None:
         _log.info("%s: the engine has it", ref)
         return ref
+    refuse_logins(context)
     below = base()
     _log.info("%s: the engine does not have it; built on %s", ref, below)
     # Of two builds of one tag at once, the second finds the image of the first.

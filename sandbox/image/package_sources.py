@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Final
 
+from sandbox.errors import ConfigurationError
 from sandbox.host import mirrors
 from sandbox.profiles import ImageDefinition, Profile, platforms
 from sandbox.profiles.keys import key_files
@@ -29,6 +30,22 @@ _INHERITED: Final = re.compile(
     r"^(Acquire::(?:https?|ftp)::Proxy(?:::\S+)?|Acquire::Check-Valid-Until|Acquire::Check-Date|Acquire::Retries)"
     r' "(.+)";$'
 )
+
+
+_LOGIN: Final = re.compile(rb"://[^\s/?#\"'@]+@")
+
+
+def refuse_logins(configuration: bytes) -> None:
+    """Raises `ConfigurationError` where a URL has a user or a password.
+
+    What configures the package manager of an image stays in it, for the cases that run there and for all who get the
+    image; and other users of the host see the arguments of a tool.
+    """
+    if _LOGIN.search(configuration):
+        raise ConfigurationError(
+            "a mirror, or a proxy of this host's apt, has a user or password in its URL, which an image would keep",
+            hint="name one without in $VMBOX_MIRRORS or /etc/apt/apt.conf.d; or take an image from a registry",
+        )
 
 
 def repositories(image: ImageDefinition, keys: str = "/etc/vmbox/vmbox.asc") -> str:

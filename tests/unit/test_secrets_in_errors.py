@@ -1,17 +1,25 @@
-"""Passwords in addresses are in no error that names the address: not with a slash, which ends the host of a URL."""
+"""Passwords in addresses are in no error that names the address: not with a slash, which ends the host of a URL. Nor do
+images keep them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sandbox import profiles
 from sandbox.case import remote_dump, self_contained
 from sandbox.debuginfo import download
 from sandbox.engine import connect
 from sandbox.errors import VmboxError
 from sandbox.host import config
+from sandbox.image import bootstrap, containerfile
+from sandbox.image.build import build
+from sandbox.image.package_sources import package_sources, refuse_logins
 
 LOGINS = ["user:hunter2", "user:hunter/2"]
 
@@ -58,3 +66,41 @@ def test_of_a_registry(login: str) -> None:
     said = _said(lambda: self_contained.remote_reference("localhost/vmbox/el9:1", f"{login}@registry.example"))
     assert "registry.example is no registry, as it is given" in said
     assert "hunter" not in said
+
+
+class _Bare:
+    """An engine without images, which is asked for nothing more."""
+
+    def image(self, ref: str) -> None:
+        del ref
+
+
+@pytest.mark.parametrize(
+    ("profile", "mirrored"), [("debian-12", "http://deb.debian.org"), ("el9", "https://dl.rockylinux.org")]
+)
+def test_no_image_keeps_the_login_of_a_mirror(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str, mirrored: str
+) -> None:
+    """Cases read the files of their image, and images are pushed to registries."""
+    recipe = containerfile.of_profile(profiles.by_name(profile))
+    refuse_logins(containerfile.context(recipe))
+    settings = config.current()
+    monkeypatch.setattr(config, "current", lambda: replace(settings, mirrors={mirrored: "http://user:hunter2@mirror"}))
+    kept = b"".join(package_sources(profiles.by_name(profile)).values())
+    assert b"hunter2" in kept, "the profile has another mirror by now"
+    engine: Any = _Bare()
+    recipe = containerfile.of_profile(profiles.by_name(profile))
+    said = _said(lambda: build(recipe, engine, base=lambda: pytest.fail("it is built")))
+    assert "an image would keep" in said
+    assert "hunter" not in said
+    how = profiles.by_name(profile).base.bootstrap
+    if how is not None and how.tool == "mmdebstrap":
+        assert "an image would keep" in _said(lambda: bootstrap._mmdebstrap(how, tmp_path / "root.tar", None))
+
+
+@pytest.mark.parametrize("profile", sorted(profiles.load()))
+def test_what_is_no_login_is_built(monkeypatch: pytest.MonkeyPatch, profile: str) -> None:
+    settings = config.current()
+    monkeypatch.setattr(config, "current", lambda: replace(settings, mirrors={}))
+    monkeypatch.setattr("sandbox.image.package_sources.apt_settings", tuple)
+    refuse_logins(containerfile.context(containerfile.of_profile(profiles.by_name(profile))))
