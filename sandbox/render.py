@@ -207,9 +207,9 @@ class _Live:
 
     def notice(self, line: str) -> None:
         if self._progress is None:
-            note(f"vmbox: {line}")
+            note(f"vmbox: {one_line(line)}")
         else:
-            self._progress.console.print(f"vmbox: {visible(line)}", markup=False, highlight=False)
+            self._progress.console.print(f"vmbox: {one_line(line)}", markup=False, highlight=False)
 
     def enter(self) -> Progress:
         with self._lock:
@@ -249,7 +249,7 @@ class _Live:
 class _LiveStep:
     def __init__(self, owner: _Live, title: str, total: int | None, unit: str) -> None:
         self._owner = owner
-        self._title = visible(title)
+        self._title = one_line(title)
         self._total = total
         self._unit = unit
         self._done = 0
@@ -287,14 +287,14 @@ class _Plain:
         return _PlainStep(title, total, unit)
 
     def notice(self, line: str) -> None:
-        note(f"vmbox: {line}")
+        note(f"vmbox: {one_line(line)}")
 
 
 class _PlainStep:
     _EVERY = 10.0
 
     def __init__(self, title: str, total: int | None, unit: str) -> None:
-        self._title = title
+        self._title = one_line(title)
         self._total = total
         self._unit = unit
         self._done = 0

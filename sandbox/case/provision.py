@@ -249,8 +249,8 @@ def _first_available(
             instead = next(others, None)
             if instead is None:
                 raise
-            said = "\n".join(line for line in (error.message, error.detail or "") if line)
-            reporter.notice(f"{said}\n{instead.reason}")
+            for line in (error.message, *(error.detail or "").splitlines(), instead.reason):
+                reporter.notice(line)
         platform = selection.crash_from.platform
         machine = None if platform is None else platforms.arch_of(platform)
         selection = replace(instead, crash_from=platforms.for_arch(instead.crash_from, machine))

@@ -17,6 +17,7 @@ from sandbox.dump.elf import _refuse_other_kinds
 from sandbox.dump.source import FileSource
 from sandbox.errors import ConfigurationError, VmboxError, pasteable
 from sandbox.host import paths
+from sandbox.progress import Reporter
 from sandbox.session.output_files import OutputDirectory
 
 NAMES = [b"\x1b]0;own\x07\x1b[31m", b"two\nlines", b"\xff\xfe", "\N{RIGHT-TO-LEFT OVERRIDE}erocmv".encode()]
@@ -61,11 +62,17 @@ def test_no_name_adds_a_line(
     assert checked.returncode == 0, checked.stderr
 
 
-def test_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    reporter = render._Plain()
-    with reporter.step("Reading \x1b]0;own\x07"):
-        reporter.notice("it is \x1b[31mred")
-    assert "\x1b" not in capsys.readouterr().err
+@pytest.mark.parametrize("reporter", [render._Plain(), render._Live()], ids=["plain", "live"])
+def test_progress(capsys: pytest.CaptureFixture[str], reporter: Reporter) -> None:
+    with reporter.step("Reading \x1b]0;own\x07\nvmbox: own") as step:
+        reporter.notice("it is \x1b[31mred\nvmbox: own")
+        step.detail("a\nvmbox: own")
+    reporter.notice("gone\nvmbox: own")
+    said = capsys.readouterr().err
+    assert "it is" in said
+    assert not [line for line in said.splitlines() if line.startswith("vmbox: own")]
+    assert "\x1b]" not in said
+    assert "\x1b[31m" not in said
 
 
 @pytest.mark.parametrize(
