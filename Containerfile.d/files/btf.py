@@ -164,6 +164,8 @@ class Btf:
         if whole > _LARGEST:
             raise BtfError(f"type {number} has {whole} bytes")
         found = []
+        # Types that were looked at for a member: another one may lead to the same.
+        seen = set()
         for place in range(at + 12, at + 12 + 12 * (info & 0xFFFF), 12):
             name, kind, offset = _TYPE.unpack_from(btf.data, place)
             if info >> 31:
@@ -174,21 +176,24 @@ class Btf:
                 bits, shift = btf.own_bits(kind)
                 offset += shift
             if not bits:
-                self._check_member(number, whole, kind, offset)
+                self._check_member(number, whole, kind, offset, seen)
             found.append((btf.string(name), kind, offset, bits))
         return found
 
-    def _check_member(self, number, whole, kind, offset):
+    def _check_member(self, number, whole, kind, offset, seen):
         """Refuses a member that is not in its struct, and one that has the whole struct in it: it would have no end."""
         size = self.size(kind)
         if offset // 8 + size > whole:
             raise BtfError(f"a member of type {number} ends behind it")
-        if size and size == whole and self._contains(kind, whole, number):
+        if size and size == whole and self._contains(kind, whole, number, seen):
             raise BtfError(f"type {number} contains itself")
 
-    def _contains(self, outer, whole, wanted):
-        """Whether `outer` is the struct `wanted`, or has it as a member that fills all of its `whole` bytes."""
-        seen, waiting = set(), [outer]
+    def _contains(self, outer, whole, wanted, seen):
+        """Whether `outer` is the struct `wanted`, or has it as a member that fills all of its `whole` bytes.
+
+        Types in `seen` do not; those that were looked at are added.
+        """
+        waiting = [outer]
         while waiting:
             number = waiting.pop()
             if number == wanted:

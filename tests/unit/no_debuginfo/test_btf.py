@@ -165,6 +165,19 @@ def test_types_that_have_no_end_are_refused() -> None:
         read.members(9)
 
 
+def test_members_that_all_lead_to_the_same_types_are_looked_at_once() -> None:
+    made = Writer()
+    many = 2000
+    made.struct("outer", 8, *(("inner", 2, 0, 0) for _ in range(many)))
+    made.struct("inner", 8, *(("leaf", 3 + number, 0, 0) for number in range(many)))
+    for number in range(many):
+        made.struct(f"leaf{number}", 8)
+    read = btf.Btf(made.bytes())
+    began = time.monotonic()
+    assert len(read.members(1)) == many
+    assert time.monotonic() - began < 2
+
+
 def test_a_megabyte_of_one_name_is_looked_through_soon() -> None:
     made = Writer()
     # Each word of each record is the offset of the name, so that it seems to be used everywhere.
