@@ -362,7 +362,7 @@ print(*{{"sandbox.case.remote_http", "sandbox.debuginfo", "ssl"}} & set(sys.modu
 def test_of_what_would_take_all_of_it_the_beginning_is_told(site: Archive) -> None:
     import bz2
 
-    site.files["/vmcore.bz2"] = bz2.compress(CONTENT) + os.urandom(40 << 20)
+    site.files["/vmcore.bz2"] = bz2.compress(CONTENT) + os.urandom(65 << 20)
     told = dumps.identify(url(site, "/vmcore.bz2"))
     assert (told.release, told.panic, told.wrappers) == (identify(DUMP).release, None, ("bz2",))
     assert told.skipped is not None
