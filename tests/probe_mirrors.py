@@ -109,8 +109,7 @@ class _World:
         release = self.directory / "Release"
         sums = f"SHA256:\n {hashlib.sha256(packed).hexdigest()} {len(packed)} {name}\n"
         release.write_text(f"Origin: Debian\nSuite: {suite}\n{sums}")
-        gpg = ["gpg", "--homedir", str(self.signer.home), "--batch", "--yes", "--output", "-"]
-        signed = rpms.run([*gpg, "--clearsign", str(release)])
+        signed = self.signer.clearsigned(release)
         self.archive.files |= {f"/{root}/dists/{suite}/InRelease": signed, f"/{root}/dists/{suite}/{name}": packed}
 
     def el8(self) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +69,32 @@ class Signer:
         home = top / "gnupg"
         home.mkdir(mode=0o700)
         gpg = ["gpg", "--homedir", str(home), "--batch", "--passphrase", ""]
-        run([*gpg, "--quick-generate-key", "Kernel Builders <k@example.org>", "rsa3072", "sign", "never"])
         key = top / "key.asc"
-        key.write_bytes(run([*gpg, "--armor", "--export"]))
-        return cls(home=home, key=key)
+        made = cls(home=home, key=key)
+        with made._agent():
+            run([*gpg, "--quick-generate-key", "Kernel Builders <k@example.org>", "rsa3072", "sign", "never"])
+            key.write_bytes(run([*gpg, "--armor", "--export"]))
+        return made
+
+    @contextmanager
+    def _agent(self) -> Iterator[None]:
+        """Ends the agent that gpg starts, and that would outlive the tests."""
+        try:
+            yield
+        finally:
+            gpgconf = ["gpgconf", "--homedir", str(self.home)]
+            socket = Path(run([*gpgconf, "--list-dirs", "agent-socket"]).decode().strip())
+            run([*gpgconf, "--kill", "gpg-agent"])
+            # It answers before it ends, and who connects to it then gets no answer.
+            deadline = time.monotonic() + 10
+            while socket.exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def clearsigned(self, text: Path) -> bytes:
+        with self._agent():
+            return run(
+                ["gpg", "--homedir", str(self.home), "--batch", "--yes", "--output", "-", "--clearsign", str(text)]
+            )
 
     def sign(self, package: Path, *, digest: str = "sha256") -> None:
         defined = {
@@ -79,7 +104,8 @@ class Signer:
             "_gpg_digest_algo": digest,
         }
         options = [word for name, value in defined.items() for word in ("--define", f"{name} {value}")]
-        run(["rpmsign", *options, "--addsign", str(package)])
+        with self._agent():
+            run(["rpmsign", *options, "--addsign", str(package)])
 
 
 def build(top: Path) -> Packages:

@@ -100,8 +100,7 @@ class Repository:
         )
         plain = self.cache.parent / "Release"
         plain.write_text(release)
-        gpg = ["gpg", "--homedir", str(self.vendor.home), "--batch", "--yes", "--output", "-"]
-        signed = rpms.run([*gpg, "--clearsign", str(plain)])
+        signed = self.vendor.clearsigned(plain)
         self.archive.files |= {
             self.path(POOL, root): package,
             self.path(f"dists/{suite}/InRelease", root): signed,
