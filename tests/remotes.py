@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -16,6 +17,8 @@ import engines
 from engines import PATH, EngineUnderTest
 from sandbox.engine import connect
 from sandbox.engine.service import Service
+
+_NUMBERS = itertools.count()
 
 _SSHD = """\
 Port 2222
@@ -68,8 +71,10 @@ def sshd(under_test: EngineUnderTest, directory: Path) -> Iterator[Sshd]:
     """Run a server in its own network namespace, to which the engine's user can log in."""
     import pwd
 
-    number = os.getpid() % 4096
-    here, there = (f"10.{200 + number // 256}.{number % 256}.{end}" for end in (1, 2))
+    # The kernel takes an interface away some time after its namespace.
+    number = (os.getpid() * 100 + next(_NUMBERS)) % 1_000_000
+    network = number % 4096
+    here, there = (f"10.{200 + network // 256}.{network % 256}.{end}" for end in (1, 2))
     space, near, far = (f"vmbox{kind}{number}" for kind in ("ns", "a", "b"))
     directory.chmod(0o755)
     for name in ("host", "me"):

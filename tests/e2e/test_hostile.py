@@ -144,7 +144,8 @@ def test_memory_pids_and_scratch_are_bounded(engine: EngineUnderTest, own_dump: 
         [*engine.vmbox, "run", str(own_dump), *words], env=env, capture_output=True, check=False, timeout=200
     )
     engine.run("close", "--all")
-    eaten, written, *rest = done.stdout.split(b"\n")
+    # Which of the processes is killed is the kernel's choice, and the shell prints of some that they were.
+    eaten, written, *rest = (line for line in done.stdout.split(b"\n") if line != b"Killed")
     assert int(eaten or 0) < 4_999_999_999, done.stdout
     assert 0 < int(written) <= 1_500_000_000 // 8 + 4096  # whole pages
     assert b"ork" in rest[0] or not engine.engine.info().limits

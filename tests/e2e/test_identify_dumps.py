@@ -151,6 +151,7 @@ def test_one_of_more_than_two_gib_is_read_where_it_is(podman_rootful: EngineUnde
     with dump.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         with serve(Archive(files={"/vmcore": content}, headers={"ETag": '"1"'})) as site:  # type: ignore[dict-item]
             there = podman_rootful.run("run", f"{site.url}/vmcore", "--once", "--", "bt", "--", "ps")
+            assert podman_rootful.run("close", f"{site.url}/vmcore").returncode == 0
         assert there.stdout == here.stdout, there.stderr
         assert site.counted < 0.03 * len(content)
 
