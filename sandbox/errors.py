@@ -40,6 +40,9 @@ The library raises; only the command line exits.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -62,6 +65,17 @@ class Terminated(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
+
+
+@contextmanager
+def called(path: Path, name: Callable[[], str]) -> Iterator[None]:
+    """Errors have `name` in the place of a path that stands for something else."""
+    try:
+        yield
+    except VmboxError as error:
+        error.message = error.message.replace(str(path), name())
+        error.args = (error.message,)
+        raise
 
 
 class UsageError(VmboxError):

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,18 +87,12 @@ def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None =
     return log.witness(here, vmcore, unpacked=unpacked)
 
 
-@contextmanager
-def _named(here: Path) -> Iterator[None]:
+def _named(here: Path) -> AbstractContextManager[None]:
     """Errors of what is read have the URL in the place of the path that stands for it."""
     from sandbox.case import remote_dump
-    from sandbox.errors import VmboxError
+    from sandbox.errors import called
 
-    try:
-        yield
-    except VmboxError as error:
-        error.message = error.message.replace(str(here), remote_dump.name(here))
-        error.args = (error.message,)
-        raise
+    return called(here, lambda: remote_dump.name(here))
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from sandbox.errors import UsageError, VmboxError, unwritable
+from sandbox.errors import UsageError, called, unwritable
 from sandbox.host.tempdirs import scratch_directory
 
 LONGEST: Final = 1 << 30
@@ -45,11 +45,8 @@ def as_file(*, longest: int = LONGEST) -> Iterator[Path]:
             _copy(copy, longest)
         except OSError as error:
             raise unwritable(copy, error, hint="choose another place with $VMBOX_CACHE_DIR", setting=True) from error
-        try:
+        with called(copy, lambda: "standard input"):
             yield copy
-        except VmboxError as error:
-            error.message = error.message.replace(str(copy), "standard input")
-            raise
 
 
 def _copy(copy: Path, longest: int) -> None:
