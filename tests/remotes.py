@@ -31,6 +31,9 @@ StrictModes no
 UsePAM no
 """
 
+_PRIVSEP = Path("/run/sshd")
+"""The empty directory in which a root's sshd confines itself, as Debian builds it."""
+
 _SSH = """\
 #!/bin/sh
 exec {ssh} -F none -i {directory}/me \\
@@ -95,13 +98,28 @@ def sshd(under_test: EngineUnderTest, directory: Path) -> Iterator[Sshd]:
         _root("ip", "link", "set", near, "up")
         for words in (f"address add {there}/30 dev {far}", f"link set {far} up"):
             _root("ip", "-netns", space, *words.split())
-        argv = [*engines._sudo(), "ip", "netns", "exec", space, *engines._as_user(under_test.uid, under_test.gid)]
+        argv = [*engines._sudo(), "ip", "netns", "exec", space]
+        argv += _privsep(stack, directory) if under_test.uid == 0 else engines._as_user(under_test.uid, under_test.gid)
         argv += ["env", f"LD_LIBRARY_PATH={libraries}", program, "-D", "-e", "-f", str(directory / "sshd_config")]
         user = pwd.getpwuid(under_test.uid).pw_name
         server = Sshd(target=f"{user}@{there}:2222", directory=directory, argv=argv, space=space)
         stack.callback(server.cut)
         server.start()
         yield server
+
+
+def _privsep(stack: contextlib.ExitStack, directory: Path) -> list[str]:
+    """Give a root's sshd what its package would install: its user, in a mount namespace, and its directory.
+
+    `ip netns exec` has made the mount namespace.
+    """
+    if not _PRIVSEP.exists():
+        _root("mkdir", "-m", "755", str(_PRIVSEP))
+        stack.callback(_root, "rmdir", str(_PRIVSEP))
+    (directory / "passwd").write_text(
+        Path("/etc/passwd").read_text() + f"sshd:x:65533:65534::{_PRIVSEP}:/usr/sbin/nologin\n"
+    )
+    return ["sh", "-c", 'mount --bind "$0" /etc/passwd && exec "$@"', str(directory / "passwd")]
 
 
 def _server() -> tuple[str, str]:
