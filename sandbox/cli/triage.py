@@ -99,7 +99,9 @@ def report(
 
         made = read(identify(vmcore), read_answers(answers))
     if other is not None:
-        _compared(made, make(other, options, reporter, timeout=timeout), json=json)
+        second = make(other, options, reporter, timeout=timeout)
+        _doubted(made, second)
+        _compared(made, second, json=json)
         return
     read_from = [Path(made.identity.dump)]
     if not json or output is not None:
@@ -115,11 +117,18 @@ def report(
         write.write(page, html(made), evidence=read_from, chosen=output is None)
         if page != STDOUT:
             typer.echo(page)
+    _doubted(made)
     if made.log_remark is not None:
         render.note(f"vmbox: {made.log_remark}")
     if made.problem is not None:
         render.note(f"vmbox: {render.one_line(made.problem)}")
         raise typer.Exit(made.exit_code)
+
+
+def _doubted(*reports: Report) -> None:
+    # Also with -q: what may be false is never given without a word.
+    for doubt in dict.fromkeys(doubt for report in reports for doubt in report.doubts):
+        render.note(f"vmbox: {doubt}")
 
 
 def _files(dump: Path, output: Path) -> Sequence[Path]:
@@ -245,6 +254,8 @@ def triage(
     if index.no_debuginfo:
         again_with = "; the same command without --quick reads them with it" if quick else ""
         render.note(f"vmbox: {index.no_debuginfo} of {index.total} were read without debuginfo{again_with}")
+    for doubt in dict.fromkeys(row.doubt for row in index.rows if row.doubt is not None):
+        render.note(f"vmbox: {doubt}")
     for row in index.rows:
         if row.disagreement is not None:
             render.note(render.one_line(f"vmbox: {row.dump}: {row.disagreement}"))

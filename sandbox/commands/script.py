@@ -36,6 +36,9 @@ def run_tool(arguments: RunArguments, *, reporter: Reporter, case: Case | None =
             if errors:
                 record(errors)
                 render.note(render.visible(errors.decode(errors="backslashreplace")).rstrip("\n"))
+        if session.doubt is not None:
+            # Also with -q, as of a command.
+            render.note(f"vmbox: {session.doubt}")
     return 0 if outcome.status is CommandStatus.OK else 1
 
 

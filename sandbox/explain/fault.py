@@ -45,6 +45,8 @@ class Readings:
     values: Values | None = None
     why: str | None = None
     """The reason why there are none."""
+    doubt: str | None = None
+    """Why they may be wrong, where it is known that the debugger was not tried with this kernel."""
 
 
 def explain(
@@ -88,6 +90,7 @@ class _Explainer:
     ) -> None:
         self._lines, self._oops, self._first, self._arch = lines, oops, first, arch
         self._facts, self._values, self._why = readings.facts, readings.values, readings.why
+        self._doubt = readings.doubt
         self._taint, self._panic, self._debugger, self._source = taint, panic, debugger, source
         self._unknown: dict[str, str] = dict(self._facts.errors) if self._facts else {}
         if self._values is not None:
@@ -126,6 +129,7 @@ class _Explainer:
             source=tuple(self._source),
             sentences=tuple(sentences),
             unknown=self._unknown,
+            doubt=self._doubt,
         )
 
     def _access(self) -> str | None:

@@ -92,3 +92,5 @@ class Fault:
     """In the order in which they are to be read."""
     unknown: Mapping[str, str]
     """For each thing that could not be read: the reason."""
+    doubt: str | None = None
+    """Why what the debugger read may be wrong; None where nothing is known against it."""

@@ -19,6 +19,7 @@ def lines(fault: Fault, dump: str | None) -> Iterator[str]:
 
     `dump` is its path, as a shell takes it; None for a reader who has no shell.
     """
+    yield from _doubted(fault.doubt)
     for topic, sentences in groupby(fault.sentences, key=lambda one: one.topic):
         yield TOPICS[topic].upper()
         yield from _sentences(sentences, dump)
@@ -31,12 +32,19 @@ def lines(fault: Fault, dump: str | None) -> Iterator[str]:
 
 def wait_lines(waits: Waits, dump: str | None) -> Iterator[str]:
     """Who waits for whom, in the same form."""
+    yield from _doubted(waits.doubt)
     tasks = "1 task was" if waits.blocked == 1 else f"{waits.blocked} tasks were"
     yield f"{tasks} in uninterruptible sleep"
     for topic, sentences in groupby(waits.sentences, key=lambda one: one.topic):
         yield TOPICS[topic].upper()
         yield from _sentences(sentences, dump)
     yield from _not_known(waits.unknown)
+
+
+def _doubted(doubt: str | None) -> Iterator[str]:
+    if doubt is not None:
+        yield "NOT TO BE RELIED ON"
+        yield one_line(f"  {doubt}")
 
 
 def _sentences(sentences: Iterable[Sentence], dump: str | None) -> Iterator[str]:

@@ -97,10 +97,15 @@ class Waits:
     sentences: tuple[Sentence, ...]
     unknown: Mapping[str, str]
     """For each thing that could not be read: the reason."""
+    doubt: str | None = None
+    """Why what the debugger read may be wrong; None where nothing is known against it."""
 
 
-def explain(answer: WaitAnswer) -> Waits:
-    """Make the graph of what was read. An edge is an owner's word in a lock; nothing is guessed of stacks."""
+def explain(answer: WaitAnswer, *, doubt: str | None = None) -> Waits:
+    """Make the graph of what was read. An edge is an owner's word in a lock; nothing is guessed of stacks.
+
+    `doubt` is why the debugger that read it may be wrong.
+    """
     next_of = {pid: one.owner for pid, one in _held_up(answer).items() if one.owner is not None}
     cycles = _cycles(next_of)
     behind = _behind(next_of, cycles)
@@ -123,6 +128,7 @@ def explain(answer: WaitAnswer) -> Waits:
         devices=devices,
         sentences=(*_sentences(answer, cycles, behind, roots, devices), *_of_pools(pools)),
         unknown=unknown,
+        doubt=doubt,
     )
 
 

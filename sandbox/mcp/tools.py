@@ -285,7 +285,8 @@ class Tools:
                     said = errors.decode(errors="backslashreplace")
             except BrokenPipeError:
                 said = f"stopped after {MOST >> 20} MiB; print less"
-        return lines.text() + (f"\n[{said.strip()}]" if said.strip() else "")
+            remarks = [one for one in (said.strip(), session.doubt) if one]
+        return lines.text() + ("\n[" + "; ".join(remarks) + "]" if remarks else "")
 
 
 def _log(path: Path) -> str:

@@ -112,6 +112,7 @@ def read(
     oops, _ = oopses.find(lines)
     try:
         with scripted_session(session) as scripted:
+            doubt = scripted.doubt
             files = _modules(scripted, lines, oops, modules, reporter) if oops else {}
             request = readers.fault_request(oops, vmcore.arch, files)
             code = readers.script()
@@ -127,7 +128,7 @@ def read(
         return Readings(why=f"{SCRIPTED.name} did not read the fault: {error.message}")
     except ValueError as error:
         return Readings(why=f"the answer of {SCRIPTED.name} is not understood: {error}")
-    return Readings(facts=facts, values=values)
+    return Readings(facts=facts, values=values, doubt=doubt)
 
 
 def _modules(

@@ -164,3 +164,9 @@ class Report:
     missing: Mapping[str, str]
     """For each part above without a value: the reason."""
     commands: tuple[CommandRun, ...]
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why the debuggers that were asked may be wrong, each reason once; empty where none is known."""
+        readers = (self.identity, self.fault, self.waits)
+        return tuple(dict.fromkeys(one.doubt for one in readers if one is not None and one.doubt is not None))

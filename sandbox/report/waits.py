@@ -46,9 +46,10 @@ def read(session: Session, *, modules: Sequence[Path] = (), timeout: float) -> W
         if name is not None and name not in files and len(files) < _MOST_MODULES:
             files[name] = read_module(path, below=below)
     with scripted_session(session) as scripted:
+        doubt = scripted.doubt
         answer = run_shipped(scripted, "waits", wait_facts.script(), wait_facts.request(files), timeout=timeout)
     try:
-        return explain(wait_facts.read(answer))
+        return explain(wait_facts.read(answer), doubt=doubt)
     except ValueError as error:
         raise SessionFailed("the answer about blocked tasks is not understood", detail=str(error)) from error
 

@@ -71,6 +71,8 @@ class Row:
     signature: str | None = None
     no_debuginfo: str | None = None
     """Why the dump was read without debuginfo; None if it was read with it, or not by a debugger."""
+    doubt: str | None = None
+    """Why the debuggers that were asked may be wrong; None where nothing is known against them."""
     disagreement: str | None = None
     """Where the debugger's stack, or else its date, uptime or number of tasks, is not the kernel's."""
     title: str | None = None

@@ -114,6 +114,7 @@ def _row(entry: DumpEntry, report: Report) -> Row:
         panic=report.panic.message,
         signature=report.signature.id,
         no_debuginfo=who.no_debuginfo,
+        doubt="; ".join(report.doubts) or None,
         disagreement=_disagreement(report),
         title=report.signature.title,
         task=report.backtrace.command if report.backtrace else None,

@@ -13,6 +13,7 @@ from test_waits import answer_of
 
 from sandbox.case.options import OpenOptions
 from sandbox.errors import UsageError
+from sandbox.explain import text
 from sandbox.explain.model import Fault, SourceFrame
 from sandbox.explain.waits import explain
 from sandbox.model import Vmcore
@@ -97,3 +98,36 @@ def explain_dump_of_bug(directory: Path) -> Fault:
     fault = explain_dump(log, OpenOptions())
     assert fault is not None
     return fault
+
+
+def test_what_a_debugger_read_of_a_kernel_that_it_was_not_tried_with_is_marked(tmp_path: Path) -> None:
+    doubt = "drgn 0.3.0 was tried with kernels up to 7.3, and this is 7.9.1"
+    dump = tmp_path / "vmcore-dmesg.txt"
+    dump.write_text("\n".join(log_of("general-protection")) + "\n")
+    vmcore = Vmcore(path=dump, format="kdump", size=1, arch="x86_64", release="7.9.1")
+    report = build.read(
+        vmcore,
+        CommandOutputs(
+            runs=(),
+            texts={},
+            mode="",
+            case={"debugger": "crash"},
+            readings=replace(readings("general-protection"), doubt=doubt),
+            waits=explain(answer_of("deadlock"), doubt=doubt),
+            no_waits=None,
+        ),
+    )
+    assert report.doubts == (doubt,)
+    made = json.loads(write.as_json(report))
+    assert made["fault"]["doubt"] == made["waits"]["doubt"] == doubt
+    assert made["identity"]["doubt"] is None
+    page = html.html(report)
+    assert page.count(doubt) == 2
+    assert report.fault is not None
+    assert report.waits is not None
+    for shown in (text.lines(report.fault, None), text.wait_lines(report.waits, None)):
+        assert list(shown)[:2] == ["NOT TO BE RELIED ON", f"  {doubt}"]
+    # Where the whole report is in doubt for that reason, it is said once, at its top.
+    whole = replace(report, identity=replace(report.identity, doubt=doubt))
+    assert html.html(whole).count(doubt) == 1
+    assert whole.doubts == (doubt,)

@@ -15,7 +15,7 @@ from sandbox.dump import identify, unpack
 from sandbox.host import config
 from sandbox.judge.verdict import Verdict
 from sandbox.report.build import read
-from sandbox.triage import table, worker
+from sandbox.triage import scheduler, table, worker
 from sandbox.triage.model import ReportJob, entry
 
 DUMP = Path(__file__).parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -95,6 +95,22 @@ def test_what_the_kernel_contradicts_is_in_the_table(false: tuple[str, ...], sai
     report = read(identify(DUMP), None)
     judged = replace(report, verdicts=tuple(map(verdict, ("date", "uptime", "stack"))))
     assert worker._row(entry(DUMP), judged).disagreement == said
+
+
+def test_a_kernel_that_no_debugger_was_tried_with_is_marked_in_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubt = "drgn 0.3.0 was tried with kernels up to 7.3, and this is 7.9.1"
+    report = replace(read(identify(DUMP), None), problem=None)
+    doubted = replace(report, identity=replace(report.identity, doubt=doubt))
+    rows = [worker._row(entry(DUMP), one) for one in (report, doubted, doubted)]
+    assert [row.doubt for row in rows] == [None, doubt, doubt]
+    made = table.of(rows)
+    assert table.html(made).count(f'title="{doubt}"') == 2
+    monkeypatch.setattr(scheduler, "triage", lambda *_, **__: made)
+    cli.triage([str(DUMP)], tmp_path / "out")
+    # Once, however many dumps it is of.
+    assert capsys.readouterr().err.count(doubt) == 1
 
 
 def test_a_crash_without_a_signature_is_named_below_the_table(
