@@ -32,6 +32,9 @@ _FIXTURES = {"docker_engine", "engine"} | _PODMAN
 gc.disable()
 
 
+# Its tests are those of the modules that import it.
+pytest.register_assert_rewrite("contract")
+
 _BEFORE = pytest.StashKey[frozenset[str]]()
 _LEFT = pytest.StashKey[list[str]]()
 
