@@ -4,7 +4,7 @@
 # installs no programs and packages that only tests need.
 
 .DELETE_ON_ERROR:
-.PHONY: setup host demo-host lock lint types unit integration e2e test test-all demo bench docs clean
+.PHONY: setup host demo-host lock check lint unit integration e2e test test-all demo bench docs clean
 
 # pytest caches the test modules that it rewrites: rewriting them each time takes a third of the unit tests' time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,14 +47,18 @@ lock: setup
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --group dev --all-extras --universal --generate-hashes \
 		--no-emit-index-url --custom-compile-command 'make lock' --output-file dev.lock
 
+# Before each commit: all that needs no engine and no patience.
+check: lint unit
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	shellcheck $(SHELL_FILES)
 
+# Without those marked slow, which `make test` runs. One that takes long, and is not marked, is named at the end.
 unit: setup
-	$(PYTEST) --numprocesses=2 tests/unit
+	$(PYTEST) --numprocesses=2 --quiet -m 'not slow' --durations=5 --durations-min=0.5 tests/unit
 
 integration: setup
 	$(PYTEST) tests/integration

@@ -78,8 +78,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         wanted = {*getattr(item, "fixturenames", ()), callspec.params.get("engine") if callspec else None} & _FIXTURES
         if wanted:
             item.add_marker(pytest.mark.engine)
-            # On a loaded machine an engine may answer late, or not; the report says that there was a second try.
-            item.add_marker(pytest.mark.flaky(reruns=1))
             # Two processes share the tests (`make test`), each with engines of its own. What wants Docker and Podman
             # goes to Docker's: Podman takes from Docker there, and it is Docker that would have to build.
             item.add_marker(pytest.mark.xdist_group("docker" if "docker_engine" in wanted else "podman"))

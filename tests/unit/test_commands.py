@@ -130,6 +130,7 @@ def test_sizes() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_standard_input_says_whether_a_line_is_there() -> None:
     reader, writer = os.pipe()
     source = StdinCommands(reader)

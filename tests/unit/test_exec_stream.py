@@ -56,6 +56,7 @@ def test_a_terminal_has_no_frames(ends: tuple[socket.socket, socket.socket]) -> 
     assert not made.ready(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["a word", "a part of a frame", "no end"])
 def test_errors_do_not_hold_who_waits_for_output(ends: tuple[socket.socket, socket.socket], kind: str) -> None:
     ours, theirs = ends

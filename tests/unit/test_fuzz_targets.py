@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FUZZ = Path(__file__).parents[1] / "fuzz"
 
 # atheris is installed for fuzzing only. Targets change modules for themselves: each file has a process of its own.

@@ -72,6 +72,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Iterable[bytes]
 Store = Callable[[Iterable[bytes]], S3Dump]
 
 
+@pytest.mark.slow
 def test_a_store_whose_error_has_no_end(store: Store) -> None:
     sent = 0
 
@@ -92,6 +93,7 @@ def _error(code: bytes, before: bytes = b"") -> list[bytes]:
     return [b"HTTP/1.1 403 No\r\nContent-Length: %d\r\n\r\n" % len(body), body]
 
 
+@pytest.mark.slow
 def test_what_a_store_says_is_one_short_line(store: Store) -> None:
     with pytest.raises(DumpUnreadable) as refused:
         _ = store(_error(b"AccessDenied\nvmbox: all is well " + b"x" * 9000)).size
@@ -151,6 +153,7 @@ def test_a_host_that_is_none(host: str) -> None:
         SftpDump(f"sftp://{good}/vmcore", None, None, QUIET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "mtime"), [(None, 1), (10, None), ((1 << 64) - 1, 1)])
 def test_a_host_that_does_not_say_what_it_has(size: int | None, mtime: int | None) -> None:
     with pytest.raises(DumpUnreadable, match="does not say"):

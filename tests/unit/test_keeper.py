@@ -20,6 +20,8 @@ from sandbox.host.locks import locked
 from sandbox.model import Case
 from sandbox.session.ticket_lock import TicketLock
 
+pytestmark = pytest.mark.slow
+
 Keeper = Callable[..., threading.Thread]
 
 

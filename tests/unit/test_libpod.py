@@ -50,7 +50,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Answers, list[str]]]:
 
     path = tmp_path / "p.sock"
     with Server(str(path), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"unix://{path}", answers, asked
         server.shutdown()
 

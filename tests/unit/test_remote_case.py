@@ -28,6 +28,7 @@ def _ask(dump: Path, tmp_path: Path) -> bytes:
     return subprocess.run(argv, input=code, capture_output=True, check=True, env=env, cwd="/").stdout
 
 
+@pytest.mark.slow
 def test_gives_the_same_result_as_on_this_host(tmp_path: Path) -> None:
     there = remote.parse_answer(_ask(FIXTURE, tmp_path), str(FIXTURE), PLACE)
     here = identify(FIXTURE)
@@ -37,6 +38,7 @@ def test_gives_the_same_result_as_on_this_host(tmp_path: Path) -> None:
     assert {name: getattr(there, name) for name in names} == {name: getattr(here, name) for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tar.gz", "tar.xz", "zip", "7z"])
 def test_reads_archives(tmp_path: Path, kind: str) -> None:
     """With nothing but what is sent: all readers of formats are."""
@@ -53,6 +55,7 @@ def test_reads_archives(tmp_path: Path, kind: str) -> None:
     assert there.wrappers[-1] == kind.partition(".")[0]
 
 
+@pytest.mark.slow
 def test_reports_errors(tmp_path: Path) -> None:
     letter = tmp_path / "letter"
     letter.write_text("Dear support,\nour machine died.\n")

@@ -84,12 +84,14 @@ def _no_help_page() -> Any:
         yield
 
 
+@pytest.mark.slow
 @given(_LISTS)
 @settings(deadline=None, max_examples=200)
 def test_cold_and_warm_agree(arguments: list[str]) -> None:
     assert _by_typer(arguments) == _warm(arguments)
 
 
+@pytest.mark.slow
 @given(_LISTS)
 @settings(deadline=None, max_examples=200)
 def test_the_grammar_is_that_of_all_other_commands(arguments: list[str]) -> None:

@@ -30,6 +30,7 @@ def vmbox(tmp_path: Path):
     return run
 
 
+@pytest.mark.slow
 def test_a_dump_from_a_pipe_is_what_its_file_is(vmbox, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     there = json.loads(vmbox("info", str(DUMP), "--json").stdout)
     assert there["release"]
@@ -43,16 +44,19 @@ def test_a_dump_from_a_pipe_is_what_its_file_is(vmbox, tmp_path: Path) -> None: 
     assert {path.name for path in (tmp_path / "CACHE" / "tmp").iterdir()} == {".lock"}
 
 
+@pytest.mark.slow
 def test_a_redirected_dump_has_its_own_name(vmbox) -> None:  # type: ignore[no-untyped-def]
     with DUMP.open("rb") as file:
         assert json.loads(vmbox("info", "-", "--json", stdin=file).stdout)["path"] == str(DUMP)
 
 
+@pytest.mark.slow
 def test_a_log_from_a_pipe_is_read(vmbox) -> None:  # type: ignore[no-untyped-def]
     log = gzip.decompress((DUMPS / "x86_64-6.1.dmesg.gz").read_bytes())
     assert json.loads(vmbox("info", "-", "--json", said=log).stdout)["format"] == "log"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -72,6 +76,7 @@ def test_what_cannot_be_read_from_there_is_said(  # type: ignore[no-untyped-def]
     assert b"/standard-input" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_pipe_has_a_limit(tmp_path: Path) -> None:
     code = "from sandbox.host.standard_input import as_file\nwith as_file(longest=1 << 20): pass"
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "VMBOX_CACHE_DIR": str(tmp_path)}
@@ -83,6 +88,7 @@ def test_a_pipe_has_a_limit(tmp_path: Path) -> None:
         assert (done.returncode == 0) == (words == b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_that_ends_undoes_what_ctrl_c_undoes(number: int, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "VMBOX_CACHE_DIR": str(tmp_path)}

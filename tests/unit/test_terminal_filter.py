@@ -111,6 +111,7 @@ ALLOWED = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_whatever_comes_only_what_is_known_is_left() -> None:
     dice = random.Random(20261127)
     alphabet = [*(bytes([one]) for one in b"\x1b[]P\\\x07\xc2\x9b\x9d\x9c?6ncm (0;h\n$p"), b"\xf0\x9f"]
@@ -123,6 +124,7 @@ def test_whatever_comes_only_what_is_known_is_left() -> None:
         assert not re.search("[\x80-\x9f]", whole.decode()), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [b"\x1b", b"\x1b[", b"\x1b]", b"\x1b ", b"\xc2\x9b0", b"0;", b"\x1bP\x1b"])
 def test_a_flood_costs_its_length(unit: bytes) -> None:
     said = unit * ((1 << 18) // len(unit))

@@ -96,6 +96,7 @@ def test_a_full_ctl_does_not_keep_a_case_open(case: Case, engine: Engine) -> Non
     assert not case.directory.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fifo", ["in", "ctl"])
 def test_a_full_fifo_ends_the_session_and_the_case(case: Case, engine: Engine, fifo: str) -> None:
     fill(case.shared / fifo)
@@ -119,6 +120,7 @@ def test_an_exit_line_that_is_none_hides_no_other(case: Case) -> None:
     talk.close()
 
 
+@pytest.mark.slow
 def test_exit_lines_without_end_do_not_outlast_the_start(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_START", "1")
     settled = threading.Event()
@@ -188,6 +190,7 @@ def test_what_a_failed_start_said_is_shown_in_part(case: Case, monkeypatch: pyte
     assert len(failed.value.detail) <= 1 << 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["report", "transcript"])
 def test_an_answer_byte_by_byte_costs_no_more_memory(case: Case, kind: str) -> None:
     pairs = [bytes(pair) for pair in product(range(32, 127), repeat=2)]
@@ -211,6 +214,7 @@ def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
     assert {path.name for path in case.shared.iterdir()} == {"in", "out", "in-2", "out-2", "ctl", "lock"}
 
 
+@pytest.mark.slow
 def test_a_case_past_its_idle_limit_is_closed_at_the_next_opening(case: Case, engine: Engine) -> None:
     idle.record(case, 60)
     overdue.close_overdue()
@@ -225,6 +229,7 @@ def test_a_case_past_its_idle_limit_is_closed_at_the_next_opening(case: Case, en
     assert engine.removed == ["0123"]
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_set_back_keeps_no_case_open_for_ever(case: Case, engine: Engine) -> None:
     idle.record(case, 60)
     later = time.time() + 400 * 86400
@@ -239,6 +244,7 @@ def test_a_clock_that_was_set_back_keeps_no_case_open_for_ever(case: Case, engin
     assert engine.removed == ["0123"]
 
 
+@pytest.mark.slow
 def test_close_all_goes_on_after_one_that_cannot_be_closed(
     case: Case, engine: Engine, monkeypatch: pytest.MonkeyPatch, vmbox
 ) -> None:

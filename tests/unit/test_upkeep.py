@@ -64,6 +64,7 @@ def test_every_tested_profile_is_in_an_e2e_test() -> None:
     assert {name for name in said if f'"{name}"' not in tests} == set()
 
 
+@pytest.mark.slow
 def test_every_place_of_the_profiles_is_probed() -> None:
     asked = [one for profile in profiles.load().values() for one in probes.probes(profile)]
     assert {one.profile for one in asked if one.kind == "base"} == set(profiles.load())
@@ -81,6 +82,7 @@ def test_every_place_of_the_profiles_is_probed() -> None:
     assert not [url for url in urls if "{" in url or "$" in url]
 
 
+@pytest.mark.slow
 def test_each_profile_that_publishes_debuginfo_has_kernels_to_probe() -> None:
     for name, profile in profiles.load().items():
         rules = profile.debuginfo
@@ -88,6 +90,7 @@ def test_each_profile_that_publishes_debuginfo_has_kernels_to_probe() -> None:
         assert bool(probes.three(probes.kernels(profile))) == bool(published), name
 
 
+@pytest.mark.slow
 def test_probe_and_pin(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

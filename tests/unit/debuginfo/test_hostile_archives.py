@@ -109,6 +109,7 @@ def test_a_mode_that_is_too_wide() -> None:
     assert [file.regular for file in read.files] == [True, False]
 
 
+@pytest.mark.slow
 def test_signatures_without_end() -> None:
     """Packets of no bytes, and a thousand signatures each of which would hash all of the header."""
     with cheap(10):
@@ -362,6 +363,7 @@ def crafted(seed: int) -> bytes:
     return bytes(made)
 
 
+@pytest.mark.slow
 def test_crafted_elf_files(tmp_path: Path) -> None:
     """Slimming, indexing and joining give a file or a line, and no file larger than what they were given."""
     good, bad, out, index = (tmp_path / name for name in ("good", "vmlinux", "out", "index"))
@@ -389,6 +391,7 @@ def test_crafted_elf_files(tmp_path: Path) -> None:
         add_gdb_index(tmp_path, builder, Heard())
 
 
+@pytest.mark.slow
 def test_sections_that_are_all_of_the_file(tmp_path: Path) -> None:
     """65,000 sections of one content: none of them is read, named or written 65,000 times."""
     body = bytearray(archives.vmlinux())

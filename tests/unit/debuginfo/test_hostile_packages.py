@@ -94,6 +94,7 @@ def test_nothing_leaves_the_cache(bench: Bench, tmp_path: Path, name: str) -> No
     assert all(path.is_file() and not path.is_symlink() for path in files)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["xz", "gz"])
 def test_bomb(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A few kilobytes that would be far more: refused where there is no room, and no trace."""

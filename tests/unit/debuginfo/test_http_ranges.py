@@ -34,6 +34,7 @@ def large(bench: Bench, over_tls: None, package: bytes, monkeypatch: pytest.Monk
     bench.put(package)
 
 
+@pytest.mark.slow
 def test_reads_only_what_is_kept(bench: Bench) -> None:
     found = bench.locate()
     assert bench.archive.sent < 0.2 * len(bench.package)
@@ -101,6 +102,7 @@ def test_another_build_costs_little(bench: Bench) -> None:
     assert bench.archive.sent < 0.15 * len(bench.package)
 
 
+@pytest.mark.slow
 def test_flipped_bytes(bench: Bench) -> None:
     # In the ar header, in the first blocks, and in the index.
     for flip in (3, 40_000, 90_000, len(bench.package) - 40):

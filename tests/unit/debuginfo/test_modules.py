@@ -129,6 +129,7 @@ def test_modules_of_a_vmlinux_that_came_over_tls_come_over_tls(bench: Bench, pac
         assert not (vmlinux.parent / "modules").exists()
 
 
+@pytest.mark.slow
 def test_a_flipped_byte_is_never_kept(bench: Bench, vmlinux: Path) -> None:
     for flip in range(500, len(bench.package), len(bench.package) // 7):
         bench.archive.flip = flip

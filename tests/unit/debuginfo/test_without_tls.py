@@ -19,6 +19,8 @@ from sandbox.errors import DebuginfoNotFound, DownloadFailed, VerificationFailed
 from sandbox.model import DebuginfoFormat
 from sandbox.profiles import Profile
 
+pytestmark = pytest.mark.slow
+
 MODULE = f"./usr/lib/debug/lib/modules/{archives.RELEASE}/kernel/x.ko"
 DEBIAN = Path(__file__).parents[3] / "images" / "debian-12.toml"
 

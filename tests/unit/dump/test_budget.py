@@ -25,6 +25,8 @@ from sandbox.errors import NotADump
 from sandbox.formats import zstandard
 from sandbox.triage.discovery import find
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
 DUMP = (FIXTURES / "x86_64-6.1-zlib").read_bytes()
 IMAGE = 0xFFFFFFFF81000000

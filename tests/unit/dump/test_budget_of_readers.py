@@ -27,6 +27,8 @@ from sandbox.dump.view import additions, open_view
 from sandbox.explain import oops
 from sandbox.judge import call_trace, log
 
+pytestmark = pytest.mark.slow
+
 VIEW = 250
 """MiB."""
 LIMITED = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}

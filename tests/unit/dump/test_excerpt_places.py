@@ -74,6 +74,7 @@ def test_what_reads_too_much_of_a_dump_makes_no_excerpt(directory, monkeypatch):
         page_record.read(record)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["crash/vmcore.2", "other/hard", "other/link"])
 @pytest.mark.parametrize("line", [("report",), ("image", "save"), ("image", "build", "--sbom")])
 def test_nothing_else_is_written_over_the_dump(directory, place, line):

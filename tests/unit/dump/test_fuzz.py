@@ -11,6 +11,8 @@ from sandbox.dump import identify, read_log
 from sandbox.dump.release import classify
 from sandbox.errors import VmboxError
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
 _ZLIB = (FIXTURES / "x86_64-6.1-zlib").read_bytes()
 SEEDS = [

@@ -54,6 +54,7 @@ def test_real_aarch64():
     assert found.crash_time is None  # QEMU's dump: the kernel did not write its CRASHTIME
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["x86_64-6.1-zlib", "x86_64-6.1-lzo", "aarch64-6.1-zlib"])
 def test_build_id_from_memory(tmp_path, name):
     dump = (FIXTURES / name).read_bytes()

@@ -134,6 +134,7 @@ def test_no_excerpt_is_made_of_what_has_no_place_in_it(made, tmp_path):
         assert reader.parse(source, path.name).as_kdump(identify(path)) is None
 
 
+@pytest.mark.slow
 def test_every_position_has_its_frame():
     chosen = sorted(random.Random(1).sample(range(400_000), 5_000))
     data = dump_writer.kdump({}, INFO, raw=dict.fromkeys(chosen, (b"x" * 4096, 0)))
@@ -168,6 +169,7 @@ def elf_of_segments(claims):
     return head + table + note
 
 
+@pytest.mark.slow
 def test_segments_that_claim_too_much_cost_little(tmp_path):
     path = tmp_path / "vmcore"
     path.write_bytes(elf_of_segments([(4096 * number, (8 << 40) - (4096 * 65536)) for number in range(60_000)]))

@@ -63,6 +63,7 @@ print(made.tasks_total, len(made.cpus), len(page), peak)
 """
 
 
+@pytest.mark.slow
 def test_a_report_of_a_large_machine_needs_200_megabytes_at_most(tmp_path: Path) -> None:
     answers = tmp_path / "answers"
     answers.write_text(json.dumps(_answers()), encoding="utf-8")
@@ -96,6 +97,7 @@ def _sparse_kdump(path: Path) -> None:
     path.write_bytes(dump_writer.kdump(pages, info, cpus=CPUS, level=31))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [_sparse_elf, _sparse_kdump])
 def test_a_dump_of_a_terabyte_is_identified_at_once(tmp_path: Path, make: object) -> None:
     path = tmp_path / "vmcore"

@@ -104,6 +104,7 @@ def ring(image, code, word):
     return content, [*info, f"SYMBOL(prb)={image:x}", f"SIZE(prb_desc)={desc_size}", "SIZE(printk_info)=32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "release", "lines", "build_id"),
     [
@@ -139,6 +140,7 @@ def test_real_kernels(tmp_path, name, release, lines, build_id):
     assert (found.build_id, found.origins["build_id"]) == (build_id, "memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form", "lines", "build_id"),
     [

@@ -369,6 +369,7 @@ def test_directories_of_abrt_and_apport(tmp_path: Path) -> None:
         identify(report)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patient")
 def test_long_texts_are_read_around_their_last_panic(tmp_path: Path) -> None:
     path = tmp_path / "console.log"
@@ -432,6 +433,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(HOSTILE)))
 @pytest.mark.usefixtures("patient")
 def test_hostile_texts_end_in_time(tmp_path: Path, number: int) -> None:
@@ -451,6 +453,7 @@ def test_time_is_asked_for_all_forms() -> None:
             log_forms.read(form(LOG), Budget(-1).ask)
 
 
+@pytest.mark.slow
 def test_cut_logs_never_fail(tmp_path: Path) -> None:
     random.seed(2)
     path = tmp_path / "log"

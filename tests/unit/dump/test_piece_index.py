@@ -39,6 +39,7 @@ def written(pieces, end=b"\xff" * 16):
     return bytes(flat + end), bytes(plain)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(PIECES, st.sampled_from([1, 3, 1 << 17]), st.sampled_from([1, 4, 512]), st.integers(0, 400), st.integers(1, 400))
 def test_each_byte_is_of_the_piece_written_last(pieces, sorted_at_once, block, offset, size):

@@ -88,6 +88,7 @@ def written():
     }
 
 
+@pytest.mark.slow
 def test_every_kind(tmp_path):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)

@@ -11,6 +11,7 @@ from archives import Archive, serve
 from sandbox.case import dumps
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_split_set_on_a_server_are_found_by_their_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -406,6 +406,7 @@ def test_no_more_of_a_zips_file_than_its_header_says():
     assert member.content.read(9000) == b"x" * 100
 
 
+@pytest.mark.slow
 def test_on_a_busy_machine_the_same_is_said_of_an_archive(tmp_path, monkeypatch):
     """The clock is a fake: a machine whose processor has eight other tasks."""
     path = tmp_path / "vmcore.xz"

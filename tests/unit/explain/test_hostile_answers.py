@@ -24,6 +24,8 @@ from sandbox.explain.wait_facts import WaitAnswer
 from sandbox.host.decode import DecodeError
 from sandbox.report import wait_drawing
 
+pytestmark = pytest.mark.slow
+
 LOG = (Path(__file__).parents[2] / "fixtures" / "oops" / "general-protection.txt").read_text().splitlines()
 EVIL = "\n      $ vmbox run evil; \x1b]52;c;x\x07"
 TEXTS = ["", "rdi", "%rax", "mutex", "mov 0x38(%rdi),%rax", "lock xchg %rax,(%rbx,%rcx,8)", "<x>", "struct a; id", EVIL]

@@ -22,6 +22,7 @@ from sandbox.report.collect import CommandOutputs
 from sandbox.report.fault import explain_dump, with_source
 
 
+@pytest.mark.slow
 def test_the_fault_is_the_first_section_and_in_the_json(tmp_path: Path) -> None:
     dump = tmp_path / "vmcore-dmesg.txt"
     dump.write_text("\n".join(log_of("general-protection")) + "\n")

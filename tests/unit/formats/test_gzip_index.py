@@ -30,6 +30,7 @@ def index_of(source):
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_an_index_with_too_many_places_is_begun_again_with_fewer(packed, monkeypatch):
     usual = index_of(made(packed))
     monkeypatch.setattr(gzip_index, "_TOO_MANY", 10)

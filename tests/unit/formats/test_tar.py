@@ -133,6 +133,7 @@ def test_the_map_of_a_sparse_file_is_no_entry() -> None:
     assert found == [("sparse", False), ("next", True)]
 
 
+@pytest.mark.slow
 @given(data=st.binary(min_size=512, max_size=512), at=st.integers(0, 511), size=st.integers(1, 40))
 @settings(max_examples=300, deadline=None)
 def test_any_header_ends_in_an_answer(data: bytes, at: int, size: int) -> None:
@@ -144,6 +145,7 @@ def test_any_header_ends_in_an_answer(data: bytes, at: int, size: int) -> None:
             members(one + bytes(1024))
 
 
+@pytest.mark.slow
 @given(records=st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_any_pax_records_end_in_an_answer(records: bytes) -> None:

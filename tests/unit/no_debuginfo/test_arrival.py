@@ -87,6 +87,7 @@ def silent_engine(tmp_path: Path) -> Iterator[str]:
         yield f"unix://{path}"
 
 
+@pytest.mark.slow
 def test_a_fetch_outlives_its_starter_and_ends_when_it_is_told_to(silent_engine: str, awaiting: Case) -> None:
     arrival.start(IDENT, DUMP, silent_engine)
     assert arrival.wait(IDENT, 1.0) is Stage.FETCHING

@@ -117,6 +117,7 @@ def test_what_is_no_btf_is_refused() -> None:
         btf.Btf(whole).type(99)
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=300, deadline=None)
 def test_damaged_btf_gives_an_answer_or_an_error_soon(data) -> None:
@@ -178,6 +179,7 @@ def test_members_that_all_lead_to_the_same_types_are_looked_at_once() -> None:
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.slow
 def test_a_megabyte_of_one_name_is_looked_through_soon() -> None:
     made = Writer()
     # Each word of each record is the offset of the name, so that it seems to be used everywhere.

@@ -96,6 +96,7 @@ def test_a_page_that_is_missing_is_noticed() -> None:
         assert [name for _, _, name in found] == [name for _, _, name in symbols(3000)]
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=150, deadline=None)
 def test_damaged_kallsyms_gives_an_answer_or_an_error_soon(data) -> None:

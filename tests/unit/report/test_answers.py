@@ -192,6 +192,7 @@ def test_signature_begins_below_panic_and_ends_above_the_system_call(functions: 
     assert signature.of(cause="panic", backtrace=found).frames == ("ext4_error", "write_inode")
 
 
+@pytest.mark.slow
 def test_report_json_is_valid_by_the_schema(vmcore: Vmcore, answers: CommandOutputs) -> None:
     assert write.schema() == schema_of.schema(), "run tests/schema_of.py"
     for report in (read(vmcore, answers), read(vmcore, None, DebuginfoNotFound("there is none"))):
@@ -216,6 +217,7 @@ def test_a_missing_part_has_a_reason(vmcore: Vmcore, answers: CommandOutputs) ->
     assert "no debuginfo for this kernel" in html.html(degraded)
 
 
+@pytest.mark.slow
 def test_the_report_of_a_large_machine_fits_on_a_page(vmcore: Vmcore, answers: CommandOutputs) -> None:
     busy = "".join(BT.replace("CPU: 0", f"CPU: {cpu}").replace("napi_poll", f"poll_{cpu % 100}") for cpu in range(100))
     idle = BT.replace("mlx5e_poll", "cpuidle_enter").replace('"init"', '"swapper/7"')

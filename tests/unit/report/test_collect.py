@@ -87,6 +87,7 @@ def _collect(
     return collect.collect(tmp_path, OpenOptions(), commands=commands), session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", [LINE * 1000, b"A" * 65536], ids=["lines", "no newline"])
 def test_an_answer_of_500_mib_is_not_held_in_memory(
     piece: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +107,7 @@ def test_an_answer_of_500_mib_is_not_held_in_memory(
     assert (after.output, answers.missing_reason("mod")) == ("short\n", None)
 
 
+@pytest.mark.slow
 def test_all_answers_together_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = ["sys", "ps", "bt -a", "foreach UN bt", "mod", "runq", "net"]
     answers, session = _collect(commands, set(commands[1:]), b"x" * 65535 + b"\n", tmp_path, monkeypatch)

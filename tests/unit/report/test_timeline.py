@@ -102,6 +102,7 @@ def test_letters_of_taint_count_once() -> None:
     ) == [("taint", 2)]
 
 
+@pytest.mark.slow
 def test_thousands_of_messages_are_one_event_and_others_are_bounded() -> None:
     flood = timeline([BOOT, *(f"[ {at}.0] I/O error, dev sda, sector {at}" for at in range(100, 9000))])
     (event,) = flood.events[1:-1]

@@ -55,6 +55,7 @@ def test_debuginfo_that_the_host_already_has(tmp_path: Path, monkeypatch: pytest
     assert worker.holding(["3b43fad503", "../../etc", "6.1.0-56 #1 SMP"]) == []
 
 
+@pytest.mark.slow
 def test_the_unpacked_copy_is_removed_after_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CACHE", "RUNTIME"):
         (tmp_path / name).mkdir(mode=0o700)
