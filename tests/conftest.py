@@ -19,6 +19,7 @@ import engines
 import leftovers
 from engines import CHECKOUT, EngineUnderTest
 
+UNIT = CHECKOUT / "tests" / "unit"
 CI = os.environ.get("CI") == "true"
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: tests of Ctrl-C would
@@ -76,7 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         callspec = getattr(item, "callspec", None)
         wanted = {*getattr(item, "fixturenames", ()), callspec.params.get("engine") if callspec else None} & _FIXTURES
-        if wanted:
+        # A unit test's fixture of such a name is no engine.
+        if wanted and UNIT not in item.path.parents:
             item.add_marker(pytest.mark.engine)
             # Two processes share the tests (`make test`), each with engines of its own. What wants Docker and Podman
             # goes to Docker's: Podman takes from Docker there, and it is Docker that would have to build.

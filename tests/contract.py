@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from memory_engine import BUSYBOX, containerfile
+from memory_engine import containerfile
+from memory_process import BUSYBOX
 from sandbox.engine import Container, ContainerSpec, Engine, Exec
 from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed
 

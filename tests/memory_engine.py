@@ -11,75 +11,23 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import secrets
-import select
-import signal
-import subprocess
 import tarfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, Self
+from typing import IO, Final
 
 from engines import INFO
+from memory_process import PATH, MemoryExec, Process, Program, missing, on_this_host, started
 from sandbox.engine import Container, ContainerSpec, EngineInfo, Image
 from sandbox.engine.orphans import with_owner_label
 from sandbox.errors import BaseImageUnavailable, EngineFailed, ImageBuildFailed, ImageNotInRegistry, PathNotFound
 from sandbox.profiles import platforms
 
-BUSYBOX: Final = "/bin/busybox"
-"""Runs the commands of a container that are no function: by themselves, on this host."""
-_PATH: Final = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin")
 _KEPT: Final = 20
 """Lines of a build, or of standard error, that an error shows."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """What a function that stands for a program gets: it is the process, its return value the exit status."""
-
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    spec: ContainerSpec
-    stdin: int
-    stdout: int
-    stderr: int
-    killed: threading.Event
-    """Set when its container is removed: then it has to return."""
-
-    def place(self, target: str) -> Path:
-        """Where this host has what the container has at `target`."""
-        for bind in sorted(self.spec.binds, key=lambda bind: -len(bind.target)):
-            if PurePosixPath(target).is_relative_to(bind.target):
-                return bind.source / PurePosixPath(target).relative_to(bind.target)
-        raise FileNotFoundError(target)
-
-
-Program = Callable[[Running], int]
-
-
-@dataclass(kw_only=True)
-class _Process:
-    """A function in a thread, or a program of this host."""
-
-    stdin: int
-    stdout: int
-    errors: bytearray = field(default_factory=bytearray)
-    on_error: Callable[[bytes], None] | None = None
-    killed: threading.Event = field(default_factory=threading.Event)
-    status: int | None = None
-    child: subprocess.Popen[bytes] | None = None
-    ended: threading.Event = field(default_factory=threading.Event)
-
-    def kill(self) -> None:
-        self.killed.set()
-        if self.child is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.child.pid, signal.SIGKILL)
-        self.ended.wait(10)
 
 
 @dataclass(kw_only=True)
@@ -89,59 +37,8 @@ class _Made:
     spec: ContainerSpec
     id: str
     name: str
-    process: _Process
-    children: list[_Process] = field(default_factory=list)
-
-
-class _Exec:
-    def __init__(self, process: _Process) -> None:
-        self._process = process
-
-    def fileno(self) -> int:
-        return self._process.stdout
-
-    def pending(self) -> bool:
-        return self.ready(0)
-
-    def ready(self, seconds: float | None) -> bool:
-        return bool(select.select([self._process.stdout], [], [], seconds)[0])
-
-    def read(self, size: int = 65536) -> bytes:
-        return os.read(self._process.stdout, size)
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._process.stdin, view) :]
-
-    def close_stdin(self) -> None:
-        if self._process.stdin >= 0:
-            os.close(self._process.stdin)
-            self._process.stdin = -1
-
-    def resize(self, *, rows: int, columns: int) -> None:
-        raise NotImplementedError("an engine in memory has no terminals")
-
-    def exit_code(self) -> int:
-        self._process.ended.wait()
-        assert self._process.status is not None
-        return self._process.status
-
-    @property
-    def errors(self) -> bytes:
-        return bytes(self._process.errors)
-
-    def close(self) -> None:
-        self.close_stdin()
-        if self._process.stdout >= 0:
-            os.close(self._process.stdout)
-            self._process.stdout = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    process: Process
+    children: list[Process] = field(default_factory=list)
 
 
 class MemoryEngine:
@@ -327,7 +224,7 @@ class MemoryEngine:
     def run(self, spec: ContainerSpec, *, on_stderr: Callable[[bytes], None] | None = None) -> Iterator[bytes]:
         made = self._start(with_owner_label(replace(spec, auto_remove=False)), attached=True, on_error=on_stderr)
         try:
-            with _Exec(made.process) as stream:
+            with MemoryExec(made.process) as stream:
                 while piece := stream.read():
                     yield piece
                 status = stream.exit_code()
@@ -356,7 +253,7 @@ class MemoryEngine:
         tty: bool = False,
         stdin: bool = False,
         env: Mapping[str, str] | None = None,
-    ) -> _Exec:
+    ) -> MemoryExec:
         if tty:
             raise NotImplementedError("an engine in memory has no terminals")
         made = self._made(ident)
@@ -364,10 +261,10 @@ class MemoryEngine:
             raise EngineFailed(f"no such container: {ident}")
         program = self._program(made.spec.image, argv[0])
         if program is None:
-            program = _missing
-        process = self._process(program, argv, {**made.spec.env, **(env or {})}, made.spec)
+            program = missing
+        process = started(program, argv, {**made.spec.env, **(env or {})}, made.spec)
         made.children.append(process)
-        stream = _Exec(process)
+        stream = MemoryExec(process)
         if not stdin:
             stream.close_stdin()
         return stream
@@ -427,8 +324,8 @@ class MemoryEngine:
         assert image is not None
         if name in self._programs:
             return self._programs[name]
-        paths = [name] if "/" in name else [f"{place}/{name}" for place in _PATH]
-        return _on_this_host if self._files[image.id].intersection(paths) else None
+        paths = [name] if "/" in name else [f"{place}/{name}" for place in PATH]
+        return on_this_host if self._files[image.id].intersection(paths) else None
 
     def _start(
         self, spec: ContainerSpec, *, attached: bool = False, on_error: Callable[[bytes], None] | None = None
@@ -448,73 +345,15 @@ class MemoryEngine:
             raise EngineFailed(f"the name {name} is in use")
         self.started.append(spec)
         # What a detached container prints is its log, both streams in one.
-        process = self._process(
+        process = started(
             program, spec.argv, spec.env, spec, merged=not attached, on_error=on_error,
             then=lambda: spec.auto_remove and self._containers.pop(ident, None),
         )  # fmt: skip
-        _Exec(process).close_stdin()
+        MemoryExec(process).close_stdin()
         made = _Made(spec=spec, id=ident, name=name, process=process)
         if not (process.ended.is_set() and spec.auto_remove):
             self._containers[ident] = made
         return made
-
-    def _process(
-        self,
-        program: Program,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        spec: ContainerSpec,
-        *,
-        merged: bool = False,
-        on_error: Callable[[bytes], None] | None = None,
-        then: Callable[[], object] = lambda: None,
-    ) -> _Process:
-        from_client, stdin = os.pipe()
-        errors, stderr = os.pipe()
-        stdout, to_client = (-1, os.dup(stderr)) if merged else os.pipe()
-        process = _Process(stdin=stdin, stdout=stdout, on_error=on_error)
-
-        def collect() -> None:
-            while piece := os.read(errors, 65536):
-                process.errors += piece
-                if process.on_error is not None:
-                    process.on_error(piece)
-            os.close(errors)
-
-        def live() -> None:
-            running = Running(
-                argv=argv, env=env, spec=spec, stdin=from_client, stdout=to_client, stderr=stderr, killed=process.killed
-            )
-            status = 1
-            try:
-                if program is _on_this_host:
-                    process.child = _host_process(running)
-                    launched.set()
-                    status = process.child.wait()
-                else:
-                    launched.set()
-                    status = program(running)
-            finally:
-                launched.set()
-                os.close(from_client)
-                os.close(stderr)
-                if merged:
-                    os.close(to_client)
-                collecting.join()
-                if not merged:
-                    # Who has read all of one stream can ask for all of the other.
-                    os.close(to_client)
-                # As a shell tells it.
-                process.status = 128 - status if status < 0 else status
-                then()
-                process.ended.set()
-
-        launched = threading.Event()
-        collecting = threading.Thread(target=collect, daemon=True)
-        collecting.start()
-        threading.Thread(target=live, daemon=True).start()
-        launched.wait()
-        return process
 
 
 def _has(labels: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
@@ -527,28 +366,6 @@ def _steps(text: str) -> Iterator[tuple[str, str]]:
         word, _, rest = line.strip().partition(" ")
         if word and not word.startswith("#"):
             yield word, rest.strip()
-
-
-def _host_process(running: Running) -> subprocess.Popen[bytes]:
-    argv = list(running.argv)
-    return subprocess.Popen(
-        [BUSYBOX, argv[0].rpartition("/")[2], *argv[1:]],
-        stdin=running.stdin,
-        stdout=running.stdout,
-        stderr=running.stderr,
-        env={"PATH": ":".join(_PATH), **running.env},
-        cwd="/",
-        start_new_session=True,
-    )
-
-
-def _on_this_host(running: Running) -> int:
-    raise AssertionError(f"{running.argv} is a program")
-
-
-def _missing(running: Running) -> int:
-    os.write(running.stderr, f"{running.argv[0]}: not found\n".encode())
-    return 127
 
 
 def containerfile(text: str, files: Mapping[str, str] | None = None) -> io.BytesIO:

@@ -9,7 +9,8 @@ import pytest
 
 import contract
 from contract import *  # noqa: F403 - pytest runs the tests that a module has
-from memory_engine import MemoryEngine, Running, containerfile
+from memory_engine import MemoryEngine, containerfile
+from memory_process import Running
 from sandbox.engine import Bind, ContainerSpec, Image
 from sandbox.errors import EngineFailed, ImageBuildFailed, ImageNotInRegistry, PathNotFound
 
