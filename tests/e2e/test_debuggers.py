@@ -39,6 +39,9 @@ class ShellErrors:
     def missing(self) -> str | None:
         return None
 
+    def note(self) -> str | None:
+        return None
+
     def unknown(self) -> bool:
         return False
 
@@ -56,7 +59,7 @@ class Toy(Drgn):
     def echo(self, marker: bytes, mode: StartMode) -> bytes:
         return b"echo " + marker
 
-    def complaints(self, command: str) -> ShellErrors:
+    def complaints(self, command: str, version: str) -> ShellErrors:
         return ShellErrors()
 
 

@@ -158,6 +158,8 @@ def test_drgn_for_an_image_without_it(docker_engine: EngineUnderTest, dumps, tmp
     dump = str(dumps("5.10"))
     (tmp_path / "images").mkdir()
     profile = (paths.data_dir() / "images" / "debian-11.toml").read_text().replace('"drgn-wheel", ', "")
+    # Its crash is older than its kernel.
+    profile = re.sub(r"(?m)^max_kernel.*$", "", profile)
     (tmp_path / "images" / "debian-11.toml").write_text(profile)
 
     def run(*words: str) -> subprocess.CompletedProcess[bytes]:
