@@ -98,8 +98,8 @@ class Crash:
         # without gdb there is only that. No alias can hide the name of a command.
         return b"!echo " + marker if mode == MINIMAL else b"gdb echo " + marker + rb"\n"
 
-    def complaints(self, command: str) -> ErrorDetector:
-        return ErrorDetector(command)
+    def complaints(self, command: str, version: str) -> ErrorDetector:
+        return ErrorDetector(command, version)
 
     def error_line(self, said: str) -> str | None:
         lines = [line.strip() for line in said.splitlines() if line.strip()]

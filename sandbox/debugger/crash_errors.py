@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from sandbox.debugger.crash_redirection import before_pipeline
@@ -35,6 +36,48 @@ _ANY_COMMAND: Final = rb"[a-z]+: invalid structure (?:member offset|size): "
 """crash does not know a structure of this kernel. Where a command calls another, the line has the other one's name."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Misread:
+    """A word that older versions do not check: they answer something else, and do not say so."""
+
+    command: re.Pattern[str]
+    fixed: tuple[int, ...]
+    """The first version of crash that complains."""
+    words: str
+    certain: bool
+    """Whether the word is wrong in every dump. Of the others, only crash knows."""
+
+
+_MISREAD: Final = (
+    # 538b9ed, 4ced103 and 5a652ed of crash.
+    _Misread(
+        re.compile(r"fuser\s+(?!(?:/|(?:0x)?[89a-f][0-9a-f]{15}(?:\s|$)))"),
+        (8, 0, 3),
+        "what it was given is neither a path nor the address of an inode",
+        certain=True,
+    ),
+    _Misread(
+        re.compile(r"vm\s(?:.*\s)?-M\s*(?!(?:0x)?[89a-f][0-9a-f]{15}(?:\s|$))\S"),
+        (8, 0, 3),
+        "what it was given is no address of the kernel",
+        certain=True,
+    ),
+    _Misread(
+        re.compile(r"net\s(?:.*\s)?-n\s*(?P<task>[^\s-]\S*)"),
+        (8, 0, 3),
+        "where it knows no such task, this crash shows the devices of the current one; it checks: set {task}",
+        certain=False,
+    ),
+)
+
+
+def _misread(command: str, version: str) -> _Misread | None:
+    numbers = tuple(map(int, re.findall(r"\d+", version)))
+    if not numbers:
+        return None
+    return next((one for one in _MISREAD if numbers < one.fixed and one.command.match(command)), None)
+
+
 class ErrorDetector:
     """Watches a command's output for crash's own error messages.
 
@@ -43,7 +86,7 @@ class ErrorDetector:
     errors have gdb's name (`gdb_error_hook` in gdb_interface.c).
     """
 
-    def __init__(self, command: str) -> None:
+    def __init__(self, command: str, version: str = "") -> None:
         # Behind a pipe is another program, and crash does not report its errors.
         own = before_pipeline(command)
         words = {word.encode() for word in re.findall(r"[a-z]+", own)}
@@ -56,6 +99,8 @@ class ErrorDetector:
             names.add(b"*")
             first = b"*"
         self._selection = Selection(command)
+        self._misread = _misread(own.strip(), version)
+        self._own = own.strip()
         alternatives = b"|".join(re.escape(name) for name in sorted(names))
         complaint = rb"(?:%s|symbol not found): (?!WARNING|NOTE)\S" % alternatives
         complaint += b"|" + _ANY_COMMAND + _NO_SUCH.get(_ALIASES.get(first, first), b"")
@@ -82,7 +127,17 @@ class ErrorDetector:
         return self._found or self._wrong.search(self._tail) is not None or self.missing() is not None
 
     def missing(self) -> str | None:
+        if self._misread is not None and self._misread.certain:
+            return self._told(self._misread)
         return self._selection.missing()
+
+    def note(self) -> str | None:
+        return None if self._misread is None or self._misread.certain else self._told(self._misread)
+
+    def _told(self, misread: _Misread) -> str:
+        found = misread.command.match(self._own)
+        words = found.groupdict() if found else {}
+        return f"{self._own.split()[0]}: {misread.words.format(**words)}"
 
     def unknown(self) -> bool:
         """Whether crash has no such command."""

@@ -98,6 +98,9 @@ class DrgnErrors:
     def missing(self) -> str | None:
         return self._selection.missing()
 
+    def note(self) -> str | None:
+        return None
+
     def unknown(self) -> bool:
         return self._unknown
 
@@ -166,7 +169,8 @@ class Drgn:
         del mode
         return b"%echo " + marker
 
-    def complaints(self, command: str) -> DrgnErrors:
+    def complaints(self, command: str, version: str) -> DrgnErrors:
+        del version
         return DrgnErrors(command)
 
     def error_line(self, said: str) -> str | None:

@@ -48,6 +48,9 @@ class Complaints(Protocol):
         complaint then. To be asked when the output has ended.
         """
 
+    def note(self) -> str | None:
+        """What has to be known of an answer that is right or wrong, as only the debugger can tell; None of others."""
+
     def unknown(self) -> bool:
         """Whether it complained of a command or an option that it does not have."""
 
@@ -118,7 +121,8 @@ class Debugger(Protocol):
     def interrupt(self) -> str:
         """The signal that stops a running command, e.g. INT."""
 
-    def complaints(self, command: str) -> Complaints: ...
+    def complaints(self, command: str, version: str) -> Complaints:
+        """For the output of `command` by the debugger in `version`, empty where it is not known."""
 
     def error_line(self, said: str) -> str | None:
         """The line that says why it did not start; None where it said nothing."""

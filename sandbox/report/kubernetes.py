@@ -433,7 +433,7 @@ def _answers(said: bytes) -> Iterator[tuple[str, ExternalOutput]]:
         command, output = found[1].decode(errors="backslashreplace"), found[2][:PER_ANSWER]
         if command not in COMMANDS:
             continue
-        complaints, kept = debugger.complaints(command), bytearray()
+        complaints, kept = debugger.complaints(command, ""), bytearray()
         script = BeforeMark(token + b" script ", kept.extend)
         script(output)
         complaints.feed(output)

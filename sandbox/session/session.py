@@ -275,7 +275,7 @@ class Session:
         Raises `CommandTimeout` after `timeout` seconds and KeyboardInterrupt on Ctrl-C, in both cases with the command
         stopped and the session usable, and `SessionDied` with the debugger's last words when it is gone.
         """
-        complaints = self._debugger.complaints(command)
+        complaints = self._debugger.complaints(command, self._case.versions.get(self._debugger.name, ""))
 
         def give(piece: bytes) -> None:
             complaints.feed(piece)
@@ -288,8 +288,8 @@ class Session:
             if self._case.vmlinux is None and other.needs_debuginfo:
                 words = f"may answer it with debuginfo, which the next command uses: vmbox debuginfo fetch {dump}"
             total += _tell(sink, f"hint: {other.name} {words}")
-        elif (missing := complaints.missing()) is not None:
-            total += _tell(sink, f"vmbox: {missing}")
+        elif (said := complaints.missing() or complaints.note()) is not None:
+            total += _tell(sink, f"vmbox: {said}")
         status = CommandStatus.ERROR if complaints.found() else CommandStatus.OK
         # Without the command: what a user searches for may be as secret as the answer.
         _log.debug("a command was answered (%s): %d bytes in %.3f s", status, total, seconds)

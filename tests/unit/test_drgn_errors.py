@@ -30,7 +30,7 @@ HEADER = b"MODULE  NAME  TEXT_BASE  SIZE  OBJECT FILE\n"
 )
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_a_refusal_is_an_error(command: str, said: bytes, refused: bool, size: int) -> None:
-    complaints = DEBUGGERS["drgn"].complaints(command)
+    complaints = DEBUGGERS["drgn"].complaints(command, "")
     for at in range(0, len(said), size):
         complaints.feed(said[at : at + size])
     assert complaints.found() is refused

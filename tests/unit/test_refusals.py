@@ -27,7 +27,8 @@ def test_each_debugger_is_recorded() -> None:
 def test_a_refusal_is_told_from_an_answer(name: str, size: int) -> None:
     wrong = []
     for command, answer in RECORDED[name].items():
-        complaints = DEBUGGERS[name.split(maxsplit=1)[0]].complaints(command)
+        debugger, _, version = name.partition(" ")
+        complaints = DEBUGGERS[debugger].complaints(command, version)
         said = answer["output"].encode(errors="surrogateescape")
         for at in range(0, len(said), size):
             complaints.feed(said[at : at + size])
@@ -77,3 +78,40 @@ def test_an_answer_without_a_row_says_what_is_missing(command: str, output: str,
         for at in range(0, len(output), size):
             selection.feed(output[at : at + size].encode())
         assert selection.missing() == missing
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("fuser nosuch", "fuser: what it was given is neither a path nor the address of an inode"),
+        ("fuser 0x1234", "fuser: what it was given is neither a path nor the address of an inode"),
+        ("fuser /dev/null", None),
+        ("fuser ffff8a03811d0000", None),
+        ("vm -M 0xdeadbeef", "vm: what it was given is no address of the kernel"),
+        ("vm -p -M 1234", "vm: what it was given is no address of the kernel"),
+        ("vm -M ffff8a03811d0000 1", None),
+        ("vm 1", None),
+        ("net", None),
+        ("net -n", None),
+    ],
+)
+def test_what_an_old_crash_does_not_check(command: str, words: str | None) -> None:
+    crash = DEBUGGERS["crash"]
+    for version in ("7.2.9", "7.3.2-2.el8", "8.0.2"):
+        complaints = crash.complaints(command, version)
+        complaints.feed(b"    1  ffff8a03811d0000  init  fd\n")
+        assert (complaints.missing(), complaints.found(), complaints.note()) == (words, words is not None, None)
+    for version in ("8.0.3", "9.0.2", ""):
+        assert crash.complaints(command, version).missing() is None
+
+
+def test_what_only_crash_can_check_is_said() -> None:
+    """crash 8.0.2 shows the devices of the current task, and not a word (its commit 5a652ed)."""
+    complaints = DEBUGGERS["crash"].complaints("net -n 999999", "8.0.2")
+    complaints.feed(b"   NET_DEVICE     NAME   IP ADDRESS(ES)\n")
+    note = complaints.note()
+    assert note is not None
+    assert note.startswith("net: where it knows no such task, this crash shows the devices of the current one")
+    assert note.endswith("set 999999")
+    assert not complaints.found()
+    assert DEBUGGERS["crash"].complaints("net -n 999999", "8.0.3").note() is None
