@@ -96,7 +96,8 @@ def test_a_part_of_one_is_not_without_limit() -> None:
 def test_the_library_takes_no_time_limit_that_is_none(timeout: float, tmp_path: Path) -> None:
     opened = sandbox.OpenCase.__new__(sandbox.OpenCase)
     session = Session.__new__(Session)
-    session._debugger = SimpleNamespace(line=str.encode, complaints=lambda _: None)  # type: ignore[assignment]
+    session._debugger = SimpleNamespace(name="", line=str.encode, complaints=lambda *_: None)  # type: ignore[assignment]
+    session._case = SimpleNamespace(versions={})  # type: ignore[assignment]
     for call in (
         lambda: opened.run("bt", timeout=timeout),
         lambda: opened.stream("bt", print, timeout=timeout),
