@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -186,7 +187,7 @@ def test_only_tools_that_run_on_the_host_must_be_installed(monkeypatch: pytest.M
 def test_findings_are_wrapped_only_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "   note  archives: not reached one.example, another.example, and-a-third.example (why)"
     assert render.hanging(text, indent=13) == text
-    monkeypatch.setattr(render.sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "50")
     first, *more = render.hanging(text, indent=13).splitlines()
     assert first == "   note  archives: not reached one.example,"

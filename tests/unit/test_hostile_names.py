@@ -10,7 +10,6 @@ from subprocess import CompletedProcess, run
 
 import pytest
 
-from sandbox import render
 from sandbox.case import container
 from sandbox.dump import identify
 from sandbox.dump.elf import _refuse_other_kinds
@@ -18,6 +17,7 @@ from sandbox.dump.source import FileSource
 from sandbox.errors import ConfigurationError, VmboxError, pasteable
 from sandbox.host import paths
 from sandbox.progress import Reporter
+from sandbox.render import progress
 from sandbox.session.output_files import OutputDirectory
 
 NAMES = [b"\x1b]0;own\x07\x1b[31m", b"two\nlines", b"\xff\xfe", "\N{RIGHT-TO-LEFT OVERRIDE}erocmv".encode()]
@@ -62,7 +62,7 @@ def test_no_name_adds_a_line(
     assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("reporter", [render._Plain(), render._Live()], ids=["plain", "live"])
+@pytest.mark.parametrize("reporter", [progress.Plain(), progress.Live()], ids=["plain", "live"])
 def test_progress(capsys: pytest.CaptureFixture[str], reporter: Reporter) -> None:
     with reporter.step("Reading \x1b]0;own\x07\nvmbox: own") as step:
         reporter.notice("it is \x1b[31mred\nvmbox: own")

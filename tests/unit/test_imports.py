@@ -22,7 +22,7 @@ MOST_ROOMS, MOST_FLOORS = 27, 12
 SOLE_IMPORTERS = {
     "typer": {"cli"},
     "mcp": {"mcp.serving"},
-    "rich": {"render"},
+    "rich": {"render.output", "render.progress"},
     "platformdirs": {"host.config", "host.paths"},
     "docker": {"engine.docker", "engine.docker_tls"},
     "podman": {"engine.libpod"},
