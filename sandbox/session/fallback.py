@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sandbox.debugger import DEFAULT, Debugger, StartMode
-from sandbox.errors import SessionFailed
+from sandbox.errors import SessionError, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import Reporter
 
@@ -54,6 +54,6 @@ def last_mode(mode: Path) -> str:
     return mode.read_text() if mode.exists() else ""
 
 
-def error_line(debugger: Debugger, error: SessionFailed) -> str:
+def error_line(debugger: Debugger, error: SessionError) -> str:
     """The line of the debugger's words that says most; the error's message where it said nothing."""
     return debugger.error_line(error.detail or "") or error.message

@@ -12,11 +12,13 @@ from sandbox.case.options import OpenOptions
 from sandbox.case.provision import newest_with
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
+    CommandTimeout,
     ConfigurationError,
     DebuginfoNotFound,
     DumpDamaged,
     ImageError,
     SessionDied,
+    SessionError,
     SessionFailed,
     VmboxError,
     pasteable,
@@ -136,11 +138,12 @@ class _Start:
         # A dump that the default one opened with less, the other did not open.
         if chosen is None or last_mode(mode_file(self._case, DEFAULT)):
             return None
-        debugger = DEBUGGERS[chosen.debugger]
+        session = self._take(chosen)
         try:
-            said = self._take(chosen).start(debugger.start_modes[:1])
-        except SessionFailed as error:
-            self._notice(debugger, error, DEFAULT.name)
+            said = session.start(session.debugger.start_modes[:1])
+        except (SessionFailed, SessionDied, CommandTimeout) as error:
+            # Killed or silent, too: the user did not ask for this one, and the other may come up.
+            self._notice(session.debugger, error, DEFAULT.name)
             return None
         self._reporter.notice(f"{chosen.debugger} answers: {chosen.reason}")
         return said
@@ -251,8 +254,9 @@ class _Start:
     def _say(self, chosen: Choice) -> None:
         self._reporter.notice(f"{chosen.debugger} answers: {chosen.reason}")
 
-    def _notice(self, debugger: Debugger, error: SessionFailed, then: str) -> None:
-        self._reporter.notice(f"{debugger.name} cannot open the dump: {error_line(debugger, error)}; trying {then}")
+    def _notice(self, debugger: Debugger, error: SessionError, then: str) -> None:
+        why = error_line(debugger, error) if isinstance(error, SessionFailed) else error.message
+        self._reporter.notice(f"{debugger.name} cannot open the dump: {why}; trying {then}")
 
     def _reads(self, debugger: Debugger) -> bool:
         return self._case.files == 1 or debugger.reads_split_dumps

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import StartMode
-from sandbox.errors import SessionFailed
+from sandbox.errors import CommandTimeout, SessionDied, SessionError, SessionFailed
 from sandbox.model import Case
 from sandbox.progress import QUIET
 from sandbox.session import choice, start
@@ -34,7 +35,13 @@ class Noting(type(QUIET)):  # type: ignore[misc]
 class Bench:
     """A case whose debuggers come up as `works` says: (debugger, option)."""
 
-    def __init__(self, case: Case, works: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self,
+        case: Case,
+        works: set[tuple[str, str]],
+        monkeypatch: pytest.MonkeyPatch,
+        ends: Mapping[str, SessionError],
+    ) -> None:
         self.case = case
         self.tried: list[tuple[str, str]] = []
         self.noting = Noting()
@@ -43,6 +50,8 @@ class Bench:
             self.tried.append((session.debugger.name, mode.option))
             if self.tried[-1] in works:
                 return b""
+            if session.debugger.name in ends:
+                raise ends[session.debugger.name]
             raise SessionFailed("no", detail=f"{session.debugger.name}: a page is missing")
 
         monkeypatch.setattr(Session, "_start", started)
@@ -70,8 +79,10 @@ def bench(
     )
     ends = [os.open(case.shared / name, os.O_RDWR) for name in ("in", "out", "in-2", "out-2", "ctl")]
 
-    def make(works: set[tuple[str, str]], **different: object) -> Bench:
-        return Bench(replace(case, **different), works, monkeypatch)  # type: ignore[arg-type]  # fields of a case
+    def make(
+        works: set[tuple[str, str]], *, ends: Mapping[str, SessionError] = MappingProxyType({}), **different: object
+    ) -> Bench:
+        return Bench(replace(case, **different), works, monkeypatch, ends)  # type: ignore[arg-type]  # fields of a case
 
     yield make
     for end in ends:
@@ -97,6 +108,18 @@ def test_a_report_is_answered_by_what_is_up_first(bench: Callable[..., Bench]) -
     assert table.open(quick=True).choice.debugger == "drgn"
     # A user's own wish counts.
     assert table.open("crash", quick=True).choice.debugger == "crash"
+
+
+@pytest.mark.parametrize("end", [SessionDied("drgn was killed"), CommandTimeout("drgn did not come up within 900 s")])
+def test_a_report_goes_on_with_crash_where_drgn_ends_as_it_starts(
+    bench: Callable[..., Bench], end: SessionError
+) -> None:
+    table = bench({("crash", "")}, ends={"drgn": end})
+    assert table.open(quick=True).choice.debugger == "crash"
+    assert table.noting.said[0] == f"drgn cannot open the dump: {end.message}; trying crash"
+    # One that is asked for has no other in its place.
+    with pytest.raises(type(end), match=end.message):
+        table.open("drgn", quick=True)
 
 
 @pytest.mark.parametrize(
