@@ -77,7 +77,7 @@ class HttpDump:
 
 @contextmanager
 def _in_words(url: str) -> Iterator[None]:
-    from sandbox.debuginfo.download import Refused
+    from sandbox.debuginfo.download import ProxyRefused, Refused
     from sandbox.debuginfo.http_ranges import RangesUnsupported
 
     try:
@@ -87,6 +87,8 @@ def _in_words(url: str) -> Iterator[None]:
             raise DumpNotFound(f"there is no file {without_secrets(url)}", hint="check the URL") from None
         hint = "is a login missing (~/.netrc), or is the URL's signature too old?"
         raise DumpUnreadable(error.message, hint=hint) from None
+    except ProxyRefused as error:
+        raise DumpUnreadable(error.message, hint=error.hint) from None
     except RangesUnsupported as error:
         raise NotInParts(url, str(error)) from None
     except (DumpError, ConfigurationError, NoSpace):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +23,7 @@ from sandbox.log import without_secrets
 from sandbox.progress import Reporter
 
 _HOST: Final = re.compile(r"[\w:][\w.:%-]*")
+_PORT: Final = 22
 _CHUNK: Final = 4 << 20
 _SECONDS: Final = 20.0
 """That an answer may take."""
@@ -128,7 +130,15 @@ class SftpDump:
                 f"~/.ssh/config has no known hosts for {self._host}: nothing says that it is that host",
                 hint="remove UserKnownHostsFile none from it",
             )
-        self._connection = await asyncssh.connect(self._host, options=options)
+        try:
+            self._connection = await asyncssh.connect(self._host, options=options)
+        except asyncssh.HostKeyNotVerifiable:
+            if (known := _known_as(options)) is None:
+                raise
+            raise DumpUnreadable(
+                f"{without_secrets(self.url)}: its host key is another than the one that is known: is it that host?",
+                hint=f"ask who runs it; if its key was changed: ssh-keygen -R '{known}'",
+            ) from None
         client = await self._connection.start_sftp_client()
         # What a server says of reading one tells nothing: OpenSSH's "Failure".
         if await client.isdir(self._path):
@@ -153,7 +163,7 @@ class SftpDump:
         except asyncssh.HostKeyNotVerifiable as error:
             raise DumpUnreadable(
                 f"{name}: {in_words(error)}",
-                hint=f"is it that host? then its key becomes known by: ssh {self._host} true",
+                hint=f"is it that host? then its key becomes known by: {self._ssh()} true",
             ) from None
         except asyncssh.PermissionDenied:
             hint = "try it: ssh HOST true; a key of an agent: ssh-add; another user: sftp://USER@HOST/…"
@@ -168,6 +178,9 @@ class SftpDump:
         except ValueError as error:  # asyncssh.packet.PacketDecodeError and others, for which it has no name
             said = f"{name}: the host's answer is none of SFTP ({in_words(error)})"
             raise DumpUnreadable(said, hint="try it: sftp HOST") from error
+
+    def _ssh(self) -> str:
+        return f"ssh {self._host}" if self._port is None else f"ssh -p {self._port} {self._host}"
 
     def _drop(self) -> None:
         connection, self._connection, self._file = self._connection, None, None
@@ -186,6 +199,27 @@ class SftpDump:
         self._thread.join(_SECONDS_TO_END)
         if not self._thread.is_alive():
             loop.close()
+
+
+def _known_as(options: Any) -> str | None:
+    """The name by which known_hosts has a key of the host; None where it has none, or a jump host may be meant.
+
+    asyncssh has one error for a host that is not known and for one with another key.
+    """
+    import asyncssh
+
+    if options.tunnel:
+        return None
+    # Where nothing is configured, asyncssh reads this one.
+    files = options.known_hosts or [str(Path("~/.ssh/known_hosts").expanduser())]
+    host, port = options.host_key_alias or options.host, options.port
+    try:
+        keys, authorities, *_ = asyncssh.match_known_hosts(files, host, "", port)
+    except (OSError, ValueError):
+        return None
+    if not keys and not authorities:
+        return None
+    return host if port in {None, _PORT} else f"[{host}]:{port}"
 
 
 async def _end_tasks() -> None:

@@ -38,6 +38,7 @@ _SECONDS_TO_CONNECT: Final = 10.0
 _TLS_SECONDS: Final = 4.0
 """A host that drops what comes to its TLS port must not cost more."""
 _WITHOUT_TLS: Final[set[str]] = set()
+_WANTS_LOGIN_OF_PROXY: Final = 407
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -47,6 +48,12 @@ class Refused(DownloadFailed):
     def __init__(self, url: str, status: int, reason: str) -> None:
         super().__init__(f"{without_secrets(url)}: {status} {reason}".rstrip(), hint="")
         self.status = status
+
+
+class ProxyRefused(DownloadFailed):
+    """The proxy wants a name and a password, or others. It is not tried again."""
+
+    default_hint = "what it wants: export https_proxy=http://USER:PASSWORD@HOST:PORT, and http_proxy; %40 is an @"
 
 
 def client(url: str) -> httpx.Client:
@@ -267,9 +274,25 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
     try:
         return again(attempt, transient, say, position)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
+        if isinstance(error, httpx.ProxyError):
+            said = f"{without_secrets(url)}: {_by_proxy(url)}{_in_words(error)}"
+            # httpx has the status in its words only.
+            wants = str(error).startswith(str(_WANTS_LOGIN_OF_PROXY))
+            raise (ProxyRefused(said) if wants else DownloadFailed(said)) from None
         if isinstance(error, httpx.ConnectTimeout) or (isinstance(error, httpx.ConnectError) and not _untrusted(error)):
-            raise Unreachable(f"{without_secrets(url)}: {_in_words(error)}") from None
+            raise Unreachable(f"{without_secrets(url)}: {_by_proxy(url)}{_in_words(error)}") from None
         raise DownloadFailed(f"{without_secrets(url)}: {_in_words(error)}") from None
+
+
+def _by_proxy(url: str) -> str:
+    """The proxy that the environment has for a URL, in front of what is said of it: it may be what does not answer."""
+    import urllib.request
+
+    parts, proxies = urlsplit(url), urllib.request.getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found or urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return ""
+    return f"by the proxy {without_secrets(found)}: "
 
 
 def resumed(
@@ -352,7 +375,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def refuse(response: httpx.Response) -> None:
-    """Raises `Refused` unless the server sent the requested file or part."""
+    """Raises `Refused` unless the server sent the requested file or part, `ProxyRefused` for a proxy's 407."""
+    if response.status_code == _WANTS_LOGIN_OF_PROXY:
+        url, said = str(response.url), f"{response.status_code} {response.reason_phrase}".rstrip()
+        raise ProxyRefused(f"{without_secrets(url)}: {_by_proxy(url)}{said}")
     if not response.is_success:
         raise Refused(str(response.url), response.status_code, response.reason_phrase)
 

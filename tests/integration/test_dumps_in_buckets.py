@@ -170,6 +170,22 @@ def test_a_host_that_is_not_known_is_not_believed(login: SshHost, tmp_path: Path
         remote_dump.local(url)
 
 
+def test_a_host_with_another_key_than_is_known_is_told_apart(login: SshHost, tmp_path: Path) -> None:
+    import asyncssh
+
+    url = Path(login.put("vmcore", CONTENT))
+    another = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
+    known = tmp_path / "home" / ".ssh" / "known_hosts"
+    known.write_text(f"[127.0.0.1]:{login.port} {another}")
+    with pytest.raises(DumpUnreadable, match="another than the one that is known") as refused:
+        remote_dump.local(url)
+    assert refused.value.hint.endswith(f"ssh-keygen -R '[127.0.0.1]:{login.port}'")
+    known.write_text("")
+    with pytest.raises(DumpUnreadable, match="not trusted") as refused:
+        remote_dump.local(url)
+    assert refused.value.hint.endswith(f"ssh -p {login.port} 127.0.0.1 true")
+
+
 def test_a_user_who_is_not_let_in_is_told_so(login: SshHost, tmp_path: Path) -> None:
     (tmp_path / "home" / ".ssh" / "config").unlink()
     with pytest.raises(DumpUnreadable, match="does not let this user in"):

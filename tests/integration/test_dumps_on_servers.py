@@ -325,6 +325,22 @@ def test_a_proxy_is_used_as_the_environment_says(site: Archive, monkeypatch: pyt
     assert "sysrq" in vmbox("info", "http://dumps.invalid/vmcore")
 
 
+def test_a_proxy_that_lets_nothing_by_is_named(site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", site.url.replace("//", "//me:SECRET@"))
+    monkeypatch.setenv("https_proxy", site.url)
+    monkeypatch.setenv("no_proxy", "")
+    site.statuses = [407]
+    said = vmbox("info", "http://dumps.invalid/vmcore", status=DumpUnreadable.exit_code)
+    assert f"by the proxy {site.url.replace('//', '//***@')}: 407 " in said
+    assert "http://USER:PASSWORD@HOST:PORT" in said
+    # To TLS it has no way at all.
+    said = vmbox("info", "https://dumps.invalid/vmcore", status=DumpUnreadable.exit_code)
+    assert f"by the proxy {site.url}: 501 " in said
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    said = vmbox("info", "http://dumps.invalid/vmcore", status=DumpUnreadable.exit_code)
+    assert "by the proxy http://127.0.0.1:9: no connection" in said
+
+
 def test_a_missing_file_is_said(site: Archive) -> None:
     with pytest.raises(DumpNotFound, match="there is no file http://127"):
         remote_dump.local(url(site, "/nothing"))
