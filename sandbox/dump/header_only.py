@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ _TOD_1970: Final = 0x7D91048BCA000000
 _SCAN_STEP: Final = 4 << 20
 _SCAN_LIMIT: Final = 512 << 20
 _TEXT: Final = 8192
+_SMALLEST_PAGE: Final = 4096
 _KEY: Final = b"OSRELEASE="
 
 # struct new_utsname: six strings of 65 bytes: sysname, nodename, release, version, machine, domainname.
@@ -70,6 +72,28 @@ class ScanResult:
         """The banner that says the same as utsname."""
         start, end = f"Linux version {self.release} (", f" {self.utsname_version}"
         return next((one for one in self.banners if one.startswith(start) and one.endswith(end)), None)
+
+
+def vmcoreinfo_of_page(source: Source, memory: Sequence[tuple[int, int]], seconds: float) -> bytes:
+    """The kernel's own copy of its VMCOREINFO, where it begins a page of uncompressed memory. Empty if it is not found.
+
+    It does since v4.13 ("kexec: move vmcoreinfo out of the kernel's .bss section"). Only the first byte of each page is
+    looked at, so that gigabytes are searched in `seconds` of a processor. `memory` are offsets (first, end) of pages
+    that follow each other. May raise `DeadlineExceeded`.
+    """
+    deadline = time.thread_time() + seconds
+    pieces = [range(at, min(at + _SCAN_STEP, end)) for first, end in memory for at in range(first, end, _SCAN_STEP)]
+    # From both ends, as in `find_vmcoreinfo`.
+    for one in [piece for pair in zip(pieces, reversed(pieces), strict=True) for piece in pair][: len(pieces)]:
+        if time.thread_time() > deadline:
+            break
+        starts = source.read_at(one.start, len(one))[::_SMALLEST_PAGE]
+        at = starts.find(_KEY[:1])
+        while at >= 0:
+            if text := _vmcoreinfo_at(source, one.start + at * _SMALLEST_PAGE):
+                return text
+            at = starts.find(_KEY[:1], at + 1)
+    return b""
 
 
 def scan_memory(source: Source, *, only_without_vmcoreinfo: bool = False) -> ScanResult:
@@ -144,13 +168,16 @@ def find_vmcoreinfo(source: Source, start: int = 0) -> bytes:
 
 def _vmcoreinfo_in(piece: bytes, at: int, source: Source) -> bytes:
     """The VMCOREINFO that begins in `piece`, which is at offset `at`; empty if none does."""
-    for where in _occurrences(piece):
-        text = source.read_at(at + where, _TEXT).split(b"\0", 1)[0]
-        line = text.split(b"\n", 1)[0]
-        # Programs that search for the key contain it too, with a format in place of a value and no other keys near it.
-        if b"%" not in line and line[len(_KEY) :].strip() and b"\nPAGESIZE=" in text:
-            return text
-    return b""
+    return next((text for where in _occurrences(piece) if (text := _vmcoreinfo_at(source, at + where))), b"")
+
+
+def _vmcoreinfo_at(source: Source, at: int) -> bytes:
+    """The VMCOREINFO that begins at an offset; empty if it is none."""
+    text = source.read_at(at, _TEXT).split(b"\0", 1)[0]
+    line = text.split(b"\n", 1)[0]
+    # Programs that search for the key contain it too, with a format in place of a value and no other keys near it.
+    right = line.startswith(_KEY) and b"%" not in line and line[len(_KEY) :].strip() and b"\nPAGESIZE=" in text
+    return text if right else b""
 
 
 def _from_both_ends(start: int, size: int | None) -> Iterator[int]:

@@ -1,5 +1,6 @@
 import gzip
 import os
+import struct
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ import dump_writer
 import pytest
 
 from sandbox.debugger import DEBUGGERS
-from sandbox.dump import identify, read_log
+from sandbox.dump import header_only, identify, read_log
 from sandbox.dump.vmcoreinfo import text_of, told_place
 from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump
 from sandbox.model import KernelPlace
@@ -194,6 +195,25 @@ def test_elf_vmcoreinfo_without_note(tmp_path):
     path = tmp_path / "vmcore"
     path.write_bytes(dump_writer.elf(pages, b""))
     found = identify(path)
+    assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
+
+
+@pytest.mark.parametrize("at", [0x1000, 0x13FF000, 0x27FF000])
+def test_vmcoreinfo_without_note_is_found_wherever_its_page_is(tmp_path, monkeypatch, at):
+    """As QEMU writes a guest without a vmcoreinfo device: one segment, which begins at no boundary of pages."""
+    monkeypatch.setattr(header_only, "_SCAN_LIMIT", 16 << 20)
+    path = tmp_path / "vmcore"
+    written = bytearray(dump_writer.elf({0x100: bytes(4096)}, b""))
+    begin = len(written) - 4096
+    # p_filesz and p_memsz of the second program header.
+    struct.pack_into("<QQ", written, 64 + 56 + 32, 40 << 20, 40 << 20)
+    with path.open("wb") as file:
+        file.write(written)
+        file.truncate(begin + (40 << 20))
+        file.seek(begin + at)
+        file.write(INFO)
+    found = identify(path)
+    assert begin % 4096
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
 
 
