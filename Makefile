@@ -4,7 +4,7 @@
 # installs no programs and packages that only tests need.
 
 .DELETE_ON_ERROR:
-.PHONY: setup host demo-host lock check lint unit integration e2e test test-all demo bench docs clean
+.PHONY: setup host demo-host lock check lint unit integration e2e test test-all coverage demo bench docs clean
 
 # pytest caches the test modules that it rewrites: rewriting them each time takes a third of the unit tests' time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -66,9 +66,10 @@ integration: setup
 e2e: setup
 	$(PYTEST) tests/e2e
 
-# One run of pytest, so that engines and images are made once; Docker's tests and Podman's run in parallel.
+# One run of pytest, so that engines and images are made once. Three processes on two processors: the tests of Docker, of
+# Podman, and of rootless Podman wait for networks, dying kernels and limits of time for a part of theirs.
 test: lint
-	$(PYTEST) --numprocesses=2 --dist=loadgroup --durations=10 tests/unit tests/integration tests/e2e
+	$(PYTEST) --numprocesses=3 --dist=loadgroup --durations=10 tests/unit tests/integration tests/e2e
 
 # With all that `make test` leaves out because it is slow and rare: hours.
 test-all: export VMBOX_TEST_FAMILIES := all
@@ -76,6 +77,16 @@ test-all: export VMBOX_TEST_FIDELITY := all
 test-all: export VMBOX_TEST_FAULTS := all
 test-all: export VMBOX_TEST_EMULATION := all
 test-all: test
+
+# What no test reaches, in subprocesses too: of all tests, or with TESTS=tests/unit of those. Tests of costs are left out,
+# because to trace a program costs more than it does.
+coverage: TESTS ?= tests/unit tests/integration tests/e2e
+coverage: setup
+	$(BIN)/python -m pip install --quiet --group coverage
+	$(BIN)/coverage erase
+	-$(BIN)/coverage run -m pytest --timeout=1800 --quiet --numprocesses=3 --dist=loadgroup --ignore-glob='*/test_budget*' $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 demo: $(if $(wildcard $(READY)),setup,$(USABLE))
 	$(BIN)/vmbox demo $(DEMO)

@@ -17,9 +17,8 @@ import pytest
 
 import engines
 import leftovers
-from engines import CHECKOUT, EngineUnderTest
+from engines import EngineUnderTest
 
-UNIT = CHECKOUT / "tests" / "unit"
 CI = os.environ.get("CI") == "true"
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and children inherit that: tests of Ctrl-C would
@@ -78,24 +77,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         callspec = getattr(item, "callspec", None)
         wanted = {*getattr(item, "fixturenames", ()), callspec.params.get("engine") if callspec else None} & _FIXTURES
         # A unit test's fixture of such a name is no engine.
-        if wanted and UNIT not in item.path.parents:
+        if wanted and not item.nodeid.startswith("tests/unit/"):
             item.add_marker(pytest.mark.engine)
-            # Two processes share the tests (`make test`), each with engines of its own. What wants Docker and Podman
-            # goes to Docker's: Podman takes from Docker there, and it is Docker that would have to build.
-            item.add_marker(pytest.mark.xdist_group("docker" if "docker_engine" in wanted else "podman"))
+            item.add_marker(pytest.mark.xdist_group(_group(wanted)))
     yield
     items.sort(key=_when)
 
 
+def _group(wanted: set[str]) -> str:
+    """Of the processes that share the tests (`make test`), the one that runs a test of these engines.
+
+    Each has engines of its own. What wants Docker and Podman goes to Docker's: Podman takes from Docker there, and it
+    is Docker that would have to build. Tests of no engine are run by whichever has nothing else to do.
+    """
+    if "docker_engine" in wanted:
+        return "docker"
+    return "rootless" if "podman_rootless" in wanted and "podman_rootful" not in wanted else "podman"
+
+
 def _when(item: pytest.Item) -> int:
-    """Docker's process begins with tests that need dumps, Podman's with the others, so that neither waits."""
+    """Docker's process begins with tests that need dumps, the others with those that need none, so that none waits."""
     docker = any(group.args == ("docker",) for group in item.iter_markers("xdist_group"))
-    return int(docker != (CHECKOUT / "tests" / "e2e" in item.path.parents))
+    return int(docker != item.nodeid.startswith("tests/e2e/"))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield
+    if report.failed:
+        report.sections.extend((f"log of {one.name}", one.log()) for one in engines.RUNNING)
     needs_engine = item.get_closest_marker("engine") or item.get_closest_marker("e2e")
     if CI and report.skipped and needs_engine and not hasattr(report, "wasxfail"):
         report.outcome = "failed"

@@ -29,6 +29,8 @@ from sandbox.engine.service import Service, reachable
 CHECKOUT = Path(__file__).resolve().parent.parent
 USER = "vmbox-test"
 """Runs rootless Podman when the tests themselves run as root."""
+_LOG = 4096
+"""Bytes of an engine's log that a failed test shows."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -60,6 +62,8 @@ class EngineUnderTest:
     gid: int
     """uid and gid of "the caller" of this engine."""
     base: Path
+    service: Service | None = None
+    """What was started for it; None where a dockerd was there."""
     _fresh: list[int] = field(default_factory=list)
 
     def directory(self) -> Path:
@@ -69,6 +73,14 @@ class EngineUnderTest:
         path.mkdir(mode=0o755)
         os.chown(path, self.uid, self.gid)
         return path
+
+    def log(self) -> str:
+        """The end of what the engine has printed."""
+        if self.service is None:
+            return ""
+        # Without seeking: the service writes at the place that a seek would move.
+        file = self.service._log.fileno()
+        return os.pread(file, _LOG, max(0, os.fstat(file).st_size - _LOG)).decode(errors="replace")
 
     def signal(self, container: str, name: str) -> None:
         """Send e.g. "KILL" to the container's PID 1, without vmbox."""
@@ -132,12 +144,10 @@ def docker(*more: str) -> Iterator[EngineUnderTest]:
         argv += ["--pidfile", str(base / "dockerd.pid"), "--group", str(os.getgid())]
         # No bridge and no packet filter: vmbox uses the host's network or none.
         argv += ["--bridge", "none", "--iptables=false", "--ip6tables=false", *more]
-        with (
-            _cleaned(base, data),
-            _served(Service(argv, socket, env={"PATH": PATH, **leftovers.MARKED}, prefix=_as_root())),
-        ):
+        service = Service(argv, socket, env={"PATH": PATH, **leftovers.MARKED}, prefix=_as_root())
+        with _cleaned(base, data), _served(service):
             try:
-                yield from _engine("docker", f"unix://{socket}", base)
+                yield from _engine("docker", f"unix://{socket}", base, service=service)
             finally:
                 _remove_containers(f"unix://{socket}")
 
@@ -203,13 +213,21 @@ def _podman(
         _give(socket, uid, gid)
     with _cleaned(base, storage), _served(service):
         try:
-            yield from _engine(name, f"unix://{socket}", base, prefix=prefix if rootless else (), uid=uid, gid=gid)
+            who = {"prefix": prefix if rootless else (), "uid": uid, "gid": gid}
+            yield from _engine(name, f"unix://{socket}", base, service=service, **who)  # type: ignore[arg-type]
         finally:
             _remove_containers(f"unix://{socket}")
 
 
 def _engine(
-    name: str, url: str, base: Path, *, prefix: Sequence[str] = (), uid: int | None = None, gid: int | None = None
+    name: str,
+    url: str,
+    base: Path,
+    *,
+    service: Service | None = None,
+    prefix: Sequence[str] = (),
+    uid: int | None = None,
+    gid: int | None = None,
 ) -> Iterator[EngineUnderTest]:
     uid, gid = os.getuid() if uid is None else uid, os.getgid() if gid is None else gid
     env = {"PATH": PATH, "HOME": str(base / "home"), "LC_ALL": "C.UTF-8", "TERM": "xterm", "VMBOX_ENGINE": url}
@@ -225,6 +243,8 @@ def _engine(
         "NO_PROXY",
         "SSL_CERT_FILE",
         "CI",
+        # Of `make coverage`; another user cannot write its data.
+        *(() if prefix else ("COVERAGE_PROCESS_CONFIG",)),
     ):
         if key in os.environ:
             env[key] = os.environ[key]
@@ -247,7 +267,15 @@ def _engine(
         command, more = _command(stack, base, prefix)
         engine = stack.enter_context(contextlib.closing(connect(url)))
         yield EngineUnderTest(
-            name=name, url=url, engine=engine, env={**env, **more}, vmbox=command, uid=uid, gid=gid, base=base
+            name=name,
+            url=url,
+            engine=engine,
+            env={**env, **more},
+            vmbox=command,
+            uid=uid,
+            gid=gid,
+            base=base,
+            service=service,
         )
 
 

@@ -78,6 +78,8 @@ BOOTS = {
 """By kernel series."""
 MOST_WANTED = ("6.1", "kdump")
 """What `vmbox demo` makes when it is asked for nothing: by itself, so that nobody has to wait for the others."""
+_PATIENCE = 300.0
+"""Seconds for which a process without an engine that makes dumps waits for one of another process."""
 _WITH_MORE = """
 import sys
 from sandbox.commands import demo
@@ -106,8 +108,13 @@ def _asked_for(marker: pytest.Mark | None) -> bool:
 class Dumps:
     """Makes dumps with one engine and hands copies to the users of the others."""
 
-    maker: EngineUnderTest
+    _maker: Callable[[], EngineUnderTest]
     _kernels: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def maker(self) -> EngineUnderTest:
+        """Whichever engine runs here already makes them, if its user may write what the others read; else Docker."""
+        return next(_makers(), None) or self._maker()
 
     def __call__(self, kernel: str = "6.1", *, form: str = "kdump", trigger: str = "sysrq") -> Path:
         """The vmcore of a kernel series, written in a certain form, after a certain trigger."""
@@ -123,6 +130,9 @@ class Dumps:
     def _made(self, kernel: str, form: str, trigger: str, boot: Boot | None = None) -> Path:
         name = f"{kernel}-{form}-{trigger}"
         directory = engines.cache_root() / "dumps" / (f"{name}-and-more" if boot else name)
+        if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 and next(_makers(), None) is None:
+            # Another process has an engine that makes it sooner or later; here one would have to be started for it.
+            _wait((directory / "vmcore").exists, _PATIENCE)
         # Another process of the same run may be making it.
         with locked(directory.with_name(directory.name + ".lock")):
             if not (directory / "vmcore").exists():
@@ -191,10 +201,19 @@ def crash_by_hand(engine: EngineUnderTest, dump: Path, commands: str) -> bytes:
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Waits until `condition` holds; fails the test when that takes longer."""
+    assert _wait(condition, seconds)
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    """Waits until `condition` holds, and returns whether it does."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
+    while not (holds := condition()) and time.monotonic() < deadline:
         time.sleep(0.1)
+    return holds
+
+
+def _makers() -> Iterator[EngineUnderTest]:
+    return (engine for engine in engines.RUNNING if engine.uid == os.getuid())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -207,9 +226,7 @@ def _cases_end_with_their_module() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def dumps(request: pytest.FixtureRequest) -> Dumps:
-    # Whichever engine runs here already makes them, if its user may write what the others read.
-    running = [engine for engine in engines.RUNNING if engine.uid == os.getuid()]
-    return Dumps(running[0] if running else request.getfixturevalue("docker_engine"))
+    return Dumps(lambda: request.getfixturevalue("docker_engine"))
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pexpect
+import pytest
 
 from e2e.conftest import AGREES, wait_for
 from engines import EngineUnderTest
 from sandbox.engine import labels
 
 CALLERS, COMMANDS = 8, 50
+ONE = pytest.mark.parametrize("engine", ["podman_rootless"], indirect=True)
+"""For what no engine has a part in: a client, FIFOs, and the session script, which is the same on all."""
 
 
 def test_quit_ends_the_commands_and_not_the_session(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
@@ -166,6 +169,7 @@ def test_who_waits_says_so_and_who_has_nothing_to_ask_lets_others(
         assert slow.communicate(b"p 20+2\n", timeout=60)[0].endswith(b"= 22\n")
 
 
+@ONE
 def test_a_crash_that_hangs_is_ended_and_its_case_stays(vmbox, own_dump: Path) -> None:
     vmbox("run", own_dump, "--", "p 1")
     (before,) = json.loads(vmbox("list", "--json").stdout)
@@ -236,6 +240,7 @@ def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None
     engine.run("close", str(own_dump))
 
 
+@ONE
 def test_ctrl_c_at_a_terminal(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     vmbox("run", own_dump, "--", "p 1")
     command, *arguments = [*engine.vmbox, "run", str(own_dump), "--"]
@@ -277,6 +282,7 @@ def test_a_timeout_is_the_commands_and_the_others_are_answered(vmbox, own_dump: 
     assert answers[0]["output"] == "a\n"
 
 
+@ONE
 def test_a_flood_is_streamed_in_little_memory(engine: EngineUnderTest, own_dump: Path) -> None:
     # Opening a case takes more than that.
     engine.run("run", str(own_dump), "--", "p 1")
@@ -295,6 +301,7 @@ def test_a_flood_is_streamed_in_little_memory(engine: EngineUnderTest, own_dump:
         assert received >= size
 
 
+@ONE
 def test_the_transcript(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     vmbox("run", own_dump, "--no-transcript", "--", "p 11111")
     vmbox("run", own_dump, "--", "p 22222", "--", "nosuch", status=1)

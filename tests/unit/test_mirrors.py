@@ -10,12 +10,12 @@ from sandbox.host.mirrors import rewrite
     ("before", "after"),
     [
         ("http://deb.debian.org/debian/pool/x.deb", "http://127.0.0.1:8080/debian/pool/x.deb"),
-        ("deb http://deb.debian.org/debian-security x main", "deb http://security.example/x main"),
+        ("deb http://deb.debian.org/debian-security x main", "deb http://security.example x main"),
         ("deb [a=b] http://deb.debian.org x", "deb [a=b] http://127.0.0.1:8080 x"),
         ("http://deb.debian.organic/debian", "http://deb.debian.organic/debian"),
         ("docker.io/library/debian:12", "registry.example:5000/hub/library/debian:12"),
         ("mydocker.io/library/debian:12", "mydocker.io/library/debian:12"),
-        ("http://127.0.0.1:8080/x", "http://127.0.0.1:8080/x"),
+        ("http://127.0.0.1:8080/x", "http://loop.example/x"),
     ],
 )
 def test_rewrite(monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> None:
@@ -24,9 +24,7 @@ def test_rewrite(monkeypatch: pytest.MonkeyPatch, before: str, after: str) -> No
         "http://deb.debian.org=http://127.0.0.1:8080/ docker.io=registry.example:5000/hub\n"
         "http://deb.debian.org/debian-security=http://security.example http://127.0.0.1:8080=http://loop.example",
     )
-    if before.startswith("http://127"):
-        after = after.replace("127.0.0.1:8080", "loop.example")
-    assert rewrite(before) == after.replace("http://security.example/x", "http://security.example x")
+    assert rewrite(before) == after
 
 
 def test_unset(monkeypatch: pytest.MonkeyPatch) -> None:

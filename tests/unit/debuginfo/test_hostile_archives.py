@@ -195,19 +195,20 @@ def test_mirrors_of_a_list(bench: Bench) -> None:
 
 
 LISTS = {
-    "open elements": b"<a>" * 4_000_000,
-    "names": b"".join(b"<n%d/>" % at for at in range(300_000)),
-    "attributes": b"<metadata>" + b"".join(b"<n a%d=''/>" % at for at in range(300_000)),
-    "a tag without an end": b"<a b='" + b"x" * 20 * MIB,
-    "a comment without an end": b"<a><!-- " + b"x" * 20 * MIB,
-    "a name without an end": b"<metadata><package><name>" + b"x" * 20 * MIB,
-    "one package again and again": listing(*[entry()] * 20_000),
+    "open elements": lambda: b"<a>" * 4_000_000,
+    "names": lambda: b"".join(b"<n%d/>" % at for at in range(300_000)),
+    "attributes": lambda: b"<metadata>" + b"".join(b"<n a%d=''/>" % at for at in range(300_000)),
+    "a tag without an end": lambda: b"<a b='" + b"x" * 20 * MIB,
+    "a comment without an end": lambda: b"<a><!-- " + b"x" * 20 * MIB,
+    "a name without an end": lambda: b"<metadata><package><name>" + b"x" * 20 * MIB,
+    "one package again and again": lambda: listing(*[entry()] * 20_000),
 }
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_that_want_memory(bench: Bench, name: str) -> None:
-    base = repository(bench.archive, b"<metadata>" + LISTS[name] if name == "names" else LISTS[name])
+    content = LISTS[name]()
+    base = repository(bench.archive, b"<metadata>" + content if name == "names" else content)
     before = len(bench.archive.files["/repo/repodata/primary.xml.gz"])
     with cheap(12 + 2 * before // MIB), pytest.raises(VerificationFailed):
         find(base)
