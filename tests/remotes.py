@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import certificates
 import engines
 from engines import PATH, EngineUnderTest
 from sandbox.engine import connect
@@ -155,7 +156,7 @@ class Behind:
 @contextlib.contextmanager
 def docker_behind_tls(directory: Path) -> Iterator[Behind]:
     """Run a separate dockerd on loopback, with another host name from a UTS namespace."""
-    ours, strangers = (_certificates(directory / name) for name in ("ours", "strangers"))
+    ours, strangers = (certificates.make(directory / name) for name in ("ours", "strangers"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -179,22 +180,6 @@ def docker_behind_tls(directory: Path) -> Iterator[Behind]:
                 with contextlib.closing(connect(f"unix://{base}/docker.sock")) as engine:
                     for container in engine.containers({}):
                         engine.remove(container.id)
-
-
-def _certificates(place: Path) -> Path:
-    """Make an authority, and one certificate from it for both sides."""
-    place.mkdir()
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=place, capture_output=True, check=True)
-
-    new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl(*new, "-x509", "-days", "2", "-subj", "/CN=vmbox test authority", "-keyout", "ca.key", "-out", "ca.pem")
-    openssl(*new, "-subj", "/CN=vmbox test", "-keyout", "key.pem", "-out", "request")
-    (place / "usage").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-    signed = ["x509", "-req", "-in", "request", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2"]
-    openssl(*signed, "-extfile", "usage", "-out", "cert.pem")
-    return place
 
 
 def _root(*argv: str) -> None:

@@ -5,41 +5,25 @@ from __future__ import annotations
 import http.server
 import json
 import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import certificates
 from listening import listening
 from sandbox.engine import connect
 from sandbox.errors import ConfigurationError, EnginePermission
 
-FILES = ("ca.pem", "cert.pem", "key.pem")
-
-
-def _certificates(place: Path) -> Path:
-    """An authority, and one certificate from it for both sides."""
-    place.mkdir()
-    new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    (place / "usage").write_text("subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
-    for command in (
-        f"{new} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
-        f"{new} -subj /CN=both -keyout key.pem -out request",
-        "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile usage -out cert.pem",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=place, capture_output=True, check=True)
-    return place
-
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _certificates(tmp_path_factory.mktemp("tls") / "ours")
+    return certificates.make(tmp_path_factory.mktemp("tls") / "ours")
 
 
 @pytest.fixture(scope="module")
 def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _certificates(tmp_path_factory.mktemp("tls") / "strangers")
+    return certificates.make(tmp_path_factory.mktemp("tls") / "strangers")
 
 
 class _Answers(http.server.BaseHTTPRequestHandler):
@@ -93,7 +77,7 @@ def test_without_certificates(url: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"ca\.pem, cert\.pem, key\.pem cannot be read"):
         connect(url)
-    for name in FILES:
+    for name in certificates.FILES:
         (tmp_path / name).write_text("not a certificate")
     with pytest.raises(ConfigurationError, match="cannot be used"):
         connect(url)
@@ -107,7 +91,7 @@ def test_certificates_of_another_authority_are_refused(  # noqa: PLR0917 - fixtu
     """An engine that another authority vouches for is not spoken to, nor a client listened to; not even where the
     environment would have docker-py not verify: $DOCKER_CERT_PATH without $DOCKER_TLS_VERIFY.
     """
-    for name in FILES:
+    for name in certificates.FILES:
         strange = (name == "ca.pem") == (stranger == "engine")
         (tmp_path / name).write_bytes(((strangers if strange else ours) / name).read_bytes())
     monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))

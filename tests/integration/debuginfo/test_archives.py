@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import archives
+import certificates
 import rpms
 from archives import Archive
 from sandbox import profiles
@@ -112,7 +113,7 @@ def test_without_a_subscription_the_cdn_is_not_asked(
     monkeypatch.setattr(module, "_USUAL", {world.archive.url: str(tmp_path / "nothing")})
     with pytest.raises(DebuginfoNotFound) as caught:
         world.locate(vendor="rhel")
-    said = "needs a subscription, whose certificate is not on this host: 5 places (cdn.redhat.com)"
+    said = "needs a subscription, whose certificate is not on this host: 5 places (127.0.0.1 for cdn.redhat.com)"
     assert caught.value.detail == said
     assert NAME in caught.value.hint
     assert world.archive.requests == []
@@ -121,23 +122,26 @@ def test_without_a_subscription_the_cdn_is_not_asked(
 @pytest.mark.parametrize("tree", ["dist/rhel8/8", "eus/rhel8/8.0", "tus/rhel8/8.0"])
 def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tree: str) -> None:
     """The server requires a client certificate of its authority, as Red Hat's CDN does."""
-    authority, server, client = certificates(tmp_path)
+    made = certificates.make(tmp_path / "tls")
     world.archive.files[f"/{CDN.replace('dist/rhel8/8', tree)}"] = world.good
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(server)
-    context.load_verify_locations(authority)
+    context.load_cert_chain(made / "cert.pem", made / "key.pem")
+    context.load_verify_locations(made / "ca.pem")
     context.verify_mode = ssl.CERT_REQUIRED
     monkeypatch.setattr(download, "FIRST_WAIT", 0.001)
     with archives.serve(Archive(files=world.archive.files), tls=context) as cdn:
         monkeypatch.setenv("VMBOX_MIRRORS", f"https://cdn.redhat.com={cdn.url}")
-        monkeypatch.setattr(module, "_AUTHORITIES", authority.parent)
+        authorities = tmp_path / "authorities"
+        authorities.mkdir()
+        shutil.copy(made / "ca.pem", authorities)
+        monkeypatch.setattr(module, "_AUTHORITIES", authorities)
         with pytest.raises(DebuginfoError):
             world.locate(vendor="rhel")
         assert cdn.requests == []
         entitlement = tmp_path / "entitlement"
         entitlement.mkdir()
-        (entitlement / "1234.pem").write_bytes(client.read_bytes())
-        (entitlement / "1234-key.pem").write_bytes(client.read_bytes())
+        shutil.copy(made / "cert.pem", entitlement / "1234.pem")
+        shutil.copy(made / "key.pem", entitlement / "1234-key.pem")
         monkeypatch.setenv("VMBOX_CLIENT_CERTIFICATES", f"{cdn.url}={entitlement}")
         found = world.locate(vendor="rhel")
         assert "which Kernel Builders" in found.verification_detail
@@ -146,26 +150,6 @@ def test_client_certificate(world: World, tmp_path: Path, monkeypatch: pytest.Mo
         assert broken is not None
         with pytest.raises(ConfigurationError, match="cannot be used"):
             module.context(broken)
-
-
-def certificates(directory: Path) -> tuple[Path, Path, Path]:
-    """Make (authority, server's certificate and key, client's certificate and key) with openssl."""
-    place = directory / "ca"
-    place.mkdir()
-    days = ["-days", "2", "-nodes", "-newkey", "rsa:2048"]
-    authority, key = place / "authority.pem", place / "authority.key"
-    rpms.run(["openssl", "req", "-x509", *days, "-subj", "/CN=Authority", "-keyout", str(key), "-out", str(authority)])
-    made = []
-    for name in ("server", "client"):
-        request, out, own = place / f"{name}.csr", directory / f"{name}.pem", place / f"{name}.key"
-        rpms.run(["openssl", "req", *days[2:], "-subj", f"/CN={name}", "-keyout", str(own), "-out", str(request)])
-        extensions = place / f"{name}.ext"
-        extensions.write_text("subjectAltName=IP:127.0.0.1\n")
-        sign = ["openssl", "x509", "-req", "-in", str(request), "-CA", str(authority), "-CAkey", str(key)]
-        rpms.run([*sign, "-CAcreateserial", "-days", "2", "-extfile", str(extensions), "-out", str(out)])
-        out.write_bytes(out.read_bytes() + own.read_bytes())
-        made.append(out)
-    return authority, made[0], made[1]
 
 
 def test_debuginfod(world: World, monkeypatch: pytest.MonkeyPatch, packages: rpms.Packages) -> None:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import os
 import ssl
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import archives
+import certificates
 from archives import Archive
 from debuginfo_bench import Bench
 from sandbox.debuginfo import download
@@ -39,24 +39,15 @@ def bench(tmp_path: Path, small_package: bytes, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="session")
 def tls_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with ca.pem, and with server.pem and server.key for 127.0.0.1 from that authority."""
-    place = tmp_path_factory.mktemp("tls")
-    new = "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
-    (place / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for command in (
-        f"{new} -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem",
-        f"{new} -subj /CN=server -keyout server.key -out request",
-        "x509 -req -in request -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
-    ):
-        subprocess.run(["openssl", *command.split()], cwd=place, capture_output=True, check=True)
-    return place
+    """A directory with ca.pem, and with cert.pem and key.pem for 127.0.0.1 from that authority."""
+    return certificates.make(tmp_path_factory.mktemp("tls") / "made")
 
 
 @pytest.fixture
 def tls_archive(bench: Bench, tls_files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
     """An archive with the bench's files, and with a certificate that is trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls_files / "server.pem", tls_files / "server.key")
+    context.load_cert_chain(tls_files / "cert.pem", tls_files / "key.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tls_files / "ca.pem"))
     monkeypatch.setattr(download, "_WITHOUT_TLS", set())
     download._client.cache_clear()
