@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final
 from urllib.parse import urlsplit
 
 from sandbox.debuginfo.certificates import CertificateMissing
-from sandbox.debuginfo.download import Refused
+from sandbox.debuginfo.download import Refused, TimedOut, Untrusted, WebPage
 from sandbox.errors import (
     DebuginfoError,
     DebuginfoMismatch,
@@ -18,6 +19,7 @@ from sandbox.errors import (
     VerificationFailed,
     VmboxError,
 )
+from sandbox.host import mirrors
 from sandbox.log import Log
 
 _log = Log("debuginfo")
@@ -30,6 +32,16 @@ class _Answer(StrEnum):
     SUBSCRIPTION = "needs a subscription, whose certificate is not on this host"
     REFUSED = "refused"
     UNREACHABLE = "not reachable"
+    TIMED_OUT = "no answer in time"
+    UNTRUSTED = "certificate is not trusted"
+    FAILING = "server fails"
+    WEB_PAGE = "a web page came in place of it"
+
+
+_OF_THE_WAY: Final = frozenset(
+    {_Answer.UNREACHABLE, _Answer.TIMED_OUT, _Answer.UNTRUSTED, _Answer.FAILING, _Answer.WEB_PAGE}
+)
+"""What says nothing of the package: another network or another day may have it."""
 
 
 class SearchLog:
@@ -56,25 +68,32 @@ class SearchLog:
         """
         detail = "\n".join(self._summary())
         _log.debug("%s", detail)
-        for telling in (DebuginfoMismatch, VerificationFailed):
+        wanted = " or ".join(files)
+        bring = f", or bring {wanted} and give it: --debuginfo FILE" if files else ""
+        for telling, instead in (
+            (DebuginfoMismatch, None),
+            (VerificationFailed, f"nothing of it was kept; use another mirror{bring}" if files else None),
+        ):
             for _, error in self._failures:
                 if isinstance(error, telling):
-                    return telling(error.message, detail=detail)
+                    return telling(error.message, detail=detail, hint=instead)
         message = message or f"no debuginfo of kernel {self._release} was found"
-        answers = [_answer(error) for _, error in self._failures]
-        wanted = " or ".join(files)
-        elsewhere = f"check the network and proxy settings, or bring {wanted} and give it: --debuginfo FILE"
-        unreachable = [error for _, error in self._failures if _answer(error) is _Answer.UNREACHABLE]
+        answers = {_answer(error) for _, error in self._failures}
+        elsewhere = f"check the network and proxy settings{bring}" if files else None
+        if _Answer.UNTRUSTED in answers:
+            elsewhere = f"where the site has an authority of its own: export SSL_CERT_FILE=AUTHORITY.pem{bring}"
         # What needs a subscription was not asked.
-        if unreachable and set(answers) <= {_Answer.UNREACHABLE, _Answer.SUBSCRIPTION}:
+        if (told := answers - {_Answer.SUBSCRIPTION}) == {_Answer.UNREACHABLE}:
             hosts = self._places(_Answer.UNREACHABLE)
+            first = next(error for _, error in self._failures if _answer(error) is _Answer.UNREACHABLE)
             said = f"{hosts[0]} is not reachable" if len(hosts) == 1 else f"none of {len(hosts)} hosts is reachable"
-            return DownloadFailed(f"{message}: {said}, {_reason(unreachable[0])}", hint=elsewhere if files else None)
+            return DownloadFailed(f"{message}: {said}, {_reason(first)}", hint=elsewhere)
         for _, error in self._failures:
             if isinstance(error, DownloadFailed) and _answer(error) is None:
-                return DownloadFailed(error.message, detail=detail)
-        if unreachable:
-            return DownloadFailed(message, detail=detail, hint=elsewhere if files else None)
+                resume = f"run the same command again to resume{bring}" if files else None
+                return DownloadFailed(error.message, detail=detail, hint=resume)
+        if told & _OF_THE_WAY:
+            return DownloadFailed(message, detail=detail, hint=elsewhere)
         hint = f"ask for {wanted} and give it: --debuginfo FILE" if files else None
         return DebuginfoNotFound(message, detail=detail, hint=hint)
 
@@ -83,24 +102,45 @@ class SearchLog:
         lines = [_told(source, error) for source, error in self._failures if _answer(error) is None]
         for answer in _Answer:
             if places := self._places(answer):
-                count = sum(_answer(error) is answer for _, error in self._failures)
-                lines.append(f"{answer}: {count} {'place' if count == 1 else 'places'} ({', '.join(places)})")
+                errors = [error for _, error in self._failures if _answer(error) is answer]
+                count = f"{len(errors)} {'place' if len(errors) == 1 else 'places'}"
+                why = f"; {_reason(errors[0])}" if answer in _WITH_REASON else ""
+                lines.append(f"{answer}: {count} ({', '.join(places)}){why}")
         return lines
 
     def _places(self, answer: _Answer) -> list[str]:
         """Hosts, or what else the places are called, each once."""
-        named = (urlsplit(source).hostname or source for source, error in self._failures if _answer(error) is answer)
-        return list(dict.fromkeys(named))
+        return list(dict.fromkeys(_host(source) for source, error in self._failures if _answer(error) is answer))
 
 
 class _Absent(DebuginfoNotFound):
     """An index without the package."""
 
 
+_WITH_REASON: Final = frozenset({_Answer.UNTRUSTED, _Answer.FAILING})
+
+
+def _host(source: str) -> str:
+    """The host of a URL, and the mirror that was asked in its place; what is no URL as it is."""
+    host = urlsplit(source).hostname
+    if host is None:
+        return source
+    asked = urlsplit(mirrors.rewrite(source)).hostname
+    return host if asked in {host, None} else f"{asked} for {host}"
+
+
 def _answer(error: VmboxError) -> _Answer | None:
     match error:
         case Unreachable():
             return _Answer.UNREACHABLE
+        case TimedOut():
+            return _Answer.TIMED_OUT
+        case Untrusted():
+            return _Answer.UNTRUSTED
+        case WebPage():
+            return _Answer.WEB_PAGE
+        case Refused() if error.transient or error.status >= 500:
+            return _Answer.FAILING
         case CertificateMissing():
             return _Answer.SUBSCRIPTION
         case Refused(status=401 | 403):
@@ -112,8 +152,8 @@ def _answer(error: VmboxError) -> _Answer | None:
 
 
 def _reason(error: VmboxError) -> str:
-    """Why a host is not reachable: the message without its URL."""
-    return error.message.rpartition(": ")[2]
+    """Why: the message without its URL, and without what the group says."""
+    return re.sub(rf"^\S+://\S+: (its {_Answer.UNTRUSTED}: )?", "", error.message)
 
 
 _LINES: Final = 12
@@ -123,4 +163,5 @@ _LINES: Final = 12
 def _told(source: str, error: VmboxError) -> str:
     """The failure, with the package manager's output, e.g. that a signature is bad or a list has expired."""
     said = (error.detail or "").splitlines()[-_LINES:]
-    return "\n".join([f"{source}: {error.message.removeprefix(f'{source}: ')}", *(f"    {line}" for line in said)])
+    named = error.message.startswith((f"{source}: ", f"{mirrors.rewrite(source)}: "))
+    return "\n".join([error.message if named else f"{source}: {error.message}", *(f"    {line}" for line in said)])

@@ -39,6 +39,8 @@ _TLS_SECONDS: Final = 4.0
 """A host that drops what comes to its TLS port must not cost more."""
 _WITHOUT_TLS: Final[set[str]] = set()
 _WANTS_LOGIN_OF_PROXY: Final = 407
+_FAILING: Final[set[str]] = set()
+"""Hosts that failed again and again: they are asked once for each other file, until they answer."""
 _TRANSIENT_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -48,6 +50,26 @@ class Refused(DownloadFailed):
     def __init__(self, url: str, status: int, reason: str) -> None:
         super().__init__(f"{without_secrets(url)}: {status} {reason}".rstrip(), hint="")
         self.status = status
+
+    @property
+    def transient(self) -> bool:
+        """Whether the server may answer another time."""
+        return self.status in _TRANSIENT_STATUS
+
+
+class TimedOut(DownloadFailed):
+    """The host takes connections and answers none of the requests, however often it is asked."""
+
+
+class Untrusted(DownloadFailed):
+    """The host's certificate is not trusted. That is an answer, as for `Unreachable`."""
+
+
+class WebPage(DownloadFailed):
+    """A page of HTML came in place of the file: from a proxy, from a network that wants a login, or from a mirror."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"{without_secrets(url)}: a web page came in place of it", hint="")
 
 
 class ProxyRefused(DownloadFailed):
@@ -253,17 +275,18 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
     """Calls `attempt` until it returns. Tries again after connection errors, time-outs, 5xx and 429.
 
     An attempt that moved `position` does not count: a bad line succeeds in the end. Before the first byte, a host that
-    cannot be connected to, or whose certificate is not trusted, has answered. Raises `DownloadFailed`, `Unreachable`.
+    cannot be connected to, or whose certificate is not trusted, has answered, and one that failed so for another file
+    is asked once. Raises `DownloadFailed`, of which `Unreachable`, `Untrusted`, `TimedOut` and `Refused` are.
     """
     import httpx
 
-    start = position()
+    start, host = position(), urlsplit(url).netloc
 
     def transient(error: BaseException) -> bool:
-        if isinstance(error, Refused):
-            return error.status in _TRANSIENT_STATUS
-        if position() == start and _is_final(error):
+        if position() == start and (host in _FAILING or _is_final(error)):
             return False
+        if isinstance(error, Refused):
+            return error.transient
         return isinstance(error, httpx.TransportError) and not isinstance(
             error, httpx.UnsupportedProtocol | httpx.ProxyError
         )
@@ -272,16 +295,27 @@ def retried(url: str, attempt: Callable[[], _T], reporter: Reporter, position: C
         reporter.notice(f"{without_secrets(url)}: {_in_words(error)}; trying again")
 
     try:
-        return again(attempt, transient, say, position)
+        found = again(attempt, transient, say, position)
+    except Refused as error:
+        (_FAILING.add if error.transient else _FAILING.discard)(host)
+        raise
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         if isinstance(error, httpx.ProxyError):
             said = f"{without_secrets(url)}: {_by_proxy(url)}{_in_words(error)}"
             # httpx has the status in its words only.
             wants = str(error).startswith(str(_WANTS_LOGIN_OF_PROXY))
             raise (ProxyRefused(said) if wants else DownloadFailed(said)) from None
-        if isinstance(error, httpx.ConnectTimeout) or (isinstance(error, httpx.ConnectError) and not _untrusted(error)):
+        if (why := _untrusted(error)) is not None:
+            raise Untrusted(f"{without_secrets(url)}: its certificate is not trusted: {why}") from None
+        if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
             raise Unreachable(f"{without_secrets(url)}: {_by_proxy(url)}{_in_words(error)}") from None
-        raise DownloadFailed(f"{without_secrets(url)}: {_in_words(error)}") from None
+        _FAILING.add(host)
+        said = f"{without_secrets(url)}: {_in_words(error)}"
+        if isinstance(error, httpx.ReadTimeout) and position() == start:
+            raise TimedOut(said) from None
+        raise DownloadFailed(said) from None
+    _FAILING.discard(host)
+    return found
 
 
 def _by_proxy(url: str) -> str:
@@ -357,15 +391,17 @@ def again(
 
 def _is_final(error: BaseException) -> bool:
     """Whether to ask again is of no use: no such name, nothing listens, no way there, a certificate of another."""
-    return _untrusted(error) or any(
+    return _untrusted(error) is not None or any(
         isinstance(cause, socket.gaierror | ConnectionRefusedError)
         or (isinstance(cause, OSError) and cause.errno in {errno.ENETUNREACH, errno.EHOSTUNREACH})
         for cause in _causes(error)
     )
 
 
-def _untrusted(error: BaseException) -> bool:
-    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in _causes(error))
+def _untrusted(error: BaseException) -> str | None:
+    """What is wrong with the host's certificate, in OpenSSL's words; None if nothing is."""
+    found = (cause.verify_message for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError))
+    return next(found, None)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -381,6 +417,12 @@ def refuse(response: httpx.Response) -> None:
         raise ProxyRefused(f"{without_secrets(url)}: {_by_proxy(url)}{said}")
     if not response.is_success:
         raise Refused(str(response.url), response.status_code, response.reason_phrase)
+
+
+def refuse_page(url: str, beginning: bytes) -> None:
+    """Raise `WebPage` for the beginning of a page of HTML, which no package, index or vmlinux begins with."""
+    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype\s+html|html)\b", beginning, re.IGNORECASE):
+        raise WebPage(url)
 
 
 def total_of(response: httpx.Response) -> int | None:

@@ -6,10 +6,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from sandbox import render
 from sandbox.debuginfo import trust
-from sandbox.debuginfo.download import is_secure, over_tls
+from sandbox.debuginfo.download import is_secure, over_tls, refuse_page
 from sandbox.debuginfo.extract import ExtractSpec, extract, extract_ranged, finalize, unpack
 from sandbox.debuginfo.http_ranges import HttpFile, RangesUnsupported
 from sandbox.debuginfo.package_download import read_package
@@ -23,6 +24,9 @@ from sandbox.formats.xz import NotSeekable
 from sandbox.host import mirrors
 from sandbox.model import DebuginfoFormat, Verification
 from sandbox.progress import Reporter
+
+_BEGINNING: Final = 64
+"""Bytes that tell a web page from a package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,8 @@ def fetch(order: FetchRequest, remote: RemotePackage, directory: Path, part: Pat
         try:
             return _by_ranges(order, remote, url, directory, reporter)
         except (RangesUnsupported, NotSeekable) as why:
+            if isinstance(why, RangesUnsupported):
+                refuse_page(url, why.beginning)
             reporter.notice(f"{remote.package}: {why}, so all of it is downloaded")
     return _whole(order, remote, directory, part, reporter)
 
@@ -163,6 +169,7 @@ def _by_ranges(
         try:
             proven = extract_ranged(order.contents, file, directory, check=check, step=step)
         except CorruptData as error:
+            refuse_page(url, file.read_at(0, min(file.size, _BEGINNING)))
             raise VerificationFailed(f"{remote.url}: {error}") from None
         size = file.size
     found, proof = identify_and_match(order, directory / "vmlinux")

@@ -51,6 +51,11 @@ class _Stopped(Exception):
 class RangesUnsupported(Exception):
     """The server sends whole files only. One line."""
 
+    def __init__(self, why: str, beginning: bytes = b"") -> None:
+        super().__init__(why)
+        self.beginning = beginning
+        """The first bytes of what it sent."""
+
 
 class HttpFile:
     """Random access to one URL. May be used by several threads."""
@@ -109,7 +114,8 @@ class HttpFile:
             if response.status_code != 206:
                 total = total_of(response)
                 of = "" if total is None else f", of {render.size(total)} here"
-                raise RangesUnsupported(f"the server sends whole files only{of}")
+                beginning = next(response.iter_raw(), b"")
+                raise RangesUnsupported(f"the server sends whole files only{of}", beginning)
             found = content_range(response)
             if found is None or found[0] != offset or found[1] >= offset + size:
                 raise RangesUnsupported("the server does not send the range that was asked for")

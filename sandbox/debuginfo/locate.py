@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sandbox.debuginfo import certificates, local, repodata, trust, user_provided
 from sandbox.debuginfo.attempts import SearchLog
-from sandbox.debuginfo.download import host_of
+from sandbox.debuginfo.download import TimedOut, Untrusted, host_of
 from sandbox.debuginfo.extract import ExtractSpec
 from sandbox.debuginfo.fetch import FetchRequest, add_kernel, fetch, identify
 from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
@@ -29,7 +29,15 @@ from sandbox.debuginfo.urls import (
     questions,
     repository_urls,
 )
-from sandbox.errors import DebuginfoError, DebuginfoNotFound, ImageError, Unreachable, VmboxError, pasteable
+from sandbox.errors import (
+    DebuginfoError,
+    DebuginfoNotFound,
+    ImageError,
+    Unreachable,
+    VerificationFailed,
+    VmboxError,
+    pasteable,
+)
 from sandbox.host import config, mirrors, paths
 from sandbox.log import Log
 from sandbox.model import Debuginfo, DebuginfoFormat, Vmcore
@@ -90,7 +98,7 @@ class _Search:
     wanted: PackageNames | None
     search_log: SearchLog = field(init=False)
     refused: set[Path] = field(init=False, default_factory=set)
-    unreachable: dict[str, Unreachable] = field(init=False, default_factory=dict)
+    unreachable: dict[str, VmboxError] = field(init=False, default_factory=dict)
     """By host, or by what else is asked: it is not asked a second time."""
 
     def __post_init__(self) -> None:
@@ -236,12 +244,18 @@ class _Search:
             case Repository():
                 yield from self._look_up(question.url, packages)
             case VersionedRepositories():
+                host = host_of(question.index)
                 try:
+                    if host in self.unreachable:
+                        raise self.unreachable[host]
                     text = repodata.text(question.index, self.reporter)
                 except DebuginfoError as error:
-                    self.search_log.note(question.index, error)
+                    self._failed(host, question.index, error)
                     return
-                for version in question.versions(text):
+                versions = question.versions(text)
+                if not versions:
+                    self.search_log.note(question.index, VerificationFailed(f"{question.index}: it names no version"))
+                for version in versions:
                     for url in question.of(version):
                         yield from self._look_up(url, packages)
 
@@ -262,7 +276,7 @@ class _Search:
         return remotes
 
     def _failed(self, asked: str, place: str, error: VmboxError) -> None:
-        if isinstance(error, Unreachable):
+        if isinstance(error, Unreachable | Untrusted | TimedOut):
             self.unreachable[asked] = error
         self.search_log.note(place, error)
 

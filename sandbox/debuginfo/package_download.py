@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
-from sandbox.debuginfo.download import get, refuse, retried, total_of
+from sandbox.debuginfo.download import get, refuse, refuse_page, retried, total_of
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.errors import DownloadFailed, VerificationFailed
 from sandbox.formats.streams import CHUNK, CorruptData, GrowingFile, Stream
@@ -146,6 +146,8 @@ class _Arrival:
                 self._expect(total_of(response), step)
                 # In pieces as they arrive: with pieces of one size, the last bytes of a cut connection would be lost.
                 for data in response.iter_raw():
+                    if not self.offset:
+                        refuse_page(self.url, data)
                     reading.raise_own()
                     self._room(len(data))
                     write_all(out.fileno(), data)

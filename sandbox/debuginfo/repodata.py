@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urljoin
 
-from sandbox.debuginfo.download import counted, get, refuse, retried
+from sandbox.debuginfo.download import counted, get, refuse, refuse_page, retried
 from sandbox.debuginfo.package_download import read_package
 from sandbox.debuginfo.package_names import RemotePackage
-from sandbox.errors import VerificationFailed
+from sandbox.errors import DebuginfoError, VerificationFailed
 from sandbox.formats.compressions import by_suffix, decompressed
 from sandbox.formats.streams import CorruptData, Stream
 from sandbox.host import mirrors
+from sandbox.log import Log
 from sandbox.progress import Reporter
+
+_log = Log("debuginfo")
 
 _LARGEST_REPOMD: Final = 1 << 20
 _LARGEST_DOWNLOAD: Final = 256 << 20
@@ -57,12 +60,16 @@ def versions(base: str, name: str, arch: str, reporter: Reporter) -> list[Remote
 
 
 def _fitting(base: str, fits: _Fits | _Named, reporter: Reporter) -> list[RemotePackage]:
+    failed: DebuginfoError = VerificationFailed(f"{base}: it names no mirror")
     for place in _bases(base, reporter):
         try:
             return [*_find(place, fits, reporter)]
         except CorruptData as error:
-            raise VerificationFailed(f"{place}: {error}") from None
-    return []
+            failed = VerificationFailed(f"{place}: {error}")
+        except DebuginfoError as error:
+            failed = error
+        _log.debug("%s", failed.message)
+    raise failed
 
 
 def text(url: str, reporter: Reporter) -> str:
@@ -199,6 +206,7 @@ def _small(url: str, reporter: Reporter) -> bytes:
                 data += piece
                 if len(data) > _LARGEST_REPOMD:
                     raise VerificationFailed(f"{url}: too long")
+            refuse_page(url, bytes(data))
             return bytes(data)
 
     return retried(url, attempt, reporter)

@@ -112,13 +112,19 @@ def test_amazon(
     package(repository, signer, "kernel-debuginfo-6.1.62-1.amzn2023.x86_64", {member: b"another"}, "w3.zstdio")
     publish(repository, archive, "/cdn.amazonlinux.com/guids/0123abcd/x86_64", compression=compression)
     mirrored(monkeypatch, archive, "https://cdn.amazonlinux.com")
-    archive.files["/cdn.amazonlinux.com/al2023/core/mirrors/latest/debuginfo/x86_64/mirror.list"] = (
-        b"https://cdn.amazonlinux.com/guids/0123abcd/x86_64/\n"
+    # The first of the mirrors has lost it.
+    listed = "/cdn.amazonlinux.com/al2023/core/mirrors/latest/debuginfo/x86_64/mirror.list"
+    archive.files[listed] = b"".join(
+        b"https://cdn.amazonlinux.com/guids/%s/x86_64/\n" % name for name in (b"lost", b"0123abcd")
     )
     found = find("amazon-2023", vmcore(AMAZON, tmp_path), tmp_path / "cache")
     assert found.proof == f"build-id {archives.BUILD_ID}"
     assert found.origin.endswith(f"guids/0123abcd/x86_64/kernel-debuginfo-{AMAZON}.rpm")
     assert "which Kernel Builders" in found.verification_detail
+    archive.files[listed] = b"\n"
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(VerificationFailed, match="it names no mirror"):
+        find("amazon-2023", vmcore(AMAZON, tmp_path), tmp_path / "cache")
 
 
 @pytest.mark.usefixtures("keys")
@@ -355,7 +361,7 @@ def test_the_error_lists_what_was_tried(tmp_path: Path, archive: Archive, monkey
     with pytest.raises(DebuginfoError) as caught:
         find("sles-15", vmcore(SUSE, tmp_path), tmp_path / "cache")
     detail = caught.value.detail or ""
-    assert detail == "not there: 3 places (download.opensuse.org)"
+    assert detail == "not there: 3 places (127.0.0.1 for download.opensuse.org)"
     assert len([path for path, _ in archive.requests if "/leap/15.4/" in path]) == 3
     assert "kernel-default-debuginfo-5.14.21-150400.24.18.*.x86_64.rpm" in caught.value.hint
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import random
+import shutil
 
 import httpx
 import pytest
 
 import archives
+from archives import Archive
 from debuginfo_bench import Bench
 from sandbox.debuginfo import download, package_download
 from sandbox.debuginfo.attempts import SearchLog
@@ -61,9 +63,24 @@ def test_busy_server(bench: Bench) -> None:
 
 def test_busy_for_good(bench: Bench) -> None:
     bench.archive.statuses = [503] * 100
-    with pytest.raises(DownloadFailed, match="503 Service Unavailable"):
+    bench.urls = ("/a", "/b", "/c")
+    with pytest.raises(DownloadFailed, match="no debuginfo of kernel") as caught:
         bench.locate()
-    assert len(bench.archive.requests) == 4
+    assert caught.value.detail == "server fails: 3 places (127.0.0.1); 503 Service Unavailable"
+    assert f"or bring linux-image-{archives.RELEASE}-dbg_{archives.VERSION}_amd64.deb" in caught.value.hint
+    # The others of this host are asked once.
+    assert len(bench.archive.requests) == 6
+    assert len(bench.heard.notices) == 3
+
+
+def test_a_host_that_answers_again_is_asked_again(bench: Bench) -> None:
+    bench.archive.statuses = [503] * 4
+    bench.urls = ("/a", "/vmlinux-dbg.deb")
+    assert bench.locate().proof
+    shutil.rmtree(bench.cache)
+    bench.archive.statuses = [503, 503]
+    bench.urls = ("/vmlinux-dbg.deb",)
+    assert bench.locate().proof
 
 
 def test_a_refusal_is_final(bench: Bench) -> None:
@@ -169,3 +186,29 @@ def test_without_size_or_hash(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("VMBOX_VERIFY", "auto")
     bench.archive.ranges = False
     assert "no hash is known" in bench.locate().verification_detail
+
+
+def test_a_host_that_never_answers_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download.get.__wrapped__, "__kwdefaults__", {"seconds": 0.1, "login": False})  # type: ignore[attr-defined]
+    bench.archive.delay = 0.4
+    bench.urls = ("/a", "/b")
+    with pytest.raises(DownloadFailed, match="no debuginfo of kernel") as caught:
+        bench.locate()
+    assert caught.value.detail == "no answer in time: 2 places (127.0.0.1)"
+    assert {path for path, _ in bench.archive.requests} == {"/a"}
+
+
+def test_a_certificate_that_is_not_trusted_is_seen_once(
+    bench: Bench, tls_archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    download._client.cache_clear()
+    bench.archive, bench.urls = tls_archive, ("/a", "/b")
+    with pytest.raises(DownloadFailed, match="no debuginfo of kernel") as caught:
+        bench.locate()
+    assert caught.value.detail == (
+        "certificate is not trusted: 2 places (127.0.0.1); unable to get local issuer certificate"
+    )
+    assert "export SSL_CERT_FILE=" in caught.value.hint
+    assert bench.heard.notices == []
+    assert bench.heard.steps.count(f"Downloading linux-image-dbg {archives.VERSION}") == 1

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import re
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -166,6 +167,24 @@ def test_the_next_source_is_tried(bench: Bench) -> None:
     bench.archive.files["/other"] = b"!<arch>\nnonsense"
     bench.urls = ("/gone", "/other", "/vmlinux-dbg.deb")
     assert bench.locate().origin.endswith("/vmlinux-dbg.deb")
+
+
+def test_a_web_page_is_no_package(bench: Bench) -> None:
+    page = b"\n<!DOCTYPE HTML><html><title>Log in</title></html>"
+    bench.archive.files |= {"/a": page, "/b": b"\xef\xbb\xbf<html>"}
+    bench.size = bench.sha256 = None
+    bench.urls = ("/a", "/b", "/vmlinux-dbg.deb")
+    assert bench.locate().origin.endswith("/vmlinux-dbg.deb")
+    shutil.rmtree(bench.cache)
+    bench.urls = ("/a", "/b", "/gone")
+    with pytest.raises(DownloadFailed, match="no debuginfo of kernel") as caught:
+        bench.locate()
+    assert (caught.value.detail or "").splitlines() == [
+        "not there: 1 place (127.0.0.1)",
+        "a web page came in place of it: 2 places (127.0.0.1)",
+    ]
+    assert f"bring linux-image-{archives.RELEASE}-dbg_{archives.VERSION}_amd64.deb" in caught.value.hint
+    assert bench.left_over() == []
 
 
 def test_nothing_anywhere(bench: Bench) -> None:
