@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 import httpx
 
 from sandbox.debuginfo import repodata, signature
+from sandbox.debuginfo.download import TimedOut, Untrusted
 from sandbox.debuginfo.http_ranges import HttpFile, RangesUnsupported, RemoteStream
 from sandbox.debuginfo.package_names import RemotePackage
 from sandbox.debuginfo.urls import VersionedRepositories
-from sandbox.errors import ConfigurationError, DebuginfoError
+from sandbox.errors import ConfigurationError, DebuginfoError, Unreachable
 from sandbox.formats import rpm
 from sandbox.formats.streams import CorruptData
 from sandbox.host import mirrors
@@ -47,6 +48,8 @@ class Seen:
     good: bool
     said: str
     """A digest, a size, the name of the key that signed it, or an error."""
+    reached: bool = True
+    """Whether the place said anything at all."""
 
 
 @dataclass(slots=True)
@@ -87,7 +90,9 @@ class Asker:
         try:
             return Seen(probe=probe, good=True, said=self._said(probe, url))
         except (httpx.HTTPError, DebuginfoError, ConfigurationError, CorruptData, _Lacking) as error:
-            return Seen(probe=probe, good=False, said=" ".join(f"{error}".split()) or type(error).__name__)
+            said = " ".join(f"{error}".split()) or type(error).__name__
+            lost = isinstance(error, httpx.TransportError | Unreachable | TimedOut | Untrusted)
+            return Seen(probe=probe, good=False, said=said, reached=not lost)
 
     def _said(self, probe: Probe, url: str) -> str:
         match probe.kind:

@@ -9,10 +9,10 @@ for each place goes to standard output or FILE: profile, kind, kernel, answer, U
 docs/probed.md, if all profiles are asked.
 
 Answers of the last day are not asked again, so that a probe that was ended goes on: they are in .cache/probe.jsonl.
-With --pin, digests of base images are written to images/digests.toml, so that a tag that moves does not change what is
-built, and into images/latest.toml the day on which its suite was seen to be good. Mirrors of the user's settings are
-used. With --loopback the tests' mirrors are asked, on this host, and nothing else. Exit status 1: something is in none
-of its places.
+That a host could not be reached is no answer. Ctrl-C ends it with 130. With --pin, digests of base images are written
+to images/digests.toml, so that a tag that moves does not change what is built, and into images/latest.toml the day on
+which its suite was seen to be good. Mirrors of the user's settings are used. With --loopback the tests' mirrors are
+asked, on this host, and nothing else. Exit status 1: something is in none of its places.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ _HEAD: Final = """\
 
 def gone(seen: Iterable[Seen]) -> list[str]:
     """What is in none of its places, one line each."""
-    found: dict[tuple[str, str, str], bool] = {}
+    found: dict[tuple[str, str, str], list[Seen]] = {}
     for one in seen:
-        what = (one.probe.profile, str(one.probe.kind), one.probe.release)
-        found[what] = found.get(what, False) or one.good
+        found.setdefault((one.probe.profile, str(one.probe.kind), one.probe.release), []).append(one)
     return [
-        f"{profile}: nothing has its {kind}{f' of {release}' if release else ''}"
-        for (profile, kind, release), good in sorted(found.items())
-        if not good
+        f"{profile}: {'nothing has' if any(one.reached for one in asked) else 'no place could be reached that has'} "
+        f"its {kind}{f' of {release}' if release else ''}"
+        for (profile, kind, release), asked in sorted(found.items(), key=lambda item: item[0])
+        if not any(one.good for one in asked)
     ]
 
 
@@ -143,6 +143,15 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help=argparse.SUPPRESS)
     parser.add_argument("--loopback", action="store_true", help="ask the tests' mirrors, on this host")
     options = parser.parse_args()
+    try:
+        return _main(parser, options)
+    except KeyboardInterrupt:
+        on = "" if options.loopback else ": the same command goes on from here"
+        sys.stderr.write(f"stopped{on}\n")
+        return 130
+
+
+def _main(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     with _world(options):
         chosen = [profile for name, profile in load().items() if not options.profiles or name in options.profiles]
         if unknown := sorted(set(options.profiles) - {profile.name for profile in chosen}):

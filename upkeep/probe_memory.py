@@ -57,7 +57,9 @@ class Memory:
         return None if known is None else Seen(probe=probe, good=known[0], said=known[1])
 
     def add(self, seen: Seen) -> Seen:
-        """Remember an answer. Returns it."""
+        """Remember an answer; that a place could not be reached is none. Returns it."""
+        if not seen.reached:
+            return seen
         with self._lock:
             self._known[_key(seen.probe)] = (seen.good, seen.said)
             self._out.write(json.dumps([_key(seen.probe), seen.good, seen.said, int(time.time())]) + "\n")

@@ -154,5 +154,31 @@ def test_a_missing_server_is_reported() -> None:
     with httpx.Client(timeout=5) as client:
         one = probes.Probe(profile="x", kind=probes.Kind.PACKAGES, url="http://127.0.0.1:9/x")
         seen = asking.Asker(client).ask(one)
-    assert not seen.good
+    assert (seen.good, seen.reached) == (False, False)
     assert "refused" in seen.said
+
+
+def test_a_host_that_could_not_be_reached_is_asked_again(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = ["--memory", str(tmp_path / "memory"), "--page", str(tmp_path / "page.md"), "--seconds", "0"]
+    monkeypatch.setattr(sys, "argv", ["probe", "debian-12", *places])
+    monkeypatch.setenv("VMBOX_MIRRORS", "docker.io=127.0.0.1:9 http://deb.debian.org=http://127.0.0.1:9")
+    monkeypatch.setattr(probe, "probes", lambda profile: [one for one in probes.probes(profile) if one.kind == "base"])
+    assert probe.main() == 1
+    assert capsys.readouterr().err == "debian-12: no place could be reached that has its base\n"
+    assert (tmp_path / "memory").read_text() == ""
+    monkeypatch.setenv("VMBOX_MIRRORS", f"docker.io={server} http://deb.debian.org=http://{server}")
+    assert probe.main() == 0
+
+
+def test_a_probe_that_is_ended_says_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(self: asking.Asker, probe: probes.Probe) -> asking.Seen:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["probe", "debian-12", "--memory", str(tmp_path / "memory")])
+    monkeypatch.setattr(asking.Asker, "ask", ended)
+    assert probe.main() == 130
+    assert capsys.readouterr() == ("", "stopped: the same command goes on from here\n")
