@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from sandbox.debuginfo.certificates import CertificateMissing
-from sandbox.debuginfo.download import Refused, TimedOut, Untrusted, WebPage
+from sandbox.debuginfo.download import ProxyRefused, Refused, TimedOut, Untrusted, WebPage
 from sandbox.errors import (
     DebuginfoError,
     DebuginfoMismatch,
@@ -90,8 +90,8 @@ class SearchLog:
             return DownloadFailed(f"{message}: {said}, {_reason(first)}", hint=elsewhere)
         for _, error in self._failures:
             if isinstance(error, DownloadFailed) and _answer(error) is None:
-                resume = f"run the same command again to resume{bring}" if files else None
-                return DownloadFailed(error.message, detail=detail, hint=resume)
+                how = error.hint if isinstance(error, ProxyRefused) else "run the same command again to resume"
+                return DownloadFailed(error.message, detail=detail, hint=f"{how}{bring}" if files else None)
         if told & _OF_THE_WAY:
             return DownloadFailed(message, detail=detail, hint=elsewhere)
         hint = f"ask for {wanted} and give it: --debuginfo FILE" if files else None

@@ -115,6 +115,14 @@ def test_no_network_is_one_line_where_a_place_needs_a_subscription() -> None:
     assert error.message.endswith("was found: none of 2 hosts is reachable, no connection (no)")
 
 
+def test_what_a_proxy_wants_is_in_the_hint() -> None:
+    search = SearchLog("4.18.0-80.el8.x86_64")
+    search.note("https://one.example/a.rpm", download.ProxyRefused("https://one.example/a.rpm: 407"))
+    error = search.to_error(files=("a.rpm",))
+    assert error.hint.startswith("what it wants: export https_proxy=")
+    assert error.hint.endswith(", or bring a.rpm and give it: --debuginfo FILE")
+
+
 def test_a_connection_that_is_lost_after_some_bytes_is_tried_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
