@@ -14,7 +14,9 @@ from typing import Any, Final, Self
 
 from sandbox.engine.protocol import ContainerSpec
 from sandbox.errors import EngineFailed
+from sandbox.log import Log
 
+_log = Log("engine")
 _FRAME: Final = struct.Struct(">BxxxL")
 _STDERR: Final = 2
 _CHUNK: Final = 1 << 16
@@ -149,8 +151,10 @@ class ExecStream:
 
     def resize(self, *, rows: int, columns: int) -> None:
         if self._resize:
-            with contextlib.suppress(EngineFailed):  # refused once the process has ended
+            try:
                 self._resize(rows, columns)
+            except EngineFailed as error:  # once the process has ended
+                _log.info("%s", error)
 
     def exit_code(self) -> int:
         return self._exit_code()

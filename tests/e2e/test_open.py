@@ -89,24 +89,6 @@ def test_a_crash_that_ends_is_said_and_started_again(vmbox, own_dump: Path) -> N
     assert vmbox("run", own_dump, "--", "p 1+1").stdout.endswith(b"= 2\n")
 
 
-def test_callers_take_turns(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
-    vmbox("run", own_dump, "--", "p 1")
-    callers = [
-        subprocess.Popen(
-            [*engine.vmbox, "run", str(own_dump), "--", *" -- ".join([f"p {number}000+1"] * 20).split()],
-            env=dict(engine.env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for number in range(1, 5)
-    ]
-    for number, caller in enumerate(callers, 1):
-        output = caller.communicate(timeout=120)[0]
-        answers = output.splitlines()
-        assert len(answers) == 20
-        assert all(re.fullmatch(rb"\$\d+ = %d001" % number, answer) for answer in answers), output
-
-
 def test_list_and_close(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     vmbox("run", own_dump, "--", "p 1")
     (case,) = json.loads(vmbox("list", "--json").stdout)
@@ -122,13 +104,6 @@ def test_list_and_close(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
         if path.name in {"in", "out", "in-2", "out-2", "ctl"}
     ] == []
     assert b"no open case" in vmbox("close", own_dump, status=63).stderr
-
-
-def test_a_case_whose_container_was_killed_is_opened_again(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
-    vmbox("run", own_dump, "--", "p 1")
-    (case,) = json.loads(vmbox("list", "--json").stdout)
-    engine.engine.remove(case["container"])
-    assert vmbox("run", own_dump, "--", "p 1+1").stdout.endswith(b"= 2\n")
 
 
 @pytest.mark.parametrize("kernel", ["5.10", "6.12"])

@@ -19,7 +19,8 @@ from sandbox.engine import labels
 
 CALLERS, COMMANDS = 8, 50
 ONE = pytest.mark.parametrize("engine", ["podman_rootless"], indirect=True)
-"""For what no engine has a part in: a client, FIFOs, and the session script, which is the same on all."""
+"""For what no engine has a part in, but a client, FIFOs, and the session script, which is the same on all; and for what
+tests/unit/test_opening.py shows of the decisions."""
 
 
 def test_quit_ends_the_commands_and_not_the_session(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
@@ -78,6 +79,7 @@ def test_files_come_out_and_nothing_else(vmbox, engine: EngineUnderTest, own_dum
     assert b"is not empty" in again.stderr
 
 
+@ONE
 def test_once_leaves_nothing_and_touches_nobody(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     vmbox("run", own_dump, "--", "p 1")
     before = vmbox("list", "--json").stdout
@@ -86,6 +88,7 @@ def test_once_leaves_nothing_and_touches_nobody(vmbox, engine: EngineUnderTest, 
     assert len(engine.engine.containers({labels.CASE: ""})) == len(json.loads(before))
 
 
+@ONE
 def test_two_users_of_an_engine_open_the_same_dump(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     """A runtime directory of its own is what another user, or another host, of the same engine has."""
     vmbox("run", own_dump, "--", "p 1")
@@ -184,6 +187,8 @@ def described(engine: EngineUnderTest) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in Path(engine.env["VMBOX_RUNTIME_DIR"]).glob("cases/*/case.json")]
 
 
+# As root of the host, without capabilities, and as a user.
+@pytest.mark.parametrize("engine", ["docker_engine", "podman_rootless"], indirect=True)
 def test_a_case_that_a_dump_took_over_holds_no_client(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     """It holds its lock, prints without end, says that crash has ended, and keeps its FIFOs full."""
     vmbox("run", own_dump, "--", "p 1")

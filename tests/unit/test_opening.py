@@ -387,6 +387,29 @@ def test_a_case_of_one_session_ends_with_it_whatever_happens(bench: Bench) -> No
     assert bench.running() == 0
 
 
+def test_a_case_of_one_session_touches_no_other(bench: Bench) -> None:
+    opened = bench.open()
+    assert bench.ask(once=True)[0] == "crash"
+    assert (store.open_cases(), bench.running()) == ([opened], 1)
+    assert bench.started() == ["latest", "latest"]
+
+
+def test_two_users_of_an_engine_have_a_case_of_the_same_dump_each(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime directory of its own is what another user, or another host, of the same engine has."""
+    opened = bench.open()
+    with monkeypatch.context() as other:
+        (tmp_path / "other").mkdir(mode=0o700)
+        other.setenv("VMBOX_RUNTIME_DIR", str(tmp_path / "other"))
+        theirs = bench.open()
+        assert (theirs.id, theirs.container != opened.container, bench.running()) == (opened.id, True, 2)
+        assert bench.ask(once=True)[0] == "crash"
+        container.close(theirs)
+    assert store.find(bench.dump) == opened
+    assert bench.running() == 1
+
+
 def test_a_case_that_does_not_come_up_leaves_nothing(bench: Bench) -> None:
     bench.cases.script = 0
     with pytest.raises(SessionFailed, match="ended before it was ready") as caught:

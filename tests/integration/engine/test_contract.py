@@ -103,7 +103,10 @@ def test_exec_large_output(api: Engine, idle: str) -> None:
 
 
 def test_exec_terminal_and_its_size(api: Engine, idle: str) -> None:
-    with api.exec(idle, ["sh", "-c", "read -r _; stty size; tty; exit 4"], tty=True, stdin=True) as stream:
+    # Podman answers when its monitor has been told, which on a busy host reads the terminal's input first.
+    arrives = "i=0; until stty size | grep -q '33 99' || [ $i = 50 ]; do i=$((i + 1)); sleep 0.1; done"
+    script = f"read -r _; {arrives}; stty size; tty; exit 4"
+    with api.exec(idle, ["sh", "-c", script], tty=True, stdin=True) as stream:
         stream.resize(rows=33, columns=99)
         stream.write(b"\n")
         said = drain(stream)
