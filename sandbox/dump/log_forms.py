@@ -50,7 +50,11 @@ _FACILITY: Final = re.compile(rb"[a-z0-9]{2,10} *:[a-z]{3,6} *: ")
 _PRI: Final = re.compile(rb"<\d{1,3}>(?:1 )?")
 _KERNEL: Final = re.compile(rb"(?:[\w.:@%/-]{1,128} )?kernel(?:\[\d{1,7}\])?: ")
 """Host and tag of syslog and journalctl."""
-_TAGGED: Final = re.compile(rb"^[A-Z\d<[][^\n]{0,80}? kernel(?:\[\d{1,7}\])?: ", re.MULTILINE)
+_LOCAL_DATE: Final = re.compile(rb"[^\s\[<>]{2,24} {1,2}\d{1,2} %b (?=[\w.-]{1,128} kernel: )" % _CLOCK)
+"""The date of journalctl, which has the names of months in the user's language."""
+_TAGGED: Final = re.compile(
+    rb"^(?:[A-Z\d<[]|%b)[^\n]{0,80}? kernel(?:\[\d{1,7}\])?: " % _LOCAL_DATE.pattern, re.MULTILINE
+)
 _OTHER_TAG: Final = re.compile(rb"[\w.:@%-]{1,128} [\w./@-]{1,64}(?:\[\d{1,7}\])?: ")
 """Host and tag of another program in the same file."""
 _ADDRESS: Final = re.compile(
@@ -76,6 +80,14 @@ _TERMINAL: Final = re.compile(
 _ENCODED: Final = re.compile(rb"^content-transfer-encoding: *(?:quoted-printable|base64)", re.MULTILINE | re.IGNORECASE)
 
 
+_EXPORTED: Final = re.compile(rb"^\s{0,16}_TRANSPORT=kernel$", re.MULTILINE)
+"""A field of journalctl -o export and -o verbose."""
+_FIELD: Final = re.compile(rb"\s{0,16}([A-Z_]{1,64})=(.*)")
+_JSON: Final = re.compile(rb"\s{0,16}(?:\{|\[\s{0,16}[\[{\"])")
+_SPACES: Final = 12
+"""Between the letters of "Tainted:", more or less: they are broken as one word with what follows."""
+_WRAPPED: Final = 80
+"""Columns at which mail breaks lines, at most."""
 _SIGNED: Final = b"-----BEGIN PGP SIGNED MESSAGE"
 """Mail, which other files of GPG are not."""
 
@@ -102,8 +114,13 @@ def read(text: bytes, ask: Callable[[], object] = lambda: None) -> LogText:
         return _apport(text, ask)
     if (link := panic_link.find(text)) is not None:
         return LogText(records=list(_records(_plain(link.text, ask), ask)), release=link.release, arch=link.arch)
-    if text.lstrip()[:1] in {b"{", b"["} and (found := _from_json(text, ask)):
-        return LogText(records=found)
+    if text.lstrip()[:1] in {b"{", b"["}:
+        if (captured := _captured(text)) is not None:
+            return read(captured, ask)
+        if found := _from_json(text, ask):
+            return LogText(records=found)
+    if _EXPORTED.search(text[:65536]):
+        return LogText(records=list(_exported(text, ask)))
     release = next((found["release"] for found in _EXTENDED.finditer(text[:65536]) if found["release"]), None)
     return LogText(
         records=list(_records(_plain(text, ask), ask)),
@@ -133,13 +150,37 @@ def decoded(text: bytes) -> bytes:
     """The text as UTF-8, without a byte-order mark: some terminals and Windows save UTF-16."""
     if text.startswith((b"\xff\xfe", b"\xfe\xff")):
         return text.decode("utf-16", "replace").encode("utf-8", "replace")
-    text = text.removeprefix(b"\xef\xbb\xbf")
+    text = _as_typed(text.removeprefix(b"\xef\xbb\xbf"))
     head = text[:1024]
     if len(head) >= 32:
         for name, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[::2])):
             if zeros.count(0) * 10 >= len(zeros) * 9 and head.count(0) * 10 <= len(head) * 6:
                 return text[: len(text) & ~1].decode(name, "replace").encode("utf-8", "replace")
     return text
+
+
+def _as_typed(text: bytes) -> bytes:
+    """Without what web pages make of a text that is copied from them: spaces that do not break, and another x in 0x12.
+
+    A log that was copied out of JSON, or of a program's source, is one line.
+    """
+    if b"\xc2\xa0" in text:
+        text = text.replace(b"\xc2\xa0", b" ")
+    if b"0\xc3\x97" in text:
+        text = re.sub(rb"(?<=\b0)\xc3\x97(?=[0-9a-f])", b"x", text)
+    if text.count(b"\n", 0, PEEK) <= 1 and text.count(b"\\n", 0, PEEK) > 4 and not _JSON.match(text):
+        text = re.sub(rb"(?:\\r)?\\n", b"\n", text).replace(rb"\t", b"\t").replace(rb"\"", b'"')
+    return text
+
+
+def _captured(text: bytes) -> bytes | None:
+    """The console in the answer of a cloud (`aws ec2 get-console-output`); None for other JSON."""
+    if b'"Output"' not in text[:4096] and b'"Output"' not in text[-4096:]:
+        return None
+    answer = _loaded(text)
+    output = answer.get("Output") if isinstance(answer, Mapping) else None
+    # The console of a console would be read without an end.
+    return output.encode("utf-8", "replace") if isinstance(output, str) and output.lstrip()[:1] != "{" else None
 
 
 def _plain(text: bytes, ask: Callable[[], object]) -> bytes:
@@ -175,7 +216,7 @@ def _records(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
     # In a file of syslog other programs write, too, and quote the kernel: only its own lines count there.
     tagged = _TAGGED.search(text) is not None
     fragments: dict[bytes, bytes] = {}
-    for at, raw in enumerate(text.strip(b"\0").removesuffix(b"\n").split(b"\n")):
+    for at, raw in enumerate(_unwrapped(text.strip(b"\0").removesuffix(b"\n").split(b"\n"))):
         if at % _ASKED == 0:
             ask()
         line = _without_prefixes(raw.strip(b"\0"), tagged=tagged) if raw else b""
@@ -185,6 +226,31 @@ def _records(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
             yield from _extended(head, line[head.end() :], fragments)
         elif not (raw.startswith(b" ") and at and re.match(rb" [A-Z_]{3,32}=", raw)):
             yield printk.from_line(line)
+
+
+def _unwrapped(lines: list[bytes]) -> list[bytes]:
+    """Lines that mail broke, whole again.
+
+    Only where all lines of the log are as short as mail makes them, and a piece would not have fitted above.
+    """
+    bare = [line[quote.end() :] if (quote := _QUOTE.match(line)) else line for line in lines]
+    begin = [at for at, line in enumerate(bare) if printk.stamped(line) or _DATE.match(line[:_LONGEST])]
+    if len(begin) < 5:
+        return lines
+    width = max(len(line) for line in bare[begin[0] : begin[-1] + 1])
+    if width > _WRAPPED:
+        return lines
+    begins = set(begin)
+    found = list(lines[: begin[0]])
+    for at in range(begin[0], len(lines)):
+        line, above = bare[at], bare[at - 1]
+        word = line.split(maxsplit=1)[:1]
+        fits = not word or len(above) + _SPACES + len(word[0]) <= width
+        if at in begins or fits:
+            found.append(lines[at])
+        else:
+            found[-1] = found[-1].rstrip() + b" " + line.lstrip()
+    return found
 
 
 def _without_prefixes(line: bytes, *, tagged: bool) -> bytes | None:
@@ -197,7 +263,7 @@ def _without_prefixes(line: bytes, *, tagged: bool) -> bytes | None:
     if (pri := _PRI.match(head)) and not printk.stamped(head):
         # syslog's priority; the kernel's level goes with the time.
         head = head[pri.end() :] if _DATE.match(head, pri.end()) or b" kernel: " in head[:160] else head
-    dated = _BRACKETED.match(head) or _DATE.match(head)
+    dated = _BRACKETED.match(head) or _DATE.match(head) or _LOCAL_DATE.match(head)
     if dated is not None:
         head = re.sub(rb"^:? ?", b"", head[dated.end() :])
     if (kernel := _KERNEL.match(head)) is not None:
@@ -274,6 +340,23 @@ def _journal(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
         if isinstance(message, str):
             known = isinstance(time, str) and time.isascii() and time.isdigit() and len(time) <= 16
             yield Record(nanoseconds=int(str(time)) * 1000 if known else None, text=message.encode("utf-8", "replace"))
+
+
+def _exported(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
+    """Records of journalctl -o export and -o verbose. A field of several lines, which has a length, is not read."""
+    entry: dict[bytes, bytes] = {}
+    for at, line in enumerate([*text.split(b"\n"), b""]):
+        if at % _ASKED == 0:
+            ask()
+        field = _FIELD.fullmatch(line[: 64 << 10])
+        if field is not None:
+            entry[field[1]] = field[2]
+            continue
+        if entry.get(b"_TRANSPORT") == b"kernel" and b"MESSAGE" in entry:
+            time = entry.get(b"_SOURCE_MONOTONIC_TIMESTAMP", b"")
+            known = re.fullmatch(rb"\d{1,16}", time) is not None
+            yield Record(nanoseconds=int(time) * 1000 if known else None, text=entry[b"MESSAGE"])
+        entry = {}
 
 
 def _loaded(text: bytes) -> Any:

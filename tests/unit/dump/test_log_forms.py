@@ -9,6 +9,7 @@ import json
 import quopri
 import random
 import tarfile
+import textwrap
 import time
 import zlib
 from collections.abc import Callable
@@ -126,6 +127,39 @@ def sol(log: list[Stamped]) -> bytes:
     )
 
 
+def journal_export(log: list[Stamped]) -> bytes:
+    other = ["SYSLOG_IDENTIFIER=sshd", "_TRANSPORT=syslog", "MESSAGE=Kernel panic - not syncing: a joke", ""]
+    fields = ("__REALTIME_TIMESTAMP=1764232000000000", "_TRANSPORT=kernel", "SYSLOG_IDENTIFIER=kernel")
+    entries = [
+        [*fields, f"_SOURCE_MONOTONIC_TIMESTAMP={round(s * 1e6)}", f"MESSAGE={line}", ""] for s, line in log if line
+    ]
+    return text([field for entry in [other, *entries, other] for field in entry])
+
+
+def journal_verbose(log: list[Stamped]) -> bytes:
+    return text(
+        [
+            field
+            for s, line in log
+            for field in (
+                f"{at(s):%a %Y-%m-%d %H:%M:%S}.000001 UTC [s=0;i=1;b=2]",
+                "    _TRANSPORT=kernel",
+                f"    _SOURCE_MONOTONIC_TIMESTAMP={round(s * 1e6)}",
+                f"    MESSAGE={line}",
+            )
+        ]
+    )
+
+
+def console_of_a_cloud(log: list[Stamped]) -> bytes:
+    return json.dumps({"InstanceId": "i-0", "Output": "\r\n".join(plain(log)) + "\r\n", "Latest": True}).encode()
+
+
+def of_a_web_page(log: list[Stamped]) -> bytes:
+    """Copied from one that shows two spaces as one that breaks and one that does not, and 0x12 with a times sign."""
+    return text([line.replace("  ", " \u00a0").replace("0x", "0\u00d7") for line in plain(log)])
+
+
 FORMS: dict[str, Callable[[list[Stamped]], bytes]] = {
     "dmesg": lambda log: text(plain(log)),
     "dmesg -x": prefixed(lambda _: "kern  :info  : "),
@@ -166,7 +200,51 @@ FORMS: dict[str, Callable[[list[Stamped]], bytes]] = {
     "mail": mail,
     "encoded mail": encoded_mail,
     "base64 mail": base64_mail,
+    "logread": prefixed(lambda s: f"{at(s):%a %b %e %H:%M:%S %Y} kern.info kernel: "),
+    "journalctl in Russian": prefixed(lambda s: f"ноя {at(s):%d %H:%M:%S} web01 kernel: ", times=False),
+    "journalctl in French": prefixed(lambda s: f"févr. {at(s):%d %H:%M:%S} web01 kernel: ", times=False),
+    "journalctl in Chinese": prefixed(lambda s: f"11月 {at(s):%d %H:%M:%S} web01 kernel: ", times=False),
+    "journalctl export": journal_export,
+    "journalctl verbose": journal_verbose,
+    "console of a cloud": console_of_a_cloud,
+    "web page": of_a_web_page,
+    "one line of JSON": lambda log: b"\\n".join(line.replace('"', '\\"').encode() for line in plain(log)) + b"\n",
+    "hypervisor": prefixed(lambda s: f"{at(s):%Y-%m-%dT%H:%M:%S}.123Z| vcpu-0| I125: Guest: "),
+    "in a container": prefixed(lambda _: "console_1  | "),
 }
+
+
+def wrapped(lines: list[str], quote: str = "") -> bytes:
+    """As mail breaks lines, where it may: at spaces."""
+    return text(
+        [
+            quote + piece
+            for line in lines
+            for piece in textwrap.wrap(line, 76, break_long_words=False, break_on_hyphens=False)
+        ]
+    )
+
+
+@pytest.mark.parametrize("quote", ["", "> "])
+def test_lines_that_mail_broke_are_whole_again(tmp_path: Path, quote: str) -> None:
+    path = tmp_path / "log.txt"
+    path.write_bytes(b"Hello,\nit crashed:\n\n" + wrapped(plain(OOPS), quote) + b"\nThank you for your help\n")
+    found, lines = read(path)
+    assert (found.release, found.panic, found.cause) == (KERNEL, PANIC, "sysrq")
+    assert found.utsname_version is not None
+    assert VERSION in found.utsname_version
+    words = [line.split() for _, line in OOPS]
+    assert [line.split() for line in lines if line.split() in words] == words
+    assert lines[-1] == "Thank you for your help"
+
+
+def test_an_answer_below_a_line_of_a_console_is_not_made_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "log.txt"
+    whole = plain(OOPS)
+    path.write_bytes(text([*whole[:3], "Debian GNU/Linux 12 web01 ttyS0", *whole[3:]]))
+    _, lines = read(path)
+    assert "Debian GNU/Linux 12 web01 ttyS0" in lines
+    assert [line for line in lines if not line.startswith("Debian")] == [line for _, line in OOPS]
 
 
 def read(path: Path) -> tuple[Vmcore, list[str]]:
