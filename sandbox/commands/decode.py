@@ -189,10 +189,10 @@ def _decoded(vmcore: Vmcore, lines: Sequence[str], work: _Work, options: OpenOpt
     from sandbox.case.source_lines import ask
     from sandbox.engine import connect
 
-    debuginfo = find_debuginfo(vmcore, options, reporter, index=False)
-    # It starts while the symbols are compared.
+    # It starts while debuginfo is looked for and the symbols are compared.
     connecting = in_background(lambda: connect(options.engine), name="engine")
     try:
+        debuginfo = find_debuginfo(vmcore, options, reporter, index=False)
         tables = _tables(debuginfo, work, reporter)
         chosen = _compare(work, tables)
         agreed = _proof(debuginfo, work, force=options.force)
