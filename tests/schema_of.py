@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from sandbox.explain import model as explain_model, waits as explain_waits
+from sandbox.explain import futexes as explain_futexes, model as explain_model, waits as explain_waits
 from sandbox.judge import backtrace, verdict
 from sandbox.report import kmem, model, signature, tables, timeline
 from sandbox.triage import model as triage_model, table
@@ -54,6 +54,7 @@ def _words() -> dict[tuple[str, str], str]:
         backtrace,
         verdict,
         explain_model,
+        explain_futexes,
         explain_waits,
         model,
         table,

@@ -14,11 +14,15 @@
 #include <linux/list.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/percpu-rwsem.h>
 #include <linux/rcupdate.h>
+#include <linux/refcount.h>
 #include <linux/rwsem.h>
 #include <linux/sched.h>
+#include <linux/semaphore.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 
 /* Compiled as it is written: not inlined, and with its own arguments. */
@@ -116,6 +120,55 @@ static void general_protection(void)
 	memcpy(&packet->route, "overflow", sizeof(packet->route));
 	OPTIMIZER_HIDE_VAR(packet);
 	vmbox_forward(packet); /* faults in vmbox_gateway */
+}
+
+static as_written unsigned long vmbox_average(unsigned long total, unsigned long count)
+{
+	return total / count; /* CAUSE: divide-error */
+}
+
+static void divide_error(void)
+{
+	unsigned long count = 0;
+
+	OPTIMIZER_HIDE_VAR(count);
+	pr_info("vmbox_demo: average %lu\n", vmbox_average(jiffies, count));
+}
+
+static as_written void vmbox_expect(unsigned long length)
+{
+	WARN_ON(length > 9000); /* CAUSE: warning */
+}
+
+static void warning(void)
+{
+	vmbox_expect(jiffies | 0x10000);
+}
+
+static as_written void vmbox_get(refcount_t *users)
+{
+	refcount_inc(users); /* CAUSE: refcount */
+}
+
+static void refcount(void)
+{
+	static refcount_t users = REFCOUNT_INIT(0);
+
+	vmbox_get(&users);
+}
+
+static as_written void vmbox_switch(unsigned long stack)
+{
+	/* Where there is no stack, no exception can be handled, either. */
+	asm volatile("mov %0, %%rsp\n\tpush $0" : : "r"(stack)); /* CAUSE: double-fault */
+}
+
+static void double_fault(void)
+{
+	char *area = vmalloc(PAGE_SIZE);
+
+	if (area)
+		vmbox_switch((unsigned long)area + PAGE_SIZE + PAGE_SIZE / 2);
 }
 
 static as_written int vmbox_descend(volatile char *above)
@@ -274,12 +327,131 @@ static void workqueue(void)
 	schedule_work_on(0, &vmbox_waiting);
 }
 
-static void run(int (*function)(void *), const char *name)
+static struct task_struct *run(int (*function)(void *), const char *name)
 {
 	struct task_struct *task = kthread_run(function, NULL, "%s", name);
 
 	if (IS_ERR(task))
 		pr_err("vmbox_demo: no thread %s: %ld\n", name, PTR_ERR(task));
+	return task;
+}
+
+/* Many kinds of waiting, which do not touch each other. */
+
+DEFINE_STATIC_PERCPU_RWSEM(vmbox_config);
+static struct semaphore vmbox_slots = __SEMAPHORE_INITIALIZER(vmbox_slots, 1);
+static DECLARE_COMPLETION(vmbox_holding);
+static struct task_struct *vmbox_stubborn;
+
+static int config_reader(void *unused)
+{
+	percpu_down_read(&vmbox_config);
+	pr_info("vmbox_demo: pid %d reads vmbox_config, waits for vmbox_never\n", current->pid);
+	complete(&vmbox_first);
+	wait_for_completion(&vmbox_never);
+	return 0;
+}
+
+static int config_writer(void *unused)
+{
+	wait_for_completion(&vmbox_first);
+	pr_info("vmbox_demo: pid %d writes vmbox_config\n", current->pid);
+	complete(&vmbox_second);
+	percpu_down_write(&vmbox_config);
+	return 0;
+}
+
+static int config_late(void *unused)
+{
+	wait_for_completion(&vmbox_second);
+	msleep(500);
+	pr_info("vmbox_demo: pid %d reads vmbox_config behind the writer\n", current->pid);
+	percpu_down_read(&vmbox_config);
+	return 0;
+}
+
+static int slots_holder(void *unused)
+{
+	down(&vmbox_slots);
+	pr_info("vmbox_demo: pid %d holds vmbox_slots, waits for vmbox_never\n", current->pid);
+	complete(&vmbox_holding);
+	wait_for_completion(&vmbox_never);
+	return 0;
+}
+
+static int slots_waiter(void *unused)
+{
+	wait_for_completion(&vmbox_holding);
+	pr_info("vmbox_demo: pid %d waits for vmbox_slots\n", current->pid);
+	down(&vmbox_slots);
+	return 0;
+}
+
+static void vmbox_work(struct work_struct *work)
+{
+	pr_info("vmbox_demo: pid %d works\n", current->pid);
+	wait_for_completion(&vmbox_never);
+}
+
+static DECLARE_WORK(vmbox_working, vmbox_work);
+
+static int work_flusher(void *unused)
+{
+	schedule_work(&vmbox_working);
+	msleep(200);
+	pr_info("vmbox_demo: pid %d flushes the work\n", current->pid);
+	flush_work(&vmbox_working);
+	return 0;
+}
+
+static int stubborn_thread(void *unused)
+{
+	pr_info("vmbox_demo: pid %d does not stop\n", current->pid);
+	wait_for_completion(&vmbox_never);
+	return 0;
+}
+
+static int thread_stopper(void *unused)
+{
+	msleep(200);
+	pr_info("vmbox_demo: pid %d stops the thread\n", current->pid);
+	kthread_stop(vmbox_stubborn);
+	return 0;
+}
+
+static int grace_period_reader(void *unused)
+{
+	rcu_read_lock();
+	preempt_disable();
+	pr_info("vmbox_demo: pid %d reads under RCU\n", current->pid);
+	while (vmbox_stays())
+		cpu_relax();
+	return 0;
+}
+
+static int grace_period_waiter(void *unused)
+{
+	msleep(1000);
+	pr_info("vmbox_demo: pid %d waits for a grace period\n", current->pid);
+	synchronize_rcu();
+	return 0;
+}
+
+static void waiting(void)
+{
+	run(config_reader, "vmbox-reader");
+	run(config_writer, "vmbox-writer");
+	run(config_late, "vmbox-late");
+	run(slots_holder, "vmbox-holder");
+	run(slots_waiter, "vmbox-waiter");
+	run(work_flusher, "vmbox-flusher");
+	/* CAUSE: waiting */
+	vmbox_stubborn = run(stubborn_thread, "vmbox-stubborn");
+	run(thread_stopper, "vmbox-stopper");
+	run(grace_period_waiter, "vmbox-grace");
+	/* Last: it takes a CPU. */
+	msleep(800);
+	run(grace_period_reader, "vmbox-rcu");
 }
 
 /* Not __init: debuggers have no names for code in a section that is about to be freed. */
@@ -301,6 +473,16 @@ static int vmbox_demo_init(void)
 		soft_lockup();
 	else if (!strcmp(trigger, "rcu-stall"))
 		rcu_stall();
+	else if (!strcmp(trigger, "divide-error"))
+		divide_error();
+	else if (!strcmp(trigger, "warning"))
+		warning();
+	else if (!strcmp(trigger, "refcount"))
+		refcount();
+	else if (!strcmp(trigger, "double-fault"))
+		double_fault();
+	else if (!strcmp(trigger, "waiting"))
+		waiting();
 	else if (!strcmp(trigger, "workqueue"))
 		workqueue();
 	else if (!strcmp(trigger, "deadlock")) {

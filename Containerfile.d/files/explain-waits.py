@@ -1,3 +1,4 @@
+# ruff: noqa: F821 - drgn sets `prog`; wait-owners.py and wait-futexes.py, which come before it, have the rest
 # Runs in drgn, in a case: reads which tasks are blocked, on what, and who has it. Its argument is a request in JSON,
 # and so is its answer; both are described in sandbox/explain/wait_facts.py. What cannot be read is in "errors".
 import base64
@@ -13,14 +14,12 @@ from drgn import container_of
 from drgn.helpers.linux.block import disk_name, for_each_disk
 from drgn.helpers.linux.idr import idr_for_each_entry
 from drgn.helpers.linux.list import list_for_each_entry
-from drgn.helpers.linux.locking import mutex_owner, rwsem_owner
 from drgn.helpers.linux.mm import compound_head
 from drgn.helpers.linux.pid import for_each_task
-from drgn.helpers.linux.sched import cpu_rq, task_cpu, task_state_to_char
+from drgn.helpers.linux.sched import task_state_to_char
 from drgn.helpers.linux.xarray import xa_for_each
 
 MOST_WAITERS = 10000  # of one lock that are compared
-MOST_FILE_SYSTEMS = 10000
 MOST_TAGS = 16384  # of one hardware queue
 MOST_BIOS = 32  # of one request
 MOST_HELD = 128
@@ -39,13 +38,6 @@ KINDS = [
     (re.compile(r"__wait_on_freeing_inode|inode_wait_for_writeback|__inode_wait_for_writeback"), ("inode",)),
 ]
 SCHEDULER = re.compile(r"context_switch|__schedule\w*|schedule\w*|io_schedule\w*")
-
-errors = {}
-live = set()  # addresses of tasks
-
-
-def text_of(characters):
-    return characters.string_().decode(errors="backslashreplace")
 
 
 def plain(type_):
@@ -77,14 +69,14 @@ def noted(task):
     except AttributeError:
         return None
     kind = ("mutex", "semaphore", "rw_semaphore", "rw_semaphore")[word & 3]
-    return (kind, drgn.Object(prog, f"struct {kind} *", word & ~3)) if word else None  # noqa: F821
+    return (kind, drgn.Object(prog, f"struct {kind} *", word & ~3)) if word else None
 
 
 def waits_for(task):
     """(kind, function, lock) of a blocked task; kind "" for one that waits in none of the known ways."""
     found = None
     functions = []
-    for frame in prog.stack_trace(task):  # noqa: F821 - drgn sets it
+    for frame in prog.stack_trace(task):
         name = re.sub(r"\.(constprop|isra|part|cold)(\.\d+)*", "", frame.name or "")
         if not SCHEDULER.fullmatch(name) and frame.name:
             functions.append(frame.name)
@@ -116,7 +108,8 @@ def waiters(kind, lock):
             tasks = (one.task for one in entries)
         elif kind == "percpu_rw_semaphore":
             entries = list_for_each_entry("struct wait_queue_entry", lock.waiters.head.address_of_(), "entry")
-            tasks = (drgn.cast("struct task_struct *", one.private) for one in entries)
+            # The writer that waits for readers is in `writer`, and not among them.
+            tasks = (one for one in (lock.writer.task, *map(waking, entries)) if one)
         else:
             return None
         found = set()
@@ -129,6 +122,10 @@ def waiters(kind, lock):
     return found
 
 
+def waking(entry):
+    return drgn.cast("struct task_struct *", entry.private)
+
+
 def ring(first, type_):
     """Waiters that are linked to each other, without a head in the lock (v7.1)."""
     one = first
@@ -139,75 +136,9 @@ def ring(first, type_):
             break
 
 
-def owner_of(kind, lock):
-    """(task or None, why there is none that can be named)."""
-    if kind == "mutex":
-        owner = mutex_owner(lock)
-        return (owner, "") if owner else (None, "its owner's word is empty")
-    if kind == "rw_semaphore":
-        word = lock.owner.counter.value_()
-        if word & 1:
-            return None, readers(lock, word)
-        owner = rwsem_owner(lock)
-        return (owner, "") if owner else (None, "its owner's word is empty")
-    if kind in {"rt_mutex_base", "rt_mutex"}:
-        base = lock.rtmutex if kind == "rt_mutex" and hasattr(lock, "rtmutex") else lock
-        word = base.owner.value_() & ~1
-        return (drgn.Object(prog, "struct task_struct *", word), "") if word else (None, "its owner's word is empty")  # noqa: F821
-    if kind == "percpu_rw_semaphore" and (said := frozen(lock)):
-        return None, said
-    return None, "the kernel does not record who holds it"
-
-
-def frozen(lock):
-    """In words, which frozen file system a semaphore of its writers is of; None for another semaphore."""
-    blocks = list_for_each_entry("struct super_block", prog["super_blocks"].address_of_(), "s_list")  # noqa: F821
-    try:
-        for block in itertools.islice(blocks, MOST_FILE_SYSTEMS):
-            semaphores = block.s_writers.rw_sem
-            first = semaphores.address_of_().value_()
-            if first <= lock.value_() < first + drgn.sizeof(semaphores) and block.s_writers.frozen:
-                kind = block.s_type.name.string_().decode(errors="backslashreplace")
-                return f"the file system on {text_of(block.s_id)} ({kind}) is frozen; who froze it is not recorded"
-    except (AttributeError, LookupError, drgn.FaultError) as error:
-        errors.setdefault("file systems", f"{type(error).__name__}: {error}"[:300])
-    return None
-
-
-def readers(lock, word):
-    """What a semaphore records of its readers: their number, and the last that took it (kernel/locking/rwsem.c)."""
-    count = (lock.count.counter.value_() >> 8) & ((1 << 54) - 1)
-    said = "a reader holds it" if count == 1 else f"{count} readers hold it"
-    last = word % (1 << 64) & ~7
-    if last not in live:
-        return f"{said}; the last that took it is no task any more, and others are not recorded"
-    task = drgn.Object(prog, "struct task_struct *", last)  # noqa: F821
-    who = f"{text_of(task.comm)} (PID {task.pid.value_()})"
-    return f"{said}; the last that took it was {who}, which may have let it go"
-
-
-def seconds_of(task):
-    """Since it ran last, by the clock of its CPU."""
-    try:
-        last = task.sched_info.last_arrival.value_()
-        now = cpu_rq(prog, task_cpu(task)).clock.value_()  # noqa: F821
-    except (AttributeError, LookupError, drgn.FaultError):
-        return None
-    return round((now - last) / 1e9, 3) if 0 < last <= now else None
-
-
-def symbol_at(address):
-    try:
-        symbol = prog.symbol(address)  # noqa: F821
-    except LookupError:
-        return None
-    offset = address - symbol.address
-    return symbol.name if not offset else f"{symbol.name}+{offset:#x}"
-
-
 def described(task):
     try:
-        names = [frame.name for frame in prog.stack_trace(task) if frame.name]  # noqa: F821
+        names = [frame.name for frame in prog.stack_trace(task) if frame.name]
     except Exception:
         names = []
     return {
@@ -222,7 +153,7 @@ def load_modules(files):
     """So that locks in a module have names."""
     for name, content in files.items():
         try:
-            module = prog.module(name)  # noqa: F821
+            module = prog.module(name)
             if module.wants_debug_file():
                 handle = os.memfd_create(name)
                 with open(handle, "wb", closefd=False) as file:
@@ -234,23 +165,23 @@ def load_modules(files):
 
 def all_tasks():
     try:
-        return list(for_each_task(prog))  # noqa: F821
+        return list(for_each_task(prog))
     except drgn.FaultError:
         # Of the session, which finds them by the kernel's list where pages of its table of PIDs are missing.
         from task_list import TaskList
 
-        found = TaskList(prog)  # noqa: F821
+        found = TaskList(prog)
         if found.lost:
             errors["more tasks"] = f"pages of {found.lost} tasks are not in the dump"
-        return list(found.for_each(prog))  # noqa: F821
+        return list(found.for_each(prog))
 
 
 def main(request):
     load_modules(request["modules"])
-    answer = {"waits": [], "owners": [], "pools": [], "requests": [], "errors": errors, "blocked": 0}
+    answer = {"waits": [], "owners": [], "pools": [], "requests": [], "futexes": [], "errors": errors, "blocked": 0}
     lists, owners, listed = {}, {}, {}
     tasks = all_tasks()
-    live.update(task.value_() for task in tasks)
+    live.update((task.value_(), task) for task in tasks)
     for task in tasks:
         try:
             state = task_state_to_char(task)
@@ -284,12 +215,20 @@ def main(request):
                 known, (owner, why) = lists[address]
                 one["listed"] = None if known is None else task.value_() in known
                 one["no_owner"] = why
-                if owner is not None:
+                if owner is not None and owner != task:
                     one["owner"] = owner.pid.value_()
                     owners.setdefault(one["owner"], owner)
             answer["waits"].append(one)
         except Exception as error:
             errors.setdefault("tasks", f"{type(error).__name__}: {error}"[:300])
+    try:
+        answer["futexes"] = list(itertools.islice(futexes(), request["most_futexes"]))
+    except Exception as error:
+        errors["futexes"] = f"{type(error).__name__}: {error}"[:300]
+    for one in answer["futexes"]:
+        if (owner := one["owner"]) is not None:
+            one["owner"] = owner.pid.value_()
+            owners.setdefault(one["owner"], owner)
     blocked = {one["pid"] for one in answer["waits"]}
     answer["owners"] = [described(task) for pid, task in owners.items() if pid not in blocked]
     try:
@@ -306,10 +245,10 @@ def main(request):
 def monotonic():
     """Nanoseconds of CLOCK_MONOTONIC at the last update of the timekeeper, which is at most some ticks old."""
     try:
-        keeper = prog["tk_core"].timekeeper  # noqa: F821
+        keeper = prog["tk_core"].timekeeper
     except LookupError:
         # "timekeeping: Introduce struct ..._data": an array of clocks, of which the first is the kernel's own (v6.18).
-        keeper = prog["timekeeper_data"][0].timekeeper  # noqa: F821
+        keeper = prog["timekeeper_data"][0].timekeeper
     clock = keeper.tkr_mono
     return clock.base.value_() + (clock.xtime_nsec.value_() >> clock.shift.value_())
 
@@ -326,7 +265,7 @@ def operations():
         try:
             return {
                 value: name.removeprefix("REQ_OP_").lower().replace("_", " ")
-                for name, value in prog.type(name).enumerators  # noqa: F821
+                for name, value in prog.type(name).enumerators
             }
         except LookupError:
             continue
@@ -353,19 +292,19 @@ def holds(request):
 
 def requests():
     """Requests that a driver has and has not ended: what blk_mq_rq_state() calls in flight."""
-    in_flight, names, now = prog.constant("MQ_RQ_IN_FLIGHT").value_(), operations(), monotonic()  # noqa: F821
-    for disk in for_each_disk(prog):  # noqa: F821
+    in_flight, names, now = prog.constant("MQ_RQ_IN_FLIGHT").value_(), operations(), monotonic()
+    for disk in for_each_disk(prog):
         seen = set()
         for queue in hardware_queues(disk.queue):
             tags = queue.tags
             if not tags:
                 continue
-            content = prog.read(tags.rqs.value_(), 8 * min(MOST_TAGS, tags.nr_tags.value_()))  # noqa: F821
+            content = prog.read(tags.rqs.value_(), 8 * min(MOST_TAGS, tags.nr_tags.value_()))
             for (address,) in struct.iter_unpack("<Q", content):
                 if not address or address in seen:
                     continue
                 seen.add(address)
-                one = drgn.Object(prog, "struct request *", address)  # noqa: F821
+                one = drgn.Object(prog, "struct request *", address)
                 # A tag may have a request of another disk, and one that has ended.
                 if one.q != disk.queue or one.state.value_() != in_flight:
                     continue
@@ -382,14 +321,14 @@ def requests():
 
 def nanoseconds_of_a_tick():
     # Shifted (kernel/time/jiffies.c).
-    clock = prog["clocksource_jiffies"]  # noqa: F821
+    clock = prog["clocksource_jiffies"]
     return clock.mult.value_() >> clock.shift.value_()
 
 
 def pools():
     """Worker pools with work that waits: since when nothing of it was begun, what runs, what waits."""
-    now, tick = prog["jiffies"].value_(), nanoseconds_of_a_tick()  # noqa: F821
-    for number, entry in idr_for_each_entry(prog["worker_pool_idr"].address_of_(), "struct worker_pool"):  # noqa: F821
+    now, tick = prog["jiffies"].value_(), nanoseconds_of_a_tick()
+    for number, entry in idr_for_each_entry(prog["worker_pool_idr"].address_of_(), "struct worker_pool"):
         waiting = [
             symbol_at(work.func.value_())
             for work in list_for_each_entry("struct work_struct", entry.worklist.address_of_(), "entry")

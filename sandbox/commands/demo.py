@@ -189,11 +189,14 @@ def _trigger_source() -> Path:
 
 
 def _module(package: str, profile: Profile, kernels: Path, *, ref: str, engine: Engine, reporter: Reporter) -> str:
-    """The file name in `kernels` of the module that ends the kernel of `package`; compiled if it is not there."""
+    """The file name in `kernels` of the module that ends the kernel of `package`; compiled if it is not there.
+
+    Beside it is the program of the trigger "futex".
+    """
     name, version, _ = package.split("_", 2)
     release = name.removeprefix("linux-image-")
     source = _trigger_source()
-    recipe = source.read_bytes() + source.with_name("demo-build").read_bytes()
+    recipe = b"".join(source.with_name(name).read_bytes() for name in (source.name, "demo-user.c", "demo-build"))
     module = f"vmbox_demo-{release}_{version}-{hashlib.sha256(recipe).hexdigest()[:12]}.ko"
     if not (kernels / module).is_file():
         container = _with_network(["/usr/libexec/vmbox/demo-build", release, version, module], profile, kernels, ref)

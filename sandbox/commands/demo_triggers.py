@@ -12,7 +12,8 @@ class Trigger:
     """What ends the kernel."""
 
     module: bool = True
-    """Whether it is one of the module's (Containerfile.d/files/demo-trigger.c), and not a word of demo-init."""
+    """Whether it needs what is compiled for the kernel: the module (Containerfile.d/files/demo-trigger.c), or the
+    program beside it (demo-user.c). Else it is a word of demo-init."""
     append: str = ""
     """Parameters of the kernel."""
     settings: Sequence[str] = ("kernel/panic_on_oops=1",)
@@ -35,6 +36,10 @@ TRIGGERS: Final[Mapping[str, Trigger]] = {
     "list-corruption": Trigger(),
     "bug": Trigger(),
     "general-protection": Trigger(),
+    "divide-error": Trigger(),
+    "warning": Trigger(settings=("kernel/panic_on_warn=1",)),
+    "refcount": Trigger(settings=("kernel/panic_on_warn=1",)),
+    "double-fault": Trigger(),
     "stack-overflow": Trigger(),
     "soft-lockup": Trigger(settings=("kernel/softlockup_panic=1", "kernel/watchdog_thresh=2")),
     "rcu-stall": Trigger(
@@ -44,6 +49,9 @@ TRIGGERS: Final[Mapping[str, Trigger]] = {
     "deadlock": Trigger(settings=_HUNG),
     "rwsem": Trigger(settings=_HUNG),
     "rwsem-readers": Trigger(settings=_HUNG),
+    # Kinds of waiting beside each other, and a program's.
+    "waiting": Trigger(settings=(), sysrq_after=6),
+    "futex": Trigger(settings=(), sysrq_after=4),
     # 2,000 tasks behind one lock.
     "convoy": Trigger(settings=("kernel/hung_task_panic=1", "kernel/hung_task_timeout_secs=10")),
 }

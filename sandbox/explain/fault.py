@@ -9,20 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sandbox.debugger import DEFAULT, Debugger
-from sandbox.explain import oops as oopses, poison
+from sandbox.explain import oops as oopses, poison, unfaulted
 from sandbox.explain.facts import Facts, ObjectFacts, Values
 from sandbox.explain.inspection import Base, Inspection, inspect
+from sandbox.explain.instruction import divisor
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
 from sandbox.explain.oops import Oops
 from sandbox.explain.refusal import access, what
 from sandbox.judge.call_trace import CallTrace, TraceKind, panic_trace
 from sandbox.judge.functions import is_machinery, is_panic, plain_name
 
-_HARDWARE: Final = re.compile(
-    r"\[Hardware Error\]|Machine check events logged|\bEDAC\b.* [UC]E\b|\bAER: (?:Multiple )?(?:Un)?[Cc]orrect\w* "
-    r"|SError Interrupt|[Cc]ritical temperature|memory failure: 0x",
-    re.IGNORECASE,
-)
 _STRUCT: Final = re.compile(r"struct ([A-Za-z0-9_]{1,256})")
 """What may be in a command, which is there to be pasted; debug information says what a type is called."""
 _CALLERS: Final = 6
@@ -140,19 +136,18 @@ class _Explainer:
     def _what(self) -> Iterator[Sentence]:
         oops = self._oops
         if oops is None:
-            yield _said("what", f"No instruction of the kernel faulted: {self._panic}.")
-            for name, pid in self._blocked():
-                yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")
+            yield from unfaulted.what(self._lines, self._panic)
         else:
-            yield _said("what", what(oops, self._access(), self._arch))
+            text, registers = self._seen.text, self._seen.registers
+            divided = divisor(text, registers) if text is not None and self._arch == "x86_64" else None
+            yield _said("what", what(oops, self._access(), self._arch, divided))
             if oops.corruption is not None:
                 yield _said("what", f"Before it the kernel said: {oops.corruption.rstrip('.')}.")
-        if self._first is not None:
-            yield _said("what", f"It was not the first error of this boot. That was: {self._first.text.rstrip('.')}.")
-
-    def _blocked(self) -> list[tuple[str, int]]:
-        found = re.findall(r"INFO: task (.{1,16}):(\d{1,10}) blocked", "\n".join(self._lines))
-        return list(dict.fromkeys((name, int(pid)) for name, pid in found))[:_CALLERS]
+        earlier = unfaulted.earlier(self._lines, oops.line if oops is not None else None)
+        if self._first is not None and (earlier is None or self._first.line < earlier[0]):
+            earlier = self._first.line, self._first.text
+        if earlier is not None:
+            yield _said("what", f"It was not the first error of this boot. That was: {earlier[1].rstrip('.')}.")
 
     # where
 
@@ -350,13 +345,7 @@ class _Explainer:
             yield Sentence(topic="cpus", text=f"{len(others) - _SHOWN_CPUS} more CPUs were read.", command="bt -a")
 
     def _hardware(self) -> Iterator[Sentence]:
-        found = [line.strip() for line in self._lines if _HARDWARE.search(line)]
-        if found:
-            yield Sentence(
-                topic="hardware",
-                text=f"The hardware reported {len(found)} lines of errors, the first: {found[0]}",
-                command="log",
-            )
+        yield from unfaulted.hardware(self._lines)
 
     def _tainting(self) -> Iterator[Sentence]:
         modules = self._oops.modules if self._oops else {}

@@ -105,6 +105,27 @@ def registers_of(text: str) -> list[str]:
     return list(dict.fromkeys(one for one in named if one not in {"rip", "cs", "ds", "es", "fs", "gs", "ss"}))
 
 
+def divisor(text: str, registers: Mapping[str, int]) -> int | None:
+    """The value that a division divides by, unsigned; None where the instruction is none, or divides by memory."""
+    one = parse(text)
+    if not re.fullmatch(r"i?div[bwlq]?", one.mnemonic) or len(one.operands) != 1 or one.memory is not None:
+        return None
+    name = one.operands[0].lstrip("%")
+    value = registers.get(full(name))
+    if value is None or re.fullmatch(r"[a-d]h", name):
+        return None
+    return value & ((1 << _width(name)) - 1)
+
+
+def _width(register: str) -> int:
+    """Bits of a register, by its name."""
+    if re.fullmatch(r"r(?:\d+|[a-z]{2})", register):
+        return 64
+    if register.startswith("e") or re.fullmatch(r"r\d+d", register):
+        return 32
+    return 8 if register.endswith(("l", "b")) else 16
+
+
 def full(register: str) -> str:
     """The 64-bit register that `register` is a part of: rax for eax, r8 for r8d."""
     if register in _FULL:

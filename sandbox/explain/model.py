@@ -17,6 +17,7 @@ TOPICS: Final[Mapping[str, str]] = {
     "deadlock": "Deadlocks",
     "roots": "Tasks that hold others up",
     "blocked": "Blocked, by whom is not known",
+    "futexes": "Futexes",
     "requests": "Requests in flight",
     "workqueues": "Workqueues",
 }
@@ -29,7 +30,7 @@ class Sentence:
 
     topic: str
     """Of a fault: hardware, what, where, how, there (what lies at the addresses), cpus or taint. Of waits: deadlock,
-    roots, blocked, requests or workqueues."""
+    roots, blocked, futexes, requests or workqueues."""
     text: str
     command: str | None
     """The debugger's command that shows it; None for what only `vmbox explain` reads."""

@@ -22,6 +22,10 @@ _BEGINS: Final = re.compile(
     r"|hard LOCKUP|kernel tried to execute NX"
 )
 """A line that can be the first of an oops or of a lockup's message."""
+_WARNS: Final = re.compile(r"^\s*WARNING: (?:CPU: \d+ PID: \d+ )?at (?P<file>[^\s:]{1,256}):(?P<line>\d{1,9})\b")
+"""The first line of WARN(), which ends a kernel only where panic_on_warn is set. Newer kernels have no CPU in it."""
+_WARNED: Final = re.compile(r"panic_on_warn")
+_CUT: Final = re.compile(r"-+\[ cut here \]-+")
 _LOCKUP: Final = re.compile(r"soft lockup|hard LOCKUP|detected stall|self-detected stall")
 _NUMBER: Final = re.compile(r"\[#(\d{1,6})\]")
 _ADDRESS: Final = re.compile(
@@ -96,9 +100,11 @@ class Oops:
     pid: int | None = None
     command: str | None = None
     check: tuple[str, int] | None = None
-    """(file, line) of a BUG()."""
+    """(file, line) of a BUG(), or of a WARN()."""
+    warned: bool = False
+    """Whether it is a WARN(), after which a kernel goes on if panic_on_warn is not set."""
     corruption: str | None = None
-    """What lib/list_debug.c says of a list."""
+    """What lib/list_debug.c says of a list, or the text of a WARN()."""
     guard_page: bool = False
     """Whether a stack ran into the page below it."""
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -117,7 +123,12 @@ def find(lines: Sequence[str]) -> tuple[Oops | None, Oops | None]:
     `lines` are those of `own_lines`. The first is None for a panic that no oops or lockup led to.
     """
     panic = max((at for at, line in enumerate(lines) if PANIC_LINE.search(line)), default=None)
-    starts = [at for at, line in enumerate(lines) if _BEGINS.search(line) and (panic is None or at < panic)]
+    warned = panic is not None and _WARNED.search(lines[panic]) is not None
+    starts = [
+        at
+        for at, line in enumerate(lines)
+        if (panic is None or at < panic) and (_BEGINS.search(line) or (warned and _WARNS.match(line)))
+    ]
     # The lines of one oops, "BUG: …" and "Oops: …", follow each other.
     firsts = [at for number, at in enumerate(starts) if number == 0 or at - starts[number - 1] > 8]
     found = []
@@ -144,6 +155,8 @@ def _belongs(panic: str, last: Oops) -> bool:
     """Whether a panic is one that an oops or a lockup ends in: kernel/panic.c, arch/*/kernel/*.c."""
     if last.lockup:
         return re.search(r"softlockup|[Hh]ard LOCKUP|RCU Stall", panic) is not None
+    if last.warned:
+        return _WARNED.search(panic) is not None
     return re.search(r"Fatal exception|Oops|double fault|stack guard|overflow|BUG", panic) is not None
 
 
@@ -155,7 +168,10 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     address = _ADDRESS.search(text)
     place, bad, registers, code, code_at = _state(block)
     task = _TASK.search(text)
-    check = _CHECK.search(text)
+    warning = _WARNS.match(block[0])
+    if warning is not None:
+        before = _warning_text(lines, at)
+    check = warning or _CHECK.search(text)
     number = _NUMBER.search(text)
     error = _ERROR_CODE.search(text) or _ESR.search(text) or _OOPS_CODE.search(text)
     guard = _GUARD.search(text) is not None
@@ -178,10 +194,21 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
         pid=int(task[2]) if task else None,
         command=task[3] if task else None,
         check=(check[1], int(check[2])) if check else None,
+        warned=warning is not None,
         corruption=before,
         guard_page=guard,
         modules=_modules(lines[max(0, at - 60) : end]),
     )
+
+
+def _warning_text(lines: Sequence[str], at: int) -> str | None:
+    """The text of WARN(), which stands between "cut here" and its first line (kernel/panic.c)."""
+    text: list[str] = []
+    for line in reversed(lines[max(0, at - 8) : at]):
+        if _CUT.search(line):
+            return " ".join(reversed(text)) or None
+        text.append(line.strip())
+    return None
 
 
 def _block(lines: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from sandbox.explain.instruction import ParsedInstruction
@@ -15,6 +16,8 @@ _WNR: Final = 1 << 6
 _USER_END: Final = 1 << 56
 """User space of x86_64 with five levels ends here; with four, at 1 << 47."""
 _PAGE: Final = 4096
+_DIVIDES: Final = re.compile(r"divide error: ")
+_DOUBLE: Final = re.compile(r"double fault")
 
 
 def access(oops: Oops, arch: str | None, instruction: ParsedInstruction | None) -> str | None:
@@ -32,16 +35,33 @@ def access(oops: Oops, arch: str | None, instruction: ParsedInstruction | None) 
     return instruction.access if instruction is not None else None
 
 
-def what(oops: Oops, how: str | None, arch: str | None) -> str:
-    """The oops in a sentence. `how` is its access."""
+def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = None) -> str:
+    """The oops in a sentence. `how` is its access, `divisor` the value that its instruction divides by."""
     if oops.lockup:
         return f"Nothing faulted; a CPU did not get on: {oops.text.rstrip('.')}."
     if oops.guard_page:
         return "A kernel stack overflowed: it ran into the guard page below it."
     if oops.check is not None:
         file, line = oops.check
+        if oops.warned:
+            return (
+                f"A check in the kernel's own code warned: WARN() at {file}:{line}. "
+                "The kernel would have gone on, but panic_on_warn is set."
+            )
         return f"A check in the kernel's own code failed: BUG() at {file}:{line}."
     verb = {"read": "read", "write": "write", "execute": "run code at", None: "access"}[how]
+    if _DIVIDES.search(oops.text):
+        if divisor is None:
+            return "The processor could not divide: the divisor is 0, or the result does not fit into its register."
+        return "A division by zero." if divisor == 0 else f"The result of a division by {divisor} does not fit."
+    if _DOUBLE.search(oops.text):
+        stack = oops.registers.get("rsp")
+        at = f"; the stack pointer was 0x{stack:x}" if stack is not None else ""
+        last = oops.registers.get("cr2")
+        page = f", and the last page fault was at 0x{last:x} (CR2)" if last is not None else ""
+        return (
+            f"A double fault: the processor could not begin to handle another exception, as without a stack{at}{page}."
+        )
     if oops.address is None:
         return f"{oops.text.rstrip('.')}."
     address = f"0x{oops.address:x}"

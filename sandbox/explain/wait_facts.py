@@ -1,4 +1,7 @@
-"""What the script `Containerfile.d/files/explain-waits.py` is asked in a case, and its answer, checked as `facts`."""
+"""What the script `Containerfile.d/files/explain-waits.py` is asked in a case, and its answer, checked as `facts`.
+
+The script is sent with its two parts in front of it, and not a file of the image: an image may be older.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ MOST: Final = 5000
 """Blocked tasks that are read."""
 MOST_REQUESTS: Final = 5000
 """Requests in flight that are read."""
+MOST_FUTEXES: Final = 2000
+_PARTS: Final = ("wait-owners.py", "wait-futexes.py", "explain-waits.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +93,37 @@ class RequestFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FutexWaiter:
+    pid: int
+    command: str
+    seconds: float | None
+    """Since it ran last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FutexFacts:
+    """A futex that tasks wait on, by the kernel's own table of them."""
+
+    address: int | None
+    """In the memory of `process`."""
+    shared: bool
+    """Whether its page is one of a file, or of memory that processes share."""
+    process: int
+    """PID of the process of the first waiter."""
+    command: str
+    count: int
+    """Tasks that wait; `waiters` are at most 64 of them."""
+    waiters: tuple[FutexWaiter, ...]
+    word: int | None
+    """Its 32 bits."""
+    no_word: str
+    """Why they are not known."""
+    inherits: bool
+    """Whether it is one with priority inheritance: of these alone the kernel knows an owner."""
+    owner: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WaitAnswer:
     errors: Mapping[str, str]
     blocked: int
@@ -96,16 +132,17 @@ class WaitAnswer:
     owners: tuple[OwnerFacts, ...]
     pools: tuple[PoolFacts, ...]
     requests: tuple[RequestFacts, ...] = ()
+    futexes: tuple[FutexFacts, ...] = ()
 
 
 def script() -> bytes:
-    return (paths.data_dir() / "Containerfile.d" / "files" / "explain-waits.py").read_bytes()
+    return b"\n".join((paths.data_dir() / "Containerfile.d" / "files" / name).read_bytes() for name in _PARTS)
 
 
 def request(modules: Mapping[str, bytes]) -> str:
     """The argument of the script. `modules` are debug files by which locks in modules get their names."""
     files = {name: base64.b64encode(content).decode() for name, content in modules.items()}
-    return json.dumps({"most": MOST, "most_requests": MOST_REQUESTS, "modules": files})
+    return json.dumps({"most": MOST, "most_requests": MOST_REQUESTS, "most_futexes": MOST_FUTEXES, "modules": files})
 
 
 def read(answer: bytes) -> WaitAnswer:
@@ -115,9 +152,21 @@ def read(answer: bytes) -> WaitAnswer:
         raise decode.DecodeError(f"{len(found.waits)} tasks, and {MOST} at most were asked for")
     if len(found.requests) > MOST_REQUESTS:
         raise decode.DecodeError(f"{len(found.requests)} requests, and {MOST_REQUESTS} at most were asked for")
+    if len(found.futexes) > MOST_FUTEXES:
+        raise decode.DecodeError(f"{len(found.futexes)} futexes, and {MOST_FUTEXES} at most were asked for")
+    if any(one.count < len(one.waiters) or not one.waiters for one in found.futexes):
+        raise decode.DecodeError("a futex has another number of waiters")
+    if any(one.owner is not None and not one.inherits for one in found.futexes):
+        raise decode.DecodeError("a futex without priority inheritance has an owner")
     if any(one.owner is not None and one.lock is None for one in found.waits):
         raise decode.DecodeError("a task has an owner of no lock")
     of_waits = (number for one in found.waits for number in (one.pid, one.owner, one.lock))
-    if any(number is not None and number < 0 for number in (*of_waits, *(one.pid for one in found.owners))):
+    of_futexes = (
+        number
+        for one in found.futexes
+        for number in (one.address, one.process, one.word, one.owner, *(waiter.pid for waiter in one.waiters))
+    )
+    numbers = (*of_waits, *of_futexes, *(one.pid for one in found.owners))
+    if any(number is not None and number < 0 for number in numbers):
         raise decode.DecodeError("a PID or an address has no sign")
     return found

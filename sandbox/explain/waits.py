@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from sandbox.explain import futexes as on_futexes
+from sandbox.explain.futexes import Futex
 from sandbox.explain.model import Sentence
 from sandbox.explain.wait_facts import PoolFacts, RequestFacts, WaitAnswer, WaitFacts
 
@@ -27,13 +29,16 @@ class Wait:
     seconds: float | None
     """Since it ran last."""
     kind: str | None
-    """mutex, rwsem, percpu rwsem, semaphore, completion, rt_mutex, folio, page, buffer_head, inode; None if unknown."""
+    """mutex, rwsem, percpu rwsem, semaphore, completion, rt_mutex, folio, page, buffer_head, inode; None if unknown.
+
+    And futex, of those with an owner: `Waits.futexes` has all.
+    """
     function: str | None
     """In which it waits; None where the stack was not read, because the lock's own list has the task."""
     lock: str | None
     """Its address, hexadecimal, with 0x; with the symbol there, if there is one."""
     owner: int | None
-    """PID of the task that holds it, by the lock's own word."""
+    """PID of the task that holds it, or is to complete it, by what the kernel records."""
     no_owner: str | None
     """Why no owner is known."""
     confirmed: bool | None
@@ -87,6 +92,7 @@ class Waits:
 
     blocked: int
     waits: tuple[Wait, ...]
+    """Of the blocked tasks, and of those that wait for a futex with an owner."""
     cycles: tuple[tuple[int, ...], ...]
     """PIDs: each waits for the next, the last for the first."""
     roots: tuple[Root, ...]
@@ -94,6 +100,8 @@ class Waits:
     pools: tuple[Pool, ...]
     devices: tuple[Device, ...]
     """The one with the oldest request first."""
+    futexes: tuple[Futex, ...]
+    """Those with an owner first, then those with most waiters."""
     sentences: tuple[Sentence, ...]
     unknown: Mapping[str, str]
     """For each thing that could not be read: the reason."""
@@ -102,10 +110,12 @@ class Waits:
 
 
 def explain(answer: WaitAnswer, *, doubt: str | None = None) -> Waits:
-    """Make the graph of what was read. An edge is an owner's word in a lock; nothing is guessed of stacks.
+    """Make the graph of what was read. An edge is what the kernel records of an owner; nothing is guessed of stacks.
 
     `doubt` is why the debugger that read it may be wrong.
     """
+    unread = answer.blocked - len(answer.waits)
+    answer = replace(answer, waits=(*answer.waits, *on_futexes.waits(answer)))
     next_of = {pid: one.owner for pid, one in _held_up(answer).items() if one.owner is not None}
     cycles = _cycles(next_of)
     behind = _behind(next_of, cycles)
@@ -113,8 +123,8 @@ def explain(answer: WaitAnswer, *, doubt: str | None = None) -> Waits:
     pools = tuple(_pool(one) for one in answer.pools if one.seconds >= _STALLED)
     devices = _devices(answer)
     unknown = dict(answer.errors)
-    if len(answer.waits) < answer.blocked:
-        unknown["more tasks"] = f"of {answer.blocked} blocked tasks {len(answer.waits)} are read"
+    if unread > 0:
+        unknown["more tasks"] = f"of {answer.blocked} blocked tasks {answer.blocked - unread} are read"
     doubtful = [one.pid for one in answer.waits if one.listed is False]
     if doubtful:
         pids = ", ".join(map(str, doubtful[:_SHOWN]))
@@ -126,7 +136,12 @@ def explain(answer: WaitAnswer, *, doubt: str | None = None) -> Waits:
         roots=roots,
         pools=pools,
         devices=devices,
-        sentences=(*_sentences(answer, cycles, behind, roots, devices), *_of_pools(pools)),
+        futexes=on_futexes.futexes(answer),
+        sentences=(
+            *_sentences(answer, cycles, behind, roots, devices),
+            *on_futexes.sentences(answer),
+            *_of_pools(pools),
+        ),
         unknown=unknown,
         doubt=doubt,
     )
@@ -177,7 +192,7 @@ def _roots(answer: WaitAnswer, behind: Counter[int], cycles: Sequence[Sequence[i
     doing = {one.pid: _waiting(one) for one in answer.waits}
     doing |= {one.pid: _state(one.state) + _in(one.functions) for one in answer.owners}
     return tuple(
-        Root(pid=pid, command=commands.get(pid, "?"), behind=count, doing=doing.get(pid, "not known"))
+        Root(pid=pid, command=commands.get(pid, "?"), behind=count, doing=doing.get(pid, "was not read"))
         for pid, count in behind.most_common()
         if pid not in in_cycle
     )
@@ -279,7 +294,8 @@ def _sentences(
         steps = []
         for number, pid in enumerate(cycle[:_STEPS]):
             one, before = by_pid[pid], by_pid[cycle[number - 1]]
-            steps.append(f"{_who(one)} holds {_lock(before)} and {_waiting(one)}")
+            has = "is to end" if before.kind == "completion" else "holds"
+            steps.append(f"{_who(one)} {has} {_lock(before)} and {_waiting(one)}")
         count = sum(behind[pid] for pid in cycle)
         more = f" {_tasks_wait(count)} behind them." if count else ""
         if len(cycle) > _STEPS:

@@ -10,9 +10,6 @@ from typing import Any
 import pytest
 
 from engines import EngineUnderTest
-from sandbox.host import paths
-
-SOURCE = paths.data_dir() / "Containerfile.d" / "files" / "demo-trigger.c"
 
 # trigger: function of the mark "CAUSE" in the source, access, texts that the sentences must have.
 KNOWN: dict[str, tuple[str, str | None, tuple[str, ...]]] = {
@@ -74,11 +71,24 @@ HANGS: dict[str, tuple[str, ...]] = {
     "oom": (r"No instruction of the kernel faulted: Kernel panic - not syncing: Out of memory",),
     "sysrq": (r"No instruction of the kernel faulted: Kernel panic - not syncing: sysrq triggered crash",),
 }
+# Faults and checks of other kinds: what `explain` must say. LINE is that of the mark in the source.
+OTHERS: dict[str, tuple[str, ...]] = {
+    "divide-error": (r"A division by zero\.", r"In vmbox_average\+0x\w+ of module vmbox_demo .*, \S+\.c:LINE\."),
+    "warning": (r"WARN\(\) at \S+vmbox_demo\.c:LINE\.", r"but panic_on_warn is set", r"In vmbox_expect\+0x"),
+    "refcount": (
+        r"WARN\(\) at lib/refcount\.c:\d+",
+        r"the kernel said: refcount_t: addition on 0; use-after-free",
+        r"called by vmbox_get \(\S+\.c:LINE\)",
+    ),
+    "double-fault": (r"A double fault: .*the stack pointer was 0x", r"In vmbox_switch\+0x\w+ .*\.c:LINE"),
+}
+
 HUNG = [*(("6.1", trigger) for trigger in HANGS if trigger != "deadlock"), ("5.10", "deadlock")]
 
 
-def _line(mark: str) -> int:
-    text = SOURCE.read_text(encoding="utf-8").splitlines()
+def _line(dump: Path, mark: str) -> int:
+    """Of the source that was compiled for this dump."""
+    text = (dump.parent / "vmbox_demo.c").read_text(encoding="utf-8").splitlines()
     (number,) = (number for number, line in enumerate(text, 1) if f"/* CAUSE: {mark} */" in line)
     return number
 
@@ -108,13 +118,16 @@ def test_a_known_cause_is_explained(docker_engine: EngineUnderTest, dumps, kerne
     for text in texts:
         assert text in said, said
     if not inside:
-        assert f"It was called by vmbox_dequeue (/tmp/module/vmbox_demo.c:{_line(trigger)}) < vmbox_demo_init" in said
+        assert (
+            f"It was called by vmbox_dequeue (/tmp/module/vmbox_demo.c:{_line(dump, trigger)}) < vmbox_demo_init"
+            in said
+        )
     elif trigger in {"soft-lockup", "rcu-stall"}:
         # A loop that is interrupted: at its condition, an inlined function, or at its body in the next line.
-        assert fault["frames"][-1]["line"] in {_line(trigger) - 1, _line(trigger)}, fault["frames"]
+        assert fault["frames"][-1]["line"] in {_line(dump, trigger) - 1, _line(dump, trigger)}, fault["frames"]
     elif trigger != "stack-overflow":  # its instruction fills the frame, in a line before the call
         marked = "null-pointer" if trigger == "general-protection" else trigger
-        assert fault["frames"][-1]["line"] == _line(marked), fault["frames"]
+        assert fault["frames"][-1]["line"] == _line(dump, marked), fault["frames"]
         (line,) = (one for one in fault["source"] if one["fault"])
         assert f"/* CAUSE: {marked} */" in line["text"]
     # What the sentence names answers, and shows what it says.
@@ -163,6 +176,96 @@ def _compare_object_with_crash(fault: dict[str, Any], answers: dict[str, str]) -
     assert bracket == "", "an object in use has brackets"
     assert 0 <= int(mine, 16) - int(crashes, 16) <= 16
     assert answers[f"rd {address[2:]}"].split()[1] == "6b" * 8
+
+
+@pytest.mark.on_demand("FIDELITY")
+@pytest.mark.parametrize("trigger", OTHERS)
+def test_other_kinds_are_explained(docker_engine: EngineUnderTest, dumps, trigger: str) -> None:
+    dump: Path = dumps("6.1", trigger=trigger)
+    told = docker_engine.run("explain", str(dump), "--json", "--source", str(dump.parent))
+    docker_engine.run("close", str(dump))
+    assert told.returncode == 0, told.stderr
+    fault: dict[str, Any] = json.loads(told.stdout)
+    said = "\n".join(one["text"] for one in fault["sentences"])
+    for pattern in OTHERS[trigger]:
+        filled = pattern.replace("LINE", str(_line(dump, trigger)))
+        assert re.search(filled, said), (filled, said)
+
+
+@pytest.mark.on_demand("FIDELITY")
+@pytest.mark.parametrize("kernel", ["6.1"])
+def test_kinds_of_waiting_have_their_owners_or_the_reason(docker_engine: EngineUnderTest, dumps, kernel: str) -> None:
+    """The module says who waits for whom with their PIDs."""
+    dump: Path = dumps(kernel, form="proc-vmcore" if kernel == "7.2" else "kdump", trigger="waiting")
+    told = docker_engine.run("waits", str(dump), "--json")
+    log = docker_engine.run("dmesg", str(dump)).stdout.decode(errors="replace")
+    docker_engine.run("close", str(dump))
+    assert told.returncode == 0, told.stderr
+    waits: dict[str, Any] = json.loads(told.stdout)
+    by_pid = {one["pid"]: one for one in waits["waits"]}
+
+    def who(words: str) -> dict[str, Any]:
+        (pid,) = re.findall(rf"vmbox_demo: pid (\d+) {words}\n", log)
+        return by_pid.get(int(pid)) or {"pid": int(pid)}
+
+    writer, late = who("writes vmbox_config"), who("reads vmbox_config behind the writer")
+    assert (late["kind"], late["owner"]) == ("percpu rwsem", writer["pid"]), late
+    assert writer["kind"] == "percpu rwsem"
+    assert writer["confirmed"] is not False
+    assert writer["no_owner"].startswith("1 reader holds it"), writer
+    assert (who("flushes the work")["kind"], who("flushes the work")["owner"]) == ("completion", who("works")["pid"])
+    assert who("stops the thread")["owner"] == who("does not stop")["pid"]
+    slots = who("waits for vmbox_slots")
+    assert (slots["kind"], slots["owner"]) == ("semaphore", None)
+    assert "its count is 0" in slots["no_owner"]
+    if kernel == "7.2":
+        assert f"(PID {who('holds vmbox_slots, waits for vmbox_never')['pid']})" in slots["no_owner"], slots
+    assert who("waits for a grace period")["no_owner"] == "RCU completes it when a grace period has ended"
+    assert who("works")["no_owner"] == "a completion does not record who is to complete it"
+    (behind,) = (one for one in waits["roots"] if one["pid"] == who("works")["pid"])
+    assert behind["behind"] == 1
+
+
+@pytest.mark.on_demand("FIDELITY")
+@pytest.mark.parametrize("kernel", ["6.1"])
+@pytest.mark.parametrize("form", ["proc-vmcore"])
+def test_futexes_have_their_waiters_and_owners(docker_engine: EngineUnderTest, dumps, kernel: str, form: str) -> None:
+    """The program says on the console who waits where. Only one of the forms has its pages."""
+    if (kernel, form) == ("7.2", "kdump"):
+        pytest.skip("makedumpfile 1.7.8 leaves out much of 7.2")
+    dump: Path = dumps(kernel, form=form, trigger="futex")
+    told = docker_engine.run("waits", str(dump), "--json")
+    docker_engine.run("close", str(dump))
+    assert told.returncode == 0, told.stderr
+    waits: dict[str, Any] = json.loads(told.stdout)
+    console = (dump.parent / "console.txt").read_text(encoding="utf-8")
+
+    def who(words: str) -> tuple[set[int], int]:
+        found = re.findall(rf"vmbox-demo: pid (\d+) {words}([0-9a-f]{{16}})", console)
+        return {int(pid) for pid, _ in found}, int(found[0][1], 16)
+
+    by_waiters = {frozenset(one["waiters"]): one for one in waits["futexes"]}
+    for words, word in (("waits for the plain futex at ", 2), ("waits for the futex between processes at ", 7)):
+        pids, address = who(words)
+        assert len(pids) == 2
+        one = by_waiters[frozenset(pids)]
+        assert (one["waiting"], one["owner"], one["shared"]) == (2, None, "between" in words)
+        if form == "kdump":
+            assert one["word"] is None
+            assert "not in the dump" in one["no_word"] or "not known" in one["no_word"]
+        else:
+            assert (one["address"], one["word"]) == (f"0x{address:x}", word)
+    waiting, address = who("waits for the futex with an owner at ")
+    (owner,) = who("has the futex with an owner at ")[0]
+    one = by_waiters[frozenset(waiting)]
+    assert (one["address"], one["owner"]) == (f"0x{address:x}", owner)
+    if form != "kdump":
+        assert one["word"] == 1 << 31 | owner
+    (root,) = (one for one in waits["roots"] if one["pid"] == owner)
+    assert root["behind"] == 1
+    (parent,), (child,) = who("waits for its vfork ")[0], who("is the child of vfork ")[0]
+    (parent_waits,) = (one for one in waits["waits"] if one["pid"] == parent)
+    assert (parent_waits["kind"], parent_waits["owner"]) == ("completion", child)
 
 
 def test_a_deadlock_is_found_with_its_owners(docker_engine: EngineUnderTest, dumps) -> None:

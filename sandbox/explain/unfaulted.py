@@ -1,0 +1,119 @@
+"""What the log says of a crash in which no instruction faulted, of errors before it, and of the hardware."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from sandbox.dump.panic import PANIC_LINE
+from sandbox.explain.model import Sentence
+
+_HARDWARE: Final = re.compile(
+    r"\[Hardware Error\]|Machine check events logged|\bEDAC\b.* [UC]E\b|\bAER: (?:Multiple )?(?:Un)?[Cc]orrect\w* "
+    r"|SError Interrupt|[Cc]ritical temperature|memory failure: 0x",
+    re.IGNORECASE,
+)
+_MACHINE_CHECK: Final = re.compile(
+    r"\[Hardware Error\]: CPU (?P<cpu>\d+): Machine Check(?: Exception)?: (?P<global>[0-9a-f]+) "
+    r"Bank (?P<bank>\d+): (?P<status>[0-9a-f]{16})"
+)
+"""arch/x86/kernel/cpu/mce/core.c."""
+_MCE_ADDRESS: Final = re.compile(r"\[Hardware Error\]: TSC [0-9a-f]+ (?:.*?)ADDR (?P<address>[0-9a-f]+)")
+_STATUS: Final = ((61, "not corrected"), (57, "the state of the processor may be lost"), (62, "more errors were lost"))
+"""Bits of a bank's status, which Intel and AMD share (arch/x86/include/asm/mce.h)."""
+_CANARY: Final = re.compile(r"stack-protector: Kernel stack is corrupted in: (?P<function>\S+(?: \[[\w-]+\])?)")
+_BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked")
+_EARLIER: Final = re.compile(
+    r"^(?:BUG: (?!kernel NULL|unable to handle|stack guard|\w+ stack guard)\S|BUG [\w:-]+ \("
+    r"|rcu: INFO: rcu_\w+ detected|watchdog: BUG: )"
+)
+"""Errors after which a kernel goes on: of memory (mm/page_alloc.c, mm/slub.c), of the scheduler, of locks."""
+_INVOKED: Final = re.compile(r"^(?P<name>.{1,16}) invoked oom-killer: .*?order=(?P<order>-?\d+)")
+_TABLE: Final = re.compile(r"^\[ *pid *\] +(?P<columns>uid .* name)$")
+_ROW: Final = re.compile(r"^\[ *(?P<pid>\d{1,10})\] +(?P<values>\S.*)$")
+_NUMBER: Final = re.compile(r"-?\d{1,20}")
+_MOST: Final = 6
+
+
+def hardware(lines: Sequence[str]) -> Iterator[Sentence]:
+    """Errors of the hardware, with the status of a machine check in words."""
+    found = [line.strip() for line in lines if _HARDWARE.search(line)]
+    if not found:
+        return
+    yield _said("hardware", f"The hardware reported {len(found)} lines of errors, the first: {found[0]}")
+    address = next((match["address"] for line in found if (match := _MCE_ADDRESS.search(line))), None)
+    for match in filter(None, map(_MACHINE_CHECK.search, found)):
+        status = int(match["status"], 16)
+        words = [text for bit, text in _STATUS if status >> bit & 1]
+        if status >> 58 & 1 and address is not None:
+            words.append(f"at address 0x{address}")
+        yield _said(
+            "hardware",
+            f"CPU {match['cpu']} had a machine check, by bank {match['bank']}: {', '.join(words) or 'corrected'} "
+            f"(error code 0x{status & 0xFFFF:04x}).",
+        )
+        return
+
+
+def what(lines: Sequence[str], panic: str | None) -> Iterator[Sentence]:
+    """The panic, and what the log says of its cause."""
+    if canary := _CANARY.search(panic or ""):
+        yield _said(
+            "what",
+            f"The stack frame of {canary['function']} was overwritten: the canary below its return address had changed "
+            "when the function was to return. A variable there was written past its end.",
+        )
+        return
+    yield _said("what", f"No instruction of the kernel faulted: {panic}.")
+    for name, pid in list(dict.fromkeys(_BLOCKED.findall("\n".join(lines))))[:_MOST]:
+        yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")
+    if re.search(r"[Oo]ut of memory|deadlocked on memory", panic or ""):
+        yield from _memory(lines)
+
+
+def earlier(lines: Sequence[str], before: int | None) -> tuple[int, str] | None:
+    """(index, text) of the first error that the kernel survived, above line `before` or the panic; None without one."""
+    for at, line in enumerate(lines):
+        if at == before or PANIC_LINE.search(line):
+            return None
+        if _EARLIER.match(line.strip()):
+            return at, line.strip()
+    return None
+
+
+def _memory(lines: Sequence[str]) -> Iterator[Sentence]:
+    """Who asked for memory, and who had most of it, by the table that the kernel printed last (mm/oom_kill.c)."""
+    invoked = next((match for line in reversed(lines) if (match := _INVOKED.match(line.strip()))), None)
+    if invoked is not None:
+        pages = 1 << max(0, int(invoked["order"]))
+        asked = "a page" if pages == 1 else f"{pages} pages in one piece"
+        yield _said("what", f"{invoked['name']} asked for {asked}, and none could be found.")
+    columns: list[str] = []
+    for begin in range(len(lines) - 1, -1, -1):
+        if header := _TABLE.match(lines[begin].strip()):
+            columns = header["columns"].split()[:-1]
+            break
+    if "rss" not in columns:
+        return
+    found = []
+    for line in lines[begin + 1 :]:
+        row = _ROW.match(line.strip())
+        if row is None:
+            break
+        # Behind the numbers is the name, which may have spaces.
+        *values, name = row["values"].split(maxsplit=len(columns))
+        if len(values) == len(columns) and all(map(_NUMBER.fullmatch, values)):
+            found.append((int(values[columns.index("rss")]), int(row["pid"]), name))
+    if found:
+        pages, pid, name = max(found)
+        listed = "1 process" if len(found) == 1 else f"{len(found)} processes"
+        yield Sentence(
+            topic="what",
+            text=f"{name} (PID {pid}) had most memory of {listed} that the kernel listed: {pages} pages.",
+            command=f"ps {pid}",
+        )
+
+
+def _said(topic: str, text: str) -> Sentence:
+    return Sentence(topic=topic, text=text, command="log")
