@@ -341,10 +341,12 @@ def pools():
                 running.append(
                     {"pid": worker.task.pid.value_(), "function": symbol_at(worker.current_func.value_()) or ""}
                 )
+        # last_progress_ts in newer kernels, as 7.2.
+        begun = entry.last_progress_ts if hasattr(entry, "last_progress_ts") else entry.watchdog_ts
         yield {
             "pool": number,
             "cpu": entry.cpu.value_(),
-            "seconds": round(((now - entry.watchdog_ts.value_()) % (1 << 64)) * tick / 1e9, 3),
+            "seconds": round(((now - begun.value_()) % (1 << 64)) * tick / 1e9, 3),
             "running": running[:64],
             "waiting": [name or "" for name in waiting[:64]],
         }

@@ -101,6 +101,8 @@ def completer(lock):
     """Who is to complete it, where the kernel's own structures say so: a task that ends, work that is flushed."""
     if (found := completers().get(lock.value_())) is not None:
         return found
+    if lock.value_() in grace_periods():
+        return None, "RCU completes it when a grace period has ended"
     try:
         waiter = container_of(lock, "struct rcu_synchronize", "completion")
         if waiter.head.func.value_() == prog.symbol("wakeme_after_rcu").address:
@@ -108,6 +110,23 @@ def completer(lock):
     except (AttributeError, LookupError, drgn.FaultError):
         pass
     return None, "a completion does not record who is to complete it"
+
+
+@functools.cache
+def grace_periods():
+    """Completions of synchronize_rcu(), which are in a list of RCU's own (kernel/rcu/tree.c, v6.10)."""
+    found = set()
+    try:
+        offset = drgn.offsetof(prog.type("struct rcu_synchronize"), "completion")
+        entry = prog["rcu_state"].srs_next.first
+        while entry and len(found) < MOST_WORK:
+            found.add(entry.value_() + offset)
+            entry = entry.next
+    except (AttributeError, LookupError):
+        pass  # an older kernel: its callback says what it is
+    except drgn.FaultError as error:
+        errors.setdefault("grace periods", f"{type(error).__name__}: {error}"[:300])
+    return found
 
 
 @functools.cache

@@ -169,3 +169,16 @@ def test_kinds_of_waiting_of_a_genuine_dump_have_their_owners_or_the_reason() ->
     assert {waits[pid].no_owner for pid in (reader, worker, stubborn)} == {
         "a completion does not record who is to complete it"
     }
+
+
+def test_what_a_newer_kernel_records_more_is_read() -> None:
+    """7.2: the last that took a semaphore, and completions of RCU in a list of its own."""
+    answer = answer_of("waiting-7.2")
+    waits = {one.pid: one for one in explain(answer).waits}
+    assert waits[121].no_owner == (
+        "a semaphore has no owner; its count is 0; the last that took it was vmbox-holder (PID 120), "
+        "which may have let it go"
+    )
+    assert waits[125].no_owner == "RCU completes it when a grace period has ended"
+    assert (waits[119].owner, waits[122].owner, waits[124].owner) == (118, 11, 123)
+    assert "workqueues" not in answer.errors
