@@ -12,6 +12,7 @@
 #include <linux/kernel.h>
 #include <linux/kthread.h>
 #include <linux/list.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/percpu-rwsem.h>
@@ -155,6 +156,20 @@ static void refcount(void)
 	static refcount_t users = REFCOUNT_INIT(0);
 
 	vmbox_get(&users);
+}
+
+static as_written void bad_page_state(void)
+{
+	/* Too many for the lists of a CPU, of which pages are checked late. */
+	const unsigned int order = 4;
+	struct page *page = alloc_pages(GFP_KERNEL, order);
+
+	if (!page)
+		return;
+	pr_info("vmbox_demo: page %lx\n", page_to_pfn(page));
+	/* As if a file still had it. */
+	page->mapping = (void *)0xdead0000;
+	__free_pages(page, order); /* CAUSE: bad-page-state */
 }
 
 static as_written void vmbox_switch(unsigned long stack)
@@ -479,6 +494,8 @@ static int vmbox_demo_init(void)
 		warning();
 	else if (!strcmp(trigger, "refcount"))
 		refcount();
+	else if (!strcmp(trigger, "bad-page-state"))
+		bad_page_state();
 	else if (!strcmp(trigger, "double-fault"))
 		double_fault();
 	else if (!strcmp(trigger, "waiting"))

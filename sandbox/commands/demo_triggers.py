@@ -39,6 +39,7 @@ TRIGGERS: Final[Mapping[str, Trigger]] = {
     "divide-error": Trigger(),
     "warning": Trigger(settings=("kernel/panic_on_warn=1",)),
     "refcount": Trigger(settings=("kernel/panic_on_warn=1",)),
+    "bad-page-state": Trigger(sysrq_after=1),
     "double-fault": Trigger(),
     "stack-overflow": Trigger(),
     "soft-lockup": Trigger(settings=("kernel/softlockup_panic=1", "kernel/watchdog_thresh=2")),
