@@ -23,7 +23,8 @@ _MACHINERY: Final = re.compile(
 # The outermost functions: every stack ends in one of these.
 _ENTRY: Final = re.compile(
     r"do_syscall_\w+|entry_SYSCALL\w*|system_call_fastpath|sysenter_\w+|ret_from_fork\w*|kthread|__x64_sys_\w+|invoke_syscall\w*"
-    r"|el0\w*|(?:common_|secondary_)startup_64\w*|start_secondary|x86_64_start\w+|start_kernel|rest_init|cpu_startup_entry"
+    r"|el0\w*|(?:common_|secondary_)startup_64\w*|start_secondary|x86_64_start\w+|start_kernel|(?:arch_call_)?rest_init"
+    r"|cpu_startup_entry"
     r"|do_idle|x64_sys_call"
     r"|system_call\w*|__do_syscall|__do_sys_\w+|__se_sys_\w+|__ret_from_fork|ret_from_kernel_\w+|kernel_init\w*"
     r"|__(?:ia32|arm64|riscv|s390x?|se)_\w*sys_\w+|ia32_sys_call|(?:__)?do_fast_syscall_32|do_SYSENTER_32|entry_SYSENTER\w*"
@@ -31,6 +32,13 @@ _ENTRY: Final = re.compile(
 )
 # kernel/panic.c. Its callees, down to the loop or halt in which a hypervisor finds the CPU, are the same for all bugs.
 _PANIC: Final = re.compile(r"v?panic|nmi_panic")
+# Entries of interrupts, of old and new kernels: arch/x86/entry/entry_64.S, arch/x86/include/asm/idtentry.h, those of
+# paravirtual guests of Xen; arch/arm64/kernel/entry.S; arch/powerpc/kernel/exceptions-64s.S; arch/s390/kernel/entry.S.
+_INTERRUPT: Final = re.compile(
+    r"asm_sysvec_\w+|(?:asm_)?common_interrupt\w*|ret_from_intr|\w+_interrupt|(?:asm_exc_)?xen_hypervisor_callback"
+    r"|el1(?:[th]_64)?_(?:irq|fiq)(?:_handler)?|__irq_svc|(?:hardware_interrupt|decrementer|doorbell_super)_common(?:_virt)?"
+    r"|(?:io|ext)_int_handler"
+)
 _COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm)(?:\.\d+)*|\.\d+$")
 _SECTION: Final = re.compile(r"_MODULE_(?:[A-Z_]+_)?(?:START|END)_")
 ALIASES: Final = {"init_module": "init", "cleanup_module": "clean"}
@@ -53,6 +61,14 @@ def is_address(function: str) -> bool:
 def is_machinery(function: str) -> bool:
     """Whether a function of this plain name only handles panics, exceptions or the printing of a stack."""
     return _MACHINERY.fullmatch(function) is not None
+
+
+def is_interrupt(function: str) -> bool:
+    """Whether a function of this plain name enters the kernel for an interrupt, and not for an exception or an NMI.
+
+    What an interrupt stopped has nothing to do with what its handler does.
+    """
+    return _INTERRUPT.fullmatch(function) is not None
 
 
 def is_entry(function: str) -> bool:

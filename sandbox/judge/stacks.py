@@ -129,6 +129,9 @@ def _compare(
     left, right = _below_panic(mine), _below_panic(other)
     if not left or not right:
         return None
+    if len(left) > 1 and left[0].any_name and _is_same(left[1].name, right[0].name):
+        # What was called is no code, e.g. NULL: drgn has a frame of its address, the kernel and crash have none.
+        left = left[1:]
     # Where a trace ends in no entry to the kernel, the log is cut, or the kernel's unwinder gave up.
     whole = any(is_entry(step.name) for step in right)
     # What panic() called may be named after the functions behind: abort and add_taint in vpanic < panic < nmi_panic.

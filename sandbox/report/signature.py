@@ -16,11 +16,14 @@ from typing import Final
 from sandbox.dump.panic import says_why
 from sandbox.judge.backtrace import Backtrace, Frame
 from sandbox.judge.call_trace import TracedFrame, blocked_trace, panic_trace
-from sandbox.judge.functions import ALIASES, is_address, is_entry, is_machinery, is_panic, plain_name
+from sandbox.judge.functions import ALIASES, is_address, is_entry, is_interrupt, is_machinery, is_panic, plain_name
 from sandbox.model import PanicCause
 
 FRAMES: Final = 5
 """Number of frames that count. With fewer, different bugs look the same; with more, one bug differs by its callers."""
+
+_FOUND_BY_INTERRUPTS: Final = {PanicCause.SOFT_LOCKUP, PanicCause.HARD_LOCKUP, PanicCause.RCU_STALL}
+"""Causes that the handler of an interrupt finds: the bug is what it stopped."""
 
 _NUMBER: Final = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
@@ -50,12 +53,12 @@ def of(
 ) -> Signature:
     """Make the signature of a crash of class `cause` from the best source available."""
     basis, cut = "backtrace", False
-    frames = significant(_functions(backtrace.frames)) if backtrace else ()
+    frames = significant(_functions(backtrace.frames, cause)) if backtrace else ()
     if not frames or any(is_address(frame) or frame in ALIASES for frame in frames):
         # The kernel itself had the names of functions for which the debugger has no symbols, or a module's second one.
         trace = blocked_trace(log) if cause == PanicCause.HUNG_TASK else None
         trace = trace or panic_trace(log)
-        logged = significant(_functions(trace.reliable)) if trace else ()
+        logged = significant(_functions(trace.reliable, cause)) if trace else ()
         named = tuple(frame for frame in frames if not is_address(frame))
         basis, frames = ("log", logged) if logged or not named else ("backtrace", named)
         cut = basis == "log" and trace is not None and trace.cut and len(frames) < FRAMES
@@ -87,13 +90,22 @@ def significant(functions: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _functions(frames: Sequence[Frame | TracedFrame]) -> Iterator[str]:
+def _functions(frames: Sequence[Frame | TracedFrame], cause: str | None) -> Iterator[str]:
     """Functions from the one on that an exception in the kernel stopped, because those above only handle it.
 
-    Without an exception those below panic().
+    Without an exception those below panic(). What an interrupt stopped is the bug only where a watchdog says so; else
+    it is what the CPU happened to do, mostly nothing, when a handler had a bug.
     """
     names = list(_names(frames))
-    first = next((at for at, (name, stopped) in enumerate(names) if stopped and not is_machinery(name)), None)
+    watched = cause in _FOUND_BY_INTERRUPTS
+    first = next(
+        (
+            at
+            for at, (name, stopped) in enumerate(names)
+            if stopped and not is_machinery(name) and (watched or not at or not is_interrupt(names[at - 1][0]))
+        ),
+        None,
+    )
     if first is None:
         first = max((at + 1 for at, (name, _) in enumerate(names) if is_panic(name)), default=0)
     yield from (name for name, _ in names[first:])
