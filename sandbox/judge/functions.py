@@ -9,12 +9,12 @@ from typing import Final
 # arch/*/mm/fault.c, lib/dump_stack.c; entry stubs of exceptions of old and new kernels.
 _MACHINERY: Final = re.compile(
     r"machine_kexec\w*|__crash_kexec|crash_kexec|crash_(?:nmi_callback|save_cpu|setup_regs)|nmi_handle|nmi_panic\w*"
-    r"|(?:v?panic|__?panic|nmi_panic_self_stop|panic_other_cpus\w*)|oops_(?:end|enter|exit)|__?die(?:_body|_addr)?|die\w*"
+    r"|(?:v?panic|__?panic|nmi_panic_self_stop|panic_other_cpus\w*)|oops_(?:end|enter|exit)|__?die(?:_body|_addr)?|die(?:_addr|_body|_kernel_fault|_nmi)?"
     r"|no_context|__?bad_area\w*|page_fault_oops|kernelmode_fixup_or_oops|(?:__)?do_(?:kernel|user)?_?(?:page_fault|addr_fault)"
     r"|do_user_addr_fault|handle_page_fault|(?:async_)?page_fault|do_(?:trap\w*|error_trap|invalid_op|general_protection)"
     r"|exc_\w+|asm_exc_\w+|asm_sysvec_\w+|do_nmi|default_do_nmi|end_repeat_nmi|(?:do_)?general_protection|invalid_op"
     r"|handle_bug|report_bug|check_panic_on_warn|handle_stack_overflow|__warn\w*|warn_slowpath\w*|dump_stack\w*|show_(?:stack|regs)\w*|__show_regs|show_trace\w*"
-    r"|arm64_notify_die|arm64_force_sig_fault|__do_kernel_fault|die_kernel_fault|do_(?:mem|translation|sea)\w*|el1\w*"
+    r"|arm64_notify_die|arm64_force_sig_fault|__do_kernel_fault|die_kernel_fault|do_(?:mem_abort|translation_fault|sea)|el1\w*"
     r"|xen_panic_event|notifier_call_chain|\w*notifier_call_chain|notify_die|kgdb_\w+|ret_from_exception|relocate_kernel"
     r"|setup_fault|native_machine_\w+|perf_event_nmi_handler|ghes_notify_nmi"
     # What prints a stack: arch/arm64/kernel/stacktrace.c, arch/arm/kernel/unwind.c.
@@ -26,7 +26,7 @@ _ENTRY: Final = re.compile(
     r"|el0\w*|(?:common_|secondary_)startup_64\w*|start_secondary|x86_64_start\w+|start_kernel|(?:arch_call_)?rest_init"
     r"|cpu_startup_entry"
     r"|do_idle|x64_sys_call"
-    r"|system_call\w*|__do_syscall|__do_sys_\w+|__se_sys_\w+|__ret_from_fork|ret_from_kernel_\w+|kernel_init\w*"
+    r"|system_call(?:_\w+)?|__do_syscall|__do_sys_\w+|__se_sys_\w+|__ret_from_fork|ret_from_kernel_\w+|kernel_init(?:_freeable)?"
     r"|__(?:ia32|arm64|riscv|s390x?|se)_\w*sys_\w+|ia32_sys_call|(?:__)?do_fast_syscall_32|do_SYSENTER_32|entry_SYSENTER\w*"
     r"|entry_INT80\w*|do_int80\w*|do_trap_ecall_u|handle_exception|cpu_idle|do_el0_svc|sysret_\w+|tracesys\w*|ret_fast_syscall|syscall_call"
 )

@@ -331,3 +331,32 @@ SOFTIRQ_LOG = """[    3.1] kernel BUG at vmbox_demo.c:251!
 def test_a_function_of_which_a_part_is_inlined_into_the_rest_is_one() -> None:
     assert _words(SOFTIRQ, SOFTIRQ_LOG) is None
     assert _words(SOFTIRQ.replace("smpboot_thread_fn", "other"), SOFTIRQ_LOG) is not None
+
+
+# Of Debian's 5.10.0-32-cloud-amd64, by drgn: a task that ran when another CPU panicked.
+CLEARING = """PID: 89       TASK: ffff938ac1f30000  CPU: 0  COMMAND: "busybox"
+ #0 [ffffb10a0017fa98] clear_page_erms at ffffffff89f38857
+ #1 [ffffb10a0017faa0] kernel_init_free_pages at ffffffff89c6d5d6
+ #2 [ffffb10a0017faa8] prep_new_page at ffffffff89c6f5f0
+ #3 [ffffb10a0017fad0] get_page_from_freelist at ffffffff89c72378
+ #4 [ffffb10a0017ff48] do_syscall_64 at ffffffff8a2a5a03
+ #5 [ffffb10a0017ff58] entry_SYSCALL_64_after_hwframe at ffffffff8a40011f
+"""
+
+
+@pytest.mark.parametrize(
+    "function", ["kernel_init_free_pages", "kernel_init_pages", "system_callback", "die_cpus_read", "do_membarrier"]
+)
+def test_a_function_whose_name_only_begins_as_an_entrys_is_none(function: str) -> None:
+    (stack,) = backtrace.parse(CLEARING.replace("kernel_init_free_pages", function))
+    same = stacks.between(stack, stack, by="drgn", against="crash")
+    assert same is not None
+    assert (same.agrees, same.words) == (True, "6 frames")
+    expected = ("clear_page_erms", function, "prep_new_page", "get_page_from_freelist")
+    assert signature.of(cause="oops", backtrace=stack).frames == expected
+    alone = replace(stack, frames=stack.frames[1:])
+    assert signature.of(cause="oops", backtrace=alone).frames == expected[1:]
+    (false,) = backtrace.parse(CLEARING.replace("get_page_from_freelist", "vfs_write"))
+    verdict = stacks.between(false, stack, by="drgn", against="crash")
+    assert verdict is not None
+    assert not verdict.agrees
