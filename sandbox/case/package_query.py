@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from sandbox.debuginfo import RemotePackage
+from sandbox.debuginfo import NoPackageManager, RemotePackage
 from sandbox.engine import ContainerSpec, Engine
-from sandbox.errors import DownloadFailed, EngineFailed, Unreachable
+from sandbox.errors import BaseImageUnavailable, DownloadFailed, EngineFailed, Unreachable
 from sandbox.host import paths
 from sandbox.image import ensure_base
 from sandbox.image.package_sources import apt_settings, source_lines
@@ -43,8 +43,14 @@ class ContainerPackageQuery:
         if rules is None or rules.query_script is None:
             return
         script = (paths.data_dir() / "Containerfile.d" / "files" / rules.query_script).read_text(encoding="utf-8")
+        try:
+            image = ensure_base(self._profile, self._engine, self._reporter)
+        except BaseImageUnavailable as error:
+            if found := _UNREACHABLE.search(error.detail or ""):
+                raise NoPackageManager(f"{error.message}: {found[0]}", detail=error.detail) from error
+            raise
         spec = ContainerSpec(
-            image=ensure_base(self._profile, self._engine, self._reporter),
+            image=image,
             argv=["sh", "-c", script, rules.query_script, *packages],
             env={
                 "SOURCES": source_lines(sources),

@@ -249,8 +249,9 @@ def _first_available(
             instead = next(others, None)
             if instead is None:
                 raise
-            for line in (error.message, *(error.detail or "").splitlines(), instead.reason):
-                reporter.notice(line)
+            for line in (error.detail or "").splitlines():
+                _log.info("%s: %s", selection.crash_from.name, line)
+            reporter.notice(f"{error.message}; {instead.reason}")
         platform = selection.crash_from.platform
         machine = None if platform is None else platforms.arch_of(platform)
         selection = replace(instead, crash_from=platforms.for_arch(instead.crash_from, machine))

@@ -2,7 +2,7 @@
 
 from sandbox.debuginfo.gdb_index import GdbIndexBuilder
 from sandbox.debuginfo.locate import locate
-from sandbox.debuginfo.package_names import PackageQuery, RemotePackage
+from sandbox.debuginfo.package_names import NoPackageManager, PackageQuery, RemotePackage
 from sandbox.debuginfo.user_provided import add
 
-__all__ = ["GdbIndexBuilder", "PackageQuery", "RemotePackage", "add", "locate"]
+__all__ = ["GdbIndexBuilder", "NoPackageManager", "PackageQuery", "RemotePackage", "add", "locate"]

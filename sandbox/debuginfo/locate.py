@@ -14,7 +14,14 @@ from sandbox.debuginfo.extract import ExtractSpec
 from sandbox.debuginfo.fetch import FetchRequest, add_kernel, fetch, identify
 from sandbox.debuginfo.gdb_index import GdbIndexBuilder, add_gdb_index
 from sandbox.debuginfo.lookup import banner_decides, cached, debuginfo_of
-from sandbox.debuginfo.package_names import PackageNames, PackageQuery, RemotePackage, file_names, package_names
+from sandbox.debuginfo.package_names import (
+    NoPackageManager,
+    PackageNames,
+    PackageQuery,
+    RemotePackage,
+    file_names,
+    package_names,
+)
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.store import About, Entry, Store, key_of, private_key
 from sandbox.debuginfo.urls import (
@@ -100,6 +107,8 @@ class _Search:
     refused: set[Path] = field(init=False, default_factory=set)
     unreachable: dict[str, VmboxError] = field(init=False, default_factory=dict)
     """By host, or by what else is asked: it is not asked a second time."""
+    no_manager: bool = field(init=False, default=False)
+    """There is no image to ask it in: not for the archive of another day either."""
 
     def __post_init__(self) -> None:
         self.search_log = SearchLog(self.vmcore.release)
@@ -260,6 +269,8 @@ class _Search:
                         yield from self._look_up(url, packages)
 
     def _query(self, question: PackageSources, packages: Sequence[str]) -> list[RemotePackage]:
+        if self.no_manager:
+            return []
         manager = f"package manager of {self.home.title}"
         place = question.said or manager
         # All days are on one host, which is not the live archive's.
@@ -268,7 +279,11 @@ class _Search:
             if asked in self.unreachable:
                 raise self.unreachable[asked]
             remotes = list(self.package_query(packages, question.lines))
-        except (DebuginfoError, ImageError) as error:
+        except (NoPackageManager, ImageError) as error:
+            self.no_manager = True
+            self.search_log.note(manager, error)
+            return []
+        except DebuginfoError as error:
             self._failed(asked, place, error)
             return []
         if not remotes:

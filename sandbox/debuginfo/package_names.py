@@ -9,6 +9,7 @@ from itertools import product
 from string import Formatter
 from typing import Protocol
 
+from sandbox.errors import Unreachable
 from sandbox.model import DebuginfoFormat, Vmcore
 from sandbox.profiles import DebuginfoRules, Profile
 
@@ -27,6 +28,10 @@ class RemotePackage:
     """Hash of the whole package, lower-case hexadecimal; None if unknown."""
     index_signed: bool = True
     """Whether a package manager checked a signature of what says so."""
+
+
+class NoPackageManager(Unreachable):
+    """There is no image in which the package manager runs, and where it would come from cannot be reached."""
 
 
 class PackageQuery(Protocol):

@@ -9,8 +9,9 @@ import pytest
 from sandbox import profiles
 from sandbox.case import package_query
 from sandbox.case.package_query import ContainerPackageQuery
+from sandbox.debuginfo import NoPackageManager
 from sandbox.engine import ContainerSpec
-from sandbox.errors import DownloadFailed
+from sandbox.errors import BaseImageUnavailable, DownloadFailed
 from sandbox.host import paths
 
 URL = "https://deb.example/x.deb"
@@ -38,6 +39,17 @@ def test_packages_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     said = f"a=1:2\t{URL}\t17\t{HASH}\nb\t{URL}\t18\t{HASH}\n"
     assert ask(said, monkeypatch) == [("a", "1:2", URL, 17, HASH), ("b", "", URL, 18, HASH)]
     assert ask("", monkeypatch) == []
+
+
+@pytest.mark.parametrize("why", ["Could not resolve 'deb.debian.org'", "404  Not Found"])
+def test_a_base_that_cannot_be_made_for_want_of_a_network(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> str:
+        raise BaseImageUnavailable("no base image for Debian 12 is available", detail=f"Err:1 InRelease\n  {why}\n")
+
+    monkeypatch.setattr(package_query, "ensure_base", none)
+    query = ContainerPackageQuery(profiles.by_name("debian-12"), Engine(""))  # type: ignore[arg-type]  # a stand-in
+    with pytest.raises(NoPackageManager if "resolve" in why else BaseImageUnavailable, match="no base image"):
+        list(query(["a"], ["deb https://deb.example x main"]))
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,12 @@ from sandbox import profiles
 from sandbox.case import package_query
 from sandbox.debuginfo import locate, user_provided
 from sandbox.debuginfo.lookup import peek
-from sandbox.debuginfo.package_names import file_names, package_names
+from sandbox.debuginfo.package_names import NoPackageManager, file_names, package_names
 from sandbox.debuginfo.urls import Source
 from sandbox.dump.release import of_release
 from sandbox.errors import (
+    BaseImageUnavailable,
+    DebuginfoError,
     DebuginfoMismatch,
     DebuginfoNotFound,
     DownloadFailed,
@@ -240,6 +242,26 @@ def test_snapshots_that_cannot_be_reached_are_asked_once(bench: Bench, monkeypat
     assert len(asked) == 2
     assert len((caught.value.detail or "").splitlines()) == 2
     assert "not reachable: 3 places" in (caught.value.detail or "")
+
+
+@pytest.mark.parametrize("error", [NoPackageManager("no base: Could not resolve"), BaseImageUnavailable("none")])
+def test_without_an_image_no_other_day_is_asked(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: VmboxError
+) -> None:
+    asked = []
+
+    def query(packages: object, sources: tuple[str, ...]) -> tuple[()]:
+        asked.append(sources)
+        raise error
+
+    monkeypatch.setattr(bench, "package_query", query)
+    bench.snapshots = (Snapshots(days=(4, 14, 45), sources=("deb http://snapshot.example/{day} bookworm main",)),)
+    with pytest.raises(DebuginfoError) as caught:
+        bench.locate()
+    assert len(asked) == 1
+    said = f"{caught.value.message}\n{caught.value.detail or ''}".strip()
+    assert len(said.splitlines()) == (1 if isinstance(error, NoPackageManager) else 2)
+    assert "package manager of Debian 12 (bookworm)" in said
 
 
 @pytest.mark.parametrize(
