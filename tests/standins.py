@@ -83,8 +83,8 @@ cp -al {source}/. %{{buildroot}}/ || cp -a {source}/. %{{buildroot}}/
 """
 
 
-def rpm(root: Path, nevra: str, *, payload: str, signer: rpms.Signer, out: Path) -> Path:
-    """The signed package NAME-VERSION-RELEASE.ARCH of all that lies in `root`."""
+def rpm(root: Path, nevra: str, *, payload: str, signer: rpms.Signer, out: Path, digest: str = "sha256") -> Path:
+    """The package NAME-VERSION-RELEASE.ARCH of all that lies in `root`, its signature over `digest`."""
     rest, _, machine = nevra.rpartition(".")
     name, version, release = rest.rsplit("-", 2)
     work = out.with_suffix(".work")
@@ -100,7 +100,7 @@ def rpm(root: Path, nevra: str, *, payload: str, signer: rpms.Signer, out: Path)
         ]
     )
     (made,) = work.rglob("*.rpm")
-    signer.sign(made)
+    signer.sign(made, digest=digest)
     shutil.move(made, out)
     shutil.rmtree(work)
     return out

@@ -72,7 +72,7 @@ class Boot:
 
 BOOTS = {
     "6.1": Boot(form="elf", more=FORMS, memory=640),
-    "6.12": Boot(form="kdump-zstd", more={"kdump": FORMS["kdump"]}),
+    "6.12": Boot(form="kdump-zstd", more={"kdump": FORMS["kdump"], "stored": FORMS["stored"]}),
     "7.2": Boot(form="kdump", more={"level-0": FORMS["level-0"]}),
 }
 """By kernel series."""
@@ -128,8 +128,9 @@ class Dumps:
         return self("6.1", form="elf").parent
 
     def _made(self, kernel: str, form: str, trigger: str, boot: Boot | None = None) -> Path:
-        name = f"{kernel}-{form}-{trigger}"
-        directory = engines.cache_root() / "dumps" / (f"{name}-and-more" if boot else name)
+        # Named after all that is in it: a cache of an earlier state of the tests may lack a form.
+        name = "-and-".join([f"{kernel}-{form}-{trigger}", *(boot.more if boot else ())])
+        directory = engines.cache_root() / "dumps" / name
         if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1 and next(_makers(), None) is None:
             # Another process has an engine that makes it sooner or later; here one would have to be started for it.
             _wait((directory / "vmcore").exists, _PATIENCE)
