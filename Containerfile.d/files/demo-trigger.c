@@ -13,6 +13,7 @@
 #include <linux/kthread.h>
 #include <linux/list.h>
 #include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/percpu-rwsem.h>
@@ -23,6 +24,7 @@
 #include <linux/semaphore.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 
@@ -156,6 +158,84 @@ static void refcount(void)
 	static refcount_t users = REFCOUNT_INIT(0);
 
 	vmbox_get(&users);
+}
+
+static as_written void vmbox_label(const char *name, unsigned long length)
+{
+	char here[16];
+
+	memcpy(here, name, length); /* CAUSE: buffer-overflow */
+	barrier_data(here);
+}
+
+static as_written void vmbox_name(const char *name, unsigned long length)
+{
+	char here[16];
+	unsigned long at;
+
+	for (at = 0; at < length; at++)
+		WRITE_ONCE(here[at], name[at]); /* CAUSE: stack-protector */
+}
+
+static void too_long(void (*function)(const char *, unsigned long))
+{
+	/* Over the canary, and not over what is above the frame. */
+	unsigned long length = 32;
+
+	OPTIMIZER_HIDE_VAR(length);
+	function("a name that is longer than that of a label", length);
+}
+
+static as_written void vmbox_fill(char *area, unsigned long length)
+{
+	unsigned long at;
+
+	for (at = 0; at < length; at++)
+		WRITE_ONCE(area[at], 'x'); /* CAUSE: out-of-bounds */
+}
+
+static void out_of_bounds(void)
+{
+	char *area = vmalloc(PAGE_SIZE);
+
+	if (!area)
+		return;
+	pr_info("vmbox_demo: area at %px\n", area);
+	vmbox_fill(area, PAGE_SIZE + 8);
+}
+
+static as_written void vmbox_jump(void (*function)(void))
+{
+	function(); /* CAUSE: execute-data */
+}
+
+static void execute_data(void)
+{
+	unsigned char *code = kzalloc(64, GFP_KERNEL);
+
+	if (!code)
+		return;
+	code[0] = 0xc3; /* ret */
+	pr_info("vmbox_demo: data at %px\n", code);
+	vmbox_jump((void (*)(void))code);
+}
+
+static as_written unsigned long vmbox_receive(char *to, const void __user *from)
+{
+	return copy_from_user(to, from, 64); /* CAUSE: user-copy */
+}
+
+static void user_copy(void)
+{
+	/* The address of a user is checked, that of the kernel is not; the page of the first must be there. */
+	unsigned long at = vm_mmap(NULL, 0, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | MAP_PRIVATE, 0);
+	char *gone = vmalloc(PAGE_SIZE);
+
+	if (IS_ERR_VALUE(at) || !gone || clear_user((void __user *)at, PAGE_SIZE))
+		return;
+	pr_info("vmbox_demo: user page at %lx, buffer at %px\n", at, gone);
+	vfree(gone);
+	vmbox_receive(gone, (void __user *)at);
 }
 
 static as_written void bad_page_state(void)
@@ -494,6 +574,16 @@ static int vmbox_demo_init(void)
 		warning();
 	else if (!strcmp(trigger, "refcount"))
 		refcount();
+	else if (!strcmp(trigger, "buffer-overflow"))
+		too_long(vmbox_label);
+	else if (!strcmp(trigger, "stack-protector"))
+		too_long(vmbox_name);
+	else if (!strcmp(trigger, "out-of-bounds"))
+		out_of_bounds();
+	else if (!strcmp(trigger, "execute-data"))
+		execute_data();
+	else if (!strcmp(trigger, "user-copy"))
+		user_copy();
 	else if (!strcmp(trigger, "bad-page-state"))
 		bad_page_state();
 	else if (!strcmp(trigger, "double-fault"))

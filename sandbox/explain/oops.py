@@ -51,7 +51,11 @@ _TASK: Final = re.compile(
 )
 _CODE: Final = re.compile(r"^\s*Code: ([0-9a-f<>() ]{2,1024})$")
 _CHECK: Final = re.compile(r"[Kk]ernel BUG at (\S{1,256}?):(\d{1,9})!")
-_LIST: Final = re.compile(r"\blist_(?:add|del) corruption.*")
+_BEFORE: Final = re.compile(
+    r"\blist_(?:add|del) corruption.*|\bdetected buffer overflow in \w.*|\w+: detected buffer overflow.*"
+    r"|\busercopy: Kernel memory .*"
+)
+"""What lib/list_debug.c, lib/string_helpers.c and mm/usercopy.c say before their BUG()."""
 _GUARD: Final = re.compile(r"BUG: (?:\w+ )?stack guard page was hit at (\S+)")
 _MODULES: Final = re.compile(r"^\s*Modules linked in: ?(.*)$")
 _END: Final = re.compile(r"---\[ end trace")
@@ -104,7 +108,7 @@ class Oops:
     warned: bool = False
     """Whether it is a WARN(), after which a kernel goes on if panic_on_warn is not set."""
     corruption: str | None = None
-    """What lib/list_debug.c says of a list, or the text of a WARN()."""
+    """What the kernel says before a BUG() of its own checks (of lists, of buffers), or the text of a WARN()."""
     guard_page: bool = False
     """Whether a stack ran into the page below it."""
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -161,8 +165,7 @@ def _belongs(panic: str, last: Oops) -> bool:
 
 
 def _read(lines: Sequence[str], at: int, end: int) -> Oops:
-    # lib/list_debug.c speaks before the BUG() that it ends in.
-    before = next((found[0] for line in lines[max(0, at - 3) : at] if (found := _LIST.search(line))), None)
+    before = next((found[0] for line in lines[max(0, at - 3) : at] if (found := _BEFORE.search(line))), None)
     block = _block(lines[at:end])
     text = "\n".join(block)
     address = _ADDRESS.search(text)

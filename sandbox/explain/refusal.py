@@ -16,6 +16,8 @@ _WNR: Final = 1 << 6
 _USER_END: Final = 1 << 56
 """User space of x86_64 with five levels ends here; with four, at 1 << 47."""
 _PAGE: Final = 4096
+_PAGE_FAULT: Final = re.compile(r"BUG: |tried to execute NX-protected page")
+"""First lines of what arch/x86/mm/fault.c prints, behind which the error code is one of a page fault."""
 _DIVIDES: Final = re.compile(r"divide error: ")
 _DOUBLE: Final = re.compile(r"double fault")
 
@@ -25,7 +27,7 @@ def access(oops: Oops, arch: str | None, instruction: ParsedInstruction | None) 
     if oops.lockup or oops.check:
         return None
     code = oops.error_code
-    if code is not None and arch == "x86_64" and "BUG: " in oops.text and not oops.guard_page:
+    if code is not None and arch == "x86_64" and _PAGE_FAULT.search(oops.text) and not oops.guard_page:
         return "execute" if code & _PF_FETCH else "write" if code & _PF_WRITE else "read"
     if code is not None and arch == "aarch64":
         kind = code >> 26 & 0x3F
@@ -60,7 +62,8 @@ def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = No
         last = oops.registers.get("cr2")
         page = f", and the last page fault was at 0x{last:x} (CR2)" if last is not None else ""
         return (
-            f"A double fault: the processor could not begin to handle another exception, as without a stack{at}{page}."
+            "A double fault: the processor could not begin to handle another exception, as happens without a stack"
+            f"{at}{page}."
         )
     if oops.address is None:
         return f"{oops.text.rstrip('.')}."

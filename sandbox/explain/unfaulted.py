@@ -62,7 +62,7 @@ def what(lines: Sequence[str], panic: str | None) -> Iterator[Sentence]:
         yield _said(
             "what",
             f"The stack frame of {canary['function']} was overwritten: the canary below its return address had changed "
-            "when the function was to return. A variable there was written past its end.",
+            "when the function was to return. Most often a variable there was written past its end.",
         )
         return
     yield _said("what", f"No instruction of the kernel faulted: {panic}.")

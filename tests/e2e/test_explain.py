@@ -84,6 +84,21 @@ OTHERS: dict[str, tuple[str, ...]] = {
         r"the kernel said: refcount_t: addition on 0; use-after-free",
         r"called by vmbox_get \(\S+\.c:LINE\)",
     ),
+    "buffer-overflow": (
+        r"BUG\(\) at lib/string_helpers\.c:\d+",
+        r"the kernel said: detected buffer overflow in memcpy",
+        r"called by vmbox_label(\.cold)? \(\S+\.c:LINE\)",
+    ),
+    "stack-protector": (r"The stack frame of vmbox_name\+0x\S+ \[vmbox_demo\] was overwritten",),
+    "out-of-bounds": (
+        r"tried to write address 0xAREA000, which is not mapped",
+        r"In vmbox_fill\+0x\w+ of module vmbox_demo .*\.c:LINE",
+    ),
+    "execute-data": (
+        r"tried to run code at address 0xDATA, which is mapped, but not as code",
+        r"0xDATA is in an object of slab cache kmalloc-64",
+    ),
+    "user-copy": (r"tried to write address 0xBUFFER, which is not mapped", r"vmbox_receive \(\S+\.c:LINE\)"),
     "bad-page-state": (r"That was: BUG: Bad page state in process insmod  pfn:PAGE",),
     "double-fault": (r"A double fault: .*the stack pointer was 0x", r"In vmbox_switch\+0x\w+ .*\.c:LINE"),
 }
@@ -194,8 +209,10 @@ def test_other_kinds_are_explained(docker_engine: EngineUnderTest, dumps, trigge
     assert told.returncode == 0, told.stderr
     fault: dict[str, Any] = json.loads(told.stdout)
     said = "\n".join(one["text"] for one in fault["sentences"])
-    # The page is the one that the module printed.
-    printed = dict(re.findall(r"vmbox_demo: (page) ([0-9a-f]+)$", log, re.MULTILINE))
+    # Addresses are those that the module printed.
+    printed = dict(re.findall(r"vmbox_demo: (?:.*, )?(area|data|buffer|page) (?:at )?([0-9a-f]+)$", log, re.MULTILINE))
+    if "area" in printed:  # the page behind it
+        printed["area"] = f"{int(printed['area'], 16) + 4096:x}".removesuffix("000")
     for pattern in OTHERS[trigger]:
         filled = pattern.replace("LINE", str(_line(dump, trigger)))
         for name, value in printed.items():

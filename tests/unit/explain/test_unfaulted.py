@@ -102,8 +102,8 @@ def test_a_double_fault_names_the_stack_and_the_page() -> None:
     fault = explain(log_of("double-fault"), arch="x86_64", readings=ALONE, panic=DIED)
     assert fault is not None
     assert said(fault, "what") == (
-        "A double fault: the processor could not begin to handle another exception, as without a stack; the stack "
-        "pointer was 0xff4b5a3a40076800, and the last page fault was at 0xff4b5a3a400767f8 (CR2)."
+        "A double fault: the processor could not begin to handle another exception, as happens without a stack; "
+        "the stack pointer was 0xff4b5a3a40076800, and the last page fault was at 0xff4b5a3a400767f8 (CR2)."
     )
     assert (fault.function, fault.module) == ("vmbox_switch", "vmbox_demo")
 
@@ -170,3 +170,34 @@ def test_an_oops_of_these_kinds_is_found_wherever_it_is_cut() -> None:
     log = [f"[    5.000000] {line}" for line in (*WARNED, ON_WARN)]
     for end in range(len(log)):
         oops.find(oops.own_lines(log[:end]))
+
+
+def test_code_in_a_page_of_data_is_run_and_not_read() -> None:
+    """As `vmbox demo --trigger execute-data` prints it: the page fault is the second line."""
+    fault = explained(
+        "kernel tried to execute NX-protected page - exploit attempt? (uid: 0)",
+        "BUG: unable to handle page fault for address: ff25eff2aff9d480",
+        "#PF: supervisor instruction fetch in kernel mode",
+        "#PF: error_code(0x0011) - permissions violation",
+        TASK,
+        "RIP: 0010:0xff25eff2aff9d480",
+    )
+    assert fault.access == "execute"
+    assert said(fault, "what") == (
+        "The kernel tried to run code at address 0xff25eff2aff9d480, which is mapped, but not as code."
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["detected buffer overflow in memcpy", "usercopy: Kernel memory overwrite attempt detected to SLUB object 'x'!"],
+)
+def test_what_a_check_of_buffers_said_is_told(words: str) -> None:
+    fault = explained(
+        words,
+        "------------[ cut here ]------------",
+        "kernel BUG at lib/string_helpers.c:1027!",
+        "invalid opcode: 0000 [#1] PREEMPT SMP NOPTI",
+        TASK,
+    )
+    assert f"Before it the kernel said: {words}." in said(fault, "what")
