@@ -61,9 +61,6 @@ class Crash:
         del command
         return False
 
-    def reads(self, kernel: tuple[int, int], ceiling: tuple[int, int] | None) -> bool:
-        return ceiling is None or kernel <= ceiling
-
     def session_argv(self, vmlinux: str | None, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
         options = [mode.option] if mode.option else []
         return ["crash", "-s", "--no_crashrc", "--no_scroll", *options, *_given(vmlinux), *dumps]

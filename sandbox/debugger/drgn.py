@@ -132,12 +132,6 @@ class Drgn:
         words = re.split(r"[|>]", command, maxsplit=1)[0].split()
         return _EARLY.fullmatch(" ".join(words)) is not None
 
-    def reads(self, kernel: tuple[int, int], ceiling: tuple[int, int] | None) -> bool:
-        # Its helpers are tried with 4.9 and up; older kernels are read without them. It has no ceiling: it goes by the
-        # types of the kernel, not by its version.
-        del kernel, ceiling
-        return True
-
     def session_argv(self, vmlinux: str | None, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
         options = [mode.option] if mode.option else []
         argv = [*_PROGRAM, "-q", "-c", self._one(dumps)]

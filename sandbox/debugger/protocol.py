@@ -75,11 +75,6 @@ class Debugger(Protocol):
     def reads_any_arch(self) -> bool:
         """Whether it reads dumps of other architectures than its own, so that it needs no emulation."""
 
-    def reads(self, kernel: tuple[int, int], ceiling: tuple[int, int] | None) -> bool:
-        """Whether it reads dumps of `kernel` (major, minor). `ceiling` is the newest one that its version knows, where
-        the profile has that.
-        """
-
     @property
     def needs_debuginfo(self) -> bool:
         """Whether it opens no dump without a vmlinux. Where it does not, `vmlinux` is None below: then types and names

@@ -216,17 +216,17 @@ def test_dump_removed_or_cut_while_open(vmbox, engine: EngineUnderTest, dumps: D
     assert engine.engine.containers({labels.CASE: ""}) == []
 
 
-def test_cache_is_full(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
-    dump = dumps.copy_for(docker_engine, dumps())
-    vmlinux = _vmlinux(docker_engine, dump)
+def test_cache_is_full(podman_rootful: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
+    dump = dumps.copy_for(podman_rootful, dumps())
+    vmlinux = _vmlinux(podman_rootful, dump)
     with _mounted(tmp_path / "cache", "-t", "tmpfs", "-o", f"size=80m,uid={os.getuid()}", "tmpfs") as cache:
-        env = {**docker_engine.env, "VMBOX_CACHE_DIR": str(cache)}
-        full = _vmbox(docker_engine, "run", str(dump), "--debuginfo", str(vmlinux), "--", "bt", env=env)
+        env = {**podman_rootful.env, "VMBOX_CACHE_DIR": str(cache)}
+        full = _vmbox(podman_rootful, "run", str(dump), "--debuginfo", str(vmlinux), "--", "bt", env=env)
         assert full.returncode == 50, full.stderr
         assert b"no space" in full.stderr
         assert b"VMBOX_CACHE_DIR" in full.stderr
         assert list(cache.rglob("*vmlinux*")) == []
-    works(docker_engine, dump)
+    works(podman_rootful, dump)
 
 
 OUTPUTS = [
@@ -243,17 +243,17 @@ OUTPUTS = [
 ]
 
 
-def test_where_outputs_go_is_full(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
-    dump = dumps.copy_for(docker_engine, dumps())
-    works(docker_engine, dump)
+def test_where_outputs_go_is_full(podman_rootful: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
+    dump = dumps.copy_for(podman_rootful, dumps())
+    works(podman_rootful, dump)
     wrong = []
     with _mounted(tmp_path / "full", "-t", "tmpfs", "-o", f"size=64k,uid={os.getuid()}", "tmpfs") as full:
         (full / "more").write_bytes(bytes(60_000))
         for words in OUTPUTS:
-            command = [*docker_engine.vmbox, *(str(dump) if word == "DUMP" else word for word in words)]
+            command = [*podman_rootful.vmbox, *(str(dump) if word == "DUMP" else word for word in words)]
             with (full / "standard output").open("wb") as out:
                 done = subprocess.run(
-                    command, cwd=full, env=dict(docker_engine.env), stdout=out, stderr=subprocess.PIPE, check=False
+                    command, cwd=full, env=dict(podman_rootful.env), stdout=out, stderr=subprocess.PIPE, check=False
                 )
             if done.returncode != 50 or b"no space" not in done.stderr:
                 wrong.append((words, done.returncode, done.stderr[-300:]))
@@ -263,37 +263,37 @@ def test_where_outputs_go_is_full(docker_engine: EngineUnderTest, dumps: Dumps, 
     assert wrong == []
 
 
-def test_cache_is_read_only(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
+def test_cache_is_read_only(podman_rootful: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
     """What is in it is used; what would have to be put there is refused in a line."""
-    dump = dumps.copy_for(docker_engine, dumps())
-    vmlinux = _vmlinux(docker_engine, dump)
-    with _mounted(tmp_path / "cache", "--bind", docker_engine.env["VMBOX_CACHE_DIR"], read_only=True) as cache:
-        works(docker_engine, dump, env={**docker_engine.env, "VMBOX_CACHE_DIR": str(cache)})
-        docker_engine.run("close", "--all")
+    dump = dumps.copy_for(podman_rootful, dumps())
+    vmlinux = _vmlinux(podman_rootful, dump)
+    with _mounted(tmp_path / "cache", "--bind", podman_rootful.env["VMBOX_CACHE_DIR"], read_only=True) as cache:
+        works(podman_rootful, dump, env={**podman_rootful.env, "VMBOX_CACHE_DIR": str(cache)})
+        podman_rootful.run("close", "--all")
     with _mounted(tmp_path / "empty", "-t", "tmpfs", "-o", "ro", "tmpfs") as cache:
-        env = {**docker_engine.env, "VMBOX_CACHE_DIR": str(cache)}
-        refused = _vmbox(docker_engine, "run", str(dump), "--debuginfo", str(vmlinux), "--", "bt", env=env)
+        env = {**podman_rootful.env, "VMBOX_CACHE_DIR": str(cache)}
+        refused = _vmbox(podman_rootful, "run", str(dump), "--debuginfo", str(vmlinux), "--", "bt", env=env)
         assert refused.returncode == 70, refused.stderr
         assert b"Read-only file system" in refused.stderr
         assert b"VMBOX_CACHE_DIR" in refused.stderr
 
 
 @pytest.mark.parametrize("years", [2, pytest.param(-2, marks=on_demand)])
-def test_clock_jumps(docker_engine: EngineUnderTest, dumps: Dumps, years: int) -> None:
+def test_clock_jumps(podman_rootful: EngineUnderTest, dumps: Dumps, years: int) -> None:
     """A fake: the clock of a machine that others use cannot be set, so Python's is."""
-    dump = dumps.copy_for(docker_engine, dumps())
-    works(docker_engine, dump)
+    dump = dumps.copy_for(podman_rootful, dumps())
+    works(podman_rootful, dump)
     script = (
         f"import sys, time; real = time.time; time.time = lambda: real() + {years} * 366 * 86400;"
         "from sandbox.__main__ import main; sys.exit(main())"
     )
     for command in (["run", str(dump), "--", "p 1+1"], ["close", "--all"], ["run", str(dump), "--", "p 1+1"]):
         done = subprocess.run(
-            [sys.executable, "-c", script, *command], env=dict(docker_engine.env), capture_output=True, check=False
+            [sys.executable, "-c", script, *command], env=dict(podman_rootful.env), capture_output=True, check=False
         )
         assert done.returncode == 0, done.stderr
-    works(docker_engine, dump)
-    docker_engine.run("close", "--all")
+    works(podman_rootful, dump)
+    podman_rootful.run("close", "--all")
 
 
 class Daemon:

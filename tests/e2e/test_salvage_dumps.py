@@ -49,10 +49,10 @@ class Kdump:
 
 
 @pytest.fixture
-def dump(docker_engine: EngineUnderTest, dumps) -> Iterator[Path]:
-    copy = dumps.copy_for(docker_engine, dumps())
+def dump(podman_rootful: EngineUnderTest, dumps) -> Iterator[Path]:
+    copy = dumps.copy_for(podman_rootful, dumps())
     yield copy
-    docker_engine.run("close", str(copy))
+    podman_rootful.run("close", str(copy))
 
 
 def _asked(engine: EngineUnderTest, dump: Path, *commands: str) -> subprocess.CompletedProcess[bytes]:
@@ -67,55 +67,55 @@ def _physical(engine: EngineUnderTest, dump: Path, address: str) -> int:
     return int(found[1], 16)
 
 
-def test_a_dump_without_its_last_pages(docker_engine: EngineUnderTest, dump: Path) -> None:
+def test_a_dump_without_its_last_pages(podman_rootful: EngineUnderTest, dump: Path) -> None:
     kdump = Kdump(dump)
     kdump.lose(0.03)
     dump.write_bytes(kdump.data)
-    done = docker_engine.run("run", str(dump), "--", "bt")
+    done = podman_rootful.run("run", str(dump), "--", "bt")
     assert b"sysrq_handle_crash" in done.stdout
     assert b"page incomplete" in done.stderr
     assert b"trying --zero_excluded" in done.stderr
     assert b"opened with --zero_excluded: pages that are missing read as zeros" in done.stderr
     # It is not tried again, and not said again.
-    docker_engine.run("run", str(dump), "--", "!kill -KILL $PPID; sleep 5")
-    again = docker_engine.run("run", str(dump), "--", "sys")
+    podman_rootful.run("run", str(dump), "--", "!kill -KILL $PPID; sleep 5")
+    again = podman_rootful.run("run", str(dump), "--", "sys")
     assert b"[INCOMPLETE]" in again.stdout
     assert b"trying" not in again.stderr
 
 
-def test_a_dump_whose_list_of_modules_is_nonsense(docker_engine: EngineUnderTest, dump: Path) -> None:
+def test_a_dump_whose_list_of_modules_is_nonsense(podman_rootful: EngineUnderTest, dump: Path) -> None:
     """A module that claims two billion symbols, for which crash has no memory."""
-    (first, *_) = _asked(docker_engine, dump, "list modules -H").stdout.decode().split()
-    said = _asked(docker_engine, dump, "struct module.list -o", "struct module.num_syms -o").stdout.decode()
+    (first, *_) = _asked(podman_rootful, dump, "list modules -H").stdout.decode().split()
+    said = _asked(podman_rootful, dump, "struct module.list -o", "struct module.num_syms -o").stdout.decode()
     offsets = {name: int(at) for at, name in re.findall(r"\[(\d+)\] .*?(\w+);", said)}
     module = int(first, 16) - offsets["list"]
-    place = _physical(docker_engine, dump, f"{module + offsets['num_syms']:x}")
-    docker_engine.run("close", str(dump))
+    place = _physical(podman_rootful, dump, f"{module + offsets['num_syms']:x}")
+    podman_rootful.run("close", str(dump))
     kdump = Kdump(dump)
     kdump.write(place, struct.pack("<I", 0x7FFFFFFF))
     dump.write_bytes(kdump.data)
     # drgn reads no symbols of modules before they are needed.
-    done = _asked(docker_engine, dump, "bt", "mod")
+    done = _asked(podman_rootful, dump, "bt", "mod")
     assert b"sysrq_handle_crash" in done.stdout
     assert b"virtio_ring" in done.stdout
     assert re.search(rb"module syment space malloc.*; trying drgn", done.stderr)
     assert b"drgn answers: crash cannot open the dump: " in done.stderr
-    done = docker_engine.run("run", str(dump), "--with", "crash", "--", "bt", "--", "mod")
+    done = podman_rootful.run("run", str(dump), "--with", "crash", "--", "bt", "--", "mod")
     assert b"sysrq_handle_crash" in done.stdout
     assert b"cannot access vmalloc'd module memory" in done.stdout
     assert re.search(rb"module syment space malloc.*; trying --no_modules", done.stderr)
     assert b"opened with --no_modules: modules are not known" in done.stderr
 
 
-def test_a_dump_that_is_only_good_for_its_memory(docker_engine: EngineUnderTest, dump: Path) -> None:
+def test_a_dump_that_is_only_good_for_its_memory(podman_rootful: EngineUnderTest, dump: Path) -> None:
     """The offsets of the CPUs' own data are overwritten: nothing of tasks can be read."""
-    said = _asked(docker_engine, dump, "sym __per_cpu_offset").stdout.decode()
-    place = _physical(docker_engine, dump, said.split()[0])
-    docker_engine.run("close", str(dump))
+    said = _asked(podman_rootful, dump, "sym __per_cpu_offset").stdout.decode()
+    place = _physical(podman_rootful, dump, said.split()[0])
+    podman_rootful.run("close", str(dump))
     kdump = Kdump(dump)
     kdump.write(place, b"A" * 64)
     dump.write_bytes(kdump.data)
-    done = _asked(docker_engine, dump, "log | tail -1", "rd -a linux_banner", "bt")
+    done = _asked(podman_rootful, dump, "log | tail -1", "rd -a linux_banner", "bt")
     assert done.returncode == 1
     assert b"</TASK>" in done.stdout
     assert b"Linux version 6.1" in done.stdout
@@ -124,38 +124,38 @@ def test_a_dump_that_is_only_good_for_its_memory(docker_engine: EngineUnderTest,
     assert b"opened with --minimal: only log, dis, rd, sym, eval, set and exit work" in done.stderr
 
 
-def test_an_elf_without_the_note_opens_at_the_first_start(docker_engine: EngineUnderTest, dumps) -> None:
+def test_an_elf_without_the_note_opens_at_the_first_start(podman_rootful: EngineUnderTest, dumps) -> None:
     """As VMware's vmss2core writes it: crash looks for the kernel where it was linked, unless it is told."""
-    dump = dumps.copy_for(docker_engine, dumps(form="elf"))
+    dump = dumps.copy_for(podman_rootful, dumps(form="elf"))
     with dump.open("r+b") as file:
         at = file.read(1 << 16).index(b"VMCOREINFO\0")
         file.seek(at)
         file.write(b"NOTHING")
     try:
-        done = _asked(docker_engine, dump, "bt", "mod")
+        done = _asked(podman_rootful, dump, "bt", "mod")
         assert done.returncode == 0
         assert b"sysrq_handle_crash" in done.stdout
         assert b"virtio" in done.stdout
         assert b"trying" not in done.stderr
         assert (told := done.stdout.decode().splitlines())
         code = "print(prog.crashed_thread().object.comm.string_().decode(), prog['init_uts_ns'].name.release.string_())"
-        done = docker_engine.run("run", str(dump), "--tool", "drgn", "-e", code)
+        done = podman_rootful.run("run", str(dump), "--tool", "drgn", "-e", code)
         assert done.returncode == 0, done.stderr
         assert f'COMMAND: "{done.stdout.split()[0].decode()}"' in told[0]
         assert b"6.1." in done.stdout
-        docker_engine.run("close", str(dump))
-        done = docker_engine.run("run", str(dump), "--no-debuginfo", "--", "bt", "--", "mod")
+        podman_rootful.run("close", str(dump))
+        done = podman_rootful.run("run", str(dump), "--no-debuginfo", "--", "bt", "--", "mod")
         assert done.returncode == 0, done.stderr
         assert b"sysrq_handle_crash" in done.stdout
         assert b"virtio" in done.stdout
     finally:
-        docker_engine.run("close", str(dump))
+        podman_rootful.run("close", str(dump))
 
 
-def test_a_dump_that_only_a_newer_crash_knows(docker_engine: EngineUnderTest, dumps, tmp_path: Path) -> None:
+def test_a_dump_that_only_a_newer_crash_knows(podman_rootful: EngineUnderTest, dumps, tmp_path: Path) -> None:
     """A site's own profile that thinks too much of its crash: 7.2.9, whose gdb does not know what 6.12 is made of."""
-    dump = dumps.copy_for(docker_engine, dumps("6.12"))
-    old = image.ensure(profiles.by_name("debian-11"), docker_engine.engine)
+    dump = dumps.copy_for(podman_rootful, dumps("6.12"))
+    old = image.ensure(profiles.by_name("debian-11"), podman_rootful.engine)
     profile = (paths.data_dir() / "images" / "debian-13.toml").read_text()
     for ours, theirs in (
         (r"(?m)^images = .*$", f'images = ["{old}"]'),
@@ -167,10 +167,10 @@ def test_a_dump_that_only_a_newer_crash_knows(docker_engine: EngineUnderTest, du
         assert found == 1
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "debian-13.toml").write_text(profile)
-    env = {**docker_engine.env, "VMBOX_CONFIG_DIR": str(tmp_path)}
+    env = {**podman_rootful.env, "VMBOX_CONFIG_DIR": str(tmp_path)}
 
     def run(*words: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run([*docker_engine.vmbox, *words], env=env, capture_output=True, check=False)
+        return subprocess.run([*podman_rootful.vmbox, *words], env=env, capture_output=True, check=False)
 
     try:
         done = run("run", str(dump), "--", "bt")
