@@ -352,10 +352,8 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replac
         engine.close()
 
 
-def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter) -> Selection:
-    """Selects image and debuginfo source of a dump. Raises `DumpNotFound` when there is none to open."""
-    from sandbox.profiles import select
-
+def refuse_log(vmcore: Vmcore, dump: Path) -> None:
+    """Raises `DumpNotFound` when there is only the log of a crash."""
     if vmcore.original_path is not None or vmcore.format is DumpFormat.LOG:
         from sandbox.case import remote_dump
 
@@ -364,6 +362,13 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
             f"{remote_dump.name(dump)} tells of a crash, but the vmcore itself is not in it{where}",
             hint=f"vmbox info {pasteable(dump)}",
         )
+
+
+def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter) -> Selection:
+    """Selects image and debuginfo source of a dump. Raises `DumpNotFound` when there is none to open."""
+    from sandbox.profiles import select
+
+    refuse_log(vmcore, dump)
     if vmcore.complete is False:
         reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
     return select(vmcore, override=options.image)

@@ -41,7 +41,8 @@ def pages_of(views: Sequence[View], vmcore: Vmcore) -> tuple[Beginning, Memory]:
     whole = not parts or len(parts) == len(files) > 1
     if files[0] is None or beginning is None or not whole:
         raise DumpUnreadable(
-            f"{vmcore.path.name} is of a form of which no excerpt is made",
+            f"{vmcore.path.name} ({vmcore.format} of {vmcore.arch or 'an unknown machine'}) is of a form of which no"
+            " excerpt is made",
             hint="it is made of kdump files of 64-bit machines, with all their parts, and of ELF files of x86_64",
         )
     return beginning, SplitMemory(parts) if parts else files[0].memory()

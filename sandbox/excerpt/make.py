@@ -13,6 +13,7 @@ from typing import Final
 
 from sandbox.case import remote_dump
 from sandbox.case.dumps import identify_inside_of
+from sandbox.case.opening import refuse_log
 from sandbox.case.options import OpenOptions
 from sandbox.case.page_record import pages_of
 from sandbox.case.view_server import open_file
@@ -20,16 +21,30 @@ from sandbox.dump import kdump
 from sandbox.dump.header import Memory
 from sandbox.dump.kdump_writer import Beginning, PageView, write_pages
 from sandbox.dump.view import additions, open_view
-from sandbox.errors import DumpUnreadable, SessionFailed, UsageError, unwritable
+from sandbox.errors import DumpUnreadable, SessionFailed, UsageError, pasteable, unwritable
 from sandbox.excerpt import compare, page_kinds, questions
 from sandbox.excerpt.model import Excerpt, Manifest, ranges
 from sandbox.host import paths
 from sandbox.host.files import STDOUT, check_output, refuse_evidence, write_output
 from sandbox.host.tempdirs import scratch_directory
-from sandbox.model import Vmcore
+from sandbox.model import Vmcore, Wrapper
 from sandbox.progress import QUIET, Reporter, Step
 from sandbox.render import plain
 from sandbox.version import __version__
+
+_UNPACKED_BY: Final = {
+    Wrapper.GZ: "gzip -dk",
+    Wrapper.BZ2: "bzip2 -dk",
+    Wrapper.XZ: "xz -dk",
+    Wrapper.ZST: "zstd -d",
+    Wrapper.LZ4: "lz4 -d",
+    Wrapper.LZOP: "lzop -d",
+    Wrapper.ZIP: "unzip",
+    Wrapper.SEVENZIP: "7z x",
+    Wrapper.TAR: "tar -xf",
+    Wrapper.CPIO: "cpio -id <",
+}
+"""The outermost layer of a dump; what is in it may be wrapped again."""
 
 _ELSEWHERE: Final = "choose another place with -o or --manifest"
 
@@ -58,6 +73,9 @@ def make(
     vmcore = identify_inside_of(dump, reporter, unpacking=False)
     _check_places([output] if listed is None else [output, listed], vmcore, options)
     dump = vmcore.path  # it was looked for in a directory, or stands for a URL
+    refuse_log(vmcore, dump)
+    with _open_pages(vmcore, reporter):
+        pass  # a dump of which no excerpt is made is refused before anything is started for it
     if vmcore.excerpt is not None:
         reporter.notice(f"{dump.name} is an excerpt itself: {vmcore.excerpt}")
     asked = [
@@ -118,7 +136,11 @@ def _open_pages(vmcore: Vmcore, reporter: Reporter) -> Iterator[tuple[Beginning,
             view = None if added is None else open_view(file, kept, reporter, additions=added)
             if view is None:
                 what = remote_dump.name(vmcore.path)
-                raise DumpUnreadable(f"the pages of {what} cannot be read where they are", hint="unpack it first")
+                by = _UNPACKED_BY.get(vmcore.wrappers[0]) if vmcore.wrappers else None
+                raise DumpUnreadable(
+                    f"the pages of {what} cannot be read where they are",
+                    hint="unpack it first" + (f": {by} {pasteable(path)}" if by else ""),
+                )
             views.append(view)
         yield pages_of(views, vmcore)
 

@@ -1,5 +1,6 @@
 """Where an excerpt may be written, and how much of a dump it may have."""
 
+import bz2
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from sandbox.case.options import OpenOptions
 from sandbox.dump import identify
 from sandbox.dump.source import FileSource
 from sandbox.dump.view import View
-from sandbox.errors import DumpUnreadable, UsageError
+from sandbox.errors import DumpNotFound, DumpUnreadable, UsageError
 from sandbox.excerpt.make import make
 from sandbox.render import plain
 
@@ -55,6 +56,24 @@ def test_the_manifest_is_another_file_than_the_excerpt(directory):
 def test_a_place_is_looked_at_before_the_dump_is_asked(directory):
     with pytest.raises(UsageError, match=str(directory)):
         make(directory / "vmcore.1", directory, OpenOptions())
+
+
+def test_a_form_of_which_no_excerpt_is_made_is_refused_before_anything_is_started(tmp_path):
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.elf({3: bytes(4096)}, INFO, machine=183))
+    with pytest.raises(DumpUnreadable, match=r"vmcore \(elf of aarch64\) is of a form of which no excerpt is made"):
+        make(path, tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
+    (tmp_path / "vmcore.bz2").write_bytes(bz2.compress(dump_writer.kdump({3: bytes(4096)}, INFO)))
+    with pytest.raises(DumpUnreadable, match="cannot be read where they are") as refused:
+        make(tmp_path / "vmcore.bz2", tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
+    assert refused.value.hint == f"unpack it first: bzip2 -dk {tmp_path}/vmcore.bz2"
+    (tmp_path / "log").write_text("[    0.0] Linux version 6.1.0 (a@b)\n[    1.0] Kernel panic - not syncing: x\n")
+    with pytest.raises(DumpNotFound, match="the vmcore itself is not in it"):
+        make(tmp_path / "log", tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
+    # Nor of one part of two.
+    path.write_bytes(dump_writer.kdump({3: bytes(4096)}, INFO, split=(0, 10)))
+    with pytest.raises(DumpUnreadable, match="no excerpt is made"):
+        make(path, tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
 
 
 def test_what_reads_too_much_of_a_dump_makes_no_excerpt(directory, monkeypatch):
