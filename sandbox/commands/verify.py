@@ -13,14 +13,16 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from sandbox.case import remote_dump
+from sandbox.dump import identify
 from sandbox.dump.source import FileSource, cannot_open, open_evidence
-from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, VmboxError, unwritable
+from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, VmboxError, pasteable, unwritable
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
 from sandbox.model import field_with_key
@@ -106,7 +108,23 @@ def verify(
     if changes:
         names = ", ".join(sorted({change.partition(": ")[0] for change in changes}))
         raise EvidenceChanged(f"not what was recorded: {names}", detail="\n".join(changes))
+    for path in dumps:
+        _name_other_parts(path, dumps, reporter)
     return results
+
+
+def _name_other_parts(path: Path, named: Sequence[Path], reporter: Reporter) -> None:
+    """Says which files of the same dump were not named, the other parts of a split set: they were not looked at."""
+    if remote_dump.is_description(path):
+        return
+    with suppress(VmboxError):  # any file is verified, also what is no dump
+        here = {os.path.realpath(one) for one in named}
+        others = [one for one in identify(path, log=False).files if os.path.realpath(one) not in here]
+        if others:
+            paths = " ".join(pasteable(one) for one in others)
+            reporter.notice(
+                f"{path.name} is one of {len(others) + 1} files of a dump; the others: vmbox verify {paths}"
+            )
 
 
 def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:

@@ -4,6 +4,7 @@ import os
 import time
 from pathlib import Path
 
+import dump_writer
 import pytest
 
 from sandbox.commands import verify
@@ -144,3 +145,17 @@ def test_the_opened_file_is_checked_and_not_its_name(case, secret):
             list(read_log(case / "vmcore-link"))
     with FileSource(case / "vmcore-link") as source:
         assert source.read_at(0, 512) == SECRET
+
+
+def test_verify_names_the_other_parts_of_a_split_dump(tmp_path, monkeypatch):
+    monkeypatch.setenv("VMBOX_STATE_DIR", str(tmp_path / "state"))
+    pages, info = {pfn: bytes([pfn]) * 4096 for pfn in range(20)}, b"OSRELEASE=6.1.0-test\nPAGESIZE=4096\n"
+    parts = [tmp_path / f"vmcore.{number}" for number in (1, 2)]
+    for number, part in enumerate(parts):
+        part.write_bytes(dump_writer.kdump(pages, info, split=(10 * number, 10 * number + 10)))
+    said = []
+    monkeypatch.setattr(type(QUIET), "notice", lambda _, line: said.append(line))
+    verify.verify(parts)
+    assert not said
+    verify.verify(parts[1:])
+    assert said == [f"vmcore.2 is one of 2 files of a dump; the others: vmbox verify {parts[0]}"]
