@@ -76,6 +76,7 @@ test-all: export VMBOX_TEST_FAMILIES := all
 test-all: export VMBOX_TEST_FIDELITY := all
 test-all: export VMBOX_TEST_FAULTS := all
 test-all: export VMBOX_TEST_EMULATION := all
+test-all: export VMBOX_TEST_LARGE := all
 test-all: test
 
 # What no test reaches, in subprocesses too: of all tests, or with TESTS=tests/unit of those. Tests of costs are left out,
