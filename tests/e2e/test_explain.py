@@ -45,6 +45,7 @@ EVERY = [
     ("7.2", "use-after-free"),
     *(("6.1", trigger) for trigger in list(KNOWN)[1:]),
     ("5.10", "null-pointer"),
+    ("6.12", "null-pointer"),
     ("7.2", "null-pointer"),
 ]
 
