@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -40,6 +40,8 @@ _MODULE: Final = re.compile(r"^\s*\[([\w-]+)(?: [0-9a-f]+)?\]")
 _MARKER: Final = re.compile(r"^\s*(?:<+/?[#A-Z_]+[0-9]*>+\s*)+$")
 _UNKNOWN: Final = re.compile(r"^\s*\(?(?:\[<?[0-9a-f]+>?\]\s*)*(?:\? )?(?:0x)?[0-9a-f]{8,16}\)?\s*$")
 """An address without a function: of a program that was compiled at run time, or of a module that is gone."""
+_NAMELESS: Final = re.compile(r"^\s*(?:\[<[0-9a-f]+>\] )?0x[0-9a-f]{8,16}\s*$")
+"""The same as a frame of which the unwinder is sure, as %pB prints it."""
 _BEGIN: Final = re.compile(r"^\s*(?:Call [Tt]race|Backtrace):\s*(?P<first>.*)$")
 # Kernel code has the selectors 0x10 and 0x60 (i386), e030 and e008 under Xen.
 _STOPPED: Final = re.compile(
@@ -143,6 +145,8 @@ class TracedFrame:
     nameless: bool = False
     """The address is the first of this function: what called is the function before it, whose call never returned.
     arm64, riscv and s390 print so (noreturn functions such as panic())."""
+    unknown: int = 0
+    """How many addresses without a name stand before it: programs that were compiled at run time, or trampolines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +162,8 @@ class CallTrace:
     command: str | None = None
     cut: bool = False
     """Whether the log ends in it: the outer functions are missing."""
+    user: bool = False
+    """Whether the registers of the program follow: it has all functions, also where no entry is among them."""
     end: int = 0
     """Index of the line after it."""
 
@@ -318,6 +324,7 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
                 command=command,
                 # A dump's own log may end with the outermost frame of a whole trace.
                 end=end,
+                user=end < len(lines) and _USER.match(lines[end]) is not None,
                 cut=cut and not any(is_entry(plain_name(frame.function)) for frame in frames if frame.reliable),
             )
         above = above.around or _Above(since=end)
@@ -357,6 +364,7 @@ def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found:
     Lines of another caller than that of the line before `at` are of another CPU, and are passed over.
     """
     caller = callers[at - 1]
+    unknown = 0
     while at < len(lines):
         line = lines[at]
         if caller is not None and callers[at] not in {None, caller}:
@@ -365,7 +373,10 @@ def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found:
         if _USER.match(line):
             return at, False
         if (frame := _frame(line)) is not None:
-            found.append(frame)
+            found.append(replace(frame, unknown=unknown) if unknown and frame.reliable else frame)
+            unknown = 0 if frame.reliable else unknown
+        elif _NAMELESS.match(line):
+            unknown += 1
         elif (stopped := _stopped(line)) is not None:
             if found and is_entry(plain_name(found[-1].function)):
                 return at, False  # no exception is below the outermost function: it is of the oops around this trace

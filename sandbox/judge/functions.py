@@ -29,7 +29,27 @@ _ENTRY: Final = re.compile(
     r"|system_call(?:_\w+)?|__do_syscall|__do_sys_\w+|__se_sys_\w+|__ret_from_fork|ret_from_kernel_\w+|kernel_init(?:_freeable)?"
     r"|__(?:ia32|arm64|riscv|s390x?|se)_\w*sys_\w+|ia32_sys_call|(?:__)?do_fast_syscall_32|do_SYSENTER_32|entry_SYSENTER\w*"
     r"|entry_INT80\w*|do_int80\w*|do_trap_ecall_u|handle_exception|cpu_idle|do_el0_svc|sysret_\w+|tracesys\w*|ret_fast_syscall|syscall_call"
+    r"|stub_(?:v?fork|clone|execve\w*|rt_sigreturn|iopl)|kernel_thread_starter|do_syscall|handle_sys(?:call)?"
 )
+# Where the stack of a kernel thread begins, that of an idle CPU, and of which system call a stack is.
+_THREAD: Final = re.compile(r"(?:__)?ret_from_(?:fork|kernel)\w*|kthread|kernel_init\w*|kernel_thread_starter")
+_IDLE: Final = re.compile(
+    r"cpu_(?:startup_entry|idle)|do_idle|(?:arch_call_)?rest_init|\w*start_(?:kernel|secondary)|\w*startup_64\w*|x86_64_start\w+"
+)
+_SYSTEM_CALL: Final = re.compile(r"__(?:x64|ia32|arm64|riscv|s390x?|se|do)_\w*?sys_(\w+)")
+# Names of one address: the kernel and debuggers pick one each. SyS_write was the alias of sys_write up to 4.16
+# (include/linux/syscalls.h); an interrupt returns to ret_from_intr, in common_interrupt, up to 4.14, and has a stack of
+# its own by asm_call_on_stack from 5.8 to 5.11 (arch/x86/entry/entry_64.S); those with and without underscores are
+# of arch/*/lib.
+_SAME_ADDRESS: Final = (
+    (re.compile(r"(compat_)?SyS_(\w+)"), r"\1sys_\2"),
+    (re.compile(r"__softirqentry_text_start"), "__do_softirq"),
+    (re.compile(r"ret_from_intr"), "common_interrupt"),
+    (re.compile(r"asm_call_(?:irq_|sysvec_)?on_stack"), "asm_call_on_stack"),
+    (re.compile(r"__(mem(?:cpy|set|move))"), r"\1"),
+)
+# include/asm-generic/vmlinux.lds.h: the bounds of a section have the address of the function beside them.
+_BOUND: Final = re.compile(r"__[a-z]+_text_(?:start|end)")
 # kernel/panic.c. Its callees, down to the loop or halt in which a hypervisor finds the CPU, are the same for all bugs.
 _PANIC: Final = re.compile(r"v?panic|nmi_panic")
 # Entries of interrupts, of old and new kernels: arch/x86/entry/entry_64.S, arch/x86/include/asm/idtentry.h, those of
@@ -39,7 +59,7 @@ _INTERRUPT: Final = re.compile(
     r"|el1(?:[th]_64)?_(?:irq|fiq)(?:_handler)?|__irq_svc|(?:hardware_interrupt|decrementer|doorbell_super)_common(?:_virt)?"
     r"|(?:io|ext)_int_handler"
 )
-_COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm)(?:\.\d+)*|\.\d+$")
+_COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm|__uniq|cfi(?:_jt)?)(?:\.\d+)*|\.\d+$")
 _SECTION: Final = re.compile(r"_MODULE_(?:[A-Z_]+_)?(?:START|END)_")
 ALIASES: Final = {"init_module": "init", "cleanup_module": "clean"}
 """The second name of every module's init and exit function (include/linux/module.h), and a word of its first one."""
@@ -56,6 +76,32 @@ def is_address(function: str) -> bool:
     crash the beginning of its section (symbols.c: _MODULE_INIT_START_ext4).
     """
     return function.startswith("0x") or _SECTION.match(function) is not None
+
+
+def is_bound(function: str) -> bool:
+    """Whether a name is that of a section's bound, which stands for any function: __sched_text_start."""
+    return _BOUND.fullmatch(function) is not None
+
+
+def one_of_its_names(function: str) -> str:
+    """The same name for all names of one address: sys_write for SyS_write."""
+    for names, one in _SAME_ADDRESS:
+        if found := names.fullmatch(function):
+            return found.expand(one)
+    return function
+
+
+def kind_of_entry(function: str) -> str:
+    """Of which kind an entry is: of a kernel thread, of an idle CPU, or from a program."""
+    if _THREAD.fullmatch(function):
+        return "a kernel thread"
+    return "an idle CPU" if _IDLE.fullmatch(function) else "a program"
+
+
+def system_call(function: str) -> str | None:
+    """The system call that a function of this name is: write for __x64_sys_write; None if it is none."""
+    found = _SYSTEM_CALL.fullmatch(function)
+    return found[1] if found else None
 
 
 def is_machinery(function: str) -> bool:

@@ -14,7 +14,18 @@ from typing import Final
 
 from sandbox.judge.backtrace import Backtrace
 from sandbox.judge.call_trace import CallTrace
-from sandbox.judge.functions import ALIASES, is_address, is_entry, is_machinery, is_panic, plain_name
+from sandbox.judge.functions import (
+    ALIASES,
+    is_address,
+    is_bound,
+    is_entry,
+    is_machinery,
+    is_panic,
+    kind_of_entry,
+    one_of_its_names,
+    plain_name,
+    system_call,
+)
 from sandbox.judge.verdict import Verdict
 
 LOG: Final = "the log's call trace"
@@ -32,6 +43,10 @@ class _Step:
     """It has an address and no name, or the name of the function behind it."""
     stopped: bool = False
     """What an exception or an interrupt stopped."""
+    module: str | None = None
+    """None if it is not said, too."""
+    unknown: int = 0
+    """Addresses before it for which the log has no name."""
 
 
 def judge(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
@@ -42,7 +57,7 @@ def judge(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
     if not _same_task(stack, trace):
         return None
     mine, log = list(_of_debugger(stack)), list(_of_log(trace))
-    return _compare(mine, log, by=by, against=LOG, complaint=stack.complaint)
+    return _compare(mine, log, by=by, against=LOG, complaint=stack.complaint, whole=trace.user)
 
 
 def why_not(found: Sequence[Backtrace], trace: CallTrace, *, by: str) -> str | None:
@@ -94,13 +109,25 @@ def _of_debugger(stack: Backtrace) -> Iterator[_Step]:
     for frame, outer in zip_longest(stack.frames, stack.frames[1:]):
         if frame.inline and outer is not None and plain_name(frame.function) == plain_name(outer.function):
             continue  # one function of which the compiler put a part into the other: run_ksoftirqd() of 6.1
-        yield _Step(_named(frame.function), optional=frame.inline, any_name=is_address(frame.function))
+        any_name = _any_name(frame.function)
+        yield _Step(_named(frame.function), optional=frame.inline, any_name=any_name, module=frame.module)
         if frame.exception:
-            yield _Step(_named(frame.exception), any_name=is_address(frame.exception), stopped=True)
+            yield _Step(_named(frame.exception), any_name=_any_name(frame.exception), stopped=True)
 
 
 def _of_log(trace: CallTrace) -> Iterator[_Step]:
-    return (_Step(_named(frame.function), any_name=frame.nameless, stopped=frame.stopped) for frame in trace.reliable)
+    for frame in trace.reliable:
+        yield _Step(
+            _named(frame.function),
+            any_name=frame.nameless or _any_name(frame.function),
+            stopped=frame.stopped,
+            module=frame.module,
+            unknown=frame.unknown,
+        )
+
+
+def _any_name(function: str) -> bool:
+    return is_address(function) or (is_bound(function) and one_of_its_names(function) == function)
 
 
 def _named(function: str) -> str:
@@ -125,6 +152,7 @@ def _compare(
     by: str,
     against: str,
     complaint: str | None = None,
+    whole: bool = False,
 ) -> Verdict | None:
     left, right = _below_panic(mine), _below_panic(other)
     if not left or not right:
@@ -133,7 +161,7 @@ def _compare(
         # What was called is no code, e.g. NULL: drgn has a frame of its address, the kernel and crash have none.
         left = left[1:]
     # Where a trace ends in no entry to the kernel, the log is cut, or the kernel's unwinder gave up.
-    whole = any(is_entry(step.name) for step in right)
+    whole = whole or any(is_entry(step.name) for step in right)
     # What panic() called may be named after the functions behind: abort and add_taint in vpanic < panic < nmi_panic.
     nameless = next((at for at, step in enumerate(right) if not step.any_name), len(right))
     tried = [_part(left, right[begin:], by=by, whole=whole) for begin in range(nameless + 1) if right[begin:]]
@@ -156,7 +184,9 @@ def _compare(
 
 def _is_same(one: str, two: str) -> bool:
     """Whether two names are one function's. A module's own name of its init and exit function is one of two."""
-    return one == two or any(alias in {one, two} and word in one and word in two for alias, word in ALIASES.items())
+    return one_of_its_names(one) == one_of_its_names(two) or any(
+        alias in {one, two} and word in one and word in two for alias, word in ALIASES.items()
+    )
 
 
 def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool) -> tuple[int, str | None]:
@@ -164,15 +194,20 @@ def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool
     here = there = matched = 0
     above = "panic()"
     while here < len(left) and there < len(right):
+        # The log may have no name where the debugger has one.
+        here += _unknown(left[here:], right[there])
         one, two = left[here], right[there]
         if is_entry(one.name) and is_entry(two.name):
             break
+        if _is_same(one.name, two.name) and one.module and two.module and one.module != two.module:
+            return matched, f"{by} has {one.name} of {one.module} below {above}, there it is that of {two.module}"
         if _is_same(one.name, two.name) or ((one.any_name or two.any_name) and not (one.optional or two.optional)):
             matched += _is_same(one.name, two.name)
             above = two.name if one.any_name else one.name
             here += 1
             there += 1
-        elif one.optional or is_machinery(one.name):
+        # A handler of exceptions that handles none is a stale frame. The log has none.
+        elif one.optional or (is_machinery(one.name) and (is_machinery(two.name) or _stops(left[here:], two))):
             here += 1
         elif two.optional or is_machinery(two.name):
             there += 1
@@ -185,6 +220,25 @@ def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool
     return matched + both, _ends(left[here:], right[there:], above, by=by, whole=whole)
 
 
+def _unknown(left: Sequence[_Step], two: _Step) -> int:
+    """How many steps stand where the log has addresses without a name before `two`."""
+    passed = 0
+    for at, one in enumerate(left):
+        if _is_same(one.name, two.name):
+            return at
+        passed += not one.optional
+        if passed > two.unknown:
+            break
+    return 0
+
+
+def _stops(steps: Sequence[_Step], other: _Step) -> bool:
+    """Whether the handler of an exception, with which `steps` begin, stopped something in one of the two stacks."""
+    return other.stopped or next(
+        (step.stopped for step in steps if not step.optional and not is_machinery(step.name)), False
+    )
+
+
 def _ends(left: Sequence[_Step], right: Sequence[_Step], above: str, *, by: str, whole: bool) -> str | None:
     """Compare what is left: a system call's or thread's entry, where a stub more or less is forgiven."""
     mine = [step.name for step in left if not step.optional and not is_machinery(step.name)]
@@ -195,5 +249,11 @@ def _ends(left: Sequence[_Step], right: Sequence[_Step], above: str, *, by: str,
     if foreign := next((name for name in others if not is_entry(name)), None):
         return f"{by} ends below {above}, there {foreign} follows"
     counted = Counter(others)
+    entries = [{kind_of_entry(name) for name in names} for names in (mine, others)]
+    if all(entries) and entries[0].isdisjoint(entries[1]):
+        return f"{by} has {mine[0]} of {kind_of_entry(mine[0])} below {above}, there it is {others[0]}"
+    calls = [{call for name in names if (call := system_call(name))} for names in (mine, others)]
+    if all(calls) and calls[0].isdisjoint(calls[1]):
+        return f"{by} has the system call {min(calls[0])} below {above}, there it is {min(calls[1])}"
     again = next((name for name, times in Counter(mine).items() if times > max(1, counted[name])), None)
     return f"{by} has {again} more than once" if again else None

@@ -1,0 +1,108 @@
+"""Stacks that are true with other names, and false ones whose names look right."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.judge import stacks, system
+from sandbox.judge.backtrace import parse
+from sandbox.judge.call_trace import dump_trace
+from sandbox.judge.verdict import Verdict
+
+SYSCALL = "ksys_write __x64_sys_write do_syscall_64 entry_SYSCALL_64_after_hwframe"
+OLD_SYSCALL = "vfs_write sys_write system_call_fastpath"
+THREAD = "worker_thread kthread ret_from_fork"
+INTERRUPT = "irq_exit_rcu sysvec_apic_timer_interrupt asm_sysvec_apic_timer_interrupt"
+
+
+def _judged(log: str, stack: str) -> Verdict:
+    """Judge the stack of functions below panic(), a word each; `!f` was stopped, `m/f` is in module m."""
+    lines = [
+        "Kernel panic - not syncing: x",
+        "CPU: 0 PID: 9 Comm: sh Not tainted 6.1.0 #1",
+        "Call Trace:",
+        " panic+0x1/0x2",
+    ]
+    for word in log.split():
+        module, _, name = word.rpartition("/")
+        traced = name if name.startswith("0x") else f"{name.lstrip('!')}+0x1/0x20{f' [{module}]' if module else ''}"
+        lines.append(
+            "RIP: 0033:0x4545" if name == "user" else f"RIP: 0010:{traced}" if name[0] == "!" else f" {traced}"
+        )
+    text = 'PID: 9  TASK: ffff9b3d01f1a8c0  CPU: 0  COMMAND: "sh"\n'
+    for word in f"panic {stack}".split():
+        module, _, name = word.rpartition("/")
+        frame = f" #0 [ffffb4e0402ff938] {name} at ff9c{f' [{module}]' if module else ''}\n"
+        text += f"    [exception RIP: {name[1:]}+9]\n" if name[0] == "!" else frame
+    trace = dump_trace([*lines, " </TASK>"])
+    assert trace is not None
+    verdict = stacks.judge_task(parse(text)[0], trace, by="crash")
+    assert verdict is not None
+    return verdict
+
+
+@pytest.mark.parametrize(
+    ("log", "stack"),
+    [
+        # Several names of one address.
+        ("f vfs_write SyS_write system_call_fastpath", f"f {OLD_SYSCALL}"),
+        ("f compat_SyS_ioctl ia32_sysret", "f compat_sys_ioctl ia32_sysret"),
+        (f"f __softirqentry_text_start {INTERRUPT} user", f"f __do_softirq {INTERRUPT}"),
+        (f"f __sched_text_start g {SYSCALL}", f"f __schedule g {SYSCALL}"),
+        (f"f do_IRQ common_interrupt g {SYSCALL}", f"f do_IRQ ret_from_intr g {SYSCALL}"),
+        (f"f asm_call_irq_on_stack g {SYSCALL}", f"f asm_call_on_stack g {SYSCALL}"),
+        (f"f !memcpy g {SYSCALL}", f"f asm_exc_page_fault !__memcpy g {SYSCALL}"),
+        # What clang adds to names.
+        (f"f g.__uniq.1234.llvm.55 {SYSCALL}", f"f g {SYSCALL}"),
+        (f"f g.cfi_jt {SYSCALL}", f"f g {SYSCALL}"),
+        # Compiled at run time: neither has a name, the debugger passes it over, or only the debugger has one.
+        (f"f 0xffffffffc0345678 g h {SYSCALL}", f"f 0xffffffffc0345678 g h {SYSCALL}"),
+        (f"f 0xffffffffc0345678 g h {SYSCALL}", f"f g h {SYSCALL}"),
+        (f"f 0xffffffffc0345678 g h {SYSCALL}", f"f trampoline g h {SYSCALL}"),
+        # A stub more or less.
+        (f"f {THREAD} ret_from_fork_asm", f"f {THREAD}"),
+        (f"m/f {SYSCALL}", f"f {SYSCALL}"),
+    ],
+)
+def test_other_names_of_the_same_functions_are_forgiven(log: str, stack: str) -> None:
+    verdict = _judged(log, stack)
+    assert verdict.agrees, verdict
+
+
+@pytest.mark.parametrize(
+    ("log", "stack", "words"),
+    [
+        (
+            f"f {SYSCALL}",
+            f"f {SYSCALL}".replace("sys_write d", "sys_poll d"),
+            "has the system call poll below ksys_write",
+        ),
+        (f"f {THREAD}", f"f worker_thread {SYSCALL[26:]}", "has do_syscall_64 of a program below worker_thread"),
+        (f"f {SYSCALL}", f"f ksys_write {THREAD[14:]}", "has kthread of a kernel thread below ksys_write"),
+        (f"f g {SYSCALL}", f"f exc_page_fault g {SYSCALL}", "has exc_page_fault below f, there it is g"),
+        # The registers of the program end a trace without an entry.
+        (f"f {INTERRUPT} user", f"f {INTERRUPT} stale", "has stale below asm_sysvec_apic_timer_interrupt"),
+        ("f g kernel_thread_starter", "f g kernel_thread_starter stale", "has stale below"),
+        ("f g do_syscall handle_syscall", "f g do_syscall handle_syscall stale", "has stale below"),
+        (f"m/f g {SYSCALL}", f"n/f g {SYSCALL}", "has f of n below panic(), there it is that of m"),
+        # One address without a name is not two.
+        (f"f 0xffffffffc0345678 g {SYSCALL}", f"f stale stale g {SYSCALL}", "has stale below f"),
+        (f"f 0xffffffffc0345678 g {SYSCALL}", f"f stale {SYSCALL}", "has stale below f"),
+    ],
+)
+def test_false_stacks_whose_names_look_right_are_found(log: str, stack: str, words: str) -> None:
+    verdict = _judged(log, stack)
+    assert not verdict.agrees, verdict
+    assert words in verdict.words
+
+
+def test_the_clock_goes_on_where_a_machine_waits_in_panic_for_its_dump() -> None:
+    log = ["[  100.000000] Kernel panic - not syncing: x"]
+    waits = [*log, "[  100.100000] ---[ end Kernel panic - not syncing: x ]---"]
+    for uptime, lines, agrees in (
+        ("08:00:00", log, [False]),
+        ("08:00:00", waits, []),
+        ("00:00:10", waits, [False]),
+    ):
+        found = system.judge({"UPTIME": uptime}, crash_time=None, log=lines, counted=None, by="crash")
+        assert [one.agrees for one in found] == agrees
