@@ -336,7 +336,8 @@ def test_crash_drgn_and_the_kernel_agree(docker_engine: EngineUnderTest, dumps, 
     ):
         assert verdict is not None
         assert verdict.agrees, verdict
-        assert len(verdict.stack) > 5
+        # The watchdog's own stack, of a kernel thread, has three functions below panic().
+        assert len(verdict.stack) > (2 if trigger == "hung-task" else 5)
 
 
 def test_a_crash_that_is_too_old_for_the_kernel_is_contradicted(docker_engine: EngineUnderTest, dumps) -> None:
