@@ -27,6 +27,12 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the command line library, `python -m pytest` has another name, and so other variables for completion."""
+    monkeypatch.setattr(sys.modules["__main__"], "__package__", "")
+
+
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Identification is not limited by the clock: a test of it must hold on a busy machine, too."""
