@@ -21,10 +21,12 @@ NEWEST = Crash(version="9.0.2", max_kernel="7.0")
         (NEWEST, "9.1.0", "7.2"),
         # An older one: of a mirror, or of a user's own image. It lacks the commits for 5.13 and for 5.8.
         (NEWEST, "8.0.2", "5.12"),
-        (NEWEST, "7.2.9", "5.7"),
+        (NEWEST, "7.2.9", "5.6"),
+        # That of Ubuntu 16.04, which lacks the one for 4.1.
+        (NEWEST, "7.1.4", "4.0"),
         # What was tried with an older crash works with a newer one, too.
         (Crash(version="8.0.6", max_kernel="6.12"), "9.0.2", "7.0"),
-        (Crash(version="7.2.9", max_kernel="5.7"), "8.0.0", "5.12"),
+        (Crash(version="7.2.9", max_kernel="5.6"), "8.0.0", "5.12"),
         (Crash(version="9.0.2"), "9.0.3", None),
     ],
 )
