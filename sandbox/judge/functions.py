@@ -50,6 +50,8 @@ _SAME_ADDRESS: Final = (
 )
 # include/asm-generic/vmlinux.lds.h: the bounds of a section have the address of the function beside them.
 _BOUND: Final = re.compile(r"__[a-z]+_text_(?:start|end)")
+# kernel/bpf/core.c: bpf_get_prog_name(), kernel/bpf/trampoline.c. crash has no names of them.
+_AT_RUN_TIME: Final = re.compile(r"bpf_prog_[0-9a-f]{16}(?:_\w+)?|bpf_trampoline_\d+(?:_\d+)?")
 # kernel/panic.c. Its callees, down to the loop or halt in which a hypervisor finds the CPU, are the same for all bugs.
 _PANIC: Final = re.compile(r"v?panic|nmi_panic")
 # Entries of interrupts, of old and new kernels: arch/x86/entry/entry_64.S, arch/x86/include/asm/idtentry.h, those of
@@ -81,6 +83,11 @@ def is_address(function: str) -> bool:
 def is_bound(function: str) -> bool:
     """Whether a name is that of a section's bound, which stands for any function: __sched_text_start."""
     return _BOUND.fullmatch(function) is not None
+
+
+def is_of_run_time(function: str) -> bool:
+    """Whether a function was compiled by the kernel itself: a BPF program."""
+    return _AT_RUN_TIME.fullmatch(function) is not None
 
 
 def one_of_its_names(function: str) -> str:

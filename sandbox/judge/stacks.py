@@ -20,6 +20,7 @@ from sandbox.judge.functions import (
     is_bound,
     is_entry,
     is_machinery,
+    is_of_run_time,
     is_panic,
     kind_of_entry,
     one_of_its_names,
@@ -116,14 +117,20 @@ def _of_debugger(stack: Backtrace) -> Iterator[_Step]:
 
 
 def _of_log(trace: CallTrace) -> Iterator[_Step]:
+    unknown = 0
     for frame in trace.reliable:
+        unknown += frame.unknown
+        if is_of_run_time(frame.function):
+            unknown += 1
+            continue
         yield _Step(
             _named(frame.function),
             any_name=frame.nameless or _any_name(frame.function),
             stopped=frame.stopped,
             module=frame.module,
-            unknown=frame.unknown,
+            unknown=unknown,
         )
+        unknown = 0
 
 
 def _any_name(function: str) -> bool:

@@ -59,6 +59,9 @@ def _judged(log: str, stack: str) -> Verdict:
         (f"f 0xffffffffc0345678 g h {SYSCALL}", f"f 0xffffffffc0345678 g h {SYSCALL}"),
         (f"f 0xffffffffc0345678 g h {SYSCALL}", f"f g h {SYSCALL}"),
         (f"f 0xffffffffc0345678 g h {SYSCALL}", f"f trampoline g h {SYSCALL}"),
+        (f"f bpf_prog_6deef7357e7b4530_x g h {SYSCALL}", f"f g h {SYSCALL}"),
+        (f"f bpf_prog_6deef7357e7b4530_x g h {SYSCALL}", f"f 0xffffffffc0345678 g h {SYSCALL}"),
+        (f"f bpf_trampoline_6442 g h {SYSCALL}", f"f bpf_trampoline_6442 g h {SYSCALL}"),
         # A stub more or less.
         (f"f {THREAD} ret_from_fork_asm", f"f {THREAD}"),
         (f"m/f {SYSCALL}", f"f {SYSCALL}"),
