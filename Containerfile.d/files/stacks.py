@@ -1,7 +1,9 @@
 """Stacks of a kernel without debuginfo, as far as they are known.
 
-drgn unwinds. This module checks each frame, goes on where ORC has a hole and the stack itself shows the caller, and
-ends a stack where nothing does. Its `Unwinder.stack` replaces drgn's own `kernel_stack_trace` for drgn's commands.
+drgn unwinds: by ORC, or by frame pointers where an x86_64 kernel was built with these in its place
+(CONFIG_UNWINDER_FRAME_POINTER, e.g. Ubuntu's). This module checks each frame, goes on where there is a hole and the
+stack itself shows the caller, and ends a stack where nothing does. Its `Unwinder.stack` replaces drgn's own
+`kernel_stack_trace` for drgn's commands.
 """
 
 import struct
@@ -23,6 +25,15 @@ _MOST_HOLES = 4
 _CALL = 0xE8
 """The first byte of a direct call, which has 5."""
 
+_MAKES_FRAME = bytes.fromhex("55 4889e5")
+"""push %rbp; mov %rsp,%rbp."""
+
+_PROLOGUE = 64
+"""Bytes of a function in which its frame is made: the tracer's and the stack protector's code is before."""
+
+_LEAVES = (0xC3, 0xE9, 0xEB, 0xCC)
+"""ret and the jumps that may stand in its place; int3 is behind a ret."""
+
 _KERNEL = 1 << 63
 _PAGE = 4096
 
@@ -39,7 +50,7 @@ class Unwinder:
     """Unwinds the tasks of one program.
 
     `orc_of(pc)` returns the ORC table that has an address, or None; `tables` are the addresses (first, end) of the
-    kernel's own.
+    kernel's own, equal where it has none.
     """
 
     def __init__(self, prog, orc_of, tables):
@@ -47,6 +58,7 @@ class Unwinder:
         self._orc_of = orc_of
         self._tables = tables
         self._x86 = prog.platform.arch == Architecture.X86_64
+        self._by_frame_pointers = self._x86 and tables[0] == tables[1]
 
     def stack(self, task):
         """The stack of a `struct task_struct *`. Raises what `Program.stack_trace` raises, e.g. for a running task."""
@@ -77,7 +89,23 @@ class Unwinder:
             function = self._symbol(at)
             if function is None:
                 return known, f"{frame.pc:#x} is in no function"
+            if self._by_frame_pointers and number and not begins and (below := known[-1][0]).interrupted:
+                # It may have been interrupted before it had a frame, so that this is the caller of its caller.
+                called = self._symbol(below.pc)
+                if not self._has_frame(below.pc, called) and not self._calls(frame.pc, called):
+                    more, gap = self._after_hole(below, called, holes)
+                    return [*known, *more], gap
             known.append((_Renamed(frame, function.name) if at == function.address else frame, begins))
+            if self._by_frame_pointers:
+                pointer = frame.registers().get("rbp", 1)
+                if pointer == 0:
+                    break  # the outermost function of an idle task
+                if pointer & 1 and pointer >= _KERNEL:
+                    more, gap = self._entered(pointer - 1, holes)
+                    return [*known, *more], gap
+                if not frame.interrupted and at != function.address and not self._is_after_any_call(frame.pc):
+                    return known[:-1], f"{frame.pc:#x} is behind no call"
+                continue
             if not self._x86:
                 continue
             orc = self._orc_of(at)
@@ -93,9 +121,29 @@ class Unwinder:
                 return known, f"drgn finds no caller of {known[-1][0].name}"
         return known, ""
 
+    def _has_frame(self, pc, function):
+        """Whether the code before `pc` has made its function's frame, and `pc` is not behind what undoes it."""
+        try:
+            code = self._prog.read(function.address, min(pc - function.address, _PROLOGUE))
+            return _MAKES_FRAME in code and self._prog.read(pc, 1)[0] not in _LEAVES
+        except FaultError:
+            return False
+
+    def _entered(self, registers, holes):
+        """As `_known`, of what the entry from a program or of an exception saved at the address `registers`.
+
+        It leaves that address plus 1 in place of a frame pointer (arch/x86/include/asm/frame.h: ENCODE_FRAME_POINTER).
+        """
+        saved = Object(self._prog, "struct pt_regs", address=registers)
+        if saved.ip.value_() == 0:
+            return [], ""  # of a kernel thread, which was entered from no program
+        more, gap = self._known(self._prog.stack_trace(saved), holes)
+        return [(frame, begins or number == 0) for number, (frame, begins) in enumerate(more)], gap
+
     def _after_hole(self, frame, function, holes):
-        """As `_known`, of the frames below one of a function that has no ORC."""
-        why = f"there is no ORC for {function.name}"
+        """As `_known`, of the frames below one of a function that has no ORC, or no frame yet."""
+        kind = "frame pointer" if self._by_frame_pointers else "ORC"
+        why = f"there is no {kind} for {function.name}"
         above = self._caller(frame, function) if holes else None
         if above is None:
             return [], why
@@ -124,11 +172,15 @@ class Unwinder:
 
     def _caller(self, frame, function):
         """The trace of the caller of a function that has no ORC: from the one word above the frame that is the address
-        after a direct call of this function.
+        after a direct call of this function. With frame pointers, a function without a frame of its own may have been
+        called through a pointer: its return address is the first word.
         """
         sp = _sp(frame)
         words = self._words(sp) if sp else ()
-        places = [index for index, word in enumerate(words) if self._is_after_call(word, function.address)]
+        first = self._by_frame_pointers and words and self._calls(words[0], function)
+        places = (
+            [0] if first else [index for index, word in enumerate(words) if self._is_after_call(word, function.address)]
+        )
         if len(places) != 1:
             return None
         caller = words[places[0]]

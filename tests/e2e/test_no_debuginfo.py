@@ -84,6 +84,31 @@ def test_the_panicking_stack_is_the_one_that_the_kernel_logged(
     assert stack.complaint is None
 
 
+FRAME_POINTERS = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-frame-pointers"
+"""An excerpt (`vmbox excerpt --no-debuginfo … -- foreach bt`) of the ELF that QEMU wrote of Debian's 6.1.192, compiled
+with UNWINDER_FRAME_POINTER in place of ORC. Two processors: one in panic(), one stopped in a program.
+"""
+
+
+def test_a_kernel_with_frame_pointers(podman_rootful: EngineUnderTest, dumps: Dumps) -> None:
+    """All stacks are whole: drgn, with debuginfo, goes on into what is no stack, and crash leaves out functions without
+    a frame. All other return addresses of the 36 tasks were compared with crash's.
+    """
+    dump = dumps.copy_for(podman_rootful, FRAME_POINTERS)
+    answer, said = run(podman_rootful, "run", dump, "--no-debuginfo", "--", "bt")
+    assert "AGREES WITH: the log's call trace (10 frames)" in said
+    (stack,) = parse(answer)
+    # The first has no frame of its own, and is called through a pointer.
+    assert [one.function for one in stack.frames][:3] == ["delay_tsc", "__const_udelay", "panic"]
+    stacks = parse(run(podman_rootful, "run", dump, "--no-debuginfo", "--", "foreach bt")[0])
+    podman_rootful.run("close", str(dump))
+    assert len(stacks) == 36
+    assert [one.complaint for one in stacks if one.complaint] == []
+    assert {functions(one)[-1] for one in stacks} == {
+        *("ret_from_fork", "secondary_startup_64", "entry_SYSCALL_64", "asm_sysvec_reboot"),
+    }
+
+
 def test_an_exception_in_the_init_function_of_a_module(podman_rootful: EngineUnderTest, dumps: Dumps) -> None:
     """Then the module's table of symbols has those of the kernel that it uses, too."""
     dump = dumps.copy_for(podman_rootful, dumps("6.12", trigger="null-pointer"))
