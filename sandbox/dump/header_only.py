@@ -27,6 +27,13 @@ _SCAN_STEP: Final = 4 << 20
 _SCAN_LIMIT: Final = 512 << 20
 _TEXT: Final = 8192
 _SMALLEST_PAGE: Final = 4096
+_NEAR: Final = 32 << 20
+_CRASHTIME: Final = b"\nCRASHTIME="
+_NOTE: Final = b"VMCOREINFO\0"
+_NAME_OF_NOTE, _TEXT_OF_NOTE = 12, 24
+"""Offsets in an ELF note: behind three numbers of 4 bytes, and behind the name, whose size is a multiple of 4."""
+_FIRST_BYTE: Final = re.compile(rb"[O\x0b]")
+"""Of `_KEY`, and of the size of a note's name, little-endian: what can begin a page."""
 _KEY: Final = b"OSRELEASE="
 
 # struct new_utsname: six strings of 65 bytes: sysname, nodename, release, version, machine, domainname.
@@ -79,7 +86,9 @@ def vmcoreinfo_of_page(source: Source, memory: Sequence[tuple[int, int]], second
 
     It does since v4.13 ("kexec: move vmcoreinfo out of the kernel's .bss section"). Only the first byte of each page is
     looked at, so that gigabytes are searched in `seconds` of a processor. `memory` are offsets (first, end) of pages
-    that follow each other. May raise `DeadlineExceeded`.
+    that follow each other. A kernel that loaded a capture kernel adds the time of the crash to another copy, in a note
+    (`crash_save_vmcoreinfo` in kernel/crash_core.c), which was allocated at the same time: it is looked for near by.
+    May raise `DeadlineExceeded`.
     """
     deadline = time.thread_time() + seconds
     pieces = [range(at, min(at + _SCAN_STEP, end)) for first, end in memory for at in range(first, end, _SCAN_STEP)]
@@ -87,13 +96,24 @@ def vmcoreinfo_of_page(source: Source, memory: Sequence[tuple[int, int]], second
     for one in [piece for pair in zip(pieces, reversed(pieces), strict=True) for piece in pair][: len(pieces)]:
         if time.thread_time() > deadline:
             break
-        starts = source.read_at(one.start, len(one))[::_SMALLEST_PAGE]
-        at = starts.find(_KEY[:1])
-        while at >= 0:
-            if text := _vmcoreinfo_at(source, one.start + at * _SMALLEST_PAGE):
-                return text
-            at = starts.find(_KEY[:1], at + 1)
+        for at, text in _beginning_pages(source, one):
+            near = (piece for piece in pieces if abs(piece.start - at) <= _NEAR)
+            others = (other for piece in near for _, other in _beginning_pages(source, piece))
+            wanted = (other for other in (text, *others) if _CRASHTIME in other and other.startswith(text))
+            return next(wanted, text)
     return b""
+
+
+def _beginning_pages(source: Source, piece: range) -> Iterator[tuple[int, bytes]]:
+    """The texts of VMCOREINFO, or of notes of it, that begin pages: (offset of the page, text)."""
+    starts = source.read_at(piece.start, len(piece))[::_SMALLEST_PAGE]
+    for found in _FIRST_BYTE.finditer(starts):
+        at = piece.start + found.start() * _SMALLEST_PAGE
+        is_note = found[0] != _KEY[:1]
+        if is_note and source.read_at(at + _NAME_OF_NOTE, len(_NOTE)) != _NOTE:
+            continue
+        if text := _vmcoreinfo_at(source, at + _TEXT_OF_NOTE if is_note else at):
+            yield at, text
 
 
 def scan_memory(source: Source, *, only_without_vmcoreinfo: bool = False) -> ScanResult:

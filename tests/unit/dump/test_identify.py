@@ -217,6 +217,25 @@ def test_vmcoreinfo_without_note_is_found_wherever_its_page_is(tmp_path, monkeyp
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
 
 
+@pytest.mark.parametrize(("text", "note"), [(0x2000, 0x1000), (0x1000, 0x1801000), (0x1801000, 0x1000)])
+def test_the_copy_with_the_time_of_the_crash_is_taken(tmp_path, text, note):
+    """A kernel that loaded a capture kernel adds it to a note, and not to what the note was made of."""
+    path = tmp_path / "vmcore"
+    written = bytearray(dump_writer.elf({0x100: bytes(4096)}, b""))
+    begin = len(written) - 4096
+    struct.pack_into("<QQ", written, 64 + 56 + 32, 40 << 20, 40 << 20)
+    with path.open("wb") as file:
+        file.write(written)
+        file.truncate(begin + (40 << 20))
+        file.seek(begin + text)
+        file.write(INFO.partition(b"CRASHTIME")[0])
+        file.seek(begin + note)
+        file.write(struct.pack("<III", 11, len(INFO), 0) + b"VMCOREINFO\0\0" + INFO)
+    found = identify(path)
+    assert found.release == "6.1.0-test"
+    assert found.crash_time == datetime.fromtimestamp(1700000000, UTC)
+
+
 def test_a_file_that_is_no_dump_is_named(tmp_path):
     cases = {
         "vmlinux": (dump_writer.elf({}, INFO, kind=2), "kernel image"),
