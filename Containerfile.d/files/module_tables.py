@@ -6,6 +6,7 @@ Names of functions it has of debug files only.
 """
 
 import bisect
+import dataclasses
 
 from drgn import Architecture, FaultError, MainModule
 from drgn.helpers.linux.kallsyms import module_kallsyms
@@ -126,6 +127,29 @@ def guessed_below(prog, frames):
         if frame.pc >> 63 and not _has_table(prog, frame.pc - (not frame.interrupted)):
             return index
     return None
+
+
+def without_junk(prog, trace):
+    """(the trace up to where drgn left the stack, how many frames it has below).
+
+    Of a kernel with frame pointers in place of ORC: the entry from a program or an exception has none to go on by
+    (stacks.Unwinder._entered), and drgn reads what is at low addresses.
+    """
+    frames = [frame for segment in trace.segments for frame in segment.frames]
+    if prog.platform.arch != Architecture.X86_64 or _has_orc(prog):
+        return trace, 0
+    room = wanted = next((index for index, frame in enumerate(frames) if not _is_address(frame.pc)), len(frames))
+    segments = []
+    for segment in trace.segments:
+        segments.append(dataclasses.replace(segment, frames=segment.frames[:room]))
+        room -= len(segments[-1].frames)
+    whole = dataclasses.replace(trace, segments=[segment for segment in segments if segment.frames])
+    return whole, len(frames) - wanted
+
+
+def _is_address(pc):
+    """Whether a program's or the kernel's code can be there: 0 is none, and the highest bits are all equal."""
+    return 0 < pc < 1 << 56 or pc >= 0xFF << 56
 
 
 def _has_orc(prog):

@@ -297,6 +297,36 @@ def test_a_debugger_that_does_not_start_says_so(case: Case) -> None:
         session.start()
 
 
+# Adds to a stack what drgn reads below an entry of a kernel with frame pointers: at address 0, and where that leads.
+_JUNK = """
+from types import SimpleNamespace
+import module_tables
+from drgn.commands._crash import _bt
+from drgn.helpers.linux.stack import LinuxKernelStack, StackKind, StackSegment
+module_tables._has_orc = lambda prog: False
+made = _bt.kernel_stack_trace
+def with_junk(task):
+    junk = StackSegment(StackKind.UNKNOWN, [SimpleNamespace(pc=pc) for pc in (0, 0xf000ff53f000e2c3)])
+    return LinuxKernelStack(prog, [*made(task).segments, junk])
+_bt.kernel_stack_trace = with_junk
+""".strip()
+
+
+def test_frames_of_what_is_no_stack_are_left_out(case: Case) -> None:
+    drgn = DEBUGGERS["drgn"]
+    before = ask(case, drgn, "bt", "bt 2")
+    with closing(Session(case, debugger=drgn)) as session:
+        session.start()
+        assert run_script(session, "junk", _JUNK.encode(), (), lambda _: None) == ("ok", b"")
+    left_out = "bt: what drgn has below is left out (2 frames): it is of memory that is no stack\n"
+    after = ask(case, drgn, "bt", "bt 2")
+    with closing(Session(case, debugger=drgn)) as session:
+        session.start()
+        with pytest.raises(SessionDied):
+            session.run("drgn import os; os._exit(1)", lambda _: None)
+    assert after == [(status, said + left_out) for status, said in before]
+
+
 # Hides a mount from drgn, as makedumpfile leaves pages out: one in which no other is, and no root of a tree of five.
 _HIDE = """
 from drgn import FaultError
