@@ -71,11 +71,13 @@ _MISREAD: Final = (
 )
 
 
-def _misread(command: str, version: str) -> _Misread | None:
+def _misread(command: str, version: str) -> tuple[str, bool] | None:
+    """(what is to be said, whether the command is wrong for certain); None of others."""
     numbers = tuple(map(int, re.findall(r"\d+", version)))
-    if not numbers:
-        return None
-    return next((one for one in _MISREAD if numbers < one.fixed and one.command.match(command)), None)
+    for one in _MISREAD if numbers else ():
+        if numbers < one.fixed and (found := one.command.match(command)):
+            return f"{command.split(maxsplit=1)[0]}: {one.words.format(**found.groupdict())}", one.certain
+    return None
 
 
 class ErrorDetector:
@@ -100,7 +102,6 @@ class ErrorDetector:
             first = b"*"
         self._selection = Selection(command)
         self._misread = _misread(own.strip(), version)
-        self._own = own.strip()
         alternatives = b"|".join(re.escape(name) for name in sorted(names))
         complaint = rb"(?:%s|symbol not found): (?!WARNING|NOTE)\S" % alternatives
         complaint += b"|" + _ANY_COMMAND + _NO_SUCH.get(_ALIASES.get(first, first), b"")
@@ -127,17 +128,18 @@ class ErrorDetector:
         return self._found or self._wrong.search(self._tail) is not None or self.missing() is not None
 
     def missing(self) -> str | None:
-        if self._misread is not None and self._misread.certain:
-            return self._told(self._misread)
-        return self._selection.missing()
+        match self._misread:
+            case (words, True):
+                return words
+            case _:
+                return self._selection.missing()
 
     def note(self) -> str | None:
-        return None if self._misread is None or self._misread.certain else self._told(self._misread)
-
-    def _told(self, misread: _Misread) -> str:
-        found = misread.command.match(self._own)
-        words = found.groupdict() if found else {}
-        return f"{self._own.split()[0]}: {misread.words.format(**words)}"
+        match self._misread:
+            case (words, False):
+                return words
+            case _:
+                return None
 
     def unknown(self) -> bool:
         """Whether crash has no such command."""

@@ -1,6 +1,7 @@
 import gzip
 import os
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -198,11 +199,8 @@ def test_elf_vmcoreinfo_without_note(tmp_path):
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
 
 
-@pytest.mark.parametrize("at", [0x1000, 0x13FF000, 0x27FF000])
-def test_vmcoreinfo_without_note_is_found_wherever_its_page_is(tmp_path, monkeypatch, at):
-    """As QEMU writes a guest without a vmcoreinfo device: one segment, which begins at no boundary of pages."""
-    monkeypatch.setattr(header_only, "_SCAN_LIMIT", 16 << 20)
-    path = tmp_path / "vmcore"
+def _guest(path: Path, pages: Mapping[int, bytes]) -> int:
+    """Writes 40 MiB of memory as QEMU does of a guest without a vmcoreinfo device: one segment. Returns its offset."""
     written = bytearray(dump_writer.elf({0x100: bytes(4096)}, b""))
     begin = len(written) - 4096
     # p_filesz and p_memsz of the second program header.
@@ -210,8 +208,18 @@ def test_vmcoreinfo_without_note_is_found_wherever_its_page_is(tmp_path, monkeyp
     with path.open("wb") as file:
         file.write(written)
         file.truncate(begin + (40 << 20))
-        file.seek(begin + at)
-        file.write(INFO)
+        for at, content in pages.items():
+            file.seek(begin + at)
+            file.write(content)
+    return begin
+
+
+@pytest.mark.parametrize("at", [0x1000, 0x13FF000, 0x27FF000])
+def test_vmcoreinfo_without_note_is_found_wherever_its_page_is(tmp_path, monkeypatch, at):
+    """The segment begins at no boundary of pages."""
+    monkeypatch.setattr(header_only, "_SCAN_LIMIT", 16 << 20)
+    path = tmp_path / "vmcore"
+    begin = _guest(path, {at: INFO})
     found = identify(path)
     assert begin % 4096
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
@@ -221,16 +229,8 @@ def test_vmcoreinfo_without_note_is_found_wherever_its_page_is(tmp_path, monkeyp
 def test_the_copy_with_the_time_of_the_crash_is_taken(tmp_path, text, note):
     """A kernel that loaded a capture kernel adds it to a note, and not to what the note was made of."""
     path = tmp_path / "vmcore"
-    written = bytearray(dump_writer.elf({0x100: bytes(4096)}, b""))
-    begin = len(written) - 4096
-    struct.pack_into("<QQ", written, 64 + 56 + 32, 40 << 20, 40 << 20)
-    with path.open("wb") as file:
-        file.write(written)
-        file.truncate(begin + (40 << 20))
-        file.seek(begin + text)
-        file.write(INFO.partition(b"CRASHTIME")[0])
-        file.seek(begin + note)
-        file.write(struct.pack("<III", 11, len(INFO), 0) + b"VMCOREINFO\0\0" + INFO)
+    head = struct.pack("<III", 11, len(INFO), 0) + b"VMCOREINFO\0\0"
+    _guest(path, {text: INFO.partition(b"CRASHTIME")[0], note: head + INFO})
     found = identify(path)
     assert found.release == "6.1.0-test"
     assert found.crash_time == datetime.fromtimestamp(1700000000, UTC)
