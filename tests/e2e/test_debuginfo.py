@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pexpect
@@ -34,18 +35,28 @@ def own_copy(podman_rootful: EngineUnderTest, dumps: Dumps) -> Path:
     return dumps.copy_for(podman_rootful, dumps())
 
 
-def test_modules_appear_in_the_running_case(podman_rootful: EngineUnderTest, own_copy: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(podman_rootful: EngineUnderTest, own_copy: Path) -> EngineUnderTest:
+    """With a cache of its own: tests of other processes put modules into the one that all share."""
+    said = podman_rootful.run("debuginfo", "fetch", str(own_copy), "--json")
+    assert said.returncode == 0, said.stderr.decode()
+    entry = Path(json.loads(said.stdout)["debuginfo"]["vmlinux"]).parent
+    cache = podman_rootful.directory()
+    shutil.copytree(entry, cache / "debuginfo" / entry.name, ignore=shutil.ignore_patterns("modules"))
+    return replace(podman_rootful, env={**podman_rootful.env, "VMBOX_CACHE_DIR": str(cache)})
+
+
+def test_modules_appear_in_the_running_case(alone: EngineUnderTest, own_copy: Path) -> None:
     def run(*arguments: object) -> str:
-        done = podman_rootful.run("run", str(own_copy), "--", *map(str, arguments))
+        done = alone.run("run", str(own_copy), "--", *map(str, arguments))
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode()
 
     before = run("mod")
     names = re.findall(r"(?m)^[0-9a-f]{16}\s+(\S+).*\(not loaded\)", before)
     assert names
-    open_cases = json.loads(podman_rootful.run("list", "--json").stdout)
+    open_cases = json.loads(alone.run("list", "--json").stdout)
     (case,) = (case for case in open_cases if case["dump"] == str(own_copy))
-    shutil.rmtree(Path(case["vmlinux"]).parent / "modules", ignore_errors=True)
     loaded = run("mod", "-s", names[0])
     assert re.search(rf"{names[0]}.*/case/debuginfo/modules/{names[0].replace('_', '[_-]')}\.ko", loaded)
     assert "(not loaded)" not in run("mod", "-S")
@@ -54,14 +65,15 @@ def test_modules_appear_in_the_running_case(podman_rootful: EngineUnderTest, own
     assert len(list((Path(case["vmlinux"]).parent / "modules").glob("*.ko*"))) == len(names)
 
 
-def test_modules_are_fetched_for_the_prompt(podman_rootful: EngineUnderTest, own_copy: Path) -> None:
-    opened = podman_rootful.run("run", str(own_copy), "--", "mod")
+def test_modules_are_fetched_for_the_prompt(alone: EngineUnderTest, own_copy: Path) -> None:
+    opened = alone.run("run", str(own_copy), "--", "mod")
     names = re.findall(r"(?m)^[0-9a-f]{16}\s+(\S+)", opened.stdout.decode())
-    (case,) = (it for it in json.loads(podman_rootful.run("list", "--json").stdout) if it["dump"] == str(own_copy))
+    (case,) = (it for it in json.loads(alone.run("list", "--json").stdout) if it["dump"] == str(own_copy))
     modules = Path(case["vmlinux"]).parent / "modules"
-    shutil.rmtree(modules, ignore_errors=True)
-    command, *arguments = [*podman_rootful.vmbox, "shell", str(own_copy)]
-    terminal = pexpect.spawn(command, arguments, env=dict(podman_rootful.env), timeout=120, dimensions=(33, 120))
+    if modules.exists():
+        shutil.rmtree(modules)
+    command, *arguments = [*alone.vmbox, "shell", str(own_copy)]
+    terminal = pexpect.spawn(command, arguments, env=dict(alone.env), timeout=120, dimensions=(33, 120))
     try:
         terminal.expect("crash> ")
         # Typed, changed and entered as a person does.
