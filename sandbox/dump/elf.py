@@ -53,6 +53,8 @@ _MACHINES: Final = {
     (43, "big"): "sparc64",
 }
 
+_PID_AT: Final = {64: 32, 32: 24}
+"""Offset of pr_pid in struct elf_prstatus (include/linux/elfcore.h), by the size of a word."""
 _X86_64_KERNEL: Final = 0xFFFFFFFF80000000
 _PAGE: Final = 4096
 _SEARCH_SECONDS: Final = 0.8
@@ -75,6 +77,8 @@ class ElfFile:
         segments: Sequence[Segment],
         need: int,
         note_sections: Sequence[tuple[int, int]],
+        *,
+        crashed: bool,
     ) -> None:
         self.header = header
         self._segments = segments
@@ -82,6 +86,7 @@ class ElfFile:
         self._source = source
         self._need = need
         """Size the file must have to hold all segments and notes."""
+        self._crashed = crashed
         self._memory = ElfMemory(source, segments)
 
     def memory(self) -> ElfMemory:
@@ -96,7 +101,7 @@ class ElfFile:
 
         # A server would have to send all of it.
         if isinstance(self._source, FileSource):
-            text = header_only.vmcoreinfo_of_page(self._source, self._pages(), _SEARCH_SECONDS)
+            text = header_only.vmcoreinfo_of_page(self._source, self._pages(), _SEARCH_SECONDS, crashed=self._crashed)
             if text:
                 return header_only.ScanResult(vmcoreinfo=text)
         return header_only.scan_memory(self._source, only_without_vmcoreinfo=True)
@@ -205,7 +210,7 @@ def parse(source: Source, name: str) -> ElfFile:
         elif len(sections) < _MOST_NOTE_SEGMENTS:
             sections.append((segment.offset, min(segment.filesz, _NOTES_LIMIT // _MOST_NOTE_SEGMENTS)))
     # Behind the program headers is where writers put the notes, should those headers have been lost.
-    _read_notes(source, header, sections or [(end, 1 << 16)], name)
+    pids = _read_notes(source, header, sections or [(end, 1 << 16)], name)
     if header.arch == "x86_64":
         header.phys_base = next(
             (one.paddr - (one.vaddr - _X86_64_KERNEL) for one in loads if one.vaddr >= _X86_64_KERNEL), None
@@ -213,16 +218,20 @@ def parse(source: Source, name: str) -> ElfFile:
     loads.sort(key=lambda one: one.paddr)
     if header.arch in {"armv7l", "armv7b"} and loads:
         header.phys_base = loads[0].paddr
-    return ElfFile(source, header, loads, need, sections)
+    # A hypervisor, which dumps a kernel that runs, has numbers of CPUs in place of PIDs.
+    crashed = pids != list(range(1, len(pids) + 1))
+    return ElfFile(source, header, loads, need, sections, crashed=crashed)
 
 
-def _read_notes(source: Source, header: Header, sections: list[tuple[int, int]], name: str) -> None:
-    cpus, of_process = 0, False
+def _read_notes(source: Source, header: Header, sections: list[tuple[int, int]], name: str) -> list[int]:
+    """Takes over what the notes say of the kernel; returns the PIDs of its CPUs' registers."""
+    pids, of_process = list[int](), False
+    pid_at = _PID_AT[header.bits]
     for offset, size in sections:
         for note in notes.iterate(source.read_at(offset, size), header.order):
             source.read_at(0, 0)  # asks for time
             if note.name == "CORE" and note.type == notes.NT_PRSTATUS:
-                cpus += 1
+                pids.append(int.from_bytes(note.desc[pid_at : pid_at + 4], header.order))
             elif note.name == "CORE" and note.type in {notes.NT_PRPSINFO, notes.NT_AUXV, notes.NT_FILE}:
                 of_process = True
             elif note.name == "VMCOREINFO" and not header.vmcoreinfo:
@@ -232,7 +241,8 @@ def _read_notes(source: Source, header: Header, sections: list[tuple[int, int]],
             f"{name} is the core of a user-space process, not a kernel dump",
             hint=f"gdb reads it: gdb -c {pasteable(name)}",
         )
-    header.nr_cpus = cpus or None
+    header.nr_cpus = len(pids) or None
+    return pids
 
 
 def _refuse_other_kinds(name: str, kind: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +27,6 @@ _SCAN_STEP: Final = 4 << 20
 _SCAN_LIMIT: Final = 512 << 20
 _TEXT: Final = 8192
 _SMALLEST_PAGE: Final = 4096
-_NEAR: Final = 32 << 20
 _CRASHTIME: Final = b"\nCRASHTIME="
 _NOTE: Final = b"VMCOREINFO\0"
 _NAME_OF_NOTE, _TEXT_OF_NOTE = 12, 24
@@ -81,27 +80,31 @@ class ScanResult:
         return next((one for one in self.banners if one.startswith(start) and one.endswith(end)), None)
 
 
-def vmcoreinfo_of_page(source: Source, memory: Sequence[tuple[int, int]], seconds: float) -> bytes:
+def vmcoreinfo_of_page(source: Source, memory: Sequence[tuple[int, int]], seconds: float, *, crashed: bool) -> bytes:
     """The kernel's own copy of its VMCOREINFO, where it begins a page of uncompressed memory. Empty if it is not found.
 
     It does since v4.13 ("kexec: move vmcoreinfo out of the kernel's .bss section"). Only the first byte of each page is
     looked at, so that gigabytes are searched in `seconds` of a processor. `memory` are offsets (first, end) of pages
-    that follow each other. A kernel that loaded a capture kernel adds the time of the crash to another copy, in a note
-    (`crash_save_vmcoreinfo` in kernel/crash_core.c), which was allocated at the same time: it is looked for near by.
-    May raise `DeadlineExceeded`.
+    that follow each other. A kernel that `crashed` into a capture kernel adds the time to another copy alone, in a note
+    (`crash_save_vmcoreinfo` in kernel/crash_core.c): that one is preferred, wherever it lies. May raise
+    `DeadlineExceeded`.
     """
     deadline = time.thread_time() + seconds
     pieces = [range(at, min(at + _SCAN_STEP, end)) for first, end in memory for at in range(first, end, _SCAN_STEP)]
+
+    def copies(pieces: Iterable[range]) -> Iterator[tuple[int, bytes]]:
+        for piece in pieces:
+            if time.thread_time() > deadline:
+                return
+            yield from _beginning_pages(source, piece)
+
     # From both ends, as in `find_vmcoreinfo`.
-    for one in [piece for pair in zip(pieces, reversed(pieces), strict=True) for piece in pair][: len(pieces)]:
-        if time.thread_time() > deadline:
-            break
-        for at, text in _beginning_pages(source, one):
-            near = (piece for piece in pieces if abs(piece.start - at) <= _NEAR)
-            others = (other for piece in near for _, other in _beginning_pages(source, piece))
-            wanted = (other for other in (text, *others) if _CRASHTIME in other and other.startswith(text))
-            return next(wanted, text)
-    return b""
+    both_ends = [piece for pair in zip(pieces, reversed(pieces), strict=True) for piece in pair][: len(pieces)]
+    at, text = next(copies(both_ends), (0, b""))
+    if not text or not crashed or _CRASHTIME in text:
+        return text
+    nearest = sorted(pieces, key=lambda piece: abs(piece.start - at))
+    return next((other for _, other in copies(nearest) if _CRASHTIME in other and other.startswith(text)), text)
 
 
 def _beginning_pages(source: Source, piece: range) -> Iterator[tuple[int, bytes]]:

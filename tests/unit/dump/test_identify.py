@@ -199,15 +199,15 @@ def test_elf_vmcoreinfo_without_note(tmp_path):
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
 
 
-def _guest(path: Path, pages: Mapping[int, bytes]) -> int:
-    """Writes 40 MiB of memory as QEMU does of a guest without a vmcoreinfo device: one segment. Returns its offset."""
+def _guest(path: Path, pages: Mapping[int, bytes], size: int = 40 << 20) -> int:
+    """Writes memory as QEMU does of a guest without a vmcoreinfo device: one segment. Returns its offset."""
     written = bytearray(dump_writer.elf({0x100: bytes(4096)}, b""))
     begin = len(written) - 4096
     # p_filesz and p_memsz of the second program header.
-    struct.pack_into("<QQ", written, 64 + 56 + 32, 40 << 20, 40 << 20)
+    struct.pack_into("<QQ", written, 64 + 56 + 32, size, size)
     with path.open("wb") as file:
         file.write(written)
-        file.truncate(begin + (40 << 20))
+        file.truncate(begin + size)
         for at, content in pages.items():
             file.seek(begin + at)
             file.write(content)
@@ -225,12 +225,14 @@ def test_vmcoreinfo_without_note_is_found_wherever_its_page_is(tmp_path, monkeyp
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
 
 
-@pytest.mark.parametrize(("text", "note"), [(0x2000, 0x1000), (0x1000, 0x1801000), (0x1801000, 0x1000)])
+@pytest.mark.parametrize(
+    ("text", "note"), [(0x2000, 0x1000), (0x1000, 0x1801000), (0x1801000, 0x1000), (36 << 20, 86 << 20)]
+)
 def test_the_copy_with_the_time_of_the_crash_is_taken(tmp_path, text, note):
     """A kernel that loaded a capture kernel adds it to a note, and not to what the note was made of."""
     path = tmp_path / "vmcore"
     head = struct.pack("<III", 11, len(INFO), 0) + b"VMCOREINFO\0\0"
-    _guest(path, {text: INFO.partition(b"CRASHTIME")[0], note: head + INFO})
+    _guest(path, {text: INFO.partition(b"CRASHTIME")[0], note: head + INFO}, size=96 << 20)
     found = identify(path)
     assert found.release == "6.1.0-test"
     assert found.crash_time == datetime.fromtimestamp(1700000000, UTC)
