@@ -82,6 +82,8 @@ class _Case:
         match word:
             case "start":
                 self._start(int(rest[0]), rest[1], rest[2:])
+            case "int":
+                os.write(self._ends[fifo("out", int(rest[0]))], b"\n%b interrupted\n" % self._token)
             case "kill":
                 self._exit(int(rest[0]), 137, "0")
             case "stop":

@@ -29,7 +29,7 @@ try:
     from drgn.helpers.linux.module import for_each_module
     from drgn.helpers.linux.pid import for_each_task
     from lost_rows import LostRows
-    from module_tables import ModuleNames, add_modules, guessed_below, without_junk
+    from module_tables import ModuleNames, add_modules, judged
 except ImportError:
     # What a command is answered with is what a user's own image without them is told.
     sys.exit(f"drgn {drgn.__version__} has no crash commands: drgn 0.3.0 is the first that has all of them")
@@ -136,14 +136,10 @@ def know_modules():
     show = commands_bt._print_one_task  # noqa: SLF001 - drgn has no other place to add to
 
     def show_with_mark(trace, **options):
-        trace, left_out = without_junk(prog, trace)  # noqa: F821
+        trace, doubt = judged(prog, trace)  # noqa: F821
         show(trace, **options)
-        if left_out:
-            print(f"bt: what drgn has below is left out ({left_out} frames): it is of memory that is no stack")
-        frames = [frame for segment in trace.segments for frame in segment.frames]
-        index = guessed_below(prog, frames)  # noqa: F821
-        if index is not None:
-            print(f"bt: the frames below #{index} are a guess: there is no unwind table for {frames[index].pc:#x}")
+        if doubt:
+            print(f"bt: {doubt}")
 
     commands_bt._print_one_task = show_with_mark  # noqa: SLF001
 
@@ -203,8 +199,8 @@ while True:
             if word == "mod":
                 say_left_out()
             say_lost()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         pass
     except SystemExit:
         break
-    sys.stdout.flush()

@@ -115,29 +115,40 @@ class ModuleNames:
         return self._tables[module.name]
 
 
-def guessed_below(prog, frames):
+def judged(prog, trace):
+    """(the trace up to where drgn left the stack, the line that says what is wrong below or None) of a task."""
+    frames = [frame for segment in trace.segments for frame in segment.frames]
+    if prog.platform.arch != Architecture.X86_64:
+        return trace, None
+    if _has_orc(prog):
+        index = _guessed_below(prog, frames)
+        if index is None:
+            return trace, None
+        return trace, f"the frames below #{index} are a guess: there is no unwind table for {frames[index].pc:#x}"
+    trace, left_out = _without_junk(trace, frames)
+    if not left_out:
+        return trace, None
+    return trace, f"what drgn has below is left out ({left_out} frames): it is of memory that is no stack"
+
+
+def _guessed_below(prog, frames):
     """The index of the first frame that has no unwind table, so that those below it are a guess; None if there is none.
 
     Of a kernel with ORC: drgn goes on by frame pointers then. So does the kernel (arch/x86/kernel/unwind_orc.c:
     orc_fp_entry), because programs of BPF have them. Modules do not.
     """
-    if prog.platform.arch != Architecture.X86_64 or not _has_orc(prog):
-        return None
     for index, frame in enumerate(frames[:-1]):
         if frame.pc >> 63 and not _has_table(prog, frame.pc - (not frame.interrupted)):
             return index
     return None
 
 
-def without_junk(prog, trace):
+def _without_junk(trace, frames):
     """(the trace up to where drgn left the stack, how many frames it has below).
 
     Of a kernel with frame pointers in place of ORC: the entry from a program or an exception has none to go on by
     (stacks.Unwinder._entered), and drgn reads what is at low addresses.
     """
-    frames = [frame for segment in trace.segments for frame in segment.frames]
-    if prog.platform.arch != Architecture.X86_64 or _has_orc(prog):
-        return trace, 0
     room = wanted = next((index for index, frame in enumerate(frames) if not _is_address(frame.pc)), len(frames))
     segments = []
     for segment in trace.segments:

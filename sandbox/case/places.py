@@ -21,7 +21,7 @@ COPIED: Final = ".download"
 VIEW_LOCK: Final = "lock"
 """On the host, in the directory of a view: held by the process that serves it."""
 
-SESSION_VERSION: Final = 4
+SESSION_VERSION: Final = 5
 """Version of the words that `SESSION` takes on `ctl`. A case of another version is not found, so that its dump is
 opened again: vmbox was updated while the case was open."""
 

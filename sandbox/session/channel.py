@@ -25,6 +25,9 @@ _MARKER: Final = re.compile(rb"(?m)^vmbox-[0-9a-f]{32}\n")
 
 _EXIT: Final = rb" exit (\d{1,3}) ([0-9a-f]{1,32})\n"
 """A crash that took its case over knows the token, and may write anything behind it."""
+_INTERRUPTED: Final = b" interrupted\n"
+"""The script's line after its token, when it has sent the signal of a word "int"."""
+
 _PATIENCE: Final = 5.0
 """Seconds for which a FIFO may stay full. What is sent fits into an empty one."""
 
@@ -129,6 +132,15 @@ class FifoChannel:
         at = found.start()
         begin = at - 1 if at > 0 and self.buffer[at - 1] == ord("\n") else at
         return DebuggerExit(begin=begin, end=found.end(), status=int(found[1]), ident=found[2])
+
+    def take_interrupted(self) -> bool:
+        """Whether the script's line that it has sent a signal is in the buffer; if so, removes all up to its end."""
+        line = self._token + _INTERRUPTED
+        at = self.buffer.find(line)
+        if at < 0:
+            return False
+        self.take(at + len(line))
+        return True
 
     def longest_frame(self, marker: bytes) -> int:
         """Bytes at the end of the buffer that may be the beginning of a marker's line or of an exit line."""

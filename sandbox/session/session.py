@@ -367,7 +367,8 @@ class Session:
         told = False
         try:
             channel.control("int", str(self._debugger.slot), self._debugger.interrupt)
-            while time.monotonic() < deadline:
+            sent = self._await_signal(deadline)
+            while sent and time.monotonic() < deadline:
                 # A new marker each time: the signal may hit the very echo that was to print the last one.
                 marker = new_marker()
                 try:
@@ -391,6 +392,20 @@ class Session:
             )
             return
         self._kill()
+
+    def _await_signal(self, deadline: float) -> bool:
+        """Waits until the session script has sent the signal, or the debugger has ended; False after the deadline.
+
+        The command may end by itself before, on a busy host long before: the signal would hit the next one, whose
+        answer would end in the middle and look whole.
+        """
+        channel = self._channel
+        while channel.find_exit() is None and not channel.take_interrupted():
+            if time.monotonic() > deadline:
+                return False
+            del channel.buffer[:-_KEPT]
+            channel.receive(0.3)
+        return True
 
     def _kill(self) -> None:
         """Ends the debugger and waits until the session script has seen that.

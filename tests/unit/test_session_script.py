@@ -6,14 +6,21 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from sandbox.case.places import SESSION_VERSION
+from sandbox.debugger import StartMode
+from sandbox.debugger.drgn import Drgn
+from sandbox.errors import CommandTimeout
 from sandbox.host import paths
+from sandbox.model import Case
+from sandbox.session.session import Session
 
 TOKEN = "feed" * 8
 NAMES = ("in", "out", "in-2", "out-2", "ctl")
@@ -69,3 +76,55 @@ def test_what_a_debugger_can_read_has_no_token(script: subprocess.Popen[bytes], 
     finally:
         os.close(ctl)
         os.close(out)
+
+
+_LINES = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+while True:
+    try:
+        exec(sys.stdin.readline() or "sys.exit()")
+    except KeyboardInterrupt:
+        pass
+"""
+
+
+class Lines(Drgn):
+    """A debugger that runs lines of Python."""
+
+    name = "lines"
+    start_modes = (StartMode("-u", ""),)
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
+
+    def session_argv(self, vmlinux: str | None, dumps: Sequence[str], mode: StartMode) -> Sequence[str]:
+        return [sys.executable, mode.option, str(self._program)]
+
+    def echo(self, marker: bytes, mode: StartMode) -> bytes:
+        return b'print("%b")' % marker
+
+
+def test_a_signal_that_is_sent_late_does_not_hit_the_next_command(
+    script: subprocess.Popen[bytes], tmp_path: Path, make_case: Callable[..., Case]
+) -> None:
+    """A busy host sends it long after the client asked for it, and the command that it was for may have ended."""
+    (tmp_path / "shared").symlink_to("run")
+    (tmp_path / "lock").touch()
+    ctl, out = (os.open(tmp_path / "run" / name, os.O_RDWR | os.O_NONBLOCK) for name in ("ctl", "out"))
+    os.write(ctl, f"{TOKEN}\n".encode())
+    until(out, b"\n")
+    os.close(ctl)
+    os.close(out)
+    case = make_case(directory=tmp_path, token=TOKEN)
+    program = tmp_path / "lines.py"
+    program.write_text(_LINES)
+    said: list[bytes] = []
+    with Session(case, debugger=Lines(program)) as session:
+        session.start()
+        script.send_signal(signal.SIGSTOP)
+        threading.Timer(0.5, script.send_signal, [signal.SIGCONT]).start()
+        with pytest.raises(CommandTimeout):
+            session.run("time.sleep(0.2)", said.append, timeout=0.1)
+        session.run("time.sleep(1); print('whole')", said.append)
+    assert b"".join(said) == b"whole\n"
