@@ -171,7 +171,7 @@ def open_case(
                 token=token,
                 script=SESSION_VERSION,
                 versions=versions,
-                doubts=doubts(profile, versions, vmcore.release),
+                doubts=doubts(profile, versions, vmcore),
                 files=len(vmcore.files) or 1,
                 requested=requested,
                 incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",

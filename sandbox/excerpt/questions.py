@@ -14,7 +14,7 @@ from sandbox.errors import CommandTimeout, SessionFailed
 from sandbox.excerpt.model import Question
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.model import CommandStatus, Vmcore
-from sandbox.profiles import select
+from sandbox.profiles import doubt_crash, select
 from sandbox.progress import Reporter
 from sandbox.report.bounded_answer import PER_ANSWER, BoundedAnswer
 from sandbox.report.collect import collect
@@ -28,7 +28,8 @@ def debuggers(vmcore: Vmcore, options: OpenOptions, reporter: Reporter) -> list[
     if options.debugger is not None:
         return [options.debugger]
     lacking = {name for name, one in DEBUGGERS.items() if options.no_debuginfo and one.needs_debuginfo}
-    doubt = select(vmcore, override=options.image).crash_from.doubt(vmcore.release)
+    used = select(vmcore, override=options.image).crash_from
+    doubt = doubt_crash(used, vmcore.release, vmcore.utsname_version)
     if doubt is not None and DEFAULT.name not in lacking:
         reporter.notice(f"{DEFAULT.name} is not asked: {doubt.partition(': ')[0]}")
         lacking.add(DEFAULT.name)

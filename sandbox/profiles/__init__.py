@@ -16,7 +16,7 @@ from sandbox.profiles.definition import (
     RepositoryVersions,
     Snapshots,
 )
-from sandbox.profiles.doubts import doubts, with_version
+from sandbox.profiles.doubts import doubt_crash, doubts, with_version
 from sandbox.profiles.loading import digests, load, read
 from sandbox.profiles.selection import Selection, by_name, fallbacks, select
 
@@ -34,6 +34,7 @@ __all__ = [
     "Snapshots",
     "by_name",
     "digests",
+    "doubt_crash",
     "doubts",
     "fallbacks",
     "load",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
-from sandbox.model import kernel_version
+from sandbox.model import Vmcore, kernel_version
 from sandbox.profiles import wheels
 from sandbox.profiles.definition import Crash, Profile
 from sandbox.profiles.tables import read_table
@@ -30,14 +31,37 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Backport:
+    """A change of the kernel that its stable releases took over, and an older crash does not look for there."""
+
+    kernels: tuple[str, ...]
+    """The first release of each stable series with it, e.g. 5.4.32."""
+    crash: str
+    """The first crash that reads it."""
+    commit: str
+    """Of crash."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Changes:
     change: tuple[Change, ...]
+    backport: tuple[Backport, ...]
 
 
 @cache
+def _read() -> _Changes:
+    return read_table(_Changes, CRASH_CHANGES)
+
+
 def crash_changes() -> tuple[Change, ...]:
     """Read `images/crash-changes.toml`. Raises `ConfigurationError`."""
-    return read_table(_Changes, CRASH_CHANGES).change
+    return _read().change
+
+
+def crash_backports() -> tuple[Backport, ...]:
+    """As `crash_changes`: those in stable releases."""
+    return _read().backport
 
 
 def max_kernel(crash: Crash, version: str) -> str | None:
@@ -80,10 +104,35 @@ def with_version(profile: Profile, versions: Mapping[str, str]) -> Profile:
     return replace(profile, crash=crash)
 
 
-def doubts(profile: Profile, versions: Mapping[str, str], release: str | None) -> dict[str, str]:
-    """By debugger of an image: the reason why it may answer wrongly about a kernel of `release`, where one is known."""
-    said = {"crash": with_version(profile, versions).doubt(release), "drgn": _doubt_drgn(versions, release)}
+def doubts(profile: Profile, versions: Mapping[str, str], vmcore: Vmcore) -> dict[str, str]:
+    """By debugger of an image: the reason why it may answer wrongly about a dump's kernel, where one is known."""
+    said = {
+        "crash": doubt_crash(with_version(profile, versions), vmcore.release, vmcore.utsname_version),
+        "drgn": _doubt_drgn(versions, vmcore.release),
+    }
     return {name: words for name, words in said.items() if words is not None}
+
+
+def doubt_crash(profile: Profile, release: str | None, utsname_version: str | None) -> str | None:
+    """The reason why a profile's crash may answer wrongly about a kernel: above its ceiling, or with a backport."""
+    if (above := profile.doubt(release)) is not None or release is None:
+        return above
+    stable = _stable(release, utsname_version or "")
+    for one in crash_backports():
+        known = _numbers(profile.crash.version) >= _numbers(one.crash)
+        if not known and any(first[:2] == stable[:2] and first <= stable for first in map(_numbers, one.kernels)):
+            return (
+                f"crash {profile.crash.version} of {profile.name} does not know what "
+                f"{'.'.join(map(str, stable))} has of newer kernels: {one.what}"
+            )
+    return None
+
+
+def _stable(release: str, utsname_version: str) -> tuple[int, ...]:
+    """major, minor and patch of a kernel. Debian has the patch in its `uname -v` only: "Debian 4.19.304-1"."""
+    series = kernel_version(release)
+    named = re.findall(r"(?<![\d.])(\d{1,4}\.\d{1,4}\.\d{1,4})(?!\d)", f"{release} {utsname_version}")
+    return max((found for found in map(_numbers, named) if found[:2] == series), default=series)
 
 
 def _doubt_drgn(versions: Mapping[str, str], release: str | None) -> str | None:

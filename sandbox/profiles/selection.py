@@ -10,6 +10,7 @@ from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.log import Log
 from sandbox.model import Vmcore, kernel_version
 from sandbox.profiles.definition import Profile
+from sandbox.profiles.doubts import doubt_crash
 from sandbox.profiles.loading import load, load_claiming
 
 _log = Log("profiles")
@@ -68,9 +69,9 @@ def _selected(vmcore: Vmcore, override: str | None) -> Selection:
     instead = f"{newest.name} with crash {newest.crash.version} is used"
     if home.image.unusable is not None:
         return Selection(distribution=home, crash_from=newest, reason=f"{home.image.unusable}, so {instead}")
-    ceiling = home.crash.max_kernel
-    if home.doubt(vmcore.release) is not None and _reads_more(newest, home):
-        reason = f"crash {home.crash.version} of {home.name} knows kernels up to {ceiling}, so {instead}"
+    doubt = doubt_crash(home, vmcore.release, vmcore.utsname_version)
+    if doubt is not None and _reads_more(newest, home):
+        reason = f"{doubt.partition(': ')[0].partition(', and this is')[0]}, so {instead}"
         return Selection(distribution=home, crash_from=newest, reason=reason)
     return Selection(distribution=home, crash_from=home, reason=f"kernel {vmcore.release} is of {home.title}")
 
@@ -91,7 +92,7 @@ def fallbacks(selection: Selection, release: str | None) -> Iterator[Selection]:
     newest = next((profile for profile in known if profile.latest), None)
     if newest is None:
         return
-    stable = [one for one in known if _same_mirror(one, newest) and one.doubt(release) is None]
+    stable = [one for one in known if _same_mirror(one, newest) and doubt_crash(one, release, None) is None]
     stable.sort(key=lambda profile: [int(number) for number in re.findall(r"\d+", profile.crash.version)], reverse=True)
     past = newest.of_the_past()
     failed = selection.crash_from

@@ -194,7 +194,7 @@ def _debuggers(vmcore: Vmcore) -> list[Debugger]:
     quick = instead_of(DEFAULT)
     if quick.name in profile.image.debuggers:
         versions[quick.name] = wheels.load().version
-    doubted = doubts(profile, versions, vmcore.release)
+    doubted = doubts(profile, versions, vmcore)
     there = [one for one in (quick, DEFAULT) if one.name in versions]
     return [one for one in there if one.name not in doubted] or there[:1]
 

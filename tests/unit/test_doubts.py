@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from sandbox import profiles
+from sandbox.model import Vmcore
 from sandbox.profiles.definition import Crash
-from sandbox.profiles.doubts import crash_changes, max_kernel
+from sandbox.profiles.doubts import crash_backports, crash_changes, max_kernel
 
 NEWEST = Crash(version="9.0.2", max_kernel="7.0")
 
@@ -34,23 +37,40 @@ def test_the_ceiling_of_the_crash_that_the_image_has(crash: Crash, version: str,
     assert max_kernel(crash, version) == expected
 
 
+def _doubts(versions: dict[str, str], release: str, version: str | None = None) -> dict[str, str]:
+    vmcore = Vmcore(path=Path("vmcore"), format="elf", size=1, release=release, utsname_version=version)
+    return profiles.doubts(profiles.by_name("latest"), versions, vmcore)
+
+
 def test_doubts_go_by_the_version_in_the_image() -> None:
-    newest = profiles.by_name("latest")
     release = "7.2.12+deb14-cloud-amd64"
-    assert "crash 9.0.2 of latest knows kernels up to 7.0" in profiles.doubts(newest, {}, release)["crash"]
-    assert profiles.doubts(newest, {"crash": "9.0.3"}, release) == {}
-    assert "crash 8.0.2 of latest" in profiles.doubts(newest, {"crash": "8.0.2"}, "6.1.0-50-cloud-amd64")["crash"]
+    assert "crash 9.0.2 of latest knows kernels up to 7.0" in _doubts({}, release)["crash"]
+    assert _doubts({"crash": "9.0.3"}, release) == {}
+    assert "crash 8.0.2 of latest" in _doubts({"crash": "8.0.2"}, "6.1.0-50-cloud-amd64")["crash"]
 
 
 def test_a_kernel_that_no_debugger_knows() -> None:
-    newest = profiles.by_name("latest")
-    found = profiles.doubts(newest, {"crash": "9.0.2", "drgn": "0.3.0"}, "7.9.0-1-amd64")
+    found = _doubts({"crash": "9.0.2", "drgn": "0.3.0"}, "7.9.0-1-amd64")
     assert found["drgn"].startswith("drgn 0.3.0 was tried with kernels up to 7.3, and this is 7.9.0-1-amd64")
     assert "crash" in found
-    assert profiles.doubts(newest, {"crash": "9.0.2", "drgn": "0.4.0"}, "7.9.0-1-amd64").keys() == {"crash"}
-    assert profiles.doubts(newest, {"crash": "9.0.2", "drgn": "0.3.0"}, "7.3.1-1-amd64").keys() == {"crash"}
-    assert profiles.doubts(newest, {"crash": "9.0.2"}, "7.9.0-1-amd64").keys() == {"crash"}
+    assert _doubts({"crash": "9.0.2", "drgn": "0.4.0"}, "7.9.0-1-amd64").keys() == {"crash"}
+    assert _doubts({"crash": "9.0.2", "drgn": "0.3.0"}, "7.3.1-1-amd64").keys() == {"crash"}
+    assert _doubts({"crash": "9.0.2"}, "7.9.0-1-amd64").keys() == {"crash"}
+
+
+def test_a_stable_kernel_with_a_backport() -> None:
+    said = _doubts({"crash": "8.0.3"}, "4.19.0-27-amd64", "#1 SMP Debian 4.19.316-1 (2024-06-25)")["crash"]
+    assert said == (
+        "crash 8.0.3 of latest does not know what 4.19.316 has of newer kernels: "
+        "free objects of hardened slabs are linked as in 5.7: kmem -s counts them wrongly"
+    )
+    assert _doubts({"crash": "8.0.4"}, "4.19.0-27-amd64", "#1 SMP Debian 4.19.316-1 (2024-06-25)") == {}
+    assert _doubts({"crash": "8.0.3"}, "5.4.31") == {}
+    assert _doubts({"crash": "8.0.3"}, "5.4.32").keys() == {"crash"}
+    # Of another series, and a number of another kind.
+    assert _doubts({"crash": "8.0.3"}, "5.3.18-150300.59.106-default") == {}
+    assert _doubts({"crash": "8.0.3"}, "4.15.0-213-generic", "#224~18.04.1-Ubuntu SMP") == {}
 
 
 def test_changes_name_their_commit() -> None:
-    assert all(one.commit and one.what for one in crash_changes())
+    assert all(one.commit and one.what for one in (*crash_changes(), *crash_backports()))

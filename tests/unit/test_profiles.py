@@ -64,7 +64,6 @@ def _dump(release: str | None, version: str | None = None) -> Vmcore:
     [
         # The frame of a fault needs crash 7.3.0.
         ("5.10.0-32-amd64", "debian-11", "latest"),
-        ("4.19.0-27-amd64", "debian-10", "debian-10"),
         ("6.1.0-50-cloud-amd64", "debian-12", "latest"),
         ("6.12.94+deb13-cloud-amd64", "debian-13", "debian-13"),
         ("6.12.95+deb12-cloud-amd64", "debian-12", "latest"),
@@ -78,6 +77,32 @@ def test_debian_kernels_find_their_profile(release: str, home: str, image: str) 
     assert (selection.distribution.name, selection.crash_from.name) == (home, image)
     if home != image:
         assert "knows kernels up to" in selection.reason
+
+
+@pytest.mark.parametrize(
+    ("release", "version", "home", "image"),
+    [
+        # Free objects are linked as in 5.7 since stable 4.19.116, which Debian has in `uname -v`.
+        ("4.19.0-27-amd64", "#1 SMP Debian 4.19.316-1 (2024-06-25)", "debian-10", "latest"),
+        ("4.19.0-8-amd64", "#1 SMP Debian 4.19.98-1 (2020-01-26)", "debian-10", "debian-10"),
+        ("4.9.0-19-amd64", "#1 SMP Debian 4.9.320-2 (2022-06-30)", "debian-9", "latest"),
+        ("4.9.0-3-amd64", "#1 SMP Debian 4.9.30-2 (2017-06-12)", "debian-9", "debian-9"),
+        ("5.4.31-1.amzn2.x86_64", None, "amazon-2", "amazon-2"),
+        ("5.4.32-1.amzn2.x86_64", None, "amazon-2", "latest"),
+        ("4.14.301-224.520.amzn2.x86_64", None, "amazon-2", "latest"),
+        ("5.10.102-99.473.amzn2.x86_64", None, "amazon-2", "latest"),
+        # Ubuntu takes over stable's fixes under numbers of its own.
+        ("5.4.0-26-generic", "#30-Ubuntu SMP Mon Apr 20 16:58:30 UTC 2020", "ubuntu-20.04", "latest"),
+    ],
+)
+def test_a_crash_that_does_not_know_a_backport_is_not_used(
+    release: str, version: str | None, home: str, image: str
+) -> None:
+    selection = profiles.select(_dump(release, version))
+    assert (selection.distribution.name, selection.crash_from.name) == (home, image)
+    if version is not None and "Debian" in version and image == "latest":
+        assert f"of {home} does not know what {version.split()[3].partition('-')[0]} has of newer" in selection.reason
+        assert f"crash {selection.crash_from.crash.version} is used" in selection.reason
 
 
 def test_unknown_kernel() -> None:
@@ -135,10 +160,9 @@ def test_every_known_release_finds_its_profile(release: str, version: str | None
     expected = HOMES.get(klass) or HOMES.get(klass.partition(".")[0]) or HOMES.get(klass.partition(":")[0], "latest")
     selection = profiles.select(_dump(release, version))
     assert selection.distribution.name == expected
-    ceiling = selection.distribution.crash.max_kernel
     # The newest crash is no help where it knows no newer kernels.
-    helps = ceiling != profiles.by_name("latest").crash.max_kernel
-    too_new = ceiling is not None and helps and kernel_version(release) > kernel_version(ceiling)
+    helps = selection.distribution.crash.max_kernel != profiles.by_name("latest").crash.max_kernel
+    too_new = helps and profiles.doubt_crash(selection.distribution, release, version) is not None
     assert selection.crash_from.name == ("latest" if too_new or selection.distribution.image.unusable else expected)
 
 
