@@ -17,6 +17,7 @@ import pytest
 
 import engines
 import leftovers
+import time_spent
 from engines import EngineUnderTest
 
 CI = os.environ.get("CI") == "true"
@@ -55,7 +56,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Hides no second try, and nothing that is left on the host."""
+    """Hides no second try, and nothing that is left on the host. Of a long run, says where its time went."""
+    if spent := [*time_spent.lines(terminalreporter.stats)]:
+        terminalreporter.section("where the time went")
+        for line in spent:
+            terminalreporter.write_line(line)
     for report in terminalreporter.stats.get("rerun", ()):
         terminalreporter.section(f"tried again: {report.nodeid}")
         terminalreporter.write_line(report.longreprtext)
