@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -18,6 +19,15 @@ from sandbox.model import Case
 
 # typer makes the same command line of the same functions each time it is asked, which is a twentieth of a second.
 typer.main.get_command = functools.cache(typer.main.get_command)
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """pytest's own looks through the directories of all tests before it, to find a number that is free."""
+    return tmp_path_factory.mktemp(f"{next(_numbers)}", numbered=False)
 
 
 @pytest.fixture(autouse=True)

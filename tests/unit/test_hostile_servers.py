@@ -113,6 +113,7 @@ def test_a_store_whose_headers_are_no_numbers(store: Store) -> None:
         _ = store([head]).size
 
 
+@pytest.mark.slow
 def test_a_host_whose_packets_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     packet = pytest.importorskip("asyncssh.packet")
     dump = _sftp(b"x", 10, 1)

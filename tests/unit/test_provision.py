@@ -86,6 +86,7 @@ def test_ctrl_c_ends_the_build_before_the_process(monkeypatch: pytest.MonkeyPatc
     assert ended.is_set()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_build_that_waits_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     building, interrupted, ended = threading.Event(), threading.Event(), threading.Event()
 

@@ -196,6 +196,7 @@ def test_without_size_or_hash(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> 
     assert "no hash is known" in bench.locate().verification_detail
 
 
+@pytest.mark.slow
 def test_a_host_that_never_answers_is_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download.get.__wrapped__, "__kwdefaults__", {"seconds": 0.1, "login": False})  # type: ignore[attr-defined]
     bench.archive.delay = 0.4

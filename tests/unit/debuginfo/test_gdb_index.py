@@ -117,6 +117,7 @@ def test_another_gdb_is_not_guessed_at(tmp_path: Path, changes: dict[str, object
         rewritten(*written(tmp_path, **changes))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(4))
 def test_what_is_cut_or_changed_is_refused_or_harmless(tmp_path: Path, number: int) -> None:
     files = written(tmp_path)

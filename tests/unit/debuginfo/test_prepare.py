@@ -96,6 +96,7 @@ def test_modules_keep_their_relocations(tmp_path: Path) -> None:
     assert strip_relocs.plan(strip_relocs.LocalFile(tmp_path / "x.ko")) is None
 
 
+@pytest.mark.slow
 def test_damaged_elf(tmp_path: Path) -> None:
     """Any cut, and any byte of the header and the section table overwritten: an answer or NotElf, no other error."""
     data = archives.vmlinux(relocations=b"r" * 480)

@@ -99,6 +99,7 @@ def test_symbols_of_modules_are_of_their_sections(tmp_path: Path) -> None:
     assert not last.agrees(0, 0x2000)
 
 
+@pytest.mark.slow
 def test_files_without_symbols_or_with_damaged_ones(tmp_path: Path) -> None:
     path = write(tmp_path / "vmlinux", KERNEL)
     whole = path.read_bytes()

@@ -124,6 +124,7 @@ def test_what_another_user_put_into_an_open_cache_is_not_used(bench: Bench, plac
     assert str(place / "cache") in error.message
 
 
+@pytest.mark.slow
 def test_dumps_are_unpacked_where_no_other_user_can_reach_them(place: Path) -> None:
     cache = share(place, 0o1777)
     packed = place / str(ALICE) / "vmcore.gz"
@@ -156,6 +157,7 @@ def test_dumps_are_unpacked_where_no_other_user_can_reach_them(place: Path) -> N
     assert isinstance(as_user(MALLORY, copy.read_bytes), PermissionError)
 
 
+@pytest.mark.slow
 def test_a_group_shares_what_was_fetched_once(bench: Bench, place: Path) -> None:
     """The set-up of the how-to. Each of the two could have been the first; the second asks no archive."""
     share(place, 0o2770, GROUP)
