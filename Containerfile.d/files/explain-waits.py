@@ -149,8 +149,8 @@ def described(task):
     }
 
 
-def load_modules(files):
-    """So that locks in a module have names."""
+def load_modules(files, given):
+    """So that locks in a module have names. A file beside the dump may be of a module that was not loaded."""
     for name, content in files.items():
         try:
             module = prog.module(name)
@@ -160,7 +160,8 @@ def load_modules(files):
                     file.write(base64.b64decode(content))
                 module.try_file(f"/proc/self/fd/{handle}", fd=handle)
         except LookupError as error:
-            errors[f"module {name}"] = str(error)
+            if name in given:
+                errors[f"module {name}"] = str(error)
 
 
 def all_tasks():
@@ -177,7 +178,7 @@ def all_tasks():
 
 
 def main(request):
-    load_modules(request["modules"])
+    load_modules(request["modules"], request["given"])
     answer = {"waits": [], "owners": [], "pools": [], "requests": [], "futexes": [], "errors": errors, "blocked": 0}
     lists, owners, listed = {}, {}, {}
     tasks = all_tasks()

@@ -20,10 +20,15 @@ _ASKED: Final = 256
 
 PANIC_LINE: Final = re.compile(r"(?<!end )Kernel panic - .*")
 _OOPS: Final = re.compile(
-    r"BUG: (?:kernel NULL pointer dereference|unable to handle).*|Unable to handle kernel.*"
+    r"BUG: (?:[Kk]ernel NULL pointer dereference|[Uu]nable to handle).*|Unable to handle kernel.*"
     r"|[Kk]ernel BUG at.*|Oops: .*|general protection fault.*|Internal error: .*|divide error: .*"
     r"|Oops - .*|stack segment: .*|double fault: .*|BUG: KASAN: .*|watchdog: BUG: .*|Unhandled fault.*"
 )
+_NUMBERS: Final = re.compile(r"Oops|Internal error: Oops")
+"""An oops' line "Oops: 0002 [#1] SMP", which only numbers it."""
+_HEAD: Final = 32
+"""Lines above that one, in which the reason is: arm64 has 20 of them."""
+_OF_A_CPU: Final = re.compile(r"\bCPU: \d+ .*\bPID: \d+ |---\[ end trace")
 _GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oops|Oops")
 
 # The meaning of each message. The first match wins, in the panic line, then in the last oops before it. Messages are
@@ -234,10 +239,8 @@ def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
     oops_at = _last(lines[:panic_at], _OOPS, budget)
     panic = PANIC_LINE.search(lines[panic_at]) if panic_at is not None else None
     oops = _OOPS.search(lines[oops_at]) if oops_at is not None else None
-    if oops_at is not None and oops is not None and oops[0].startswith("Oops"):
-        # "Oops: 0002 [#1] SMP" only numbers the oops; a line before it has the reason.
-        before = _last(lines[max(0, oops_at - 6) : oops_at], _OOPS, budget)
-        oops = _OOPS.search(lines[max(0, oops_at - 6) + before]) if before is not None else oops
+    if oops_at is not None and oops is not None and _NUMBERS.match(oops[0]):
+        oops = _reason(lines, oops_at, budget) or oops
     trigger = _last(lines, _TRIGGER, budget)
     found.panic = panic[0].strip() if panic else oops[0].strip() if oops else None
     if trigger is not None:
@@ -263,6 +266,18 @@ def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
             found.hardware = hardware[1].strip()
             break
     _take_machine(found, lines, budget)
+
+
+def _reason(lines: list[str], numbered: int, budget: Budget) -> re.Match[str] | None:
+    """The line of an oops that has its reason, above the one that numbers it. No CPU is named between them."""
+    for line in reversed(lines[max(0, numbered - _HEAD) : numbered]):
+        budget.ask()
+        if _OF_A_CPU.search(line):
+            return None
+        found = _OOPS.search(line)
+        if found is not None and not _NUMBERS.match(found[0]):
+            return found
+    return None
 
 
 def _cause(line: str) -> PanicCause | None:

@@ -136,7 +136,7 @@ class _Explainer:
     def _what(self) -> Iterator[Sentence]:
         oops = self._oops
         if oops is None:
-            yield from unfaulted.what(self._lines, self._panic)
+            yield from unfaulted.what(self._lines, self._panic, survived=self._first is not None)
         else:
             text, registers = self._seen.text, self._seen.registers
             divided = divisor(text, registers) if text is not None and self._arch == "x86_64" else None
@@ -144,8 +144,12 @@ class _Explainer:
             if oops.corruption is not None:
                 yield _said("what", f"Before it the kernel said: {oops.corruption.rstrip('.')}.")
         earlier = unfaulted.earlier(self._lines, oops.line if oops is not None else None)
-        if self._first is not None and (earlier is None or self._first.line < earlier[0]):
-            earlier = self._first.line, self._first.text
+        first = self._first
+        if first is not None and (earlier is None or first.line < earlier[0]):
+            where = first.place
+            module = f" of module {where.module}" if where and where.module else ""
+            place = f", in {where.function}+0x{where.offset:x}{module}" if where else ""
+            earlier = first.line, first.text.rstrip(".") + place
         if earlier is not None:
             yield _said("what", f"It was not the first error of this boot. That was: {earlier[1].rstrip('.')}.")
 
@@ -157,9 +161,10 @@ class _Explainer:
             yield from self._panicking()
             return
         if oops.bad_place is not None:
+            ran = "was to run" if self._access() == "execute" else "ran"
             yield Sentence(
                 topic="where",
-                text=f"The CPU was to run code at {_x(oops.bad_place)}, where no function is.",
+                text=f"The CPU {ran} code at {_x(oops.bad_place)}, where the kernel knows no function.",
                 command="bt",
             )
         place = oops.place

@@ -6,6 +6,7 @@ arch/arm64/kernel/{traps,process}.c print. A value that the log does not have is
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,13 @@ from typing import Final
 from sandbox.dump.panic import PANIC_LINE, CaptureKernelFilter
 from sandbox.judge.call_trace import TracedFrame, call_traces
 
-_TIME: Final = re.compile(r"^(?:<\d{1,3}>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[TC]\d+\] ?)?")
+_TIME: Final = re.compile(
+    r"^(?:<\d{1,3}>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[TC]\d+\] ?)?"
+    r"(?: ?\[\d{1,4}: [^\]:]{1,24}(?::[^\]: ]{1,8})?: *\d{1,10}\] ?)?"
+)
+"""Of printk, with the caller (CONFIG_PRINTK_CALLER), or as phones have it: "[4:  kworker/u16:3: 4321] "."""
 _BEGINS: Final = re.compile(
-    r"BUG: (?:kernel NULL pointer|unable to handle)|[Uu]nable to handle kernel|general protection fault"
+    r"BUG: (?:[Kk]ernel NULL pointer|[Uu]nable to handle)|[Uu]nable to handle kernel|general protection fault"
     r"|[Kk]ernel BUG at|stack guard page was hit|Internal error: |divide error: |double fault|Unhandled fault"
     r"|stack segment: |invalid opcode: |\bOops: |Oops - |watchdog: BUG: |detected stall|self-detected stall"
     r"|hard LOCKUP|kernel tried to execute NX"
@@ -24,22 +29,44 @@ _BEGINS: Final = re.compile(
 """A line that can be the first of an oops or of a lockup's message."""
 _WARNS: Final = re.compile(r"^\s*WARNING: (?:CPU: \d+ PID: \d+ )?at (?P<file>[^\s:]{1,256}):(?P<line>\d{1,9})\b")
 """The first line of WARN(), which ends a kernel only where panic_on_warn is set. Newer kernels have no CPU in it."""
+_REPORT: Final = re.compile(
+    r"^\s*(?:BUG: (?P<checker>KASAN|KFENCE|KCSAN): (?P<kind>\S.{0,256}?) in (?P<place>\S+(?: \[[^\]]{1,110}\])?)"
+    r"|(?P<ubsan>UBSAN): (?P<fault>\S.{0,256}?) in (?P<file>[^\s:]{1,256}):(?P<line>\d{1,9})(?::\d{1,9})?)\s*$"
+)
+"""The first line of a report of a checker that the compiler or the allocator helps (mm/kasan/report.c, lib/ubsan.c)."""
+_REPORTED: Final = re.compile(r"\b(KASAN|KFENCE|KCSAN|UBSAN): panic_on_warn set|\b(kasan)\.fault=panic set")
+_CHECKERS: Final = re.compile(
+    r"_*(?:dump_stack|show_stack|print_report|print_address_desc|kasan_|asan_|kcsan_|tsan_|kfence_|ubsan_|check_region)\w*"
+    r"(?:\.\w+)*|panic|check_panic_on_warn|end_report"
+)
+_SAID: Final = re.compile(
+    r"virtual address [0-9a-f]{8} when (?P<arm>read|write|execute)"
+    r"|BUG: (?:Kernel NULL pointer dereference|Unable to handle kernel data access) on (?P<power>read|write) at "
+    r"|^(?P<checker>Read|Write) of size \d+ at addr (?P<address>[0-9a-f]{8,16}) ",
+    re.MULTILINE,
+)
+"""The access in words: arch/arm/mm/fault.c, arch/powerpc/mm/fault.c, mm/kasan/report.c."""
 _WARNED: Final = re.compile(r"panic_on_warn")
 _CUT: Final = re.compile(r"-+\[ cut here \]-+")
 _LOCKUP: Final = re.compile(r"soft lockup|hard LOCKUP|detected stall|self-detected stall")
 _NUMBER: Final = re.compile(r"\[#(\d{1,6})\]")
 _ADDRESS: Final = re.compile(
     r"(?:dereference|page fault|paging request)[^:]*(?:, address| for address): (?:0x)?([0-9a-f]{8,16})"
-    r"|(?:dereference|paging request)[a-z ]* at (?:virtual address )?(?:0x)?([0-9a-f]{8,16})"
+    r"|(?:dereference|paging request|data access)[a-z ]* at (?:virtual address )?(?:0x)?([0-9a-f]{8,16})"
     r"|(?:non-canonical|maybe for) address 0x([0-9a-f]{1,16})"
 )
 _ERROR_CODE: Final = re.compile(r"#PF: error_code\(0x([0-9a-f]{1,8})\)")
 _OOPS_CODE: Final = re.compile(r"\bOops: (?:Oops: )?([0-9a-f]{4,16}) \[#")
 _ESR: Final = re.compile(r"\bESR = 0x([0-9a-f]{8,16})")
-_WHERE: Final = re.compile(
-    r"^\s*(?:RIP: 0010:|pc : )(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]{1,8})/0x(?P<size>[0-9a-f]{1,8})"
+_PLACE: Final = re.compile(
+    r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]{1,8})/0x(?P<size>[0-9a-f]{1,8})"
     r"(?: \[(?P<module>[\w-]{1,56})(?: [0-9a-f]{40})?\])?"
 )
+_WHERE: Final = re.compile(
+    r"^\s*(?:RIP: 0010:|pc : |epc : +(?:[0-9a-f]{8,16} )?|epc {3}: [0-9a-f]{8,16} |PC is at |NIP \[[0-9a-f]{8,16}\] "
+    r"|Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \((?:\[<[0-9a-f]+>\] )?)" + _PLACE.pattern
+)
+"""Of x86, arm64, riscv, mips, arm, powerpc and s390."""
 _BAD_WHERE: Final = re.compile(r"^\s*(?:RIP: 0010:|pc : )(?:0x([0-9a-f]{1,16})\s*$|Bad RIP value)")
 _USER: Final = re.compile(r"^\s*RIP: 00(?:33|23):")
 _REGISTER: Final = re.compile(
@@ -50,7 +77,7 @@ _TASK: Final = re.compile(
     r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
 )
 _CODE: Final = re.compile(r"^\s*Code: ([0-9a-f<>() ]{2,1024})$")
-_CHECK: Final = re.compile(r"[Kk]ernel BUG at (\S{1,256}?):(\d{1,9})!")
+_CHECK: Final = re.compile(r"[Kk]ernel BUG at (?P<file>\S{1,256}?):(?P<line>\d{1,9})!")
 _BEFORE: Final = re.compile(
     r"\blist_(?:add|del) corruption.*|\bdetected buffer overflow in \w.*|\w+: detected buffer overflow.*"
     r"|\busercopy: Kernel memory .*"
@@ -61,6 +88,8 @@ _MODULES: Final = re.compile(r"^\s*Modules linked in: ?(.*)$")
 _END: Final = re.compile(r"---\[ end trace")
 _MOST: Final = 200
 """Lines of an oops."""
+_HEAD: Final = 32
+"""Lines of its head: arm64 has 20 between "Unable to handle …" and "Internal error: …"."""
 _NAMES: Final = {"r08": "r8", "r09": "r9"}
 
 
@@ -107,6 +136,10 @@ class Oops:
     """(file, line) of a BUG(), or of a WARN()."""
     warned: bool = False
     """Whether it is a WARN(), after which a kernel goes on if panic_on_warn is not set."""
+    reported: bool = False
+    """Whether it is the report of a checker (KASAN, KFENCE, KCSAN, UBSAN), after which a kernel goes on as well."""
+    access: str | None = None
+    """read, write or execute, where the kernel says it in words."""
     corruption: str | None = None
     """What the kernel says before a BUG() of its own checks (of lists, of buffers), or the text of a WARN()."""
     guard_page: bool = False
@@ -127,38 +160,66 @@ def find(lines: Sequence[str]) -> tuple[Oops | None, Oops | None]:
     `lines` are those of `own_lines`. The first is None for a panic that no oops or lockup led to.
     """
     panic = max((at for at, line in enumerate(lines) if PANIC_LINE.search(line)), default=None)
-    warned = panic is not None and _WARNED.search(lines[panic]) is not None
+    checker = _REPORTED.search(lines[panic]) if panic is not None else None
+    warned = panic is not None and checker is None and _WARNED.search(lines[panic]) is not None
+    name = next(filter(None, checker.groups())).upper() if checker else None
     starts = [
         at
         for at, line in enumerate(lines)
-        if (panic is None or at < panic) and (_BEGINS.search(line) or (warned and _WARNS.match(line)))
+        if (panic is None or at < panic)
+        and (
+            _BEGINS.search(line)
+            or (warned and _WARNS.match(line))
+            or (name is not None and (found := _REPORT.match(line)) and name in {found["checker"], found["ubsan"]})
+        )
     ]
-    # The lines of one oops, "BUG: …" and "Oops: …", follow each other.
-    firsts = [at for number, at in enumerate(starts) if number == 0 or at - starts[number - 1] > 8]
-    found = []
+    firsts = [at for number, at in enumerate(starts) if number == 0 or not _one_oops(lines, starts[number - 1], at)]
+    read = []
     for number, at in enumerate(firsts):
         end = firsts[number + 1] if number + 1 < len(firsts) else panic if panic is not None else len(lines)
-        found.append(_read(lines, at, min(end, at + _MOST)))
-    oopses = [one for one in found if not one.lockup]
-    if not found:
+        read.append(_read(lines, at, min(end, at + _MOST)))
+    oopses = [one for one in read if not one.lockup]
+    if not read:
         return None, None
-    last = found[-1]
+    last = read[-1]
     if panic is not None and not _belongs(lines[panic], last):
         return None, oopses[0] if oopses else None
     first = oopses[0] if oopses and oopses[0] is not last else None
     return last, first
 
 
+def _one_oops(lines: Sequence[str], before: int, at: int) -> bool:
+    """Whether two lines that can be the first of an oops are of one: "BUG: …" and "Oops: …". Its CPU is behind both."""
+    between = lines[before:at]
+    return (
+        at - before <= _HEAD
+        and (_LOCKUP.search(lines[before]) is None) == (_LOCKUP.search(lines[at]) is None)
+        and not any(_TASK.search(line) or _END.search(line) or _WHERE.match(line) for line in between)
+        and (_NUMBER.search(lines[at]) is None or not any(map(_NUMBER.search, between)))
+    )
+
+
 def frames(lines: Sequence[str], oops: Oops) -> list[TracedFrame]:
     """The frames of the oops' call trace that the kernel was sure of, without the one that faulted."""
     trace = next((one for one in call_traces(lines) if one.line > oops.line), None)
-    return [] if trace is None else [one for one in trace.reliable if not one.stopped]
+    if trace is None:
+        return []
+    found = [one for one in trace.reliable if not one.stopped]
+    if oops.reported:
+        found = list(itertools.dropwhile(lambda one: _CHECKERS.fullmatch(one.function), found))
+    # A checker's trace, and those of mips, powerpc and s390, begin with the function itself.
+    place = oops.place
+    if found and place is not None and found[0].function == place.function:
+        del found[: int(found[0].offset or "-1", 16) == place.offset]
+    return found
 
 
 def _belongs(panic: str, last: Oops) -> bool:
     """Whether a panic is one that an oops or a lockup ends in: kernel/panic.c, arch/*/kernel/*.c."""
     if last.lockup:
         return re.search(r"softlockup|[Hh]ard LOCKUP|RCU Stall", panic) is not None
+    if last.reported:
+        return _REPORTED.search(panic) is not None
     if last.warned:
         return _WARNED.search(panic) is not None
     return re.search(r"Fatal exception|Oops|double fault|stack guard|overflow|BUG", panic) is not None
@@ -174,11 +235,17 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     warning = _WARNS.match(block[0])
     if warning is not None:
         before = _warning_text(lines, at)
-    check = warning or _CHECK.search(text)
+    report = None if warning else _REPORT.match(block[0])
+    if report is not None and report["place"] and (named := _PLACE.fullmatch(report["place"])):
+        place = _place(named)
+    check = warning or _CHECK.search(text) or (report if report and report["ubsan"] else None)
+    said = _SAID.search(text)
     number = _NUMBER.search(text)
     error = _ERROR_CODE.search(text) or _ESR.search(text) or _OOPS_CODE.search(text)
     guard = _GUARD.search(text) is not None
     value = int(next(filter(None, address.groups())), 16) if address else None
+    if said is not None and said["address"]:
+        value = int(said["address"], 16)
     return Oops(
         line=at,
         text=block[0].strip(),
@@ -196,8 +263,10 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
         cpu=int(task[1]) if task else None,
         pid=int(task[2]) if task else None,
         command=task[3] if task else None,
-        check=(check[1], int(check[2])) if check else None,
+        check=(check["file"], int(check["line"])) if check else None,
         warned=warning is not None,
+        reported=report is not None,
+        access=(said["arm"] or said["power"] or said["checker"].lower()) if said else None,
         corruption=before,
         guard_page=guard,
         modules=_modules(lines[max(0, at - 60) : end]),
@@ -235,12 +304,7 @@ def _state(block: Sequence[str]) -> tuple[Place | None, int | None, dict[str, in
                 break
             begun = True
             if where:
-                place = Place(
-                    function=where["function"],
-                    offset=int(where["offset"], 16),
-                    size=int(where["size"], 16),
-                    module=where["module"],
-                )
+                place = _place(where)
             elif nowhere and nowhere[1]:
                 bad = int(nowhere[1], 16)
             continue
@@ -256,6 +320,15 @@ def _state(block: Sequence[str]) -> tuple[Place | None, int | None, dict[str, in
         if not code and (printed := _CODE.match(line)):
             code, code_at = _octets(printed[1])
     return place, bad, registers, code, code_at
+
+
+def _place(found: re.Match[str]) -> Place:
+    return Place(
+        function=found["function"],
+        offset=int(found["offset"], 16),
+        size=int(found["size"], 16),
+        module=found["module"],
+    )
 
 
 def _octets(printed: str) -> tuple[bytes, int]:

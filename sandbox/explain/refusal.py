@@ -24,7 +24,9 @@ _DOUBLE: Final = re.compile(r"double fault")
 
 def access(oops: Oops, arch: str | None, instruction: ParsedInstruction | None) -> str | None:
     """read, write or execute, by the processor's own word, else by the instruction; None if neither says."""
-    if oops.lockup or oops.check:
+    if oops.access is not None:
+        return oops.access
+    if oops.lockup or oops.check or oops.reported:
         return None
     code = oops.error_code
     if code is not None and arch == "x86_64" and _PAGE_FAULT.search(oops.text) and not oops.guard_page:
@@ -43,6 +45,12 @@ def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = No
         return f"Nothing faulted; a CPU did not get on: {oops.text.rstrip('.')}."
     if oops.guard_page:
         return "A kernel stack overflowed: it ran into the guard page below it."
+    if oops.reported:
+        how_much = f" It was a {how} of address 0x{oops.address:x}." if how and oops.address is not None else ""
+        return (
+            f"A checker of the kernel's own reported: {oops.text.rstrip('.')}.{how_much} "
+            "The kernel would have gone on, but it is set to panic."
+        )
     if oops.check is not None:
         file, line = oops.check
         if oops.warned:

@@ -25,7 +25,7 @@ _STATUS: Final = ((61, "not corrected"), (57, "the state of the processor may be
 _CANARY: Final = re.compile(r"stack-protector: Kernel stack is corrupted in: (?P<function>\S+(?: \[[\w-]+\])?)")
 _BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked")
 _EARLIER: Final = re.compile(
-    r"^(?:BUG: (?!kernel NULL|unable to handle|stack guard|\w+ stack guard)\S|BUG [\w:-]+ \("
+    r"^(?:BUG: (?![Kk]ernel NULL|[Uu]nable to handle|stack guard|\w+ stack guard)\S|BUG [\w:-]+ \("
     r"|rcu: INFO: rcu_\w+ detected|watchdog: BUG: )"
 )
 """Errors after which a kernel goes on: of memory (mm/page_alloc.c, mm/slub.c), of the scheduler, of locks."""
@@ -56,8 +56,8 @@ def hardware(lines: Sequence[str]) -> Iterator[Sentence]:
         return
 
 
-def what(lines: Sequence[str], panic: str | None) -> Iterator[Sentence]:
-    """The panic, and what the log says of its cause."""
+def what(lines: Sequence[str], panic: str | None, *, survived: bool = False) -> Iterator[Sentence]:
+    """The panic, and what the log says of its cause. `survived`: an oops of this boot did not end the kernel."""
     if canary := _CANARY.search(panic or ""):
         yield _said(
             "what",
@@ -65,7 +65,8 @@ def what(lines: Sequence[str], panic: str | None) -> Iterator[Sentence]:
             "when the function was to return. Most often a variable there was written past its end.",
         )
         return
-    yield _said("what", f"No instruction of the kernel faulted: {panic}.")
+    said = "No fault ended the kernel, but one came before" if survived else "No instruction of the kernel faulted"
+    yield _said("what", f"{said}: {(panic or '').rstrip('. ')}.")
     for name, pid in list(dict.fromkeys(_BLOCKED.findall("\n".join(lines))))[:_MOST]:
         yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")
     if re.search(r"[Oo]ut of memory|deadlocked on memory", panic or ""):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -139,10 +139,14 @@ def script() -> bytes:
     return b"\n".join((paths.data_dir() / "Containerfile.d" / "files" / name).read_bytes() for name in _PARTS)
 
 
-def request(modules: Mapping[str, bytes]) -> str:
-    """The argument of the script. `modules` are debug files by which locks in modules get their names."""
+def request(modules: Mapping[str, bytes], given: Collection[str] = ()) -> str:
+    """The argument of the script. `modules` are debug files by which locks in modules get their names.
+
+    Of those that are `given` by the user it is said if the kernel had not loaded them.
+    """
     files = {name: base64.b64encode(content).decode() for name, content in modules.items()}
-    return json.dumps({"most": MOST, "most_requests": MOST_REQUESTS, "most_futexes": MOST_FUTEXES, "modules": files})
+    most = {"most": MOST, "most_requests": MOST_REQUESTS, "most_futexes": MOST_FUTEXES}
+    return json.dumps({**most, "modules": files, "given": sorted(given)})
 
 
 def read(answer: bytes) -> WaitAnswer:

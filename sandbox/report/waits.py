@@ -45,9 +45,10 @@ def read(session: Session, *, modules: Sequence[Path] = (), timeout: float) -> W
         name = module_name(path.name)
         if name is not None and name not in files and len(files) < _MOST_MODULES:
             files[name] = read_module(path, below=below)
+    given = files.keys() & {module_name(path.name) for path in modules}
     with scripted_session(session) as scripted:
         doubt = scripted.doubt
-        answer = run_shipped(scripted, "waits", wait_facts.script(), wait_facts.request(files), timeout=timeout)
+        answer = run_shipped(scripted, "waits", wait_facts.script(), wait_facts.request(files, given), timeout=timeout)
     try:
         return explain(wait_facts.read(answer), doubt=doubt)
     except ValueError as error:

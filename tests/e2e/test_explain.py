@@ -267,6 +267,8 @@ def test_futexes_have_their_waiters_and_owners(docker_engine: EngineUnderTest, d
     docker_engine.run("close", str(dump))
     assert told.returncode == 0, told.stderr
     waits: dict[str, Any] = json.loads(told.stdout)
+    # The module beside the dump was not loaded, and nobody asked for it.
+    assert "module vmbox_demo" not in waits["unknown"]
     console = (dump.parent / "console.txt").read_text(encoding="utf-8")
 
     def who(words: str) -> tuple[set[int], int]:
