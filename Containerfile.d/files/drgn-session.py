@@ -101,7 +101,9 @@ def say(error):
         kind = ""
     elif isinstance(error, SyntaxError):
         kind = "syntax error: "
-    more = "; with debuginfo it may be" if without_debuginfo and isinstance(error, LookupError) else ""
+    # The registers that the dump lacks are no matter of types or names.
+    may_be = without_debuginfo and isinstance(error, LookupError) and not str(error).startswith("registers for CPU")
+    more = "; with debuginfo it may be" if may_be else ""
     print(f"drgn: crash: {kind}{error}{more}")
 
 

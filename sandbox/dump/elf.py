@@ -218,8 +218,8 @@ def parse(source: Source, name: str) -> ElfFile:
     loads.sort(key=lambda one: one.paddr)
     if header.arch in {"armv7l", "armv7b"} and loads:
         header.phys_base = loads[0].paddr
-    # A hypervisor, which dumps a kernel that runs, has numbers of CPUs in place of PIDs.
-    crashed = pids != list(range(1, len(pids) + 1))
+    # A hypervisor, which dumps a kernel that runs, has numbers of CPUs in place of PIDs. No notes may be of either.
+    crashed = not pids or pids != list(range(1, len(pids) + 1))
     return ElfFile(source, header, loads, need, sections, crashed=crashed)
 
 

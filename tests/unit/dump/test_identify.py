@@ -238,6 +238,19 @@ def test_the_copy_with_the_time_of_the_crash_is_taken(tmp_path, text, note):
     assert found.crash_time == datetime.fromtimestamp(1700000000, UTC)
 
 
+def test_it_is_taken_where_there_are_no_notes_at_all(tmp_path):
+    """Else drgn takes the registers for a hypervisor's, and finds none."""
+    path = tmp_path / "vmcore"
+    head = struct.pack("<III", 11, len(INFO), 0) + b"VMCOREINFO\0\0"
+    begin = _guest(path, {0x1000: INFO.partition(b"CRASHTIME")[0], 0x13FF000: head + INFO})
+    with path.open("r+b") as file:
+        file.seek(64)  # the program header of the notes: PT_NULL
+        file.write(bytes(56))
+        file.seek(64 + 2 * 56)
+        file.write(bytes(begin - 64 - 2 * 56))
+    assert identify(path).crash_time == datetime.fromtimestamp(1700000000, UTC)
+
+
 def test_a_file_that_is_no_dump_is_named(tmp_path):
     cases = {
         "vmlinux": (dump_writer.elf({}, INFO, kind=2), "kernel image"),
