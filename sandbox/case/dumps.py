@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.case.places import DESCRIBED
 from sandbox.dump import identify as identify_file, identify_inside, index_pieces, read_log as read_log_of_file
+from sandbox.dump.reader import reads_memory
 from sandbox.host import paths
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
@@ -44,10 +45,11 @@ def identify(dump: Path, reporter: Reporter = QUIET) -> Vmcore:
         return _identify_remote(here, reporter, whole=False)
 
 
-def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: bool) -> Vmcore:
+def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: bool, measuring: bool = True) -> Vmcore:
     """The same with what only the whole dump tells. A large flattened dump is indexed, once.
 
-    One that has to be unpacked for it is, into the cache, with `unpacking` only. Raises what `unpack` raises.
+    One that has to be unpacked for it is, into the cache, with `unpacking` only. Without `measuring` it is not looked
+    whether the dump in an archive is complete, where a log beside it told the rest. Raises what `unpack` raises.
     """
     here, remote = _here(dump, reporter)
     if remote:
@@ -60,7 +62,10 @@ def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: boo
         # It was found in a directory.
         index_pieces(vmcore.path, kept, reporter)
         vmcore = identify_file(here)
-    return vmcore if vmcore.skipped is None else identify_inside(vmcore, kept, reporter, unpacking=unpacking)
+    unmeasured = measuring and bool(vmcore.wrappers) and vmcore.complete is None and reads_memory(vmcore.format)
+    if vmcore.skipped is None and not unmeasured:
+        return vmcore
+    return identify_inside(vmcore, kept, reporter, unpacking=unpacking)
 
 
 def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:

@@ -244,7 +244,7 @@ def identified(dump: Path, reporter: Reporter) -> Vmcore:
     from sandbox.case.dumps import identify_inside_of
 
     # Debian's and Ubuntu's debuginfo is found by what only the log says.
-    return identify_inside_of(dump, reporter, unpacking=True)
+    return identify_inside_of(dump, reporter, unpacking=True, measuring=False)
 
 
 @contextmanager

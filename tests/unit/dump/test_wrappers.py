@@ -353,6 +353,29 @@ def test_info_of_a_large_dump_unpacks_it_when_asked(tmp_path, monkeypatch, vmbox
     assert (told["wrappers"], told["size"], told["cause"]) == (["gz"], path.stat().st_size, "sysrq")
 
 
+def test_info_says_whether_a_dump_in_blocks_is_complete_also_with_its_log_beside_it(tmp_path, monkeypatch, vmbox):
+    compress = zstandard.module().compress
+    blocks = [compress(DUMP[at : at + (1 << 14)]) for at in range(0, len(DUMP), 1 << 14)]
+    log = list(read_log(FIXTURE))
+    files = {"whole": b"".join(blocks), "cut": b"".join(blocks[:-2]), "alone": compress(DUMP)}
+    for name, data in files.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vmcore.zst").write_bytes(data)
+        (tmp_path / name / "vmcore-dmesg.txt").write_bytes(b"\n".join(log[:20] + log[-70:]))
+    monkeypatch.setattr(wrappers, "WHOLE_LIMIT", 1 << 13)
+    monkeypatch.setattr(wrappers, "PEEK_LIMIT", 1 << 14)
+    monkeypatch.setenv("VMBOX_CACHE_DIR", str(tmp_path / "cache"))
+
+    def told(name, *options):
+        one = json.loads(vmbox("info", tmp_path / name / "vmcore.zst", "--json", *options).stdout)
+        return one["complete"], one["cause"]
+
+    assert told("whole") == (True, "sysrq")
+    assert told("cut") == (False, "sysrq")
+    assert told("alone") == (None, "sysrq")
+    assert told("alone", "--unpack") == (True, "sysrq")
+
+
 def test_unsupported_wrappers_are_explained(tmp_path):
     for name, content in {"b.rar": b"Rar!\x1a\x07\0"}.items():
         (tmp_path / name).write_bytes(content + bytes(600))
