@@ -22,7 +22,7 @@ def main() -> None:
     """The entry point."""
     open_standard_streams()
     _end_on_signals()
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] = _urls_for_paths(sys.argv[1:])
     if os.environ.get("VMBOX_LOG"):
         from sandbox.commands.verbose import begin_from_environment
         from sandbox.render import exit_on_error
@@ -36,6 +36,19 @@ def main() -> None:
 
         with exit_on_error():
             app()
+
+
+def _urls_for_paths(words: Sequence[str]) -> list[str]:
+    """Web addresses before `--` as `Path` keeps them: it writes // as /, and another signature is none."""
+    found = list(words)
+    for number, word in enumerate(words):
+        if word == "--":
+            break
+        scheme, is_url, rest = word.partition("://")
+        if is_url and scheme.lower() in {"http", "https"}:
+            # RFC 3986, 3.3 and 3.4: %2F is the same data in a query, and a segment's own in a path.
+            found[number] = f"{scheme.lower()}://{rest.replace('//', '/%2F')}"
+    return found
 
 
 def open_standard_streams() -> None:

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Final
 
 from sandbox.case.remote_file import NotInParts
-from sandbox.errors import ConfigurationError, DumpError, DumpNotFound, DumpUnreadable, NoSpace, VmboxError
+from sandbox.dump import magic
+from sandbox.errors import ConfigurationError, DumpError, DumpNotFound, DumpUnreadable, NoSpace, NotADump, VmboxError
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
 
@@ -86,10 +87,17 @@ def _in_words(url: str) -> Iterator[None]:
         if error.status in {404, 410}:
             raise DumpNotFound(f"there is no file {without_secrets(url)}", hint="check the URL") from None
         hint = "is a login missing (~/.netrc), or is the URL's signature too old?"
+        if error.status >= 500:
+            hint = "it is the server that fails: run the command again later"
         raise DumpUnreadable(error.message, hint=hint) from None
     except ProxyRefused as error:
         raise DumpUnreadable(error.message, hint=error.hint) from None
     except RangesUnsupported as error:
+        if (found := magic.foreign(error.beginning)) is not None:
+            hint = (
+                "is it a login? Give the address of the file itself, which a download in a browser has, or a signed one"
+            )
+            raise NotADump(f"{without_secrets(url)} is {found[0]}, not a kernel crash dump", hint=hint) from None
         raise NotInParts(url, str(error)) from None
     except (DumpError, ConfigurationError, NoSpace):
         raise

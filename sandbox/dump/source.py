@@ -303,6 +303,9 @@ def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
             if str(path) == "-":
                 hint = "save it: SOURCE > vmcore; only info, dmesg and decode read standard input"
                 return DumpNotFound("a dump of this command is a file, and not standard input", hint=hint)
+            if found := re.fullmatch(r"((?:[\w.-]+@)?[\w.-]+):(/.+)", str(path)):
+                hint = f"of another host, as scp has it? vmbox info {pasteable(f'sftp://{found[1]}{found[2]}')}"
+                return DumpNotFound(f"there is no file {path}", hint=hint)
             return DumpNotFound(f"there is no file {path}")
         case PermissionError():
             return DumpUnreadable(f"no permission to read {path}", hint=_permission(path))

@@ -23,7 +23,15 @@ from sandbox.case import dumps, kept_dumps, remote_dump, remote_http, remote_pag
 from sandbox.cli import app
 from sandbox.debuginfo import download
 from sandbox.dump import identify
-from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, EvidenceChanged, NoSpace, UsageError
+from sandbox.errors import (
+    ConfigurationError,
+    DumpNotFound,
+    DumpUnreadable,
+    EvidenceChanged,
+    NoSpace,
+    NotADump,
+    UsageError,
+)
 from sandbox.render import size
 
 DUMP = Path(__file__).resolve().parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -227,6 +235,22 @@ def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(site: 
     vmbox("close", url(site))
     with pytest.raises(DumpUnreadable):
         remote_dump.local(url(site))
+
+
+def test_a_page_in_the_place_of_a_dump_is_no_dump_and_is_not_downloaded(site: Archive, tmp_path: Path) -> None:
+    site.ranges = False
+    site.files["/vmcore"] = b"<!DOCTYPE html><html><body>Log in" + bytes(5000)
+    for words in (["info"], ["info", "--download"], ["run"]):
+        said = vmbox(*words, url(site), status=NotADump.exit_code)
+        assert f"{site.url}/vmcore is an HTML page, not a kernel crash dump" in said
+        assert "hint: is it a login?" in said
+    assert not list((tmp_path / "CACHE" / "dumps").glob("*.download"))
+
+
+def test_two_slashes_of_a_signature_reach_the_server(site: Archive) -> None:
+    signed = f"{site.url}/vmcore?signature=SECRET//a/b"
+    assert "sysrq" in vmbox("info", signed.replace("http://", "HTTP://"))
+    assert {path for path, _ in site.requests} == {"/vmcore?signature=SECRET/%2Fa/b"}
 
 
 def test_a_download_by_ranges_goes_on_after_a_cut_and_leaves_nothing_half(
