@@ -42,9 +42,11 @@ def script(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {"PATH": os.environ["PATH"], "IDLE": "60"}
     process = subprocess.Popen(["sh", "-c", text, "session"], env=environment, start_new_session=True)
     yield process
-    # In a container all end with PID 1.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    # In a container all end with PID 1. A debugger has a session of its own.
+    debuggers = [int(file.read_text()) for file in (tmp_path / "tmp").glob(".debugger.pid.*")]
+    for group in (process.pid, *debuggers):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
     process.wait()
 
 
