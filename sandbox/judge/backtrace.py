@@ -14,9 +14,10 @@ more than 64 bits when they are multiplied."""
 # task.c print_task_header(); the command's name is printed raw and may contain anything, including quotes.
 _HEADER: Final = re.compile(rf'^PID: ({INTEGER})\s+TASK: ([0-9a-f]+)\s+CPU: ({INTEGER})\s+COMMAND: "(.*)"\s*$')
 # x86_64.c x86_64_print_stack_entry(), arm64.c, s390.c, ppc64.c: " #3 [ADDRESS] NAME at ADDRESS [MODULE]"
+# The name of a function of Rust has blanks: get<u8, u16>.
 # drgn prints question marks where frame pointers do not tell the stack pointer.
 _FRAME: Final = re.compile(
-    rf"^\s*#({INTEGER}) \[([0-9a-f]+|\?+)\] (\S+)(?: \((?:via )?[^)]*\))?"
+    rf"^\s*#({INTEGER}) \[([0-9a-f]+|\?+)\] (\S+(?: \S+){{0,30}}?)(?: \((?:via )?[^)]*\))?"
     r" at ([0-9a-f]+)(?: \[([\w-]+)\])?(?: \(unreliable\))?\s*$"
 )
 # drgn/commands/_builtin/crash/_bt.py

@@ -81,6 +81,9 @@ _ENDS: Final = re.compile(
     r"---\[ end|Modules linked in|Last Breaking-Event|Instruction dump|Kernel Offset|^\s*task:|\bCPU: \d"
 )
 
+_LIKE_PANICS: Final = 8
+"""Lines that read like a panic among which the panic is looked for. A program may write any number."""
+
 _FOREIGN: Final = 3
 """Lines of others, of another CPU or of user space, that may stand between two frames."""
 
@@ -180,10 +183,9 @@ def panic_trace(log: Sequence[str]) -> CallTrace | None:
     """
     lines = _own(log)
     traces = call_traces(log)
-    at = _panic_at(lines)
-    if at is None:
+    if _panic_at(lines) is None:
         return next((one for one in reversed(traces) if one.kind in {TraceKind.OOPS, TraceKind.LOCKUP}), None)
-    return _of_panic(traces, lines, at)
+    return _panic(traces, lines)[1]
 
 
 def dump_trace(log: Sequence[str]) -> CallTrace | None:
@@ -195,9 +197,8 @@ def dump_trace(log: Sequence[str]) -> CallTrace | None:
     """
     lines = _own(log)
     traces = call_traces(log)
-    at = _panic_at(lines)
-    if at is not None:
-        found = _of_panic(traces, lines, at)
+    if _panic_at(lines) is not None:
+        _, found = _panic(traces, lines)
         return None if found is not None and found.kind is TraceKind.LOCKUP else found
     last = next((one for one in reversed(traces) if one.kind is TraceKind.OOPS), None)
     return last if last is not None and last is traces[-1] and _is_end(lines, last) else None
@@ -208,9 +209,8 @@ def _is_end(lines: Sequence[str], trace: CallTrace) -> bool:
     after = lines[trace.end :]
     if len(after) > _AFTER or any(pattern.search(line) for line in after for _, pattern in _KINDS):
         return False
-    times = [_PREFIX.match(line) for line in (lines[trace.line], lines[-1])]
-    begin, end = (found["time"] if found else None for found in times)
-    return begin is None or end is None or 0 <= float(end) - float(begin) < _AFTER_SECONDS
+    begin, end = (_time(line) for line in (lines[trace.line], lines[-1]))
+    return begin is None or end is None or 0 <= end - begin < _AFTER_SECONDS
 
 
 def blocked_trace(log: Sequence[str]) -> CallTrace | None:
@@ -232,6 +232,12 @@ def panics(log: Sequence[str]) -> int:
     return sum(1 for line in _own(log) if PANIC_LINE.search(line))
 
 
+def is_last_panic(log: Sequence[str]) -> bool:
+    """Whether the trace of the panic is of the last line that reads like a panic; that may be a program's."""
+    lines = _own(log)
+    return _panic(call_traces(log), lines)[0] == _panic_at(lines)
+
+
 def call_traces(log: Sequence[str]) -> list[CallTrace]:
     """Parse all call traces of a log, in its order. Those of a capture kernel are left out."""
     lines, callers = [], []
@@ -249,6 +255,34 @@ def _own(log: Sequence[str]) -> list[str]:
 
 def _panic_at(lines: Sequence[str]) -> int | None:
     return max((at for at, line in enumerate(lines) if PANIC_LINE.search(line)), default=None)
+
+
+def _panic(traces: Sequence[CallTrace], lines: Sequence[str]) -> tuple[int | None, CallTrace | None]:
+    """The line of the panic, and its trace.
+
+    A program on another CPU may write a line that reads like a panic into the log, by /dev/kmsg, until panic() stops
+    its CPU. The kernel panics once: where the last such line has no trace, one just before it that has is the panic.
+    """
+    found = [at for at, line in enumerate(lines) if PANIC_LINE.search(line)]
+    for at in reversed(found[-_LIKE_PANICS:]):
+        if at != found[-1] and not _is_near_end(lines, at):
+            break
+        if (trace := _of_panic(traces, lines, at)) is not None:
+            return at, trace
+    return found[-1] if found else None, None
+
+
+def _is_near_end(lines: Sequence[str], at: int) -> bool:
+    """Whether line `at` is of the last moments of a log, and of the same boot as its end."""
+    after = lines[at:]
+    begin, end = (_time(line) for line in (after[0], after[-1]))
+    near = len(after) <= _ABOVE + _AFTER if begin is None or end is None else 0 <= end - begin < _AFTER_SECONDS
+    return near and not any("Linux version " in line for line in after)
+
+
+def _time(line: str) -> float | None:
+    found = _PREFIX.match(line)
+    return None if found is None or found["time"] is None else float(found["time"])
 
 
 def _of_panic(traces: Sequence[CallTrace], lines: Sequence[str], at: int) -> CallTrace | None:

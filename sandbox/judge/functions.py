@@ -65,11 +65,47 @@ _COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm|__uniq|cfi(?:
 _SECTION: Final = re.compile(r"_MODULE_(?:[A-Z_]+_)?(?:START|END)_")
 ALIASES: Final = {"init_module": "init", "cleanup_module": "clean"}
 """The second name of every module's init and exit function (include/linux/module.h), and a word of its first one."""
+_LEGACY_RUST: Final = re.compile(r"_ZN(.+)17h[0-9a-f]{16}E")
+_V0_RUST: Final = re.compile(r"_R[A-Z]")
+# A separator "_" follows where the name begins with a digit or with "_". A disambiguator, as in "s1_", is passed over.
+_LENGTH: Final = re.compile(r"(?:s[0-9A-Za-z]*_|B[0-9A-Za-z]*_)*([1-9]\d{0,2})_?")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_$][\w$.]*")
 _OFFSET: Final = re.compile(r"\+(?:0x)?[0-9a-f]+$")
 
 
+def rust_names(function: str) -> frozenset[str]:
+    """Names in a mangled symbol of Rust, which the kernel and crash print; drgn prints the function's alone.
+
+    The legacy form has a path of which the last is the function's; of the v0 form (RFC 2603) all names are given, those
+    of types and crates too. Empty for another symbol.
+    """
+    if found := _LEGACY_RUST.fullmatch(function):
+        path = _identifiers(found[1])
+        return frozenset(path[-1:])
+    return frozenset(_identifiers(function[2:])) if _V0_RUST.match(function) else frozenset()
+
+
+def _identifiers(mangled: str) -> list[str]:
+    names, at = [], 0
+    while found := _LENGTH.search(mangled, at):
+        begin, length = found.end(), int(found[1])
+        name = mangled[begin : begin + length]
+        if len(name) == length and _IDENTIFIER.fullmatch(name):
+            names.append(name)
+            at = begin + length
+        else:
+            at = found.end()
+    return names
+
+
 def plain_name(function: str) -> str:
-    """The name in the source: vfs_write for vfs_write.cold, tcp_ack for .tcp_ack.isra.0, f for f+36 (`bt -s`)."""
+    """The name in the source: vfs_write for vfs_write.cold, tcp_ack for .tcp_ack.isra.0, f for f+36 (`bt -s`).
+
+    Of Rust drgn has the name with parameters of its type, which a symbol does not tell: get for kernel::Table::get<u8>.
+    """
+    if function.endswith(">") and not function.startswith("<"):
+        function = function.partition("<")[0]
+    function = function.rpartition("::")[2] or function
     return _COMPILED.sub("", _OFFSET.sub("", function)).strip(".") or function
 
 
@@ -78,6 +114,11 @@ def is_address(function: str) -> bool:
     crash the beginning of its section (symbols.c: _MODULE_INIT_START_ext4).
     """
     return function.startswith("0x") or _SECTION.match(function) is not None
+
+
+def is_closure(function: str) -> bool:
+    """Whether a function is a closure of Rust, which drgn only numbers: {closure#0}."""
+    return function.startswith("{closure")
 
 
 def is_bound(function: str) -> bool:

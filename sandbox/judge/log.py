@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.dump import identify, read_log, same_boot
-from sandbox.judge.call_trace import panic_trace, panics
+from sandbox.judge.call_trace import is_last_panic, panic_trace, panics
 from sandbox.model import Vmcore
 
 
@@ -41,7 +41,10 @@ def remark(lines: Sequence[str]) -> str | None:
     trace, count = panic_trace(lines), panics(lines)
     if trace is not None and trace.cut:
         return "the log ends within the call trace of the panic"
-    return f"the log has {count} panics; the last one counts" if count > 1 else None
+    if count < 2:
+        return None
+    which = "the last one counts" if is_last_panic(lines) else "the last one with a call trace counts"
+    return f"the log has {count} panics; {which}"
 
 
 def another_boot(vmcore: Vmcore, lines: Sequence[str]) -> str | None:

@@ -18,6 +18,7 @@ from sandbox.judge.functions import (
     ALIASES,
     is_address,
     is_bound,
+    is_closure,
     is_entry,
     is_machinery,
     is_of_run_time,
@@ -25,6 +26,7 @@ from sandbox.judge.functions import (
     kind_of_entry,
     one_of_its_names,
     plain_name,
+    rust_names,
     system_call,
 )
 from sandbox.judge.verdict import Verdict
@@ -64,7 +66,7 @@ def judge(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
 def why_not(found: Sequence[Backtrace], trace: CallTrace, *, by: str) -> str | None:
     """Why none of the stacks that a debugger prints has a verdict; None where that is because they are other tasks'."""
     if any(_same_task(stack, trace) for stack in found):
-        return "the log's call trace and the stack have no function below the panic in common that has a name"
+        return "the log's call trace and the stack do not have two functions below the panic in common that have names"
     if trace.pid is None:
         return "the log's call trace does not say of which task it is"
     if len(found) == 1:
@@ -134,7 +136,9 @@ def _of_log(trace: CallTrace) -> Iterator[_Step]:
 
 
 def _any_name(function: str) -> bool:
-    return is_address(function) or (is_bound(function) and one_of_its_names(function) == function)
+    return (
+        is_address(function) or is_closure(function) or (is_bound(function) and one_of_its_names(function) == function)
+    )
 
 
 def _named(function: str) -> str:
@@ -175,7 +179,10 @@ def _compare(
     matched, parted = next((one for one in tried if one[1] is None), tried[0])
     if parted is None and not matched:
         return None
-    words = parted or f"{matched} frames" + ("" if whole else f"; it ends at {right[-1].name}")
+    if parted is None and matched == 1 and not whole:
+        return None  # one name in common is no agreement of two stacks
+    counted = "1 frame, which proves little" if matched == 1 else f"{matched} frames"
+    words = parted or counted + ("" if whole else f"; it ends at {right[-1].name}")
     if complaint is not None and parted:
         words += f"; {by} says: {complaint}"
     return Verdict(
@@ -191,9 +198,16 @@ def _compare(
 
 def _is_same(one: str, two: str) -> bool:
     """Whether two names are one function's. A module's own name of its init and exit function is one of two."""
-    return one_of_its_names(one) == one_of_its_names(two) or any(
-        alias in {one, two} and word in one and word in two for alias, word in ALIASES.items()
+    return (
+        one_of_its_names(one) == one_of_its_names(two)
+        or one in rust_names(two)
+        or two in rust_names(one)
+        or _is_alias(one, two)
     )
+
+
+def _is_alias(one: str, two: str) -> bool:
+    return any(alias in {one, two} and word in one and word in two for alias, word in ALIASES.items())
 
 
 def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool) -> tuple[int, str | None]:

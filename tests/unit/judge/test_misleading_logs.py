@@ -10,6 +10,7 @@ import pytest
 from sandbox.judge import stacks
 from sandbox.judge.backtrace import parse
 from sandbox.judge.call_trace import TraceKind, dump_trace, panic_trace
+from sandbox.judge.log import remark
 from sandbox.judge.verdict import Verdict
 
 
@@ -150,9 +151,10 @@ def test_a_trace_that_is_cut_is_compared_as_far_as_it_goes() -> None:
         trace = dump_trace(cut)
         assert trace is not None
         found = [stacks.judge_task(parse(text)[0], trace, by="crash") for text in (OWN_STACK, _false(OWN_STACK))]
-        if len(trace.reliable) <= 2:
-            # Only dump_stack_lvl() and panic().
-            assert found == [None, None]
+        if len(trace.reliable) <= 3:
+            # dump_stack_lvl(), panic(), and at most one function below it.
+            assert found[0] is None
+            assert found[1] is None or not found[1].agrees
             assert stacks.why_not(parse(OWN_STACK), trace, by="crash") is not None
             continue
         true, false = found
@@ -459,3 +461,51 @@ def test_a_trace_of_another_cpu_between_the_lines_of_an_oops_or_of_a_panic(whole
         verdict = _judged(log + "[  100.1] Kernel panic - not syncing: Fatal exception\n" * (whole is OOPS), stack)
         assert verdict is not None, at
         assert verdict.agrees, (at, verdict)
+
+
+OOM = (
+    "[  100.0] Kernel panic - not syncing: Out of memory: system-wide panic_on_oom is enabled\n"
+    "[  100.0] CPU: 0 UID: 0 PID: 96 Comm: sh Not tainted 6.12.1 #1\n"
+    "[  100.0] Call Trace:\n" + _frames("dump_stack_lvl", "panic", "out_of_memory", *SYSCALL)
+)
+OOM_STACK = _bt("machine_kexec", "__crash_kexec", "panic", "out_of_memory", *SYSCALL)
+
+
+@pytest.mark.parametrize("message", ["Kernel panic - not syncing: no", "job 3: Kernel panic - what a day"])
+def test_a_line_of_a_program_after_the_panic_does_not_hide_its_trace(message: str) -> None:
+    """By /dev/kmsg, on another CPU, before panic() stops that."""
+    log = OOM + f"[  100.1] {message}\n"
+    _agrees(log, OOM_STACK)
+    _disagrees(log, _bt("machine_kexec", "__crash_kexec", "panic", "mount_root", *SYSCALL))
+    assert remark(log.splitlines()) == "the log has 2 panics; the last one with a call trace counts"
+    _agrees(OOPS + "[  100.1] Kernel panic - not syncing: Fatal exception\n" + f"[  100.2] {message}\n", OOPS_STACK)
+
+
+def test_a_panic_long_before_one_without_a_trace_is_not_taken_for_it() -> None:
+    later = "[  900.0] Kernel panic - not syncing: hung_task: blocked tasks\n"
+    assert dump_trace((OOM + later).splitlines()) is None
+    again = "[  0.0] Linux version 6.12.1 (x@y) #1\n[  1.0] Kernel panic - not syncing: VFS: no root\n"
+    assert dump_trace((OOM + again).splitlines()) is None
+    untimed = (OOM + again).replace("[  100.0] ", "").replace("[  0.0] ", "").replace("[  1.0] ", "")
+    assert dump_trace(untimed.splitlines()) is None
+
+
+def test_one_function_in_common_is_no_agreement() -> None:
+    head = OOM.partition("Call Trace:\n")[0] + "Call Trace:\n"
+    cut = head + _frames("dump_stack_lvl", "panic", "out_of_memory")
+    assert _judged(cut, OOM_STACK) is None
+    (found,) = parse(OOM_STACK)
+    trace = dump_trace(cut.splitlines())
+    assert trace is not None
+    why = stacks.why_not([found], trace, by="crash")
+    assert (
+        why == "the log's call trace and the stack do not have two functions below the panic in common that have names"
+    )
+    # Another function is still another one.
+    _disagrees(cut, _bt("machine_kexec", "panic", "mount_root", *SYSCALL))
+    # A whole trace of one function agrees, and it is said how little that is.
+    whole = _judged(
+        head + _frames("panic", "kthread") + "[  100.0]  </TASK>\n", _bt("machine_kexec", "panic", "kthread")
+    )
+    assert whole is not None
+    assert whole.line == "AGREES WITH: the log's call trace (1 frame, which proves little)"

@@ -109,3 +109,23 @@ def test_the_clock_goes_on_where_a_machine_waits_in_panic_for_its_dump() -> None
     ):
         found = system.judge({"UPTIME": uptime}, crash_time=None, log=lines, counted=None, by="crash")
         assert [one.agrees for one in found] == agrees
+
+
+LEGACY = "_ZN6kernel4sync4lock14Table$LT$T$GT$3get17h0123456789abcdefE"
+V0 = "_RNvMs1_NtCs5_6kernel4sync5Table3get"
+RUST = " _RNvNtCs7_4core9panicking9panic_fmt+0x1/0x2\n {}+0x1/0x2\n vfs_write+0x1/0x2\n do_syscall_64+0x1/0x2\n"
+
+
+@pytest.mark.parametrize("symbol", [LEGACY, V0, f"{V0}.llvm.123", "_RINvNtCs5_6kernel4sync3gethtE"])
+@pytest.mark.parametrize("name", ["get", "get<u8, u16>", "kernel::sync::get", "{closure#0}"])
+def test_functions_of_rust_are_mangled_in_the_log(symbol: str, name: str) -> None:
+    log = "Kernel panic - not syncing: x\nCPU: 0 PID: 9 Comm: a Not tainted 6.12\nCall Trace:\n panic+0x1/0x2\n"
+    trace = dump_trace((log + RUST.format(symbol)).splitlines())
+    assert trace is not None
+    for found, agrees in ((name, True), (symbol, True), ("put<u8, u16>", False), ("_RNvNtCs5_6kernel4sync3put", False)):
+        words = ("panic", "panic_fmt", found, "vfs_write", "do_syscall_64")
+        lines = "".join(f" #{at} [ffffb4e0402ff938] {word} at ffffffff81000000\n" for at, word in enumerate(words))
+        (stack,) = parse(f'PID: 9  TASK: ffff9b3d01f1a8c0  CPU: 0  COMMAND: "a"\n{lines}')
+        verdict = stacks.judge(stack, trace, by="drgn")
+        assert verdict is not None
+        assert verdict.agrees is agrees, verdict
