@@ -17,6 +17,8 @@ _MACHINERY: Final = re.compile(
     r"|arm64_notify_die|arm64_force_sig_fault|__do_kernel_fault|die_kernel_fault|do_(?:mem_abort|translation_fault|sea)|el1\w*"
     r"|xen_panic_event|notifier_call_chain|\w*notifier_call_chain|notify_die|kgdb_\w+|ret_from_exception|relocate_kernel"
     r"|setup_fault|native_machine_\w+|perf_event_nmi_handler|ghes_notify_nmi"
+    # Exceptions by FRED: arch/x86/entry/entry_fred.c and entry_64_fred.S.
+    r"|asm_fred_entrypoint_kernel|fred_(?:entry_from_kernel|hwexc|swexc|exc_\w+|bad_type)"
     # What prints a stack: arch/arm64/kernel/stacktrace.c, arch/arm/kernel/unwind.c.
     r"|dump_backtrace\w*|unwind_backtrace"
 )
@@ -29,12 +31,18 @@ _ENTRY: Final = re.compile(
     r"|system_call(?:_\w+)?|__do_syscall|__do_sys_\w+|__se_sys_\w+|__ret_from_fork|ret_from_kernel_\w+|kernel_init(?:_freeable)?"
     r"|__(?:ia32|arm64|riscv|s390x?|se)_\w*sys_\w+|ia32_sys_call|(?:__)?do_fast_syscall_32|do_SYSENTER_32|entry_SYSENTER\w*"
     r"|entry_INT80\w*|do_int80\w*|do_trap_ecall_u|handle_exception|cpu_idle|do_el0_svc|sysret_\w+|tracesys\w*|ret_fast_syscall|syscall_call"
+    # FRED; other CPUs and the first one of arm64, riscv, s390, powerpc, loongarch, and guests of Xen.
+    r"|asm_fred_entrypoint_user|fred_(?:entry_from_user|other|intx)"
+    r"|secondary_start_kernel|__(?:primary|secondary)_switched|smp_callin|smp_start_secondary|start_secondary_prolog"
+    r"|start_here_common|smpboot_entry|kernel_entry(?:_end)?|(?:asm_)?cpu_bringup_and_idle"
     r"|stub_(?:v?fork|clone|execve\w*|rt_sigreturn|iopl)|kernel_thread_starter|do_syscall|handle_sys(?:call)?"
 )
 # Where the stack of a kernel thread begins, that of an idle CPU, and of which system call a stack is.
 _THREAD: Final = re.compile(r"(?:__)?ret_from_(?:fork|kernel)\w*|kthread|kernel_init\w*|kernel_thread_starter")
 _IDLE: Final = re.compile(
     r"cpu_(?:startup_entry|idle)|do_idle|(?:arch_call_)?rest_init|\w*start_(?:kernel|secondary)|\w*startup_64\w*|x86_64_start\w+"
+    r"|__(?:primary|secondary)_switched|smp_callin|start_secondary_prolog|start_here_common|smpboot_entry"
+    r"|kernel_entry(?:_end)?|(?:asm_)?cpu_bringup_and_idle"
 )
 _SYSTEM_CALL: Final = re.compile(r"__(?:x64|ia32|arm64|riscv|s390x?|se|do)_\w*?sys_(\w+)")
 # Names of one address: the kernel and debuggers pick one each. SyS_write was the alias of sys_write up to 4.16
@@ -57,7 +65,7 @@ _PANIC: Final = re.compile(r"v?panic|nmi_panic")
 # Entries of interrupts, of old and new kernels: arch/x86/entry/entry_64.S, arch/x86/include/asm/idtentry.h, those of
 # paravirtual guests of Xen; arch/arm64/kernel/entry.S; arch/powerpc/kernel/exceptions-64s.S; arch/s390/kernel/entry.S.
 _INTERRUPT: Final = re.compile(
-    r"asm_sysvec_\w+|(?:asm_)?common_interrupt\w*|ret_from_intr|\w+_interrupt|(?:asm_exc_)?xen_hypervisor_callback"
+    r"asm_sysvec_\w+|fred_extint|(?:asm_)?common_interrupt\w*|ret_from_intr|\w+_interrupt|(?:asm_exc_)?xen_hypervisor_callback"
     r"|el1(?:[th]_64)?_(?:irq|fiq)(?:_handler)?|__irq_svc|(?:hardware_interrupt|decrementer|doorbell_super)_common(?:_virt)?"
     r"|(?:io|ext)_int_handler"
 )

@@ -129,3 +129,35 @@ def test_functions_of_rust_are_mangled_in_the_log(symbol: str, name: str) -> Non
         verdict = stacks.judge(stack, trace, by="drgn")
         assert verdict is not None
         assert verdict.agrees is agrees, verdict
+
+
+IDLE = "do_idle cpu_startup_entry"
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        f"{IDLE} secondary_start_kernel __secondary_switched",  # arm64
+        f"{IDLE} rest_init start_kernel __primary_switched",
+        f"{IDLE} smp_callin",  # riscv
+        f"{IDLE} smp_start_secondary",  # s390
+        f"{IDLE} start_secondary start_secondary_prolog",  # powerpc
+        f"{IDLE} cpu_bringup_and_idle asm_cpu_bringup_and_idle",  # Xen
+        "ksys_write do_syscall_64 fred_other fred_entry_from_user asm_fred_entrypoint_user",  # FRED
+    ],
+)
+def test_the_entries_of_every_architecture_end_a_stack(outer: str) -> None:
+    names = f"broken driver_run {outer}"
+    assert _judged(names, names).agrees
+    # A debugger may end at an earlier one of them.
+    assert _judged(names, names.rpartition(" ")[0]).agrees
+    # As false as elsewhere.
+    assert not _judged(names, names.replace("driver_run", "other_run")).agrees
+    assert not _judged(names, "broken driver_run worker_thread kthread ret_from_fork").agrees
+
+
+def test_what_an_exception_by_fred_stopped_is_compared() -> None:
+    outer = "ksys_write do_syscall_64 fred_other asm_fred_entrypoint_user"
+    log = f"exc_page_fault fred_hwexc fred_entry_from_kernel asm_fred_entrypoint_kernel broken run {outer}"
+    assert _judged(log, f"oops_end exc_page_fault asm_fred_entrypoint_kernel broken run {outer}").agrees
+    assert not _judged(log, f"oops_end exc_page_fault asm_fred_entrypoint_kernel stale run {outer}").agrees
