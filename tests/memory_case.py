@@ -25,6 +25,9 @@ Opens = Callable[[str, str, str], str | None]
 """What keeps a debugger from opening the dump, None where nothing does: of the image of a profile, the debugger's name,
 and the option of its start mode ("" as it is)."""
 
+KILLED: Final = "Killed"
+"""What `Opens` returns where the kernel kills the debugger while it starts."""
+
 
 @dataclass(kw_only=True)
 class Cases:
@@ -112,7 +115,7 @@ class _Case:
             self._up[slot] = name
             return
         os.write(self._ends[fifo("out", slot)], wrong.encode() + b"\n")
-        self._exit(slot, 1, ident)
+        self._exit(slot, 137 if wrong == KILLED else 1, ident)
 
     def _exit(self, slot: int, status: int, ident: str) -> None:
         self._up.pop(slot, None)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sandbox.case import store
 from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, lacks, open_dump
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import newest_with
@@ -59,7 +60,8 @@ def open_session(
     try:
         return _Start(found, own, options, reporter, quick=quick).run()
     except SessionDied:
-        if found.opened >= began:
+        # One that goes on has lost its debugger only, and would again.
+        if found.opened >= began or store.is_running(found):
             raise
         # It ended between being found and being used, e.g. by its idle timer.
         return _Start(find_or_open_case(dump, options, reporter), own, options, reporter, quick=quick).run()
@@ -130,7 +132,28 @@ class _Start:
             said = self._take(chosen).start(DEFAULT.start_modes[:1])
         except SessionFailed as error:
             return self._after(error)
+        except SessionDied as error:
+            return self._after_death(error)
         return self._chosen(chosen, said)
+
+    def _after_death(self, died: SessionDied) -> bytes:
+        """Starts drgn, which needs less memory, where crash was killed; raises `died` if that does not come up.
+
+        Nothing else is tried: another crash, or one with less, needs as much.
+        """
+        other = choice.instead_of(DEFAULT)
+        able = self._case.vmlinux is not None and self._reads(other) and has_debugger(self._case, other)
+        # The case may have ended as a whole, which opening it again helps.
+        if not able or not store.is_running(self._case):
+            raise died
+        instead = Choice(debugger=other.name, reason=died.message)
+        self._notice(DEFAULT, died, other.name)
+        try:
+            said = self._take(instead).start(other.start_modes[:1])
+        except SessionError as error:
+            self._reporter.notice(f"{other.name} cannot open the dump: {_line(other, error)}")
+            raise died from error
+        return self._chosen(instead, said)
 
     def _quickly(self) -> bytes | None:
         """Starts the debugger that is up first; None where it is not to be asked, or does not come up as it is."""

@@ -221,7 +221,7 @@ def test_a_case_that_a_dump_took_over_holds_no_client(vmbox, engine: EngineUnder
 
 
 def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None:
-    """Ended by the kernel at the case's limit, at its start or at a command: one line, nothing less is tried."""
+    """Ended by the kernel at the case's limit, at its start, where only drgn is tried, or at a command."""
     if not engine.engine.info().limits:
         # Without a cgroup for this user there is a limit of addresses, and what that does is malloc's.
         assert engine.name == "podman-rootless"
@@ -231,10 +231,12 @@ def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None
         return engine.run("--set", f"memory={limit}", "run", str(own_dump), "--once", "--", *words)
 
     small = run("60M", "p 1")
-    assert small.returncode == 61
-    assert b"crash was killed while it started, most likely for want of memory" in small.stderr
-    assert b"--set memory=16G" in small.stderr
-    assert b"trying" not in small.stderr
+    assert b"crash was killed while it started, most likely for want of memory; trying drgn" in small.stderr
+    assert small.stderr.count(b"trying") == 1
+    # drgn needs less; whether that is there is the machine's matter.
+    if small.returncode != 0:
+        assert small.returncode == 61
+        assert b"--set memory=16G" in small.stderr
     # gdb reads all debug information of the kernel: several times what the limit allows.
     engine.run("close", str(own_dump))
     limited = ["--set", "memory=500M", "run", str(own_dump), "--"]

@@ -15,7 +15,7 @@ import pytest
 
 from debuginfo_bench import Heard
 from engines import INFO
-from memory_case import Cases
+from memory_case import KILLED, Cases
 from memory_engine import MemoryEngine
 from sandbox import debuginfo, image as images, profiles
 from sandbox.case import container, idle, opening, places, self_contained, store
@@ -28,6 +28,7 @@ from sandbox.errors import (
     DebuginfoNotFound,
     EngineFailed,
     ImageBuildFailed,
+    SessionDied,
     SessionFailed,
     UsageError,
 )
@@ -298,6 +299,29 @@ def test_drgn_answers_where_crash_does_not_come_up(bench: Bench) -> None:
     assert bench.cases.tried == [("latest", "crash", ""), ("latest", "drgn", "")]
     assert "crash cannot open the dump: crash: invalid structure; trying drgn" in bench.heard.notices
     assert "drgn answers: crash cannot open the dump: crash: invalid structure" in bench.heard.notices
+
+
+def test_drgn_answers_where_crash_is_killed_while_it_starts(bench: Bench) -> None:
+    bench.cases.opens = lambda _profile, name, _option: KILLED if name == "crash" else None
+    assert bench.ask()[0] == "drgn"
+    assert bench.cases.tried == [("latest", "crash", ""), ("latest", "drgn", "")]
+    why = "crash was killed while it started, most likely for want of memory"
+    assert f"crash cannot open the dump: {why}; trying drgn" in bench.heard.notices
+    assert f"drgn answers: {why}" in bench.heard.notices
+    # What was chosen is kept: crash is not killed again.
+    assert bench.ask()[0] == "drgn"
+    assert len(bench.cases.tried) == 2
+
+
+def test_where_drgn_is_killed_too_the_error_is_that_of_crash(bench: Bench) -> None:
+    bench.cases.opens = lambda _profile, _name, _option: KILLED
+    with pytest.raises(SessionDied, match="crash was killed while it started"):
+        bench.ask()
+    assert bench.cases.tried == [("latest", "crash", ""), ("latest", "drgn", "")]
+    # One that the user asks for is not replaced.
+    with pytest.raises(SessionDied, match="crash was killed"):
+        bench.ask(debugger="crash")
+    assert bench.cases.tried[2:] == [("latest", "crash", "")]
 
 
 def test_the_newest_crash_is_tried_before_crash_with_less(bench: Bench) -> None:
