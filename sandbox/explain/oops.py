@@ -222,6 +222,8 @@ def _belongs(panic: str, last: Oops) -> bool:
         return _REPORTED.search(panic) is not None
     if last.warned:
         return _WARNED.search(panic) is not None
+    if last.pid == 1 and "Attempted to kill init" in panic:
+        return True
     return re.search(r"Fatal exception|Oops|double fault|stack guard|overflow|BUG", panic) is not None
 
 

@@ -65,7 +65,9 @@ def what(lines: Sequence[str], panic: str | None, *, survived: bool = False) -> 
             "when the function was to return. Most often a variable there was written past its end.",
         )
         return
-    said = "No fault ended the kernel, but one came before" if survived else "No instruction of the kernel faulted"
+    said = (
+        "The kernel went on after a fault, and panicked later" if survived else "No instruction of the kernel faulted"
+    )
     yield _said("what", f"{said}: {(panic or '').rstrip('. ')}.")
     for name, pid in list(dict.fromkeys(_BLOCKED.findall("\n".join(lines))))[:_MOST]:
         yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")

@@ -187,8 +187,15 @@ def test_an_oops_that_follows_a_stall_at_once_is_not_part_of_it() -> None:
 def test_a_panic_behind_an_oops_that_the_kernel_survived_is_not_without_a_fault() -> None:
     fault = explained(*X86, arch="x86_64", panic="Kernel panic - not syncing: hung_task: blocked tasks")
     assert "No instruction of the kernel faulted" not in said(fault)
-    assert "No fault ended the kernel, but one came before: Kernel panic" in said(fault)
+    assert "The kernel went on after a fault, and panicked later: Kernel panic" in said(fault)
     assert "0000000000000018, in first_fn+0x12 of module mod_a." in said(fault)
+
+
+def test_an_oops_of_init_is_what_killed_it() -> None:
+    killed = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009"
+    assert "panicked later" in said(explained(*X86, arch="x86_64", panic=killed))
+    of_init = [line.replace("PID: 812", "PID: 1") for line in X86]
+    assert explained(*of_init, arch="x86_64", panic=killed).function == "first_fn"
 
 
 def test_the_report_of_a_checker_that_ended_the_kernel_is_its_fault() -> None:
