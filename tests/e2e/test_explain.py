@@ -222,7 +222,7 @@ def test_other_kinds_are_explained(docker_engine: EngineUnderTest, dumps, trigge
 
 
 @pytest.mark.on_demand("FIDELITY")
-@pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.2"])
 def test_kinds_of_waiting_have_their_owners_or_the_reason(docker_engine: EngineUnderTest, dumps, kernel: str) -> None:
     """The module says who waits for whom with their PIDs."""
     dump: Path = dumps(kernel, form="proc-vmcore" if kernel == "7.2" else "kdump", trigger="waiting")
