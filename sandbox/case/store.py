@@ -15,7 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sandbox.case.places import SESSION_VERSION, SLOTS, VIEW_LOCK, fifo
+from sandbox.case.places import SESSION_VERSION, SLOTS, VIEW_LOCK, VIEW_LOG, fifo
 from sandbox.errors import CaseNotFound, pasteable, refuse_empty, unwritable
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
@@ -150,6 +150,16 @@ def view_of(place: Path) -> Path | None:
         return Path((place / VIEW).read_text())
     except OSError:
         return None
+
+
+def last_failure(place: Path) -> str | None:
+    """Why the view of the case in this directory could not give a part of the dump, the last time. None if it could."""
+    view = view_of(place)
+    try:
+        said = "" if view is None else (view / VIEW_LOG).read_text(errors="replace")
+    except OSError:
+        return None
+    return said.strip() or None
 
 
 def remove(place: Path) -> None:

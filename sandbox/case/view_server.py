@@ -44,6 +44,9 @@ _NAME: Final = "vmcore"
 _CACHED: Final = 24 * 3600.0
 """Seconds for which the kernel need not ask again for what never changes."""
 
+_SAID: Final = 400
+"""Bytes of the last error."""
+
 _DETACH: Final = 2
 _NO_FOLLOW: Final = 8
 
@@ -162,7 +165,9 @@ def _serve(views: Mapping[str, View | PageView], mount: Path, telling: int, *, e
             del fh
             try:
                 return views[path[1:]].read_at(offset, size)
-            except VmboxError:
+            except VmboxError as error:
+                # For `store.last_failure`: a debugger that maps the file is killed (SIGBUS), and cannot say why.
+                os.pwrite(sys.stderr.fileno(), error.message.encode(errors="replace").ljust(_SAID)[:_SAID], 0)
                 raise mfusepy.FuseOSError(errno.EIO) from None
 
     try:

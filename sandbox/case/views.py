@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from sandbox.case.places import VIEW_LOCK
+from sandbox.case.places import VIEW_LOCK, VIEW_LOG
 from sandbox.case.view_server import MOUNT, READY, names, open_file, unmount
 from sandbox.dump import crash_directory, view
 from sandbox.engine import EngineInfo
@@ -134,7 +134,7 @@ def _start(argv: Sequence[str], place: Path, request: str, count: int) -> Server
     server = Server(place, leash, count)
     try:
         try:
-            with (place / "log").open("wb") as log:
+            with (place / VIEW_LOG).open("wb") as log:
                 starting = subprocess.Popen(
                     argv,
                     stdin=asked,
@@ -152,7 +152,7 @@ def _start(argv: Sequence[str], place: Path, request: str, count: int) -> Server
         if said != READY:
             starting.kill()
         starting.wait()
-        _refuse_unless(said == READY, place / "log")
+        _refuse_unless(said == READY, place / VIEW_LOG)
     except BaseException:
         server.close()
         raise
@@ -253,6 +253,6 @@ def end(place: Path) -> None:
     # (commit 8ed936b5671b ("vfs: Lazily remove mounts on unlinked files and directories."), v3.18).
     with contextlib.suppress(OSError):
         (place / MOUNT).rmdir()
-        for name in (VIEW_LOCK, "log"):
+        for name in (VIEW_LOCK, VIEW_LOG):
             (place / name).unlink(missing_ok=True)
         place.rmdir()

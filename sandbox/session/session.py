@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
+from sandbox.case import store
 from sandbox.case.places import DUMP, SLOTS, dump_paths, vmlinux
 from sandbox.debugger import DEFAULT, Debugger, StartMode, having_command
 from sandbox.errors import CommandTimeout, DumpUnreadable, SessionDied, SessionFailed, UsageError, pasteable
@@ -476,6 +478,8 @@ class Session:
                 f"vmbox --set memory=16G run {pasteable(self._case.dump)} -- bt",
                 detail=detail,
             )
+        if status == 128 + signal.SIGBUS and (why := store.last_failure(self._case.directory)) is not None:
+            return SessionDied(f"{name} could not read the dump: {why}", detail=detail)
         if status > 128:
             return SessionDied(f"{name} died of signal {status - 128}", detail=detail)
         return SessionDied(f"{name} ended with status {status}", hint="the next command starts it again", detail=detail)

@@ -17,7 +17,7 @@ import pytest
 from archives import multi_block_xz
 from dump_servers import flatten
 from engines import INFO
-from sandbox.case import views
+from sandbox.case import store, views
 from sandbox.commands import leaks
 from sandbox.dump import identify, unpack, view
 from sandbox.dump.source import FileSource
@@ -160,12 +160,18 @@ def test_a_stopped_server_does_not_outlive_its_end(flattened: Path, monkeypatch:
     assert not server.place.exists()
 
 
-def test_a_file_that_is_cut_gives_an_error_and_no_zeros(flattened: Path) -> None:
+def test_a_file_that_is_cut_gives_an_error_and_no_zeros(flattened: Path, tmp_path: Path) -> None:
     server = serve(flattened)
     os.truncate(flattened, 20_000)
     with pytest.raises(OSError, match="Input/output error"):
         server.files[0].read_bytes()
+    # A debugger that maps the file is killed, and this is told of it.
+    case = tmp_path / "case"
+    case.mkdir()
+    (case / store.VIEW).write_text(str(server.place))
+    assert str(store.last_failure(case)).endswith("it was cut while it was open")
     server.close()
+    assert store.last_failure(case) is None
 
 
 @pytest.mark.parametrize(
