@@ -256,7 +256,7 @@ def test_kinds_of_waiting_have_their_owners_or_the_reason(docker_engine: EngineU
 
 
 @pytest.mark.on_demand("FIDELITY")
-@pytest.mark.parametrize("kernel", ["6.1", "7.2"])
+@pytest.mark.parametrize("kernel", ["6.1", "6.12", "7.2"])
 @pytest.mark.parametrize("form", ["kdump", "proc-vmcore"])
 def test_futexes_have_their_waiters_and_owners(docker_engine: EngineUnderTest, dumps, kernel: str, form: str) -> None:
     """The program says on the console who waits where. Only one of the forms has its pages."""
