@@ -45,7 +45,9 @@ def test_the_answers_are_those_of_the_plain_dump(vmbox, engine: EngineUnderTest,
     served = vmbox("run", flattened, "--", *QUESTIONS)
     assert b"copied" not in served.stderr
     copies = Path(engine.env["VMBOX_CACHE_DIR"], "dumps").glob("*/vmcore")
-    assert not [copy for copy in copies if copy.parent.suffix != DESCRIBED]
+    # Processes with the other engines share the cache of this user.
+    if engine.uid != os.getuid():
+        assert not [copy for copy in copies if copy.parent.suffix != DESCRIBED]
     process = Path(f"/proc/{_server(engine)}")
     assert process.exists()
     plain = dumps.copy_for(engine, dumps.forms() / "kdump")
