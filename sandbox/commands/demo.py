@@ -73,6 +73,8 @@ class DemoSpec:
     cpus: int = 2
     timeout: int = 240
     """Seconds from the start of QEMU to the whole dump, and more for what is filled."""
+    more: Sequence[str] = ()
+    """What the capture kernel runs after it has written the dump, beside it: for other forms of the same crash."""
 
 
 def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Reporter = QUIET) -> Path:
@@ -241,7 +243,7 @@ def _crash(
             "SETTINGS": " ".join(trigger.settings),
             "SLOW_DISK": "yes" if trigger.slow_disk else "",
             "SYSRQ_AFTER": str(trigger.sysrq_after),
-            "CAPTURE": _MAKEDUMPFILE.get(spec.format, "").format(level=spec.level),
+            "CAPTURE": "; ".join([_MAKEDUMPFILE.get(spec.format, "").format(level=spec.level), *spec.more]),
             "MONITOR": monitor,
             "PANIC": "0" if monitor else "10",
             "MEMORY": str(spec.memory),

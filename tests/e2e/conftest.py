@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import engines
-from engines import ENTRY, EngineUnderTest
+from engines import EngineUnderTest
 from sandbox import profiles
 from sandbox.case.package_query import ContainerPackageQuery
 from sandbox.case.places import DUMP, VMLINUX
@@ -80,14 +80,15 @@ MOST_WANTED = ("6.1", "kdump")
 """What `vmbox demo` makes when it is asked for nothing: by itself, so that nobody has to wait for the others."""
 _PATIENCE = 300.0
 """Seconds for which a process without an engine that makes dumps waits for one of another process."""
-_WITH_MORE = """
-import sys
-from sandbox.commands import demo
-demo._MAKEDUMPFILE[sys.argv[1]] += sys.argv[2]
-demo.DemoSpec.__init__.__kwdefaults__.update(timeout=600)
-del sys.argv[1:3]
+_MAKE = """
+import json, sys
+from pathlib import Path
+from sandbox import engine
+from sandbox.commands.demo import DemoSpec, make_vmcore
+spec, directory = sys.argv[1:]
+make_vmcore(DemoSpec(**json.loads(spec)), Path(directory), engine=engine.connect())
 """
-"""vmbox, with what the capture kernel runs after it has written the form that `vmbox demo` is asked for."""
+"""What makes a dump in more forms than one: `vmbox demo` writes one."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -150,17 +151,19 @@ class Dumps:
 
     def _make(self, kernel: str, form: str, trigger: str, directory: Path, boot: Boot | None) -> None:
         profile, candidates = KERNELS[kernel]
-        vmbox = self.maker.vmbox
-        if boot is not None:
-            commands = "".join(f"; {command}" for command in boot.more.values())
-            vmbox = [*self.maker.vmbox[:-1], _WITH_MORE + ENTRY, form, commands]
+        maker = self.maker
         said = ""
         for package in [self._kernels[kernel]] if kernel in self._kernels else candidates:
-            words = ["--profile", profile, "--kernel", package, "--format", form, "--trigger", trigger]
-            words += ["--memory", str(boot.memory)] if boot is not None and boot.memory else []
+            if boot is None:
+                words = ["--profile", profile, "--kernel", package, "--format", form, "--trigger", trigger]
+                command = [*maker.vmbox, "demo", str(directory), *words]
+            else:
+                spec = {"profile": profile, "kernel": package, "format": form, "trigger": trigger, "timeout": 600}
+                spec |= {"memory": boot.memory, "more": [*boot.more.values()]}
+                command = [*maker.vmbox[:-1], _MAKE, json.dumps(spec), str(directory)]
             made = subprocess.run(
-                [*vmbox, "demo", str(directory), *words],
-                env=dict(self.maker.env),
+                command,
+                env=dict(maker.env),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=850,
