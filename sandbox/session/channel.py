@@ -11,7 +11,6 @@ import os
 import re
 import select
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +29,9 @@ _INTERRUPTED: Final = b" interrupted\n"
 
 _PATIENCE: Final = 5.0
 """Seconds for which a FIFO may stay full. What is sent fits into an empty one."""
+
+_LOOK: Final = 0.5
+"""Seconds for which the script may hold the lock of clients when it looks for them."""
 
 _EXIT_LINE: Final = 64
 """Bytes that an exit line has at most, after its token."""
@@ -61,9 +63,7 @@ class FifoChannel:
             self._in = self._open(fifo("in", slot), os.O_WRONLY | os.O_NONBLOCK)
             self._out = self._open(fifo("out", slot), os.O_RDONLY | os.O_NONBLOCK)
             self._ctl = self._open("ctl", os.O_WRONLY | os.O_NONBLOCK)
-            # The container sees by it that a client is there. It may hold the lock itself, which must not hold us.
-            with suppress(BlockingIOError):
-                fcntl.flock(self._open("lock", os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._show_that_we_are_here(self._open("lock", os.O_RDONLY))
         except BaseException:
             self.close()
             raise
@@ -71,6 +71,23 @@ class FifoChannel:
     def close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
+
+    @staticmethod
+    def _show_that_we_are_here(lock: int) -> None:
+        """Holds the lock by which the session script sees a client, who has no idle limit.
+
+        The script holds it for a moment to look. A case that was taken over may hold it for ever, and must not hold us.
+        """
+        deadline = time.monotonic() + _LOOK
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.01)
+            else:
+                return
 
     def control(self, *words: str) -> None:
         """Sends words to the session script. Raises TimeoutError when it does not take them."""

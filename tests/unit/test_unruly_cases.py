@@ -214,6 +214,20 @@ def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
     assert {path.name for path in case.shared.iterdir()} == {"in", "out", "in-2", "out-2", "ctl", "lock"}
 
 
+def test_a_client_is_seen_also_if_it_came_while_the_script_looked(case: Case) -> None:
+    looking, asking = (os.open(case.shared / "lock", os.O_RDONLY) for _ in range(2))
+    fcntl.flock(looking, fcntl.LOCK_EX)
+    looked = threading.Timer(0.1, os.close, [looking])
+    looked.start()
+    talk = FifoChannel(case, 1)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(asking, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    talk.close()
+    fcntl.flock(asking, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(asking)
+    looked.join()
+
+
 @pytest.mark.slow
 def test_a_case_past_its_idle_limit_is_closed_at_the_next_opening(case: Case, engine: Engine) -> None:
     idle.record(case, 60)
