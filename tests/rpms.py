@@ -136,7 +136,7 @@ def build(top: Path) -> Packages:
     return Packages(vmlinux=vmlinux, files=files, other=package(top / "other", "w2.xzdio"), key=signer.key)
 
 
-def run(command: list[str]) -> bytes:
-    done = subprocess.run(command, capture_output=True, check=False)
+def run(command: list[str], *, cwd: Path | None = None) -> bytes:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout

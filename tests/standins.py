@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import rpms
 
 DEBIAN_HOST = b"debian-kernel@lists.debian.org"
 HOSTS = {
+    "debian": DEBIAN_HOST,
     "rocky": b"mockbuild@pb-01.rockylinux.org",
     "alma": b"mockbuild@x64-b2.almalinux.org",
     "centos": b"mockbuild@kbuilder1.centos.org",
@@ -41,10 +42,13 @@ class Disguise:
     vendor: str
     build_id: bool = True
     """Whether VMCOREINFO has one: kernels before 5.9 do not."""
+    more: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Other words, each as long as what it replaces."""
 
     @property
     def words(self) -> Mapping[bytes, bytes]:
         words = {self.real.encode(): self.release.encode(), DEBIAN_HOST: HOSTS[self.vendor][: len(DEBIAN_HOST)]}
+        words.update(self.more)
         return words if self.build_id else {**words, b"\nBUILD-ID=": b"\nBUILD-XX="}
 
     def put_on(self, source: Path, target: Path) -> None:

@@ -14,9 +14,11 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
+import apt_repository
 import archives
 import certificates
 import rpms
@@ -24,6 +26,7 @@ import standins
 from archives import Archive
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
+from sandbox import image, profiles
 from sandbox.host import paths
 from standins import Disguise
 
@@ -111,6 +114,7 @@ class Kernel:
     dump: Path
     vmlinux: Path
     release: str
+    utsname_version: str
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +124,7 @@ def kernel(podman_rootful: EngineUnderTest, dumps: Dumps) -> Kernel:
     assert ready.returncode == 0, ready.stderr.decode()
     facts = json.loads(podman_rootful.run("info", str(dump), "--json").stdout)
     vmlinux = Path(json.loads(ready.stdout)["debuginfo"]["vmlinux"])
-    return Kernel(dump=dump, vmlinux=vmlinux, release=facts["release"])
+    return Kernel(dump=dump, vmlinux=vmlinux, release=facts["release"], utsname_version=facts["utsname_version"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,3 +213,73 @@ def test_backtrace(name: str, kernel: Kernel, world: World, tmp_path: Path) -> N
     assert (case["check"], case["proof"].partition(" ")[0]) == (kept.check, "build-id")
     served = world.cdn if kept.directory.startswith("/cdn.redhat.com/") else world.archive
     assert f"{kept.directory}/{file.name}" in {path for path, _ in served.requests}
+
+
+DAY = "2026-03-02"
+"""When a Debian kernel was built that no mirror has any more."""
+AFTER = "20260306T000000Z"
+"""The first day on which vmbox asks for it, four days later."""
+
+
+@pytest.fixture(scope="module")
+def debian(podman_rootful: EngineUnderTest, world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """`world` with Debian 13 on a base whose apt also trusts the test's key. Its mirrors are the real ones."""
+    top = tmp_path_factory.mktemp("debian")
+    below = image.ensure_base(profiles.by_name("debian-13"), podman_rootful.engine)
+    ref = "localhost/vmbox/test-trixie:1"
+    apt_repository.trust(podman_rootful.engine, below, world.signer.key, ref)
+    shipped = (paths.data_dir() / "images" / "debian-13.toml").read_text()
+    own, made = re.subn(r"\[base\]\n.*?(?=\[image\])", f'[base]\nimages = ["{ref}"]\n\n', shipped, flags=re.DOTALL)
+    assert made == 1
+    (top / "images").mkdir()
+    (top / "images" / "debian-13.toml").write_text(own)
+    host = "http://snapshot.debian.org"
+    env = {
+        **world.engine.env,
+        "VMBOX_CONFIG_DIR": str(top),
+        "VMBOX_MIRRORS": f"{world.engine.env['VMBOX_MIRRORS']} {host}={world.archive.url}/snapshot.debian.org",
+    }
+    yield replace(world, engine=replace(world.engine, env=env))
+    podman_rootful.engine.remove_image(ref)
+
+
+def test_backtrace_of_a_kernel_that_only_a_dated_suite_has(kernel: Kernel, debian: World, tmp_path: Path) -> None:
+    """The suite is as apt-ftparchive writes it, and signed; apt finds the package in it. Nothing is on the mirrors."""
+    found = re.search(r"Debian (\d+\.\d+)\.(\d+)(\S+) \(\d{4}-\d\d-\d\d\)", kernel.utsname_version)
+    assert found is not None
+    old = f"{found[1]}.{'1'.ljust(len(found[2]), '0')}"
+    release = kernel.release.replace(f"{found[1]}.{found[2]}", old, 1)
+    assert release != kernel.release
+    version = f"{old}{found[3]}"
+    words = {found[0].encode(): f"Debian {version} ({DAY})".encode()}
+    disguise = Disguise(real=kernel.release, release=release, vendor="debian", more=words)
+    package = f"linux-image-{release}-dbg"
+    tree = tmp_path / "package"
+    (tree / "usr" / "lib" / "debug" / "boot").mkdir(parents=True)
+    dump = tmp_path / "vmcore"
+    disguise.put_on(kernel.dump, dump)
+    disguise.put_on(kernel.vmlinux, tree / "usr" / "lib" / "debug" / "boot" / f"vmlinux-{release}")
+    suites = {
+        "debian-security": ["trixie-security"],
+        "debian": ["trixie-proposed-updates", "trixie-backports"],
+    }
+    archive = tmp_path / "snapshot.debian.org" / "archive"
+    apt_repository.deb(
+        tree, package, version, archive / "debian-security" / AFTER / "pool" / "updates" / "main" / "l" / "linux"
+    )
+    for root, names in suites.items():
+        for name in names:
+            apt_repository.publish(archive / root / AFTER, name, debian.signer)
+    try:
+        for file in archive.rglob("*"):
+            if file.is_file():
+                # As apt asks for it; the server compares paths as they come.
+                debian.archive.files[f"/{file.relative_to(tmp_path)}".replace("+", "%2b")] = file.read_bytes()
+        said, case = debian.backtrace(dump, tmp_path / "cache", "--with", "crash")
+    finally:
+        debian.archive.files.clear()
+    assert re.search(rf"RELEASE: {re.escape(release)}\b", said)
+    assert (case["check"], case["proof"].partition(" ")[0]) == ("hash", "build-id")
+    asked = {unquote(path) for path, _ in debian.archive.requests}
+    pool = f"/snapshot.debian.org/archive/debian-security/{AFTER}/pool/updates/main/l/linux"
+    assert f"{pool}/{package}_{version}_amd64.deb" in asked

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import random
 import shutil
-import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+import apt_repository
 import archives
 import rpms
 from archives import Archive
@@ -49,16 +48,7 @@ def base(docker_engine: EngineUnderTest, vendor: rpms.Signer) -> Iterator[str]:
     ref = "localhost/vmbox/test-apt:1"
     # The settings of this host's apt, with which the base was made, may ignore the date.
     clear = "rm -rf /etc/apt/trusted.gpg.d/* /etc/apt/apt.conf.d/99mmdebstrap"
-    lines = f"FROM {below}\nRUN {clear}\nCOPY key.asc /etc/apt/trusted.gpg.d/\n"
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as tar:
-        for name, data in (("Containerfile", lines.encode()), ("key.asc", vendor.key.read_bytes())):
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(data), 0o644
-            tar.addfile(member, io.BytesIO(data))
-    context.seek(0)
-    for _ in docker_engine.engine.build(context, ref, labels={"vmbox.test": "apt"}):
-        pass
+    apt_repository.trust(docker_engine.engine, below, vendor.key, ref, clear)
     yield ref
     docker_engine.engine.remove_image(ref)
 
