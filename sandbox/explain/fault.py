@@ -16,8 +16,9 @@ from sandbox.explain.instruction import divisor
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
 from sandbox.explain.oops import Oops
 from sandbox.explain.refusal import access, what
-from sandbox.judge.call_trace import CallTrace, TraceKind, panic_trace
+from sandbox.judge.call_trace import CallTrace, TraceKind
 from sandbox.judge.functions import is_machinery, is_panic, plain_name
+from sandbox.judge.which_trace import panic_trace
 
 _STRUCT: Final = re.compile(r"struct ([A-Za-z0-9_]{1,256})")
 """What may be in a command, which is there to be pasted; debug information says what a type is called."""

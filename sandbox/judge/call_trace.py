@@ -1,4 +1,4 @@
-"""Find and parse the call traces in a kernel log: above all the one of the panic, which the kernel's own unwinder made.
+"""Parse the call traces in a kernel log, which the kernel's own unwinder made.
 
 Forms, with the file that prints them:
 
@@ -60,29 +60,12 @@ _TASK: Final = re.compile(
     r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
 )
 _BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked (?:in I/O wait )?for more than")
-_ABOVE: Final = 80
+LINES_ABOVE: Final = 80
 """Lines above a call trace that can belong to it: registers, and the list of modules."""
-
-_OF_OOPS: Final = re.compile(
-    r"Fatal exception|[Oo]ops|Attempted to kill|Aiee, killing|[Kk]ernel BUG|[Mm]achine check|[Uu]nrecoverable"
-)
-"""Messages of panics that an oops led to. After an oops, also one of hours ago, panic() prints no stack of its own
-(TAINT_DIE, kernel/panic.c), so that a panic for another reason has none at all.
-"""
-
-_OF_LOCKUP: Final = re.compile(r"soft ?lockup|LOCKUP|hung tasks|RCU [Ss]tall")
-
-_AFTER: Final = 60
-"""Lines after the trace of an oops, e.g. its registers, at which the log of a dump that the oops made ends."""
-
-_AFTER_SECONDS: Final = 5.0
 
 _ENDS: Final = re.compile(
     r"---\[ end|Modules linked in|Last Breaking-Event|Instruction dump|Kernel Offset|^\s*task:|\bCPU: \d"
 )
-
-_LIKE_PANICS: Final = 8
-"""Lines that read like a panic among which the panic is looked for. A program may write any number."""
 
 _FOREIGN: Final = 3
 """Lines of others, of another CPU or of user space, that may stand between two frames."""
@@ -176,123 +159,36 @@ class CallTrace:
         return tuple(frame for frame in self.frames if frame.reliable)
 
 
-def panic_trace(log: Sequence[str]) -> CallTrace | None:
-    """Find the call trace of the panic: the panic's own or, where an oops or a lockup led to it, that one's.
-
-    None if the log has neither. A log without a panic has that of its last oops or lockup.
-    """
-    lines = _own(log)
-    traces = call_traces(log)
-    if _panic_at(lines) is None:
-        return next((one for one in reversed(traces) if one.kind in {TraceKind.OOPS, TraceKind.LOCKUP}), None)
-    return _panic(traces, lines)[1]
-
-
-def dump_trace(log: Sequence[str]) -> CallTrace | None:
-    """As `panic_trace`, only where it is sure that the dump was made for it: what a debugger can be judged by.
-
-    Without a panic the log has to end with an oops: a capture kernel is started from it. A machine may have gone on for
-    days after an oops or a lockup, and have been dumped for another reason. The trace of a lockup begins at what the
-    watchdog stopped, and not at panic().
-    """
-    lines = _own(log)
-    traces = call_traces(log)
-    if _panic_at(lines) is not None:
-        _, found = _panic(traces, lines)
-        return None if found is not None and found.kind is TraceKind.LOCKUP else found
-    last = next((one for one in reversed(traces) if one.kind is TraceKind.OOPS), None)
-    return last if last is not None and last is traces[-1] and _is_end(lines, last) else None
-
-
-def _is_end(lines: Sequence[str], trace: CallTrace) -> bool:
-    """Whether the log ends with a trace."""
-    after = lines[trace.end :]
-    if len(after) > _AFTER or any(pattern.search(line) for line in after for _, pattern in _KINDS):
-        return False
-    begin, end = (_time(line) for line in (lines[trace.line], lines[-1]))
-    return begin is None or end is None or 0 <= end - begin < _AFTER_SECONDS
-
-
-def blocked_trace(log: Sequence[str]) -> CallTrace | None:
-    """Find the call trace of the task that was named last as blocked, before the panic if there is one."""
-    traces = call_traces(log)
-    at = _panic_at(_own(log))
-    return next(
-        (one for one in reversed(traces) if one.kind is TraceKind.BLOCKED and (at is None or one.line < at)), None
-    )
-
-
 def blocked_pids(log: Sequence[str]) -> list[int]:
     """The tasks that the kernel found blocked, in the log's order."""
     return [int(found[2]) for found in map(_BLOCKED.search, log) if found]
 
 
-def panics(log: Sequence[str]) -> int:
-    """Count the panics in a log; that of a capture kernel does not count."""
-    return sum(1 for line in _own(log) if PANIC_LINE.search(line))
-
-
-def is_last_panic(log: Sequence[str]) -> bool:
-    """Whether the trace of the panic is of the last line that reads like a panic; that may be a program's."""
-    lines = _own(log)
-    return _panic(call_traces(log), lines)[0] == _panic_at(lines)
-
-
 def call_traces(log: Sequence[str]) -> list[CallTrace]:
     """Parse all call traces of a log, in its order. Those of a capture kernel are left out."""
     lines, callers = [], []
-    for line in _own(log):
+    for line in own_lines(log):
         prefix = _PREFIX.match(line)
         callers.append(prefix["caller"] if prefix else None)
         lines.append(line[prefix.end() :] if prefix else line)
     return list(_traces(lines, callers))
 
 
-def _own(log: Sequence[str]) -> list[str]:
+def own_lines(log: Sequence[str]) -> list[str]:
+    """The lines of the kernel that is looked at, without those of its capture kernel."""
     boots = CaptureKernelFilter()
     return [line for line in log if boots.takes(line)]
 
 
-def _panic_at(lines: Sequence[str]) -> int | None:
-    return max((at for at, line in enumerate(lines) if PANIC_LINE.search(line)), default=None)
-
-
-def _panic(traces: Sequence[CallTrace], lines: Sequence[str]) -> tuple[int | None, CallTrace | None]:
-    """The line of the panic, and its trace.
-
-    A program on another CPU may write a line that reads like a panic into the log, by /dev/kmsg, until panic() stops
-    its CPU. The kernel panics once: where the last such line has no trace, one just before it that has is the panic.
-    """
-    found = [at for at, line in enumerate(lines) if PANIC_LINE.search(line)]
-    for at in reversed(found[-_LIKE_PANICS:]):
-        if at != found[-1] and not _is_near_end(lines, at):
-            break
-        if (trace := _of_panic(traces, lines, at)) is not None:
-            return at, trace
-    return found[-1] if found else None, None
-
-
-def _is_near_end(lines: Sequence[str], at: int) -> bool:
-    """Whether line `at` is of the last moments of a log, and of the same boot as its end."""
-    after = lines[at:]
-    begin, end = (_time(line) for line in (after[0], after[-1]))
-    near = len(after) <= _ABOVE + _AFTER if begin is None or end is None else 0 <= end - begin < _AFTER_SECONDS
-    return near and not any("Linux version " in line for line in after)
-
-
-def _time(line: str) -> float | None:
+def time_of(line: str) -> float | None:
+    """Seconds since boot; None where a line has none."""
     found = _PREFIX.match(line)
     return None if found is None or found["time"] is None else float(found["time"])
 
 
-def _of_panic(traces: Sequence[CallTrace], lines: Sequence[str], at: int) -> CallTrace | None:
-    """The trace of the panic in line `at`."""
-    own = next((one for one in traces if one.line > at and one.kind is TraceKind.PANIC), None)
-    if own is not None:
-        return own
-    why = {TraceKind.OOPS: _OF_OOPS, TraceKind.LOCKUP: _OF_LOCKUP}
-    last = next((one for one in reversed(traces) if one.line < at and one.kind in why), None)
-    return last if last is not None and why[last.kind].search(lines[at]) else None
+def begins_event(line: str) -> bool:
+    """Whether a line tells of something of which a call trace may follow."""
+    return any(pattern.search(line) for _, pattern in _KINDS)
 
 
 @dataclass(slots=True)
@@ -339,7 +235,7 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
             # A line that looked like another event, as what the unwinder warns of.
             above.around.stopped = above.around.stopped or above.stopped
             above = above.around
-        if above.since + _ABOVE < at:
+        if above.since + LINES_ABOVE < at:
             above = _Above()
         frames = [] if above.stopped is None else [above.stopped]
         if (beside := _frame(began["first"])) is not None:

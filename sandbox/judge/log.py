@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandbox.dump import identify, read_log, same_boot
-from sandbox.judge.call_trace import is_last_panic, panic_trace, panics
+from sandbox.judge.which_trace import is_last_panic, panic_trace, panics
 from sandbox.model import Vmcore
 
 

@@ -13,8 +13,8 @@ from types import MappingProxyType
 from typing import Final
 
 from sandbox.dump.same_boot import last_time
-from sandbox.judge.call_trace import dump_trace, panics
 from sandbox.judge.verdict import Verdict
+from sandbox.judge.which_trace import dump_trace, panics
 
 _SECONDS: Final = 120.0
 """How far they may be apart: a CPU that hung with its interrupts off has not kept the time."""

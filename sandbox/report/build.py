@@ -21,7 +21,7 @@ from sandbox.errors import DumpNotFound, SessionFailed, VmboxError
 from sandbox.explain.fault import Readings, explain as explain_fault
 from sandbox.explain.model import Fault
 from sandbox.host import config, paths
-from sandbox.judge import backtrace, call_trace, stacks, system as judged_system
+from sandbox.judge import backtrace, call_trace, stacks, system as judged_system, which_trace
 from sandbox.judge.backtrace import INTEGER
 from sandbox.judge.log import Witness, remark
 from sandbox.judge.verdict import Verdict
@@ -261,7 +261,7 @@ def _verdicts(
     """What the judge finds of the stack, of DATE, UPTIME and TASKS."""
     by = answers.case.get("debugger") or DEFAULT.name
     stack_by = next((run.debugger for run in answers.runs if run.command == "bt -l"), by)
-    trace = call_trace.dump_trace(log)
+    trace = which_trace.dump_trace(log)
     if panicking is not None and trace is not None:
         verdict = stacks.judge_task(panicking, trace, by=stack_by)
         if verdict is not None:
@@ -285,7 +285,7 @@ def _guilty(
     named = call_trace.blocked_pids(log)
     found = next((stack for pid in reversed(named) for stack in blocked if stack.pid == pid), None)
     # Where the debugger has no stack of it, the kernel's trace of it is better than the watchdog's stack.
-    return panicking if found is None and call_trace.blocked_trace(log) is None else found
+    return panicking if found is None and which_trace.blocked_trace(log) is None else found
 
 
 def _missing_stacks(missing: Mapping[str, str]) -> VmboxError | None:

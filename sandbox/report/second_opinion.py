@@ -13,7 +13,7 @@ from sandbox.case.opening import has_debugger
 from sandbox.debugger import Debugger
 from sandbox.errors import VmboxError
 from sandbox.host import paths
-from sandbox.judge import backtrace, call_trace, stacks
+from sandbox.judge import backtrace, stacks, which_trace
 from sandbox.judge.log import Witness
 from sandbox.model import CommandStatus
 from sandbox.report.bounded_answer import PER_ANSWER, BoundedAnswer
@@ -71,6 +71,6 @@ def agrees_with_log(dump: Path, texts: Mapping[str, str], by: str) -> bool | Non
         read = witness(dump, unpacked=paths.unpacked_dir())
     except VmboxError:
         read = Witness()
-    trace = call_trace.dump_trace(read.lines)
+    trace = which_trace.dump_trace(read.lines)
     verdict = None if trace is None else stacks.judge_task(found[0], trace, by=by)
     return None if verdict is None else verdict.agrees

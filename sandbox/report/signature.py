@@ -15,8 +15,9 @@ from typing import Final
 
 from sandbox.dump.panic import says_why
 from sandbox.judge.backtrace import Backtrace, Frame
-from sandbox.judge.call_trace import TracedFrame, blocked_trace, panic_trace
+from sandbox.judge.call_trace import TracedFrame
 from sandbox.judge.functions import ALIASES, is_address, is_entry, is_interrupt, is_machinery, is_panic, plain_name
+from sandbox.judge.which_trace import blocked_trace, panic_trace
 from sandbox.model import PanicCause
 
 FRAMES: Final = 5

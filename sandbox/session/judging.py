@@ -93,7 +93,7 @@ class Judge:
         return self._of_stacks(answer, session)
 
     def _of_stacks(self, answer: str, session: Session) -> Judgement:
-        from sandbox.judge import backtrace, call_trace, stacks
+        from sandbox.judge import backtrace, stacks, which_trace
         from sandbox.judge.log import remark
 
         found = [stack for stack in backtrace.parse(answer) if stack.frames]
@@ -102,7 +102,7 @@ class Judge:
         log = self._log(session)
         if self._lacking is not None or log.refused is not None:
             return Judgement(not_judged=log.refused or self._lacking, refused=log.refused is not None)
-        trace = call_trace.dump_trace(log.lines)
+        trace = which_trace.dump_trace(log.lines)
         if trace is None:
             return Judgement(not_judged="the log has no call trace of the panic")
         by = session.debugger.name

@@ -16,7 +16,7 @@ from engines import EngineUnderTest
 from fidelity import comparable
 from sandbox.dump import read_log
 from sandbox.judge import backtrace, stacks
-from sandbox.judge.call_trace import dump_trace
+from sandbox.judge.which_trace import dump_trace
 
 # Left out: what shows addresses of crash itself (help -t), and what reads memory of its own that nobody has written to
 # (files -d 0): they differ between two runs of crash, too. And vm -p behind a pipe, where crash may complain

@@ -21,7 +21,7 @@ from sandbox.dump.kdump_pages import PageIndex
 from sandbox.dump.kdump_writer import write_pages
 from sandbox.dump.source import FileSource
 from sandbox.judge.backtrace import Backtrace, parse
-from sandbox.judge.call_trace import panic_trace
+from sandbox.judge.which_trace import panic_trace
 
 SAME = (
     *("log", "ps", "ps -a", "ps -c", "ps -g", "ps -k", "ps -m", "ps -p", "ps -r", "ps -s", "ps -t", "ps -u"),

@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=["sandbox"]):
     from sandbox.errors import DumpError, SessionDied, SessionFailed, VmboxError
     from sandbox.explain import facts, fault, inspection, oops as oopses, text, wait_facts, waits
     from sandbox.host.decode import DecodeError
-    from sandbox.judge import backtrace, call_trace, stacks, system
+    from sandbox.judge import backtrace, call_trace, stacks, system, which_trace
     from sandbox.model import Case, key_of
     from sandbox.report import kmem, kubernetes, log_excerpt, signature, tables, wait_drawing
     from sandbox.session import session
@@ -136,8 +136,8 @@ def read_report(content: bytes) -> None:
         for called in call_trace.call_traces(lines)[:3] if trace is not None else ():
             stacks.judge(trace, called, by="crash")
     same_boot.ended(lines)
-    call_trace.panic_trace(lines)
-    call_trace.blocked_trace(lines)
+    which_trace.panic_trace(lines)
+    which_trace.blocked_trace(lines)
     call_trace.blocked_pids(lines)
     said = system.parse(text)
     list(system.judge(said, crash_time=datetime.now(UTC), log=lines, counted=text, by="crash"))

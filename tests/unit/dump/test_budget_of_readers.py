@@ -25,7 +25,7 @@ from sandbox.dump.kdump_writer import PageView, write_pages
 from sandbox.dump.source import FileSource
 from sandbox.dump.view import additions, open_view
 from sandbox.explain import oops
-from sandbox.judge import call_trace, log
+from sandbox.judge import call_trace, log, which_trace
 
 pytestmark = pytest.mark.slow
 
@@ -158,9 +158,9 @@ def read(path):
     for one in (first, last):
         if one is not None:
             oops.frames(own, one)
-    call_trace.panic_trace(lines)
-    call_trace.dump_trace(lines)
-    call_trace.blocked_trace(lines)
+    which_trace.panic_trace(lines)
+    which_trace.dump_trace(lines)
+    which_trace.blocked_trace(lines)
     call_trace.call_traces(lines)
     log.another_boot(vmcore, lines)
     same_boot.ended(lines)

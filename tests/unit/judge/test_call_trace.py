@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.dump import read_log
-from sandbox.judge import call_trace
-from sandbox.judge.call_trace import TraceKind, panic_trace
+from sandbox.judge import call_trace, which_trace
+from sandbox.judge.call_trace import TraceKind
+from sandbox.judge.which_trace import panic_trace
 
 DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"
 
@@ -249,10 +250,10 @@ def test_the_last_panic_counts_and_not_that_of_the_capture_kernel() -> None:
     capture = boot + " elfcorehdr=0x3000000"
     log = f"{boot}\n{one}{capture}\n{two}".splitlines()
     assert _names("\n".join(log)) == "panic a"
-    assert call_trace.panics(log) == 1
+    assert which_trace.panics(log) == 1
     # After the capture kernel the machine boots again.
     assert _names(f"{boot}\n{one}{capture}\n{one}{boot}\n{two}") == "panic b"
-    assert call_trace.panics(f"{boot}\n{one}{boot}\n{two}".splitlines()) == 2
+    assert which_trace.panics(f"{boot}\n{one}{boot}\n{two}".splitlines()) == 2
 
 
 def test_a_trace_at_which_the_log_ends_is_cut() -> None:
@@ -289,7 +290,7 @@ def test_the_trace_of_a_blocked_task_is_that_tasks() -> None:
         " watchdog.cold+0xc/0x16",
         " kthread+0xda/0x100",
     ]
-    blocked = call_trace.blocked_trace(log)
+    blocked = which_trace.blocked_trace(log)
     assert blocked is not None
     assert (blocked.pid, blocked.command, blocked.frames[-1].function) == (95, "fsfreeze", "percpu_rwsem_wait")
     panicked = panic_trace(log)

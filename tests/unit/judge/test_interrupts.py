@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from sandbox.judge import backtrace, stacks
-from sandbox.judge.call_trace import dump_trace
+from sandbox.judge.which_trace import dump_trace
 from sandbox.report import signature
 
 # A timer's function on an idle CPU 0, whose idle task is the one that booted.

@@ -9,9 +9,10 @@ import pytest
 
 from sandbox.judge import stacks
 from sandbox.judge.backtrace import parse
-from sandbox.judge.call_trace import TraceKind, dump_trace, panic_trace
+from sandbox.judge.call_trace import TraceKind
 from sandbox.judge.log import remark
 from sandbox.judge.verdict import Verdict
+from sandbox.judge.which_trace import dump_trace, panic_trace
 
 
 def _frames(*names: str) -> str:

@@ -6,8 +6,8 @@ import pytest
 
 from sandbox.judge import stacks, system
 from sandbox.judge.backtrace import parse
-from sandbox.judge.call_trace import dump_trace
 from sandbox.judge.verdict import Verdict
+from sandbox.judge.which_trace import dump_trace
 
 SYSCALL = "ksys_write __x64_sys_write do_syscall_64 entry_SYSCALL_64_after_hwframe"
 OLD_SYSCALL = "vfs_write sys_write system_call_fastpath"

@@ -11,7 +11,8 @@ import pytest
 
 from sandbox.judge import backtrace, stacks
 from sandbox.judge.backtrace import Backtrace
-from sandbox.judge.call_trace import CallTrace, panic_trace
+from sandbox.judge.call_trace import CallTrace
+from sandbox.judge.which_trace import panic_trace
 from sandbox.report import signature
 
 # drgn 0.3.0 on a dump of 7.2.12 that vmbox demo made: `crash bt` of drgn.commands.
