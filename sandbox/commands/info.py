@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sandbox import render
 from sandbox.case.places import DESCRIBED
-from sandbox.dump.release import classify, of_release
+from sandbox.dump.release import UNKNOWN, classify, of_release
 from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.host import config, paths, standard_input
 from sandbox.model import Vmcore, key_of
@@ -27,6 +27,9 @@ _WORDS = {
     "panic": "PANIC",
 }
 """crash's own words for what its `sys` prints, in that order."""
+
+_USUAL = ("x86_64", "aarch64", "ppc64le", "s390x")
+"""Machines with which releases of RPM distributions end, the most frequent first."""
 
 
 def show(path: Path, *, json: bool, unpack: bool = False, download: bool = False, engine: str | None = None) -> None:
@@ -116,6 +119,14 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
         by = "build-id, or banner where the dump has none, and TLS"
         shown.append(("CHECKED", f'{by}: the packages are not signed, and verify = "strict" refuses them'))
     render.facts(shown)
+    if values["class"] == UNKNOWN and (machine := _machine_that_is_missing(release, utsname_version)):
+        render.note(f"hint: uname -r of it ends with the machine: vmbox info --release {release}.{machine}")
+
+
+def _machine_that_is_missing(release: str, utsname_version: str | None) -> str | None:
+    """The first machine with which a release is known; None if there is none."""
+    named = ((machine, classify(f"{release}.{machine}", utsname_version)) for machine in _USUAL)
+    return next((machine for machine, kernel in named if kernel.klass != UNKNOWN), None)
 
 
 def _debuginfo_of(kernel: Vmcore, home: Profile) -> tuple[list[str], list[str]]:

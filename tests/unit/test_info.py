@@ -114,10 +114,20 @@ def test_info_says_why_run_will_find_nothing(
     assert found in (caught.value.detail or "")
 
 
+@pytest.mark.parametrize("release", ["5.14.0-427.13.1.el9_4", "6.6.0-98.0.0.103.oe2403sp2"])
+def test_a_release_whose_machine_was_left_out_has_a_hint(capsys: pytest.CaptureFixture[str], release: str) -> None:
+    show_release(release, None, json=False)
+    said = capsys.readouterr()
+    assert "CLASS: unknown" in said.out
+    assert said.err == f"hint: uname -r of it ends with the machine: vmbox info --release {release}.x86_64\n"
+    assert shown(capsys, f"{release}.x86_64")["class"] != "unknown"
+
+
 def test_unknown_is_said(capsys):
     assert shown(capsys, "hello")["class"] == "unknown"
     show_release("hello", None, json=False)
-    assert "CLASS: unknown" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert ("CLASS: unknown" in said.out, said.err) == (True, "")
 
 
 def test_debuginfo_that_is_here_is_shown_with_its_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
