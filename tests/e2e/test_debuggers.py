@@ -243,7 +243,9 @@ def test_what_a_debugger_refuses_is_an_error(case: Case) -> None:
     for name, debugger in asked.items():
         expected = refusals.recorded()[name]
         for command, (status, said) in zip(commands, ask(case, DEBUGGERS[debugger], *commands), strict=True):
-            if (status == "error") != expected[command]["refused"]:
+            # crash says so of a CPU that was stopped where an exception begins, which is another matter in each dump.
+            stopped_there = command in {"bt -a", "foreach bt"} and "bt: cannot transition from exception stack" in said
+            if (status == "error" and not stopped_there) != expected[command]["refused"]:
                 differing.append((name, command, status, said[:200]))
     assert differing == []
 

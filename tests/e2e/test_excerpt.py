@@ -50,8 +50,8 @@ def test_both_debuggers_read_an_excerpt(podman_rootless: EngineUnderTest, dumps)
         vmbox.run("close", "--all")
 
 
-def test_the_stack_of_a_new_kernel(podman_rootless: EngineUnderTest, dumps) -> None:
-    vmbox = podman_rootless
+def test_the_stack_of_a_new_kernel(podman_rootful: EngineUnderTest, dumps) -> None:
+    vmbox = podman_rootful
     dump = dumps.copy_for(vmbox, dumps("7.2"))
     small = dump.parent / "small-7.2.vmcore"
     made = vmbox.run("excerpt", str(dump), "-o", str(small))
