@@ -34,6 +34,7 @@ _IMAGES = (24 << 20, 48 << 20, 96 << 20)
 _KERNEL = 1 << 63
 _CHUNK = 1 << 20
 _SECTION = re.compile(r"_{0,2}\w*(?:text|data|rodata)_(?:start|end|begin)|_[se]?text|_s?inittext|_e?data|_end")
+_SECOND = "__pi_"
 _PAGE = 4096
 
 
@@ -138,7 +139,23 @@ class _Symbols:
         if one and address is not None and len(found) > 1:
             # The linker script's symbol for the beginning of a section is at the address of its first function.
             found.sort(key=lambda symbol: _SECTION.fullmatch(symbol.name) is not None)
+        if one and address is not None:
+            return [self._first_name(prog, symbol) for symbol in found[:1]]
         return found[:1] if one else found
+
+    def _first_name(self, prog, symbol):
+        """The symbol by the name that a programmer knows.
+
+        What starts the kernel knows functions by a second one (arch/x86/boot/startup and arch/arm64/kernel/pi). Of the
+        names of an address drgn's reader gives the last one the size, and finds that alone.
+        """
+        if not symbol.name.startswith(_SECOND):
+            return symbol
+        others = self._index(prog, symbol.name.removeprefix(_SECOND), None, False)
+        if any(other.address == symbol.address for other in others):
+            name = symbol.name.removeprefix(_SECOND)
+            return Symbol(name, symbol.address, symbol.size, symbol.binding, symbol.kind)
+        return symbol
 
 
 def _searched(prog):
