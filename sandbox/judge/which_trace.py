@@ -24,6 +24,7 @@ _OF_OOPS: Final = re.compile(
 (TAINT_DIE, kernel/panic.c), so that a panic for another reason has none at all.
 """
 
+_OF_INIT: Final = "Attempted to kill init"
 _OF_LOCKUP: Final = re.compile(r"soft ?lockup|LOCKUP|hung tasks|RCU [Ss]tall")
 
 _AFTER: Final = 60
@@ -126,4 +127,7 @@ def _of_panic(traces: Sequence[CallTrace], lines: Sequence[str], at: int) -> Cal
         return own
     why = {TraceKind.OOPS: _OF_OOPS, TraceKind.LOCKUP: _OF_LOCKUP}
     last = next((one for one in reversed(traces) if one.line < at and one.kind in why), None)
-    return last if last is not None and why[last.kind].search(lines[at]) else None
+    if last is None or why[last.kind].search(lines[at]) is None:
+        return None
+    # An oops of another task, which may be of hours ago, did not kill init.
+    return None if _OF_INIT in lines[at] and last.pid not in {None, 1} else last

@@ -118,9 +118,11 @@ def test_an_oops_that_the_machine_survived_is_not_the_panics(other: str) -> None
     ],
 )
 def test_a_panic_that_an_oops_led_to_has_its_trace(why: str) -> None:
-    trace = dump_trace(f"{OOPS}[  100.1] Kernel panic - not syncing: {why}\n".splitlines())
+    pid = 1 if "kill init" in why else 96
+    oops = OOPS.replace("PID: 96 ", f"PID: {pid} ")
+    trace = dump_trace(f"{oops}[  100.1] Kernel panic - not syncing: {why}\n".splitlines())
     assert trace is not None
-    assert (trace.kind, trace.pid) == (TraceKind.OOPS, 96)
+    assert (trace.kind, trace.pid) == (TraceKind.OOPS, pid)
 
 
 def test_without_a_panic_the_log_has_to_end_with_the_oops() -> None:
@@ -510,3 +512,20 @@ def test_one_function_in_common_is_no_agreement() -> None:
     )
     assert whole is not None
     assert whole.line == "AGREES WITH: the log's call trace (1 frame, which proves little)"
+
+
+@pytest.mark.parametrize(("pid", "found"), [(4242, False), (1, True)])
+def test_init_was_killed_by_its_own_oops_alone(pid: int, found: bool) -> None:
+    log = [
+        "[  100.0] BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "[  100.0] Oops: 0000 [#1] SMP",
+        f"[  100.0] CPU: 0 PID: {pid} Comm: dd Not tainted 6.1.0 #1",
+        "[  100.0] RIP: 0010:driver_read+0x1/0x10",
+        "[  100.0] Call Trace:",
+        "[  100.0]  vfs_read+0x10/0x20",
+        "[  100.0]  entry_SYSCALL_64_after_hwframe+0x10/0x20",
+        "[  100.0] ---[ end trace 0000000000000000 ]---",
+        "[  100.1] Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
+    ]
+    assert (panic_trace(log) is not None) is found
+    assert (dump_trace(log) is not None) is found
