@@ -169,7 +169,8 @@ def find(lines: Sequence[str]) -> tuple[Oops | None, Oops | None]:
         if (panic is None or at < panic)
         and (
             _BEGINS.search(line)
-            or (warned and _WARNS.match(line))
+            # Before 6.2 a checker's panic does not name it.
+            or (warned and (_WARNS.match(line) or _REPORT.match(line)))
             or (name is not None and (found := _REPORT.match(line)) and name in {found["checker"], found["ubsan"]})
         )
     ]
@@ -219,7 +220,7 @@ def _belongs(panic: str, last: Oops) -> bool:
     if last.lockup:
         return re.search(r"softlockup|[Hh]ard LOCKUP|RCU Stall", panic) is not None
     if last.reported:
-        return _REPORTED.search(panic) is not None
+        return (_REPORTED.search(panic) or _WARNED.search(panic)) is not None
     if last.warned:
         return _WARNED.search(panic) is not None
     if last.pid == 1 and "Attempted to kill init" in panic:
@@ -242,6 +243,9 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
         place = _place(named)
     check = warning or _CHECK.search(text) or (report if report and report["ubsan"] else None)
     said = _SAID.search(text)
+    # That of a report which another CPU printed between the lines of an oops is not the oops' own.
+    if said is not None and said["checker"] and report is None:
+        said = None
     number = _NUMBER.search(text)
     error = _ERROR_CODE.search(text) or _ESR.search(text) or _OOPS_CODE.search(text)
     guard = _GUARD.search(text) is not None

@@ -219,6 +219,26 @@ def test_code_without_a_function_ran_where_nothing_was_fetched() -> None:
     assert "The CPU ran code at 0xffffffffc0a81234, where" in said(explained(*lines, arch="x86_64"))
 
 
+def test_before_6_2_a_panic_of_a_checker_does_not_name_it() -> None:
+    warning = (
+        "WARNING: CPU: 0 PID: 9 at net/core/dev.c:5 warn_me+0x1/0x2",
+        "CPU: 0 PID: 9 Comm: x Not tainted 5.10.0 #1",
+        "RIP: 0010:warn_me+0x1/0x2",
+        "Call Trace:",
+        " vfs_write+0x1/0x2",
+        "---[ end trace 0000000000000000 ]---",
+    )
+    fault = explained(*warning, *KASAN, panic="Kernel panic - not syncing: panic_on_warn set ...")
+    assert (fault.function, fault.access) == ("drv_store", "read")
+
+
+def test_what_a_checker_says_between_the_lines_of_an_oops_is_not_the_oops_own() -> None:
+    report = [line for line in KASAN if not line.startswith(("CPU: ", "Call Trace"))]
+    inside = [*X86[:2], *(line for line in report if " of size " in line), *X86[2:]]
+    alone, mixed = (explained(*lines, arch="x86_64") for lines in (X86, inside))
+    assert (mixed.address, mixed.access) == (alone.address, alone.access)
+
+
 @pytest.mark.parametrize("lines", [ARM64, POWER, MIPS, KASAN, UBSAN])
 def test_these_oopses_are_read_wherever_they_are_cut(lines: tuple[str, ...]) -> None:
     for end in range(len(lines)):
