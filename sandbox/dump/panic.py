@@ -26,7 +26,7 @@ _OOPS: Final = re.compile(
 )
 _NUMBERS: Final = re.compile(r"Oops|Internal error: Oops")
 """An oops' line "Oops: 0002 [#1] SMP", which only numbers it."""
-_HEAD: Final = 32
+LINES_OF_HEAD: Final = 32
 """Lines above that one, in which the reason is: arm64 has 20 of them."""
 _OF_A_CPU: Final = re.compile(r"\bCPU: \d+ .*\bPID: \d+ |---\[ end trace")
 _GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oops|Oops")
@@ -270,7 +270,7 @@ def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
 
 def _reason(lines: list[str], numbered: int, budget: Budget) -> re.Match[str] | None:
     """The line of an oops that has its reason, above the one that numbers it. No CPU is named between them."""
-    for line in reversed(lines[max(0, numbered - _HEAD) : numbered]):
+    for line in reversed(lines[max(0, numbered - LINES_OF_HEAD) : numbered]):
         budget.ask()
         if _OF_A_CPU.search(line):
             return None

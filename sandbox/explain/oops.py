@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sandbox.dump.panic import PANIC_LINE, CaptureKernelFilter
-from sandbox.judge.call_trace import TracedFrame, call_traces
+from sandbox.dump.panic import LINES_OF_HEAD, PANIC_LINE, CaptureKernelFilter
+from sandbox.judge.call_trace import TASK_LINE, TracedFrame, call_traces
+from sandbox.judge.which_trace import is_of_init
 
 _TIME: Final = re.compile(
     r"^(?:<\d{1,3}>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[TC]\d+\] ?)?"
@@ -73,9 +74,6 @@ _REGISTER: Final = re.compile(
     r"\b(R(?:[ABCD]X|[SD]I|[SB]P|0[89]|1[0-5])|CR2|x\d\d?|sp|lr)(?: ?): ?(?:[0-9a-f]{4}:)?([0-9a-f]{16})\b"
 )
 _FLAGS: Final = re.compile(r"\bEFLAGS: ([0-9a-f]{8,16})")
-_TASK: Final = re.compile(
-    r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
-)
 _CODE: Final = re.compile(r"^\s*Code: ([0-9a-f<>() ]{2,1024})$")
 _CHECK: Final = re.compile(r"[Kk]ernel BUG at (?P<file>\S{1,256}?):(?P<line>\d{1,9})!")
 _BEFORE: Final = re.compile(
@@ -88,8 +86,6 @@ _MODULES: Final = re.compile(r"^\s*Modules linked in: ?(.*)$")
 _END: Final = re.compile(r"---\[ end trace")
 _MOST: Final = 200
 """Lines of an oops."""
-_HEAD: Final = 32
-"""Lines of its head: arm64 has 20 between "Unable to handle …" and "Internal error: …"."""
 _NAMES: Final = {"r08": "r8", "r09": "r9"}
 
 
@@ -193,9 +189,9 @@ def _one_oops(lines: Sequence[str], before: int, at: int) -> bool:
     """Whether two lines that can be the first of an oops are of one: "BUG: …" and "Oops: …". Its CPU is behind both."""
     between = lines[before:at]
     return (
-        at - before <= _HEAD
+        at - before <= LINES_OF_HEAD
         and (_LOCKUP.search(lines[before]) is None) == (_LOCKUP.search(lines[at]) is None)
-        and not any(_TASK.search(line) or _END.search(line) or _WHERE.match(line) for line in between)
+        and not any(TASK_LINE.search(line) or _END.search(line) or _WHERE.match(line) for line in between)
         and (_NUMBER.search(lines[at]) is None or not any(map(_NUMBER.search, between)))
     )
 
@@ -223,7 +219,7 @@ def _belongs(panic: str, last: Oops) -> bool:
         return (_REPORTED.search(panic) or _WARNED.search(panic)) is not None
     if last.warned:
         return _WARNED.search(panic) is not None
-    if last.pid == 1 and "Attempted to kill init" in panic:
+    if last.pid == 1 and is_of_init(panic):
         return True
     return re.search(r"Fatal exception|Oops|double fault|stack guard|overflow|BUG", panic) is not None
 
@@ -234,7 +230,7 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     text = "\n".join(block)
     address = _ADDRESS.search(text)
     place, bad, registers, code, code_at = _state(block)
-    task = _TASK.search(text)
+    task = TASK_LINE.search(text)
     warning = _WARNS.match(block[0])
     if warning is not None:
         before = _warning_text(lines, at)

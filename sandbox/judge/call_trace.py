@@ -56,9 +56,10 @@ _REGISTERS: Final = re.compile(
     r"^\s*(?:(?:R|E)?(?:[ABCD]X|SP|BP|[SD]I|IP)|R\d\d?|EFLAGS|ORIG_RAX|CR\d|DR\d|[CDEFGS]S|Code|NIP|LR|MSR|CFAR|GPR\d\d|CTR|REGS"
     r"|pstate|lr|sp|x\d\d?|pc)\b ?[:=]|^\s*--- interrupt: |^\s*Code\b|^\s*[0-9a-f]{16} "
 )
-_TASK: Final = re.compile(
+TASK_LINE: Final = re.compile(
     r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
 )
+"""CPU, PID and name of the task of an event: dump_stack_print_info() in lib/dump_stack.c."""
 _BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked (?:in I/O wait )?for more than")
 LINES_ABOVE: Final = 80
 """Lines above a call trace that can belong to it: registers, and the list of modules."""
@@ -272,7 +273,7 @@ def _look(line: str, at: int, above: _Above) -> _Above:
         above.kind, above.since, above.stopped, above.task = kind, at, None, None
         found = _BLOCKED.search(line)
         above.blocked = (found[1], int(found[2])) if found else None
-    if found := _TASK.search(line):
+    if found := TASK_LINE.search(line):
         above.task = int(found[1]), int(found[2]), found[3]
         above.since = at
     above.named = above.named or above.task is not None or re.search(_NAMED, line) is not None

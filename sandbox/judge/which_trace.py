@@ -24,7 +24,6 @@ _OF_OOPS: Final = re.compile(
 (TAINT_DIE, kernel/panic.c), so that a panic for another reason has none at all.
 """
 
-_OF_INIT: Final = "Attempted to kill init"
 _OF_LOCKUP: Final = re.compile(r"soft ?lockup|LOCKUP|hung tasks|RCU [Ss]tall")
 
 _AFTER: Final = 60
@@ -84,7 +83,7 @@ def blocked_trace(log: Sequence[str]) -> CallTrace | None:
 
 def panics(log: Sequence[str]) -> int:
     """Count the panics in a log; that of a capture kernel does not count."""
-    return sum(1 for line in own_lines(log) if PANIC_LINE.search(line))
+    return len(_panics_at(own_lines(log)))
 
 
 def is_last_panic(log: Sequence[str]) -> bool:
@@ -93,8 +92,17 @@ def is_last_panic(log: Sequence[str]) -> bool:
     return _panic(call_traces(log), lines)[0] == _panic_at(lines)
 
 
+def is_of_init(panic: str) -> bool:
+    """Whether a panic's message says that init ended: an oops of another task did not end it."""
+    return "Attempted to kill init" in panic
+
+
+def _panics_at(lines: Sequence[str]) -> list[int]:
+    return [at for at, line in enumerate(lines) if PANIC_LINE.search(line)]
+
+
 def _panic_at(lines: Sequence[str]) -> int | None:
-    return max((at for at, line in enumerate(lines) if PANIC_LINE.search(line)), default=None)
+    return max(_panics_at(lines), default=None)
 
 
 def _panic(traces: Sequence[CallTrace], lines: Sequence[str]) -> tuple[int | None, CallTrace | None]:
@@ -103,7 +111,7 @@ def _panic(traces: Sequence[CallTrace], lines: Sequence[str]) -> tuple[int | Non
     A program on another CPU may write a line that reads like a panic into the log, by /dev/kmsg, until panic() stops
     its CPU. The kernel panics once: where the last such line has no trace, one just before it that has is the panic.
     """
-    found = [at for at, line in enumerate(lines) if PANIC_LINE.search(line)]
+    found = _panics_at(lines)
     for at in reversed(found[-_LIKE_PANICS:]):
         if at != found[-1] and not _is_near_end(lines, at):
             break
@@ -129,5 +137,4 @@ def _of_panic(traces: Sequence[CallTrace], lines: Sequence[str], at: int) -> Cal
     last = next((one for one in reversed(traces) if one.line < at and one.kind in why), None)
     if last is None or why[last.kind].search(lines[at]) is None:
         return None
-    # An oops of another task, which may be of hours ago, did not kill init.
-    return None if _OF_INIT in lines[at] and last.pid not in {None, 1} else last
+    return None if is_of_init(lines[at]) and last.pid not in {None, 1} else last
