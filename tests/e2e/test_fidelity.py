@@ -227,6 +227,11 @@ OF_THE_KERNEL = {
     *("list -h init_task.tasks | head -5", "rd -p 1000 4"),
 }
 """Commands that some of these kernels have no answer to. All others are answered: their status is "ok"."""
+# A processor may have been stopped at the first instruction of an exception: crash does not follow its stack. And
+# where the kernel keeps a part of a structure (`mach -m`: e820__reallocate_tables() keeps the entries in use), crash
+# reads all of it, and meets the next page, which may be a free one that makedumpfile left out.
+OF_THE_DUMP = re.compile("cannot transition from exception stack|page excluded: kernel virtual address: ")
+"""Errors that depend on where a dump's objects lie, and on what its processors did."""
 
 # Each crash once and each engine once: what an engine does with the bytes of a command has nothing to do with the
 # version of crash, and what crash does with them nothing with the engine.
@@ -265,13 +270,14 @@ def test_answers_are_what_crash_prints(engine: EngineUnderTest, dumps, kernel: s
     judged = [one["agrees"] for one in verdicts if one["subject"] != "uptime"]
     assert judged == [True] * len(judged)
     assert len(judged) > 5
-    # A processor that was stopped at the first instruction of an exception has a stack that crash does not follow.
     errors = {
-        answer["command"]
+        answer["command"]: answer["output"]
         for answer in answers
-        if answer["status"] != "ok" and "cannot transition from exception stack" not in answer["output"]
+        if answer["status"] != "ok" and not OF_THE_DUMP.search(answer["output"])
     }
-    assert errors - OF_THE_KERNEL == REFUSED
+    unexpected = {command: errors[command] for command in errors.keys() - OF_THE_KERNEL - REFUSED}
+    assert not unexpected
+    assert errors.keys() >= REFUSED
     try:
         expected = list(_directly(engine, dump))
     finally:
