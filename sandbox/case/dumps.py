@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.case.places import DESCRIBED
-from sandbox.dump import identify as identify_file, identify_inside, index_pieces, read_log as read_log_of_file
+from sandbox.dump import identify as identify_file, identify_inside, index_pieces, read_records as records_of_file
 from sandbox.dump.reader import reads_memory
 from sandbox.host import paths
 from sandbox.model import Vmcore
@@ -22,6 +22,7 @@ from sandbox.progress import QUIET, Reporter
 if TYPE_CHECKING:
     # Most dumps are files of this host: what reads others is not loaded for them.
     from sandbox.case.remote_source import RemoteSource
+    from sandbox.dump.printk import Record
     from sandbox.dump.view import View
     from sandbox.judge.log import Witness
 
@@ -71,14 +72,22 @@ def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: boo
 def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:
     """Lines of the kernel's log, as `sandbox.dump.read_log` has them. What has to be unpacked is, into the cache."""
     here, remote = _here(dump, reporter)
-    if remote:
-        from sandbox.case.remote_split import RemoteNeighbours
-        from sandbox.dump.kernel_log import read_source as log_of_source
+    records = (
+        _records_there(here, reporter)
+        if remote
+        else records_of_file(here, unpack_into=paths.unpacked_dir(), reporter=reporter)
+    )
+    for record in records:
+        yield from record.lines()
 
-        with _named(here), _view(here, reporter) as (_, view):
-            yield from log_of_source(view, here, RemoteNeighbours(here, reporter))
-    else:
-        yield from read_log_of_file(here, unpack_into=paths.unpacked_dir(), reporter=reporter)
+
+def _records_there(here: Path, reporter: Reporter) -> Iterator[Record]:
+    """Messages of the log of a dump on a server."""
+    from sandbox.case.remote_split import RemoteNeighbours
+    from sandbox.dump.kernel_log import read_source
+
+    with _named(here), _view(here, reporter) as (_, view):
+        yield from read_source(view, here, RemoteNeighbours(here, reporter))
 
 
 def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None = None) -> Witness:
@@ -88,7 +97,7 @@ def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None =
 
     here, remote = _here(dump, QUIET)
     if remote:
-        return Witness(lines=[line.decode(errors="backslashreplace") for line in read_log(here)])
+        return Witness.of(_records_there(here, QUIET))
     return log.witness(here, vmcore, unpacked=unpacked)
 
 

@@ -11,12 +11,25 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandbox.dump.identify import identify as identify_alone
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
 
-__all__ = ["identify", "identify_alone", "identify_inside", "index_pieces", "is_plain", "read_log", "unpack"]
+if TYPE_CHECKING:
+    from sandbox.dump.printk import Record
+
+__all__ = [
+    "identify",
+    "identify_alone",
+    "identify_inside",
+    "index_pieces",
+    "is_plain",
+    "read_log",
+    "read_records",
+    "unpack",
+]
 
 
 def identify(path: Path, *, log: bool = True) -> Vmcore:
@@ -48,7 +61,19 @@ def read_log(
     reporter: Reporter = QUIET,
     on_saved: Callable[[Path], object] = lambda _saved: None,
 ) -> Iterator[bytes]:
-    """Lines of the kernel log as dmesg prints them. See `sandbox.dump.kernel_log`.
+    """Lines of the kernel log as dmesg prints them, without newline: `[    1.234567] text`. See `read_records`."""
+    for record in read_records(path, unpack_into=unpack_into, reporter=reporter, on_saved=on_saved):
+        yield from record.lines()
+
+
+def read_records(
+    path: Path,
+    *,
+    unpack_into: Path | None = None,
+    reporter: Reporter = QUIET,
+    on_saved: Callable[[Path], object] = lambda _saved: None,
+) -> Iterator[Record]:
+    """Messages of the kernel log. See `sandbox.dump.kernel_log`.
 
     A dump too deep in an archive to be read there is read in its view, where it has one, else unpacked under
     `unpack_into`, once, if that is given. So is the index of a flattened or gzip file kept there. `on_saved` is told
@@ -59,7 +84,7 @@ def read_log(
     from sandbox.dump.view import open_view
 
     try:
-        yield from kernel_log.read_log(path, keep_into=unpack_into, reporter=reporter, on_saved=on_saved)
+        yield from kernel_log.read_records(path, keep_into=unpack_into, reporter=reporter, on_saved=on_saved)
     except kernel_log.LogTooDeep:
         if unpack_into is None:
             raise
@@ -68,7 +93,7 @@ def read_log(
             if view is not None:
                 yield from kernel_log.read_source(view, path)
                 return
-        yield from kernel_log.read_log(unpack(identify(path, log=False), unpack_into, reporter))
+        yield from kernel_log.read_records(unpack(identify(path, log=False), unpack_into, reporter))
 
 
 def identify_inside(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET, *, unpacking: bool = True) -> Vmcore:

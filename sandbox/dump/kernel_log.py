@@ -1,4 +1,4 @@
-"""read_log(path): the kernel log of a dump, line by line, as dmesg prints it; of a text the boot that panicked last."""
+"""read_records(path): the kernel log of a dump, message by message; of a text the boot that panicked last."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.dump import crash_directory, magic, piece_index, printk, pstore, reader, saved_log, split_set
-from sandbox.dump.log_forms import LogText
+from sandbox.dump.printk import Record
 from sandbox.dump.source import Asking, Budget, DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable, pasteable
 from sandbox.formats.streams import Source
@@ -23,14 +23,14 @@ class LogTooDeep(DumpUnreadable):
     """The dump has to be unpacked before its log can be read. Raised before the first line."""
 
 
-def read_log(
+def read_records(
     path: Path,
     *,
     keep_into: Path | None = None,
     reporter: Reporter = QUIET,
     on_saved: Callable[[Path], object] = lambda _saved: None,
-) -> Iterator[bytes]:
-    """Lines without newline, `[    1.234567] text`; control characters are the caller's business.
+) -> Iterator[Record]:
+    """The messages, oldest first; control characters are the caller's business.
 
     The index of a flattened dump is kept under `keep_into`, and takes the time it takes; without, it is made here.
     Where the log cannot be walked in the dump, the one that kdump saved beside it is given instead, and `on_saved` is
@@ -49,7 +49,7 @@ def is_log(source: Source) -> bool:
     return plain and saved_log.is_log(source, Budget(_SECONDS, patience=math.inf))
 
 
-def read_source(source: Source, path: Path, beside: split_set.Neighbours | None = None) -> Iterator[bytes]:
+def read_source(source: Source, path: Path, beside: split_set.Neighbours | None = None) -> Iterator[Record]:
     """The same of a plain dump, or a log, whose bytes `source` has. `path` is its name.
 
     Raises `DumpUnreadable`, `DumpDamaged`.
@@ -57,7 +57,7 @@ def read_source(source: Source, path: Path, beside: split_set.Neighbours | None 
     budget = Budget(_SECONDS, patience=math.inf)
     try:
         if is_log(source):
-            yield from _lines(saved_log.read(Asking(source, budget), budget))
+            yield from saved_log.read(Asking(source, budget), budget).records
             return
         yield from _walk(reader.open_dump(Asking(source, budget), str(path)), path, budget, beside)
     except printk.LogMissingError as error:
@@ -68,7 +68,7 @@ def read_source(source: Source, path: Path, beside: split_set.Neighbours | None 
 
 def _read(
     path: Path, keep_into: Path | None, reporter: Reporter, on_saved: Callable[[Path], object]
-) -> Iterator[bytes]:
+) -> Iterator[Record]:
     """The same, which may raise `DeadlineExceeded`."""
     budget = Budget(_SECONDS)
     below = index = None
@@ -79,7 +79,7 @@ def _read(
             found = saved_log.read_directory(path, contents, budget)
             if found is None:
                 raise DumpUnreadable(f"{path} holds neither a dump nor a kernel log")
-            yield from _lines(found[0])
+            yield from found[0].records
             return
         path, below = dump, path
     with FileSource(path, budget=budget, below=below) as source:
@@ -93,7 +93,7 @@ def _read(
             if text is None and saved_log.is_log(source, budget):
                 text = saved_log.read(source, budget)
             if text is not None:
-                yield from _lines(text)
+                yield from text.records
                 return
         kind = magic.dump_format_of(source)
         if kind is not None and not reader.reads_memory(kind):
@@ -125,7 +125,7 @@ def _read(
 
 def _walk(
     opened: reader.DumpReader, path: Path, budget: Budget, beside: split_set.Neighbours | None = None
-) -> Iterator[bytes]:
+) -> Iterator[Record]:
     opened.search()
     opened.detect_arch()
     files = split_set.find(path, opened, budget, beside)
@@ -133,17 +133,16 @@ def _walk(
         if len(files) > 1:
             parts = split_set.open_files(files, path, opened, stack, budget, beside=beside)
             opened.use_memory(split_set.SplitMemory([(part, file.memory()) for _, part, file in parts]))
-        for record in opened.log():
-            yield from record.lines()
+        yield from opened.log()
 
 
-def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
+def _wrapped(source: FileSource, path: Path) -> Iterator[Record]:
     from sandbox.dump import wrappers
     from sandbox.formats.streams import PeekSource
 
     found = wrappers.unwrap(source, str(path))
     if found.source is not None and found.is_log:
-        yield from _lines(saved_log.read(found.source, Budget(_SECONDS)))
+        yield from saved_log.read(found.source, Budget(_SECONDS)).records
         return
     inside = found.source
     if isinstance(inside, PeekSource):
@@ -152,8 +151,7 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
     if inside is not None and inside.size:
         try:
             opened = reader.open_dump(inside, str(path))
-            for record in opened.log():
-                yield from record.lines()
+            yield from opened.log()
         except printk.LogMissingError:
             pass
         else:
@@ -165,12 +163,7 @@ def _wrapped(source: FileSource, path: Path) -> Iterator[bytes]:
     )
 
 
-def _saved_beside(path: Path) -> Iterator[bytes]:
+def _saved_beside(path: Path) -> Iterator[Record]:
     with FileSource(path, below=path.parent) as source:
         text = saved_log.read(source, Budget(_SECONDS))
-    yield from _lines(text)
-
-
-def _lines(text: LogText) -> Iterator[bytes]:
-    for record in text.records:
-        yield from record.lines()
+    yield from text.records

@@ -37,7 +37,7 @@ def last_panicked(records: Sequence[Record], budget: Budget) -> Sequence[Record]
             if b"elfcorehdr=" in record.text and panic.is_of_capture_kernel(record.text[:2048].decode("latin-1")):
                 rank = -1
                 break
-            if rank < 2:
+            if rank < 2 and not record.from_program:
                 rank = max(rank, panic.severity(record.text))
         ranked.append((rank, at))
     begin, end = boots[max(ranked)[1]]

@@ -9,8 +9,8 @@ link of drm_panic's QR code.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from sandbox.dump import magic, panic_link, printk
@@ -45,7 +45,7 @@ _BRACKETED: Final = re.compile(rb"\[(?:[A-Z][a-z]{2}[ \d]\d \d\d:\d\d| *\+\d{1,9
 """Dates of dmesg -T and -e, and of programs that capture consoles."""
 
 _QUOTE: Final = re.compile(rb"(?:>[ \t]?){1,20}")
-_FACILITY: Final = re.compile(rb"[a-z0-9]{2,10} *:[a-z]{3,6} *: ")
+_FACILITY: Final = re.compile(rb"([a-z0-9]{2,10}) *:[a-z]{3,6} *: ")
 """Facility and level of dmesg -x."""
 _PRI: Final = re.compile(rb"<\d{1,3}>(?:1 )?")
 _KERNEL: Final = re.compile(rb"(?:[\w.:@%/-]{1,128} )?kernel(?:\[\d{1,7}\])?: ")
@@ -113,19 +113,27 @@ def read(text: bytes, ask: Callable[[], object] = lambda: None) -> LogText:
     if text.startswith(b"ProblemType:"):
         return _apport(text, ask)
     if (link := panic_link.find(text)) is not None:
-        return LogText(records=list(_records(_plain(link.text, ask), ask)), release=link.release, arch=link.arch)
+        return LogText(records=_believed(_records(_plain(link.text, ask), ask)), release=link.release, arch=link.arch)
     if text.lstrip()[:1] in {b"{", b"["}:
         if (captured := _captured(text)) is not None:
             return read(captured, ask)
         if found := _from_json(text, ask):
-            return LogText(records=found)
+            return LogText(records=_believed(found))
     if _EXPORTED.search(text[:65536]):
-        return LogText(records=list(_exported(text, ask)))
+        return LogText(records=_believed(_exported(text, ask)))
     release = next((found["release"] for found in _EXTENDED.finditer(text[:65536]) if found["release"]), None)
     return LogText(
-        records=list(_records(_plain(text, ask), ask)),
+        records=_believed(_records(_plain(text, ask), ask)),
         release=None if release is None else release.decode("ascii", "replace"),
     )
+
+
+def _believed(found: Iterable[Record]) -> list[Record]:
+    """The records, none of a program where most seem to be: a receiver of logs gave all lines a facility of its own."""
+    records = list(found)
+    if 2 * sum(record.from_program for record in records) <= len(records):
+        return records
+    return [replace(record, from_program=False) for record in records]
 
 
 def is_log(head: bytes, ask: Callable[[], object] = lambda: None) -> bool:
@@ -225,7 +233,9 @@ def _records(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
         if (head := _EXTENDED.match(line)) is not None:
             yield from _extended(head, line[head.end() :], fragments)
         elif not (raw.startswith(b" ") and at and re.match(rb" [A-Z_]{3,32}=", raw)):
-            yield printk.from_line(line)
+            record = printk.from_line(line)
+            program = (facility := _FACILITY.match(raw)) is not None and facility[1] != b"kern"
+            yield replace(record, from_program=True) if program else record
 
 
 def _unwrapped(lines: list[bytes]) -> list[bytes]:
@@ -301,7 +311,11 @@ def _extended(head: re.Match[bytes], message: bytes, fragments: dict[bytes, byte
             return
         message = whole
     text = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), message)
-    yield Record(nanoseconds=int(head["usec"]) * 1000, text=text.split(b"\n ")[0])
+    yield Record(
+        nanoseconds=int(head["usec"]) * 1000,
+        text=text.split(b"\n ")[0],
+        from_program=printk.is_of_program(int(head["level"])),
+    )
 
 
 def _from_json(text: bytes, ask: Callable[[], object]) -> list[Record]:
@@ -339,7 +353,11 @@ def _journal(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
         time = entry.get("_SOURCE_MONOTONIC_TIMESTAMP")
         if isinstance(message, str):
             known = isinstance(time, str) and time.isascii() and time.isdigit() and len(time) <= 16
-            yield Record(nanoseconds=int(str(time)) * 1000 if known else None, text=message.encode("utf-8", "replace"))
+            yield Record(
+                nanoseconds=int(str(time)) * 1000 if known else None,
+                text=message.encode("utf-8", "replace"),
+                from_program=entry.get("_TRANSPORT") == "kernel" and entry.get("SYSLOG_FACILITY", "0") != "0",
+            )
 
 
 def _exported(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
@@ -355,7 +373,11 @@ def _exported(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
         if entry.get(b"_TRANSPORT") == b"kernel" and b"MESSAGE" in entry:
             time = entry.get(b"_SOURCE_MONOTONIC_TIMESTAMP", b"")
             known = re.fullmatch(rb"\d{1,16}", time) is not None
-            yield Record(nanoseconds=int(time) * 1000 if known else None, text=entry[b"MESSAGE"])
+            yield Record(
+                nanoseconds=int(time) * 1000 if known else None,
+                text=entry[b"MESSAGE"],
+                from_program=entry.get(b"SYSLOG_FACILITY", b"0") != b"0",
+            )
         entry = {}
 
 

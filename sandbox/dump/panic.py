@@ -186,10 +186,13 @@ def examine(records: Iterable[Record], budget: Budget | None = None) -> LogFindi
             if lines % _ASKED == 0:
                 budget.ask()
             line = _printable_line(raw)
-            if not boots.takes(line):
+            # A line of a program tells the time, and nothing of the kernel.
+            if not record.from_program and not boots.takes(line):
                 continue
             if record.nanoseconds is not None:
                 last = max(last or 0, record.nanoseconds)
+            if record.from_program:
+                continue
             tail.append(line)
             if found.banner is None and "Linux version " in line:
                 budget.ask()

@@ -31,8 +31,10 @@ _STATE_BITS: Final = 2
 _COMMITTED: Final = 1
 _FINALIZED: Final = 2
 
-_LEVEL: Final = re.compile(rb"^(?:<\d{1,3}>|[a-z0-9]{2,10} *:[a-z]{3,6} *: )")
+_LEVEL: Final = re.compile(rb"^(?:<(\d{1,3})>|[a-z0-9]{2,10} *:[a-z]{3,6} *: )")
 """The level as the kernel stores it, or as dmesg -x prints it."""
+_LEVELS: Final = 7
+"""The highest level; a number above has a facility in it."""
 
 _TIME: Final = re.compile(rb"^\[ *(\d+)\.(\d{6})\](?: ?\[ *[TC]\d+\])? ?")
 """With the caller after it if CONFIG_PRINTK_CALLER is set."""
@@ -52,6 +54,10 @@ class Record:
     """Time since boot; None if the kernel logged without times."""
     text: bytes
     """May have several lines and any bytes that a driver printed; control characters are not removed."""
+    from_program: bool = False
+    """Whether a program wrote it, by /dev/kmsg: it may read like anything, e.g. like a panic. A program cannot choose
+    the kernel's facility, 0 (commit e11fea92e13f ("kmsg: export printk records to the /dev/kmsg interface"), v3.5).
+    False, too, where the log does not have facilities."""
 
     def lines(self) -> list[bytes]:
         """The lines as dmesg prints them: the time before the first line, the others indented by its width."""
@@ -137,7 +143,11 @@ def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str], ask: Callable[[],
             if missing > _MOST_MISSING:
                 return
             continue
-        yield Record(nanoseconds=int.from_bytes(about[time_at : time_at + 8], order), text=text)
+        # struct printk_info: u16 text_len; u8 facility. VMCOREINFO has no place of the latter.
+        facility = about[length_at + 2 : length_at + 3]
+        yield Record(
+            nanoseconds=int.from_bytes(about[time_at : time_at + 8], order), text=text, from_program=any(facility)
+        )
 
 
 def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
@@ -148,6 +158,9 @@ def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
     )
     if not 16 <= header <= 256 or max(time_at + 8, length_at + 2, text_at + 2) > header:
         raise LogMissingError("VMCOREINFO contradicts itself about the log")
+    # struct printk_log: u16 dict_len; u8 facility. 3.5 has the level there (u16 level).
+    dict_at = vmcoreinfo.offset(info, f"{name}.dict_len")
+    facility_at = header if dict_at is None or info.get("OSRELEASE", "").startswith("3.5.") else dict_at + 2
     buffer, size = _log_buf(kernel, info)
     at = _variable(kernel, info, "log_first_idx", 4)
     end = _variable(kernel, info, "log_next_idx", 4)
@@ -168,7 +181,11 @@ def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
             text = kernel.read(buffer + at + header, min(text_length, max(0, length - header)))
         except PageMissingError:
             return
-        yield Record(nanoseconds=int.from_bytes(record[time_at : time_at + 8], kernel.order), text=text)
+        yield Record(
+            nanoseconds=int.from_bytes(record[time_at : time_at + 8], kernel.order),
+            text=text,
+            from_program=any(record[facility_at : facility_at + 1]),
+        )
         at += length
         walked += length
 
@@ -193,11 +210,22 @@ def from_text(text: bytes) -> Iterator[Record]:
 
 def from_line(line: bytes) -> Record:
     """The record of a line as the kernel prints it to a console, or dmesg to a terminal."""
-    line = _LEVEL.sub(b"", line, count=1)
+    level = _LEVEL.match(line)
+    program = level is not None and is_of_program(int(level[1] or 0))
+    line = line[level.end() :] if level else line
     found = _TIME.match(line)
     if found is None:
-        return Record(nanoseconds=None, text=_CALLER.sub(b"", line, count=1))
-    return Record(nanoseconds=int(found[1][:12]) * 1_000_000_000 + int(found[2]) * 1000, text=line[found.end() :])
+        return Record(nanoseconds=None, text=_CALLER.sub(b"", line, count=1), from_program=program)
+    return Record(
+        nanoseconds=int(found[1][:12]) * 1_000_000_000 + int(found[2]) * 1000,
+        text=line[found.end() :],
+        from_program=program,
+    )
+
+
+def is_of_program(level: int) -> bool:
+    """Whether a message's level has in the bits above it another facility than the kernel's."""
+    return level > _LEVELS
 
 
 def stamped(line: bytes) -> bool:

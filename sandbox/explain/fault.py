@@ -14,11 +14,9 @@ from sandbox.explain.facts import Facts, ObjectFacts, Values
 from sandbox.explain.inspection import Base, Inspection, inspect
 from sandbox.explain.instruction import divisor
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
-from sandbox.explain.oops import Oops
 from sandbox.explain.refusal import access, what
 from sandbox.judge.call_trace import CallTrace, TraceKind
 from sandbox.judge.functions import is_machinery, is_panic, plain_name
-from sandbox.judge.which_trace import panic_trace
 
 _STRUCT: Final = re.compile(r"struct ([A-Za-z0-9_]{1,256})")
 """What may be in a command, which is there to be pasted; debug information says what a type is called."""
@@ -62,11 +60,10 @@ def explain(
     where there is no dump. `source` are the lines
     around the first of `Facts.lines`, where the caller has them.
     """
-    lines = oopses.own_lines(log)
-    oops, first = oopses.find(lines)
-    if oops is None and panic is None:
+    found = oopses.find(log)
+    if found.last is None and panic is None:
         return None
-    fault = _Explainer(lines, oops, first, arch, readings, taint, panic, debugger or DEFAULT, source).fault()
+    fault = _Explainer(found, arch, readings, taint, panic, debugger or DEFAULT, source).fault()
     if debugger is not None:
         return fault
     return replace(fault, sentences=tuple(replace(one, command=None) for one in fault.sentences))
@@ -75,9 +72,7 @@ def explain(
 class _Explainer:
     def __init__(  # noqa: PLR0917 - the arguments of `explain`, once
         self,
-        lines: Sequence[str],
-        oops: Oops | None,
-        first: Oops | None,
+        found: oopses.Found,
         arch: str | None,
         readings: Readings,
         taint: Sequence[str] | None,
@@ -85,7 +80,8 @@ class _Explainer:
         debugger: Debugger,
         source: Sequence[SourceLine],
     ) -> None:
-        self._lines, self._oops, self._first, self._arch = lines, oops, first, arch
+        self._found, self._arch = found, arch
+        self._lines, self._oops, self._first = found.lines, found.last, found.first
         self._facts, self._values, self._why = readings.facts, readings.values, readings.why
         self._doubt = readings.doubt
         self._taint, self._panic, self._debugger, self._source = taint, panic, debugger, source
@@ -94,7 +90,7 @@ class _Explainer:
             self._unknown |= {f"0x{key}": why for key, why in self._values.errors.items() if key != "frame"}
         if self._why is not None:
             self._unknown["dump"] = self._why
-        self._seen = inspect(oops, self._facts, arch) if oops else Inspection()
+        self._seen = inspect(found.last, self._facts, arch) if found.last else Inspection()
 
     def fault(self) -> Fault:
         oops = self._oops
@@ -144,7 +140,7 @@ class _Explainer:
             yield _said("what", what(oops, self._access(), self._arch, divided))
             if oops.corruption is not None:
                 yield _said("what", f"Before it the kernel said: {oops.corruption.rstrip('.')}.")
-        earlier = unfaulted.earlier(self._lines, oops.line if oops is not None else None)
+        earlier = unfaulted.earlier(self._lines, self._found.panic if oops is None else oops.line)
         first = self._first
         if first is not None and (earlier is None or first.line < earlier[0]):
             where = first.place
@@ -208,7 +204,7 @@ class _Explainer:
         )
 
     def _own_trace(self) -> CallTrace | None:
-        trace = None if self._oops is not None else panic_trace(self._lines)
+        trace = None if self._oops is not None else self._found.trace
         return trace if trace is not None and trace.kind is TraceKind.PANIC else None
 
     def _callers(self) -> list[str]:

@@ -12,15 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sandbox.dump.panic import LINES_OF_HEAD, PANIC_LINE, CaptureKernelFilter
-from sandbox.judge.call_trace import TASK_LINE, TracedFrame, call_traces
-from sandbox.judge.which_trace import is_of_init
+from sandbox.dump.panic import LINES_OF_HEAD
+from sandbox.judge.call_trace import TASK_LINE, CallTrace, TracedFrame, call_traces, own_lines, without_time
+from sandbox.judge.which_trace import is_of_init, panic_and_trace
 
-_TIME: Final = re.compile(
-    r"^(?:<\d{1,3}>)?(?:\[ *\d+\.\d+\] ?)?(?:\[ *[TC]\d+\] ?)?"
-    r"(?: ?\[\d{1,4}: [^\]:]{1,24}(?::[^\]: ]{1,8})?: *\d{1,10}\] ?)?"
-)
-"""Of printk, with the caller (CONFIG_PRINTK_CALLER), or as phones have it: "[4:  kworker/u16:3: 4321] "."""
 _BEGINS: Final = re.compile(
     r"BUG: (?:[Kk]ernel NULL pointer|[Uu]nable to handle)|[Uu]nable to handle kernel|general protection fault"
     r"|[Kk]ernel BUG at|stack guard page was hit|Internal error: |divide error: |double fault|Unhandled fault"
@@ -144,18 +139,33 @@ class Oops:
     """Taint letters of the modules that have some."""
 
 
-def own_lines(log: Sequence[str]) -> list[str]:
-    """The lines of the kernel that crashed, without their times."""
-    boots = CaptureKernelFilter()
-    return [_TIME.sub("", line, count=1) for line in log if boots.takes(line)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a log says of its end."""
+
+    lines: Sequence[str]
+    """Those of the kernel that crashed, without their times."""
+    panic: int | None
+    """The index of the panic in `lines`."""
+    trace: CallTrace | None
+    """The call trace of the panic, or of the oops or lockup that led to it."""
+    last: Oops | None
+    """The oops or lockup that the panic followed from; None for a panic without one."""
+    first: Oops | None
+    """An earlier one, the first of this boot, if there was one."""
 
 
-def find(lines: Sequence[str]) -> tuple[Oops | None, Oops | None]:
-    """The oops that the panic followed from, and an earlier one, the first of this boot, if there was one.
+def find(log: Sequence[str]) -> Found:
+    """The panic in a log, and the oops that it followed from."""
+    own = own_lines(log)
+    panic, trace = panic_and_trace(own)
+    lines = list(map(without_time, own))
+    last, first = _oopses(lines, panic)
+    return Found(lines=lines, panic=panic, trace=trace, last=last, first=first)
 
-    `lines` are those of `own_lines`. The first is None for a panic that no oops or lockup led to.
-    """
-    panic = max((at for at, line in enumerate(lines) if PANIC_LINE.search(line)), default=None)
+
+def _oopses(lines: Sequence[str], panic: int | None) -> tuple[Oops | None, Oops | None]:
+    """`Found.last` and `Found.first`."""
     checker = _REPORTED.search(lines[panic]) if panic is not None else None
     warned = panic is not None and checker is None and _WARNED.search(lines[panic]) is not None
     name = next(filter(None, checker.groups())).upper() if checker else None

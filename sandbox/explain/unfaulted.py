@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sandbox.dump.panic import PANIC_LINE
 from sandbox.explain.model import Sentence
 
 _HARDWARE: Final = re.compile(
@@ -76,10 +75,8 @@ def what(lines: Sequence[str], panic: str | None, *, survived: bool = False) -> 
 
 
 def earlier(lines: Sequence[str], before: int | None) -> tuple[int, str] | None:
-    """(index, text) of the first error that the kernel survived, above line `before` or the panic; None without one."""
-    for at, line in enumerate(lines):
-        if at == before or PANIC_LINE.search(line):
-            return None
+    """(index, text) of the first error that the kernel survived, above line `before`; None without one."""
+    for at, line in enumerate(lines[:before]):
         if _EARLIER.match(line.strip()):
             return at, line.strip()
     return None

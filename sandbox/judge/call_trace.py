@@ -26,8 +26,10 @@ from sandbox.judge.functions import is_entry, plain_name
 
 _PREFIX: Final = re.compile(
     r"^(?:<\d{1,3}>)?(?:\[ *(?P<time>\d{1,12}\.\d{1,9})\] ?)?(?:\[ *(?P<caller>[TC]\d{1,10})\] ?)?"
+    r"(?: ?\[\d{1,4}: [^\]:]{1,24}(?::[^\]: ]{1,8})?: *\d{1,10}\] ?)?"
 )
-"""kernel/printk/printk.c: level, time since boot, and the task or CPU that printed (CONFIG_PRINTK_CALLER)."""
+"""kernel/printk/printk.c: level, time since boot, and the task or CPU that printed (CONFIG_PRINTK_CALLER); phones have
+that as "[4:  kworker/u16:3: 4321] "."""
 _FUNCTION: Final = r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
 # Possessive: blanks that two parts could share would take time by the square of a line's length.
 _FRAME: Final = re.compile(
@@ -171,7 +173,7 @@ def call_traces(log: Sequence[str]) -> list[CallTrace]:
     for line in own_lines(log):
         prefix = _PREFIX.match(line)
         callers.append(prefix["caller"] if prefix else None)
-        lines.append(line[prefix.end() :] if prefix else line)
+        lines.append(without_time(line))
     return list(_traces(lines, callers))
 
 
@@ -179,6 +181,11 @@ def own_lines(log: Sequence[str]) -> list[str]:
     """The lines of the kernel that is looked at, without those of its capture kernel."""
     boots = CaptureKernelFilter()
     return [line for line in log if boots.takes(line)]
+
+
+def without_time(line: str) -> str:
+    """The text of a line, without what printk puts in front."""
+    return _PREFIX.sub("", line, count=1)
 
 
 def time_of(line: str) -> float | None:

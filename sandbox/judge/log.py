@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from sandbox.dump import identify, read_log, same_boot
+from sandbox.dump import identify, read_records, same_boot
+from sandbox.dump.printk import Record
 from sandbox.judge.which_trace import is_last_panic, panic_trace, panics
 from sandbox.model import Vmcore
 
@@ -16,10 +18,32 @@ class Witness:
     """A log that belongs to a dump, or the reason why there is none."""
 
     lines: Sequence[str] = ()
+    """All of it, as dmesg prints it."""
+    of_programs: frozenset[int] = frozenset()
+    """Which of the lines programs wrote, where the log says so: numbers from 0."""
     saved: Path | None = None
     """The file beside the dump that it was read from."""
     refused: str | None = None
     """Why the log beside the dump is not believed."""
+
+    @classmethod
+    def of(cls, records: Iterable[Record], saved: Sequence[Path] = ()) -> Self:
+        """The log that consists of `records`; `saved` has the file that they were read from, once they are."""
+        lines: list[str] = []
+        programs: set[int] = set()
+        for record in records:
+            begin = len(lines)
+            lines += (line.decode(errors="backslashreplace") for line in record.lines())
+            if record.from_program:
+                programs.update(range(begin, len(lines)))
+        return cls(lines=lines, of_programs=frozenset(programs), saved=next(iter(saved), None))
+
+    @property
+    def kernel(self) -> Sequence[str]:
+        """The lines that the kernel itself wrote."""
+        if not self.of_programs:
+            return self.lines
+        return [line for number, line in enumerate(self.lines) if number not in self.of_programs]
 
 
 def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None = None) -> Witness:
@@ -28,12 +52,11 @@ def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None =
     `unpacked` is where dumps in archives are unpacked, if this one may be.
     """
     saved: list[Path] = []
-    log = read_log(dump, unpack_into=unpacked, on_saved=saved.append)
-    lines = [line.decode(errors="backslashreplace") for line in log]
-    if not saved:
-        return Witness(lines=lines)
-    why = another_boot(vmcore or identify(dump, log=False), lines)
-    return Witness(lines=() if why else lines, saved=saved[0], refused=f"{saved[0].name} {why}" if why else None)
+    read = Witness.of(read_records(dump, unpack_into=unpacked, on_saved=saved.append), saved)
+    if read.saved is None:
+        return read
+    why = another_boot(vmcore or identify(dump, log=False), read.kernel)
+    return Witness(saved=read.saved, refused=f"{read.saved.name} {why}") if why else read
 
 
 def remark(lines: Sequence[str]) -> str | None:

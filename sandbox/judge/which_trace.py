@@ -40,11 +40,19 @@ def panic_trace(log: Sequence[str]) -> CallTrace | None:
 
     None if the log has neither. A log without a panic has that of its last oops or lockup.
     """
+    return panic_and_trace(log)[1]
+
+
+def panic_and_trace(log: Sequence[str]) -> tuple[int | None, CallTrace | None]:
+    """The index of the panic's line in `own_lines`, and what `panic_trace` finds.
+
+    The line is not one that a program wrote after it and that reads like a panic; None for a log without a panic.
+    """
     lines = own_lines(log)
     traces = call_traces(log)
     if _panic_at(lines) is None:
-        return next((one for one in reversed(traces) if one.kind in {TraceKind.OOPS, TraceKind.LOCKUP}), None)
-    return _panic(traces, lines)[1]
+        return None, next((one for one in reversed(traces) if one.kind in {TraceKind.OOPS, TraceKind.LOCKUP}), None)
+    return _panic(traces, lines)
 
 
 def dump_trace(log: Sequence[str]) -> CallTrace | None:

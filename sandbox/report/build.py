@@ -74,7 +74,9 @@ def read(
 ) -> Report:
     """Make the report from `answers` or, without them, from the dump alone."""
     texts = answers.texts if answers else {}
-    log, refused = _log(vmcore, texts)
+    read_log = _log(vmcore, texts)
+    # What a program wrote is shown, and is no witness.
+    log = read_log.kernel
     system = judged_system.parse(texts.get("sys", ""))
     panicking = _panicking(texts)
     cpus = backtrace.parse(texts.get("bt -a", ""))
@@ -83,15 +85,15 @@ def read(
     verdicts = tuple(_verdicts(vmcore, answers, panicking, system, log)) if answers else ()
     false_stack = any(one.subject == "stack" and one.against == stacks.LOG and not one.agrees for one in verdicts)
     missing = _missing(answers, problem)
-    if refused is not None:
-        missing["log"] = refused
+    if read_log.refused is not None:
+        missing["log"] = read_log.refused
     for part, found in {"backtrace": panicking, "cpus": cpus, "blocked": blocked}.items():
         if found:
             # An error is of one stack, and is shown there.
             missing.pop(part, None)
         elif part != "blocked" and part not in missing:
             missing[part] = f"there is no stack in the answer to {PARTS[part]}"
-    told = timeline(log)
+    told = timeline(read_log.lines, read_log.of_programs)
     fault = _fault(vmcore, answers, problem, log)
     if fault is None:
         missing["fault"] = "the log has neither an oops nor a panic"
@@ -144,8 +146,8 @@ def read(
         by_memory=_top((task for task in tasks if task.resident), lambda task: task.resident or 0),
         by_time=_top((task for task in tasks if task.ran), lambda task: task.ran or 0),
         run_queues=tables.run_queues(texts.get("runq", ""))[:200],
-        log=excerpt(log, told),
-        log_lines=len(log),
+        log=excerpt(read_log.lines, told, read_log.of_programs),
+        log_lines=len(read_log.lines),
         modules=tables.modules(texts.get("mod", ""), texts.get("mod -t", "")),
         mounts=tables.mounts(texts.get("mount", "")),
         network=tables.network(texts.get("net", "")),
@@ -213,8 +215,8 @@ def _taint(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[str, ...] | None:
     return None if letters is None else tuple(TAINT.get(one, one) for one in letters if one.isalpha() and one != "G")
 
 
-def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[Sequence[str], str | None]:
-    """The log, and the reason why the one beside the dump is not believed.
+def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> Witness:
+    """The log, or the reason why the one beside the dump is not believed.
 
     It is read without the debugger where that can be: a judge must not ask the one that is judged.
     """
@@ -223,8 +225,8 @@ def _log(vmcore: Vmcore, texts: Mapping[str, str]) -> tuple[Sequence[str], str |
     except VmboxError:
         read = Witness()
     if not read.lines and (text := texts.get("log")):
-        return text.splitlines(), None
-    return read.lines, read.refused
+        return Witness(lines=text.splitlines())
+    return read
 
 
 def _against_second(answers: CommandOutputs, panicking: backtrace.Backtrace | None, by: str) -> Iterator[Verdict]:

@@ -53,7 +53,7 @@ def explain_dump(
         read_module(module)
     vmcore = identify(dump)
     try:
-        log = witness(dump, vmcore, unpacked=paths.unpacked_dir()).lines
+        log = witness(dump, vmcore, unpacked=paths.unpacked_dir()).kernel
     except VmboxError:
         log = ()
     debugger: Debugger | None = DEFAULT
@@ -92,7 +92,7 @@ def read_dump(session: Session, dump: Path, reporter: Reporter, *, timeout: floa
     """Read of the dump what explains the end of its own log. What fails is the `why` of the result."""
     try:
         vmcore = identify(dump)
-        log = witness(dump, vmcore, unpacked=paths.unpacked_dir()).lines
+        log = witness(dump, vmcore, unpacked=paths.unpacked_dir()).kernel
     except VmboxError as error:
         return Readings(why=f"its log was not read: {error.message}")
     return read(session, vmcore, log, reporter=reporter, timeout=timeout)
@@ -108,12 +108,12 @@ def read(
     timeout: float,
 ) -> Readings:
     """Read of the dump what explains the end of its `log`. What fails is the `why` of the result."""
-    lines = oopses.own_lines(log)
-    oops, _ = oopses.find(lines)
+    found = oopses.find(log)
+    oops = found.last
     try:
         with scripted_session(session) as scripted:
             doubt = scripted.doubt
-            files = _modules(scripted, lines, oops, modules, reporter) if oops else {}
+            files = _modules(scripted, found.lines, oops, modules, reporter) if oops else {}
             request = readers.fault_request(oops, vmcore.arch, files)
             code = readers.script()
             facts = readers.read_facts(run_shipped(scripted, "explain", code, request, timeout=timeout))

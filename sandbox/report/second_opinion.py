@@ -71,6 +71,6 @@ def agrees_with_log(dump: Path, texts: Mapping[str, str], by: str) -> bool | Non
         read = witness(dump, unpacked=paths.unpacked_dir())
     except VmboxError:
         read = Witness()
-    trace = which_trace.dump_trace(read.lines)
+    trace = which_trace.dump_trace(read.kernel)
     verdict = None if trace is None else stacks.judge_task(found[0], trace, by=by)
     return None if verdict is None else verdict.agrees

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -68,16 +68,19 @@ class Timeline:
     """Events between the first and the last ones that are too many to list."""
 
 
-def timeline(log: Sequence[str]) -> Timeline:
-    """The events of a log, in its order. Empty where it has no line."""
-    events = _merged(_events(log))
+def timeline(log: Sequence[str], of_programs: Container[int] = ()) -> Timeline:
+    """The events of a log, in its order. Empty where it has no line.
+
+    `of_programs` are the numbers, from 0, of the lines that programs wrote: they are no events.
+    """
+    events = _merged(_events(log, of_programs))
     if not events:
         return Timeline()
     left_out = max(0, len(events) - _HEAD - _TAIL)
     return Timeline(events=(*events[:_HEAD], *events[_HEAD + left_out :]), left_out=left_out)
 
 
-def _events(log: Sequence[str]) -> Iterator[Event]:
+def _events(log: Sequence[str], of_programs: Container[int]) -> Iterator[Event]:
     seen: set[str] = set()
     now: float | None = None
     for number, line in enumerate(log, 1):
@@ -86,6 +89,8 @@ def _events(log: Sequence[str]) -> Iterator[Event]:
         now = float(stamp[1]) if stamp else now
         if number == 1:
             yield _event("boot" if _BANNER.search(text) else "begin", now, text, number)
+        if number - 1 in of_programs:
+            continue
         kind = kind_of(text)
         if kind is not None and kind.event:
             if kind.event == "taint":

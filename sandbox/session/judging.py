@@ -102,14 +102,14 @@ class Judge:
         log = self._log(session)
         if self._lacking is not None or log.refused is not None:
             return Judgement(not_judged=log.refused or self._lacking, refused=log.refused is not None)
-        trace = which_trace.dump_trace(log.lines)
+        trace = which_trace.dump_trace(log.kernel)
         if trace is None:
             return Judgement(not_judged="the log has no call trace of the panic")
         by = session.debugger.name
         verdict = next(filter(None, (stacks.judge(stack, trace, by=by) for stack in found)), None)
         if verdict is None:
             return Judgement(not_judged=stacks.why_not(found, trace, by=by))
-        return Judgement(verdicts=(verdict,), remark=remark(log.lines))
+        return Judgement(verdicts=(verdict,), remark=remark(log.kernel))
 
     def _of_system(self, answer: str, session: Session) -> tuple[Verdict, ...]:
         from sandbox.judge import system
@@ -124,7 +124,7 @@ class Judge:
                 crash_time = identify(Path(self._case.dump)).crash_time
         counted = _ask(session, COUNT_TASKS) if "TASKS" in said else None
         by = session.debugger.name
-        return tuple(system.judge(said, crash_time=crash_time, log=log.lines, counted=counted, by=by))
+        return tuple(system.judge(said, crash_time=crash_time, log=log.kernel, counted=counted, by=by))
 
     def _log(self, session: Session) -> Witness:
         from sandbox.case.dumps import witness

@@ -162,7 +162,7 @@ def read_explain(content: bytes) -> None:
         with contextlib.suppress(DecodeError):
             found[read.__name__] = read(answer)
     readings = fault.Readings(facts=found.get("read_facts"), values=found.get("read_values"))
-    oops, _ = oopses.find(oopses.own_lines(lines))
+    oops = oopses.find(lines).last
     if oops is not None and readings.facts is not None:
         seen = inspection.inspect(oops, readings.facts, "x86_64")
         values = readings.values

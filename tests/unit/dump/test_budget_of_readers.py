@@ -153,11 +153,10 @@ def read(path):
     lines = [line.decode("utf-8", "backslashreplace") for line in read_log(path)]
     decode._found(lines)
     decode._code(lines)
-    own = oops.own_lines(lines)
-    first, last = oops.find(own)
-    for one in (first, last):
+    found = oops.find(lines)
+    for one in (found.first, found.last):
         if one is not None:
-            oops.frames(own, one)
+            oops.frames(found.lines, one)
     which_trace.panic_trace(lines)
     which_trace.dump_trace(lines)
     which_trace.blocked_trace(lines)

@@ -6,7 +6,8 @@ from pathlib import Path
 import dump_writer
 import pytest
 
-from sandbox.dump import identify, kernel_log, read_log
+from sandbox.dump import identify, kernel_log, read_log, read_records
+from sandbox.dump.address_translation import KernelMemory
 from sandbox.errors import DumpDamaged, DumpUnreadable, VmboxError
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "dumps"
@@ -94,9 +95,9 @@ class Machine:
         return path
 
 
-def record(nanoseconds, text, name_size=0):
+def record(nanoseconds, text, facility=0):
     size = -(-(16 + len(text)) // 8) * 8
-    return (struct.pack("<QHHHBB", nanoseconds, size, len(text), 0, 0, 6) + text).ljust(size, b"\0")
+    return (struct.pack("<QHHHBB", nanoseconds, size, len(text), 0, facility, 6) + text).ljust(size, b"\0")
 
 
 @pytest.mark.parametrize("name", ["printk_log", "log"])
@@ -127,6 +128,59 @@ def test_printk_log(tmp_path, name, levels, huge):
         b"[    2.000000] after the wrap",
         b"               second line",
     ]
+
+
+FORGED = b"Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"
+
+
+def test_a_line_that_a_program_wrote_is_not_the_panic(tmp_path):
+    """By /dev/kmsg; the kernel keeps its facility, 0, to itself."""
+    machine = Machine()
+    lines = [
+        record(1_000_000_000, b"Linux version 5.4.0 (x@y) (gcc) #1 SMP"),
+        record(2_000_000_000, b"Kernel panic - not syncing: hung_task: blocked tasks"),
+        record(3_000_000_000, FORGED, facility=1),
+    ]
+    ring = b"".join(lines)
+    machine.put(PHYS_BASE + 0x4000, ring)
+    machine.symbol("log_buf", 0x1000, struct.pack("<Q", IMAGE + 0x4000))
+    machine.symbol("log_buf_len", 0x1010, struct.pack("<I", 4096))
+    machine.symbol("log_first_idx", 0x1020, struct.pack("<I", 0))
+    machine.symbol("log_next_idx", 0x1030, struct.pack("<I", len(ring)))
+    machine.info += ["SIZE(printk_log)=16", "OFFSET(printk_log.ts_nsec)=0", "OFFSET(printk_log.len)=8"]
+    machine.info += ["OFFSET(printk_log.text_len)=10", "OFFSET(printk_log.dict_len)=12"]
+    path = machine.dump(tmp_path / "vmcore")
+    found = identify(path)
+    assert (found.cause, found.panic) == ("hung-task", "Kernel panic - not syncing: hung_task: blocked tasks")
+    assert found.uptime_seconds == pytest.approx(3.0)
+    # It is shown all the same.
+    assert list(read_log(path))[-1] == b"[    3.000000] " + FORGED
+    assert [one.from_program for one in read_records(path)] == [False, False, True]
+    # 3.5 has the message's level in that place.
+    machine.info = [line.replace("OSRELEASE=5.4.0", "OSRELEASE=3.5.0") for line in machine.info]
+    assert not any(one.from_program for one in read_records(machine.dump(tmp_path / "vmcore")))
+
+
+@pytest.mark.parametrize("name", ["x86_64-6.1-zlib", "x86_64-printk_log"])
+def test_a_line_of_a_program_in_a_genuine_ring_is_told_from_the_kernels(tmp_path, name, monkeypatch):
+    """Genuine rings of 5.10 and later, and of 5.4, in which one message is given the facility of a program."""
+    genuine = list(read_records(FIXTURES / name))
+    assert not any(one.from_program for one in genuine)
+    wanted = genuine[-3].nanoseconds
+    read = KernelMemory.read
+
+    def with_facility(self, address, size):
+        data = read(self, address, size)
+        at = data.find(struct.pack("<Q", wanted))
+        if at >= 0 and size in {16, 88}:
+            # 16: struct printk_log, u64 u16 u16 u16 u8; 88: struct printk_info, u64 u64 u16 u8.
+            place = at + (14 if size == 16 else 10)
+            return data[:place] + b"\x01" + data[place + 1 :]
+        return data
+
+    monkeypatch.setattr(KernelMemory, "read", with_facility)
+    told = [one.from_program for one in read_records(FIXTURES / name)]
+    assert told == [one.nanoseconds == wanted for one in genuine]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

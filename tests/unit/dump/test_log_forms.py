@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.dump import identify, log_forms, panic_link, read_log
+from sandbox.dump import identify, log_forms, panic, panic_link, read_log
 from sandbox.dump.source import Budget, DeadlineExceeded
 from sandbox.errors import DumpDamaged, NotADump
 from sandbox.model import Vmcore
@@ -549,3 +549,26 @@ def test_cut_logs_never_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r\r\n", b"\r", b"\r\r"])
 def test_ends_of_lines(end: bytes) -> None:
     assert [one.text for one in log_forms.read(b"one" + end + b"two\n").records] == [b"one", b"two"]
+
+
+PROGRAM = {
+    "dmesg -r": ("<6>", "<12>"),
+    "dmesg -x": ("kern  :info  : ", "user  :warn  : "),
+    "kmsg": ("6,{0},{0}000000,-;", "12,{0},{0}000000,-;"),
+}
+
+
+@pytest.mark.parametrize("form", PROGRAM)
+def test_a_programs_line_is_told_from_the_kernels_where_the_log_has_facilities(form: str) -> None:
+    kernel, program = PROGRAM[form]
+    said = ["Linux version 6.1.0 (x@y)", "Kernel panic - not syncing: hung_task: blocked tasks", "Kernel panic - no"]
+    stamp = "" if form == "kmsg" else "[    {0}.000000] "
+    lines = [((program if number == 2 else kernel) + stamp).format(number) + line for number, line in enumerate(said)]
+    found = log_forms.read(text(lines)).records
+    assert [record.from_program for record in found] == [False, False, True]
+    assert panic.examine(found).panic == said[1]
+
+
+def test_a_facility_that_all_lines_have_is_that_of_a_receiver() -> None:
+    lines = [f"<14>[    {number}.000000] Kernel panic - not syncing: {number}" for number in range(4)]
+    assert not any(record.from_program for record in log_forms.read(text(lines)).records)

@@ -18,7 +18,7 @@ from sandbox.explain import facts as readers, source, wait_facts, waits
 from sandbox.explain.facts import Facts, MemberFacts, Values
 from sandbox.explain.fault import Readings, explain
 from sandbox.explain.inspection import inspect
-from sandbox.explain.oops import find, own_lines
+from sandbox.explain.oops import find
 from sandbox.explain.text import lines, wait_lines
 from sandbox.explain.wait_facts import WaitAnswer
 from sandbox.host.decode import DecodeError
@@ -59,7 +59,7 @@ def of_vmbox(said: list[str]) -> bool:
 @pytest.mark.parametrize("seed", range(0, 2000, 100))
 def test_a_fault_is_explained_or_refused(seed: int) -> None:
     dice = random.Random(seed)
-    oops, _ = find(own_lines(LOG))
+    oops = find(LOG).last
     assert oops is not None
     for _ in range(100):
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandbox.explain import oops
+from sandbox.explain.fault import Readings, explain
 from sandbox.explain.oops import Oops
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "oops"
@@ -45,10 +47,10 @@ def read(name: str) -> list[str]:
 
 
 def found(log: list[str]) -> Oops:
-    last, first = oops.find(oops.own_lines(log))
-    assert last is not None
-    assert first is None
-    return last
+    read = oops.find(log)
+    assert read.last is not None
+    assert read.first is None
+    return read.last
 
 
 def test_the_registers_and_the_code_are_those_of_the_kernel_and_not_of_the_program() -> None:
@@ -69,7 +71,7 @@ def test_a_check_that_failed_has_its_file_and_what_was_said_before_it() -> None:
     assert one.check[0] == "lib/list_debug.c"
     assert one.corruption is not None
     assert "next is LIST_POISON1" in one.corruption
-    assert [frame.function for frame in oops.frames(oops.own_lines(read("list-corruption")), one)][:1] == [
+    assert [frame.function for frame in oops.frames(oops.find(read("list-corruption")).lines, one)][:1] == [
         "vmbox_dequeue"
     ]
     assert found(read("bug")).corruption is None
@@ -90,21 +92,24 @@ def test_a_stall_is_no_fault() -> None:
 
 
 def test_a_panic_of_the_watchdog_has_no_oops() -> None:
-    assert oops.find(oops.own_lines(read("deadlock"))) == (None, None)
+    read_log = oops.find(read("deadlock"))
+    assert (read_log.last, read_log.first) == (None, None)
+    assert read_log.panic is not None
 
 
 def test_an_oops_before_an_unrelated_panic_is_not_its_cause_but_is_told() -> None:
     before = [line for line in read("general-protection") if "Kernel panic" not in line]
     log = [*before, *["[ 99.0] something else"] * 20, "[ 99.1] Kernel panic - not syncing: sysrq triggered crash"]
-    last, first = oops.find(oops.own_lines(log))
-    assert last is None
-    assert first is not None
-    assert "non-canonical" in first.text
+    read_log = oops.find(log)
+    assert read_log.last is None
+    assert read_log.first is not None
+    assert "non-canonical" in read_log.first.text
 
 
 def test_the_last_oops_before_the_panic_counts_and_the_first_is_told() -> None:
     bug = [line for line in read("bug") if "Kernel panic" not in line]
-    last, first = oops.find(oops.own_lines([*bug, *["[ 9.0] quiet"] * 20, *read("general-protection")]))
+    read_log = oops.find([*bug, *["[ 9.0] quiet"] * 20, *read("general-protection")])
+    last, first = read_log.last, read_log.first
     assert last is not None
     assert "non-canonical" in last.text
     assert first is not None
@@ -124,4 +129,30 @@ def test_an_abort_of_arm64_is_read() -> None:
 def test_an_oops_that_is_cut_anywhere_is_read_without_an_error(name: str) -> None:
     log = read(name)
     for end in range(len(log)):
-        oops.find(oops.own_lines(log[:end]))
+        oops.find(log[:end])
+
+
+def test_a_line_that_reads_like_a_panic_does_not_hide_the_oops() -> None:
+    """A program may write one, by /dev/kmsg, on another CPU, before panic() stops that."""
+    log = read("general-protection")
+    stamp = log[-1].partition("]")[0]
+    log.append(f"{stamp}] Kernel panic - not syncing: Fatal exception")
+    forged = f"{stamp}] Kernel panic - not syncing: hung_task: blocked tasks"
+    genuine, read_log = oops.find(log), oops.find([*log, forged])
+    assert genuine.last is not None
+    assert read_log == replace(genuine, lines=[*genuine.lines, forged.partition("] ")[2]])
+    assert read_log.panic is not None
+    assert "Fatal exception" in read_log.lines[read_log.panic]
+
+
+def test_an_error_before_an_early_line_that_reads_like_a_panic_is_still_the_first() -> None:
+    log = [
+        "[    1.000000] Kernel panic - not syncing: says a program",
+        "[    2.000000] BUG: Bad page state in process x  pfn:00001",
+        *read("deadlock"),
+    ]
+    told = explain(
+        log, arch="x86_64", readings=Readings(), panic="Kernel panic - not syncing: hung_task: blocked tasks"
+    )
+    assert told is not None
+    assert any("That was: BUG: Bad page state in process x" in sentence.text for sentence in told.sentences)

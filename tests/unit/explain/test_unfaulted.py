@@ -169,7 +169,7 @@ def test_a_machine_check_is_said_by_the_bits_of_its_status() -> None:
 def test_an_oops_of_these_kinds_is_found_wherever_it_is_cut() -> None:
     log = [f"[    5.000000] {line}" for line in (*WARNED, ON_WARN)]
     for end in range(len(log)):
-        oops.find(oops.own_lines(log[:end]))
+        oops.find(log[:end])
 
 
 def test_code_in_a_page_of_data_is_run_and_not_read() -> None:

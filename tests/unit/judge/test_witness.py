@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.dump import same_boot
+from sandbox.dump.printk import Record, from_line
 from sandbox.judge import call_trace, log, system
 from sandbox.judge.verdict import Verdict
 from sandbox.model import Vmcore
@@ -61,11 +63,11 @@ def test_the_log_of_another_kernel_is_not_believed() -> None:
 def test_a_log_beside_the_dump_is_a_witness_only_if_it_is_of_that_boot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_log(path: Path, *, unpack_into: object, on_saved) -> list[bytes]:  # type: ignore[no-untyped-def]
+    def read_records(path: Path, *, unpack_into: object, on_saved) -> Iterator[Record]:  # type: ignore[no-untyped-def]
         on_saved(path.with_name("vmcore-dmesg.txt"))
-        return [line.encode() for line in LINES]
+        yield from (from_line(line.encode()) for line in LINES)
 
-    monkeypatch.setattr(log, "read_log", read_log)
+    monkeypatch.setattr(log, "read_records", read_records)
     ours = log.witness(tmp_path / "vmcore", DUMP)
     assert (ours.lines, ours.refused) == (LINES, None)
     other = log.witness(tmp_path / "vmcore", replace(DUMP, crash_time=_later(hours=1, minutes=6)))
@@ -148,3 +150,21 @@ def test_the_number_of_tasks_is_compared_with_a_walk_of_the_list_of_processes() 
 def test_a_log_that_ends_before_the_crash_has_no_time_of_it() -> None:
     early = ["[    1.000000] Linux version 6.1.0"]
     assert list(system.judge({"UPTIME": "00:05:00"}, crash_time=None, log=early, counted=None, by="crash")) == []
+
+
+def test_what_a_program_wrote_is_in_the_log_and_is_no_witness() -> None:
+    panic = "[    2.000000] Kernel panic - not syncing: sysrq triggered crash"
+    read = log.Witness.of(
+        [
+            from_line(b"<6>[    1.000000] Linux version 6.1.0"),
+            Record(nanoseconds=1_500_000_000, text=b"Kernel panic - not\nsyncing: no", from_program=True),
+            from_line(b"<0>" + panic.encode()),
+        ]
+    )
+    assert read.lines == [
+        "[    1.000000] Linux version 6.1.0",
+        "[    1.500000] Kernel panic - not",
+        "               syncing: no",
+        panic,
+    ]
+    assert read.kernel == [read.lines[0], panic]

@@ -146,3 +146,15 @@ def test_the_picture_has_each_kind_in_a_row_and_the_last_seconds_wide() -> None:
 
 def test_a_report_of_no_log_has_an_empty_timeline() -> None:
     assert timeline([]) == Timeline()
+
+
+def test_what_a_program_wrote_is_no_event_and_is_not_marked() -> None:
+    log = [
+        "[    1.000000] Linux version 6.1.0 (x@y)",
+        "[    2.000000] Kernel panic - not syncing: forged",
+        "[    3.000000] Kernel panic - not syncing: sysrq triggered crash",
+    ]
+    told = timeline(log, frozenset({1}))
+    assert [event.line for event in told.events if event.kind == "panic"] == [3]
+    shown = excerpt(log, told, frozenset({1}))
+    assert [(line.number, line.kind) for line in shown] == [(1, ""), (2, ""), (3, "panic")]
