@@ -176,18 +176,17 @@ def _compare(
     # What panic() called may be named after the functions behind: abort and add_taint in vpanic < panic < nmi_panic.
     nameless = next((at for at, step in enumerate(right) if not step.any_name), len(right))
     tried = [_part(left, right[begin:], by=by, whole=whole) for begin in range(nameless + 1) if right[begin:]]
-    matched, parted = next((one for one in tried if one[1] is None), tried[0])
-    if parted is None and not matched:
-        return None
-    if parted is None and matched == 1 and not whole:
+    best = next((one for one in tried if one.agrees), next((one for one in tried if not one.false), tried[0]))
+    if best.agrees and (not best.matched or (best.matched == 1 and not whole)):
         return None  # one name in common is no agreement of two stacks
-    counted = "1 frame, which proves little" if matched == 1 else f"{matched} frames"
-    words = parted or counted + ("" if whole else f"; it ends at {right[-1].name}")
-    if complaint is not None and parted:
+    counted = "1 frame, which proves little" if best.matched == 1 else f"{best.matched} frames"
+    words = best.false or best.lacking or counted + ("" if whole else f"; it ends at {right[-1].name}")
+    if complaint is not None and not best.agrees:
         words += f"; {by} says: {complaint}"
     return Verdict(
         subject="stack",
-        agrees=parted is None,
+        agrees=best.agrees,
+        shorter=best.false is None and best.lacking is not None,
         by=by,
         against=against,
         words=words,
@@ -210,10 +209,27 @@ def _is_alias(one: str, two: str) -> bool:
     return any(alias in {one, two} and word in one and word in two for alias, word in ALIASES.items())
 
 
-def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool) -> tuple[int, str | None]:
-    """How many functions two stacks have in common by name, and where they part, in words; None if they do not."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What two stacks have in common."""
+
+    matched: int
+    """Functions, by name."""
+    false: str | None = None
+    """Where they part, in words."""
+    lacking: str | None = None
+    """What the debugger leaves out, in words."""
+
+    @property
+    def agrees(self) -> bool:
+        return self.false is None and self.lacking is None
+
+
+def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool) -> _Found:
+    """Compare two stacks from their innermost functions on."""
     here = there = matched = 0
     above = "panic()"
+    gap: str | None = None
     while here < len(left) and there < len(right):
         # The log may have no name where the debugger has one.
         here += _unknown(left[here:], right[there])
@@ -221,8 +237,12 @@ def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool
         if is_entry(one.name) and is_entry(two.name):
             break
         if _is_same(one.name, two.name) and one.module and two.module and one.module != two.module:
-            return matched, f"{by} has {one.name} of {one.module} below {above}, there it is that of {two.module}"
-        if _is_same(one.name, two.name) or ((one.any_name or two.any_name) and not (one.optional or two.optional)):
+            other = f"{by} has {one.name} of {one.module} below {above}, there it is that of {two.module}"
+            return _Found(matched=matched, false=other)
+        if gap is None and one.name != two.name and _is_gap(one, right, there):
+            gap = f"{by} has {one.name} below {above}, there {two.name} is between them"
+            there += 1
+        elif _is_same(one.name, two.name) or ((one.any_name or two.any_name) and not (one.optional or two.optional)):
             matched += _is_same(one.name, two.name)
             above = two.name if one.any_name else one.name
             here += 1
@@ -236,9 +256,19 @@ def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool
             # Kernels before 4.11 print no registers within a trace.
             here += 1
         else:
-            return matched, f"{by} has {one.name} below {above}, there it is {two.name}"
+            return _Found(matched=matched, false=f"{by} has {one.name} below {above}, there it is {two.name}")
     both = min(sum(is_entry(step.name) for step in steps) for steps in (left[here:], right[there:]))
-    return matched + both, _ends(left[here:], right[there:], above, by=by, whole=whole)
+    false, lacking = _ends(left[here:], right[there:], above, by=by, whole=whole)
+    return _Found(matched=matched + both, false=false, lacking=gap or lacking)
+
+
+def _is_gap(one: _Step, right: Sequence[_Step], there: int) -> bool:
+    """Whether `one` follows one step later on the right, where a function was stopped.
+
+    Before it has made its frame, frame pointers lead past its caller.
+    """
+    after = right[there + 1 : there + 2]
+    return there > 0 and right[there - 1].stopped and any(one.name == step.name for step in after)
 
 
 def _unknown(left: Sequence[_Step], two: _Step) -> int:
@@ -260,21 +290,28 @@ def _stops(steps: Sequence[_Step], other: _Step) -> bool:
     )
 
 
-def _ends(left: Sequence[_Step], right: Sequence[_Step], above: str, *, by: str, whole: bool) -> str | None:
-    """Compare what is left: a system call's or thread's entry, where a stub more or less is forgiven."""
+def _ends(
+    left: Sequence[_Step], right: Sequence[_Step], above: str, *, by: str, whole: bool
+) -> tuple[str | None, str | None]:
+    """Compare what is left: a system call's or thread's entry, where a stub more or less is forgiven.
+
+    Returns `_Found.false` and `_Found.lacking`.
+    """
     mine = [step.name for step in left if not step.optional and not is_machinery(step.name)]
     others = [step.name for step in right if not step.optional and not is_machinery(step.name)]
     if foreign := next((name for name in mine if not is_entry(name)), None):
         above = next((one for one, two in pairwise(mine) if two == foreign), above)
-        return None if not whole and not others else f"{by} has {foreign} below {above}, there the stack ends"
+        return None if not whole and not others else f"{by} has {foreign} below {above}, there the stack ends", None
     if foreign := next((name for name in others if not is_entry(name)), None):
-        return f"{by} ends below {above}, there {foreign} follows"
+        ends = f"{by} ends below {above}, there {foreign} follows"
+        # A stack with its entry is whole: the functions between are those of another.
+        return (ends, None) if mine else (None, ends)
     counted = Counter(others)
     entries = [{kind_of_entry(name) for name in names} for names in (mine, others)]
     if all(entries) and entries[0].isdisjoint(entries[1]):
-        return f"{by} has {mine[0]} of {kind_of_entry(mine[0])} below {above}, there it is {others[0]}"
+        return f"{by} has {mine[0]} of {kind_of_entry(mine[0])} below {above}, there it is {others[0]}", None
     calls = [{call for name in names if (call := system_call(name))} for names in (mine, others)]
     if all(calls) and calls[0].isdisjoint(calls[1]):
-        return f"{by} has the system call {min(calls[0])} below {above}, there it is {min(calls[1])}"
+        return f"{by} has the system call {min(calls[0])} below {above}, there it is {min(calls[1])}", None
     again = next((name for name, times in Counter(mine).items() if times > max(1, counted[name])), None)
-    return f"{by} has {again} more than once" if again else None
+    return f"{by} has {again} more than once" if again else None, None

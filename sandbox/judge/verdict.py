@@ -22,8 +22,17 @@ class Verdict:
     """Functions of the debugger below the panic, innermost first, as they were compared."""
     witness: tuple[str, ...] = ()
     """The same of the other witness."""
+    shorter: bool = False
+    """Whether it does not agree only because the debugger leaves functions out: none of its own is contradicted."""
+
+    @property
+    def title(self) -> str:
+        """What is said of the other witness: AGREES WITH, DISAGREES WITH or IS SHORTER THAN."""
+        if self.agrees:
+            return "AGREES WITH"
+        return "IS SHORTER THAN" if self.shorter else "DISAGREES WITH"
 
     @property
     def line(self) -> str:
         """One line for people: "AGREES WITH: the log's call trace (8 frames)"."""
-        return f"{'AGREES' if self.agrees else 'DISAGREES'} WITH: {self.against} ({self.words})"
+        return f"{self.title}: {self.against} ({self.words})"

@@ -198,7 +198,7 @@ def collect(
                                 questions.replace(theirs)
                                 second = None
                                 mine = session.debugger.name
-                                reason += f"; the stacks are {other.name}'s, for the log contradicts {mine}'s"
+                                reason += f"; the stacks are {other.name}'s, for the log does not agree with {mine}'s"
             except VmboxError as error:
                 reporter.notice(f"{other.name} was asked, too, and does not answer: {error.message}")
         readings = fault.read_dump(session, dump, reporter, timeout=timeout)

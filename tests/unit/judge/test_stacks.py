@@ -153,9 +153,19 @@ def test_a_false_frame_is_found_and_named(was: str, became: str, words: str) -> 
     assert _words(DRGN.replace(was, became)) == words
 
 
-def test_a_stack_that_ends_too_early_disagrees_with_the_debuggers_own_words() -> None:
+def test_a_stack_that_ends_too_early_is_shorter_and_has_the_debuggers_own_words() -> None:
     short = DRGN[: DRGN.index("#10")] + "bt: cannot read stack page\n"
-    assert _words(short) == "crash ends below vfs_write, there ksys_write follows; crash says: cannot read stack page"
+    words = "crash ends below vfs_write, there ksys_write follows; crash says: cannot read stack page"
+    assert _words(short) == words
+    verdict = stacks.judge(_stack(short), _trace(LOG), by="crash")
+    assert verdict is not None
+    assert verdict.shorter
+    assert verdict.line == f"IS SHORTER THAN: the log's call trace ({words})"
+    # With a false function, or with the entry below it, it is no shorter stack but another.
+    for other in (short.replace("vfs_write", "vfs_read"), short + DRGN[DRGN.index("#13") :]):
+        verdict = stacks.judge(_stack(other), _trace(LOG), by="crash")
+        assert verdict is not None
+        assert (verdict.agrees, verdict.shorter) == (False, False)
 
 
 def test_a_log_that_was_cut_agrees_as_far_as_it_goes() -> None:
@@ -240,6 +250,28 @@ def test_an_address_without_a_symbol_stands_for_any_function() -> None:
     assert by_crash == signature.of(cause="null-pointer", log=logged.splitlines())
     alone = signature.of(cause="null-pointer", backtrace=_stack(NAMELESS))
     assert (alone.frames, alone.basis) == (("do_one_initcall", "do_init_module"), "backtrace")
+
+
+def test_a_caller_that_frame_pointers_lead_past_makes_no_false_stack() -> None:
+    """Of the function that was stopped before it had made its frame; made of a genuine stack."""
+    past = NAMELESS.replace("0xffffffffc036d015 at", "vmbox_crashes at").replace(
+        " #1 [ff6373eb003fbc68] 0xffffffffc036d00d at ffffffffc036d00d\n", ""
+    )
+    verdict = stacks.judge(_stack(past), _trace(NAMELESS_LOG), by="drgn")
+    assert verdict is not None
+    assert verdict.line == (
+        "IS SHORTER THAN: the log's call trace "
+        "(drgn has do_one_initcall below vmbox_crashes, there init_module is between them)"
+    )
+    # Once, and only there.
+    for false in (
+        past.replace("do_init_module", "load_module"),
+        past.replace(" #3 [ff6373eb003fbce8] do_init_module at ffffffff83739faa\n", ""),
+        past.replace(" #2 [ff6373eb003fbc78] do_one_initcall at ffffffff836024b9\n", ""),
+    ):
+        verdict = stacks.judge(_stack(false), _trace(NAMELESS_LOG), by="drgn")
+        assert verdict is not None
+        assert (verdict.agrees, verdict.shorter) == (False, False), verdict
 
 
 # 6.12 of aarch64, read without debuginfo by drgn 0.3.0, which does not know the stack pointers; some frames left out.
