@@ -44,6 +44,8 @@ _DATE: Final = re.compile(
 _BRACKETED: Final = re.compile(rb"\[(?:[A-Z][a-z]{2}[ \d]\d \d\d:\d\d| *\+\d{1,9}\.\d{6}|%b)\]" % _DATE.pattern)
 """Dates of dmesg -T and -e, and of programs that capture consoles."""
 
+_PREFIXED: Final = 4
+"""Bytes of the shortest line that may have a prefix, but for a quote's or a priority's."""
 _QUOTE: Final = re.compile(rb"(?:>[ \t]?){1,20}")
 _FACILITY: Final = re.compile(rb"([a-z0-9]{2,10}) *:[a-z]{3,6} *: ")
 """Facility and level of dmesg -x."""
@@ -227,7 +229,10 @@ def _records(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
     for at, raw in enumerate(_unwrapped(text.strip(b"\0").removesuffix(b"\n").split(b"\n"))):
         if at % _ASKED == 0:
             ask()
-        line = _without_prefixes(raw.strip(b"\0"), tagged=tagged) if raw else b""
+        line: bytes | None = raw.strip(b"\0")
+        # Half a million of the shortest lines fit into a megabyte.
+        if line and (len(line) >= _PREFIXED or line.startswith((b">", b"<"))):
+            line = _without_prefixes(line, tagged=tagged)
         if line is None or _PART.fullmatch(line):
             continue
         if (head := _EXTENDED.match(line)) is not None:
