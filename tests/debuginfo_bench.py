@@ -10,7 +10,7 @@ from pathlib import Path
 import archives
 from archives import Archive
 from sandbox import profiles
-from sandbox.debuginfo import RemotePackage, locate
+from sandbox.debuginfo import RemotePackage, download, locate
 from sandbox.model import Debuginfo, Vmcore
 
 
@@ -110,3 +110,10 @@ class Bench:
             for pattern in ("debuginfo/.*", "downloads/*")
             for path in self.cache.glob(pattern)
         ]
+
+
+def forget_connections() -> None:
+    """So that the next request reads the certificates again."""
+    if download._client.cache_info().currsize:
+        download._client(None).close()
+    download._client.cache_clear()

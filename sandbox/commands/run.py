@@ -71,7 +71,8 @@ def from_file(file: Path) -> Iterator[str]:
                 converted = f"iconv -f UTF-16 -t UTF-8 {pasteable(file)} > commands"
                 raise UsageError(f"{file} is UTF-16", hint=f"convert it first: {converted}")
             # Windows' editors begin UTF-8 with a mark.
-            yield from io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape")
+            with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as lines:
+                yield from lines
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}", hint="-i takes a file of commands, one a line") from error
 

@@ -156,7 +156,14 @@ def _spill(kept: Path) -> IO[bytes]:
     """A file without a name, for blocks that were unpacked: it goes with the process."""
     paths.make_private(kept)
     with tempfile.TemporaryFile(dir=kept) as made:
-        return io.BufferedRandom(_Guarded(os.dup(made.fileno()), "r+b"))
+        return _Spill(_Guarded(os.dup(made.fileno()), "r+b"))
+
+
+class _Spill(io.BufferedRandom):
+    """A file that closes with the source that keeps it: there is no end of reading to close it at."""
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _Guarded(io.FileIO):

@@ -10,6 +10,7 @@ import math
 import os
 import tempfile
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -313,6 +314,7 @@ class PeekSource:
             while rest:
                 if self._rest is None:
                     self._rest = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as the source
+                    weakref.finalize(self, self._rest.close)
                 rest = rest[self._rest.write(rest) :]
         except OSError:
             self._kept = self._limit = self._kept + min(space, len(piece))

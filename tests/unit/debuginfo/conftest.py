@@ -10,7 +10,7 @@ import pytest
 import archives
 import certificates
 from archives import Archive
-from debuginfo_bench import Bench
+from debuginfo_bench import Bench, forget_connections
 from sandbox.debuginfo import download
 
 
@@ -50,10 +50,10 @@ def tls_archive(bench: Bench, tls_files: Path, monkeypatch: pytest.MonkeyPatch) 
     context.load_cert_chain(tls_files / "cert.pem", tls_files / "key.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tls_files / "ca.pem"))
     monkeypatch.setattr(download, "_WITHOUT_TLS", set())
-    download._client.cache_clear()
+    forget_connections()
     with archives.serve(Archive(files=bench.archive.files), tls=context) as archive:
         yield archive
-    download._client.cache_clear()
+    forget_connections()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 import archives
 from archives import Archive
-from debuginfo_bench import Bench
+from debuginfo_bench import Bench, forget_connections
 from sandbox.debuginfo import download, package_download
 from sandbox.debuginfo.attempts import SearchLog
 from sandbox.debuginfo.certificates import CertificateMissing
@@ -211,7 +211,7 @@ def test_a_certificate_that_is_not_trusted_is_seen_once(
     bench: Bench, tls_archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SSL_CERT_FILE")
-    download._client.cache_clear()
+    forget_connections()
     bench.archive, bench.urls = tls_archive, ("/a", "/b")
     with pytest.raises(DownloadFailed, match="no debuginfo of kernel") as caught:
         bench.locate()
