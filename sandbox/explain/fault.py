@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from sandbox.debugger import DEFAULT, Debugger
-from sandbox.explain import oops as oopses, poison, unfaulted
+from sandbox.explain import hardware, oops as oopses, poison, unfaulted
 from sandbox.explain.facts import Facts, ObjectFacts, Values
 from sandbox.explain.inspection import Base, Inspection, inspect
 from sandbox.explain.instruction import divisor
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
 from sandbox.explain.refusal import access, what
-from sandbox.judge.call_trace import CallTrace, TraceKind
+from sandbox.judge.call_trace import CallTrace, TracedFrame, TraceKind, interrupted_at
 from sandbox.judge.functions import is_machinery, is_panic, plain_name
 
 _STRUCT: Final = re.compile(r"struct ([A-Za-z0-9_]{1,256})")
@@ -95,15 +95,15 @@ class _Explainer:
     def fault(self) -> Fault:
         oops = self._oops
         place = oops.place if oops else None
-        hardware = list(self._hardware())
+        errors = list(hardware.sentences(self._lines))
         sentences = [
-            *hardware,
+            *errors,
             *self._what(),
             *self._where(),
             *self._how(),
             *self._there(),
             *self._cpus(),
-            *(() if hardware else [Sentence(topic="hardware", text="The log has no hardware error.", command="log")]),
+            *(() if errors else [Sentence(topic="hardware", text="The log has no hardware error.", command="log")]),
             *self._tainting(),
         ]
         address = oops.address if oops else None
@@ -195,13 +195,19 @@ class _Explainer:
         trace = self._own_trace()
         if trace is None or trace.command is None:
             return
-        names = [one.function for one in trace.reliable if not is_machinery(plain_name(one.function))]
-        names = [name for name in names if not is_panic(plain_name(name))]
-        yield Sentence(
-            topic="where",
-            text=f"{trace.command} (PID {trace.pid}) panicked, on CPU {trace.cpu}, in {_chain(names)}.",
-            command="bt",
-        )
+        frames = trace.reliable
+        at = interrupted_at(frames)
+        names, below = _own_names(frames[:at]), _own_names(frames[at:] if at is not None else ())
+        if not names:
+            names, below = below, []
+        text = f"{trace.command} (PID {trace.pid}) panicked, on CPU {trace.cpu}"
+        if names:
+            text += f", in {_chain(names)}"
+        if below:
+            text += f"; that interrupted {_chain(below)}"
+        elif trace.user and at == len(frames):
+            text += "; that interrupted a program"
+        yield Sentence(topic="where", text=f"{text}.", command="bt")
 
     def _own_trace(self) -> CallTrace | None:
         trace = None if self._oops is not None else self._found.trace
@@ -346,9 +352,6 @@ class _Explainer:
         if len(others) > _SHOWN_CPUS:
             yield Sentence(topic="cpus", text=f"{len(others) - _SHOWN_CPUS} more CPUs were read.", command="bt -a")
 
-    def _hardware(self) -> Iterator[Sentence]:
-        yield from unfaulted.hardware(self._lines)
-
     def _tainting(self) -> Iterator[Sentence]:
         modules = self._oops.modules if self._oops else {}
         named = [
@@ -363,6 +366,12 @@ class _Explainer:
             yield Sentence(topic="taint", text=f"The kernel was tainted: {'; '.join(self._taint)}.", command="log")
         if named:
             yield Sentence(topic="taint", text=f"Modules that tainted it: {', '.join(named)}.", command="mod -t")
+
+
+def _own_names(frames: Sequence[TracedFrame]) -> list[str]:
+    """Without the functions that every panic has."""
+    names = [(one.function, plain_name(one.function)) for one in frames]
+    return [name for name, plain in names if not is_machinery(plain) and not is_panic(plain)]
 
 
 def _chain(functions: Sequence[str]) -> str:

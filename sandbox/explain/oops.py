@@ -52,7 +52,7 @@ _ADDRESS: Final = re.compile(
     r"|(?:non-canonical|maybe for) address 0x([0-9a-f]{1,16})"
 )
 _ERROR_CODE: Final = re.compile(r"#PF: error_code\(0x([0-9a-f]{1,8})\)")
-_OOPS_CODE: Final = re.compile(r"\bOops: (?:Oops: )?([0-9a-f]{4,16}) \[#")
+_OOPS_CODE: Final = re.compile(r"\b(?:Oops|Internal error: [\w ()-]{1,60}): (?:Oops: )?([0-9a-f]{4,16}) \[#")
 _ESR: Final = re.compile(r"\bESR = 0x([0-9a-f]{8,16})")
 _PLACE: Final = re.compile(
     r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]{1,8})/0x(?P<size>[0-9a-f]{1,8})"

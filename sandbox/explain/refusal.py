@@ -13,11 +13,22 @@ _PF_WRITE, _PF_PRESENT, _PF_RESERVED, _PF_FETCH = 2, 1, 8, 16
 _EC_FETCH, _EC_DATA = 0x21, 0x25
 """arch/arm64/include/asm/esr.h: an abort of instruction or data in the kernel itself."""
 _WNR: Final = 1 << 6
+_STATUS: Final = 0x3F
+"""arch/arm64/include/asm/esr.h: ESR_ELx_FSC, why an access failed; the lowest two bits are mostly a level of tables."""
+_LEVELS: Final = {0x04: "which is not mapped", 0x08: "of which a page table has no access flag"}
+_PERMISSION: Final = 0x0C
+_OTHER: Final = {
+    0x10: "for which memory, a bus or a device answered with an error",
+    0x11: "of which memory has another tag than the pointer",
+    0x21: "which is not aligned for this access",
+    0x2B: "which is not mapped",
+}
 _USER_END: Final = 1 << 56
 """User space of x86_64 with five levels ends here; with four, at 1 << 47."""
 _PAGE: Final = 4096
 _PAGE_FAULT: Final = re.compile(r"BUG: |tried to execute NX-protected page")
 """First lines of what arch/x86/mm/fault.c prints, behind which the error code is one of a page fault."""
+_EXTERNAL: Final = re.compile(r"synchronous (?:external abort|parity)")
 _DIVIDES: Final = re.compile(r"divide error: ")
 _DOUBLE: Final = re.compile(r"double fault")
 
@@ -73,6 +84,10 @@ def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = No
             "A double fault: the processor could not begin to handle another exception, as happens without a stack"
             f"{at}{page}."
         )
+    if _EXTERNAL.search(oops.text):
+        at = f"address 0x{oops.address:x}" if oops.address is not None else "something"
+        target = f" when it was to {verb} {at}" if how else ""
+        return f"The processor got an error of memory, of a bus or of a device{target}: {oops.text.rstrip('.')}."
     if oops.address is None:
         return f"{oops.text.rstrip('.')}."
     address = f"0x{oops.address:x}"
@@ -88,6 +103,8 @@ def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = No
 
 def _refusal(oops: Oops, arch: str | None) -> str:
     code = oops.error_code
+    if arch == "aarch64" and code is not None and code >> 26 & 0x3F in {_EC_FETCH, _EC_DATA}:
+        return _status(code, oops.address)
     if arch != "x86_64" or code is None:
         return "which the processor refused"
     if code & _PF_RESERVED:
@@ -100,3 +117,17 @@ def _refusal(oops: Oops, arch: str | None) -> str:
     if code & _PF_FETCH:
         return "which is mapped, but not as code"
     return "which is mapped read-only" if code & _PF_WRITE else "which is mapped, but may not be read"
+
+
+def _status(syndrome: int, address: int | None) -> str:
+    """Of an abort of arm64, by its status code."""
+    status = syndrome & _STATUS
+    if status & ~3 == _PERMISSION:
+        fetch = syndrome >> 26 & 0x3F == _EC_FETCH
+        if address is not None and address < _USER_END:
+            kind = "PXN" if fetch else "PAN"
+            return f"which is of user space: the kernel may do so in few places only ({kind})"
+        if fetch:
+            return "which is mapped, but not as code"
+        return "which is mapped read-only" if syndrome & _WNR else "which is mapped, but may not be read"
+    return _LEVELS.get(status & ~3) or _OTHER.get(status) or "which the processor refused"

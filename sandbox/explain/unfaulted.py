@@ -1,4 +1,4 @@
-"""What the log says of a crash in which no instruction faulted, of errors before it, and of the hardware."""
+"""What the log says of a crash in which no instruction faulted, and of errors before it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ from typing import Final
 
 from sandbox.explain.model import Sentence
 
-_HARDWARE: Final = re.compile(
-    r"\[Hardware Error\]|Machine check events logged|\bEDAC\b.* [UC]E\b|\bAER: (?:Multiple )?(?:Un)?[Cc]orrect\w* "
-    r"|SError Interrupt|[Cc]ritical temperature|memory failure: 0x",
-    re.IGNORECASE,
-)
-_MACHINE_CHECK: Final = re.compile(
-    r"\[Hardware Error\]: CPU (?P<cpu>\d+): Machine Check(?: Exception)?: (?P<global>[0-9a-f]+) "
-    r"Bank (?P<bank>\d+): (?P<status>[0-9a-f]{16})"
-)
-"""arch/x86/kernel/cpu/mce/core.c."""
-_MCE_ADDRESS: Final = re.compile(r"\[Hardware Error\]: TSC [0-9a-f]+ (?:.*?)ADDR (?P<address>[0-9a-f]+)")
-_STATUS: Final = ((61, "not corrected"), (57, "the state of the processor may be lost"), (62, "more errors were lost"))
-"""Bits of a bank's status, which Intel and AMD share (arch/x86/include/asm/mce.h)."""
 _CANARY: Final = re.compile(r"stack-protector: Kernel stack is corrupted in: (?P<function>\S+(?: \[[\w-]+\])?)")
 _BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked")
 _EARLIER: Final = re.compile(
@@ -35,26 +22,6 @@ _NUMBER: Final = re.compile(r"-?\d{1,20}")
 _MOST: Final = 6
 
 
-def hardware(lines: Sequence[str]) -> Iterator[Sentence]:
-    """Errors of the hardware, with the status of a machine check in words."""
-    found = [line.strip() for line in lines if _HARDWARE.search(line)]
-    if not found:
-        return
-    yield _said("hardware", f"The hardware reported {len(found)} lines of errors, the first: {found[0]}")
-    address = next((match["address"] for line in found if (match := _MCE_ADDRESS.search(line))), None)
-    for match in filter(None, map(_MACHINE_CHECK.search, found)):
-        status = int(match["status"], 16)
-        words = [text for bit, text in _STATUS if status >> bit & 1]
-        if status >> 58 & 1 and address is not None:
-            words.append(f"at address 0x{address}")
-        yield _said(
-            "hardware",
-            f"CPU {match['cpu']} had a machine check, by bank {match['bank']}: {', '.join(words) or 'corrected'} "
-            f"(error code 0x{status & 0xFFFF:04x}).",
-        )
-        return
-
-
 def what(lines: Sequence[str], panic: str | None, *, survived: bool = False) -> Iterator[Sentence]:
     """The panic, and what the log says of its cause. `survived`: an oops of this boot did not end the kernel."""
     if canary := _CANARY.search(panic or ""):
@@ -67,7 +34,7 @@ def what(lines: Sequence[str], panic: str | None, *, survived: bool = False) -> 
     said = (
         "The kernel went on after a fault, and panicked later" if survived else "No instruction of the kernel faulted"
     )
-    yield _said("what", f"{said}: {(panic or '').rstrip('. ')}.")
+    yield _said("what", f"{said}: {(panic or '').rstrip('. :!')}.")
     for name, pid in list(dict.fromkeys(_BLOCKED.findall("\n".join(lines))))[:_MOST]:
         yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")
     if re.search(r"[Oo]ut of memory|deadlocked on memory", panic or ""):

@@ -22,7 +22,7 @@ from enum import StrEnum
 from typing import Final
 
 from sandbox.dump.panic import PANIC_LINE, CaptureKernelFilter
-from sandbox.judge.functions import is_entry, plain_name
+from sandbox.judge.functions import is_entry, is_exception, is_interrupt, plain_name
 
 _PREFIX: Final = re.compile(
     r"^(?:<\d{1,3}>)?(?:\[ *(?P<time>\d{1,12}\.\d{1,9})\] ?)?(?:\[ *(?P<caller>[TC]\d{1,10})\] ?)?"
@@ -160,6 +160,23 @@ class CallTrace:
     def reliable(self) -> tuple[TracedFrame, ...]:
         """The frames that the unwinder is sure of."""
         return tuple(frame for frame in self.frames if frame.reliable)
+
+
+def interrupted_at(frames: Sequence[TracedFrame]) -> int | None:
+    """The index of the first frame that did not call those before it: an exception or an interrupt came while it ran.
+
+    None where there is none; the number of frames where a program was interrupted, whose functions the kernel does
+    not have.
+    """
+    names = [plain_name(one.function) for one in frames]
+    for at in range(1, len(frames) + 1):
+        if at < len(frames) and frames[at].stopped:
+            return at
+        entered = is_exception(names[at - 1]) or is_interrupt(names[at - 1])
+        # Old kernels have several of them for one.
+        if entered and (at == len(frames) or not (is_exception(names[at]) or is_interrupt(names[at]))):
+            return at
+    return None
 
 
 def blocked_pids(log: Sequence[str]) -> list[int]:

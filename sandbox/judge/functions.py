@@ -69,6 +69,12 @@ _INTERRUPT: Final = re.compile(
     r"|el1(?:[th]_64)?_(?:irq|fiq)(?:_handler)?|__irq_svc|(?:hardware_interrupt|decrementer|doorbell_super)_common(?:_virt)?"
     r"|(?:io|ext)_int_handler"
 )
+# Entries of exceptions that come while anything runs, the kernel or a program: arch/x86/entry/entry_64.S of old and new
+# kernels, arch/arm64/kernel/entry.S. A system call enters by none of them.
+_EXCEPTION: Final = re.compile(
+    r"asm_exc_\w+|end_repeat_nmi|nmi|machine_check|double_fault|paranoid_\w+|error_entry|(?:asm_exc_)?page_fault"
+    r"|el1(?:[th]_64)?_(?:error|sync|dbg|da|ia)|el0(?:t_64)?_error|__pabt_svc|__dabt_svc|__und_svc"
+)
 _COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm|__uniq|cfi(?:_jt)?)(?:\.\d+)*|\.\d+$")
 _SECTION: Final = re.compile(r"_MODULE_(?:[A-Z_]+_)?(?:START|END)_")
 ALIASES: Final = {"init_module": "init", "cleanup_module": "clean"}
@@ -171,6 +177,11 @@ def is_interrupt(function: str) -> bool:
     What an interrupt stopped has nothing to do with what its handler does.
     """
     return _INTERRUPT.fullmatch(function) is not None
+
+
+def is_exception(function: str) -> bool:
+    """Whether a plain name is an entry of an exception, a machine check or an NMI: what follows was interrupted."""
+    return _EXCEPTION.fullmatch(function) is not None
 
 
 def is_entry(function: str) -> bool:

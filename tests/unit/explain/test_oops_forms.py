@@ -154,6 +154,23 @@ def test_the_head_of_an_oops_is_one_oops_on_each_machine(
     assert "called by drv_store" not in said(fault)
 
 
+@pytest.mark.parametrize(
+    ("esr", "address", "words"),
+    [
+        ("96000006", "ffff800012345678", "tried to read address 0xffff800012345678, which is not mapped."),
+        ("9600004f", "ffff800012345678", "tried to write address 0xffff800012345678, which is mapped read-only."),
+        ("8600000f", "ffff800012345678", "run code at address 0xffff800012345678, which is mapped, but not as code."),
+        ("9600000f", "0000aaaabbbbc000", "which is of user space: the kernel may do so in few places only (PAN)."),
+        ("96000021", "ffff800012345679", "which is not aligned for this access."),
+        ("96000010", "ffff800012345678", "for which memory, a bus or a device answered with an error."),
+    ],
+)
+def test_why_arm64_refused_is_read_of_the_syndrome(esr: str, address: str, words: str) -> None:
+    first = f"Unable to handle kernel paging request at virtual address {address}"
+    lines = [line.replace("96000044", esr) for line in ARM64[1:]]
+    assert said(explained(first, *lines, arch="aarch64"), "what").endswith(words)
+
+
 @pytest.mark.parametrize("lines", [ARM64, POWER, ARM], ids=["arm64", "powerpc", "arm"])
 @pytest.mark.parametrize("ended", [True, False])
 def test_the_cause_is_in_the_line_above_the_number_of_the_oops(lines: tuple[str, ...], *, ended: bool) -> None:

@@ -154,18 +154,6 @@ def test_an_error_that_the_kernel_survived_is_told_as_the_first() -> None:
     assert "It was not the first error of this boot. That was: BUG: Bad page state in process insmod" in said(fault)
 
 
-def test_a_machine_check_is_said_by_the_bits_of_its_status() -> None:
-    fault = explained(
-        "mce: [Hardware Error]: CPU 0: Machine Check Exception: 4 Bank 9: b600000000000134",
-        "mce: [Hardware Error]: TSC 0 ADDR 12345000",
-        panic="Kernel panic - not syncing: Fatal machine check",
-    )
-    assert said(fault, "hardware").splitlines()[1] == (
-        "CPU 0 had a machine check, by bank 9: not corrected, the state of the processor may be lost, at address "
-        "0x12345000 (error code 0x0134)."
-    )
-
-
 def test_an_oops_of_these_kinds_is_found_wherever_it_is_cut() -> None:
     log = [f"[    5.000000] {line}" for line in (*WARNED, ON_WARN)]
     for end in range(len(log)):
