@@ -25,7 +25,7 @@ _OF_A_HOST: Final = re.compile(r"(.+)[.-]vmcore(?:\.|$)")
 """The name of one that was collected: HOST.vmcore."""
 _CRASH_DIRECTORY: Final = re.compile(r"(?:^|/)crash/[^/]+/[^/]+$")
 _UNAME: Final = "sos_commands/kernel/uname_-a"
-_COLLECTED: Final = frozenset({"VmCoreDmesg", "OopsText", "backtrace"})
+_COLLECTED: Final = frozenset({"VmCoreDmesg", "OopsText", "backtrace", "dmesg_log"})
 """What apport-unpack and abrt call the log of a crash."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -11,6 +11,7 @@ from typing import Final
 from sandbox.dump import (
     completeness,
     crash_directory,
+    log_forms,
     magic,
     piece_index,
     pstore,
@@ -147,6 +148,7 @@ def _identify_directory(directory: Path, budget: Budget, *, log: bool, kept: Cal
         if (found := saved_log.read_directory(directory, contents, budget)) is not None:
             text, saved, problem = found
             builder.set(member=str(saved.relative_to(directory)))
+            builder.set(size=_bytes_of([saved] if contents.logs else contents.parts))
             _take_log(builder, text, budget, problem)
     if contents.uname is not None:
         with suppress(DeadlineExceeded), FileSource(contents.uname, budget=budget, below=directory) as source:
@@ -154,6 +156,14 @@ def _identify_directory(directory: Path, budget: Budget, *, log: bool, kept: Cal
     if contents.logs or contents.uname is not None:
         saved_log.apply_original_path(builder, str(contents.logs[-1].absolute()) if contents.logs else None)
     return builder.build()
+
+
+def _bytes_of(files: Sequence[Path]) -> int:
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += file.lstat().st_size
+    return total
 
 
 def _take_log(builder: VmcoreBuilder, text: LogText, budget: Budget, problem: str | None = None) -> None:
@@ -299,6 +309,11 @@ def _not_a_dump(name: str, head: bytes, source: FileSource | None = None) -> Dum
         return NotADump(
             f"{name} begins with zeros: the writing of it never finished",
             hint="kdump or the copy was interrupted; look for the same dump where it was first written",
+        )
+    if magic.is_text(head) and log_forms.is_of_xen(head):
+        return NotADump(
+            f"{name} is a log of the Xen hypervisor, and has none of a kernel",
+            hint="give the vmcore, or what the kernel of the domain printed: dmesg, or its console",
         )
     if magic.is_text(head):
         return NotADump(f"{name} is text, but no kernel log", hint="give the vmcore, or the output of dmesg")

@@ -63,6 +63,8 @@ _ADDRESS: Final = re.compile(
     rb"[\[(]?(?:\d{1,3}(?:\.\d{1,3}){3}|[\da-f]{0,4}(?::[\da-f]{0,4}){3,7})(?::\d{1,5})?[\])]?:? ?"
 )
 """The sender, from a receiver of netconsole."""
+_XEN: Final = b"(XEN) "
+"""Before each line of the hypervisor, whose console dom0 prints to as well (xen/drivers/char/console.c)."""
 _STAMP_AHEAD: Final = re.compile(rb".{1,120}?(?=(?:<\d{1,3}>)?\[ {0,6}\d{1,10}\.\d{6}\])")
 """Anything before the kernel's time: a receiver's prefix, grep's file name, half a line of another program."""
 _AFTER_STAMP: Final = re.compile(rb"(\[ *\d+\.\d{6})(?: *< *\d+\.\d{6} *>)?\] (?:[\w.@%-]{1,64} kernel: )?")
@@ -154,6 +156,11 @@ def is_log(head: bytes, ask: Callable[[], object] = lambda: None) -> bool:
     if len(_TAGGED.findall(text)) >= 2 or sum(record.nanoseconds is not None for record in found.records) >= 2:
         return True
     return any(_KERNELS.search(record.text[:_LONGEST]) for record in found.records)
+
+
+def is_of_xen(head: bytes) -> bool:
+    """Whether lines of a text are those of the Xen hypervisor."""
+    return re.search(rb"^(?:\[[^\]\n]{1,40}\] ?)?\(XEN\) ", decoded(head), re.MULTILINE) is not None
 
 
 def decoded(text: bytes) -> bytes:
@@ -269,7 +276,7 @@ def _unwrapped(lines: list[bytes]) -> list[bytes]:
 
 
 def _without_prefixes(line: bytes, *, tagged: bool) -> bytes | None:
-    """The line as the kernel printed it; None for one of another program."""
+    """The line as the kernel printed it; None for one of another program, or of a hypervisor."""
     head, rest = line[:_LONGEST], line[_LONGEST:]
     if (quote := _QUOTE.match(head)) is not None:
         head = head[quote.end() :]
@@ -281,6 +288,8 @@ def _without_prefixes(line: bytes, *, tagged: bool) -> bytes | None:
     dated = _BRACKETED.match(head) or _DATE.match(head) or _LOCAL_DATE.match(head)
     if dated is not None:
         head = re.sub(rb"^:? ?", b"", head[dated.end() :])
+    if head.startswith(_XEN):
+        return None
     if (kernel := _KERNEL.match(head)) is not None:
         return _stamp(head[kernel.end() :]) + rest
     if tagged and dated is not None and _OTHER_TAG.match(head):

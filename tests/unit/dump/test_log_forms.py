@@ -428,6 +428,9 @@ def test_directories_of_abrt_and_apport(tmp_path: Path) -> None:
     (abrt / "kernel").write_text(KERNEL)
     (abrt / "reason").write_text("general protection fault")
     assert read(abrt)[0].release == KERNEL
+    assert read(abrt)[0].size == (abrt / "backtrace").stat().st_size
+    (abrt / "backtrace").rename(abrt / "dmesg_log")
+    assert read(abrt)[0].panic == PANIC
     apport = tmp_path / "unpacked"
     apport.mkdir()
     (apport / "ProblemType").write_text("KernelCrash")
@@ -484,6 +487,21 @@ def test_pages_and_scripts_that_quote_a_log_are_none(tmp_path: Path) -> None:
             identify(path)
     path.write_bytes(b"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n" + text(plain(OOPS)))
     assert identify(path).release == KERNEL
+
+
+XEN = (b"(XEN) Xen version 4.17.3 (Debian) debug=n", b"(XEN) [2026-11-27 08:48:01] CPU:    2")
+
+
+def test_lines_of_the_xen_hypervisor_are_not_the_kernels(tmp_path: Path) -> None:
+    path = tmp_path / "console"
+    lines = text(plain(OOPS)).splitlines()
+    path.write_bytes(b"\r\n".join([*XEN, *lines[:3], XEN[1], *lines[3:], b"(XEN) Hardware Dom0 crashed", b""]))
+    found, records = read(path)
+    assert (found.release, found.panic) == (KERNEL, PANIC)
+    assert records == [line for _, line in OOPS]
+    path.write_bytes(b"\r\n".join([*XEN, b"(XEN)    [<ffff82d04021b5c6>] R vmx_fn+0x16/0x1f0a", b""]))
+    with pytest.raises(NotADump, match="a log of the Xen hypervisor"):
+        identify(path)
 
 
 HOSTILE = [
