@@ -230,6 +230,8 @@ class KernelRelease:
     """As in the release, e.g. x86_64 or amd64; None if it has none."""
     flavour: str | None = None
     """The distribution's name for the build: generic, aws, cloud, default, esx, uek …"""
+    also: str | None = None
+    """Another class whose kernels have the same release, where only uname -v would tell, and it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -146,7 +146,7 @@ def kernels(profile: Profile) -> Iterator[Vmcore]:
         kernel = of_release(release, version or None)
         # As of a dump, which has a build-id and an architecture.
         kernel = replace(kernel, build_id="0" * 40, arch=kernel.arch or _machine(profile))
-        if select(kernel).distribution.name == profile.name and not rules.why_unpublished(release):
+        if select(kernel).distribution.name == profile.name and not rules.why_unpublished(kernel):
             names = package_names(kernel, profile)
             if names is not None and names.packages:
                 yield kernel

@@ -101,13 +101,14 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
             "debuginfo": packages,
             "sources": sources,
             "signed": rules.signed if rules is not None else None,
-            "unpublished": rules.why_unpublished(release) if rules is not None else None,
+            "unpublished": rules.why_unpublished(kernel) if rules is not None else None,
         }
     if json:
         render.as_json(values)
         return
     words = {"release": "RELEASE", "class": "CLASS", "variant": "VARIANT", "profile": "PROFILE", "crash": "CRASH"}
-    shown = [(word, str(values[name])) for name, word in words.items() if values[name] is not None]
+    known = {**values, "class": _both(values["class"], values["also"])}
+    shown = [(word, str(known[name])) for name, word in words.items() if known[name] is not None]
     for name, word in (("debuginfo", "DEBUGINFO"), ("sources", "FROM")):
         found = values[name]
         if isinstance(found, list):
@@ -121,6 +122,10 @@ def show_release(release: str, utsname_version: str | None, *, json: bool) -> No
     render.facts(shown)
     if values["class"] == UNKNOWN and (machine := _machine_that_is_missing(release, utsname_version)):
         render.note(f"hint: uname -r of it ends with the machine: vmbox info --release {release}.{machine}")
+
+
+def _both(klass: object, also: object) -> object:
+    return klass if also is None else f"{klass}, or {also}: uname -v tells (--utsname-version)"
 
 
 def _machine_that_is_missing(release: str, utsname_version: str | None) -> str | None:
@@ -166,7 +171,9 @@ def _debuginfo_of(kernel: Vmcore, home: Profile) -> tuple[list[str], list[str]]:
 
 def _class_of(vmcore: Vmcore) -> dict[str, object]:
     kernel = classify(vmcore.release, vmcore.utsname_version) if vmcore.release else None
-    return {"class": kernel.klass if kernel else None, "variant": (kernel.variant or None) if kernel else None}
+    if kernel is None:
+        return {"class": None, "also": None, "variant": None}
+    return {"class": kernel.klass, "also": kernel.also, "variant": kernel.variant or None}
 
 
 def describe(vmcore: Vmcore) -> dict[str, object]:
@@ -177,7 +184,7 @@ def describe(vmcore: Vmcore) -> dict[str, object]:
     values["path"] = _name(vmcore.path)
     origins = dict(vmcore.origins)
     values |= _class_of(vmcore)
-    origins |= {name: "release" for name in ("class", "variant") if values[name] is not None}
+    origins |= {name: "release" for name in ("class", "also", "variant") if values[name] is not None}
     values["profile"] = _profile(vmcore)
     values["debuginfo"] = _debuginfo_here(vmcore)
     values["origins"] = origins

@@ -148,7 +148,7 @@ class _Search:
 
     def _note_unpublished(self) -> None:
         rules = self.home.debuginfo
-        if rules is not None and (why := rules.why_unpublished(self.vmcore.release)) is not None:
+        if rules is not None and (why := rules.why_unpublished(self.vmcore)) is not None:
             self.search_log.note(self.home.title, why)
 
     def _key(self) -> str:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from sandbox.debuginfo.package_names import PackageNames, RemotePackage, expand
+from sandbox.dump.release import built_on
 from sandbox.model import DebuginfoFormat, Vmcore
 from sandbox.profiles import DebuginfoRules, Profile, RepositoryVersions
 
@@ -174,22 +175,8 @@ def _versions(rules: RepositoryVersions, vmcore: Vmcore, wanted: PackageNames) -
     names = {**wanted.names, _VERSION[1:-1]: (_VERSION,)}
     urls = [url for template in rules.repositories for url in expand(template, names)]
     return VersionedRepositories(
-        index=rules.index, pattern=rules.pattern, urls=tuple(urls), built=_built(vmcore.utsname_version)
+        index=rules.index, pattern=rules.pattern, urls=tuple(urls), built=built_on(vmcore.utsname_version)
     )
-
-
-def _built(utsname_version: str | None) -> date | None:
-    """The day at the end of uname -v, as most kernels have it: "#1 SMP Wed Jun 11 17:26:01 UTC 2026"."""
-    found = re.search(r"\b([A-Z][a-z]{2}) +(\d{1,2}) [\d:]{8} \w+ (\d{4})$", utsname_version or "")
-    if found is None:
-        return None
-    try:
-        return date(int(found[3]), _MONTHS.index(found[1]) + 1, int(found[2]))
-    except ValueError:
-        return None
-
-
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def _snapshots(rules: DebuginfoRules, wanted: PackageNames) -> Iterator[PackageSources]:

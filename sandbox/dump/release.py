@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,7 @@ class _Rule:
     variant: str = ""
     flavour: str = ""
     arch: str = ""
+    also: str = ""
     require: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -57,7 +59,8 @@ def classify(release: str, utsname_version: str | None = None) -> KernelRelease:
     """Class, variant, architecture and flavour of a kernel release; class "unknown" where no rule fits.
 
     `utsname_version` (uname -v) decides where the release alone cannot: Ubuntu's kernels for an older LTS, Debian's
-    derivatives. Raises `ConfigurationError` when the rules themselves are broken.
+    derivatives. Without it the class is the likelier one of two, and `also` the other. Raises `ConfigurationError` when
+    the rules themselves are broken.
     """
     release = release.strip()
     version = (utsname_version or "")[:512]
@@ -96,6 +99,7 @@ def _apply(rule: _Rule, tables: _Tables, release: str, version: str) -> KernelRe
             variant=" ".join(_fill(rule.variant, groups, tables).split()) or None,
             flavour=_fill(rule.flavour, groups, tables) or None,
             arch=_fill(rule.arch, groups, tables) or None,
+            also=_fill(rule.also, groups, tables) or None,
         )
     except _NoEntryError:
         return None
@@ -142,6 +146,20 @@ def _rule(table: dict[str, Any], machines: str) -> _Rule:
     table["release"] = table["release"].replace("ARCH", machines)
     # `class` is a word of Python's; everything else is named alike, and an unknown key is a TypeError.
     return _Rule(klass=table.pop("class"), **table)
+
+
+def built_on(utsname_version: str | None) -> date | None:
+    """The day at the end of uname -v, as most kernels have it: "#1 SMP Wed Jun 11 17:26:01 UTC 2026"."""
+    found = re.search(r"\b([A-Z][a-z]{2}) +(\d{1,2}) [\d:]{8} \w+ (\d{4})$", utsname_version or "")
+    if found is None:
+        return None
+    try:
+        return date(int(found[3]), _MONTHS.index(found[1]) + 1, int(found[2]))
+    except ValueError:
+        return None
+
+
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def of_release(release: str, utsname_version: str | None) -> Vmcore:

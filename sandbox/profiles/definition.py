@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 
 from sandbox.debugger import DEBUGGERS, DEFAULT
-from sandbox.model import DebuginfoFormat, kernel_version
+from sandbox.model import DebuginfoFormat, Vmcore, kernel_version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +132,27 @@ class RepositoryVersions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Subscribers:
+    """Kernels that are for subscribers only, as their distribution's standard support had ended."""
+
+    since: Mapping[str, str]
+    """By class of releases: the first day, as 2025-08-01, whose kernels are all of them."""
+    reason: str
+    """In words for the user, and where the debuginfo is to be had. `{day}` is that day."""
+
+    def why(self, kernel: Vmcore) -> str | None:
+        """The reason for a kernel whose uname -v has such a day; None for others."""
+        from sandbox.dump.release import built_on, classify
+
+        assert kernel.release is not None  # noqa: S101 - only such kernels are asked about
+        day = self.since.get(classify(kernel.release, kernel.utsname_version).klass)
+        built = built_on(kernel.utsname_version)
+        if day is None or built is None or built < date.fromisoformat(day):
+            return None
+        return self.reason.replace("{day}", day)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DebuginfoRules:
     """Where to find a kernel's debuginfo, and how to verify that it is the vendor's."""
 
@@ -180,6 +202,8 @@ class DebuginfoRules:
     unpublished: Mapping[str, str] = field(default_factory=dict)
     """Kernels whose debuginfo is in no place that vmbox can ask, by regular expression over uname -r: the reason, and
     where the user gets it. The first one that matches counts; see `why_unpublished`."""
+    subscribers: Subscribers | None = None
+    """Whose kernels are for subscribers only from some day on."""
     banner_decides: tuple[str, ...] = ()
     """Regular expressions over uname -r: kernels whose shipped vmlinux has another build-id than the running one."""
 
@@ -190,10 +214,13 @@ class DebuginfoRules:
             return bool(self.keys) or any(archive.keys for archive in self.archives)
         return self.query_script is not None
 
-    def why_unpublished(self, release: str | None) -> str | None:
+    def why_unpublished(self, kernel: Vmcore) -> str | None:
         """Why no place may have a kernel's debuginfo, in words for the user; None where that is not known."""
-        found = (why for pattern, why in self.unpublished.items() if re.search(pattern, release or ""))
-        return next(found, None) if release is not None else None
+        release = kernel.release
+        if release is None:
+            return None
+        found = (why for pattern, why in self.unpublished.items() if re.search(pattern, release))
+        return next(found, None) or (self.subscribers.why(kernel) if self.subscribers is not None else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

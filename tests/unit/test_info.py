@@ -114,6 +114,62 @@ def test_info_says_why_run_will_find_nothing(
     assert found in (caught.value.detail or "")
 
 
+@pytest.mark.parametrize(
+    ("version", "klass", "also"),
+    [
+        (None, "ubuntu:24.04", "ubuntu:25.04"),
+        ("#29-Ubuntu SMP PREEMPT_DYNAMIC Thu Aug  7 18:32:38 UTC 2025", "ubuntu:25.04", None),
+        ("#29~24.04.1-Ubuntu SMP PREEMPT_DYNAMIC Thu Aug 14 16:52:50 UTC 2025", "ubuntu:24.04", None),
+    ],
+)
+def test_two_that_only_uname_v_tells_apart_are_both_named(
+    capsys: pytest.CaptureFixture[str], version: str | None, klass: str, also: str | None
+) -> None:
+    found = shown(capsys, "6.14.0-29-generic", version)
+    assert (found["class"], found["also"]) == (klass, also)
+    show_release("6.14.0-29-generic", version, json=False)
+    line = f"CLASS: {klass}" + (f", or {also}: uname -v tells (--utsname-version)" if also else "")
+    assert line in [shown.strip() for shown in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        (("4.15.0-213-generic", "#224-Ubuntu SMP Mon Jun 19 13:30:12 UTC 2023"), None),
+        (("4.15.0-250-generic", "#261-Ubuntu SMP Wed Nov 5 10:00:00 UTC 2025"), "since 2023-08-01"),
+        (("5.4.0-216-generic", "#236-Ubuntu SMP Fri Apr 11 19:53:21 UTC 2025"), None),
+        (("5.15.0-160-generic", "#170~20.04.1-Ubuntu SMP Wed Nov 5 10:00:00 UTC 2025"), "since 2025-08-01"),
+        (("5.15.0-160-generic", "#170-Ubuntu SMP Wed Nov 5 10:00:00 UTC 2025"), None),
+        (("3.13.0-170-generic", "#220-Ubuntu SMP Thu May 9 12:40:49 UTC 2019"), None),
+        (("4.4.0-276-generic", "#310~14.04.1-Ubuntu SMP Wed Nov 5 10:00:00 UTC 2025"), "since 2019-07-01"),
+        (("4.4.0-276-generic", "#310-Ubuntu SMP"), None),
+    ],
+)
+def test_kernels_after_the_end_of_standard_support_are_for_subscribers(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: tuple[str, str],
+    said: str | None,
+) -> None:
+    why = shown(capsys, *kernel)["unpublished"]
+    monkeypatch.delenv("DEBUGINFOD_URLS", raising=False)
+
+    def absent(*_: object) -> None:
+        raise DebuginfoNotFound("nothing is there")
+
+    monkeypatch.setattr(module, "fetch", absent)
+    dump = replace(of_release(*kernel), arch="x86_64")
+    with pytest.raises(DebuginfoNotFound) as caught:
+        locate(dump, select(dump).distribution, package_query=lambda *_: (), cache=tmp_path)
+    if said is None:
+        assert why is None
+        assert "Ubuntu Pro" not in (caught.value.detail or "")
+    else:
+        assert said in why
+        assert why in (caught.value.detail or "")
+
+
 @pytest.mark.parametrize("release", ["5.14.0-427.13.1.el9_4", "6.6.0-98.0.0.103.oe2403sp2"])
 def test_a_release_whose_machine_was_left_out_has_a_hint(capsys: pytest.CaptureFixture[str], release: str) -> None:
     show_release(release, None, json=False)

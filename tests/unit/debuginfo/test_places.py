@@ -240,11 +240,20 @@ def test_packages_that_uname_v_names(release: str, version: str, arch: str, plac
         ("6.6.117.1-1.azl3", "kernel-debuginfo-6.6.117.1-1.azl3.x86_64.rpm"),
         ("6.12.57.1-2.azl3", "kernel-hwe-debuginfo-6.12.57.1-2.azl3.x86_64.rpm"),
         ("6.6.135.mshv2-1.azl3", "kernel-mshv-debuginfo-6.6.135.mshv2-1.azl3.x86_64.rpm"),
+        ("6.18.31-1.12.azl4.x86_64", "kernel-debuginfo-6.18.31-1.12.azl4.x86_64.rpm"),
+        ("5.15.138.1-1.cm2", "kernel-debuginfo-5.15.138.1-1.cm2.x86_64.rpm"),
     ],
 )
-def test_each_kernel_of_azure_linux_is_a_package_of_its_own(release: str, package: str) -> None:
-    base = "https://packages.microsoft.com/azurelinux/3.0/prod/base/debuginfo/x86_64/Packages/k"
-    assert urls(kernel(release, arch="x86_64"))[0] == f"{base}/{package}"
+def test_each_kernel_of_azure_linux_is_a_package_of_its_own_place(release: str, package: str) -> None:
+    places = {
+        ".azl4": ["azurelinux/4.0/prod", "azurelinux/4.0/beta"],
+        ".azl3": ["azurelinux/3.0/prod"],
+        ".cm2": ["cbl-mariner/2.0/prod"],
+    }
+    asked = [url for url in urls(kernel(release, arch="x86_64")) if url.endswith(f"/{package}")]
+    base = "https://packages.microsoft.com"
+    expected = next(found for mark, found in places.items() if mark in release)
+    assert asked == [f"{base}/{place}/base/debuginfo/x86_64/Packages/k/{package}" for place in expected]
 
 
 def test_stream_alone_is_in_koji_and_other_kernels_are_not_asked_there() -> None:
