@@ -59,15 +59,25 @@ class Pace:
     seconds: float = 1.0
     _next: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _ended: threading.Event = field(default_factory=threading.Event)
+
+    def end(self) -> None:
+        """Let nothing through any more."""
+        self._ended.set()
 
     def wait(self, url: str, requests: int = 1) -> None:
-        """Return when it is the turn of the caller, who sends so many requests."""
+        """Return when it is the turn of the caller, who sends so many requests. Raises `Ended`."""
         host = urlsplit(url).netloc or url.partition("/")[0]
         with self._lock:
             now = time.monotonic()
             turn = max(self._next.get(host, now), now)
             self._next[host] = turn + requests * self.seconds
-        time.sleep(turn - now)
+        if self._ended.wait(turn - now):
+            raise Ended
+
+
+class Ended(Exception):
+    """The probe was ended, by Ctrl-C."""
 
 
 class _Lacking(Exception):

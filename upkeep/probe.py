@@ -88,7 +88,8 @@ def probe_all(asked: list[Probe], memory: Memory, *, seconds: float) -> list[See
     Suites of a Debian archive are asked for a kernel until one has it: their lists of packages have many megabytes.
     """
     with httpx.Client(timeout=30, follow_redirects=True) as client, ThreadPoolExecutor(8) as pool:
-        asker = Asker(client, Pace(seconds))
+        pace = Pace(seconds)
+        asker = Asker(client, pace)
 
         def one_by_one(probes: list[Probe]) -> list[Seen]:
             seen: list[Seen] = []
@@ -98,7 +99,11 @@ def probe_all(asked: list[Probe], memory: Memory, *, seconds: float) -> list[See
                     break
             return seen
 
-        return [one for seen in pool.map(one_by_one, _tasks(asked)) for one in seen]
+        try:
+            return [one for seen in pool.map(one_by_one, _tasks(asked)) for one in seen]
+        finally:
+            # The pool waits for what its threads do: a suite's lists have megabytes, and a task may be of many suites.
+            pace.end()
 
 
 def _tasks(asked: Iterable[Probe]) -> list[list[Probe]]:

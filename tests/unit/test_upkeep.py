@@ -175,10 +175,19 @@ def test_a_host_that_could_not_be_reached_is_asked_again(
 def test_a_probe_that_is_ended_says_that_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def ended(self: asking.Asker, probe: probes.Probe) -> asking.Seen:
-        raise KeyboardInterrupt
+    first = next(probes.probes(profiles.by_name("debian-12")))
 
-    monkeypatch.setattr(sys, "argv", ["probe", "debian-12", "--memory", str(tmp_path / "memory")])
+    def ended(self: asking.Asker, one: probes.Probe) -> asking.Seen:
+        if one == first:
+            raise KeyboardInterrupt
+        self.pace.wait("http://archive.example/")
+        return asking.Seen(probe=one, good=True, said="")
+
+    words = ["probe", "debian-12", "--memory", str(tmp_path / "memory"), "--seconds", "60"]
+    monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setattr(asking.Asker, "ask", ended)
+    began = time.monotonic()
     assert probe.main() == 130
+    # It does not wait for those whose turn has not come.
+    assert time.monotonic() - began < 30
     assert capsys.readouterr() == ("", "stopped: the same command goes on from here\n")
