@@ -39,7 +39,10 @@ def pages_of(views: Sequence[View], vmcore: Vmcore) -> tuple[Beginning, Memory]:
     beginning = None if files[0] is None else files[0].as_kdump(vmcore)
     parts = [(one.part, one.memory()) for one in files if one is not None and one.part is not None]
     whole = not parts or len(parts) == len(files) > 1
-    if files[0] is None or beginning is None or not whole:
+    if not whole:
+        why = vmcore.incomplete_reason or "it is a part of a split dump"
+        raise DumpUnreadable(f"{vmcore.path.name}: {why}", hint="an excerpt is made of all parts together")
+    if files[0] is None or beginning is None:
         raise DumpUnreadable(
             f"{vmcore.path.name} ({vmcore.format} of {vmcore.arch or 'an unknown machine'}) is of a form of which no"
             " excerpt is made",

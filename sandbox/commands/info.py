@@ -220,8 +220,8 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
         yield "NOT READ", f"{vmcore.skipped}{unpacked}"
     try:
         selection = select(vmcore)
-    except UnknownKernel:
-        yield "PROFILE", "none knows this kernel"
+    except UnknownKernel as error:
+        yield "PROFILE", f"none knows this kernel; {error.hint}"
     else:
         home, image = selection.distribution.name, selection.crash_from.name
         yield "PROFILE", home if home == image else f"{image}, with the debuginfo of {home}"

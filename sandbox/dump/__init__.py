@@ -107,7 +107,7 @@ def identify_inside(vmcore: Vmcore, into: Path, reporter: Reporter = QUIET, *, u
     from sandbox.dump.unpacking import unpacked_path
     from sandbox.dump.view import open_view
 
-    if vmcore.path.is_dir():
+    if vmcore.path.is_dir() or is_plain(vmcore):
         return vmcore
     unpacked = unpacked_path(vmcore.path, into).is_file()
     with FileSource(vmcore.path) as file:

@@ -99,12 +99,16 @@ class ElfFile:
     def search(self) -> ScanResult:
         from sandbox.dump import header_only
 
+        given_up = None
         # A server would have to send all of it.
         if isinstance(self._source, FileSource):
-            text = header_only.vmcoreinfo_of_page(self._source, self._pages(), _SEARCH_SECONDS, crashed=self._crashed)
-            if text:
-                return header_only.ScanResult(vmcoreinfo=text)
-        return header_only.scan_memory(self._source, only_without_vmcoreinfo=True)
+            found = header_only.vmcoreinfo_of_page(self._source, self._pages(), _SEARCH_SECONDS, crashed=self._crashed)
+            if found.vmcoreinfo:
+                return found
+            given_up = found.given_up
+        scanned = header_only.scan_memory(self._source, only_without_vmcoreinfo=True)
+        scanned.given_up = given_up or scanned.given_up
+        return scanned
 
     def _pages(self) -> list[tuple[int, int]]:
         """The offsets (first, end) of the whole pages of each segment."""

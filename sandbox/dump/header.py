@@ -13,6 +13,10 @@ class PageMissingError(Exception):
     """A page was filtered out by the writer, or was lost. Caught inside this package."""
 
 
+class SearchGivenUpError(Exception):
+    """A search of memory has taken its time; the message says how much was searched. Caught inside this package."""
+
+
 class Memory(Protocol):
     """Physical memory of the crashed machine."""
 

@@ -60,6 +60,8 @@ class ScanResult:
     """Facts found in uncompressed memory without page tables. Unknown is None or empty."""
 
     vmcoreinfo: bytes = b""
+    given_up: str | None = None
+    """Where VMCOREINFO was not found before the time was over: how much was searched for it."""
     release: str | None = None
     utsname_version: str | None = None
     banners: list[str] = field(default_factory=list)
@@ -80,8 +82,10 @@ class ScanResult:
         return next((one for one in self.banners if one.startswith(start) and one.endswith(end)), None)
 
 
-def vmcoreinfo_of_page(source: Source, memory: Sequence[tuple[int, int]], seconds: float, *, crashed: bool) -> bytes:
-    """The kernel's own copy of its VMCOREINFO, where it begins a page of uncompressed memory. Empty if it is not found.
+def vmcoreinfo_of_page(
+    source: Source, memory: Sequence[tuple[int, int]], seconds: float, *, crashed: bool
+) -> ScanResult:
+    """The kernel's own copy of its VMCOREINFO, where it begins a page of uncompressed memory.
 
     It does since v4.13 ("kexec: move vmcoreinfo out of the kernel's .bss section"). Only the first byte of each page is
     looked at, so that gigabytes are searched in `seconds` of a processor. `memory` are offsets (first, end) of pages
@@ -90,21 +94,31 @@ def vmcoreinfo_of_page(source: Source, memory: Sequence[tuple[int, int]], second
     `DeadlineExceeded`.
     """
     deadline = time.thread_time() + seconds
+    result = ScanResult()
     pieces = [range(at, min(at + _SCAN_STEP, end)) for first, end in memory for at in range(first, end, _SCAN_STEP)]
 
     def copies(pieces: Iterable[range]) -> Iterator[tuple[int, bytes]]:
+        searched = 0
         for piece in pieces:
             if time.thread_time() > deadline:
+                total = sum(end - first for first, end in memory)
+                result.given_up = f"{_gib(searched)} of {_gib(total)} of memory"
                 return
+            searched += len(piece)
             yield from _beginning_pages(source, piece)
 
     # From both ends, as in `find_vmcoreinfo`.
     both_ends = [piece for pair in zip(pieces, reversed(pieces), strict=True) for piece in pair][: len(pieces)]
     at, text = next(copies(both_ends), (0, b""))
-    if not text or not crashed or _CRASHTIME in text:
-        return text
-    nearest = sorted(pieces, key=lambda piece: abs(piece.start - at))
-    return next((other for _, other in copies(nearest) if _CRASHTIME in other and other.startswith(text)), text)
+    if text and crashed and _CRASHTIME not in text:
+        nearest = sorted(pieces, key=lambda piece: abs(piece.start - at))
+        text = next((other for _, other in copies(nearest) if _CRASHTIME in other and other.startswith(text)), text)
+    result.vmcoreinfo = text
+    return result
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
 
 
 def _beginning_pages(source: Source, piece: range) -> Iterator[tuple[int, bytes]]:
@@ -124,7 +138,7 @@ def scan_memory(source: Source, *, only_without_vmcoreinfo: bool = False) -> Sca
 
     With `only_without_vmcoreinfo` the search ends at VMCOREINFO, which has more than the rest.
     """
-    found = ScanResult()
+    found, searched = ScanResult(), 0
     with suppress(DeadlineExceeded):
         for at in _from_both_ends(0, source.size):
             piece = source.read_at(at, _SCAN_STEP + _LONGEST_TEXT)
@@ -137,6 +151,9 @@ def scan_memory(source: Source, *, only_without_vmcoreinfo: bool = False) -> Sca
             _take_banners(found, piece)
             if found.panic is None and (panic := _between(piece, _END, b" ]---")) and "%" not in panic:
                 found.panic = f"Kernel panic - not syncing: {panic}"
+            searched += _SCAN_STEP
+    if not found.vmcoreinfo and source.size is not None and searched < source.size:
+        found.given_up = f"{_gib(searched)} of the file's {_gib(source.size)}"
     return found
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from sandbox.dump import kdump
 from sandbox.dump.completeness import cut_off
 from sandbox.dump.dump_file import Part
-from sandbox.dump.header import Header, PageMissingError
+from sandbox.dump.header import Header, PageMissingError, SearchGivenUpError
 from sandbox.dump.kdump_pages import MOST_BITMAP, KdumpMemory, PageIndex
 from sandbox.dump.kdump_writer import Beginning, vmcoreinfo_note
 from sandbox.dump.source import DeadlineExceeded
@@ -85,12 +85,18 @@ class KdumpFile:
         """
         from sandbox.dump.header_only import ScanResult, scan_memory
 
-        for page in self.memory().pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
-            if b"\nPAGESIZE=" in page:
-                return ScanResult(vmcoreinfo=page)
+        given_up = None
+        try:
+            for page in self.memory().pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
+                if b"\nPAGESIZE=" in page:
+                    return ScanResult(vmcoreinfo=page)
+        except SearchGivenUpError as error:
+            given_up = str(error)
         if self.header.release is not None:
-            return ScanResult()
-        return scan_memory(_Unpacked(self.memory(), self.layout, time.thread_time() + _SCAN_SECONDS))
+            return ScanResult(given_up=given_up)
+        found = scan_memory(_Unpacked(self.memory(), self.layout, time.thread_time() + _SCAN_SECONDS))
+        found.given_up = given_up
+        return found
 
     def additions(self, vmcore: Vmcore, end: int, /) -> Iterator[tuple[int, bytes]]:
         """QEMU's kdump of a guest without a vmcoreinfo device has no VMCOREINFO: libkdumpfile and drgn refuse it, and

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Final, assert_never
 
 from sandbox.dump import kdump
-from sandbox.dump.header import PageMissingError
+from sandbox.dump.header import PageMissingError, SearchGivenUpError
 from sandbox.formats import zstandard
 from sandbox.formats.streams import CorruptData, Source
 from sandbox.model import PageCompression
@@ -145,14 +145,16 @@ class KdumpMemory:
         """Pages with certain first bytes, among those whose compressed size is in `sizes`, in order, for a while.
 
         Only the beginning of each page is unpacked, which takes some microseconds. Pages that are stored once for many,
-        as QEMU does with that of zeros, are looked at once.
+        as QEMU does with that of zeros, are looked at once. Raises `SearchGivenUpError` after `seconds` of a processor.
         """
         deadline = time.thread_time() + seconds
         at, seen = self._layout.descriptors_offset, 0
         total = self._index.total(self._layout.end_pfn or self._layout.max_mapnr)
         window, window_at = b"", 0
         previous = shared = 0
-        while seen < total and time.thread_time() < deadline:
+        while seen < total:
+            if time.thread_time() > deadline:
+                raise SearchGivenUpError(f"{seen} of {total} pages")
             raw = self._source.read_at(at, min(total - seen, 4096) * kdump.DESCRIPTOR_SIZE)
             raw = raw[: len(raw) - len(raw) % kdump.DESCRIPTOR_SIZE]
             if not raw:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 from sandbox.dump import (
@@ -22,7 +23,7 @@ from sandbox.dump.dump_file import Part
 from sandbox.dump.header import Memory, PageMissingError
 from sandbox.dump.piece_index import PieceIndex
 from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource
-from sandbox.errors import VmboxError
+from sandbox.errors import VmboxError, pasteable
 from sandbox.formats.streams import Source
 
 
@@ -49,8 +50,10 @@ def apply_dump(
             _apply_completeness(builder, opened, path, log=log)
         found = None
         if log or opened.file.stores_text_as_is:
-            with suppress(DeadlineExceeded):
+            try:
                 found = opened.search()
+            except DeadlineExceeded:
+                opened.given_up = "as much of memory as could be read in that time"
         if log:
             with suppress(DeadlineExceeded):
                 opened.detect_arch()
@@ -63,7 +66,9 @@ def apply_dump(
             with suppress(DeadlineExceeded, PageMissingError):
                 _apply_log(builder, opened, budget)
                 _apply_image(builder, opened, budget)
-            if opened.flat is not None and opened.flat.size is None and builder.get("panic") is None:
+            if opened.given_up is not None and not opened.info:
+                builder.set(skipped=opened.why_without_info)
+            elif opened.flat is not None and opened.flat.size is None and builder.get("panic") is None:
                 builder.set(skipped="the log, with cause and panic: it has too many pieces to be indexed on the way")
 
 
@@ -79,26 +84,32 @@ def _apply_split_set(
     own = opened.file.part
     if own is None or opened.flat is not None:
         return
+    gap = partial(_gap, builder, own, None if beside is not None else path.parent)
     files = split_set.find(path, opened, budget, beside)
     builder.set(files=files)
     memories: list[tuple[Part, Memory]] = []
     expected = 0
     for place, part, file in split_set.open_files(files, path, opened, stack, budget, beside=beside):
         if part.start_pfn != expected and expected >= 0:
-            builder.propose("header", complete=False, incomplete_reason=_gap(builder, expected, part.start_pfn))
+            builder.propose("header", complete=False, incomplete_reason=gap(expected, part.start_pfn))
         expected = part.end_pfn
         memories.append((part, file.memory()))
         if reason := file.missing():
             builder.propose("size", complete=False, incomplete_reason=f"{place.name}: {reason}")
     if expected < own.max_pfn:
-        builder.propose("header", complete=False, incomplete_reason=_gap(builder, expected, own.max_pfn))
+        builder.propose("header", complete=False, incomplete_reason=gap(expected, own.max_pfn))
     opened.use_memory(split_set.SplitMemory(memories))
 
 
-def _gap(builder: VmcoreBuilder, start: int, end: int) -> str:
+def _gap(builder: VmcoreBuilder, own: Part, directory: Path | None, start: int, end: int) -> str:
+    """`directory` is where the other parts are looked for, if it is one of this host."""
     if builder.values.get("wrappers"):
         return f"pages {start} to {end} are in another part of it: unpacked into one directory, parts are read together"
-    return f"a part of the split dump is not beside it: the one with pages {start} to {end}"
+    way = "" if directory is None else f": cp PART {pasteable(directory)}/"
+    return (
+        f"it is the part of a split dump with pages {own.start_pfn} to {own.end_pfn}, and the one with pages {start} to"
+        f" {end} is not beside it{way}"
+    )
 
 
 def _apply_completeness(builder: VmcoreBuilder, opened: reader.DumpReader, path: Path, *, log: bool) -> None:

@@ -40,6 +40,8 @@ class DumpReader:
     file: DumpFile
     flat: flattened.FlattenedSource | None = None
     info: Mapping[str, str] = field(default_factory=dict)
+    given_up: str | None = None
+    """How much was searched for VMCOREINFO, where it was not found before the time was over."""
     _memory: Memory | None = None
 
     @property
@@ -85,13 +87,24 @@ class DumpReader:
             return None
         found = self.file.search()
         self.info = vmcoreinfo.parse(found.vmcoreinfo)
+        self.given_up = found.given_up
         return found
+
+    @property
+    def why_without_info(self) -> str:
+        """Why the log cannot be found: VMCOREINFO says where it is."""
+        lacking = "there is no VMCOREINFO, which says where the log is"
+        if self.given_up is None:
+            return lacking
+        return f"{lacking}, and the search for the kernel's own copy was given up after {self.given_up}"
 
     def kernel(self) -> address_translation.KernelMemory | None:
         return address_translation.kernel_memory(self.memory(), self.header, self.info, self.arch)
 
     def log(self) -> Iterator[printk.Record]:
         """Raises `printk.LogMissingError` before the first record."""
+        if not self.info:
+            raise printk.LogMissingError(self.why_without_info)
         kernel = self.kernel()
         if kernel is None:
             raise printk.LogMissingError(f"the log of {self.arch or 'this'} machines is not read here")

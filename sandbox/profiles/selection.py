@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from sandbox.errors import ConfigurationError, UnknownKernel
+from sandbox.errors import ConfigurationError, UnknownKernel, pasteable
 from sandbox.log import Log
 from sandbox.model import Vmcore, kernel_version
 from sandbox.profiles.definition import Profile
@@ -43,7 +43,11 @@ def _selected(vmcore: Vmcore, override: str | None) -> Selection:
         if override is not None:
             chosen = by_name(override)
             return Selection(distribution=chosen, crash_from=chosen, reason="chosen with --image")
-        raise UnknownKernel(f"{vmcore.path}: the dump does not say which kernel wrote it")
+        why = f": {vmcore.skipped}" if vmcore.skipped is not None else ""
+        raise UnknownKernel(
+            f"{vmcore.path}: the dump does not say which kernel wrote it{why}",
+            hint=f"name it: vmbox run --image PROFILE --debuginfo VMLINUX {pasteable(vmcore.path)} -- bt",
+        )
     from sandbox.dump.release import classify
 
     klass = classify(vmcore.release, vmcore.utsname_version).klass

@@ -71,8 +71,8 @@ def test_a_form_of_which_no_excerpt_is_made_is_refused_before_anything_is_starte
     with pytest.raises(DumpNotFound, match="the vmcore itself is not in it"):
         make(tmp_path / "log", tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
     # Nor of one part of two.
-    path.write_bytes(dump_writer.kdump({3: bytes(4096)}, INFO, split=(0, 10)))
-    with pytest.raises(DumpUnreadable, match="no excerpt is made"):
+    path.write_bytes(dump_writer.kdump({3: bytes(4096)}, INFO, split=(0, 10), max_mapnr=20))
+    with pytest.raises(DumpUnreadable, match="the one with pages 10 to 20 is not beside it"):
         make(path, tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
 
 

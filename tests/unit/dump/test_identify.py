@@ -10,9 +10,9 @@ import dump_writer
 import pytest
 
 from sandbox.debugger import DEBUGGERS
-from sandbox.dump import header_only, identify, read_log
+from sandbox.dump import elf, header_only, identify, kdump_file, read_log
 from sandbox.dump.vmcoreinfo import text_of, told_place
-from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump
+from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump, UnknownKernel
 from sandbox.model import KernelPlace
 from sandbox.profiles import select
 
@@ -225,6 +225,29 @@ def test_vmcoreinfo_without_note_is_found_wherever_its_page_is(tmp_path, monkeyp
     assert (found.release, found.origins["release"]) == ("6.1.0-test", "vmcoreinfo in memory")
 
 
+def test_a_search_for_vmcoreinfo_that_is_given_up_says_what_was_searched(tmp_path, monkeypatch):
+    """It is a matter of size; here of a limit that is over at once."""
+    monkeypatch.setattr(elf, "_SEARCH_SECONDS", -1)
+    monkeypatch.setattr(header_only, "_SCAN_LIMIT", 8 << 20)
+    path = tmp_path / "vmcore"
+    _guest(path, {0x13FF000: INFO}, size=1 << 30)
+    found = identify(path)
+    why = "the search for the kernel's own copy was given up after 0.0 GiB of 1.0 GiB of memory"
+    assert found.skipped == f"there is no VMCOREINFO, which says where the log is, and {why}"
+    with pytest.raises(DumpUnreadable, match=why):
+        list(read_log(path))
+    with pytest.raises(UnknownKernel, match=why) as caught:
+        select(found)
+    assert caught.value.hint == f"name it: vmbox run --image PROFILE --debuginfo VMLINUX {path} -- bt"
+
+
+def test_a_search_of_pages_that_is_given_up_says_how_many_were_searched(tmp_path, monkeypatch):
+    monkeypatch.setattr(kdump_file, "_SEARCH_SECONDS", -1)
+    path = tmp_path / "vmcore"
+    path.write_bytes(dump_writer.kdump(PAGES, b""))
+    assert str(identify(path).skipped).endswith("was given up after 0 of 5 pages")
+
+
 @pytest.mark.parametrize(
     ("text", "note"), [(0x2000, 0x1000), (0x1000, 0x1801000), (0x1801000, 0x1000), (36 << 20, 86 << 20)]
 )
@@ -344,7 +367,10 @@ def test_split_set(tmp_path):
     (tmp_path / "part0").unlink()
     found = identify(tmp_path / "part1")
     assert (found.complete, found.files) == (False, (tmp_path / "part1",))
-    assert "pages 0 to 50" in str(found.incomplete_reason)
+    assert found.incomplete_reason == (
+        "it is the part of a split dump with pages 50 to 1000, and the one with pages 0 to 50 is not beside it:"
+        f" cp PART {tmp_path}/"
+    )
 
 
 def test_a_compressed_part_of_a_split_set_is_read_alone_and_says_what_to_do(tmp_path):
