@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def main() -> None:
     """The entry point."""
     open_standard_streams()
     _end_on_signals()
-    arguments = sys.argv[1:] = _urls_for_paths(sys.argv[1:])
+    arguments = sys.argv[1:]
     if os.environ.get("VMBOX_LOG"):
         from sandbox.commands.verbose import begin_from_environment
         from sandbox.render import exit_on_error
@@ -36,19 +35,6 @@ def main() -> None:
 
         with exit_on_error():
             app()
-
-
-def _urls_for_paths(words: Sequence[str]) -> list[str]:
-    """Web addresses before `--` as `Path` keeps them: it writes // as /, and another signature is none."""
-    found = list(words)
-    for number, word in enumerate(words):
-        if word == "--":
-            break
-        scheme, is_url, rest = word.partition("://")
-        if is_url and scheme.lower() in {"http", "https"}:
-            # RFC 3986, 3.3 and 3.4: %2F is the same data in a query, and a segment's own in a path.
-            found[number] = f"{scheme.lower()}://{rest.replace('//', '/%2F')}"
-    return found
 
 
 def open_standard_streams() -> None:
@@ -101,9 +87,10 @@ def _info(arguments: Sequence[str]) -> bool:
             from sandbox.render import exit_on_error
 
             with exit_on_error():
+                from sandbox.case.naming import named
                 from sandbox.commands.info import show
 
-                show(Path(path), json=len(arguments) > 2)
+                show(named(path), json=len(arguments) > 2)
             return True
         case _:
             return False
@@ -138,13 +125,16 @@ def _run(arguments: Sequence[str]) -> bool:
 def _open_case(asked: RunArguments) -> Case | None:
     """The open case of the dump, if it is as it is asked for."""
     from sandbox.case import store
+    from sandbox.case.places import DESCRIBED
 
     options = asked.open_options()
     dump = asked.vmcore
-    if ":/" in str(dump):
-        from sandbox.case.remote_dump import lately_asked
+    if dump.parent.suffix == DESCRIBED:
+        from sandbox.case import remote_dump
 
-        dump = lately_asked(dump)
+        if not remote_dump.is_known(dump):
+            return None
+        dump = remote_dump.known(dump)
     try:
         case = store.find(dump, engine=options.engine)
     except OSError:

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from sandbox.case import store
+from sandbox.case.naming import named
 from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import prefetch
@@ -174,7 +175,7 @@ def identify(path: AnyPath) -> Vmcore:
     from sandbox.case.dumps import identify as read
 
     refuse_empty(path)
-    return read(Path(path))
+    return read(named(os.fspath(path)))
 
 
 def dmesg(path: AnyPath) -> Iterator[bytes]:
@@ -185,7 +186,7 @@ def dmesg(path: AnyPath) -> Iterator[bytes]:
     from sandbox.case.dumps import read_log
 
     refuse_empty(path)
-    return read_log(Path(path))
+    return read_log(named(os.fspath(path)))
 
 
 def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
@@ -218,7 +219,7 @@ def open(  # noqa: A001 - sandbox.open is what a reader expects it to be
         no_debuginfo=no_debuginfo,
     )
     options.check()
-    return OpenCase(Path(path), options, reporter, transcript=transcript)
+    return OpenCase(named(os.fspath(path)), options, reporter, transcript=transcript)
 
 
 def prepare(vmcore: Vmcore, *, engine: str | None = None, reporter: Reporter = QUIET) -> tuple[str, Debuginfo]:

@@ -14,7 +14,7 @@ REMOTE_SCHEMES: Final = ("ssh:", "tcp:", "http:")
 """Beginnings of the address of an engine on another host."""
 
 DUMP_SCHEMES: Final = ("https:/", "http:/", "s3:/", "sftp:/")
-"""Beginnings of the URL of a dump on a server, as `Path` writes them: with one slash less."""
+"""Beginnings of the URL of a dump on a server; with one slash, as `Path` writes it where a file is read only."""
 
 
 def field_with_key(key: str, default: object = MISSING) -> Any:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def _here(dump: Path, reporter: Reporter) -> tuple[Path, bool]:
     """The file of a dump, or what stands for one on a server, and whether it is that."""
-    if ":/" not in str(dump) and dump.parent.suffix != DESCRIBED:
+    if dump.parent.suffix != DESCRIBED:
         return dump, False
     from sandbox.case import remote_dump
 

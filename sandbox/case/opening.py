@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
+from sandbox.case.places import DESCRIBED
 from sandbox.case.provision import Provisioned, newest_with
 from sandbox.case.without_debuginfo import WithoutDebuginfo, provision_or_without
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
@@ -26,7 +27,7 @@ from sandbox.errors import (
 from sandbox.host import config, paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
-from sandbox.model import DUMP_SCHEMES, REMOTE_SCHEMES, Case, DumpFormat
+from sandbox.model import REMOTE_SCHEMES, Case, DumpFormat
 from sandbox.progress import QUIET, Reporter
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
 
 def _here(dump: Path, reporter: Reporter) -> Path:
     """The dump, or the path of this host that stands for one that is given as a URL."""
-    if not str(dump).startswith(DUMP_SCHEMES):
+    if dump.parent.suffix != DESCRIBED:
         return dump
     from sandbox.case import remote_dump
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -37,8 +37,6 @@ _SIGNATURE: Final = re.compile(
 _LATELY: Final = 60.0
 """Seconds."""
 
-_FILE: Final = "file:/"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
@@ -48,17 +46,44 @@ class Description:
     """What the server calls this version."""
 
 
-def local(dump: Path, reporter: Reporter = QUIET) -> Path:
-    """The path of the description of a dump that is given as a URL, after the server was asked; any other path itself.
+class NamedByUrl(PosixPath):
+    """The path of the description of a dump, with the URL that the user gave. Its server was not asked yet."""
 
-    A file:// URL is a path. Raises `DumpNotFound`, or `DumpUnreadable` when the server does not send parts.
+    url: str = ""
+
+
+def of_url(word: str) -> Path:
+    """The path that stands for a URL: a `NamedByUrl`, which `local` takes; of a file:// URL, the file's own.
+
+    That of a URL of a kind that is not read is the word's, so that to open it says so. Raises `UsageError`.
     """
-    if str(dump).startswith(_FILE):
-        return _file(dump)
-    if not str(dump).startswith(DUMP_SCHEMES):
-        return dump
-    url, path = _url(dump), known(dump)
-    if not is_description(path):
+    scheme, _, rest = word.partition(":")
+    scheme = scheme.lower()
+    if scheme == "file":
+        place = rest.removeprefix("//localhost") if rest.startswith("//localhost/") else rest
+        return Path("/" + unquote(place).lstrip("/"))
+    if not f"{scheme}:{rest}".startswith(DUMP_SCHEMES):
+        return Path(word)
+    # A caller's `Path` has a slash less.
+    url = f"{scheme}://{rest.removeprefix('/').removeprefix('/')}"
+    _check(url)
+    named = NamedByUrl(_place(url, DESCRIBED))
+    named.url = url
+    return named
+
+
+def url_of(dump: Path) -> str | None:
+    """The URL by which the user named a dump; None for the path of a file."""
+    return dump.url or None if isinstance(dump, NamedByUrl) else None
+
+
+def local(dump: Path, reporter: Reporter = QUIET) -> Path:
+    """The path of the description, or of the copy, of a dump that was named by its URL, after the server was asked.
+
+    Any other path itself. Raises `DumpNotFound`, or `DumpUnreadable` when the server does not send parts.
+    """
+    path, url = known(dump), url_of(dump)
+    if url is None or not is_description(path):
         return path
     now = _ask(url, reporter)
     before = read(path)
@@ -74,31 +99,29 @@ def local(dump: Path, reporter: Reporter = QUIET) -> Path:
     return path
 
 
-def lately_asked(dump: Path) -> Path:
-    """What stands for a URL, if its server was asked for the version within a minute; else the path as it is given.
+def is_known(dump: Path) -> bool:
+    """Whether no server has to be asked: the dump is a file, or its server was asked for the version within a minute.
 
     For a case that is open: it is of the version that was noted, and reads fail when the server has another one.
     """
-    if not str(dump).startswith(DUMP_SCHEMES):
-        return dump
-    path = known(dump)
+    if url_of(dump) is None:
+        return True
     try:
-        return path if 0 <= time.time() - path.parent.stat().st_mtime < _LATELY else dump
+        return 0 <= time.time() - known(dump).parent.stat().st_mtime < _LATELY
     except OSError:
-        return dump
+        return False
 
 
 def known(dump: Path) -> Path:
-    """The path of the description of a dump that is given as a URL, whether there is one or not; no server is asked.
+    """The path of the description of a dump that was named by its URL, whether there is one or not; no server is asked.
 
     That of its copy, where it was downloaded. Any other path itself, as `local` has it.
     """
-    if str(dump).startswith(_FILE):
-        return _file(dump)
-    if not str(dump).startswith(DUMP_SCHEMES):
+    url = url_of(dump)
+    if url is None:
         return dump
-    copy = _place(_url(dump), COPIED)
-    return copy if copy.exists() else _place(_url(dump), DESCRIBED)
+    copy = _place(url, COPIED)
+    return copy if copy.exists() else _place(url, DESCRIBED)
 
 
 def without_signature(path: Path) -> str:
@@ -119,11 +142,11 @@ def download(dump: Path, reporter: Reporter = QUIET) -> Path:
 
     Raises `DumpNotFound`, `DumpUnreadable`, `NoSpace`, and `UsageError` for what is no URL.
     """
-    if not str(dump).startswith(DUMP_SCHEMES):
+    url = url_of(dump)
+    if url is None:
         raise UsageError(f"{dump} is on this host already", hint="leave --download out")
     from sandbox.case import remote_copy
 
-    url = _url(dump)
     copy = _place(url, COPIED)
     remote_copy.download(url, copy, reporter)
     return copy
@@ -135,15 +158,8 @@ def _place(url: str, suffix: str) -> Path:
     return place / (re.sub(r"[^\w.+-]", "_", last)[:100].lstrip(".") or "vmcore")
 
 
-def _file(dump: Path) -> Path:
-    """file:///PATH, which `Path` writes with one slash; file://localhost/PATH is the same."""
-    return Path("/") / unquote(str(dump).removeprefix(_FILE).removeprefix("localhost/"))
-
-
-def _url(dump: Path) -> str:
-    """The URL that a path was made of. Raises `UsageError` for what is none."""
-    scheme, _, rest = str(dump).partition(":/")
-    url = f"{scheme}://{rest}"
+def _check(url: str) -> None:
+    """Raises `UsageError` for what is no URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -153,7 +169,6 @@ def _url(dump: Path) -> str:
         raise UsageError(f"{without_secrets(url)} is no URL", hint="https://HOST[:PORT]/PATH") from None
     if not named:
         raise UsageError(f"{without_secrets(url)} names no host", hint="https://HOST[:PORT]/PATH")
-    return url
 
 
 def refuse_url(words: Sequence[str], hint: str) -> None:

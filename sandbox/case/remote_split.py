@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case import remote_dump
+from sandbox.case.naming import named
 from sandbox.case.remote_source import RemoteSource
 from sandbox.dump.source import Budget
 from sandbox.errors import VmboxError
@@ -46,7 +47,7 @@ class RemoteNeighbours:
             if wanted < 0:
                 return
             try:
-                yield remote_dump.local(Path(f"{begin}{wanted:0{len(number)}}{end}"), self._reporter)
+                yield remote_dump.local(named(f"{begin}{wanted:0{len(number)}}{end}"), self._reporter)
             except VmboxError:
                 return
 

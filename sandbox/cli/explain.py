@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from sandbox import render
+from sandbox.case.naming import named
 from sandbox.cli.app import command
 from sandbox.cli.options import EngineName, Force, GivenDebuginfo, Json, NoDebuginfo, Quiet, Timeout
 
 
 @command()
 def explain(
-    vmcore: Annotated[Path, typer.Argument(metavar="VMCORE", help="A dump, or a log without its dump.")],
+    vmcore: Annotated[Path, typer.Argument(metavar="VMCORE", help="A dump, or a log without its dump.", parser=named)],
     json: Json = False,
     source: Annotated[
         Path | None,
@@ -74,7 +75,7 @@ def explain(
 
 @command()
 def waits(
-    vmcore: Annotated[Path, typer.Argument(metavar="VMCORE")],
+    vmcore: Annotated[Path, typer.Argument(metavar="VMCORE", parser=named)],
     json: Json = False,
     dot: Annotated[bool, typer.Option("--dot", help="Print the graph for Graphviz.")] = False,
     module: Annotated[

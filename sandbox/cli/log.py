@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sandbox import render
+from sandbox.case.naming import named
 from sandbox.cli.app import command
 from sandbox.cli.options import Json
 from sandbox.debugger import DEFAULT
@@ -29,7 +29,7 @@ def log(
     if ":/" in what:
         from sandbox.case import remote_dump
 
-        what = str(remote_dump.known(Path(what)))
+        what = str(remote_dump.known(named(what)))
     output = render.Output()
     for path in find(what, render.reporter(quiet=False)):
         if script:

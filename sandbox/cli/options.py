@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from sandbox.case.naming import named
 from sandbox.cli import completion
 from sandbox.debugger import DEBUGGERS
 from sandbox.errors import UsageError
@@ -31,8 +32,7 @@ def _debugger(value: str | None) -> str | None:
     return value
 
 
-# readable=False: a dump without read permission is not a usage error. Reading it gives a better hint.
-Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)]
+Dump = Annotated[Path, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, parser=named)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 VERBOSE: Final = "Print what is done, and why, on standard error: for a bug report."
@@ -89,7 +89,7 @@ UtsnameVersion = Annotated[
     ),
 ]
 OptionalDump = Annotated[
-    Path | None, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, readable=False)
+    Path | None, typer.Argument(metavar="VMCORE", help="The crash dump.", show_default=False, parser=named)
 ]
 NoTranscript = Annotated[bool, typer.Option("--no-transcript", help="Keep no record of commands and answers.")]
 Timeout = Annotated[

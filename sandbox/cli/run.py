@@ -11,6 +11,7 @@ import typer
 import typer.core
 
 from sandbox import render
+from sandbox.case.naming import named
 from sandbox.cli import completion
 from sandbox.cli.app import Command, command, start_log
 from sandbox.cli.options import (
@@ -213,7 +214,7 @@ def close(
     ended: list[Path] = []
     found: dict[str, Case] = {}
     for given in what or ():
-        one = str(remote_dump.known(Path(given))) if ":/" in given else given  # what stands for a URL here
+        one = str(remote_dump.known(named(given))) if ":/" in given else given  # what stands for a URL here
         try:
             found |= {case.id: case for case in store.find_by_id_or_dump(one)}
         except CaseNotFound:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandbox import render
+from sandbox.case.naming import named
 from sandbox.cli.app import command
 from sandbox.cli.options import (
     EngineName,
@@ -37,7 +38,7 @@ def report(
     vmcore: OptionalDump = None,
     other: Annotated[
         Path | None,
-        typer.Argument(metavar="OTHER", help="With --compare: the second dump.", show_default=False, readable=False),
+        typer.Argument(metavar="OTHER", help="With --compare: the second dump.", show_default=False, parser=named),
     ] = None,
     output: Annotated[
         Path | None,
@@ -133,14 +134,13 @@ def _doubted(*reports: Report) -> None:
 
 def _files(dump: Path, output: Path) -> Sequence[Path]:
     """All files of a dump where `output` is there and could be one of them: a part, or the memory beside its state."""
-    from sandbox.case.remote_dump import local
+    from sandbox.case.remote_dump import url_of
     from sandbox.dump import identify
-    from sandbox.model import DUMP_SCHEMES
 
-    if output == STDOUT or not output.is_file() or str(dump).startswith(DUMP_SCHEMES):
+    if output == STDOUT or not output.is_file() or url_of(dump) is not None:
         return ()
     with suppress(VmboxError):  # said when the report is made; it may also be on the engine's host
-        return identify(local(dump), log=False).files
+        return identify(dump, log=False).files
     return ()
 
 

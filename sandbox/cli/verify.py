@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sandbox import render
+from sandbox.case.naming import named
 from sandbox.cli.app import command
 from sandbox.cli.options import Json, Quiet
 
@@ -16,7 +17,7 @@ from sandbox.cli.options import Json, Quiet
 def verify(
     vmcores: Annotated[
         list[Path],
-        typer.Argument(metavar="VMCORE", help="The crash dumps.", show_default=False, readable=False),
+        typer.Argument(metavar="VMCORE", help="The crash dumps.", show_default=False, parser=named),
     ],
     expected: Annotated[
         str | None, typer.Option("--sha256", metavar="HEX", help="The expected digest; also read from VMCORE.sha256.")

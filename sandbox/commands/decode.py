@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandbox import render
+from sandbox.case.naming import named
 from sandbox.case.options import OpenOptions
 from sandbox.errors import DebuginfoError, DebuginfoMismatch, NoSpace, NotADump, UnknownKernel
 from sandbox.formats import elf
@@ -146,7 +147,7 @@ def _file_of(given: str) -> Iterator[tuple[Path, str]]:
         with standard_input.as_file() as path:
             yield path, "standard input"
     elif panic_link.find(os.fsencode(given)) is None:
-        yield Path(given), without_secrets(given)
+        yield named(given), without_secrets(given)
     else:
         with scratch_directory() as directory:
             path = directory / "log"

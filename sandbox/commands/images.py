@@ -15,6 +15,7 @@ from typing import BinaryIO, Final
 from sandbox import image as images
 from sandbox.case import self_contained, store
 from sandbox.case.dumps import identify
+from sandbox.case.naming import named
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import provision
 from sandbox.engine import Engine, connect, labels
@@ -93,7 +94,7 @@ def resolve_target(what: str) -> ImageTarget:
     except OSError:  # a directory above it is closed to us: identifying says so
         there = True
     if there:
-        return identify(Path(what))
+        return identify(named(what))
     if what in load():
         return load()[what]
     raise DumpNotFound(f"{what} is neither a dump nor a profile", hint="vmbox doctor lists the profiles")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sandbox.case.naming import named
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import UsageError, refuse_empty
@@ -136,7 +137,7 @@ def parse(arguments: Sequence[str]) -> RunArguments | None:
     for word in (words[0], *options.values()):
         refuse_empty(word)
     values: dict[str, Any] = {name: _READERS.get(name, _as_it_is)(value) for name, value in options.items()}
-    parsed = RunArguments(vmcore=Path(words[0]), commands=words[1:], **values)
+    parsed = RunArguments(vmcore=named(words[0]), commands=words[1:], **values)
     _check(parsed)
     return parsed
 

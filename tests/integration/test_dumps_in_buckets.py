@@ -14,6 +14,7 @@ import pytest
 from dump_servers import Bucket, SshHost, bucket, ssh_host
 from engines import INFO
 from sandbox.case import dumps, remote_dump, remote_schemes, remote_source, views
+from sandbox.case.naming import named
 from sandbox.debuginfo import download
 from sandbox.dump import identify
 from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, UsageError
@@ -76,7 +77,7 @@ def there(request: pytest.FixtureRequest) -> Bucket | SshHost:
 
 
 def test_it_is_identified_as_the_file_is(there: Bucket | SshHost) -> None:
-    url = Path(there.put("a/b vmcore" if isinstance(there, Bucket) else "b vmcore", CONTENT))
+    url = named(there.put("a/b vmcore" if isinstance(there, Bucket) else "b vmcore", CONTENT))
     here, elsewhere = identify(DUMP), dumps.identify(url)
     for name in ("format", "release", "build_id", "panic", "complete", "size"):
         assert getattr(elsewhere, name) == getattr(here, name), name
@@ -85,7 +86,7 @@ def test_it_is_identified_as_the_file_is(there: Bucket | SshHost) -> None:
 
 def test_only_what_is_needed_is_fetched(there: Bucket | SshHost) -> None:
     whole = CONTENT + os.urandom(8 << 20)
-    path = remote_dump.local(Path(there.put("large", whole)))
+    path = remote_dump.local(named(there.put("large", whole)))
     with remote_source.RemoteSource(path) as source:
         assert source.read_at(4_000_000, 100) == whole[4_000_000:4_000_100]
         assert source.fetched <= 256 << 10
@@ -96,7 +97,7 @@ def test_only_what_is_needed_is_fetched(there: Bucket | SshHost) -> None:
 
 
 def test_one_that_is_replaced_is_another_dump_and_never_mixed(there: Bucket | SshHost) -> None:
-    url = Path(there.put("replaced", CONTENT))
+    url = named(there.put("replaced", CONTENT))
     path = remote_dump.local(url)
     with remote_source.RemoteSource(path) as source:
         assert source.read_at(0, 10) == CONTENT[:10]
@@ -116,44 +117,44 @@ def test_one_that_is_replaced_is_another_dump_and_never_mixed(there: Bucket | Ss
 def test_a_missing_one_is_said(there: Bucket | SshHost) -> None:
     url = there.put("x", b"x").removesuffix("x") + "nothing"
     with pytest.raises(DumpNotFound, match="there is no"):
-        remote_dump.local(Path(url))
+        remote_dump.local(named(url))
 
 
 def test_a_directory_is_said(login: SshHost) -> None:
     with pytest.raises(DumpNotFound, match="is a directory"):
-        remote_dump.local(Path(login.put("x", b"x")).parent)
+        remote_dump.local(named(login.put("x", b"x").rpartition("/")[0]))
 
 
 def test_a_version_of_an_object_is_read_though_it_is_replaced(profile: Bucket) -> None:
     profile.client.create_bucket(Bucket="versions")
     profile.client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
     first = profile.client.put_object(Bucket="versions", Key="vmcore", Body=CONTENT)["VersionId"]
-    path = remote_dump.local(Path("s3://versions/vmcore"))
+    path = remote_dump.local(named("s3://versions/vmcore"))
     profile.client.put_object(Bucket="versions", Key="vmcore", Body=b"another")
     with remote_source.RemoteSource(path) as source:
         assert source.read_at(0, len(CONTENT)) == CONTENT
-    named = dumps.identify(Path(f"s3://versions/vmcore?versionId={first}"))
-    assert named.panic == identify(DUMP).panic
-    assert first not in remote_dump.name(named.path)
+    first_one = dumps.identify(named(f"s3://versions/vmcore?versionId={first}"))
+    assert first_one.panic == identify(DUMP).panic
+    assert first not in remote_dump.name(first_one.path)
 
 
 def test_a_bucket_of_others_is_named_with_what_to_do(profile: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody's")
     with pytest.raises(DumpUnreadable, match="nobody's"):
-        remote_dump.local(Path("s3://dumps/vmcore"))
+        remote_dump.local(named("s3://dumps/vmcore"))
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(DumpUnreadable, match="Could not connect"):
-        remote_dump.local(Path("s3://dumps/vmcore"))
+        remote_dump.local(named("s3://dumps/vmcore"))
 
 
 def test_a_public_bucket_needs_no_credentials(store: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", store.endpoint)
-    assert dumps.identify(Path(store.put("public", CONTENT, ACL="public-read"))).panic == identify(DUMP).panic
+    assert dumps.identify(named(store.put("public", CONTENT, ACL="public-read"))).panic == identify(DUMP).panic
 
 
 def test_a_host_that_is_not_known_is_not_believed(login: SshHost, tmp_path: Path) -> None:
-    url = Path(login.put("vmcore", CONTENT))
+    url = named(login.put("vmcore", CONTENT))
     known, config = (tmp_path / "home" / ".ssh" / name for name in ("known_hosts", "config"))
     line = known.read_text()
     for wrong in ("", line.replace("AAAAC3NzaC1lZDI1NTE5AAAAI", "AAAAC3NzaC1lZDI1NTE5AAAAIA")[:-2] + "\n"):
@@ -173,7 +174,7 @@ def test_a_host_that_is_not_known_is_not_believed(login: SshHost, tmp_path: Path
 def test_a_host_with_another_key_than_is_known_is_told_apart(login: SshHost, tmp_path: Path) -> None:
     import asyncssh
 
-    url = Path(login.put("vmcore", CONTENT))
+    url = named(login.put("vmcore", CONTENT))
     another = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode()
     known = tmp_path / "home" / ".ssh" / "known_hosts"
     known.write_text(f"[127.0.0.1]:{login.port} {another}")
@@ -189,17 +190,17 @@ def test_a_host_with_another_key_than_is_known_is_told_apart(login: SshHost, tmp
 def test_a_user_who_is_not_let_in_is_told_so(login: SshHost, tmp_path: Path) -> None:
     (tmp_path / "home" / ".ssh" / "config").unlink()
     with pytest.raises(DumpUnreadable, match="does not let this user in"):
-        remote_dump.local(Path(login.put("vmcore", CONTENT)))
+        remote_dump.local(named(login.put("vmcore", CONTENT)))
 
 
 def test_a_password_in_a_url_is_refused(login: SshHost) -> None:
     with pytest.raises(UsageError) as refused:
-        remote_dump.local(Path("sftp://me:SECRET@127.0.0.1/vmcore"))
+        remote_dump.local(named("sftp://me:SECRET@127.0.0.1/vmcore"))
     assert "SECRET" not in refused.value.message
 
 
 def test_a_connection_that_is_lost_is_made_again(login: SshHost) -> None:
-    path = remote_dump.local(Path(login.put("vmcore", CONTENT)))
+    path = remote_dump.local(named(login.put("vmcore", CONTENT)))
     with remote_source.RemoteSource(path) as source:
         assert source.read_at(0, 10) == CONTENT[:10]
         login.loop.call_soon_threadsafe(login.connections[-1].abort)
@@ -217,7 +218,7 @@ def test_without_the_extra_its_name_is_said(url: str, library: str, monkeypatch:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount that containers see needs root, or their namespace")
 def test_a_case_gets_the_file_and_no_credentials_are_kept(there: Bucket | SshHost, tmp_path: Path) -> None:
-    path = remote_dump.local(Path(there.put("vmcore", CONTENT)))
+    path = remote_dump.local(named(there.put("vmcore", CONTENT)))
     server = views.serve(dumps.identify(path), INFO)
     assert server is not None
     assert server.files[0].read_bytes() == CONTENT

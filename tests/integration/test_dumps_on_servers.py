@@ -16,10 +16,12 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
+import sandbox
 from archives import Archive, serve
 from dump_servers import flatten
 from engines import INFO
 from sandbox.case import dumps, kept_dumps, remote_dump, remote_http, remote_pages, remote_source, views
+from sandbox.case.naming import named
 from sandbox.cli import app
 from sandbox.debuginfo import download
 from sandbox.dump import identify
@@ -48,9 +50,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
         yield archive
 
 
-def url(site: Archive, path: str = "/vmcore") -> Path:
-    """As the command line has it."""
-    return Path(site.url + path)
+def url(site: Archive, path: str = "/vmcore") -> str:
+    return site.url + path
 
 
 def vmbox(*words: object, status: int | None = 0) -> str:
@@ -63,7 +64,7 @@ def vmbox(*words: object, status: int | None = 0) -> str:
 
 
 def test_it_is_identified_as_the_file_is(site: Archive) -> None:
-    here, there = identify(DUMP), dumps.identify(remote_dump.local(url(site)))
+    here, there = identify(DUMP), dumps.identify(remote_dump.local(named(url(site))))
     for name in ("format", "release", "build_id", "panic", "cause", "complete", "nr_cpus", "size", "uptime_seconds"):
         assert getattr(there, name) == getattr(here, name), name
     assert there.complete is True
@@ -71,7 +72,7 @@ def test_it_is_identified_as_the_file_is(site: Archive) -> None:
 
 def test_only_what_is_needed_is_fetched_and_only_once(site: Archive) -> None:
     site.files["/vmcore"] = CONTENT + os.urandom(64 << 20)
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     assert dumps.identify(path).release == identify(DUMP).release
     assert site.sent < 1 << 20
     with remote_source.RemoteSource(path) as source:
@@ -85,7 +86,7 @@ def test_only_what_is_needed_is_fetched_and_only_once(site: Archive) -> None:
 
 
 def test_what_was_fetched_by_one_process_is_there_for_the_next(site: Archive) -> None:
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     here = dumps.identify(path)
     sent = site.sent
     assert dumps.identify(path) == here
@@ -142,7 +143,7 @@ def test_what_reads_no_url_says_so(site: Archive, words: list[str], said: str) -
 def test_pages_that_were_fetched_first_go_first(site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(3 * remote_pages.PAGE))
     site.files["/vmcore"] = whole = os.urandom(4 << 20)
-    with remote_source.RemoteSource(remote_dump.local(url(site))) as source:
+    with remote_source.RemoteSource(remote_dump.local(named(url(site)))) as source:
         for offset in (0, 1 << 20, 3 << 20, 2 << 20, 0, 3 << 20, 1 << 19):
             assert source.read_at(offset, 1000) == whole[offset : offset + 1000]
             source._recent.clear()
@@ -157,7 +158,7 @@ def test_pages_that_were_fetched_first_go_first(site: Archive, monkeypatch: pyte
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount that containers see needs root, or their namespace")
 def test_a_case_gets_it_as_a_file_with_nothing_else(site: Archive) -> None:
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     server = views.serve(dumps.identify(path), INFO)
     assert server is not None
     assert server.files[0].read_bytes() == CONTENT
@@ -165,7 +166,7 @@ def test_a_case_gets_it_as_a_file_with_nothing_else(site: Archive) -> None:
 
 
 def test_what_is_cut_or_refused_for_a_moment_is_asked_again(site: Archive) -> None:
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     site.statuses, site.cut_after = [503, 0, 429], [1 << 20, 1000, 1 << 20, 500]
     assert dumps.identify(path).panic == identify(DUMP).panic
     assert not site.statuses
@@ -175,7 +176,7 @@ def test_what_is_cut_or_refused_for_a_moment_is_asked_again(site: Archive) -> No
     "mark", [{"ETag": '"2"'}, {"Last-Modified": "Fri, 27 Nov 2026 14:00:00 GMT"}], ids=["etag", "time"]
 )
 def test_a_dump_that_is_replaced_is_another_dump_and_never_mixed(site: Archive, mark: dict[str, str]) -> None:
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     identity = path.stat().st_mtime_ns
     with remote_source.RemoteSource(path) as source:
         assert source.read_at(0, 10) == CONTENT[:10]
@@ -188,24 +189,24 @@ def test_a_dump_that_is_replaced_is_another_dump_and_never_mixed(site: Archive, 
         def notice(self, line: str) -> None:
             said.append(line)
 
-    assert remote_dump.local(url(site), Said()) == path  # type: ignore[arg-type]
+    assert remote_dump.local(named(url(site)), Said()) == path  # type: ignore[arg-type]
     assert "another dump" in said[0]
     assert path.stat().st_mtime_ns != identity
     said.clear()
-    remote_dump.local(url(site), Said())  # type: ignore[arg-type]
+    remote_dump.local(named(url(site)), Said())  # type: ignore[arg-type]
     assert not said
 
 
 def test_a_signature_in_a_url_is_not_said(site: Archive, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "vmbox")
-    path = remote_dump.local(url(site, "/vmcore?X-Signature=SECRET"))
+    path = remote_dump.local(named(url(site, "/vmcore?X-Signature=SECRET")))
     assert [path for path, _ in site.requests] == ["/vmcore?X-Signature=SECRET"]
     assert (path.name, remote_dump.name(path).endswith("/vmcore?X-Signature=***")) == ("vmcore", True)
     assert "SECRET" not in str(path)
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     site.statuses = [403]
     with pytest.raises(DumpUnreadable) as refused:
-        remote_dump.local(url(site, "/vmcore?X-Signature=SECRET"))
+        remote_dump.local(named(url(site, "/vmcore?X-Signature=SECRET")))
     assert "SECRET" not in f"{refused.value.message} {refused.value.hint} {caplog.text}"
     assert "403" in refused.value.message
 
@@ -213,14 +214,14 @@ def test_a_signature_in_a_url_is_not_said(site: Archive, caplog: pytest.LogCaptu
 def test_a_redirect_to_another_host_is_followed(site: Archive) -> None:
     with serve(Archive(files=site.files)) as other:
         site.redirect = other.url
-        assert dumps.identify(remote_dump.local(url(site))).panic == identify(DUMP).panic
+        assert dumps.identify(remote_dump.local(named(url(site)))).panic == identify(DUMP).panic
 
 
 def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(site: Archive) -> None:
     site.ranges = False
     site.files["/vmcore"] = CONTENT + bytes(3_000_000 - len(CONTENT) % 1_000_000)
     with pytest.raises(DumpUnreadable, match=f"whole files only, of {size(len(site.files['/vmcore']))}") as caught:
-        remote_dump.local(url(site))
+        remote_dump.local(named(url(site)))
     assert "vmbox info --download URL" in caught.value.hint
     site.files["/vmcore"] = CONTENT
     site.cut_after = [1000]
@@ -229,12 +230,12 @@ def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(site: 
     asked = len(site.requests)
     # All other commands read the copy now, and ask the server for nothing.
     assert vmbox("dmesg", url(site)) == vmbox("dmesg", DUMP)
-    assert remote_dump.local(url(site)).read_bytes() == CONTENT
-    assert remote_dump.local(url(site)).stat().st_mode & 0o777 == 0o600
+    assert remote_dump.local(named(url(site))).read_bytes() == CONTENT
+    assert remote_dump.local(named(url(site))).stat().st_mode & 0o777 == 0o600
     assert len(site.requests) == asked
     vmbox("close", url(site))
     with pytest.raises(DumpUnreadable):
-        remote_dump.local(url(site))
+        remote_dump.local(named(url(site)))
 
 
 def test_a_page_in_the_place_of_a_dump_is_no_dump_and_is_not_downloaded(site: Archive, tmp_path: Path) -> None:
@@ -250,7 +251,16 @@ def test_a_page_in_the_place_of_a_dump_is_no_dump_and_is_not_downloaded(site: Ar
 def test_two_slashes_of_a_signature_reach_the_server(site: Archive) -> None:
     signed = f"{site.url}/vmcore?signature=SECRET//a/b"
     assert "sysrq" in vmbox("info", signed.replace("http://", "HTTP://"))
-    assert {path for path, _ in site.requests} == {"/vmcore?signature=SECRET/%2Fa/b"}
+    assert {path for path, _ in site.requests} == {"/vmcore?signature=SECRET//a/b"}
+
+
+def test_the_library_asks_for_the_url_as_it_is(site: Archive) -> None:
+    """`Path` would write // as /, and drop the last /."""
+    asked = "/a//b/vmcore?signature=SECRET//a/"
+    site.files["/a//b/vmcore"] = CONTENT
+    assert sandbox.identify(url(site, asked)).panic == identify(DUMP).panic
+    assert len(list(sandbox.dmesg(url(site, asked)))) > 100
+    assert {path for path, _ in site.requests} == {asked}
 
 
 def test_a_download_by_ranges_goes_on_after_a_cut_and_leaves_nothing_half(
@@ -260,13 +270,13 @@ def test_a_download_by_ranges_goes_on_after_a_cut_and_leaves_nothing_half(
 
     site.files["/vmcore.bz2"] = bz2.compress(CONTENT)
     site.cut_after = [1 << 20, 5000, 7000]
-    copy = remote_dump.download(url(site, "/vmcore.bz2"))
+    copy = remote_dump.download(named(url(site, "/vmcore.bz2")))
     assert copy.read_bytes() == site.files["/vmcore.bz2"]
     assert site.requests[-1][1].startswith("bytes=12000-")  # type: ignore[union-attr]
     remote_dump.forget(copy)
     monkeypatch.setattr("sandbox.host.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=64 << 20))
     with pytest.raises(NoSpace):
-        remote_dump.download(url(site, "/vmcore.bz2"))
+        remote_dump.download(named(url(site, "/vmcore.bz2")))
     assert not copy.parent.exists()
     with pytest.raises(UsageError, match="on this host"):
         remote_dump.download(DUMP)
@@ -287,7 +297,7 @@ def test_a_server_that_fails_gives_an_error_in_time_and_never_false_bytes(
     site: Archive, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_http, "_SECONDS", 0.2)
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     for name, value in FAULTS[fault][0].items():
         setattr(site, name, value)
     began = time.monotonic()
@@ -303,7 +313,7 @@ def test_a_server_that_fails_gives_an_error_in_time_and_never_false_bytes(
 
 
 def test_a_length_that_is_too_large_takes_nothing_away(site: Archive) -> None:
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     site.claimed = 1 << 40
     with remote_source.RemoteSource(path) as source:
         assert source.read_at(0, len(CONTENT)) == CONTENT
@@ -314,7 +324,7 @@ def test_a_file_that_is_compressed_is_no_encoding_of_another(site: Archive) -> N
 
     site.files["/vmcore.gz"] = gzip.compress(CONTENT)
     site.headers["Content-Encoding"] = "x-gzip"
-    assert dumps.identify_inside_of(url(site, "/vmcore.gz"), unpacking=True).panic == identify(DUMP).panic
+    assert dumps.identify_inside_of(named(url(site, "/vmcore.gz")), unpacking=True).panic == identify(DUMP).panic
 
 
 def test_a_login_of_netrc_is_for_its_host_only(site: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +337,7 @@ def test_a_login_of_netrc_is_for_its_host_only(site: Archive, tmp_path: Path, mo
     assert set(site.logins) == {"me:SECRET"}
     with serve(Archive(files=site.files)) as other:
         site.redirect = other.url.replace("127.0.0.1", "localhost")
-        remote_dump.local(url(site, "/vmcore?again"))
+        remote_dump.local(named(url(site, "/vmcore?again")))
         assert other.logins == [None]
     place.write_text("machine 127.0.0.1 SECRET\n")
     assert "cannot be read" in vmbox("info", url(site), status=ConfigurationError.exit_code)
@@ -337,7 +347,7 @@ def test_credentials_in_a_url_do_not_follow_a_redirect(site: Archive) -> None:
     with serve(Archive(files=site.files)) as other:
         site.redirect = other.url
         given = str(url(site)).replace("127.0.0.1", "me:SECRET@127.0.0.1")
-        path = remote_dump.local(Path(given))
+        path = remote_dump.local(named(given))
         assert (site.logins, other.logins) == (["me:SECRET"], [None])
         assert "SECRET" not in remote_dump.name(path)
 
@@ -367,7 +377,7 @@ def test_a_proxy_that_lets_nothing_by_is_named(site: Archive, monkeypatch: pytes
 
 def test_a_missing_file_is_said(site: Archive) -> None:
     with pytest.raises(DumpNotFound, match="there is no file http://127"):
-        remote_dump.local(url(site, "/nothing"))
+        remote_dump.local(named(url(site, "/nothing")))
 
 
 def test_a_log_on_a_server_is_read_as_the_file_is(site: Archive, tmp_path: Path) -> None:
@@ -386,13 +396,14 @@ def test_a_log_on_a_server_is_read_as_the_file_is(site: Archive, tmp_path: Path)
 
 
 def test_what_is_kept_is_read_without_what_asks_servers(site: Archive) -> None:
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     list(dumps.read_log(path))
     code = f"""
 import sys
-from pathlib import Path
-from sandbox.case import dumps, remote_dump
-print(len(list(dumps.read_log(remote_dump.lately_asked(Path({str(url(site))!r}))))))
+from sandbox.case import dumps, naming, remote_dump
+named = naming.named({url(site)!r})
+assert remote_dump.is_known(named)
+print(len(list(dumps.read_log(remote_dump.known(named)))))
 print(*{{"sandbox.case.remote_http", "sandbox.debuginfo", "ssl"}} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -403,12 +414,12 @@ def test_of_what_would_take_all_of_it_the_beginning_is_told(site: Archive) -> No
     import bz2
 
     site.files["/vmcore.bz2"] = bz2.compress(CONTENT) + os.urandom(65 << 20)
-    told = dumps.identify(url(site, "/vmcore.bz2"))
+    told = dumps.identify(named(url(site, "/vmcore.bz2")))
     assert (told.release, told.panic, told.wrappers) == (identify(DUMP).release, None, ("bz2",))
     assert told.skipped is not None
     assert site.sent < 2 << 20
     with pytest.raises(DumpUnreadable, match="takes all of it"):
-        dumps.identify_inside_of(url(site, "/vmcore.bz2"), unpacking=True)
+        dumps.identify_inside_of(named(url(site, "/vmcore.bz2")), unpacking=True)
 
 
 def test_a_gzip_file_on_a_server_is_indexed_where_its_pages_can_be_kept(
@@ -417,49 +428,49 @@ def test_a_gzip_file_on_a_server_is_indexed_where_its_pages_can_be_kept(
     import gzip
 
     site.files["/vmcore.gz"] = gzip.compress(CONTENT)
-    assert dumps.identify_inside_of(url(site, "/vmcore.gz"), unpacking=True).panic == identify(DUMP).panic
+    assert dumps.identify_inside_of(named(url(site, "/vmcore.gz")), unpacking=True).panic == identify(DUMP).panic
     monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(len(site.files["/vmcore.gz"])))
-    remote_dump.forget(remote_dump.known(url(site, "/vmcore.gz")))
+    remote_dump.forget(remote_dump.known(named(url(site, "/vmcore.gz"))))
     with pytest.raises(DumpUnreadable, match="takes all of it"):
-        dumps.identify_inside_of(url(site, "/vmcore.gz"), unpacking=True)
+        dumps.identify_inside_of(named(url(site, "/vmcore.gz")), unpacking=True)
 
 
 def test_a_flattened_dump_on_a_server_is_indexed_when_all_of_it_is_asked_for(site: Archive) -> None:
     site.files["/vmcore"] = flatten(CONTENT, 1)
-    told = dumps.identify(url(site))
+    told = dumps.identify(named(url(site)))
     assert (told.release, told.flattened, told.panic) == (identify(DUMP).release, True, None)
     assert told.skipped is not None
-    whole = dumps.identify_inside_of(url(site), unpacking=True)
+    whole = dumps.identify_inside_of(named(url(site)), unpacking=True)
     assert (whole.panic, whole.complete, whole.flattened) == (identify(DUMP).panic, True, True)
     # The index is kept: the beginning tells all now.
-    assert dumps.identify(url(site)).panic == whole.panic
-    assert list(dumps.read_log(url(site))) == list(dumps.read_log(DUMP))
+    assert dumps.identify(named(url(site))).panic == whole.panic
+    assert list(dumps.read_log(named(url(site)))) == list(dumps.read_log(DUMP))
     site.files["/backwards"] = flatten(CONTENT)
-    assert dumps.identify(url(site, "/backwards")).panic == whole.panic
+    assert dumps.identify(named(url(site, "/backwards"))).panic == whole.panic
 
 
 def test_a_dump_that_an_archive_on_a_server_stores_is_read_there(site: Archive, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "crash.tar", "w") as tar:
         tar.add(DUMP, "crash/vmcore")
     site.files["/crash.tar"] = (tmp_path / "crash.tar").read_bytes()
-    assert dumps.identify(remote_dump.local(url(site, "/crash.tar"))).panic == identify(DUMP).panic
+    assert dumps.identify(remote_dump.local(named(url(site, "/crash.tar")))).panic == identify(DUMP).panic
 
 
 def test_a_warm_run_asks_the_server_for_the_version_once_a_minute(site: Archive) -> None:
-    path = remote_dump.local(url(site))
-    assert remote_dump.lately_asked(url(site)) == path
+    path = remote_dump.local(named(url(site)))
+    assert remote_dump.is_known(named(url(site)))
     os.utime(path.parent, (0, time.time() - 61))
-    assert remote_dump.lately_asked(url(site)) == url(site)
-    remote_dump.local(url(site))
-    assert remote_dump.lately_asked(url(site)) == path
-    assert remote_dump.lately_asked(DUMP) == DUMP
-    assert remote_dump.lately_asked(url(site, "/other")) == url(site, "/other")
+    assert not remote_dump.is_known(named(url(site)))
+    remote_dump.local(named(url(site)))
+    assert remote_dump.is_known(named(url(site)))
+    assert remote_dump.is_known(DUMP)
+    assert not remote_dump.is_known(named(url(site, "/other")))
 
 
 def test_what_was_not_used_for_long_is_removed(site: Archive, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     flat.write_bytes(flatten(CONTENT, 1) + bytes(64 << 20))
-    path = remote_dump.local(url(site))
+    path = remote_dump.local(named(url(site)))
     dumps.identify(path)
     dumps.identify_inside_of(flat, unpacking=False)
     (index,) = path.parent.parent.glob("*/pieces")
@@ -477,8 +488,8 @@ def test_what_was_not_used_for_long_is_removed(site: Archive, tmp_path: Path) ->
 
 def test_closing_by_the_url_removes_what_stands_for_it(site: Archive, tmp_path: Path) -> None:
     given = f"{site.url}/vmcore?X-Signature=SECRET"
-    path = remote_dump.local(Path(given))
-    assert remote_dump.known(Path(given)) == path
+    path = remote_dump.local(named(given))
+    assert remote_dump.known(named(given)) == path
     # The case of a test without an engine: it has ended by itself.
     closed = CliRunner().invoke(app, ["close", given])
     assert closed.exit_code == 0, closed.stderr

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sandbox.case import remote_dump, remote_s3, remote_split, source_lines
+from sandbox.case.naming import named
 from sandbox.case.remote_file import NotInParts
 from sandbox.case.remote_s3 import S3Dump
 from sandbox.case.remote_sftp import SftpDump
@@ -203,7 +204,7 @@ def test_the_neighbours_of_a_number_of_very_many_digits(monkeypatch: pytest.Monk
     asked: list[str] = []
 
     def local(dump: Path, _: object) -> Path:
-        asked.append(str(dump))
+        asked.append(str(remote_dump.url_of(dump)))
         raise DumpUnreadable("none")
 
     monkeypatch.setattr(remote_split.remote_dump, "local", local)
@@ -223,7 +224,6 @@ def test_the_neighbours_of_a_number_of_very_many_digits(monkeypatch: pytest.Monk
     ],
 )
 def test_what_is_no_url_is_said(url: str) -> None:
-    for ask in (remote_dump.known, remote_dump.local, remote_dump.download):
-        with pytest.raises(UsageError, match=r"is no URL|names no host") as refused:
-            ask(Path(url))
-        assert "\n" not in refused.value.message
+    with pytest.raises(UsageError, match=r"is no URL|names no host") as refused:
+        named(url)
+    assert "\n" not in refused.value.message

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from sandbox import profiles
-from sandbox.case import remote_dump, self_contained
+from sandbox.case import self_contained
+from sandbox.case.naming import named
 from sandbox.debuginfo import download
 from sandbox.engine import connect
 from sandbox.errors import VmboxError
@@ -33,7 +34,7 @@ def _said(call: Callable[[], object]) -> str:
 @pytest.mark.parametrize("login", LOGINS)
 @pytest.mark.parametrize("scheme", ["http", "https", "s3", "sftp"])
 def test_of_a_dump(scheme: str, login: str) -> None:
-    assert "hunter" not in _said(lambda: remote_dump.known(Path(f"{scheme}://{login}@host:port/vmcore")))
+    assert "hunter" not in _said(lambda: named(f"{scheme}://{login}@host:port/vmcore"))
 
 
 @pytest.mark.parametrize("login", LOGINS)

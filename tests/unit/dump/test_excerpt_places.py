@@ -3,12 +3,12 @@
 import bz2
 import subprocess
 import sys
-from pathlib import Path
 
 import dump_writer
 import pytest
 
 from sandbox.case import page_record
+from sandbox.case.naming import named
 from sandbox.case.options import OpenOptions
 from sandbox.dump import identify
 from sandbox.dump.source import FileSource
@@ -40,10 +40,10 @@ def directory(tmp_path):
 @pytest.mark.parametrize("listed", [False, True])
 def test_no_part_of_the_dump_is_written_over(directory, dump, place, listed):
     before = {one: one.read_bytes() for one in directory.iterdir()}
-    named = Path(f"file://{directory}/vmcore.1") if dump == "file:" else directory / dump
+    path = named(f"file://{directory}/vmcore.1") if dump == "file:" else directory / dump
     places = {"output": directory / "new", "listed": directory / place} if listed else {"output": directory / place}
     with pytest.raises(UsageError, match="which is only read"):
-        make(named, options=OpenOptions(), **places)
+        make(path, options=OpenOptions(), **places)
     assert {one: one.read_bytes() for one in directory.iterdir()} == before
 
 
