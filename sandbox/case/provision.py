@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from sandbox.errors import ConfigurationError, DebuginfoError, EngineError, Engi
 from sandbox.host import paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
+from sandbox.model import DumpFormat
 from sandbox.progress import QUIET, Reporter, Stoppable
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def prefetch(
     from sandbox.engine import connect
     from sandbox.profiles import select
 
+    vmcore = with_machine(vmcore, reporter)
     engine = connect(options.engine)
     try:
         selection = select(vmcore, override=options.image)
@@ -46,6 +49,17 @@ def prefetch(
         return ready.image, ready.debuginfo
     finally:
         engine.close()
+
+
+def with_machine(kernel: Vmcore, reporter: Reporter) -> Vmcore:
+    """A kernel that was given by a release such as Ubuntu's, which names no machine: of this host's, and that is said.
+
+    The packages of these distributions are named after it, so that none could be asked for.
+    """
+    if kernel.format is not DumpFormat.RELEASE or kernel.arch is not None:
+        return kernel
+    reporter.notice(f"{kernel.release} names no machine: that of this host, {platform.machine()}, is assumed")
+    return replace(kernel, arch=platform.machine())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ def fetch(
     """
     from sandbox.case.dumps import identify
     from sandbox.case.options import OpenOptions
-    from sandbox.case.provision import find_debuginfo
+    from sandbox.case.provision import find_debuginfo, with_machine
     from sandbox.debuginfo.modules import fetch_modules
     from sandbox.dump.release import of_release
     from sandbox.session.module_debuginfo import loaded_modules
@@ -63,7 +63,7 @@ def fetch(
         raise typer.BadParameter("--modules asks the dump which modules there were; without one, give --module NAME")
     reporter = render.reporter(quiet=quiet)
     options = OpenOptions(engine=engine, debuginfo=debuginfo, force=wanted.build_id is None and wanted.banner is None)
-    found = find_debuginfo(wanted, options, reporter)
+    found = find_debuginfo(with_machine(wanted, reporter), options, reporter)
     names = set(module or ())
     if modules and vmcore is not None:
         with open_session(vmcore, OpenOptions(engine=engine, debuginfo=debuginfo), reporter)[0] as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import threading
 import time
@@ -18,6 +19,9 @@ from sandbox import debuginfo, image, profiles
 from sandbox.case import provision as module
 from sandbox.case.options import OpenOptions
 from sandbox.debuginfo import lookup
+from sandbox.debuginfo.package_names import package_names
+from sandbox.debuginfo.urls import Source, questions
+from sandbox.dump.release import of_release
 from sandbox.errors import BaseImageUnavailable, DebuginfoNotFound, ImageBuildFailed, VmboxError
 from sandbox.model import Vmcore
 
@@ -53,6 +57,23 @@ def test_without_debuginfo_the_image_is_finished_and_kept(monkeypatch: pytest.Mo
         module.provision(DUMP, profiles.select(DUMP), OpenOptions(), ENGINE, heard)
     assert finished.is_set()
     assert any(notice.endswith("the image is finished first, and kept") for notice in heard.notices)
+
+
+def test_a_release_that_names_no_machine_is_taken_for_one_of_this_hosts() -> None:
+    heard = Heard()
+    version = "#111-Ubuntu SMP Tue Mar 5 20:16:58 UTC 2024"
+    kernel = module.with_machine(of_release("5.15.0-101-generic", version), heard)
+    assert kernel.arch == platform.machine()
+    assert heard.notices == [f"5.15.0-101-generic names no machine: that of this host, {kernel.arch}, is assumed"]
+    home = profiles.select(kernel).distribution
+    asked = [*questions(Source.URLS, home, kernel, package_names(kernel, home))]
+    assert len(asked) == 2
+    # What names its own is believed, and so is a dump.
+    heard.notices.clear()
+    other = of_release("6.1.0-50-arm64", None)
+    assert module.with_machine(other, heard) is other
+    assert module.with_machine(DUMP, heard) is DUMP
+    assert heard.notices == []
 
 
 @pytest.mark.parametrize("waiting", ["locate", "the build", "the build, without debuginfo"])
