@@ -136,11 +136,10 @@ class _Symbols:
         if address is not None and address < _KERNEL:
             return []  # not a null pointer, which is the address of the first per-CPU variable in its section
         found = self._index(prog, name, address, False)
-        if one and address is not None and len(found) > 1:
+        if one and address is not None:
             # The linker script's symbol for the beginning of a section is at the address of its first function.
             found.sort(key=lambda symbol: _SECTION.fullmatch(symbol.name) is not None)
-        if one and address is not None:
-            return [self._first_name(prog, symbol) for symbol in found[:1]]
+            found = [self._first_name(prog, symbol) for symbol in found[:1]]
         return found[:1] if one else found
 
     def _first_name(self, prog, symbol):

@@ -149,6 +149,7 @@ def shell(
     from sandbox.case.opening import case_for_tool
     from sandbox.case.options import OpenOptions
     from sandbox.commands.shell import TOOLS, interactive, prompt_for
+    from sandbox.session import choice
 
     if tool not in {None, *TOOLS}:
         raise typer.BadParameter(f"--tool is one of {', '.join(TOOLS)}")
@@ -161,6 +162,8 @@ def shell(
     options.check()
     chosen = tool or debugger or prompt_for(vmcore, options, reporter)
     with case_for_tool(chosen, vmcore, options, reporter) as case:
+        if debugger is not None or tool in DEBUGGERS:
+            choice.remind(case, options, reporter)
         raise typer.Exit(interactive(case, tool=chosen, python=tool is not None, reporter=reporter))
 
 

@@ -22,6 +22,7 @@ from sandbox.debugger import DEFAULT
 from sandbox.errors import CommandTimeout, UsageError, pasteable
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
+from sandbox.session import choice
 from sandbox.session.judging import Judge, Judgement
 from sandbox.session.run_recorded import run_recorded
 from sandbox.session.session import Session
@@ -155,6 +156,8 @@ def run_all(
     run_options = run_options or RunOptions()
     with _output_directory(run_options.output) as directory:
         session, said = open_session(dump, options, reporter, case=case)
+        if options.debugger is not None:
+            choice.remind(session.case, options, reporter)
         if said:
             # The warnings of its start.
             render.note(render.folded(render.visible(said.decode(errors="replace")).strip("\n")))

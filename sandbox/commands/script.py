@@ -10,6 +10,7 @@ from sandbox.debugger import DEBUGGERS
 from sandbox.errors import UsageError
 from sandbox.model import Case, CommandStatus
 from sandbox.progress import Reporter
+from sandbox.session import choice
 from sandbox.session.run_recorded import recording
 from sandbox.session.script import run_script
 from sandbox.session.start import open_session
@@ -30,6 +31,7 @@ def run_tool(arguments: RunArguments, *, reporter: Reporter, case: Case | None =
         code, name, words = _read(path), path.name, arguments.commands[1:]
     output = render.Output()
     with open_session(arguments.vmcore, arguments.open_options(), reporter, case=case)[0] as session:
+        choice.remind(session.case, arguments.open_options(), reporter)
         record = Recorder(session.case, reporter, wanted=not arguments.no_transcript)
         with recording(" ".join((name, *words)), session, output, record) as outcome:
             outcome.status, errors = run_script(session, name, code, words, outcome.give, timeout=arguments.timeout)

@@ -101,6 +101,8 @@ def prompt_for(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> 
     if chosen is None:
         chosen = choice.by_kernel(case)
         reporter.notice(f"{chosen.debugger} answers: {chosen.reason}")
+    else:
+        choice.remind(case, options, reporter)
     return chosen.debugger
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.case import arrival
+from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import pasteable
 from sandbox.host import decode
 from sandbox.host.files import write_atomically
 from sandbox.model import Case
+from sandbox.progress import Reporter
 
 _KEPT: Final = "choice"
 """The file of a case that keeps what was chosen for it, so that a warm run does not choose again."""
@@ -69,6 +71,17 @@ def _why_without(case: Case) -> str:
         case arrival.Stage.STOPPED:
             again = f"vmbox debuginfo fetch {pasteable(case.dump)}"
             return f"there is no debuginfo (its fetch was stopped; {again} goes on with it)"
+
+
+def remind(case: Case, options: OpenOptions, reporter: Reporter) -> None:
+    """Tells a user of an open case without debuginfo so, and how to get it, unless this command asked for none."""
+    if case.vmlinux is not None or options.no_debuginfo:
+        return
+    chosen = by_kernel(case)
+    line = f"{chosen.debugger} answers: {chosen.reason}"
+    if not case.awaited or arrival.stage(case.id) is arrival.Stage.FAILED:
+        line += f"; vmbox debuginfo fetch {pasteable(case.dump)} looks for it"
+    reporter.notice(line)
 
 
 def instead_of(debugger: Debugger) -> Debugger:

@@ -122,8 +122,7 @@ class _Start:
             return quick
         before = choice.kept(self._case)
         if before is not None:
-            if self._case.awaited:
-                self._say(before)
+            choice.remind(self._case, self._options, self._reporter)
             return self._take(before).start()
         chosen = choice.by_kernel(self._case)
         if chosen.debugger != DEFAULT.name:

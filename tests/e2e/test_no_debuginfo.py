@@ -188,6 +188,10 @@ def test_a_kernel_that_nobody_has_debuginfo_of_is_read_without(
     answer, said = ask("run", own_kernel, "--", "bt")
     assert re.search(r"no debuginfo of kernel \S+-myown-\S+ was found: the dump is read by the BTF", said)
     assert "sysrq_handle_crash" in answer
+    # Warm, each command says so, and what may help.
+    for more in ((), ("--with", "drgn")):
+        said = ask("run", own_kernel, *more, "--", "ps")[1]
+        assert re.search(r"drgn answers: there is no debuginfo \(.*\); vmbox debuginfo fetch \S+ looks for it", said)
     # crash is not asked, and says why.
     assert "no debuginfo of kernel" in ask("run", own_kernel, "--with", "crash", "--", "bt", status=40)[1]
     made = json.loads(ask("report", own_kernel, "--json")[0])

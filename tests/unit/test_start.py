@@ -19,7 +19,7 @@ from sandbox.debugger import DEBUGGERS
 from sandbox.engine import orphans
 from sandbox.errors import DebuginfoMismatch, DumpDamaged, SessionDied, SessionFailed
 from sandbox.model import Case
-from sandbox.session import start
+from sandbox.session import choice, start
 from sandbox.session.session import DAMAGED, Session
 
 ONCE, WARM = OpenOptions(once=True), OpenOptions()
@@ -115,6 +115,29 @@ def test_a_dump_without_a_part(make_case: Callable[..., Case], bench: Bench, mon
     with pytest.raises(DumpDamaged, match="cut off"):
         start.open_session(cut.dump, ONCE)
     assert bench.closed == [cut.id]
+
+
+@pytest.mark.parametrize(
+    ("vmlinux", "options", "words"),
+    [
+        (None, WARM, ["there is no debuginfo (--no-debuginfo)", "vmbox debuginfo fetch"]),
+        (None, replace(WARM, no_debuginfo=True), []),
+        (Path("vmlinux"), WARM, []),
+    ],
+)
+def test_an_open_case_without_debuginfo_says_so_each_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, vmlinux: Path | None, options: OpenOptions, words: list[str]
+) -> None:
+    case = replace(bench.case, vmlinux=vmlinux, no_debuginfo="" if vmlinux else "--no-debuginfo")
+    choice.keep(case, choice.by_kernel(case))
+    _opening(monkeypatch, case)
+    _starting(monkeypatch)
+    for _ in range(2):
+        said: list[str] = []
+        reporter = SimpleNamespace(notice=said.append)
+        start.open_session(case.dump, options, reporter)[0].close()  # type: ignore[arg-type]  # all that is used
+        assert len(said) == (1 if words else 0)
+        assert all(word in said[0] for word in words)
 
 
 @pytest.mark.parametrize("opens", [True, False])

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,6 +134,9 @@ def test_the_case_goes_on_without_when_none_was_found(awaiting: Case) -> None:
         assert options.accepts(awaiting)
     assert not OpenOptions(debugger="crash").accepts(awaiting)
     assert choice.by_kernel(awaiting).reason == "there is no debuginfo (no debuginfo of kernel 6.1.0-1-mine was found)"
+    said: list[str] = []
+    choice.remind(awaiting, OpenOptions(), SimpleNamespace(notice=said.append))  # type: ignore[arg-type]  # all it uses
+    assert said[0].endswith(f"; vmbox debuginfo fetch {awaiting.dump} looks for it")
 
 
 @pytest.mark.parametrize(
