@@ -1,4 +1,4 @@
-"""Genuine vmcores of other machines: a kernel of Debian 12 boots under QEMU in a container, panics, and is dumped."""
+"""Genuine vmcores of other machines: a kernel of Debian boots under QEMU in a container, panics, and is dumped."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ COPY apt.conf /etc/apt/apt.conf.d/90vmbox-site
 RUN rm -f /etc/apt/sources.list.d/* && dpkg --add-architecture $WORD && { apt-get -q update || true; } \\
  && apt-get -q -y --no-install-recommends install $QEMU cpio kmod xz-utils \\
  && kernel=$(apt-cache show $KERNEL:$WORD \\
-    | sed -n 's/^Depends: \\(linux-image-[0-9][^ ,]*\\).*/\\1/p' | head -n 1) \\
- && mkdir /foreign && cd /foreign && for package in $kernel busybox-static $PROGRAMS; do echo $package:$WORD; done \\
-    | xargs apt-get -q download \\
+    | sed -n 's/^Depends:.* \\(linux-image-[0-9][^ ,]*\\).*/\\1/p' | head -n 1) \\
+ && parts=$(apt-cache show $kernel:$WORD | sed -n 's/^Depends: //p' | tr , '\\n' \\
+    | sed -n 's/^ *\\(linux-\\(binary\\|modules\\)-[^ ]*\\).*/\\1/p') \\
+ && mkdir /foreign && cd /foreign \\
+ && for package in $kernel $parts busybox-static $PROGRAMS; do echo $package:$WORD; done | xargs apt-get -q download \\
  && for package in *.deb; do dpkg-deb -x "$package" root; done \\
+ && if [ ! -d root/lib ]; then ln -s usr/lib root/lib; fi \\
+ && if [ ! -d root/bin ]; then ln -s usr/bin root/bin; fi \\
+ && for image in root/lib/modules/*/vmlinuz; do [ ! -e $image ] || install -D $image root/boot/vmlinuz-$kernel; done \\
  && rm -rf *.deb /var/lib/apt/lists/*
 """
 
@@ -46,7 +51,11 @@ tree() {
     for module in "$@"; do
         modprobe -d "$root" -S "$release" --show-depends "$module"
     done | sed -n 's/^insmod \\([^ ]*\\).*/\\1/p' | awk '!seen[$0]++' | cat -n | while read -r number file; do
-        cp "$file" "$tree/modules/$(printf %02d "$number").ko"
+        copy="$tree/modules/$(printf %02d "$number").ko"
+        case $file in
+            *.xz) xz -dc "$file" >"$copy" ;;
+            *) cp "$file" "$copy" ;;
+        esac
     done
     {
         cat <<'INIT'
@@ -143,6 +152,8 @@ class Machine:
     """With one processor: after a panic of several, crash may take the registers of one for another's."""
     kernel: str
     """The meta package."""
+    profile: str = "debian-12"
+    """The profile whose package sources have it."""
     programs: str = ""
     """Packages of the machine that are needed in it, with the libraries they need."""
     modules: str = ""
@@ -195,12 +206,12 @@ MACHINES = {
 
 def make_vmcore(engine: Engine, machine: Machine, directory: Path) -> Path:
     """Leaves vmcore in `directory`, and elf where QEMU writes it. Takes a minute or two."""
-    profile = profiles.by_name("debian-12")
+    profile = profiles.by_name(machine.profile)
     files = {
         "Containerfile": CONTAINERFILE.encode(),
         **{name: text for name, text in package_sources(profile).items() if name != "vmbox.repo"},
     }
-    ref = f"localhost/vmbox-test/{machine.name}:3"
+    ref = f"localhost/vmbox-test/{machine.name}-{machine.profile}:4"
     if engine.image(ref) is None:
         args = {
             "BASE": image.ensure_base(profile, engine),

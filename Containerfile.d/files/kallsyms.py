@@ -1,9 +1,9 @@
 """Find and read kallsyms in the memory of a kernel whose VMCOREINFO does not have its addresses. Pure Python.
 
-VMCOREINFO has them (commit 5fd8fea935a1 ("vmcoreinfo: include kallsyms symbols"), v6.0), and drgn reads them then.
-Before, scripts/kallsyms.c wrote, in this order and each aligned to 8 bytes: offsets (or addresses), relative base,
-number of symbols, names, markers, token table, token index. The token table is found by the digits, which are always
-tokens of their own; all else is found from there, and checked. The input is untrusted.
+VMCOREINFO has them (commit 5fd8fea935a1 ("vmcoreinfo: include kallsyms symbols"), v6.0), and drgn reads them after
+`check`. Before, scripts/kallsyms.c wrote, in this order and each aligned to 8 bytes: offsets (or addresses), relative
+base, number of symbols, names, markers, token table, token index. The token table is found by the digits, which are
+always tokens of their own; all else is found from there, and checked. The input is untrusted.
 """
 
 import array
@@ -13,18 +13,21 @@ import sys
 _DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
 _LETTERS = b"".join(b"%c\0" % letter for letter in range(ord("a"), ord("z") + 1))
 _FIRST = ord("0")
-_LONGEST_TABLE = 64 << 10
+LONGEST_TABLE = 64 << 10
 _MOST_SYMBOLS = 1 << 20
 _MOST_MARKERS = _MOST_SYMBOLS // 256
 _LONGEST_NAME = 255  # bytes of a compressed one: its length is a byte
 _LONGEST = 1024
 """Bytes of a name. The kernel's are shorter than 512 (KSYM_NAME_LEN)."""
-_MOST_BYTES = 64 << 20
+MOST_BYTES = 64 << 20
 """Of all names together, in all tries. A kernel has 5 MiB of them."""
 _MOST_TRIES = 8
 """Beginnings of the names that agree with the first marker, and are tried."""
 _MOST_PLACES = 64
 """Places with digits that are looked at. A kernel has a handful of them."""
+_MOST_EXPANDED = 256 << 20
+"""Bytes that names may have if each of theirs is the longest token. Of a kernel it is a tenth."""
+_LONGEST_TOKEN = 1024
 
 
 class KallsymsError(Exception):
@@ -50,16 +53,47 @@ def find(memory, stext):
     raise why
 
 
+def check(names, table, index, *, count, wide):
+    """Refuse what takes drgn's reader long: it trusts these numbers, and asks the dump for each name's length.
+
+    `names` are the bytes from kallsyms_names to kallsyms_token_table, `table` those from there to kallsyms_token_index,
+    and `index` the 512 bytes there. `wide`: a length may have two bytes (commit 73bbb94466fd ("kallsyms: support "big"
+    kernel symbols"), v6.1). Raises `KallsymsError`.
+    """
+    if count > _MOST_SYMBOLS:
+        raise KallsymsError(f"it has {count} names")
+    place, end = 0, len(names)
+    for _ in range(count):
+        if place + 1 >= end:
+            raise KallsymsError("its names end behind its token table")
+        length = names[place]
+        place += 1
+        if wide and length & 0x80:
+            length = length & 0x7F | names[place] << 7
+            place += 1
+        place += length
+    if place > end:
+        raise KallsymsError("its names end behind its token table")
+    longest = 0
+    for at in struct.unpack("<256H", index):
+        token = table.find(b"\0", at, at + _LONGEST_TOKEN) - at
+        if token < 0:
+            raise KallsymsError("one of its tokens has no end")
+        longest = max(longest, token)
+    if place * longest > _MOST_EXPANDED:
+        raise KallsymsError(f"its names have {place} tokens of up to {longest} bytes")
+
+
 class _Room:
     """Bytes of names that may still be made of an untrusted dump."""
 
     def __init__(self):
-        self._left = _MOST_BYTES
+        self._left = MOST_BYTES
 
     def take(self, count):
         self._left -= count
         if self._left < 0:
-            raise KallsymsError(f"its names have more than {_MOST_BYTES >> 20} MiB")
+            raise KallsymsError(f"its names have more than {MOST_BYTES >> 20} MiB")
 
 
 def _read(memory, stext, digits, room):
@@ -83,7 +117,7 @@ def _tokens(memory, digits):
     """(start of the token table, its 256 tokens), of the table that has `digits`."""
     ends, place = [], digits
     for _ in range(256 - _FIRST):
-        end = memory.find(b"\0", place, place + _LONGEST_TABLE)
+        end = memory.find(b"\0", place, place + LONGEST_TABLE)
         if end < 0:
             raise KallsymsError("the token table has no end")
         ends.append((place, end))

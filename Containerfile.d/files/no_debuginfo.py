@@ -13,6 +13,7 @@ import orc
 from btf_finders import Objects, Types
 from drgn import (
     Architecture,
+    BadDataError,
     FaultError,
     MainModule,
     MissingDebugInfoError,
@@ -26,16 +27,15 @@ from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.module import for_each_module
 from module_tables import add_modules, names_of
-from stacks import Unwinder
+from stacks import KERNEL, PAGE, Unwinder
 
 _IMAGES = (24 << 20, 48 << 20, 96 << 20)
 """Bytes from _stext on in which kallsyms is looked for, one after the other. It is behind the text."""
 
-_KERNEL = 1 << 63
+_VERSION = re.compile(rb"(\d+)\.(\d+)")
 _CHUNK = 1 << 20
 _SECTION = re.compile(r"_{0,2}\w*(?:text|data|rodata)_(?:start|end|begin)|_[se]?text|_s?inittext|_e?data|_end")
 _SECOND = "__pi_"
-_PAGE = 4096
 
 
 class Lacking(Exception):
@@ -91,16 +91,36 @@ class _Finder:
 def _load_symbols(prog):
     _check_translation(prog)
     try:
+        _check_kallsyms(prog)
         index = load_vmlinux_kallsyms(prog)
     except FaultError as error:
         # Where it is is known; to look for it would take seconds.
         raise Lacking(f"pages of the kernel's kallsyms are not in the dump: {error}") from error
+    except (BadDataError, kallsyms.KallsymsError) as error:
+        raise Lacking(f"the dump's kallsyms is not read: {error}") from error
     except (MissingDebugInfoError, LookupError, ValueError) as error:
         try:
             index = SymbolIndex(_symbols(_searched(prog)))
         except kallsyms.KallsymsError as missing:
             raise Lacking(f"the dump's kallsyms is not read: {missing} ({error})") from error
     prog.register_symbol_finder("kallsyms", _Symbols(index).find, enable_index=0)
+
+
+def _check_kallsyms(prog):
+    """Raises `kallsyms.KallsymsError` where it would take long to read; nothing where VMCOREINFO does not have it."""
+    try:
+        number, names, table, index = (
+            _of_vmcoreinfo(prog, f"kallsyms_{name}") for name in ("num_syms", "names", "token_table", "token_index")
+        )
+    except Lacking:
+        return
+    # scripts/kallsyms.c writes them in this order.
+    if not (0 < table - names <= kallsyms.MOST_BYTES and 0 < index - table <= kallsyms.LONGEST_TABLE):
+        raise kallsyms.KallsymsError(f"its names have {table - names} bytes, its tokens {index - table}")
+    version = _VERSION.match(prog["UTS_RELEASE"].string_())
+    wide = version is not None and tuple(map(int, version.groups())) >= (6, 1)
+    parts = (prog.read(start, end - start) for start, end in ((names, table), (table, index), (index, index + 512)))
+    kallsyms.check(*parts, count=prog.read_u32(number), wide=wide)
 
 
 def _check_translation(prog):
@@ -133,7 +153,7 @@ class _Symbols:
 
     def find(self, prog, name, address, one):
         """The callback of `Program.register_symbol_finder`."""
-        if address is not None and address < _KERNEL:
+        if address is not None and address < KERNEL:
             return []  # not a null pointer, which is the address of the first per-CPU variable in its section
         found = self._index(prog, name, address, False)
         if one and address is not None:
@@ -176,8 +196,8 @@ def _readable(prog, address, size):
     try:
         return prog.read(address, size)
     except FaultError:
-        if size == _PAGE:
-            return bytes(_PAGE)
+        if size == PAGE:
+            return bytes(PAGE)
         half = size // 2
         return _readable(prog, address, half) + _readable(prog, address + half, half)
 

@@ -34,8 +34,8 @@ _PROLOGUE = 64
 _LEAVES = (0xC3, 0xE9, 0xEB, 0xCC)
 """ret and the jumps that may stand in its place; int3 is behind a ret."""
 
-_KERNEL = 1 << 63
-_PAGE = 4096
+KERNEL = 1 << 63
+PAGE = 4096
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Unwinder:
                 pointer = frame.registers().get("rbp", 1)
                 if pointer == 0:
                     break  # the outermost function of an idle task
-                if pointer & 1 and pointer >= _KERNEL:
+                if pointer & 1 and pointer >= KERNEL:
                     more, gap = self._entered(pointer - 1, holes)
                     return [*known, *more], gap
                 if not frame.interrupted and at != function.address and not self._is_after_any_call(frame.pc):
@@ -166,7 +166,7 @@ class Unwinder:
 
     def _symbol(self, address):
         try:
-            return self._prog.symbol(address) if address >= _KERNEL else None
+            return self._prog.symbol(address) if address >= KERNEL else None
         except LookupError:
             return None
 
@@ -198,14 +198,14 @@ class Unwinder:
         while len(data) < 8 * _FRAME_WORDS:
             address = sp + len(data)
             try:
-                data += self._prog.read(address, _PAGE - address % _PAGE)
+                data += self._prog.read(address, PAGE - address % PAGE)
             except FaultError:
                 break
         return struct.unpack_from(f"<{min(len(data) // 8, _FRAME_WORDS)}Q", data)
 
     def _is_after_call(self, address, function):
         """Whether `address` follows a direct call of the function that begins at `function`."""
-        if address < _KERNEL:
+        if address < KERNEL:
             return False
         try:
             code = self._prog.read(address - 5, 5)
@@ -275,7 +275,7 @@ def _sp(frame):
 
 def _is_user(frame):
     """Whether a frame is of user space, whose registers the kernel saved at its entry."""
-    if not frame.interrupted or frame.pc >= _KERNEL:
+    if not frame.interrupted or frame.pc >= KERNEL:
         return False
     registers = frame.registers()
     return registers.get("cs", 0) & 3 == 3 or registers.get("pstate", 15) & 15 == 0

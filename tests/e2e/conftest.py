@@ -40,6 +40,15 @@ KERNELS = {
     "6.1": ("debian-12", ["linux-image-cloud-amd64", "linux-image-6.1.0-50-cloud-amd64"]),
     "6.12": ("debian-13", ["linux-image-cloud-amd64", "linux-image-6.12.107+deb13-cloud-amd64"]),
     "7.2": ("debian-14", ["linux-image-cloud-amd64", "linux-image-7.2.12+deb14-cloud-amd64"]),
+    # On demand: other flavours than that for clouds.
+    "5.10-generic": ("debian-11", ["linux-image-5.10.0-32-amd64", "linux-image-amd64"]),
+    "5.10-rt": ("debian-11", ["linux-image-5.10.0-32-rt-amd64", "linux-image-rt-amd64"]),
+    "6.1-generic": ("debian-12", ["linux-image-amd64", "linux-image-6.1.0-50-amd64"]),
+    "6.1-rt": ("debian-12", ["linux-image-rt-amd64", "linux-image-6.1.0-50-rt-amd64"]),
+    "6.12-generic": ("debian-13", ["linux-image-amd64", "linux-image-6.12.107+deb13-amd64"]),
+    "6.12-rt": ("debian-13", ["linux-image-rt-amd64", "linux-image-6.12.107+deb13-rt-amd64"]),
+    "7.2-generic": ("debian-14", ["linux-image-amd64"]),
+    "7.2-rt": ("debian-14", ["linux-image-rt-amd64"]),
 }
 
 FORMS = {

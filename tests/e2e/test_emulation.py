@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import engines
 import machines
 from engines import EngineUnderTest
 from sandbox.host.locks import locked
+from sandbox.judge.backtrace import parse
+from sandbox.judge.which_trace import panic_trace
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 RULES = Path("/usr/lib/binfmt.d")
@@ -104,6 +107,32 @@ def test_drgn_needs_no_emulation(docker_engine: EngineUnderTest, dump: Path, mac
     assert of == machine
     # Nobody asked for crash, so its case is not there.
     assert json.loads(docker_engine.run("list", "--json").stdout) == []
+
+
+@pytest.mark.on_demand("EMULATION")
+@pytest.mark.parametrize("profile", ["debian-13", "debian-14"])
+def test_aarch64_without_debuginfo(docker_engine: EngineUnderTest, profile: str) -> None:
+    """Kernels of 6.12 and 7.2, whose kallsyms has variables; that of Debian's 6.1 has none."""
+    directory = engines.cache_root() / "dumps" / f"{profile}-aarch64"
+    if not (directory / "elf").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        machine = replace(machines.MACHINES["aarch64"], profile=profile)
+        machines.make_vmcore(docker_engine.engine, machine, directory)
+    dump = str(directory / "elf")
+    done = docker_engine.run("run", dump, "--no-debuginfo", "--json", "--", "bt", "--", "foreach bt", "--", "ps")
+    docker_engine.run("close", dump)
+    assert done.returncode == 0, done.stderr.decode()
+    assert "AGREES WITH: the log's call trace" in done.stderr.decode()
+    bt, every, tasks = (json.loads(line)["output"] for line in done.stdout.splitlines())
+    (stack,), stacks = parse(bt), parse(every)
+    trace = panic_trace(docker_engine.run("dmesg", dump).stdout.decode().splitlines())
+    assert trace is not None
+    logged = [one.function for one in trace.reliable]
+    functions = [one.function for one in stack.frames]
+    assert functions[functions.index("panic") :] == logged[logged.index("panic") :]
+    assert len(stacks) == len(tasks.splitlines()) - 1
+    assert [one.complaint for one in stacks if one.complaint] == []
+    assert {one.frames[-1].function for one in stacks} == {"ret_from_fork", "el0t_64_sync"}
 
 
 @pytest.mark.on_demand("EMULATION")

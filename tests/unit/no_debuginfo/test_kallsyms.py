@@ -111,10 +111,10 @@ def test_damaged_kallsyms_gives_an_answer_or_an_error_soon(data) -> None:
 
 def test_names_without_measure_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     names = symbols()
-    monkeypatch.setattr(kallsyms, "_MOST_BYTES", sum(len(name) + 2 for _address, _letter, name in names))
+    monkeypatch.setattr(kallsyms, "MOST_BYTES", sum(len(name) + 2 for _address, _letter, name in names))
     made = image(names)
     assert kallsyms.find(made, BASE) == names
-    monkeypatch.setattr(kallsyms, "_MOST_BYTES", 1000)
+    monkeypatch.setattr(kallsyms, "MOST_BYTES", 1000)
     with pytest.raises(kallsyms.KallsymsError):
         kallsyms.find(made, BASE)
 
@@ -125,3 +125,43 @@ def test_names_that_run_over_the_end_of_the_memory_are_refused() -> None:
     made[first : first + 600] = b"\xff" * 600
     with pytest.raises(kallsyms.KallsymsError):
         kallsyms.find(made, BASE)
+
+
+def _parts(names: bytes, tokens: list[bytes], count: int, *, wide: bool = False) -> dict[str, object]:
+    starts = [sum(len(token) + 1 for token in tokens[:number]) for number in range(256)]
+    table = b"".join(token + b"\0" for token in tokens)
+    return {"names": names, "table": table, "index": struct.pack("<256H", *starts), "count": count, "wide": wide}
+
+
+ORDINARY = [bytes([letter or 1]) for letter in range(256)]
+
+
+def test_tables_of_a_kernels_size_are_left_to_drgn() -> None:
+    names = b"\x05T_one\x06t_long" * 100
+    kallsyms.check(**_parts(names, ORDINARY, 200))
+    # 200 is C8 01 where a length may have two bytes.
+    kallsyms.check(**_parts(b"\xc8\x01" + b"x" * 200 + names, ORDINARY, 201, wide=True))
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"count": 10**7}, "10000000 names"),
+        ({"count": 201}, "end behind its token table"),
+        ({"names": b"\xff" * 1300, "wide": True}, "end behind its token table"),
+        ({"names": b"\xff" * 4, "count": 1}, "end behind its token table"),
+        ({"table": b"a" * 60000}, "tokens has no end"),
+        ({"index": b"\xff" * 512}, "tokens has no end"),
+        (
+            {"names": b"\xff" * (300 << 10), "count": 1200, "table": (b"a" * 1000 + b"\0") * 2, "index": bytes(512)},
+            "1000 bytes",
+        ),
+    ],
+    ids=["count", "cut", "two bytes", "one", "table", "index", "long tokens"],
+)
+def test_tables_that_would_take_drgn_long_are_refused(changed: dict[str, object], why: str) -> None:
+    parts = _parts(b"\x05T_one\x06t_long" * 100, ORDINARY, 200) | changed
+    began = time.process_time()
+    with pytest.raises(kallsyms.KallsymsError, match=why):
+        kallsyms.check(**parts)
+    assert time.process_time() - began < 1
