@@ -86,7 +86,7 @@ class _Case:
             case "start":
                 self._start(int(rest[0]), rest[1], rest[2:])
             case "int":
-                os.write(self._ends[fifo("out", int(rest[0]))], b"\n%b interrupted\n" % self._token)
+                os.write(self._ends[fifo("out", int(rest[0]))], b"\n%b sent %b\n" % (self._token, rest[2].encode()))
             case "kill":
                 self._exit(int(rest[0]), 137, "0")
             case "stop":

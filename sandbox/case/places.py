@@ -24,7 +24,7 @@ VIEW_LOCK: Final = "lock"
 VIEW_LOG: Final = "log"
 """Beside it: what libfuse said at the start, then the last part of the dump that could not be read, and why."""
 
-SESSION_VERSION: Final = 5
+SESSION_VERSION: Final = 6
 """Version of the words that `SESSION` takes on `ctl`. A case of another version is not found, so that its dump is
 opened again: vmbox was updated while the case was open."""
 

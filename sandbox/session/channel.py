@@ -24,8 +24,8 @@ _MARKER: Final = re.compile(rb"(?m)^vmbox-[0-9a-f]{32}\n")
 
 _EXIT: Final = rb" exit (\d{1,3}) ([0-9a-f]{1,32})\n"
 """A crash that took its case over knows the token, and may write anything behind it."""
-_INTERRUPTED: Final = b" interrupted\n"
-"""The script's line after its token, when it has sent the signal of a word "int"."""
+_SENT: Final = rb" sent ([0-9a-f]{1,32})\n"
+"""The same when it has sent the signal of a word "int"."""
 
 _PATIENCE: Final = 5.0
 """Seconds for which a FIFO may stay full. What is sent fits into an empty one."""
@@ -49,14 +49,18 @@ class DebuggerExit:
 
 
 class FifoChannel:
-    """Both directions of a case's FIFOs, and what was received and not yet taken."""
+    """Both directions of a case's FIFOs."""
+
+    buffer: bytearray
+    """What was received and not yet taken, without the script's lines about signals."""
+    sent: bool
+    """Whether the script says that it has sent the last `signal`."""
 
     def __init__(self, case: Case, slot: int) -> None:
         """Opens the FIFOs of a slot. Raises OSError: ENXIO when no process holds the other ends, ENOENT when the case
         has been closed.
         """
-        self.buffer = bytearray()
-        self._token = case.token.encode()
+        self._begin(case)
         self._directory = case.shared
         self._descriptors: list[int] = []
         try:
@@ -67,6 +71,13 @@ class FifoChannel:
         except BaseException:
             self.close()
             raise
+
+    def _begin(self, case: Case) -> None:
+        self.buffer = bytearray()
+        self.sent = False
+        self._signal = b""
+        self._token = case.token.encode()
+        self._sent = re.compile(re.escape(self._token) + _SENT)
 
     def close(self) -> None:
         while self._descriptors:
@@ -92,6 +103,15 @@ class FifoChannel:
     def control(self, *words: str) -> None:
         """Sends words to the session script. Raises TimeoutError when it does not take them."""
         self._put(self._ctl, " ".join(words).encode() + b"\n")
+
+    def signal(self, slot: int, name: str) -> None:
+        """Has the script send a signal to the debugger of a slot; `sent` follows. Raises TimeoutError as `control`.
+
+        The signal "0" is none: what earlier clients had asked the script for is done when it is `sent`.
+        """
+        ident = os.urandom(8).hex()
+        self.sent, self._signal = False, ident.encode()
+        self.control("int", str(slot), name, ident)
 
     def send(self, lines: bytes) -> None:
         """Sends input to the debugger, which reads it at its prompt. Raises TimeoutError when the FIFO stays full."""
@@ -133,6 +153,10 @@ class FifoChannel:
         if not data:
             raise self._ended()
         self.buffer += data
+        # A client that died leaves such lines to others.
+        while (found := self._sent.search(self.buffer)) is not None:
+            self.sent = self.sent or found[1] == self._signal
+            del self.buffer[self._line_begin(found.start()) : found.end()]
         return True
 
     def take(self, end: int) -> bytes:
@@ -146,21 +170,15 @@ class FifoChannel:
         found = re.search(re.escape(self._token) + _EXIT, self.buffer)
         if found is None:
             return None
-        at = found.start()
-        begin = at - 1 if at > 0 and self.buffer[at - 1] == ord("\n") else at
+        begin = self._line_begin(found.start())
         return DebuggerExit(begin=begin, end=found.end(), status=int(found[1]), ident=found[2])
 
-    def take_interrupted(self) -> bool:
-        """Whether the script's line that it has sent a signal is in the buffer; if so, removes all up to its end."""
-        line = self._token + _INTERRUPTED
-        at = self.buffer.find(line)
-        if at < 0:
-            return False
-        self.take(at + len(line))
-        return True
+    def _line_begin(self, token: int) -> int:
+        """Where a line of the script begins whose token is at `token`: it ends the line before it."""
+        return token - 1 if token > 0 and self.buffer[token - 1] == ord("\n") else token
 
     def longest_frame(self, marker: bytes) -> int:
-        """Bytes at the end of the buffer that may be the beginning of a marker's line or of an exit line."""
+        """Bytes at the end of the buffer that may be the beginning of a marker's line or of one of the script's."""
         return max(len(marker) + 1, len(self._token) + _EXIT_LINE)
 
     def _open(self, name: str, flags: int) -> int:

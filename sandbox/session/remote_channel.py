@@ -27,8 +27,7 @@ class RemoteChannel(FifoChannel):
 
     def __init__(self, case: Case, slot: int) -> None:
         """Raises OSError (ENXIO) when the case has ended, and `EngineError` when its host cannot be reached."""
-        self.buffer = bytearray()
-        self._token = case.token.encode()
+        self._begin(case)
         self._case = case
         self._exec: Exec | None = None
         self._engine = connect(case.endpoint)

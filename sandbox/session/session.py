@@ -13,7 +13,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Final, Self
 
@@ -96,7 +96,11 @@ class Session:
         self._given_turn = turn
         self._opened: FifoChannel | None = None
         self._ready_file = case.directory / ("up" if debugger.slot == SLOTS[0] else f"up-{debugger.slot}")
-        """Exists while a debugger is known to be at its prompt or at a command, and holds its name."""
+        """Exists while a debugger is known to be at its prompt or at a command."""
+        self._begun_file = self._ready_file.with_name(f"begun-{debugger.slot}")
+        """Holds the debugger and the mode of the last start, also of one that its client did not wait for."""
+        self._signal_file = self._ready_file.with_name(f"signal-{debugger.slot}")
+        """Exists while a signal was asked for of which it is not known that it was sent."""
         self._debugger = debugger
         self._mode = debugger.start_modes[0]
         """As the debugger was started last."""
@@ -204,6 +208,7 @@ class Session:
         channel = self._channel
         self._mode = mode
         self._end_another_debugger()
+        self._await_earlier_signals()
         warm = answered = self._ready_file.exists()
         ident, marker = self._ask_to_start()
         flood = False
@@ -218,12 +223,12 @@ class Session:
                 if at >= 0 and (died is None or died.begin > at):
                     said = channel.take(at + len(marker) + 1)[:at]
                     self.damaged = self.damaged or self._debugger.damaged_page.search(said) is not None
-                    self._ready_file.write_text(self._debugger.name)
+                    self._ready_file.touch()
                     _log.info("%s is at its prompt after %.3f s", self._debugger.name, time.monotonic() - began)
                     return b"" if answered else without_markers(said)
                 if died is not None:
+                    self._forget()
                     said = channel.take(died.end)[: died.begin]
-                    self._ready_file.unlink(missing_ok=True)
                     _log.info(
                         "%s ended with status %d after %.3f s",
                         self._debugger.name,
@@ -337,8 +342,8 @@ class Session:
             at = channel.buffer.find(wanted)
             died = channel.find_exit()
             if died is not None and (at < 0 or died.begin < at):
+                self._forget()
                 said = channel.take(died.end)[: died.begin]
-                self._ready_file.unlink(missing_ok=True)
                 yield said
                 raise self._died(died.status, last + said)
             if at >= 0:
@@ -368,8 +373,7 @@ class Session:
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
         told = False
         try:
-            channel.control("int", str(self._debugger.slot), self._debugger.interrupt)
-            sent = self._await_signal(deadline)
+            sent = self._signal(self._debugger.interrupt, deadline)
             while sent and time.monotonic() < deadline:
                 # A new marker each time: the signal may hit the very echo that was to print the last one.
                 marker = new_marker()
@@ -393,21 +397,37 @@ class Session:
                 f"{self._debugger.name} ended when it was interrupted; the next command starts it again"
             )
             return
+        except TimeoutError:
+            self._reporter.notice(f"{self._debugger.name} cannot be interrupted; it is ended")
         self._kill()
 
-    def _await_signal(self, deadline: float) -> bool:
-        """Waits until the session script has sent the signal, or the debugger has ended; False after the deadline.
+    def _signal(self, name: str, deadline: float) -> bool:
+        """Sends a signal, and waits until the session script has sent it, or the debugger has ended.
 
+        Returns False after the deadline. Raises TimeoutError when the script does not take the word.
         The command may end by itself before, on a busy host long before: the signal would hit the next one, whose
-        answer would end in the middle and look whole.
+        answer would end in the middle and look whole. So it is with one of a client that was killed here.
         """
         channel = self._channel
-        while channel.find_exit() is None and not channel.take_interrupted():
+        self._signal_file.touch()
+        channel.signal(self._debugger.slot, name)
+        while channel.find_exit() is None and not channel.sent:
             if time.monotonic() > deadline:
                 return False
             del channel.buffer[:-_KEPT]
             channel.receive(0.3)
+        self._signal_file.unlink(missing_ok=True)
         return True
+
+    def _await_earlier_signals(self) -> None:
+        """Waits until what a client that was killed had asked of the session script is done."""
+        if not self._signal_file.exists():
+            return
+        done = False
+        with suppress(TimeoutError):
+            done = self._signal("0", time.monotonic() + _ANSWER_TO_INTERRUPT)
+        if not done:
+            raise self._give_up()
 
     def _kill(self) -> None:
         """Ends the debugger and waits until the session script has seen that.
@@ -417,17 +437,25 @@ class Session:
         channel = self._channel
         deadline = time.monotonic() + _ANSWER_TO_INTERRUPT
         try:
-            channel.control("kill", str(self._debugger.slot))
+            self._signal_file.touch()
             while (died := channel.find_exit()) is None:
                 if time.monotonic() > deadline:
                     # It hangs in the kernel, on the storage of the dump, or the session script was stopped.
                     raise self._give_up()
+                # Again and again: the script cannot kill one that it has only begun to start.
+                channel.control("kill", str(self._debugger.slot))
                 del channel.buffer[:-_KEPT]
                 channel.receive(0.3)
         except TimeoutError:
             raise self._give_up() from None
+        self._forget()
+        self._signal_file.unlink(missing_ok=True)
         channel.take(died.end)
+
+    def _forget(self) -> None:
+        """Notes that the debugger has ended."""
         self._ready_file.unlink(missing_ok=True)
+        self._begun_file.unlink(missing_ok=True)
 
     def _give_up(self) -> SessionDied:
         """Closes a case that obeys no more: its engine removes the container."""
@@ -445,6 +473,7 @@ class Session:
         marker = new_marker()
         case, debugger = self._case, self._debugger
         argv = debugger.told(debugger.session_argv(vmlinux(case), dump_paths(case.files), self._mode), case.place)
+        self._begun_file.write_text(self._begun)
         try:
             self._channel.control("start", str(self._debugger.slot), ident, *argv)
             self._channel.send(self._echo(marker))
@@ -456,9 +485,16 @@ class Session:
         """The command with which the debugger prints a marker on a line of its own."""
         return self._debugger.echo(marker, self._mode)
 
+    @property
+    def _begun(self) -> str:
+        return f"{self._debugger.name} {self._mode.option}"
+
     def _end_another_debugger(self) -> None:
-        """One debugger at a time has the FIFOs of a slot: another than ours is ended."""
-        if self._ready_file.exists() and self._ready_file.read_text() not in {"", self._debugger.name}:
+        """One debugger at a time has the FIFOs of a slot: another than ours is ended, and ours in another mode.
+
+        That may be one whose client was killed while it started.
+        """
+        if self._begun_file.exists() and self._begun_file.read_text() not in {"", self._begun}:
             self._kill()
 
     def _unreadable(self) -> DumpUnreadable:

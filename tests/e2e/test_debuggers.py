@@ -121,7 +121,7 @@ def test_crash_drgn_and_a_toy_take_turns_in_one_case(case: Case) -> None:
     assert answers[1][0] == "error"
     assert answers[2] == ("ok", "late\n")
     assert (case.directory / "mode-toy").read_text() == "-u"
-    assert (case.directory / "up-2").read_text() == "toy"
+    assert (case.directory / "begun-2").read_text() == "toy -u"
     assert ask(case, crash, "!echo $PPID") == pids
     assert ask(case, drgn, "bt")[0][1] == ask(case, drgn, "bt")[0][1] != ""
 

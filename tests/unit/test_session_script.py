@@ -20,6 +20,7 @@ from sandbox.debugger.drgn import Drgn
 from sandbox.errors import CommandTimeout
 from sandbox.host import paths
 from sandbox.model import Case
+from sandbox.session.channel import FifoChannel
 from sandbox.session.session import Session
 
 TOKEN = "feed" * 8
@@ -95,7 +96,7 @@ class Lines(Drgn):
     """A debugger that runs lines of Python."""
 
     name = "lines"
-    start_modes = (StartMode("-u", ""),)
+    start_modes = (StartMode("-u", ""), StartMode("-uB", "writes no files"))
 
     def __init__(self, program: Path) -> None:
         self._program = program
@@ -107,10 +108,10 @@ class Lines(Drgn):
         return b'print("%b")' % marker
 
 
-def test_a_signal_that_is_sent_late_does_not_hit_the_next_command(
-    script: subprocess.Popen[bytes], tmp_path: Path, make_case: Callable[..., Case]
-) -> None:
-    """A busy host sends it long after the client asked for it, and the command that it was for may have ended."""
+@pytest.fixture
+def case(script: subprocess.Popen[bytes], tmp_path: Path, make_case: Callable[..., Case]) -> Case:
+    """Of the script, which has its token."""
+    assert script.poll() is None
     (tmp_path / "shared").symlink_to("run")
     (tmp_path / "lock").touch()
     ctl, out = (os.open(tmp_path / "run" / name, os.O_RDWR | os.O_NONBLOCK) for name in ("ctl", "out"))
@@ -118,11 +119,22 @@ def test_a_signal_that_is_sent_late_does_not_hit_the_next_command(
     until(out, b"\n")
     os.close(ctl)
     os.close(out)
-    case = make_case(directory=tmp_path, token=TOKEN)
+    return make_case(directory=tmp_path, token=TOKEN)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Lines:
     program = tmp_path / "lines.py"
     program.write_text(_LINES)
+    return Lines(program)
+
+
+def test_a_signal_that_is_sent_late_does_not_hit_the_next_command(
+    script: subprocess.Popen[bytes], case: Case, lines: Lines
+) -> None:
+    """A busy host sends it long after the client asked for it, and the command that it was for may have ended."""
     said: list[bytes] = []
-    with Session(case, debugger=Lines(program)) as session:
+    with Session(case, debugger=lines) as session:
         session.start()
         script.send_signal(signal.SIGSTOP)
         threading.Timer(0.5, script.send_signal, [signal.SIGCONT]).start()
@@ -130,3 +142,88 @@ def test_a_signal_that_is_sent_late_does_not_hit_the_next_command(
             session.run("time.sleep(0.2)", said.append, timeout=0.1)
         session.run("time.sleep(1); print('whole')", said.append)
     assert b"".join(said) == b"whole\n"
+
+
+class Killed(BaseException):
+    """In place of SIGKILL: the client does nothing more."""
+
+
+def test_a_signal_that_a_killed_client_asked_for_does_not_hit_another_ones_command(
+    script: subprocess.Popen[bytes], case: Case, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for the signal, and is killed before the script has sent it."""
+    said: list[bytes] = []
+    signal_of = FifoChannel.signal
+
+    def ask_and_die(self: FifoChannel, slot: int, name: str) -> None:
+        signal_of(self, slot, name)
+        raise Killed
+
+    with Session(case, debugger=lines) as session, monkeypatch.context() as patch:
+        session.start()
+        script.send_signal(signal.SIGSTOP)
+        patch.setattr(FifoChannel, "signal", ask_and_die)
+        with pytest.raises(Killed):
+            session.run("time.sleep(0.2)", said.append, timeout=0.1)
+    threading.Timer(0.5, script.send_signal, [signal.SIGCONT]).start()
+    with Session(case, debugger=lines) as session:
+        session.start()
+        session.run("time.sleep(1); print('whole')", said.append)
+    assert b"".join(said) == b"whole\n"
+
+
+def test_what_the_script_says_to_a_killed_client_is_no_word_of_the_debugger(case: Case, lines: Lines) -> None:
+    """Nor is it an answer to the next client's own signal."""
+    said: list[bytes] = []
+    with Session(case, debugger=lines) as session:
+        session.start()
+        (case.shared / "out-2").write_bytes(f"\n{TOKEN} sent 0badcafe\n".encode())
+        session.run("print('whole')", said.append)
+        talk = session._channel
+        talk.signal(lines.slot, "0")
+        (case.shared / "out-2").write_bytes(f"\n{TOKEN} sent 0badcafe\n".encode())
+        while not talk.sent:
+            assert talk.receive(10)
+        assert talk.buffer == b""
+    assert b"".join(said) == b"whole\n"
+
+
+def test_a_debugger_is_in_the_mode_that_is_told_though_another_client_was_killed_while_it_started(
+    case: Case, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one started it with less than all of its abilities."""
+
+    def die(_self: FifoChannel, _seconds: float | None) -> bool:
+        raise Killed
+
+    with monkeypatch.context() as patch, Session(case, debugger=lines) as session:
+        patch.setattr(FifoChannel, "receive", die)
+        with pytest.raises(Killed):
+            session.start(lines.start_modes[1:])
+    said: list[bytes] = []
+    with Session(case, debugger=lines) as session:
+        session.start(lines.start_modes[:1])
+        session.run("print(sys.flags.dont_write_bytecode)", said.append)
+    assert b"".join(said) == b"0\n"
+
+
+def test_a_start_that_a_killed_client_began_is_gone_on_with(
+    case: Case, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_self: FifoChannel, _seconds: float | None) -> bool:
+        raise Killed
+
+    with monkeypatch.context() as patch, Session(case, debugger=lines) as session:
+        patch.setattr(FifoChannel, "receive", die)
+        with pytest.raises(Killed):
+            session.start()
+    pid = case.directory / "tmp" / ".debugger.pid.2"
+    deadline = time.monotonic() + 10
+    while not pid.exists() or not pid.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    begun, said = pid.read_text(), list[bytes]()
+    with Session(case, debugger=lines) as session:
+        session.start()
+        session.run("print(sys.flags.dont_write_bytecode)", said.append)
+    assert (b"".join(said), pid.read_text()) == (b"0\n", begun)
