@@ -204,7 +204,8 @@ def test_a_host_that_never_answers_is_given_up(bench: Bench, monkeypatch: pytest
     with pytest.raises(DownloadFailed, match="no debuginfo of kernel") as caught:
         bench.locate()
     assert caught.value.detail == "no answer in time: 2 places (127.0.0.1)"
-    assert {path for path, _ in bench.archive.requests} == {"/a"}
+    # A busy host may not even have taken the first request yet.
+    assert {path for path, _ in bench.archive.requests} <= {"/a"}
 
 
 def test_a_certificate_that_is_not_trusted_is_seen_once(
