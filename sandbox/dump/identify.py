@@ -81,7 +81,7 @@ def identify_source(
             builder.set(format=DumpFormat.LOG)
             saved_log.apply_text(builder, source, budget, "log")
         else:
-            raise _not_a_dump(str(path), head)
+            raise not_a_dump(str(path), head)
     except DeadlineExceeded as error:
         raise DumpDamaged(f"{path}: nothing was found in it in {_INSIDE:.0f} s") from error
     return builder.build()
@@ -201,7 +201,7 @@ def _examine(
             builder, str(path.absolute()) if path.name.startswith(("vmcore-dmesg", "dmesg.")) else None
         )
     else:
-        raise _not_a_dump(str(path), head, source)
+        raise not_a_dump(str(path), head, source)
 
 
 def _take_named(builder: VmcoreBuilder, kind: DumpFormat, source: Source, path: Path, budget: Budget) -> None:
@@ -262,7 +262,7 @@ def _take_wrapped(builder: VmcoreBuilder, source: Source, path: Path, budget: Bu
         apply_header(builder, header, vmcoreinfo.parse(header_only.find_vmcoreinfo(inner)), "memory")
     else:
         layers = " in ".join(reversed(found.layers))
-        raise _not_a_dump(f"what is in {path} ({layers})", head)
+        raise not_a_dump(f"what is in {path} ({layers})", head)
     if inner.damage is not None:
         damage = f"the archive is cut off or damaged: {inner.damage}{split_file.remark(path)}"
         builder.set(complete=False, incomplete_reason=damage)
@@ -287,7 +287,7 @@ def _take_log_of_deep(builder: VmcoreBuilder, in_archive: Source | None, path: P
         builder.set(skipped=f"the log, with cause and panic: it lies too deep in {layers} to be read without unpacking")
 
 
-def _not_a_dump(name: str, head: bytes, source: FileSource | None = None) -> DumpError:
+def not_a_dump(name: str, head: bytes, source: FileSource | None = None) -> DumpError:
     if source is not None and (parts := split_file.parts(source.path)):
         return NotADump(
             f"{name} is a part of a file that split(1) made: there are {len(parts)}, from {parts[0].name} on",

@@ -96,7 +96,11 @@ def _read(
                 yield from text.records
                 return
         kind = magic.dump_format_of(source)
-        if kind is not None and not reader.reads_memory(kind):
+        if kind is None:
+            from sandbox.dump.identify import not_a_dump
+
+            raise not_a_dump(str(path), head, source)
+        if not reader.reads_memory(kind):
             saved = crash_directory.log_beside(path)
             if saved is None:
                 raise DumpUnreadable(

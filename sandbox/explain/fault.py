@@ -223,8 +223,10 @@ class _Explainer:
             if self._facts
             else {}
         )
-        names = (one.function for one in oopses.frames(self._lines, oops))
-        return [name + found.get(plain_name(name), "") for name in names]
+        return [
+            _named(one) + ("" if one.nameless else found.get(plain_name(one.function), ""))
+            for one in oopses.frames(self._lines, oops)
+        ]
 
     # how
 
@@ -370,8 +372,13 @@ class _Explainer:
 
 def _own_names(frames: Sequence[TracedFrame]) -> list[str]:
     """Without the functions that every panic has."""
-    names = [(one.function, plain_name(one.function)) for one in frames]
-    return [name for name, plain in names if not is_machinery(plain) and not is_panic(plain)]
+    names = [(one, "" if one.nameless else plain_name(one.function)) for one in frames]
+    return [_named(one) for one, plain in names if not is_machinery(plain) and not is_panic(plain)]
+
+
+def _named(frame: TracedFrame) -> str:
+    """What a frame's function is called. Behind a call that never returns the kernel names the function after it."""
+    return f"the function in front of {frame.function}" if frame.nameless else frame.function
 
 
 def _chain(functions: Sequence[str]) -> str:

@@ -60,9 +60,10 @@ _PLACE: Final = re.compile(
 )
 _WHERE: Final = re.compile(
     r"^\s*(?:RIP: 0010:|pc : |epc : +(?:[0-9a-f]{8,16} )?|epc {3}: [0-9a-f]{8,16} |PC is at |NIP \[[0-9a-f]{8,16}\] "
+    r"|ERA: [0-9a-f]{8,16} "
     r"|Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \((?:\[<[0-9a-f]+>\] )?)" + _PLACE.pattern
 )
-"""Of x86, arm64, riscv, mips, arm, powerpc and s390."""
+"""Of x86, arm64, riscv, mips, arm, powerpc, loongarch and s390."""
 _BAD_WHERE: Final = re.compile(r"^\s*(?:RIP: 0010:|pc : )(?:0x([0-9a-f]{1,16})\s*$|Bad RIP value)")
 _USER: Final = re.compile(r"^\s*RIP: 00(?:33|23):")
 _REGISTER: Final = re.compile(

@@ -43,6 +43,8 @@ class Held:
 
     def page(self, key: tuple[str, ...], page: int, make: Callable[[], str]) -> str:
         """Page `page` of an answer. `make` makes it when page 1 is asked for, or it is not held any more."""
+        if page < 1:
+            raise UsageError(f"there is no page {page}", hint="pages are counted from 1")
         with self._lock:
             text = None if page == 1 else self._texts.get(key)
         if text is None:

@@ -44,10 +44,29 @@ def server(
         from mcp.server.mcpserver import Context
         from mcp.server.mcpserver.exceptions import ToolError
         from mcp.types import ToolAnnotations
+        from pydantic import ValidationError
     except ImportError as error:
         raise missing_extra("the Model Context Protocol's server", "mcp", "mcp") from error
-    made: MCPServer[Any] = MCPServer("vmbox", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
+
+    class Server(MCPServer[Any]):
+        async def call_tool(
+            self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+        ) -> Any:
+            known = parameters.get(name, arguments)
+            if unknown := sorted(arguments.keys() - set(known)):
+                raise ToolError(f"{name} has no parameter {', '.join(unknown)}\nhint: it has {', '.join(known)}")
+            try:
+                return await super().call_tool(name, arguments, context)
+            except ToolError as error:
+                if not isinstance(error.__cause__, ValidationError):
+                    raise
+                wrong = error.__cause__.errors(include_url=False, include_input=False)
+                said = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in wrong)
+                raise ToolError(f"{name}: {said}\nhint: its parameters are {', '.join(known)}") from error
+
+    made: MCPServer[Any] = Server("vmbox", version=__version__, instructions=_INSTRUCTIONS, log_level="WARNING")
     tools = Tools(directories, engine, sources)
+    parameters = {one.__name__: list(inspect.signature(one).parameters) for one in tools.all()}
     reading = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
     def add(function: Callable[..., str]) -> None:

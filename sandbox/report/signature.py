@@ -2,7 +2,8 @@
 
 It consists of the class of the cause and the significant frames: those between the functions that handle the panic and
 the system call or thread. It leaves out addresses, offsets and compilers' suffixes for parts of functions. If the
-debugger has no backtrace, the frames are from the call trace in the log: they are the same where both are there.
+debugger has no backtrace, the frames are from the call trace in the log: they are the same where both are there, but
+for a function that ends in panic(), of which some kernels print the name of the one behind it.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def _names(frames: Sequence[Frame | TracedFrame]) -> Iterator[tuple[str, bool]]:
     """Plain names, and whether an exception stopped the function."""
     for frame in frames:
         if isinstance(frame, TracedFrame):
-            yield plain_name(frame.function), frame.stopped
+            name = plain_name(frame.function)
+            yield f"(in front of {name})" if frame.nameless else name, frame.stopped
             continue
         if not frame.inline:
             yield plain_name(frame.function), frame.stopped

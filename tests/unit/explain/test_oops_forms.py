@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from test_fault import ALONE, said
 
-from sandbox.dump import panic as panics, printk
+from sandbox.dump import panic as panics, printk, read_log
 from sandbox.explain import oops
 from sandbox.explain.fault import explain
 from sandbox.explain.model import Fault
+from sandbox.report import signature
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "dumps"
 
 DIED = "Kernel panic - not syncing: Fatal exception"
 
@@ -260,3 +265,23 @@ def test_what_a_checker_says_between_the_lines_of_an_oops_is_not_the_oops_own() 
 def test_these_oopses_are_read_wherever_they_are_cut(lines: tuple[str, ...]) -> None:
     for end in range(len(lines)):
         oops.find(lines[:end])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("aarch64-6.1-zlib", "in the function in front of sysrq_reset_seq_param_set < __handle_sysrq < "),
+        ("riscv64-6.12-zlib", "in the function in front of sysrq_reset_seq_param_set < __handle_sysrq < "),
+        ("s390x-6.1-qemu", "in the function in front of mount_root < prepare_namespace < "),
+        ("ppc64le-6.1-zlib", "in sysrq_handle_crash < __handle_sysrq < "),
+        ("loongarch64-7.2-qemu", "In i8042_flush+0x58."),
+    ],
+)
+def test_no_function_is_named_that_genuine_kernels_did_not_run(name: str, words: str) -> None:
+    """sysrq_handle_crash() ends with panic(), which never returns: its return address is in the next function."""
+    log = [line.decode() for line in read_log(FIXTURES / name)]
+    panic = next(line for line in log if "Kernel panic" in line)
+    fault = explain(log, arch=None, readings=ALONE, panic=panic.partition("] ")[2], debugger=None)
+    assert fault is not None
+    assert words in said(fault, "where")
+    assert {"sysrq_reset_seq_param_set", "mount_root"}.isdisjoint(signature.of(cause=None, log=log).frames)
