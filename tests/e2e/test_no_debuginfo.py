@@ -56,7 +56,9 @@ _NAMES = {
 def functions(stack: Backtrace) -> list[str]:
     return [
         _NAMES.get(name, name)
-        for name in (re.sub(r"\.(?:cold|isra|constprop).*", "", one.function) for one in stack.frames if not one.inline)
+        for name in (
+            re.sub(r"\.(?:cold|isra|constprop|part).*", "", one.function) for one in stack.frames if not one.inline
+        )
     ]
 
 
