@@ -111,8 +111,14 @@ class Crash:
     def output_files(self, command: str) -> frozenset[str]:
         return output_files(command)
 
+    def line_command(self, address: str) -> str:
+        return f"dis -l {address} 1"
+
     def instruction_command(self, address: str) -> str:
         return f"dis -l {address} 1"
+
+    def layout_command(self, structure: str) -> str:
+        return f"struct -o {structure}"
 
     def modules_requested(self, command: str) -> frozenset[str] | None:
         return modules_loaded_by(command)

@@ -183,9 +183,19 @@ class Drgn:
     def output_files(self, command: str) -> frozenset[str]:
         return frozenset(name for name in redirected_by_shell(command) if not name.startswith("/dev/"))
 
+    def line_command(self, address: str) -> str:
+        # `sym` has the line at which the function begins.
+        del address
+        return "bt -l"
+
     def instruction_command(self, address: str) -> str:
         # It has no disassembler.
-        return f"sym {address}"
+        del address
+        return "log"
+
+    def layout_command(self, structure: str) -> str:
+        # It knows no -o.
+        return f"struct {structure}"
 
     def modules_requested(self, command: str) -> frozenset[str] | None:
         return modules_loaded_by(command)

@@ -139,10 +139,16 @@ class Debugger(Protocol):
     def commands(self) -> Sequence[str]:
         """Names of its commands, for completion."""
 
+    def line_command(self, address: str) -> str:
+        """The command that shows the source line of the code address (hexadecimal) at which the panicking task was."""
+
     def instruction_command(self, address: str) -> str:
-        """The command that shows the source line of a code address (hexadecimal), and its instruction if there is one
-        that does.
+        """The command that shows the instruction there, or the kernel's log where none does: it has its bytes, and the
+        registers.
         """
+
+    def layout_command(self, structure: str) -> str:
+        """The command that shows the members of a structure, with their offsets if there is one that does."""
 
     # The debug files of modules.
 

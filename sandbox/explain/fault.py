@@ -178,7 +178,7 @@ class _Explainer:
                 inlined = f", in {inner.function}(), which is inlined there" if inner.inline else ""
                 text += f", {inner.file}:{inner.line}{inlined}"
             pc = self._facts.pc if self._facts else None
-            command = self._debugger.instruction_command(f"{pc:x}") if pc is not None else "bt -l"
+            command = self._debugger.line_command(f"{pc:x}") if pc is not None else "bt -l"
             yield Sentence(topic="where", text=f"{text}.", command=command)
         callers = self._callers()
         if callers:
@@ -298,7 +298,7 @@ class _Explainer:
                 yield Sentence(
                     topic="how",
                     text=f"{text}: {_x(base.value)} + 0x{base.offset:x} is {type_}.{member}.",
-                    command=f"struct -o {named[1]}" if (named := _STRUCT.fullmatch(type_)) else None,
+                    command=self._debugger.layout_command(named[1]) if (named := _STRUCT.fullmatch(type_)) else None,
                 )
 
     def _loaded(self) -> Iterator[Sentence]:

@@ -18,7 +18,10 @@ from sandbox.model import DumpFormat
 _NAMES = ("vmcore", "dump.", "kdump.")
 """Prefixes of kdump's file names. Such a file is a dump whatever its content, so that damaged dumps are reported."""
 _ARCHIVES = (".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".zip", ".7z", ".cpio")
-_LOG = re.compile(r"dmesg|kern|console|serial|oops|panic|(?:\.log|\.crash)(?:\.gz)?$", re.IGNORECASE)
+_LOG = re.compile(
+    r"dmesg|kern|netcon|console|serial|oops|panic|syslog|journal|messages|ipmi|bmc|(?:\.log|\.crash)(?:\.gz)?$",
+    re.IGNORECASE,
+)
 """Names of files that may be the log of a crash."""
 _DEEPEST = 100
 """Directories in each other that are searched: more are no place where dumps are kept."""

@@ -157,6 +157,7 @@ def test_a_known_cause_is_explained(docker_engine: EngineUnderTest, dumps, kerne
     answers = {}
     for command in commands:
         done = docker_engine.run("run", str(dump), "--", command)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
         answers[command] = done.stdout.decode(errors="replace")
     has_crash = kernel != "7.2"  # crash 9.0.2 does not know it
     stack = docker_engine.run("run", str(dump), "--with", "crash", "--", "bt") if has_crash else None

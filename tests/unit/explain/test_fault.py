@@ -46,6 +46,24 @@ def said(fault: Fault, topic: str | None = None) -> str:
     return "\n".join(one.text for one in fault.sentences if topic in {None, one.topic})
 
 
+@pytest.mark.parametrize(
+    ("debugger", "where", "how", "layout"),
+    [("crash", "dis -l ", "dis -l ", "struct -o vmbox_route"), ("drgn", "bt -l", "log", "struct vmbox_route")],
+)
+def test_the_commands_are_those_of_the_debugger_that_answers(debugger: str, where: str, how: str, layout: str) -> None:
+    """drgn's `sym` has the line of the function's beginning, its `struct` no -o; it has no `dis`."""
+    fault = explained("general-protection", debugger=debugger)
+    first = {one.topic: one.command or "" for one in reversed(fault.sentences)}
+    assert first["where"].startswith(where)
+    assert first["how"].startswith(how)
+    assert layout in {one.command for one in fault.sentences}
+    assert {one.topic for one in fault.sentences} <= TOPICS.keys()
+    for one in fault.sentences:
+        assert one.command is None or one.command.split()[0] in DEBUGGERS[debugger].commands
+        # drgn's sys has no such option.
+        assert one.command != "sys -t"
+
+
 def test_a_text_that_was_copied_over_a_pointer_is_named_with_the_member_that_was_read() -> None:
     fault = explained("general-protection")
     assert (fault.function, fault.offset, fault.module, fault.access) == ("vmbox_gateway", 5, "vmbox_demo", "read")
@@ -204,19 +222,6 @@ def test_a_page_fault_is_said_by_its_error_code(code: int, address: int, words: 
     fault = explain(log, arch="x86_64", readings=ALONE, taint=())
     assert fault is not None
     assert words in said(fault, "what")
-
-
-@pytest.mark.parametrize("debugger", ["crash", "drgn"])
-def test_commands_are_those_of_the_debugger_that_answers(debugger: str) -> None:
-    fault = explained("general-protection", debugger=debugger)
-    where = next(one for one in fault.sentences if one.topic == "where")
-    assert where.command is not None
-    assert where.command.startswith({"crash": "dis -l ffffffff", "drgn": "sym ffffffff"}[debugger])
-    assert {one.topic for one in fault.sentences} <= TOPICS.keys()
-    for one in fault.sentences:
-        assert one.command is None or one.command.split()[0] in DEBUGGERS[debugger].commands
-        # drgn's sys has no such option.
-        assert one.command != "sys -t"
 
 
 def test_the_text_has_a_command_below_what_it_shows() -> None:

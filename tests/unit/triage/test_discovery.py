@@ -71,6 +71,18 @@ def test_logs_of_crashes_are_found_where_there_is_no_dump(tmp_path: Path) -> Non
     assert find([tmp_path]) == [tmp_path / "console.log", kept, both / "vmcore"]
 
 
+@pytest.mark.parametrize("name", ["syslog.1", "journal.json", "messages-20261127", "netconsole-10.0.0.7", "bmc.txt"])
+def test_logs_are_found_under_the_names_that_their_writers_give(tmp_path: Path, name: str) -> None:
+    oops = (
+        "[    9.000001] CPU: 0 PID: 7 Comm: a Not tainted 6.1.0-50-amd64 #1\n[    9.1] Kernel panic - not syncing: x\n"
+    )
+    (tmp_path / name).write_text(
+        f"[    9.000000] BUG: kernel NULL pointer dereference, address: 0000000000000008\n{oops}"
+    )
+    (tmp_path / f"{name}.old").write_text("[    1.000000] eth0: up\n[    2.000000] eth0: down\n")
+    assert find([tmp_path]) == [tmp_path / name]
+
+
 def test_what_is_in_a_cache_is_not_found_beside_it(tmp_path: Path) -> None:
     cache = tmp_path / "cache" / "vmbox"
     unpacked = cache / "dumps" / "0123"
