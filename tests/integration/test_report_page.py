@@ -6,17 +6,20 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from browser import Browser, chromium
+from sandbox.explain.wait_facts import WaitAnswer, WaitFacts
+from sandbox.explain.waits import explain as waits_of
 from sandbox.judge import system
 from sandbox.model import CommandStatus, Vmcore
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs
 from sandbox.report.html import html
-from sandbox.report.model import CommandRun
+from sandbox.report.model import CommandRun, Report
 from sandbox.triage import table as triage_table
 from sandbox.triage.model import Row, RowStatus
 
@@ -68,7 +71,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made() -> Report:
     lines = (ANSWERS / "6.12.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     texts = {answer["command"]: answer["output"] for answer in found}
@@ -81,8 +84,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     release = system.parse(texts["sys"])["RELEASE"]
     vmcore = Vmcore(path=Path("/var/crash/vmcore"), format="kdump-compressed", size=1 << 26, release=release)
     texts["log"] = "\n".join([*EARLIER, *texts["log"].splitlines()])
+    return read(vmcore, CommandOutputs(texts=texts, runs=runs, mode="", case={"proof": "build-id"}))
+
+
+@pytest.fixture(scope="module")
+def report(made: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
     page = tmp_path_factory.mktemp("report") / "report.html"
-    made = read(vmcore, CommandOutputs(texts=texts, runs=runs, mode="", case={"proof": "build-id"}))
     page.write_text(html(made), encoding="utf-8")
     return page
 
@@ -170,6 +177,37 @@ def test_the_page_can_be_printed(browser: Browser, report: Path) -> None:
     printed = browser.pdf()
     assert printed.startswith(b"%PDF")
     assert 2 <= len(re.findall(rb"/Type\s*/Page\b", printed)) < 60
+
+
+def test_a_deep_drawing_of_waits_scrolls_on_a_screen_and_fits_on_paper(
+    browser: Browser, made: Report, tmp_path: Path
+) -> None:
+    waits = [
+        WaitFacts(
+            pid=pid,
+            command=f"task-{pid}",
+            seconds=9.0,
+            kind="mutex",
+            function="__mutex_lock",
+            functions=("__mutex_lock",),
+            lock=0xFFFF888000000000 + pid,
+            name=None,
+            owner=pid + 1,
+            no_owner="",
+            listed=True,
+        )
+        for pid in range(100, 120)
+    ]
+    found = waits_of(WaitAnswer(errors={}, blocked=len(waits), waits=waits, owners=(), pools=()))
+    page = tmp_path / "report.html"
+    page.write_text(html(replace(made, waits=found)), encoding="utf-8")
+    drawing = "document.querySelector('svg.waits').getBoundingClientRect()"
+    room = "document.querySelector('svg.waits').parentElement.clientWidth"
+    browser.open(page, *SIZES["phone"])
+    assert browser.evaluate(WIDER) <= 0
+    assert browser.evaluate(f"{drawing}.width > {room}"), "its words keep their size"
+    browser.open(page, 794, 1123, medium="print")
+    assert browser.evaluate(f"{drawing}.width <= {room}"), "paper does not scroll"
 
 
 def test_nothing_in_a_dump_runs(browser: Browser, tmp_path: Path) -> None:
