@@ -104,7 +104,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "double-fault": (r"A double fault: .*the stack pointer was 0x", r"In vmbox_switch\+0x\w+ .*\.c:LINE"),
 }
 
-HUNG = [*(("6.1", trigger) for trigger in HANGS if trigger != "deadlock"), ("5.10", "deadlock")]
+HUNG = [*(("6.1", trigger) for trigger in HANGS if trigger != "deadlock"), ("5.10", "deadlock"), ("7.2", "workqueue")]
 
 
 def _line(dump: Path, mark: str) -> int:
@@ -343,7 +343,7 @@ def test_a_deadlock_is_found_with_its_owners(docker_engine: EngineUnderTest, dum
 @pytest.mark.parametrize(("kernel", "trigger"), HUNG)
 def test_what_hangs_is_explained(docker_engine: EngineUnderTest, dumps, kernel: str, trigger: str) -> None:
     """With the test above, the corpus of docs/reliability.md."""
-    dump: Path = dumps(kernel, trigger=trigger)
+    dump: Path = dumps(kernel, form="proc-vmcore" if kernel == "7.2" else "kdump", trigger=trigger)
     told = docker_engine.run("explain" if trigger in {"oom", "sysrq"} else "waits", str(dump), "--json")
     log = docker_engine.run("dmesg", str(dump)).stdout.decode(errors="replace")
     disks = (
