@@ -311,6 +311,9 @@ PANICS = ("null-pointer", "bug", "hung-task", "oom", "soft-lockup", "stack-overf
 """Of a system call, of an interrupt, of a kernel thread, and of exceptions in a module, which has no debug file."""
 IN_EVERY_RUN = {("5.10", "null-pointer"), ("6.1", "soft-lockup"), ("6.12", "null-pointer")}
 """Of 7.2 it is another test's: only drgn reads it."""
+MISREAD = {("5.10", "soft-lockup")}
+"""crash 9.0.2 does not find the registers below the interrupt stack of 5.10 (asm_call_sysvec_on_stack).
+It has others in their place, and not the function that was interrupted, nor its caller. The judge says so."""
 
 
 @pytest.mark.parametrize(
@@ -332,19 +335,20 @@ def test_crash_drgn_and_the_kernel_agree(docker_engine: EngineUnderTest, dumps, 
     assert found == sorted(drgn["pids"]), (tasks.stderr, asked.stderr)
     assert len(found) > 40
     answer = json.loads(stack.stdout)
-    assert answer["verdicts"][0]["agrees"], answer
+    assert answer["verdicts"][0]["agrees"] is ((kernel, trigger) not in MISREAD), answer
+    assert ((kernel, trigger) in MISREAD) is (b"DISAGREES WITH: the log's call trace (crash has " in stack.stderr)
     trace = dump_trace([line.decode(errors="replace") for line in read_log(dump)])
     assert trace is not None
     assert answer["debugger"] == ("drgn" if kernel == "7.2" else "crash")
     (by_vmbox,), (by_drgn,) = backtrace.parse(answer["output"]), backtrace.parse(drgn["stack"])
-    for verdict in (
-        stacks.judge_task(by_drgn, trace, by="drgn"),
-        stacks.between(replace(by_vmbox, task=by_drgn.task), by_drgn, by=answer["debugger"], against="drgn"),
-    ):
-        assert verdict is not None
-        assert verdict.agrees, verdict
-        # The watchdog's own stack, of a kernel thread, has three functions below panic().
-        assert len(verdict.stack) > (2 if trigger == "hung-task" else 5)
+    between = stacks.between(replace(by_vmbox, task=by_drgn.task), by_drgn, by=answer["debugger"], against="drgn")
+    assert between is not None
+    assert between.agrees is ((kernel, trigger) not in MISREAD), between
+    verdict = stacks.judge_task(by_drgn, trace, by="drgn")
+    assert verdict is not None
+    assert verdict.agrees, verdict
+    # The watchdog's own stack, of a kernel thread, has three functions below panic().
+    assert min(len(one.stack) for one in (verdict, between)) > (2 if trigger == "hung-task" else 5)
 
 
 def test_a_crash_that_is_too_old_for_the_kernel_is_contradicted(docker_engine: EngineUnderTest, dumps) -> None:
