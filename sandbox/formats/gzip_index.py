@@ -68,11 +68,16 @@ class GzipSource:
         import indexed_gzip
 
         spacing = max(_NEAREST, _EXPECTED * (source.size or 0) // _MOST)
+        self._raw = _File(source)
         try:
-            self._file = _opened(source, spacing, index) if index is not None else _indexed(source, spacing, advance)
+            if index is not None:
+                self._file = _opened(self._raw, spacing, index)
+            else:
+                self._file = _indexed(self._raw, spacing, advance)
             self.size = self._file.seek(0, io.SEEK_END)
             end = source.read_at((source.size or 0) - 4, 4)
         except (OSError, EOFError, ValueError, indexed_gzip.ZranError) as error:
+            _raise_own(self._raw, error)
             raise CorruptData(f"the gzip file is damaged ({error})") from error
         if int.from_bytes(end, "little") != self.size & 0xFFFFFFFF:
             # The library takes a cut file for a whole one. One of several members is another reader's to judge.
@@ -102,7 +107,8 @@ class GzipSource:
         try:
             self._file.seek(number * _BLOCK)
             data = self._file.read(wanted)
-        except (EOFError, ValueError, indexed_gzip.ZranError) as error:
+        except (OSError, EOFError, ValueError, indexed_gzip.ZranError) as error:
+            _raise_own(self._raw, error)
             raise CorruptData(f"the gzip file is damaged ({error})") from error
         if len(data) < wanted:
             raise CorruptData("the gzip file ends too early")
@@ -111,15 +117,21 @@ class GzipSource:
         self._there[number] = 1
 
 
-def _opened(source: Source, spacing: int, index: IO[bytes]) -> Any:
+def _raise_own(raw: _File, error: Exception) -> None:
+    """Raises what ended a read of the file, if something did, and not what the library says of it."""
+    if raw.failure is not None and raw.failure is not error:
+        raise raw.failure from error
+
+
+def _opened(raw: _File, spacing: int, index: IO[bytes]) -> Any:
     import indexed_gzip
 
-    file = indexed_gzip.IndexedGzipFile(fileobj=_File(source), spacing=spacing, auto_build=False, readbuf_size=_READ)
+    file = indexed_gzip.IndexedGzipFile(fileobj=raw, spacing=spacing, auto_build=False, readbuf_size=_READ)
     file.import_index(fileobj=index)
     return file
 
 
-def _indexed(source: Source, spacing: int, advance: Callable[[int], None]) -> Any:
+def _indexed(raw: _File, spacing: int, advance: Callable[[int], None]) -> Any:
     """The library's file with a full index. Where it has too many places, because the dump is smaller by far when it is
     compressed, or is made to be, it is begun again with fewer. Raises `CorruptData`.
     """
@@ -127,7 +139,7 @@ def _indexed(source: Source, spacing: int, advance: Callable[[int], None]) -> An
 
     began, read = time.thread_time(), 0
     while True:
-        raw = _File(source)
+        raw.begin_again()
         file = indexed_gzip.IndexedGzipFile(fileobj=raw, spacing=spacing, auto_build=False, readbuf_size=_READ)
         done = 0
 
@@ -174,7 +186,12 @@ class _File(io.RawIOBase):
         self._source = source
         self.look: Callable[[int], None] = _nothing
         """Called with the size of what was read, and may raise."""
+        self.failure: BaseException | None = None
+        """What ended the last read: the library says of each that the file cannot be read, of Ctrl-C too."""
         self._at = 0
+
+    def begin_again(self) -> None:
+        self._at, self.failure = 0, None
 
     def readable(self) -> bool:
         return True
@@ -183,10 +200,14 @@ class _File(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        left = (self._source.size or 0) - self._at
-        data = self._source.read_at(self._at, left if size < 0 else size)
-        self._at += len(data)
-        self.look(len(data))
+        try:
+            left = (self._source.size or 0) - self._at
+            data = self._source.read_at(self._at, left if size < 0 else size)
+            self._at += len(data)
+            self.look(len(data))
+        except BaseException as error:
+            self.failure = error
+            raise
         return data
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:

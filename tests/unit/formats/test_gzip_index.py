@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from sandbox.errors import DumpUnreadable
 from sandbox.formats import gzip_index
 from sandbox.formats.streams import BytesSource, CorruptData
 
@@ -73,3 +74,32 @@ def test_a_gzip_file_of_very_many_members_is_refused_at_once():
     with pytest.raises(CorruptData, match="more than one member"):
         made(many)
     assert time.process_time() - start < 2
+
+
+class Interrupted(BytesSource):
+    """Its read number `last` raises `error`: Ctrl-C, as Python raises it there, or what a server said."""
+
+    reads, last = 0, -1
+    error: BaseException
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self.reads += 1
+        if self.reads == self.last:
+            raise self.error
+        return super().read_at(offset, size)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), DumpUnreadable("the server has another version")])
+@pytest.mark.parametrize("later", [False, True])
+def test_what_ends_a_read_is_no_damage_of_the_file(error, later):
+    source = Interrupted(gzip.compress(PIECE * 8, compresslevel=1))
+
+    def read() -> None:
+        source.last = -1 if later else 3
+        opened = gzip_index.GzipSource(source, io.BytesIO())
+        source.last = source.reads + 1
+        opened.read_at(0, 100)
+
+    source.error = error
+    with pytest.raises(type(error)):
+        read()
