@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandbox.case.places import SESSION_VERSION, SLOTS, VIEW_LOCK, VIEW_LOG, fifo
 from sandbox.errors import CaseNotFound, pasteable, refuse_empty, unwritable
-from sandbox.host import decode, paths
+from sandbox.host import decode, network_files, paths
 from sandbox.host.files import write_atomically
 from sandbox.host.locks import is_locked, locked
 from sandbox.model import REMOTE_SCHEMES, Case, key_of
@@ -202,6 +202,7 @@ def key(dump: Path, endpoint: str | None = None) -> str:
     """
     if endpoint is not None:
         return hashlib.sha256(f"{endpoint}\0{dump}".encode(errors="surrogateescape")).hexdigest()[:10]
+    network_files.ask(dump)
     path = dump.resolve()
     state = path.stat()
     text = f"{path}\0{state.st_dev}\0{state.st_ino}\0{state.st_size}\0{state.st_mtime_ns}"

@@ -27,6 +27,7 @@ from sandbox.dump.memory_dump import apply_dump
 from sandbox.dump.source import SECONDS, Asking, Budget, DeadlineExceeded, FileSource, beside, cannot_open
 from sandbox.errors import DumpDamaged, DumpError, DumpUnreadable, NotADump, VmboxError, pasteable
 from sandbox.formats.streams import Source
+from sandbox.host import network_files
 from sandbox.log import Log
 from sandbox.model import DumpFormat, Vmcore, Wrapper
 
@@ -91,6 +92,7 @@ def _identify(
     path: Path, budget: Budget, *, log: bool, kept: Callable[[], Path] | None, below: Path | None = None
 ) -> Vmcore:
     """The same; what was found `below` a directory is opened without following links."""
+    network_files.ask(path)
     try:
         directory = below is None and path.is_dir()
     except OSError as error:  # a directory above it is closed to us

@@ -21,6 +21,7 @@ from typing import Final, Protocol, Self
 
 from sandbox.errors import DumpNotFound, DumpUnreadable, NotADump, pasteable
 from sandbox.formats.streams import Source
+from sandbox.host import network_files
 from sandbox.log import without_secrets
 from sandbox.model import DUMP_SCHEMES
 
@@ -198,8 +199,11 @@ class FileSource:
                 f"{path} is the memory of the running kernel, which changes while it is read",
                 hint="make a dump of it: makedumpfile -d 31 /proc/kcore vmcore   or read it on the host: drgn -k",
             )
+        self._network = network_files.kind(path)
         try:
-            self._fd = open_evidence(path) if below is None else open_below(below, path)
+            self._fd = network_files.answer(
+                lambda: open_evidence(path) if below is None else open_below(below, path), path, self._network
+            )
         except OSError as error:
             raise cannot_open(path, error) from error
         try:
@@ -240,7 +244,7 @@ class FileSource:
         size = min(size, READ_LIMIT, self.size - offset)
         pieces = []
         try:
-            while size > 0 and (piece := os.pread(self._fd, size, offset)):
+            while size > 0 and (piece := self._read(size, offset)):
                 pieces.append(piece)
                 offset += len(piece)
                 size -= len(piece)
@@ -250,6 +254,11 @@ class FileSource:
                 hint="the disk or the network file system failed; copy the file somewhere else first",
             ) from error
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read(self, size: int, offset: int) -> bytes:
+        if self._network is None:
+            return os.pread(self._fd, size, offset)
+        return network_files.answer(lambda: os.pread(self._fd, size, offset), self.path, self._network)
 
     @property
     def identity(self) -> str:
