@@ -298,8 +298,16 @@ class _Explainer:
                 yield Sentence(
                     topic="how",
                     text=f"{text}: {_x(base.value)} + 0x{base.offset:x} is {type_}.{member}.",
-                    command=self._debugger.layout_command(named[1]) if (named := _STRUCT.fullmatch(type_)) else None,
+                    command=self._layout(type_),
                 )
+
+    def _layout(self, type_: str) -> str | None:
+        named = _STRUCT.fullmatch(type_)
+        place = self._oops.place if self._oops is not None else None
+        # A module's own types are unknown to the debugger until it is given the module's debug file.
+        if named is None or place is None or place.module is not None:
+            return None
+        return self._debugger.layout_command(named[1])
 
     def _loaded(self) -> Iterator[Sentence]:
         """Where the register came from, if the word is still there."""

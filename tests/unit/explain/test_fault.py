@@ -56,7 +56,9 @@ def test_the_commands_are_those_of_the_debugger_that_answers(debugger: str, wher
     first = {one.topic: one.command or "" for one in reversed(fault.sentences)}
     assert first["where"].startswith(where)
     assert first["how"].startswith(how)
-    assert layout in {one.command for one in fault.sentences}
+    # A type of a module's own, of which crash says that there is no such type.
+    assert not [one for one in fault.sentences if (one.command or "").startswith("struct")]
+    assert DEBUGGERS[debugger].layout_command("vmbox_route") == layout
     assert {one.topic for one in fault.sentences} <= TOPICS.keys()
     for one in fault.sentences:
         assert one.command is None or one.command.split()[0] in DEBUGGERS[debugger].commands

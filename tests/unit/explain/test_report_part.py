@@ -33,7 +33,7 @@ def test_the_fault_is_the_first_section_and_in_the_json(tmp_path: Path) -> None:
     page = html.html(report)
     assert page.index("<h2>What happened</h2>") < page.index("<h2>Identity</h2>")
     assert "rdi holds the text &#34;overflow&#34;." in page
-    assert '<code class="command">struct -o vmbox_route</code>' in page
+    assert '<code class="command">dis -l ffffffff' in page
     made = json.loads(write.as_json(report))
     jsonschema.validate(made, write.schema())
     assert made["fault"]["module"] == "vmbox_demo"
