@@ -311,9 +311,13 @@ PANICS = ("null-pointer", "bug", "hung-task", "oom", "soft-lockup", "stack-overf
 """Of a system call, of an interrupt, of a kernel thread, and of exceptions in a module, which has no debug file."""
 IN_EVERY_RUN = {("5.10", "null-pointer"), ("6.1", "soft-lockup"), ("6.12", "null-pointer")}
 """Of 7.2 it is another test's: only drgn reads it."""
-MISREAD = {("5.10", "soft-lockup")}
-"""crash 9.0.2 does not find the registers below the interrupt stack of 5.10 (asm_call_sysvec_on_stack).
-It has others in their place, and not the function that was interrupted, nor its caller. The judge says so."""
+MISREAD = {("5.10", "soft-lockup"), ("6.12", "hung-task")}
+"""What the judge contradicts.
+
+crash 9.0.2 does not find the registers below the interrupt stack of 5.10 (asm_call_sysvec_on_stack): it has others, and
+neither the function that was interrupted nor its caller. crash 8.0.6 leaves out panic() and watchdog() of 6.12: panic()
+ends with its call of vpanic(), so that the address behind it is another function's.
+"""
 
 
 @pytest.mark.parametrize(
@@ -336,7 +340,7 @@ def test_crash_drgn_and_the_kernel_agree(docker_engine: EngineUnderTest, dumps, 
     assert len(found) > 40
     answer = json.loads(stack.stdout)
     assert answer["verdicts"][0]["agrees"] is ((kernel, trigger) not in MISREAD), answer
-    assert ((kernel, trigger) in MISREAD) is (b"DISAGREES WITH: the log's call trace (crash has " in stack.stderr)
+    assert ((kernel, trigger) in MISREAD) is (b"DISAGREES WITH: the log's call trace (crash " in stack.stderr)
     trace = dump_trace([line.decode(errors="replace") for line in read_log(dump)])
     assert trace is not None
     assert answer["debugger"] == ("drgn" if kernel == "7.2" else "crash")
