@@ -51,8 +51,7 @@ class Channel(FifoChannel):
     """Gives what the other end said, piece by piece, and then the end."""
 
     def __init__(self, content: bytes) -> None:
-        self.buffer = bytearray()
-        self._token = TOKEN
+        self._begin(CASE)
         self._descriptors: list[int] = []
         self._pieces = [piece for piece in content.split(SPLIT) if piece]
 
@@ -90,7 +89,7 @@ CASE = _case()
 
 def read_channel(content: bytes) -> None:
     with _session(content) as talk, contextlib.suppress(VmboxError):
-        talk._ready_file.write_text(talk.debugger.name)
+        talk._ready_file.touch()
         said = bytearray()
         talk.run("bt", said.extend, timeout=1)
         assert len(said) <= len(content)
@@ -117,7 +116,7 @@ def read_remote(content: bytes) -> None:
 def read_files(content: bytes) -> None:
     place = DIRECTORY / "output"
     with _session(content) as talk, contextlib.suppress(SessionDied, SessionFailed):
-        talk._ready_file.write_text(talk.debugger.name)
+        talk._ready_file.touch()
         with OutputDirectory(place) as into, OutputFiles(talk, into, limit=1 << 16) as output:
             output.expect("bt > a")
             output.expect("ps > b")

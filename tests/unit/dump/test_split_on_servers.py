@@ -9,6 +9,7 @@ import pytest
 
 from archives import Archive, serve
 from sandbox.case import dumps
+from sandbox.case.naming import named
 
 
 @pytest.mark.slow
@@ -21,9 +22,9 @@ def test_the_parts_of_a_split_set_on_a_server_are_found_by_their_numbers(
     parts = [dump_writer.kdump(pages, info, split=part) for part in ((0, 20), (20, 40), (40, 64))]
     files = {f"/crash1/vmcore.{number:02}": part for number, part in enumerate(parts, 9)}
     with serve(Archive(files=files)) as site:
-        told = dumps.identify(Path(f"{site.url}/crash1/vmcore.10?X-Signature=SECRET"))
+        told = dumps.identify(named(f"{site.url}/crash1/vmcore.10?X-Signature=SECRET"))
         assert [one.name for one in told.files] == ["vmcore.09", "vmcore.10", "vmcore.11"]
         assert told.complete is True
         del site.files["/crash1/vmcore.11"]
-        less = dumps.identify(Path(f"{site.url}/crash1/vmcore.10"))
+        less = dumps.identify(named(f"{site.url}/crash1/vmcore.10"))
         assert (less.complete, "pages 40 to 64" in str(less.incomplete_reason)) == (False, True)
