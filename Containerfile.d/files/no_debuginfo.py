@@ -120,8 +120,14 @@ def _check_kallsyms(prog):
     version = _VERSION.match(prog["UTS_RELEASE"].string_())
     wide = version is not None and tuple(map(int, version.groups())) >= (6, 1)
     # Between names and tokens are two tables that are not needed, whose pages may not be there.
-    parts = (_filled(prog, start, end) for start, end in ((names, table), (table, index), (index, index + 512)))
-    kallsyms.check(*parts, count=prog.read_u32(number), wide=wide)
+    known, missing = _beginning(prog, names, table)
+    tokens, offsets = prog.read(table, index - table), prog.read(index, 512)
+    try:
+        kallsyms.check(known, tokens, offsets, count=prog.read_u32(number), wide=wide)
+    except kallsyms.KallsymsError:
+        if missing is None:
+            raise
+        raise missing from None
 
 
 def _check_translation(prog):
@@ -192,14 +198,17 @@ def _searched(prog):
     raise why
 
 
-def _filled(prog, start, end):
-    """Memory from `start` to `end`, with zeros where the dump has no page."""
+def _beginning(prog, start, end):
+    """(memory from `start` to `end`, or to the first page that the dump does not have; the error of that page)."""
+    found, at = [], start
     try:
-        return prog.read(start, end - start)
-    except FaultError:
-        first = start - start % PAGE
-        pages = b"".join(_readable(prog, at, PAGE) for at in range(first, end, PAGE))
-        return pages[start - first : end - first]
+        while at < end:
+            size = PAGE - at % PAGE
+            found.append(prog.read(at, min(size, end - at)))
+            at += size
+    except FaultError as error:
+        return b"".join(found), error
+    return b"".join(found), None
 
 
 def _readable(prog, address, size):
