@@ -22,7 +22,7 @@ from sandbox.case import keeper, store, views
 from sandbox.engine import Engine, EngineName, connect, labels
 from sandbox.engine.orphans import orphans
 from sandbox.errors import EngineError
-from sandbox.host import paths
+from sandbox.host import paths, tempdirs
 from sandbox.host.files import age
 from sandbox.host.locks import is_locked
 
@@ -157,8 +157,8 @@ def _cache() -> Iterator[Leak]:
         for entry in sorted(place.glob(pattern)):
             if _mine(entry) and not _may_be_in_use(entry):
                 yield _file(entry, "temporary file", "was not removed to its end")
-    for entry in sorted((place / "tmp").glob("[!.]*")):
-        if _mine(entry) and not is_locked(entry):
+    for entry in sorted(tempdirs.left_behind()):
+        if _mine(entry):
             yield _file(entry, "temporary file", "its process is gone")
     for entry in sorted(place.glob("dumps/*/*.part*")):
         if _mine(entry) and not Path(f"/proc/{entry.name.rpartition('.part')[2]}").exists():

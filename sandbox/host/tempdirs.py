@@ -8,10 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from sandbox.errors import NoSpace
 from sandbox.host import paths
 from sandbox.host.locks import is_locked, locked
+
+_LOCK: Final = ".lock"
+"""Held while a directory is made and locked."""
 
 
 @contextmanager
@@ -21,15 +25,30 @@ def scratch_directory() -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             paths.make_directory(directory)
-            with locked(directory / ".lock"):
-                for left in directory.iterdir():
-                    if left.is_dir() and not is_locked(left):
-                        shutil.rmtree(left, ignore_errors=True)
+            with locked(directory / _LOCK):
+                for left in _left_in(directory):
+                    shutil.rmtree(left, ignore_errors=True)
                 made = Path(tempfile.mkdtemp(dir=directory))
-                stack.callback(shutil.rmtree, made, ignore_errors=True)
-                # Held while this process lives. A directory that can be locked belongs to no process.
+                # Held while this process lives, also while it is removed: one that can be locked belongs to no process.
                 stack.enter_context(locked(made))
+                stack.callback(shutil.rmtree, made, ignore_errors=True)
         except OSError as error:
             hint = "choose another place with $VMBOX_CACHE_DIR"
             raise NoSpace(f"{directory}: {error.strerror}", hint=hint) from error
         yield made
+
+
+def left_behind() -> list[Path]:
+    """Scratch directories whose process is gone."""
+    directory = paths.cache_dir() / "tmp"
+    try:
+        if (directory / _LOCK).exists():
+            with locked(directory / _LOCK):
+                return list(_left_in(directory))
+    except PermissionError:
+        pass  # another user's
+    return []
+
+
+def _left_in(directory: Path) -> Iterator[Path]:
+    return (entry for entry in directory.iterdir() if entry.is_dir() and not is_locked(entry))

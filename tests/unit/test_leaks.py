@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,28 @@ def test_cache(places: Path, gone: int) -> None:
         leak.remove()
     assert names() == set()
     assert (places / "cache" / "debuginfo" / build).is_dir()
+
+
+def test_a_scratch_directory_is_nobodys_at_no_time(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not while it is made, nor while it is removed: a doctor beside it said that its process is gone."""
+    seen: list[bool] = []
+
+    def mkdtemp(directory: Path) -> str:
+        seen.append(is_locked(directory / ".lock"))
+        (directory / "made").mkdir()
+        return str(directory / "made")
+
+    def rmtree(path: Path, **_: object) -> None:
+        seen.append(is_locked(path))
+        path.rmdir()
+
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **given: mkdtemp(given["dir"]))
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with scratch_directory():
+        assert names() == set()
+    assert seen == [True, True]
+    (places / "cache" / "tmp" / "left").mkdir()
+    assert names() == {"left"}
 
 
 def test_a_lock_ends_with_its_holder(places: Path) -> None:
