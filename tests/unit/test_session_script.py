@@ -188,10 +188,10 @@ def test_what_the_script_says_to_a_killed_client_is_no_word_of_the_debugger(case
     assert b"".join(said) == b"whole\n"
 
 
-def test_a_debugger_is_in_the_mode_that_is_told_though_another_client_was_killed_while_it_started(
-    case: Case, lines: Lines, monkeypatch: pytest.MonkeyPatch
+def _killed_while_it_starts(
+    case: Case, lines: Lines, monkeypatch: pytest.MonkeyPatch, modes: Sequence[StartMode] | None
 ) -> None:
-    """The first one started it with less than all of its abilities."""
+    """A client that has asked for the debugger, and waits for its prompt no more."""
 
     def die(_self: FifoChannel, _seconds: float | None) -> bool:
         raise Killed
@@ -199,7 +199,14 @@ def test_a_debugger_is_in_the_mode_that_is_told_though_another_client_was_killed
     with monkeypatch.context() as patch, Session(case, debugger=lines) as session:
         patch.setattr(FifoChannel, "receive", die)
         with pytest.raises(Killed):
-            session.start(lines.start_modes[1:])
+            session.start(modes)
+
+
+def test_a_debugger_is_in_the_mode_that_is_told_though_another_client_was_killed_while_it_started(
+    case: Case, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one started it with less than all of its abilities."""
+    _killed_while_it_starts(case, lines, monkeypatch, lines.start_modes[1:])
     said: list[bytes] = []
     with Session(case, debugger=lines) as session:
         session.start(lines.start_modes[:1])
@@ -210,13 +217,7 @@ def test_a_debugger_is_in_the_mode_that_is_told_though_another_client_was_killed
 def test_a_start_that_a_killed_client_began_is_gone_on_with(
     case: Case, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(_self: FifoChannel, _seconds: float | None) -> bool:
-        raise Killed
-
-    with monkeypatch.context() as patch, Session(case, debugger=lines) as session:
-        patch.setattr(FifoChannel, "receive", die)
-        with pytest.raises(Killed):
-            session.start()
+    _killed_while_it_starts(case, lines, monkeypatch, None)
     pid = case.directory / "tmp" / ".debugger.pid.2"
     deadline = time.monotonic() + 10
     while not pid.exists() or not pid.read_text():
