@@ -47,8 +47,6 @@ _BRACKETED: Final = re.compile(rb"\[(?:[A-Z][a-z]{2}[ \d]\d \d\d:\d\d| *\+\d{1,9
 _PREFIXED: Final = 4
 """Bytes of the shortest line that may have a prefix, but for a quote's or a priority's."""
 _QUOTE: Final = re.compile(rb"(?:>[ \t]?){1,20}")
-_FACILITY: Final = re.compile(rb"([a-z0-9]{2,10}) *:[a-z]{3,6} *: ")
-"""Facility and level of dmesg -x."""
 _PRI: Final = re.compile(rb"<\d{1,3}>(?:1 )?")
 _KERNEL: Final = re.compile(rb"(?:[\w.:@%/-]{1,128} )?kernel(?:\[\d{1,7}\])?: ")
 """Host and tag of syslog and journalctl."""
@@ -246,7 +244,7 @@ def _records(text: bytes, ask: Callable[[], object]) -> Iterator[Record]:
             yield from _extended(head, line[head.end() :], fragments)
         elif not (raw.startswith(b" ") and at and re.match(rb" [A-Z_]{3,32}=", raw)):
             record = printk.from_line(line)
-            program = (facility := _FACILITY.match(raw)) is not None and facility[1] != b"kern"
+            program = (facility := printk.FACILITY.match(raw)) is not None and facility[1] != b"kern"
             yield replace(record, from_program=True) if program else record
 
 
@@ -280,7 +278,7 @@ def _without_prefixes(line: bytes, *, tagged: bool) -> bytes | None:
     head, rest = line[:_LONGEST], line[_LONGEST:]
     if (quote := _QUOTE.match(head)) is not None:
         head = head[quote.end() :]
-    if (facility := _FACILITY.match(head)) is not None:
+    if (facility := printk.FACILITY.match(head)) is not None:
         head = head[facility.end() :]
     if (pri := _PRI.match(head)) and not printk.stamped(head):
         # syslog's priority; the kernel's level goes with the time.

@@ -31,7 +31,9 @@ _STATE_BITS: Final = 2
 _COMMITTED: Final = 1
 _FINALIZED: Final = 2
 
-_LEVEL: Final = re.compile(rb"^(?:<(\d{1,3})>|[a-z0-9]{2,10} *:[a-z]{3,6} *: )")
+FACILITY: Final = re.compile(rb"([a-z0-9]{2,10}) *:[a-z]{3,6} *: ")
+"""Facility and level of dmesg -x."""
+_LEVEL: Final = re.compile(rb"^(?:<(\d{1,3})>|%b)" % FACILITY.pattern)
 """The level as the kernel stores it, or as dmesg -x prints it."""
 _LEVELS: Final = 7
 """The highest level; a number above has a facility in it."""
