@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
 from sandbox.case.places import DESCRIBED
-from sandbox.case.provision import Provisioned, newest_with
+from sandbox.case.provision import Provisioned, newest_with, profile_with
 from sandbox.case.without_debuginfo import WithoutDebuginfo, provision_or_without
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
@@ -109,7 +109,7 @@ def case_with(
         if options.once:
             _close_case(case)
         raise lacking(case, debugger)
-    image = options.image or newest_with(debugger)
+    image = options.image or newest_with(debugger).name
     if case is None:
         reporter.notice(f"{debugger.name} needs no emulation: it runs in the image of {image}")
     else:
@@ -117,7 +117,10 @@ def case_with(
         reporter.notice(f"{lacks(case, debugger)}: it runs in that of {image}{beside}")
         if options.once:
             _close_case(case)
-    return open_dump(dump, replace(options, image=image, once=True, native=True), reporter), True
+    options = replace(options, once=True, native=True)
+    if options.image is None:
+        options = replace(options, image=profile_with(debugger, options, reporter))
+    return open_dump(dump, options, reporter), True
 
 
 def _needs_emulation(dump: Path, options: OpenOptions) -> bool:

@@ -231,7 +231,8 @@ def _with_base(
             return None
         return images.ensure_base(profile, engine, reporter)
 
-    return _first_available(selection, release, options, reporter, ensure_base)[0]
+    others = _fallbacks(selection, release, options)
+    return _first_available(selection, others, reporter, ensure_base)[0]
 
 
 def _ensure_image(
@@ -239,23 +240,25 @@ def _ensure_image(
 ) -> tuple[Profile, str]:
     from sandbox import image as images
 
+    others = _fallbacks(selection, release, options)
     used, image = _first_available(
-        selection, release, options, reporter, lambda profile: images.ensure(profile, engine, reporter)
+        selection, others, reporter, lambda profile: images.ensure(profile, engine, reporter)
     )
     return used.crash_from, image
 
 
-def _first_available(
-    selection: Selection,
-    release: str | None,
-    options: OpenOptions,
-    reporter: Reporter,
-    make: Callable[[Profile], _T],
-) -> tuple[Selection, _T]:
-    """(selection, what `make` makes of its profile): the first that can be made, unless the user chose one."""
-    from sandbox.profiles import fallbacks, platforms
+def _fallbacks(selection: Selection, release: str | None, options: OpenOptions) -> Iterator[Selection]:
+    from sandbox.profiles import fallbacks
 
-    others = iter(()) if options.image is not None else fallbacks(selection, release)
+    return iter(()) if options.image is not None else fallbacks(selection, release)
+
+
+def _first_available(
+    selection: Selection, others: Iterator[Selection], reporter: Reporter, make: Callable[[Profile], _T]
+) -> tuple[Selection, _T]:
+    """(selection, what `make` makes of its profile): the first that can be made."""
+    from sandbox.profiles import platforms
+
     while True:
         try:
             return selection, make(selection.crash_from)
@@ -333,11 +336,42 @@ def debuginfo_helpers(
         engine.close()
 
 
-def newest_with(debugger: Debugger) -> str:
-    """The name of the newest profile, which has the debugger. Raises `ConfigurationError` where it has not."""
+def ensure_with(
+    debugger: Debugger, engine: Engine, reporter: Reporter, *, first: Profile | None = None
+) -> tuple[Profile, str]:
+    """(profile, image): `first`, by default the newest one, which has the debugger; where its image cannot be made, the
+    next best that has it. The debugger reads any kernel.
+    """
+    from sandbox import image as images
+    from sandbox.profiles import Selection, fallbacks
+
+    first = newest_with(debugger) if first is None else first
+    selection = Selection(distribution=first, crash_from=first, reason="")
+    used, image = _first_available(
+        selection,
+        fallbacks(selection, None, debugger=debugger.name),
+        reporter,
+        lambda profile: images.ensure(profile, engine, reporter),
+    )
+    return used.crash_from, image
+
+
+def profile_with(debugger: Debugger, options: OpenOptions, reporter: Reporter) -> str:
+    """The name of the profile of `ensure_with`, on the engine of `options`."""
+    from sandbox.engine import connect
+
+    engine = connect(options.engine)
+    try:
+        return ensure_with(debugger, engine, reporter)[0].name
+    finally:
+        engine.close()
+
+
+def newest_with(debugger: Debugger) -> Profile:
+    """The newest profile, which has the debugger. Raises `ConfigurationError` where it has not."""
     from sandbox.profiles import load
 
     for profile in load().values():
         if profile.latest and debugger.name in profile.image.debuggers:
-            return profile.name
+            return profile
     raise ConfigurationError(f"the newest profile has no {debugger.name}", hint="name one that has: --image PROFILE")

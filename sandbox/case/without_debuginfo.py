@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sandbox.case import arrival, store
 from sandbox.case.options import OpenOptions
-from sandbox.case.provision import Provisioned, newest_with, provision
+from sandbox.case.provision import Provisioned, ensure_with, newest_with, provision
 from sandbox.debugger import DEBUGGERS
 from sandbox.errors import DebuginfoNotFound, DownloadFailed
 from sandbox.host import paths
@@ -79,7 +79,7 @@ def _is_far(vmcore: Vmcore, selection: Selection, engine: Engine) -> bool:
 
     return (
         not engine.info().remote
-        and engine.image(images.reference(_profile(None, engine))) is not None
+        and engine.image(images.reference(_at_hand_or_newest(engine))) is not None
         and peek(vmcore, selection.distribution, paths.cache_dir()) is None
         and not self_contained.is_there(vmcore, engine)
         and next(iter(local.beside(vmcore.path, vmcore.release)), None) is None
@@ -100,26 +100,32 @@ def _is_awaited(vmcore: Vmcore, engine: Engine) -> bool:
     return stage is arrival.Stage.FETCHING
 
 
-def _profile(image: str | None, engine: Engine) -> Profile:
-    """The profile whose image reads dumps without debuginfo: the user's choice `image`, else the newest, or another one
-    that is at hand where the newest is not.
+_DEBUGGER: Final = next(one for one in DEBUGGERS.values() if not one.needs_debuginfo)
+
+
+def _at_hand_or_newest(engine: Engine) -> Profile:
+    """The profile whose image reads dumps without debuginfo: the newest, or another one that is at hand where the
+    newest is not, e.g. the one that was made in its place.
     """
     from sandbox import image as images
-    from sandbox.profiles import by_name, load
+    from sandbox.profiles import load
 
-    debugger = next(one for one in DEBUGGERS.values() if not one.needs_debuginfo)
-    newest = by_name(image or newest_with(debugger))
-    if image is not None:
-        return newest
-    able = (one for one in load().values() if debugger.name in one.image.debuggers)
-    return next((one for one in (newest, *able) if engine.image(images.reference(one)) is not None), newest)
+    newest = newest_with(_DEBUGGER)
+    able = [one for one in load().values() if _DEBUGGER.name in one.image.debuggers]
+    past = newest.of_the_past()
+    known = [newest, *able, *([] if past is None else [past])]
+    return next((one for one in known if engine.image(images.reference(one)) is not None), newest)
 
 
 def _without(
     reason: str, options: OpenOptions, engine: Engine, reporter: Reporter, *, awaited: bool = False
 ) -> WithoutDebuginfo:
     from sandbox import image as images
+    from sandbox.profiles import by_name
 
-    profile = _profile(options.image, engine)
-    image = images.ensure(profile, engine, reporter)
+    if options.image is not None:
+        profile = by_name(options.image)
+        image = images.ensure(profile, engine, reporter)
+    else:
+        profile, image = ensure_with(_DEBUGGER, engine, reporter, first=_at_hand_or_newest(engine))
     return WithoutDebuginfo(image=image, profile=profile, reason=reason, awaited=awaited)

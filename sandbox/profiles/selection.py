@@ -86,17 +86,22 @@ def _reads_more(newest: Profile, home: Profile) -> bool:
     return high is None or (low is not None and kernel_version(high) > kernel_version(low))
 
 
-def fallbacks(selection: Selection, release: str | None) -> Iterator[Selection]:
+def fallbacks(selection: Selection, release: str | None, *, debugger: str | None = None) -> Iterator[Selection]:
     """What to use where a selection's image is not available: the newest crash, then stable ones, newest first.
 
     The newest crash is of a distribution's moving suite, which may be broken or expired on a mirror. The stable ones
-    are of other suites of that mirror, and know the kernel of `release`. The last is the newest one of an earlier day.
+    are of other suites of that mirror, and know the kernel of `release`; with the name of another `debugger`, which
+    reads any kernel, they have it. The last is the newest one of an earlier day.
     """
+
+    def suits(profile: Profile) -> bool:
+        return doubt_crash(profile, release, None) is None if debugger is None else debugger in profile.image.debuggers
+
     known = load().values()
     newest = next((profile for profile in known if profile.latest), None)
     if newest is None:
         return
-    stable = [one for one in known if _same_mirror(one, newest) and doubt_crash(one, release, None) is None]
+    stable = [one for one in known if _same_mirror(one, newest) and suits(one)]
     stable.sort(key=lambda profile: [int(number) for number in re.findall(r"\d+", profile.crash.version)], reverse=True)
     past = newest.of_the_past()
     failed = selection.crash_from
@@ -104,7 +109,8 @@ def fallbacks(selection: Selection, release: str | None) -> Iterator[Selection]:
     for profile in others:
         if profile.name == selection.crash_from.name:
             continue
-        reason = f"{profile.name} with crash {profile.crash.version} is used in place of {failed.name}"
+        has = debugger or f"crash {profile.crash.version}"
+        reason = f"{profile.name} with {has} is used in place of {failed.name}"
         yield Selection(distribution=selection.distribution, crash_from=profile, reason=reason)
         failed = profile
 
@@ -116,10 +122,14 @@ def _same_mirror(profile: Profile, newest: Profile) -> bool:
 
 
 def by_name(name: str) -> Profile:
+    """The profile of a name; also of one that `fallbacks` gives, which is of an earlier day."""
     profiles = load()
-    if name not in profiles:
-        raise ConfigurationError(f"there is no profile {name}", hint="one of: " + ", ".join(sorted(profiles)))
-    return profiles[name]
+    if name in profiles:
+        return profiles[name]
+    for past in (profile.of_the_past() for profile in profiles.values()):
+        if past is not None and past.name == name:
+            return past
+    raise ConfigurationError(f"there is no profile {name}", hint="one of: " + ", ".join(sorted(profiles)))
 
 
 def _of_class(profiles: Mapping[str, Profile], klass: str) -> Profile | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sandbox.case import store
 from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, lacks, open_dump
 from sandbox.case.options import OpenOptions
-from sandbox.case.provision import newest_with
+from sandbox.case.provision import newest_with, profile_with
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
     CommandTimeout,
@@ -301,9 +301,9 @@ class _Start:
             return False
         if self._options.image is not None:
             raise lacking(self._case, debugger)
-        name = newest_with(debugger)
-        self._reporter.notice(f"{lacks(self._case, debugger)}: the dump is opened in that of {name}")
-        self._reopen(replace(self._options, image=name))
+        newest = newest_with(debugger).name
+        self._reporter.notice(f"{lacks(self._case, debugger)}: the dump is opened in that of {newest}")
+        self._reopen(replace(self._options, image=profile_with(debugger, self._options, self._reporter)))
         return True
 
     def _reopen(self, options: OpenOptions) -> None:

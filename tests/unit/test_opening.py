@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -388,6 +389,39 @@ def test_a_debugger_that_the_image_lacks_runs_in_the_newest_beside_the_open_case
     with pytest.raises(UsageError):
         opening.case_with(drgn, bench.dump, OpenOptions(image="el7", once=True), bench.heard)
     assert bench.running() == 1
+
+
+@pytest.mark.parametrize(("lacks", "used"), [(("latest",), "debian-13"), (("latest", "debian-13"), "debian-12")])
+def test_where_the_newest_image_cannot_be_had_the_next_best_that_has_the_debugger_is_used(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, lacks: tuple[str, ...], used: str
+) -> None:
+    ensure = images.ensure
+
+    def no_archive(profile: profiles.Profile, *rest: Any) -> str:
+        if profile.name in lacks:
+            raise BaseImageUnavailable(f"no base image for {profile.title} is available")
+        bench.have(profile.name)
+        return ensure(profile, *rest)
+
+    monkeypatch.setattr(images, "ensure", no_archive)
+    bench.engine.remove_image(images.reference(profiles.by_name("latest")))
+    # Of no debuginfo wanted, of a debugger beside the open case, and of one in its place.
+    without = bench.open(no_debuginfo=True)
+    assert (without.profile, without.no_debuginfo) == (used, "--no-debuginfo")
+    assert f"{used} with drgn is used in place of {lacks[-1]}" in "\n".join(bench.heard.notices)
+    container.close(without)
+    bench.have("el7")
+    opened = dataclasses.replace(bench.open(image="el7"), requested="")
+    store.write(opened)
+    case, _ = opening.case_with(DEBUGGERS["drgn"], bench.dump, OpenOptions(), bench.heard)
+    assert case.profile == used
+    container.close(case)
+    assert bench.ask()[0] == "drgn"
+    assert bench.cases.tried == [(used, "drgn", "")]
+    # What the user chose is not replaced.
+    container.close(store.find(bench.dump) or opened)
+    with pytest.raises(BaseImageUnavailable):
+        bench.open(no_debuginfo=True, image="latest")
 
 
 # Who closes what

@@ -191,6 +191,7 @@ def test_the_newest_crash_of_an_earlier_day_is_of_a_signed_suite() -> None:
     assert past.base.bootstrap is not None
     assert past.base.bootstrap.mirror == past.image.sources[0]
     assert past.of_the_past() is None
+    assert profiles.by_name(past.name) == past
     assert profiles.by_name("debian-13").of_the_past() is None
 
 

@@ -161,6 +161,7 @@ class _Engine:
         (("debian-12",), "debian-12"),
         (("debian-12", "latest"), "latest"),
         (("el7",), "latest"),  # it has no drgn
+        (("latest-20261115",), "latest-20261115"),  # made where the newest could not be had
     ],
 )
 def test_another_image_that_can_is_used_where_the_newest_is_not_at_hand(
