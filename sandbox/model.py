@@ -314,6 +314,8 @@ class Case:
     """Why there is no debuginfo: --no-debuginfo, or the reason that none was found. Empty with debuginfo."""
     awaited: bool = False
     """Whether debuginfo was on its way when the case was opened without."""
+    native: bool = False
+    """Whether its programs are of the engine's machine, and the dump is of another, which crash does not read."""
     remote: bool = field_with_key("elsewhere", False)
     """Whether the engine is on another host: then `dump` is a path of that host, and the FIFOs are in the container."""
 

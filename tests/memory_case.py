@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from memory_process import Running
-from sandbox import profiles
 from sandbox.case.places import SESSION_VERSION, SLOTS, fifo
+from sandbox.profiles import platforms
 
 _ECHO: Final = re.compile(rb"^(?:gdb echo |!echo |%echo )(vmbox-[0-9a-f]{32})")
 _LOOK: Final = 0.005
@@ -96,7 +96,8 @@ class _Case:
     def _versions(self) -> str:
         if self._cases.versions is not None:
             return self._cases.versions
-        profile = profiles.by_name(self._profile())
+        profile = platforms.by_name(self._profile())
+        assert profile is not None
         drgn = ["drgn=0.0.32"] if "drgn" in profile.image.debuggers else []
         return " ".join([f"crash={profile.crash.version}", *drgn])
 

@@ -39,7 +39,7 @@ from sandbox.host import config
 from sandbox.host.paths import is_utf8
 from sandbox.log import Log
 from sandbox.model import Case, Debuginfo, Verification, Vmcore
-from sandbox.profiles import Profile, doubts
+from sandbox.profiles import Profile, doubts, platforms
 from sandbox.progress import QUIET, Reporter
 
 _ENVIRONMENT: Final = {
@@ -111,6 +111,7 @@ def open_case(
         store.remove(directory)
         store.make_directory(directory)
         token = secrets.token_hex(16)
+        native = profile.platform is None and platforms.foreign_arch(vmcore.arch, info) is not None
         place = told_place(vmcore)
         if place is not None and not there:
             told = text_of(vmcore.vmcoreinfo)
@@ -171,7 +172,8 @@ def open_case(
                 token=token,
                 script=SESSION_VERSION,
                 versions=versions,
-                doubts=doubts(profile, versions, vmcore),
+                doubts=doubts(profile, versions, vmcore, native=info.arch if native else None),
+                native=native,
                 files=len(vmcore.files) or 1,
                 requested=requested,
                 incomplete=None if vmcore.complete is not False else vmcore.incomplete_reason or "cut off",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -96,53 +95,24 @@ def case_with(
     """The case in which a debugger runs, and whether it is the caller's alone, who then closes it.
 
     This is the dump's own case (`case` is the open one, where the caller has found it). A debugger that its image
-    lacks, or that would have to be emulated though it reads dumps of any architecture, gets a case with the newest
-    image.
+    lacks, e.g. because it is emulated, gets a case with the newest image.
     """
     dump = _here(dump, reporter)
-    emulated = case is None and debugger.reads_any_arch and _needs_emulation(dump, options)
-    if case is None and not emulated:
-        case = find_or_open_case(dump, options, reporter)
-    if case is not None and has_debugger(case, debugger):
+    if case is None:
+        wanted = debugger.name if debugger.reads_any_arch else options.debugger
+        case = find_or_open_case(dump, replace(options, debugger=wanted), reporter)
+    if has_debugger(case, debugger):
         return case, options.once
-    if case is not None and options.image is not None:
+    if options.image is not None:
         if options.once:
             _close_case(case)
         raise lacking(case, debugger)
-    image = options.image or newest_with(debugger).name
-    if case is None:
-        reporter.notice(f"{debugger.name} needs no emulation: it runs in the image of {image}")
-    else:
-        beside = "" if options.once else ", beside the open case"
-        reporter.notice(f"{lacks(case, debugger)}: it runs in that of {image}{beside}")
-        if options.once:
-            _close_case(case)
-    options = replace(options, once=True, native=True)
-    if options.image is None:
-        options = replace(options, image=profile_with(debugger, options, reporter))
-    return open_dump(dump, options, reporter), True
-
-
-def _needs_emulation(dump: Path, options: OpenOptions) -> bool:
-    """Whether the dump, which is not open yet, is of another machine than the engine that is to open it."""
-    from sandbox.engine import connect
-    from sandbox.profiles.platforms import foreign_arch
-
-    if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
-        return False  # what is there is asked by a container; so it is opened first
-    try:
-        if store.find(dump, engine=options.engine) is not None:
-            return False
-    except OSError:
-        return False  # opening it says what is wrong
-    machine = identified(dump, reporter=QUIET).arch
-    if machine == os.uname().machine:
-        return False  # an engine on this host is of the same; none is asked
-    engine = connect(options.engine)
-    try:
-        return foreign_arch(machine, engine.info()) is not None
-    finally:
-        engine.close()
+    beside = "" if options.once else ", beside the open case"
+    reporter.notice(f"{lacks(case, debugger)}: it runs in that of {newest_with(debugger).name}{beside}")
+    if options.once:
+        _close_case(case)
+    image = profile_with(debugger, options, reporter)
+    return open_dump(dump, replace(options, image=image, once=True, native=True), reporter), True
 
 
 def has_debugger(case: Case, debugger: Debugger) -> bool:

@@ -66,6 +66,8 @@ class OpenOptions:
             return replace(self, no_debuginfo=False).case_key() == ""
         if self.case_key() not in {"", case.requested}:
             return False
+        if case.native and self.debugger is not None and not DEBUGGERS[self.debugger].reads_any_arch:
+            return False
         if case.vmlinux is not None:
             return True
         if self.needs_debuginfo():

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from sandbox.case import store
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import Debugger
-from sandbox.errors import ConfigurationError, DebuginfoError, EngineError, EngineNotFound, ImageError, VmboxError
+from sandbox.debugger import DEBUGGERS, Debugger
+from sandbox.errors import (
+    ConfigurationError,
+    DebuginfoError,
+    EmulationMissing,
+    EngineError,
+    EngineNotFound,
+    ImageError,
+    VmboxError,
+)
 from sandbox.host import paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
@@ -94,6 +102,8 @@ def provision(
     from sandbox.profiles import platforms
 
     machine = platforms.foreign_arch(vmcore.arch, engine.info())
+    if machine is not None:
+        options, selection = _native(machine, options, selection, engine, reporter)
     if not options.native:
         selection = replace(
             selection,
@@ -145,6 +155,33 @@ def provision(
         raise
     _log.info("image %s with the crash of %s", image, profile.name)
     return Provisioned(image=image, profile=profile, debuginfo=debuginfo)
+
+
+def _native(
+    machine: str, options: OpenOptions, selection: Selection, engine: Engine, reporter: Reporter
+) -> tuple[OpenOptions, Selection]:
+    """Both with programs of the engine's own machine, for a dump of another one, where a debugger that reads any is to
+    answer: the user asked for it, or asked for none and this host does not run the crash of `machine`.
+    """
+    from sandbox.profiles import platforms
+
+    if options.native:
+        return options, selection
+    if options.debugger is None:
+        try:
+            platforms.require_emulation(machine, engine.info())
+        except EmulationMissing as error:
+            debugger = next(one for one in DEBUGGERS.values() if one.reads_any_arch)
+            reporter.notice(f"{error.message}; {debugger.name} needs no emulation. For crash: {error.hint}")
+        else:
+            return options, selection
+    else:
+        debugger = DEBUGGERS[options.debugger]
+        if not debugger.reads_any_arch:
+            return options, selection
+    if debugger.name not in selection.crash_from.image.debuggers and options.image is None:
+        selection = replace(selection, crash_from=newest_with(debugger))
+    return replace(options, native=True), selection
 
 
 _NEXT_LINE = 1.0

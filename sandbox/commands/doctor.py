@@ -125,7 +125,7 @@ def _host() -> Iterator[Finding]:
     yield Finding(subject="selinux", good=True, text=text)
     can, cannot = checks.emulated()
     if cannot:
-        text = f"dumps of {', '.join(cannot)} cannot be opened here: no emulation is registered"
+        text = f"dumps of {', '.join(cannot)} are read by drgn only: no emulation is registered for their crash"
         yield Finding(subject="binfmt", good=False, text=text, hint=checks.emulation_fix())
     if can:
         yield Finding(subject="binfmt", good=True, text=f"dumps of {', '.join(can)} open under emulation")

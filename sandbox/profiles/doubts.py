@@ -104,10 +104,16 @@ def with_version(profile: Profile, versions: Mapping[str, str]) -> Profile:
     return replace(profile, crash=crash)
 
 
-def doubts(profile: Profile, versions: Mapping[str, str], vmcore: Vmcore) -> dict[str, str]:
-    """By debugger of an image: the reason why it may answer wrongly about a dump's kernel, where one is known."""
+def doubts(
+    profile: Profile, versions: Mapping[str, str], vmcore: Vmcore, *, native: str | None = None
+) -> dict[str, str]:
+    """By debugger of an image: the reason why it may answer wrongly about a dump's kernel, where one is known.
+
+    `native` is the machine of the image's programs where the dump is of another.
+    """
+    other = None if native is None else f"crash of {native} reads no dumps of {vmcore.arch}"
     said = {
-        "crash": doubt_crash(with_version(profile, versions), vmcore.release, vmcore.utsname_version),
+        "crash": other or doubt_crash(with_version(profile, versions), vmcore.release, vmcore.utsname_version),
         "drgn": _doubt_drgn(versions, vmcore.release),
     }
     return {name: words for name, words in said.items() if words is not None}

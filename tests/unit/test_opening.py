@@ -27,14 +27,17 @@ from sandbox.engine import EngineInfo, Image, detection, labels, orphans
 from sandbox.errors import (
     BaseImageUnavailable,
     DebuginfoNotFound,
+    EmulationMissing,
     EngineFailed,
     ImageBuildFailed,
     SessionDied,
     SessionFailed,
     UsageError,
 )
+from sandbox.host import checks
 from sandbox.image import bootstrap
 from sandbox.model import Case, Vmcore
+from sandbox.profiles import platforms
 from sandbox.session import start
 
 DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -57,7 +60,9 @@ class Bench:
     def have(self, *names: str) -> None:
         """Let the engine have the images of profiles."""
         for name in names:
-            self.engine.have(images.reference(profiles.by_name(name)), {labels.IMAGE: name})
+            profile = platforms.by_name(name)
+            assert profile is not None
+            self.engine.have(images.reference(profile), {labels.IMAGE: name})
 
     def started(self) -> list[str]:
         """The profiles of the images of the cases that were started, in order."""
@@ -422,6 +427,35 @@ def test_where_the_newest_image_cannot_be_had_the_next_best_that_has_the_debugge
     container.close(store.find(bench.dump) or opened)
     with pytest.raises(BaseImageUnavailable):
         bench.open(no_debuginfo=True, image="latest")
+
+
+def test_a_dump_of_another_machine_is_read_by_drgn_until_its_crash_can_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = dataclasses.replace(INFO, arch="aarch64")
+    bench.engine = MemoryEngine(there, programs={places.SESSION: bench.cases.program})
+    bench.have("latest", "latest-x86_64")
+    monkeypatch.setattr(checks, "emulated", lambda: ([], ["x86_64"]))
+    assert bench.ask()[0] == "drgn"
+    why = "the dump is of x86_64, and this host (aarch64) cannot run its crash; drgn needs no emulation"
+    assert any(line.startswith(f"{why}. For crash: sudo ") for line in bench.heard.notices)
+    assert "drgn answers: crash of aarch64 reads no dumps of x86_64" in bench.heard.notices
+    assert bench.ask(debugger="drgn")[0] == "drgn"
+    opened = store.find(bench.dump)
+    with pytest.raises(EmulationMissing):
+        bench.ask(debugger="crash")
+    assert store.find(bench.dump) == opened
+    monkeypatch.setattr(checks, "emulated", lambda: (["x86_64"], []))
+    assert bench.ask(debugger="crash")[0] == "crash"
+    # drgn, which emulated images do not have, beside it; and each alone where nobody asked for the other.
+    assert bench.ask(debugger="drgn")[0] == "drgn"
+    assert (bench.started(), bench.running()) == (["latest", "latest-x86_64", "latest"], 1)
+    container.close(store.find(bench.dump) or pytest.fail("no case is open"))
+    assert bench.ask(debugger="drgn")[0] == "drgn"
+    assert bench.ask()[0] == "drgn"
+    container.close(store.find(bench.dump) or pytest.fail("no case is open"))
+    assert bench.ask()[0] == "crash"
+    assert bench.started()[3:] == ["latest", "latest-x86_64"]
 
 
 # Who closes what
