@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.case import store
+from sandbox.case.available_image import newest_with, profile_with
 from sandbox.case.options import OpenOptions
 from sandbox.case.places import DESCRIBED
-from sandbox.case.provision import Provisioned, newest_with, profile_with
+from sandbox.case.provision import Provisioned
 from sandbox.case.without_debuginfo import WithoutDebuginfo, provision_or_without
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (

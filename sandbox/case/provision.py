@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sandbox.case import store
+from sandbox.case.available_image import ensure_image, newest_with, with_base
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import DEBUGGERS, Debugger
+from sandbox.debugger import DEBUGGERS
 from sandbox.errors import (
-    ConfigurationError,
     DebuginfoError,
     EmulationMissing,
     EngineError,
     EngineNotFound,
-    ImageError,
     VmboxError,
 )
 from sandbox.host import paths
@@ -126,9 +125,9 @@ def provision(
     # Both may need the same base first; made once, before they part.
     if not made:
         reporter.notice(f"the image {selection.crash_from.name} is made first, which takes minutes, once on this host")
-        selection = _with_base(selection, vmcore.release, options, engine, reporter)
+        selection = with_base(selection, vmcore.release, options, engine, reporter)
     stoppable = Stoppable(reporter)
-    building = in_background(lambda: _ensure_image(selection, vmcore.release, options, engine, stoppable), name="image")
+    building = in_background(lambda: ensure_image(selection, vmcore.release, options, engine, stoppable), name="image")
     index = always_index or selection.crash_from.crash.gains_from_index
     try:
         try:
@@ -257,60 +256,6 @@ def _self_contained(
     return Provisioned(image=ref, profile=profile, debuginfo=debuginfo)
 
 
-def _with_base(
-    selection: Selection, release: str | None, options: OpenOptions, engine: Engine, reporter: Reporter
-) -> Selection:
-    """The selection, with a base for its image on the engine; another one where that cannot be had."""
-    from sandbox import image as images
-
-    def ensure_base(profile: Profile) -> str | None:
-        if engine.image(images.reference(profile)) is not None:
-            return None
-        return images.ensure_base(profile, engine, reporter)
-
-    others = _fallbacks(selection, release, options)
-    return _first_available(selection, others, reporter, ensure_base)[0]
-
-
-def _ensure_image(
-    selection: Selection, release: str | None, options: OpenOptions, engine: Engine, reporter: Reporter
-) -> tuple[Profile, str]:
-    from sandbox import image as images
-
-    others = _fallbacks(selection, release, options)
-    used, image = _first_available(
-        selection, others, reporter, lambda profile: images.ensure(profile, engine, reporter)
-    )
-    return used.crash_from, image
-
-
-def _fallbacks(selection: Selection, release: str | None, options: OpenOptions) -> Iterator[Selection]:
-    from sandbox.profiles import fallbacks
-
-    return iter(()) if options.image is not None else fallbacks(selection, release)
-
-
-def _first_available(
-    selection: Selection, others: Iterator[Selection], reporter: Reporter, make: Callable[[Profile], _T]
-) -> tuple[Selection, _T]:
-    """(selection, what `make` makes of its profile): the first that can be made."""
-    from sandbox.profiles import platforms
-
-    while True:
-        try:
-            return selection, make(selection.crash_from)
-        except ImageError as error:
-            instead = next(others, None)
-            if instead is None:
-                raise
-            for line in (error.detail or "").splitlines():
-                _log.info("%s: %s", selection.crash_from.name, line)
-            reporter.notice(f"{error.message}; {instead.reason}")
-        platform = selection.crash_from.platform
-        machine = None if platform is None else platforms.arch_of(platform)
-        selection = replace(instead, crash_from=platforms.for_arch(instead.crash_from, machine))
-
-
 def find_debuginfo(
     vmcore: Vmcore, options: OpenOptions, reporter: Reporter = QUIET, *, index: bool = True
 ) -> Debuginfo:
@@ -371,44 +316,3 @@ def debuginfo_helpers(
         )
     finally:
         engine.close()
-
-
-def ensure_with(
-    debugger: Debugger, engine: Engine, reporter: Reporter, *, first: Profile | None = None
-) -> tuple[Profile, str]:
-    """(profile, image): `first`, by default the newest one, which has the debugger; where its image cannot be made, the
-    next best that has it. The debugger reads any kernel.
-    """
-    from sandbox import image as images
-    from sandbox.profiles import Selection, fallbacks
-
-    first = newest_with(debugger) if first is None else first
-    selection = Selection(distribution=first, crash_from=first, reason="")
-    used, image = _first_available(
-        selection,
-        fallbacks(selection, None, debugger=debugger.name),
-        reporter,
-        lambda profile: images.ensure(profile, engine, reporter),
-    )
-    return used.crash_from, image
-
-
-def profile_with(debugger: Debugger, options: OpenOptions, reporter: Reporter) -> str:
-    """The name of the profile of `ensure_with`, on the engine of `options`."""
-    from sandbox.engine import connect
-
-    engine = connect(options.engine)
-    try:
-        return ensure_with(debugger, engine, reporter)[0].name
-    finally:
-        engine.close()
-
-
-def newest_with(debugger: Debugger) -> Profile:
-    """The newest profile, which has the debugger. Raises `ConfigurationError` where it has not."""
-    from sandbox.profiles import load
-
-    for profile in load().values():
-        if profile.latest and debugger.name in profile.image.debuggers:
-            return profile
-    raise ConfigurationError(f"the newest profile has no {debugger.name}", hint="name one that has: --image PROFILE")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from sandbox.case import arrival, store
+from sandbox.case.available_image import ensure_with, newest_with
 from sandbox.case.options import OpenOptions
-from sandbox.case.provision import Provisioned, ensure_with, newest_with, provision
+from sandbox.case.provision import Provisioned, provision
 from sandbox.debugger import DEBUGGERS
 from sandbox.errors import DebuginfoNotFound, DownloadFailed
 from sandbox.host import paths

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.case import store
+from sandbox.case.available_image import newest_with, profile_with
 from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, lacks, open_dump
 from sandbox.case.options import OpenOptions
-from sandbox.case.provision import newest_with, profile_with
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
     CommandTimeout,
