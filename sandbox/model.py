@@ -198,6 +198,8 @@ class Vmcore:
     """For a file that `vmbox excerpt` has made: of which dump, when, by which questions."""
     complete: bool | None = None
     incomplete_reason: str | None = None
+    missing_parts: tuple[str, ...] = ()
+    """Of a split set, the page frames that no file beside this one has: "FIRST to END", without END."""
     cause: PanicCause | None = None
     panic: str | None = None
     """The line the kernel printed."""

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.case.places import DESCRIBED
-from sandbox.dump import identify as identify_file, identify_inside, index_pieces, read_records as records_of_file
+from sandbox.dump import (
+    identify as identify_file,
+    identify_inside,
+    index_pieces,
+    read_records as records_of_file,
+    search_all,
+)
 from sandbox.dump.reader import reads_memory
 from sandbox.host import paths
 from sandbox.model import Vmcore
@@ -49,7 +55,8 @@ def identify(dump: Path, reporter: Reporter = QUIET) -> Vmcore:
 def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: bool, measuring: bool = True) -> Vmcore:
     """The same with what only the whole dump tells. A large flattened dump is indexed, once.
 
-    One that has to be unpacked for it is, into the cache, with `unpacking` only. Without `measuring` it is not looked
+    One that has to be unpacked for it is, into the cache, with `unpacking` only; so is all of memory searched for
+    VMCOREINFO, where the dump has no note of it. Without `measuring` it is not looked
     whether the dump in an archive is complete, where a log beside it told the rest. Raises what `unpack` raises.
     """
     here, remote = _here(dump, reporter)
@@ -64,6 +71,8 @@ def identify_inside_of(dump: Path, reporter: Reporter = QUIET, *, unpacking: boo
         index_pieces(vmcore.path, kept, reporter)
         vmcore = identify_file(here)
     unmeasured = measuring and bool(vmcore.wrappers) and vmcore.complete is None and reads_memory(vmcore.format)
+    if unpacking:
+        vmcore = search_all(vmcore, reporter)
     if vmcore.skipped is None and not unmeasured:
         return vmcore
     return identify_inside(vmcore, kept, reporter, unpacking=unpacking)

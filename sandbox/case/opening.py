@@ -339,11 +339,26 @@ def refuse_log(vmcore: Vmcore, dump: Path) -> None:
         )
 
 
+def _refuse_part(vmcore: Vmcore, dump: Path) -> None:
+    """Raises `DumpNotFound` when parts of a split dump are not there: each has pages without which no debugger starts,
+    and to try them all takes half a minute.
+    """
+    if vmcore.missing_parts:
+        from sandbox.case import remote_dump
+
+        raise DumpNotFound(
+            f"{remote_dump.name(dump)}: {vmcore.incomplete_reason}",
+            hint="what is there is tried with --force; vmbox dmesg needs the part with the log only",
+        )
+
+
 def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter) -> Selection:
     """Selects image and debuginfo source of a dump. Raises `DumpNotFound` when there is none to open."""
     from sandbox.profiles import select
 
     refuse_log(vmcore, dump)
+    if not options.force:
+        _refuse_part(vmcore, dump)
     if vmcore.complete is False:
         reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
     return select(vmcore, override=options.image)

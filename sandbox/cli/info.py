@@ -29,7 +29,11 @@ def info(
     release: Release = None,
     utsname_version: UtsnameVersion = None,
     unpack: Annotated[
-        bool, typer.Option("--unpack", help="Unpack a large compressed dump into the cache, once, to read its log.")
+        bool,
+        typer.Option(
+            "--unpack",
+            help="Unpack a large archive into the cache, once, to read its log; search all memory for VMCOREINFO.",
+        ),
     ] = False,
     download: Annotated[
         bool, typer.Option("--download", help="Download a dump that is given as a URL, once, for all commands.")

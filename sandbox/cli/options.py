@@ -76,7 +76,9 @@ NoDebuginfo = Annotated[
     bool,
     typer.Option("--no-debuginfo", help="Fetch none: read the dump by what its kernel has of itself."),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Use debuginfo that does not match the dump.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Use debuginfo that does not match; open a split dump without all its parts.")
+]
 
 
 Release = Annotated[

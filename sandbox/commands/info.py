@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sandbox import render
 from sandbox.case.places import DESCRIBED
+from sandbox.dump import is_partly_searched
 from sandbox.dump.release import UNKNOWN, classify, of_release
 from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.host import config, paths, standard_input
@@ -216,8 +217,7 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     if vmcore.complete is not None:
         yield "COMPLETE", "yes" if vmcore.complete else f"no: {vmcore.incomplete_reason}"
     if vmcore.skipped is not None:
-        unpacked = "; vmbox info --unpack does that, once" if vmcore.wrappers else ""
-        yield "NOT READ", f"{vmcore.skipped}{unpacked}"
+        yield "NOT READ", f"{vmcore.skipped}{_way_to_read(vmcore)}"
     try:
         selection = select(vmcore)
     except UnknownKernel as error:
@@ -231,6 +231,16 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
         yield "AGREES", here["proof"]
         yield "FROM", here["origin"]
         yield "CHECKED", here["verified"]
+
+
+def _way_to_read(vmcore: Vmcore) -> str:
+    """What reads the part of a dump that was not read."""
+    if vmcore.wrappers:
+        return "; vmbox info --unpack does that, once"
+    if not is_partly_searched(vmcore):
+        return ""
+    there = vmcore.path.parent.suffix == DESCRIBED
+    return "; vmbox info --download downloads it" if there else "; vmbox info --unpack searches all of it"
 
 
 def _name(path: Path) -> str:

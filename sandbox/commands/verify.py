@@ -119,12 +119,15 @@ def _name_other_parts(path: Path, named: Sequence[Path], reporter: Reporter) -> 
         return
     with suppress(VmboxError):  # any file is verified, also what is no dump
         here = {os.path.realpath(one) for one in named}
-        others = [one for one in identify(path, log=False).files if os.path.realpath(one) not in here]
+        vmcore = identify(path, log=False)
+        others = [one for one in vmcore.files if os.path.realpath(one) not in here]
         if others:
             paths = " ".join(pasteable(one) for one in others)
             reporter.notice(
                 f"{path.name} is one of {len(others) + 1} files of a dump; the others: vmbox verify {paths}"
             )
+        if vmcore.missing_parts:
+            reporter.notice(f"{path.name}: {vmcore.incomplete_reason}")
 
 
 def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:

@@ -234,5 +234,8 @@ class Drgn:
     @staticmethod
     def _one(dumps: Sequence[str]) -> str:
         if len(dumps) > 1:
-            raise UsageError("drgn does not read split dumps", hint="join the parts first: makedumpfile --reassemble")
+            raise UsageError(
+                "drgn does not read split dumps",
+                hint="crash does: --with crash; or join the parts: makedumpfile --reassemble PART… WHOLE",
+            )
         return dumps[0]

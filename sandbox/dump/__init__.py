@@ -25,9 +25,11 @@ __all__ = [
     "identify_alone",
     "identify_inside",
     "index_pieces",
+    "is_partly_searched",
     "is_plain",
     "read_log",
     "read_records",
+    "search_all",
     "unpack",
 ]
 
@@ -37,6 +39,26 @@ def identify(path: Path, *, log: bool = True) -> Vmcore:
     from sandbox.host import paths
 
     return identify_alone(path, log=log, kept=paths.unpacked_dir)
+
+
+def is_partly_searched(vmcore: Vmcore) -> bool:
+    """Whether `identify` gave up the search of a dump's memory for VMCOREINFO, of which the dump has no note."""
+    from sandbox.dump.reader import reads_memory
+
+    return vmcore.skipped is not None and not vmcore.vmcoreinfo and is_plain(vmcore) and reads_memory(vmcore.format)
+
+
+def search_all(vmcore: Vmcore, reporter: Reporter = QUIET) -> Vmcore:
+    """A dump of which `identify` gave up the search for VMCOREINFO, with what a search of all its memory finds.
+
+    The same `vmcore` where that is not what it lacks.
+    """
+    from sandbox.host import paths
+
+    if not is_partly_searched(vmcore):
+        return vmcore
+    with reporter.step(f"Searching all of {vmcore.path.name} for VMCOREINFO"):
+        return identify_alone(vmcore.path, kept=paths.unpacked_dir, thorough=True)
 
 
 def index_pieces(path: Path, into: Path, reporter: Reporter = QUIET) -> None:

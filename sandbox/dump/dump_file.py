@@ -59,9 +59,10 @@ class DumpFile(Protocol):
     def missing(self) -> str | None:
         """Why the file is incomplete by its size, in words; None if it is complete. The size must be known."""
 
-    def search(self) -> ScanResult:
+    def search(self, *, thorough: bool = False) -> ScanResult:
         """What the file's memory says without page tables, for dumps without the note: the kernel's own copy of its
-        VMCOREINFO or, where there is none and the header does not name the kernel, its utsname.
+        VMCOREINFO or, where there is none and the header does not name the kernel, its utsname. For a second or two;
+        `thorough` searches all of memory.
         """
 
     def additions(self, vmcore: Vmcore, end: int, /) -> Iterator[tuple[int, bytes]]:

@@ -5,6 +5,7 @@ Sources: elf(5), Linux fs/proc/vmcore.c, QEMU dump/dump.c, makedumpfile elf_info
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
@@ -96,17 +97,18 @@ class ElfFile:
         size = self._source.size or 0
         return cut_off(size, self._need, "in the memory segments") if size < self._need else None
 
-    def search(self) -> ScanResult:
+    def search(self, *, thorough: bool = False) -> ScanResult:
         from sandbox.dump import header_only
 
         given_up = None
         # A server would have to send all of it.
         if isinstance(self._source, FileSource):
-            found = header_only.vmcoreinfo_of_page(self._source, self._pages(), _SEARCH_SECONDS, crashed=self._crashed)
+            seconds = math.inf if thorough else _SEARCH_SECONDS
+            found = header_only.vmcoreinfo_of_page(self._source, self._pages(), seconds, crashed=self._crashed)
             if found.vmcoreinfo:
                 return found
             given_up = found.given_up
-        scanned = header_only.scan_memory(self._source, only_without_vmcoreinfo=True)
+        scanned = header_only.scan_memory(self._source, only_without_vmcoreinfo=True, thorough=thorough)
         scanned.given_up = given_up or scanned.given_up
         return scanned
 

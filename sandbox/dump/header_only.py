@@ -133,14 +133,16 @@ def _beginning_pages(source: Source, piece: range) -> Iterator[tuple[int, bytes]
             yield at, text
 
 
-def scan_memory(source: Source, *, only_without_vmcoreinfo: bool = False) -> ScanResult:
+def scan_memory(source: Source, *, only_without_vmcoreinfo: bool = False, thorough: bool = False) -> ScanResult:
     """Searches for VMCOREINFO, the kernel's utsname and banner and the end of a panic, up to a time and a size limit.
+
+    `thorough` has no limit of size.
 
     With `only_without_vmcoreinfo` the search ends at VMCOREINFO, which has more than the rest.
     """
     found, searched = ScanResult(), 0
     with suppress(DeadlineExceeded):
-        for at in _from_both_ends(0, source.size):
+        for at in _from_both_ends(0, source.size, limit=None if thorough else _SCAN_LIMIT):
             piece = source.read_at(at, _SCAN_STEP + _LONGEST_TEXT)
             if found.whole or (only_without_vmcoreinfo and found.vmcoreinfo) or (not piece and source.size is None):
                 break
@@ -197,7 +199,7 @@ def find_vmcoreinfo(source: Source, start: int = 0) -> bytes:
     allocates the text early in boot, near one end of its memory, so both ends are searched first. May raise
     `DeadlineExceeded`.
     """
-    for at in _from_both_ends(start, source.size):
+    for at in _from_both_ends(start, source.size, limit=_SCAN_LIMIT):
         piece = source.read_at(at, _SCAN_STEP + len(_KEY))
         if not piece and source.size is None:
             break
@@ -220,8 +222,8 @@ def _vmcoreinfo_at(source: Source, at: int) -> bytes:
     return text if right else b""
 
 
-def _from_both_ends(start: int, size: int | None) -> Iterator[int]:
-    steps = _SCAN_LIMIT // _SCAN_STEP
+def _from_both_ends(start: int, size: int | None, *, limit: int | None) -> Iterator[int]:
+    steps = (size or 0) if limit is None else limit // _SCAN_STEP
     if size is None:
         yield from range(start, start + _SCAN_LIMIT, _SCAN_STEP)
         return

@@ -37,17 +37,18 @@ _INSIDE: Final = 30.0
 _log = Log("dump")
 
 
-def identify(path: Path, *, log: bool = True, kept: Callable[[], Path] | None = None) -> Vmcore:
+def identify(path: Path, *, log: bool = True, kept: Callable[[], Path] | None = None, thorough: bool = False) -> Vmcore:
     """Reads the facts about the dump at `path`. Executes, unpacks and writes nothing.
 
     `kept` returns the directory where indexes of flattened dumps are kept; only the one that is there is read.
 
     `path` may also be a compressed dump or an archive with one, a directory of kdump's, a sosreport, or a kernel log as
-    text. `log=False` reads headers and notes only. Raises `DumpNotFound`, `DumpUnreadable`, `NotADump` or
+    text. `log=False` reads headers and notes only. `thorough` searches all of a dump's memory for VMCOREINFO, where it
+    has no note of it: that may take minutes. Raises `DumpNotFound`, `DumpUnreadable`, `NotADump` or
     `DumpDamaged`;
     a dump that is cut or flagged incomplete is no error as long as its header can be read.
     """
-    return _identify(path, Budget(SECONDS), log=log, kept=kept)
+    return _identify(path, Budget(SECONDS), log=log, kept=kept, thorough=thorough)
 
 
 def identify_source(
@@ -89,7 +90,13 @@ def identify_source(
 
 
 def _identify(
-    path: Path, budget: Budget, *, log: bool, kept: Callable[[], Path] | None, below: Path | None = None
+    path: Path,
+    budget: Budget,
+    *,
+    log: bool,
+    kept: Callable[[], Path] | None,
+    below: Path | None = None,
+    thorough: bool = False,
 ) -> Vmcore:
     """The same; what was found `below` a directory is opened without following links."""
     network_files.ask(path)
@@ -98,7 +105,7 @@ def _identify(
     except OSError as error:  # a directory above it is closed to us
         raise cannot_open(path, error) from error
     if directory:
-        return _identify_directory(path, budget, log=log, kept=kept)
+        return _identify_directory(path, budget, log=log, kept=kept, thorough=thorough)
     if path.suffix == ".vmem":
         # VMware's memory without the state that says what it is; that lies beside it.
         names = (path.with_suffix(suffix).name for suffix in (".vmss", ".vmsn"))
@@ -112,7 +119,7 @@ def _identify(
                 f"{path} is empty", hint="kdump ran out of space or was killed before it wrote; look for another dump"
             )
         try:
-            _examine(builder, source, path, budget, log=log, kept=kept)
+            _examine(builder, source, path, budget, log=log, kept=kept, thorough=thorough)
         except DeadlineExceeded as error:
             raise DumpDamaged(
                 f"{path}: no dump was found in it in {SECONDS} s", hint="unpack it, if it is an archive, and try again"
@@ -126,12 +133,14 @@ def _ways(builder: VmcoreBuilder) -> str:
     return "".join(f"; {name} from {origin}" for name, origin in sorted(builder.origins.items()))
 
 
-def _identify_directory(directory: Path, budget: Budget, *, log: bool, kept: Callable[[], Path] | None) -> Vmcore:
+def _identify_directory(
+    directory: Path, budget: Budget, *, log: bool, kept: Callable[[], Path] | None, thorough: bool
+) -> Vmcore:
     # Looking around takes half of the time at most: some is left for what was found.
     contents = crash_directory.look(directory, budget.part(SECONDS / 2))
     dump = crash_directory.choose(directory, contents)
     if dump is not None:
-        return _identify(dump, budget, log=log, kept=kept, below=directory)
+        return _identify(dump, budget, log=log, kept=kept, below=directory, thorough=thorough)
     if not contents.logs and not contents.parts and contents.uname is None:
         if contents.cut:
             raise NotADump(f"{directory} holds too many files to look for a dump in all", hint="name the dump itself")
@@ -182,13 +191,14 @@ def _examine(
     *,
     log: bool,
     kept: Callable[[], Path] | None,
+    thorough: bool,
 ) -> None:
     head = source.read_at(0, magic.PEEK)
     kind = magic.dump_format_of(source)
     if reader.reads_memory(kind):
         flattened = kind is DumpFormat.FLATTENED
         index = piece_index.find(source, kept()) if flattened and kept is not None else None
-        apply_dump(builder, source, path, budget, log=log, index=index)
+        apply_dump(builder, source, path, budget, log=log, index=index, thorough=thorough)
     elif kind is not None:
         _take_named(builder, kind, source, path, budget)
     elif magic.wrapper(head) is not None:

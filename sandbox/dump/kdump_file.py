@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import time
 from collections.abc import Iterator
@@ -79,7 +80,7 @@ class KdumpFile:
     def memory(self) -> KdumpMemory:
         return self._memory
 
-    def search(self) -> ScanResult:
+    def search(self, *, thorough: bool = False) -> ScanResult:
         """Searches the beginnings of pages, where the kernel keeps VMCOREINFO; the time is enough for a guest of some
         GiB. Where the kernel had none yet, and the header has no utsname (QEMU's), all pages for utsname and banner.
         """
@@ -87,14 +88,16 @@ class KdumpFile:
 
         given_up = None
         try:
-            for page in self.memory().pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=_SEARCH_SECONDS):
+            seconds = math.inf if thorough else _SEARCH_SECONDS
+            for page in self.memory().pages_that_begin(b"OSRELEASE=", _COMPRESSED_TEXT, seconds=seconds):
                 if b"\nPAGESIZE=" in page:
                     return ScanResult(vmcoreinfo=page)
         except SearchGivenUpError as error:
             given_up = str(error)
         if self.header.release is not None:
             return ScanResult(given_up=given_up)
-        found = scan_memory(_Unpacked(self.memory(), self.layout, time.thread_time() + _SCAN_SECONDS))
+        seconds = math.inf if thorough else _SCAN_SECONDS
+        found = scan_memory(_Unpacked(self.memory(), self.layout, time.thread_time() + seconds), thorough=thorough)
         found.given_up = given_up
         return found
 

@@ -116,21 +116,30 @@ def _read(
             budget.restart()
         opened = reader.open_dump(source, str(path), index)
         try:
-            yield from _walk(opened, path, budget)
+            yield from _walk(opened, path, budget, searching=None if keep_into is None else reporter)
         except printk.LogMissingError as error:
             saved = crash_directory.log_beside(path)
             if saved is None:
-                raise DumpUnreadable(
-                    f"{path}: {error}", hint=f"in a case container: vmbox run {pasteable(path)} -- log"
-                ) from error
+                hint = f"in a case container: vmbox run {pasteable(path)} -- log"
+                if opened.file.part is not None:
+                    hint = f"it is a part of a split dump: vmbox info {pasteable(path)} names what is not beside it"
+                raise DumpUnreadable(f"{path}: {error}", hint=hint) from error
             on_saved(saved)
             yield from _saved_beside(saved)
 
 
 def _walk(
-    opened: reader.DumpReader, path: Path, budget: Budget, beside: split_set.Neighbours | None = None
+    opened: reader.DumpReader,
+    path: Path,
+    budget: Budget,
+    beside: split_set.Neighbours | None = None,
+    searching: Reporter | None = None,
 ) -> Iterator[Record]:
+    """With `searching`, all of memory is searched for VMCOREINFO, where a second was not enough."""
     opened.search()
+    if opened.given_up is not None and not opened.info and searching is not None:
+        with searching.step(f"Searching all of {path.name} for VMCOREINFO"), budget.suspended():
+            opened.search(thorough=True)
     opened.detect_arch()
     files = split_set.find(path, opened, budget, beside)
     with ExitStack() as stack:

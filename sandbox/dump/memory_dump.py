@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
-from functools import partial
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 
 from sandbox.dump import (
@@ -37,10 +37,12 @@ def apply_dump(
     index: PieceIndex | None = None,
     patience: float | None = None,
     beside: split_set.Neighbours | None = None,
+    thorough: bool = False,
 ) -> None:
     """A dump whose memory can be read: header, completeness, log, build-id. `index` is of a flattened one.
 
-    Without it, at most `patience` seconds are taken to make it; by default half of what identification has.
+    Without it, at most `patience` seconds are taken to make it; by default half of what identification has. `thorough`
+    searches all of memory for VMCOREINFO, for as long as that takes.
     """
     opened = reader.open_dump(source, str(path), index, patience=SECONDS / 2 if patience is None else patience)
     builder.set(flattened=opened.flat is not None)
@@ -51,7 +53,8 @@ def apply_dump(
         found = None
         if log or opened.file.stores_text_as_is:
             try:
-                found = opened.search()
+                with budget.suspended() if thorough else nullcontext():
+                    found = opened.search(thorough=thorough)
             except DeadlineExceeded:
                 opened.given_up = "as much of memory as could be read in that time"
         if log:
@@ -84,31 +87,35 @@ def _apply_split_set(
     own = opened.file.part
     if own is None or opened.flat is not None:
         return
-    gap = partial(_gap, builder, own, None if beside is not None else path.parent)
+    gaps: list[str] = []
     files = split_set.find(path, opened, budget, beside)
     builder.set(files=files)
     memories: list[tuple[Part, Memory]] = []
     expected = 0
     for place, part, file in split_set.open_files(files, path, opened, stack, budget, beside=beside):
         if part.start_pfn != expected and expected >= 0:
-            builder.propose("header", complete=False, incomplete_reason=gap(expected, part.start_pfn))
+            gaps.append(f"{expected} to {part.start_pfn}")
         expected = part.end_pfn
         memories.append((part, file.memory()))
         if reason := file.missing():
             builder.propose("size", complete=False, incomplete_reason=f"{place.name}: {reason}")
     if expected < own.max_pfn:
-        builder.propose("header", complete=False, incomplete_reason=gap(expected, own.max_pfn))
+        gaps.append(f"{expected} to {own.max_pfn}")
+    if gaps:
+        reason = _lacking(builder, own, None if beside is not None else path.parent, gaps)
+        builder.propose("header", complete=False, incomplete_reason=reason, missing_parts=tuple(gaps))
     opened.use_memory(split_set.SplitMemory(memories))
 
 
-def _gap(builder: VmcoreBuilder, own: Part, directory: Path | None, start: int, end: int) -> str:
-    """`directory` is where the other parts are looked for, if it is one of this host."""
+def _lacking(builder: VmcoreBuilder, own: Part, directory: Path | None, gaps: Sequence[str]) -> str:
+    """Which parts are not there. `directory` is where they are looked for, if it is one of this host."""
+    pages = " and ".join(gaps)
     if builder.values.get("wrappers"):
-        return f"pages {start} to {end} are in another part of it: unpacked into one directory, parts are read together"
+        return f"pages {pages} are in other parts of it: unpacked into one directory, parts are read together"
     way = "" if directory is None else f": cp PART {pasteable(directory)}/"
     return (
-        f"it is the part of a split dump with pages {own.start_pfn} to {own.end_pfn}, and the one with pages {start} to"
-        f" {end} is not beside it{way}"
+        f"it is the part of a split dump with pages {own.start_pfn} to {own.end_pfn}, and what has pages {pages}"
+        f" is not beside it{way}"
     )
 
 

@@ -117,7 +117,7 @@ def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str], ask: Callable[[],
     if max(desc_size, info_size) > 4096 or max(state, begin_at, next_at) + word > desc_size or time_at + 8 > info_size:
         raise LogMissingError("VMCOREINFO contradicts itself about the log")
 
-    missing = 0
+    missing, found_any = 0, False
     id_bits = 8 * word - _STATE_BITS
     ids = (1 << id_bits) - 1
     for step in range(min(((head - tail) & ids) + 1, count, _MOST_RECORDS)):
@@ -143,13 +143,16 @@ def _ringbuffer(kernel: KernelMemory, info: Mapping[str, str], ask: Callable[[],
         except PageMissingError:
             missing += 1
             if missing > _MOST_MISSING:
-                return
+                break
             continue
         # struct printk_info: u16 text_len; u8 facility. VMCOREINFO has no place of the latter.
         facility = about[length_at + 2 : length_at + 3]
+        found_any = True
         yield Record(
             nanoseconds=int.from_bytes(about[time_at : time_at + 8], order), text=text, from_program=any(facility)
         )
+    if missing and not found_any:
+        raise PageMissingError
 
 
 def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Record]:
@@ -182,7 +185,9 @@ def _printk_log(kernel: KernelMemory, info: Mapping[str, str]) -> Iterator[Recor
             text_length = int.from_bytes(record[text_at : text_at + 2], kernel.order)
             text = kernel.read(buffer + at + header, min(text_length, max(0, length - header)))
         except PageMissingError:
-            return
+            if walked:
+                return
+            raise
         yield Record(
             nanoseconds=int.from_bytes(record[time_at : time_at + 8], kernel.order),
             text=text,

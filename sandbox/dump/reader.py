@@ -77,15 +77,16 @@ class DumpReader:
     def use_memory(self, all_parts: Memory) -> None:
         self._memory = all_parts
 
-    def search(self) -> ScanResult | None:
+    def search(self, *, thorough: bool = False) -> ScanResult | None:
         """Searches memory for the kernel's own copy of its VMCOREINFO: some hypervisors do not write the note.
 
-        Returns what else memory says, where there was something to search for. May raise `DeadlineExceeded`.
+        Returns what else memory says, where there was something to search for. `thorough` searches all of it. May raise
+        `DeadlineExceeded`.
         """
         # makedumpfile, which alone splits dumps, writes the note.
         if self.info or self.memory() is not self.file.memory():
             return None
-        found = self.file.search()
+        found = self.file.search(thorough=thorough)
         self.info = vmcoreinfo.parse(found.vmcoreinfo)
         self.given_up = found.given_up
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import re
 import stat
@@ -60,6 +61,15 @@ class Budget:
         self._not_before = now + self._seconds
         self._deadline = now + self._seconds * self._patience
         self._processor_deadline = time.thread_time() + self._seconds
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """No limit until the context ends, for work that the user asked for and sees; then all of the time again."""
+        self._not_before = math.inf
+        try:
+            yield
+        finally:
+            self.restart()
 
     def extend(self, seconds: float) -> None:
         """Gives more time, for work in proportion to the size of a file."""

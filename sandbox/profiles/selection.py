@@ -46,7 +46,8 @@ def _selected(vmcore: Vmcore, override: str | None) -> Selection:
         why = f": {vmcore.skipped}" if vmcore.skipped is not None else ""
         raise UnknownKernel(
             f"{vmcore.path}: the dump does not say which kernel wrote it{why}",
-            hint=f"name it: vmbox run --image PROFILE --debuginfo VMLINUX {pasteable(vmcore.path)} -- bt",
+            hint=f"name it: vmbox run --image PROFILE --debuginfo VMLINUX {pasteable(vmcore.path)} -- bt   "
+            "(a debugger finds a kernel that KASLR moved only by VMCOREINFO, or by a hypervisor's notes of registers)",
         )
     from sandbox.dump.release import classify
 

@@ -52,10 +52,11 @@ def explain_dump(
     for module in modules:
         read_module(module)
     vmcore = identify(dump)
+    unread = None
     try:
         log = witness(dump, vmcore, unpacked=paths.unpacked_dir()).kernel
-    except VmboxError:
-        log = ()
+    except VmboxError as error:
+        log, unread = (), error
     debugger: Debugger | None = DEFAULT
     if vmcore.format is DumpFormat.LOG:
         debugger = None
@@ -67,8 +68,12 @@ def explain_dump(
                 readings = read(session, vmcore, log, modules=modules, reporter=reporter, timeout=timeout)
                 debugger = DEBUGGERS[(choice.kept(session.case) or choice.by_kernel(session.case)).debugger]
         except VmboxError as error:
+            if unread is not None:
+                raise
             readings = Readings(why=f"no debugger read the dump: {error.message}")
     found = explain(log, arch=vmcore.arch, readings=readings, taint=vmcore.taint, panic=vmcore.panic, debugger=debugger)
+    if found is None and unread is not None:
+        raise unread
     if found is None or sources is None:
         return found
     return with_source(found, sources)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from sandbox.engine import EngineInfo, Image, detection, labels, orphans
 from sandbox.errors import (
     BaseImageUnavailable,
     DebuginfoNotFound,
+    DumpNotFound,
     EmulationMissing,
     EngineFailed,
     ImageBuildFailed,
@@ -38,6 +40,7 @@ from sandbox.host import checks
 from sandbox.image import bootstrap
 from sandbox.model import Case, Vmcore
 from sandbox.profiles import platforms
+from sandbox.report.fault import explain_dump
 from sandbox.session import start
 
 DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -554,6 +557,26 @@ def test_containers_of_a_vmbox_that_was_killed_are_removed_at_the_next_opening(b
     bench.open()
     assert bench.engine.container(left.id) is None
     bench.connected = bench.engine.closed
+
+
+def test_a_split_dump_without_all_its_parts_is_refused_before_anything_is_started(bench: Bench) -> None:
+    content = bytearray(DUMP.read_bytes())
+    # struct kdump_sub_header: split, start_pfn and end_pfn; the latter also with 64 bits.
+    struct.pack_into("<iQQ", content, 4096 + 12, 1, 0, 4096)
+    struct.pack_into("<QQ", content, 4096 + 80, 0, 4096)
+    bench.dump.write_bytes(content)
+    with pytest.raises(
+        DumpNotFound, match="it is the part of a split dump with pages 0 to 4096, and what has pages 4096"
+    ):
+        bench.open()
+    # Its log is in another part: that it has no oops is not known.
+    start = len(content) - 30_000
+    bench.dump.write_bytes(content[:start] + b"\xff" * 30_000)
+    with pytest.raises(DumpNotFound, match="it is the part of a split dump"):
+        explain_dump(bench.dump, OpenOptions(), bench.heard)
+    assert bench.started() == []
+    bench.open(force=True)
+    assert bench.started() == ["latest"]
 
 
 def test_an_engine_of_another_host_that_was_only_found_is_refused(bench: Bench) -> None:

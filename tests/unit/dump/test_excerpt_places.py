@@ -72,7 +72,7 @@ def test_a_form_of_which_no_excerpt_is_made_is_refused_before_anything_is_starte
         make(tmp_path / "log", tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
     # Nor of one part of two.
     path.write_bytes(dump_writer.kdump({3: bytes(4096)}, INFO, split=(0, 10), max_mapnr=20))
-    with pytest.raises(DumpUnreadable, match="the one with pages 10 to 20 is not beside it"):
+    with pytest.raises(DumpUnreadable, match="what has pages 10 to 20 is not beside it"):
         make(path, tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import dump_writer
 import pytest
 
+from sandbox.commands.info import facts
 from sandbox.debugger import DEBUGGERS
-from sandbox.dump import elf, header_only, identify, kdump_file, read_log
+from sandbox.dump import elf, header_only, identify, is_partly_searched, kdump_file, read_log, search_all
 from sandbox.dump.vmcoreinfo import text_of, told_place
 from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump, UnknownKernel
 from sandbox.model import KernelPlace
@@ -238,7 +239,24 @@ def test_a_search_for_vmcoreinfo_that_is_given_up_says_what_was_searched(tmp_pat
         list(read_log(path))
     with pytest.raises(UnknownKernel, match=why) as caught:
         select(found)
-    assert caught.value.hint == f"name it: vmbox run --image PROFILE --debuginfo VMLINUX {path} -- bt"
+    assert str(caught.value.hint).startswith(f"name it: vmbox run --image PROFILE --debuginfo VMLINUX {path} -- bt   (")
+    assert any(value.endswith("of memory; vmbox info --unpack searches all of it") for _, value in facts(found))
+
+
+def test_what_a_search_that_was_given_up_lacks_is_found_by_a_search_of_all_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(elf, "_SEARCH_SECONDS", -1)
+    monkeypatch.setattr(kdump_file, "_SEARCH_SECONDS", -1)
+    monkeypatch.setattr(header_only, "_SCAN_LIMIT", 8 << 20)
+    path, kdump = tmp_path / "vmcore", tmp_path / "kdump"
+    _guest(path, {0x13FF000: INFO}, size=64 << 20)
+    kdump.write_bytes(dump_writer.kdump({**PAGES, 3: INFO.ljust(4096, b"\0")}, b""))
+    for dump in (path, kdump):
+        found = identify(dump)
+        assert is_partly_searched(found)
+        assert search_all(found).release == "6.1.0-test"
+        with pytest.raises(DumpUnreadable) as caught:
+            list(read_log(dump, unpack_into=tmp_path))
+        assert "given up" not in str(caught.value)
 
 
 def test_a_search_of_pages_that_is_given_up_says_how_many_were_searched(tmp_path, monkeypatch):
@@ -368,9 +386,10 @@ def test_split_set(tmp_path):
     found = identify(tmp_path / "part1")
     assert (found.complete, found.files) == (False, (tmp_path / "part1",))
     assert found.incomplete_reason == (
-        "it is the part of a split dump with pages 50 to 1000, and the one with pages 0 to 50 is not beside it:"
+        "it is the part of a split dump with pages 50 to 1000, and what has pages 0 to 50 is not beside it:"
         f" cp PART {tmp_path}/"
     )
+    assert found.missing_parts == ("0 to 50",)
 
 
 def test_a_compressed_part_of_a_split_set_is_read_alone_and_says_what_to_do(tmp_path):
@@ -380,8 +399,8 @@ def test_a_compressed_part_of_a_split_set_is_read_alone_and_says_what_to_do(tmp_
         (tmp_path / name).write_bytes(gzip.compress(content))
     found = identify(tmp_path / "first.gz")
     assert (found.release, found.complete) == ("6.1.0-test", False)
-    assert "pages 50 to 1000 are in another part of it: unpacked into one directory" in str(found.incomplete_reason)
-    assert "pages 0 to 50 are in another part" in str(identify(tmp_path / "second.gz").incomplete_reason)
+    assert "pages 50 to 1000 are in other parts of it: unpacked into one directory" in str(found.incomplete_reason)
+    assert "pages 0 to 50 are in other parts" in str(identify(tmp_path / "second.gz").incomplete_reason)
 
 
 def test_split_set_with_an_empty_part(tmp_path):

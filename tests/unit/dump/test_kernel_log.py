@@ -244,8 +244,15 @@ def test_split_dump_log(tmp_path):
         )
     assert list(read_log(tmp_path / "a")) == list(read_log(source))
     assert identify(tmp_path / "b").cause == "sysrq"
-    (tmp_path / "b").unlink()
-    assert identify(tmp_path / "a").complete is False
+    # Neither has all pages of the log; no lines are not an empty log.
+    for name in ("a", "b"):
+        alone = tmp_path / f"alone-{name}" / "part"
+        alone.parent.mkdir()
+        (tmp_path / name).rename(alone)
+        assert identify(alone).complete is False
+        with pytest.raises(DumpUnreadable, match="the log's pages are not in the dump") as refused:
+            list(read_log(alone))
+        assert refused.value.hint.endswith("names what is not beside it")
 
 
 @pytest.mark.parametrize(
