@@ -252,10 +252,16 @@ static as_written void bad_page_state(void)
 	__free_pages(page, order); /* CAUSE: bad-page-state */
 }
 
+#ifdef CONFIG_ARM64
+#define VMBOX_PUSH_THERE "mov sp, %0\n\tstr xzr, [sp, #-16]!"
+#else
+#define VMBOX_PUSH_THERE "mov %0, %%rsp\n\tpush $0"
+#endif
+
 static as_written void vmbox_switch(unsigned long stack)
 {
 	/* Where there is no stack, no exception can be handled, either. */
-	asm volatile("mov %0, %%rsp\n\tpush $0" : : "r"(stack)); /* CAUSE: double-fault */
+	asm volatile(VMBOX_PUSH_THERE : : "r"(stack)); /* CAUSE: double-fault */
 }
 
 static void double_fault(void)

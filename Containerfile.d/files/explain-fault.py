@@ -215,8 +215,10 @@ def instructions(request, found):
             listed = []
             for line in ran.stdout.splitlines():
                 parts = re.match(r"\s*([0-9a-f]+):\t((?:[0-9a-f]{2,8} )+)\s*(?:\t(.*))?$", line)
-                if parts and parts[3]:
-                    listed.append([int(parts[1], 16) - (begin or -skipped), parts[3].strip()])
+                # Of arm64 there are tabs, and remarks behind two slashes.
+                text = parts[3].partition("//")[0].replace("\t", " ").strip() if parts and parts[3] else ""
+                if text:
+                    listed.append([int(parts[1], 16) - (begin or -skipped), text])
             if any(offset == at for offset, _ in listed):
                 after = [one for one in listed if one[0] > at][:1]
                 listed = [one for one in listed if one[0] <= at][-64:] + after

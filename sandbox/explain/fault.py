@@ -12,9 +12,9 @@ from sandbox.debugger import DEFAULT, Debugger
 from sandbox.explain import hardware, oops as oopses, poison, unfaulted
 from sandbox.explain.facts import Facts, ObjectFacts, Values
 from sandbox.explain.inspection import Base, Inspection, inspect
-from sandbox.explain.instruction import divisor
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
 from sandbox.explain.refusal import access, what
+from sandbox.explain.x86 import divisor
 from sandbox.judge.call_trace import CallTrace, TracedFrame, TraceKind, interrupted_at
 from sandbox.judge.functions import is_machinery, is_panic, plain_name
 
@@ -231,13 +231,9 @@ class _Explainer:
     # how
 
     def _operands(self) -> Iterator[Operand]:
-        from sandbox.explain.instruction import registers_of
-
         seen = self._seen
-        if seen.text is None or self._arch != "x86_64":
-            return
         variables = self._facts.variables if self._facts else ()
-        for name in registers_of(seen.text):
+        for name in seen.parsed.read if seen.parsed else ():
             if (value := seen.registers.get(name)) is not None:
                 yield Operand(
                     register=name,

@@ -8,8 +8,8 @@ from typing import Final
 
 from sandbox.explain import instruction
 from sandbox.explain.facts import Facts, Values
-from sandbox.explain.instruction import MemoryOperand, ParsedInstruction
 from sandbox.explain.oops import Oops
+from sandbox.explain.operands import MemoryOperand, ParsedInstruction
 
 _KERNEL: Final = 1 << 63
 _MOST_ADDRESSES: Final = 8
@@ -66,16 +66,16 @@ class Inspection:
 
 
 def inspect(oops: Oops, facts: Facts | None, arch: str | None) -> Inspection:
-    """Read the instruction of an oops, if its code was disassembled. Only x86_64's operands are understood."""
+    """Read the instruction of an oops, if its code was disassembled, and the machine's instructions are understood."""
     registers = dict(oops.registers)
     debugger = facts.registers if facts else {}
     for name, there in debugger.items():
         registers.setdefault(name, there)
     text = next((one.text for one in facts.instructions if one.offset == 0), None) if facts else None
-    if text is None or arch != "x86_64" or facts is None:
+    parsed = instruction.parse(text, arch) if text is not None else None
+    if parsed is None or facts is None:
         return Inspection(text=text, registers=registers, addresses=_kernel_addresses(oops, ()))
-    parsed = instruction.parse(text)
-    named = instruction.registers_of(text)
+    named = parsed.read
     differing = tuple(
         one for one in named if one in debugger and one in oops.registers and debugger[one] != oops.registers[one]
     )
@@ -86,7 +86,7 @@ def inspect(oops: Oops, facts: Facts | None, arch: str | None) -> Inspection:
     if memory is not None and memory.base is not None and (value := registers.get(memory.base)) is not None:
         base = _base(memory.base, value, memory.displacement, facts)
         before = [one.text for one in facts.instructions if one.offset < 0]
-        load = instruction.loaded_from(before, memory.base)
+        load = instruction.loaded_from(before, memory.base, arch)
         load_address = load.address(registers) if load is not None else None
         if load is not None and load_address is not None and load.base is not None:
             load_base = _base(load.base, registers[load.base], load.displacement, facts)

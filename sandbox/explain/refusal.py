@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sandbox.explain.instruction import ParsedInstruction
 from sandbox.explain.oops import Oops
+from sandbox.explain.operands import ParsedInstruction
 
 _PF_WRITE, _PF_PRESENT, _PF_RESERVED, _PF_FETCH = 2, 1, 8, 16
 """arch/x86/include/asm/trap_pf.h."""

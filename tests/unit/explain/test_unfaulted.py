@@ -11,8 +11,8 @@ from test_fault import ALONE, log_of, said
 from sandbox.explain import oops
 from sandbox.explain.facts import Facts, Instruction
 from sandbox.explain.fault import Readings, explain
-from sandbox.explain.instruction import divisor
 from sandbox.explain.model import Fault
+from sandbox.explain.x86 import divisor
 
 TASK = "CPU: 1 PID: 102 Comm: insmod Tainted: G           OE      6.1.0-56-cloud-amd64 #1  Debian 6.1.192-2"
 DIED = "Kernel panic - not syncing: Fatal exception"

@@ -1,10 +1,11 @@
-"""Operands of instructions as objdump prints them."""
+"""Operands of x86_64's instructions as objdump prints them."""
 
 from __future__ import annotations
 
 import pytest
 
-from sandbox.explain.instruction import loaded_from, parse, registers_of
+from sandbox.explain.instruction import loaded_from
+from sandbox.explain.x86 import parse
 
 
 @pytest.mark.parametrize(
@@ -50,21 +51,21 @@ def test_an_address_wraps_as_the_processors_does() -> None:
 
 
 def test_registers_that_are_only_written_are_not_shown() -> None:
-    assert registers_of("mov    0x38(%rdi,%rcx,2),%rax") == ["rdi", "rcx"]
-    assert registers_of("mov    %eax,0x38(%rdi)") == ["rax", "rdi"]
-    assert registers_of("add    %r8d,%ecx") == ["r8", "rcx"]
-    assert registers_of("ud2") == []
+    assert parse("mov    0x38(%rdi,%rcx,2),%rax").read == ("rdi", "rcx")
+    assert parse("mov    %eax,0x38(%rdi)").read == ("rax", "rdi")
+    assert parse("add    %r8d,%ecx").read == ("r8", "rcx")
+    assert parse("ud2").read == ()
 
 
 def test_the_load_of_a_register_is_found_if_nothing_came_between() -> None:
     code = ["mov    0x10(%rdi),%rax", "cmp    %rax,%rdx", "nop"]
-    found = loaded_from(code, "rax")
+    found = loaded_from(code, "rax", "x86_64")
     assert found is not None
     assert (found.base, found.displacement) == ("rdi", 0x10)
     # Written since by something else, in part, or by a call; or its own address has changed.
     for between in ("xor    %eax,%eax", "mov    %edx,%eax", "call   0xffffffff81000000", "add    $0x8,%rdi"):
-        assert loaded_from([*code, between], "rax") is None
-    assert loaded_from(["mov    (%rax),%rax"], "rax") is None
-    assert loaded_from(["mov    0x10(%rdi),%eax"], "rax") is None
-    assert loaded_from(["mov    %gs:0x10(%rdi),%rax"], "rax") is None
-    assert loaded_from([], "rax") is None
+        assert loaded_from([*code, between], "rax", "x86_64") is None
+    assert loaded_from(["mov    (%rax),%rax"], "rax", "x86_64") is None
+    assert loaded_from(["mov    0x10(%rdi),%eax"], "rax", "x86_64") is None
+    assert loaded_from(["mov    %gs:0x10(%rdi),%rax"], "rax", "x86_64") is None
+    assert loaded_from([], "rax", "x86_64") is None
