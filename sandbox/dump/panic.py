@@ -60,7 +60,7 @@ _CAUSES: Final = (
     (r"invalid opcode|undefined instruction", PanicCause.INVALID_OPCODE),
     (r"panic forced after error|\b(?:ext4|xfs|btrfs|dm-verity)\b.*panic", PanicCause.FILESYSTEM),
     (r"IPMI", PanicCause.IPMI),
-    (r"Fatal hardware error", PanicCause.HARDWARE_ERROR),
+    (r"Fatal hardware error|synchronous (?:external abort|parity)", PanicCause.HARDWARE_ERROR),
     (r"Oops", PanicCause.OOPS),
 )
 
@@ -116,6 +116,10 @@ _MACHINES: Final = (
     (re.compile(r"\bKrnl PSW : "), "s390x"),
     (re.compile(r"\bepc : .*\bra : "), "riscv64"),
 )
+_OLD_LINE: Final = re.compile(
+    r"\bPid: \d{1,10}, comm: .{1,16} .*? (?P<version>#\d\S*(?: Debian \S+)?)(?: (?P<hardware>\S.*))?$"
+)
+"""arch/x86/kernel/process_64.c up to 3.8: behind the version are vendor and product of the DMI."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -219,6 +223,9 @@ def _take_machine(found: LogFindings, lines: list[str], budget: Budget) -> None:
         if "ainted" not in line or (named := _CPU_LINE.search(line)) is None:
             continue
         version = _BUILD_ID.sub("", named["version"]).strip()
+        if old := _OLD_LINE.search(line):
+            version = old["version"]
+            found.hardware = found.hardware or old["hardware"]
         if build_id := _BUILD_ID.search(named["version"]):
             found.build_id = build_id[1]
         if found.release != named["release"]:

@@ -180,5 +180,11 @@ def machine(release: str, utsname_version: str | None) -> str | None:
     return None if arch is None else _MACHINES.get(arch, arch)
 
 
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64", "x86_64_v2": "x86_64"}
+_MACHINES = {
+    "amd64": "x86_64",
+    "arm64": "aarch64",
+    "x86_64_v2": "x86_64",
+    # Debian's flavours of 32-bit kernels.
+    **dict.fromkeys(("686", "686-pae", "rt-686-pae", "586", "486"), "i686"),
+}
 """uname -m of what releases call it otherwise."""

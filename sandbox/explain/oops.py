@@ -13,43 +13,61 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from sandbox.dump.panic import LINES_OF_HEAD
-from sandbox.judge.call_trace import TASK_LINE, CallTrace, TracedFrame, call_traces, own_lines, without_time
+from sandbox.judge.call_trace import (
+    OLD_TASK_LINE,
+    TASK_LINE,
+    CallTrace,
+    TracedFrame,
+    call_traces,
+    own_lines,
+    without_time,
+)
 from sandbox.judge.which_trace import is_of_init, panic_and_trace
 
 _BEGINS: Final = re.compile(
     r"BUG: (?:[Kk]ernel NULL pointer|[Uu]nable to handle)|[Uu]nable to handle kernel|general protection fault"
     r"|[Kk]ernel BUG at|stack guard page was hit|Internal error: |divide error: |double fault|Unhandled fault"
     r"|stack segment: |invalid opcode: |\bOops: |Oops - |watchdog: BUG: |detected stall|self-detected stall"
-    r"|hard LOCKUP|kernel tried to execute NX"
+    r"|hard LOCKUP|kernel tried to execute NX|BUG: soft lockup|detected expedited stalls"
 )
 """A line that can be the first of an oops or of a lockup's message."""
 _WARNS: Final = re.compile(r"^\s*WARNING: (?:CPU: \d+ PID: \d+ )?at (?P<file>[^\s:]{1,256}):(?P<line>\d{1,9})\b")
 """The first line of WARN(), which ends a kernel only where panic_on_warn is set. Newer kernels have no CPU in it."""
 _REPORT: Final = re.compile(
     r"^\s*(?:BUG: (?P<checker>KASAN|KFENCE|KCSAN): (?P<kind>\S.{0,256}?) in (?P<place>\S+(?: \[[^\]]{1,110}\])?)"
+    # A data race has two.
+    r"(?: / \S+(?: \[[^\]]{1,110}\])?)?"
     r"|(?P<ubsan>UBSAN): (?P<fault>\S.{0,256}?) in (?P<file>[^\s:]{1,256}):(?P<line>\d{1,9})(?::\d{1,9})?)\s*$"
 )
 """The first line of a report of a checker that the compiler or the allocator helps (mm/kasan/report.c, lib/ubsan.c)."""
 _REPORTED: Final = re.compile(r"\b(KASAN|KFENCE|KCSAN|UBSAN): panic_on_warn set|\b(kasan)\.fault=panic set")
 _CHECKERS: Final = re.compile(
-    r"_*(?:dump_stack|show_stack|print_report|print_address_desc|kasan_|asan_|kcsan_|tsan_|kfence_|ubsan_|check_region)\w*"
+    r"_*(?:dump_stack|show_stack|dump_backtrace|print_address_description|print_report|print_address_desc|kasan_|asan_|kcsan_|tsan_|kfence_|ubsan_|check_region)\w*"
     r"(?:\.\w+)*|panic|check_panic_on_warn|end_report"
 )
 _SAID: Final = re.compile(
     r"virtual address [0-9a-f]{8} when (?P<arm>read|write|execute)"
     r"|BUG: (?:Kernel NULL pointer dereference|Unable to handle kernel data access) on (?P<power>read|write) at "
-    r"|^(?P<checker>Read|Write) of size \d+ at addr (?P<address>[0-9a-f]{8,16}) ",
+    r"|^(?P<checker>Read|Write) (?:of size \d+ )?at addr (?P<address>[0-9a-f]{8,16}) "
+    r"|^BUG: KFENCE: [\w -]{1,64} (?P<kfence>read|write) in "
+    r"|^\s*status: [0-9a-f]{16} badaddr: [0-9a-f]{16} cause: 0*(?P<riscv>[cdf])$"
+    r"|^\s*ESTAT: [0-9a-f]+ \[PI(?P<loongarch>[FLS])\]",
     re.MULTILINE,
 )
-"""The access in words: arch/arm/mm/fault.c, arch/powerpc/mm/fault.c, mm/kasan/report.c."""
+"""The access in words: arch/arm/mm/fault.c, arch/powerpc/mm/fault.c, mm/kasan/report.c, mm/kfence/report.c; the number
+or name of an exception: arch/riscv/kernel/process.c, arch/loongarch/kernel/traps.c."""
+_ACCESSES: Final = {"c": "execute", "d": "read", "f": "write", "F": "execute", "L": "read", "S": "write"}
 _WARNED: Final = re.compile(r"panic_on_warn")
 _CUT: Final = re.compile(r"-+\[ cut here \]-+")
-_LOCKUP: Final = re.compile(r"soft lockup|hard LOCKUP|detected stall|self-detected stall")
+_LOCKUP: Final = re.compile(r"soft lockup|hard LOCKUP|detected (?:expedited )?stall|self-detected stall")
 _NUMBER: Final = re.compile(r"\[#(\d{1,6})\]")
 _ADDRESS: Final = re.compile(
     r"(?:dereference|page fault|paging request)[^:]*(?:, address| for address): (?:0x)?([0-9a-f]{8,16})"
     r"|(?:dereference|paging request|data access)[a-z ]* at (?:virtual address )?(?:0x)?([0-9a-f]{8,16})"
     r"|(?:non-canonical|maybe for) address 0x([0-9a-f]{1,16})"
+    # arch/arm64/mm/fault.c and arch/riscv/mm/fault.c: "access to user memory outside uaccess routines", and others.
+    r"|Unable to handle kernel [a-z -]{1,64} memory[a-z ]{0,32} at virtual address ([0-9a-f]{16})"
+    r"|Unhandled fault: [\w -]{1,64} \(0x[0-9a-f]{3,8}\) at (?:0x)?([0-9a-f]{8,16})\b"
 )
 _ERROR_CODE: Final = re.compile(r"#PF: error_code\(0x([0-9a-f]{1,8})\)")
 _OOPS_CODE: Final = re.compile(r"\b(?:Oops|Internal error: [\w ()-]{1,60}): (?:Oops: )?([0-9a-f]{4,16}) \[#")
@@ -59,13 +77,17 @@ _PLACE: Final = re.compile(
     r"(?: \[(?P<module>[\w-]{1,56})(?: [0-9a-f]{40})?\])?"
 )
 _WHERE: Final = re.compile(
-    r"^\s*(?:RIP: 0010:|pc : |epc : +(?:[0-9a-f]{8,16} )?|epc {3}: [0-9a-f]{8,16} |PC is at |NIP \[[0-9a-f]{8,16}\] "
+    r"^\s*(?:(?:RIP|EIP): (?:00(?:10|60):)?(?:\[<[0-9a-f]{8,16}>\] +\[<[0-9a-f]{8,16}>\] )?"
+    r"|EIP is at |pc : |epc : +(?:[0-9a-f]{8,16} )?|epc {3}: [0-9a-f]{8,16} |PC is at |NIP \[[0-9a-f]{8,16}\] "
     r"|ERA: [0-9a-f]{8,16} "
     r"|Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \((?:\[<[0-9a-f]+>\] )?)" + _PLACE.pattern
 )
-"""Of x86, arm64, riscv, mips, arm, powerpc, loongarch and s390."""
-_BAD_WHERE: Final = re.compile(r"^\s*(?:RIP: 0010:|pc : )(?:0x([0-9a-f]{1,16})\s*$|Bad RIP value)")
-_USER: Final = re.compile(r"^\s*RIP: 00(?:33|23):")
+"""Of x86 up to 4.9 and since, arm64, riscv, mips, arm, powerpc, loongarch and s390."""
+_BAD_WHERE: Final = re.compile(
+    r"^\s*(?:(?:RIP|EIP): (?:00(?:10|60):)?|pc : )(?:\[<([0-9a-f]{8,16})>\] +\[<[0-9a-f]{8,16}>\] 0x[0-9a-f]{1,16}\s*$"
+    r"|0x([0-9a-f]{1,16})\s*$|Bad RIP value)"
+)
+_USER: Final = re.compile(r"^\s*R?[IE]?IP: 00(?:33|23|73):")
 _REGISTER: Final = re.compile(
     r"\b(R(?:[ABCD]X|[SD]I|[SB]P|0[89]|1[0-5])|CR2|x\d\d?|sp|lr)(?: ?): ?(?:[0-9a-f]{4}:)?([0-9a-f]{16})\b"
 )
@@ -77,6 +99,8 @@ _BEFORE: Final = re.compile(
     r"|\busercopy: Kernel memory .*"
 )
 """What lib/list_debug.c, lib/string_helpers.c and mm/usercopy.c say before their BUG()."""
+_RUST: Final = re.compile(r"\brust_kernel: panicked at \S")
+"""What the panic handler of rust/kernel/lib.rs prints: the place, and the reason in the next line."""
 _GUARD: Final = re.compile(r"BUG: (?:\w+ )?stack guard page was hit at (\S+)")
 _MODULES: Final = re.compile(r"^\s*Modules linked in: ?(.*)$")
 _END: Final = re.compile(r"---\[ end trace")
@@ -210,7 +234,8 @@ def _one_oops(lines: Sequence[str], before: int, at: int) -> bool:
 def frames(lines: Sequence[str], oops: Oops) -> list[TracedFrame]:
     """The frames of the oops' call trace that the kernel was sure of, without the one that faulted."""
     trace = next((one for one in call_traces(lines) if one.line > oops.line), None)
-    if trace is None:
+    # Without registers the trace of a lockup begins with the handler that found it, which nothing of the bug called.
+    if trace is None or (oops.lockup and oops.place is None):
         return []
     found = [one for one in trace.reliable if not one.stopped]
     if oops.reported:
@@ -236,12 +261,14 @@ def _belongs(panic: str, last: Oops) -> bool:
 
 
 def _read(lines: Sequence[str], at: int, end: int) -> Oops:
-    before = next((found[0] for line in lines[max(0, at - 3) : at] if (found := _BEFORE.search(line))), None)
+    above = lines[max(0, at - 3) : at]
+    before = next((found[0] for line in above if (found := _BEFORE.search(line))), None) or _rust_panic(above)
     block = _block(lines[at:end])
     text = "\n".join(block)
     address = _ADDRESS.search(text)
     place, bad, registers, code, code_at = _state(block)
     task = TASK_LINE.search(text)
+    old = OLD_TASK_LINE.search(text) if task is None else None
     warning = _WARNS.match(block[0])
     if warning is not None:
         before = _warning_text(lines, at)
@@ -274,16 +301,29 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
         code=code,
         code_at=code_at,
         cpu=int(task[1]) if task else None,
-        pid=int(task[2]) if task else None,
-        command=task[3] if task else None,
+        pid=int(task[2]) if task else int(old[1]) if old else None,
+        command=task[3] if task else old[2] if old else None,
         check=(check["file"], int(check["line"])) if check else None,
         warned=warning is not None,
         reported=report is not None,
-        access=(said["arm"] or said["power"] or said["checker"].lower()) if said else None,
+        access=_access(said) if said else None,
         corruption=before,
         guard_page=guard,
         modules=_modules(lines[max(0, at - 60) : end]),
     )
+
+
+def _rust_panic(above: Sequence[str]) -> str | None:
+    begun = next((number for number, line in enumerate(above) if _RUST.search(line)), None)
+    if begun is None:
+        return None
+    return " ".join(itertools.takewhile(lambda line: not _CUT.search(line), map(str.strip, above[begun:])))
+
+
+def _access(said: re.Match[str]) -> str:
+    names = ("arm", "power", "checker", "kfence", "riscv", "loongarch")
+    word = next(str(said[name]) for name in names if said[name])
+    return _ACCESSES.get(word, word.lower())
 
 
 def _warning_text(lines: Sequence[str], at: int) -> str | None:
@@ -318,8 +358,8 @@ def _state(block: Sequence[str]) -> tuple[Place | None, int | None, dict[str, in
             begun = True
             if where:
                 place = _place(where)
-            elif nowhere and nowhere[1]:
-                bad = int(nowhere[1], 16)
+            elif nowhere and (printed := nowhere[1] or nowhere[2]):
+                bad = int(printed, 16)
             continue
         if begun or line.lstrip().startswith(("sp :", "lr :")):
             if re.match(r"\s*(?:Call [Tt]race)", line):
@@ -330,8 +370,8 @@ def _state(block: Sequence[str]) -> tuple[Place | None, int | None, dict[str, in
                 registers.setdefault(_NAMES.get(lower, lower), int(value, 16))
             if flags := _FLAGS.search(line):
                 registers.setdefault("eflags", int(flags[1], 16))
-        if not code and (printed := _CODE.match(line)):
-            code, code_at = _octets(printed[1])
+        if not code and (dumped := _CODE.match(line)):
+            code, code_at = _octets(dumped[1])
     return place, bad, registers, code, code_at
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from sandbox.explain.oops import Oops
 from sandbox.explain.operands import ParsedInstruction
 
+_X86: Final = ("x86_64", "i686")
 _PF_WRITE, _PF_PRESENT, _PF_RESERVED, _PF_FETCH = 2, 1, 8, 16
 """arch/x86/include/asm/trap_pf.h."""
 _EC_FETCH, _EC_DATA = 0x21, 0x25
@@ -30,6 +31,8 @@ _PAGE_FAULT: Final = re.compile(r"BUG: |tried to execute NX-protected page")
 """First lines of what arch/x86/mm/fault.c prints, behind which the error code is one of a page fault."""
 _EXTERNAL: Final = re.compile(r"synchronous (?:external abort|parity)")
 _DIVIDES: Final = re.compile(r"divide error: ")
+_STACK_SEGMENT: Final = re.compile(r"stack segment: ")
+"""In 64-bit mode, what is a general protection fault with other registers (Intel SDM, volume 3, 6.15)."""
 _DOUBLE: Final = re.compile(r"double fault")
 
 
@@ -40,7 +43,7 @@ def access(oops: Oops, arch: str | None, instruction: ParsedInstruction | None) 
     if oops.lockup or oops.check or oops.reported:
         return None
     code = oops.error_code
-    if code is not None and arch == "x86_64" and _PAGE_FAULT.search(oops.text) and not oops.guard_page:
+    if code is not None and arch in _X86 and _PAGE_FAULT.search(oops.text) and not oops.guard_page:
         return "execute" if code & _PF_FETCH else "write" if code & _PF_WRITE else "read"
     if code is not None and arch == "aarch64":
         kind = code >> 26 & 0x3F
@@ -75,6 +78,8 @@ def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = No
         if divisor is None:
             return "The processor could not divide: the divisor is 0, or the result does not fit into its register."
         return "A division by zero." if divisor == 0 else f"The result of a division by {divisor} does not fit."
+    if _STACK_SEGMENT.search(oops.text) and arch == "x86_64":
+        return "The processor refused an address that is made of rsp or rbp, and is no address: it is not canonical."
     if _DOUBLE.search(oops.text):
         stack = oops.registers.get("rsp")
         at = f"; the stack pointer was 0x{stack:x}" if stack is not None else ""
@@ -105,12 +110,16 @@ def _refusal(oops: Oops, arch: str | None) -> str:
     code = oops.error_code
     if arch == "aarch64" and code is not None and code >> 26 & 0x3F in {_EC_FETCH, _EC_DATA}:
         return _status(code, oops.address)
-    if arch != "x86_64" or code is None:
+    if "alignment" in oops.text:
+        return "which is not aligned for this access"
+    if arch not in _X86 or code is None:
         return "which the processor refused"
     if code & _PF_RESERVED:
         return "of which a page table is damaged (a reserved bit is set)"
     if not code & _PF_PRESENT:
         return "which is not mapped"
+    if arch != "x86_64":
+        return "which is mapped, but not for this access"
     if oops.address is not None and oops.address < _USER_END:
         kind = "SMEP" if code & _PF_FETCH else "SMAP"
         return f"which is of user space: the kernel may do so in few places only ({kind})"

@@ -37,7 +37,9 @@ _FRAME: Final = re.compile(
     r"(?P<open>\(?)(?:\[<[0-9a-f]+>\]|\[[0-9a-f]{8,16}\](?: \[[0-9a-f]{8,16}\])?)?\s*"
     r"(?P<doubt>\? )?(?::\w+:)?" + _FUNCTION + r"(?P<rest>.*)$"
 )
-_ARM_FRAME: Final = re.compile(r"^\s*(?:\[<[0-9a-f]+>\] )?\(?(?P<function>[A-Za-z_][\w.]*)(?:\+0x\S+)?\)? from \S")
+_ARM_FRAME: Final = re.compile(
+    r"^\s*(?:\[<[0-9a-f]+>\] )?\(?(?P<function>[A-Za-z_][\w.]*)(?:\+0x\S+)?(?: \[(?P<module>[\w-]+)\])?\)? from \S"
+)
 _MODULE: Final = re.compile(r"^\s*\[([\w-]+)(?: [0-9a-f]+)?\]")
 _MARKER: Final = re.compile(r"^\s*(?:<+/?[#A-Z_]+[0-9]*>+\s*)+$")
 _UNKNOWN: Final = re.compile(r"^\s*\(?(?:\[<?[0-9a-f]+>?\]\s*)*(?:\? )?(?:0x)?[0-9a-f]{8,16}\)?\s*$")
@@ -45,6 +47,14 @@ _UNKNOWN: Final = re.compile(r"^\s*\(?(?:\[<?[0-9a-f]+>?\]\s*)*(?:\? )?(?:0x)?[0
 _NAMELESS: Final = re.compile(r"^\s*(?:\[<[0-9a-f]+>\] )?0x[0-9a-f]{8,16}\s*$")
 """The same as a frame of which the unwinder is sure, as %pB prints it."""
 _BEGIN: Final = re.compile(r"^\s*(?:Call [Tt]race|Backtrace):\s*(?P<first>.*)$")
+_HEADLESS: Final = re.compile(
+    r"^\s*\[<[0-9a-f]{8}>\] \([A-Za-z_][^()]{1,200}\) from \[<[0-9a-f]{8}>\] \("
+    r"|^ *[A-Za-z_][\w.]*(?: \[[\w-]+\])? from [A-Za-z_][\w.]*\+0x[0-9a-f]+/0x[0-9a-f]+"
+    r"|^\s*\[<[0-9a-f]{16}>\] " + _FUNCTION
+)
+"""A frame of arm or riscv, whose unwinders print nothing above the first (arch/arm/kernel/unwind.c)."""
+_BADADDR: Final = re.compile(r"^\s*status: [0-9a-f]{16} badaddr: [0-9a-f]{16} cause: [0-9a-f]{16}$")
+"""The last line of riscv's registers."""
 # Kernel code has the selectors 0x10 and 0x60 (i386), e030 and e008 under Xen.
 _STOPPED: Final = re.compile(
     r"^\s*(?:R?EIP|RIP): (?:00(?:10|60)|e0(?:08|30)):(?:\[<[0-9a-f]+>\]\s+\[<[0-9a-f]+>\] )?(?:"
@@ -62,6 +72,8 @@ TASK_LINE: Final = re.compile(
     r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
 )
 """CPU, PID and name of the task of an event: dump_stack_print_info() in lib/dump_stack.c."""
+OLD_TASK_LINE: Final = re.compile(r"\bPid: (\d{1,10}), comm: (.{1,16}?) +(?:Not tainted|Tainted:)")
+"""PID and name, of x86 up to 3.8."""
 _BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked (?:in I/O wait )?for more than")
 LINES_ABOVE: Final = 80
 """Lines above a call trace that can belong to it: registers, and the list of modules."""
@@ -251,8 +263,8 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
     at = 0
     while at < len(lines):
         line = lines[at]
-        began = _BEGIN.match(line)
-        if began is None:
+        first = _beginning(lines, at)
+        if first is None:
             above = _look(line, at, above)
             at += 1
             continue
@@ -263,7 +275,7 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
         if above.since + LINES_ABOVE < at:
             above = _Above()
         frames = [] if above.stopped is None else [above.stopped]
-        if (beside := _frame(began["first"])) is not None:
+        if (beside := _frame(first)) is not None:
             frames.append(beside)
         end, cut = _frames(lines, callers, at + 1, frames)
         cpu, pid, command = above.task or (None, None, None)
@@ -284,6 +296,18 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
             )
         above = above.around or _Above(since=end)
         at = end
+
+
+def _beginning(lines: Sequence[str], at: int) -> str | None:
+    """What stands in the line that begins a trace, behind its heading; None where none begins."""
+    if (began := _BEGIN.match(lines[at])) is not None:
+        return began["first"]
+    headless = _HEADLESS.match(lines[at])
+    if headless is None or (headless["function"] and not (at and _BADADDR.match(lines[at - 1]))):
+        return None
+    if any(map(_BEGIN.match, lines[at + 1 : at + 2])):
+        return None
+    return lines[at]
 
 
 def _look(line: str, at: int, above: _Above) -> _Above:
@@ -360,7 +384,7 @@ def _foreign(lines: Sequence[str], at: int) -> int:
 def _frame(line: str) -> TracedFrame | None:
     if (found := _FRAME.match(line)) is None:
         arm = _ARM_FRAME.match(line)
-        return TracedFrame(function=arm["function"]) if arm else None
+        return TracedFrame(function=arm["function"], module=arm["module"]) if arm else None
     rest = found["rest"]
     begins = line[found.end("function") :].startswith("+0x0/")
     module = _MODULE.match(rest)
@@ -375,9 +399,9 @@ def _frame(line: str) -> TracedFrame | None:
 
 
 def _without_repetition(frames: Sequence[TracedFrame]) -> Iterator[TracedFrame]:
-    """Leave out the frame after one with registers if it is the same address: arm64 and powerpc print it twice."""
+    """Leave out the frame after one with registers if it is the same address: arm, arm64 and powerpc print it twice."""
     for at, frame in enumerate(frames):
         before = frames[at - 1] if at else None
-        twice = before is not None and (before.function, before.offset) == (frame.function, frame.offset)
+        twice = before is not None and before.function == frame.function and frame.offset in {before.offset, ""}
         if before is None or not (twice and before.stopped and not frame.stopped):
             yield frame
