@@ -7,15 +7,16 @@ to the dump or beside it.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,11 +25,13 @@ from sandbox.dump import identify
 from sandbox.dump.source import FileSource, cannot_open, open_evidence
 from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, VmboxError, pasteable, unwritable
 from sandbox.host import decode, paths
+from sandbox.host.background import in_background
 from sandbox.host.files import write_atomically
 from sandbox.model import field_with_key
 from sandbox.progress import QUIET, Reporter, Step
 
 _PIECE: Final = 4 << 20
+_ZEROS: Final = bytes(_PIECE)
 _AT_ONCE: Final = 4
 """Files hashed at the same time; hashlib lets the others go on meanwhile."""
 
@@ -86,8 +89,7 @@ def verify(
     if expected is not None and len(dumps) > 1:
         raise UsageError("one SHA-256 is of one file", hint="verify the files one by one")
     dumps = [remote_dump.local(dump, reporter) for dump in dumps]
-    with ThreadPoolExecutor(min(_AT_ONCE, len(dumps) or 1)) as pool:
-        found = list(pool.map(lambda path: fingerprint(path, reporter), dumps))
+    found = _fingerprints(dumps, reporter)
     results, changes = [], []
     for path, now in zip(dumps, found, strict=True):
         wanted = expected or _beside(path, reporter)
@@ -130,6 +132,19 @@ def _name_other_parts(path: Path, named: Sequence[Path], reporter: Reporter) -> 
             reporter.notice(f"{path.name}: {vmcore.incomplete_reason}")
 
 
+def _fingerprints(dumps: Sequence[Path], reporter: Reporter) -> list[Fingerprint]:
+    """Of each file, some at a time. Ctrl-C ends it at once, for which no thread may be waited for."""
+    found: dict[int, Fingerprint] = {}
+
+    def take(first: int) -> None:
+        for number in range(first, len(dumps), _AT_ONCE):
+            found[number] = fingerprint(dumps[number], reporter)
+
+    for future in [in_background(partial(take, first), name="hash") for first in range(min(_AT_ONCE, len(dumps)))]:
+        future.result()
+    return [found[number] for number in range(len(dumps))]
+
+
 def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:
     """Reads all of a file, or of a dump on a server. Raises `DumpUnreadable` also when it changes meanwhile."""
     if remote_dump.is_description(path):
@@ -141,7 +156,7 @@ def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:
     try:
         before = os.fstat(descriptor)
         with reporter.step(f"Hashing {path.name}", total=before.st_size, unit="B") as step:
-            sha256 = _hash(descriptor, step)
+            sha256 = _hash(descriptor, before.st_size, step)
         after = os.fstat(descriptor)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise DumpUnreadable(f"{path} changes while it is read", hint="wait until it has been copied to its end")
@@ -178,12 +193,47 @@ def _remote_fingerprint(path: Path, reporter: Reporter) -> Fingerprint:
         return Fingerprint(sha256=sha256.hexdigest(), size=source.size)
 
 
-def _hash(descriptor: int, step: Step) -> str:
+def _hash(descriptor: int, size: int, step: Step) -> str:
+    """The SHA-256. Holes are not read, which takes longer than to hash their zeros, and fills the page cache."""
     sha256 = hashlib.sha256()
-    while data := os.read(descriptor, _PIECE):
+    at = 0
+    while at < size:
+        start = _next_data(descriptor, at, size)
+        while at < start:
+            zeros = _ZEROS[: start - at]
+            sha256.update(zeros)
+            at += len(zeros)
+            step.advance(len(zeros))
+        end = _end_of_data(descriptor, at, size)
+        while at < end and (data := os.pread(descriptor, min(_PIECE, end - at), at)):
+            sha256.update(data)
+            at += len(data)
+            step.advance(len(data))
+        if at < end:
+            break  # it was cut meanwhile, which the caller finds
+    # A disk has no size for stat.
+    while data := os.pread(descriptor, _PIECE, at):
         sha256.update(data)
+        at += len(data)
         step.advance(len(data))
     return sha256.hexdigest()
+
+
+def _next_data(descriptor: int, at: int, size: int) -> int:
+    """Where the hole at an offset ends; the offset itself where there is none."""
+    try:
+        return os.lseek(descriptor, at, os.SEEK_DATA)
+    except OSError as error:
+        # ENXIO: nothing but a hole follows. Others: it is no file system, or one that does not tell of holes.
+        return size if error.errno == errno.ENXIO else at
+
+
+def _end_of_data(descriptor: int, at: int, size: int) -> int:
+    """Where the next hole begins."""
+    try:
+        return min(os.lseek(descriptor, at, os.SEEK_HOLE), size)
+    except OSError:
+        return size
 
 
 def _xattrs(descriptor: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from sandbox.log import Log
 from sandbox.progress import QUIET, Reporter, Step
@@ -27,6 +27,10 @@ def reporter(*, quiet: bool) -> Reporter:
     if quiet:
         return QUIET
     return Live() if sys.stderr.isatty() else Plain()
+
+
+_SETTLED: Final = 2.0
+"""Seconds after which the rate says how long the rest takes."""
 
 
 class Live:
@@ -194,5 +198,10 @@ def _newest(line: str) -> str:
 def _amount(done: int, total: int | None, unit: str, began: float) -> str:
     if unit != "B":
         return f"{done}/{total}" if total else str(done)
-    rate = size(done / max(time.monotonic() - began, 0.001))
-    return f"{size(done)} of {size(total)}, {rate}/s" if total else f"{size(done)}, {rate}/s"
+    took = max(time.monotonic() - began, 0.001)
+    rate = size(done / took)
+    if not total:
+        return f"{size(done)}, {rate}/s"
+    left = took * (total - done) / max(done, 1)
+    estimate = f", {left / 60:.0f} min left" if took >= _SETTLED and left >= 60 else ""
+    return f"{size(done)} of {size(total)}, {rate}/s{estimate}"

@@ -24,3 +24,18 @@ def test_a_line_that_is_repeated_is_shown_once(capsys: pytest.CaptureFixture[str
     render.error(VmboxError("crash does not open this dump", detail=detail))
     said = capsys.readouterr().err.splitlines()
     assert said[1:] == [f"    {warning}   (1861 times)", "    crash: cannot malloc", f"    {warning}"]
+
+
+def test_the_rest_of_long_work_is_estimated(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.Plain().step("Hashing vmcore", total=1 << 40, unit="B") as step:
+        now = 11.0
+        step.advance(11 << 30)
+        now = 1000.0
+        step.advance(1000 << 30)
+    said = capsys.readouterr().err.splitlines()
+    assert said[1] == "Hashing vmcore: 11.0 GiB of 1.0 TiB, 1.0 GiB/s, 17 min left"
+    assert said[2] == "Hashing vmcore: 1011.0 GiB of 1.0 TiB, 1.0 GiB/s"

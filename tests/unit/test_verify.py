@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +74,45 @@ def test_a_hash_from_elsewhere(dump: Path) -> None:
     assert verify([dump], expected=right.upper())[0].newly_recorded
     with pytest.raises(UsageError, match="64 hexadecimal"):
         verify([dump], expected="abc")
+
+
+def test_holes_are_hashed_without_being_read(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    piece = 1 << 20
+    sparse = dump.with_name("sparse")
+    with sparse.open("wb") as file:
+        for at in (3 * piece, 9 * piece + 17):
+            file.seek(at)
+            file.write(b"x" * 5000)
+        file.truncate(20 * piece)
+    wanted = hashlib.sha256(sparse.read_bytes()).hexdigest()
+    read = 0
+    pread = os.pread
+
+    def counting(descriptor: int, size: int, at: int) -> bytes:
+        nonlocal read
+        data = pread(descriptor, size, at)
+        read += len(data)
+        return data
+
+    monkeypatch.setattr(os, "pread", counting)
+    assert fingerprint(sparse).sha256 == wanted
+    assert 0 < read < piece
+    read = 0
+    monkeypatch.setattr(os, "lseek", lambda *_: os.open("/nowhere", os.O_RDONLY))  # a file system that cannot tell
+    assert fingerprint(sparse).sha256 == wanted
+    assert read == 20 * piece
+
+
+def test_ctrl_c_ends_it_at_once(dump: Path) -> None:
+    large = dump.with_name("large")
+    with large.open("wb") as file:
+        file.truncate(1 << 40)
+    code = "import sys; from sandbox.__main__ import main; sys.exit(main())"
+    with subprocess.Popen([sys.executable, "-c", code, "verify", str(large)], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"Hashing large" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
 
 
 def test_several_at_once_with_progress(dump: Path, tmp_path: Path) -> None:
