@@ -306,6 +306,8 @@ class Case:
     """Version of each debugger in its image, by name, as the image says."""
     doubts: Mapping[str, str] = field(default_factory=dict)
     """By debugger: the reason why its answers may be wrong, e.g. a kernel that is newer than it knows."""
+    only_misread: bool = False
+    """Whether the doubt about crash is of some stacks that each crash misreads: where drgn cannot, it answers."""
     incomplete: str | None = None
     """Missing part of the dump, if known."""
     place: KernelPlace | None = None

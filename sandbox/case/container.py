@@ -39,7 +39,7 @@ from sandbox.host import config
 from sandbox.host.paths import is_utf8
 from sandbox.log import Log
 from sandbox.model import Case, Debuginfo, Verification, Vmcore
-from sandbox.profiles import Profile, doubts, platforms
+from sandbox.profiles import Profile, doubts, only_misread, platforms
 from sandbox.progress import QUIET, Reporter
 
 _ENVIRONMENT: Final = {
@@ -173,6 +173,7 @@ def open_case(
                 script=SESSION_VERSION,
                 versions=versions,
                 doubts=doubts(profile, versions, vmcore, native=info.arch if native else None),
+                only_misread=not native and only_misread(profile, versions, vmcore),
                 native=native,
                 files=len(vmcore.files) or 1,
                 requested=requested,

@@ -16,7 +16,7 @@ from sandbox.profiles.definition import (
     RepositoryVersions,
     Snapshots,
 )
-from sandbox.profiles.doubts import doubt_crash, doubts, with_version
+from sandbox.profiles.doubts import doubt_crash, doubts, only_misread, with_version
 from sandbox.profiles.loading import digests, load, read
 from sandbox.profiles.selection import Selection, by_name, fallbacks, select
 
@@ -38,6 +38,7 @@ __all__ = [
     "doubts",
     "fallbacks",
     "load",
+    "only_misread",
     "read",
     "select",
     "with_version",

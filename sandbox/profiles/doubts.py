@@ -44,9 +44,25 @@ class Backport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Misreading:
+    """Kernels, from a first to a last one, of which no crash prints some stacks right."""
+
+    first: str
+    """major.minor of the first kernel."""
+    last: str
+    """The same of the last one."""
+    arch: str
+    """As uname -m prints it."""
+    commits: str
+    """The kernel's: the one that began it, and the one that ended it."""
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Changes:
     change: tuple[Change, ...]
     backport: tuple[Backport, ...]
+    misreading: tuple[Misreading, ...]
 
 
 @cache
@@ -62,6 +78,11 @@ def crash_changes() -> tuple[Change, ...]:
 def crash_backports() -> tuple[Backport, ...]:
     """As `crash_changes`: those in stable releases."""
     return _read().backport
+
+
+def crash_misreadings() -> tuple[Misreading, ...]:
+    """As `crash_changes`: kernels of which each crash misreads something."""
+    return _read().misreading
 
 
 def max_kernel(crash: Crash, version: str) -> str | None:
@@ -112,8 +133,9 @@ def doubts(
     `native` is the machine of the image's programs where the dump is of another.
     """
     other = None if native is None else f"crash of {native} reads no dumps of {vmcore.arch}"
+    own = with_version(profile, versions)
     said = {
-        "crash": other or doubt_crash(with_version(profile, versions), vmcore.release, vmcore.utsname_version),
+        "crash": other or doubt_crash(own, vmcore.release, vmcore.utsname_version) or _misreads(vmcore),
         "drgn": _doubt_drgn(versions, vmcore.release),
     }
     return {name: words for name, words in said.items() if words is not None}
@@ -132,6 +154,26 @@ def doubt_crash(profile: Profile, release: str | None, utsname_version: str | No
                 f"{'.'.join(map(str, stable))} has of newer kernels: {one.what}"
             )
     return None
+
+
+def _misreads(vmcore: Vmcore) -> str | None:
+    """What each crash misreads of a dump's kernel, whatever its version; None where nothing is known."""
+    if vmcore.release is None:
+        return None
+    kernel = kernel_version(vmcore.release)
+    for one in crash_misreadings():
+        if one.arch == vmcore.arch and kernel_version(one.first) <= kernel <= kernel_version(one.last):
+            return (
+                f"no crash reads all stacks of kernels {one.first} to {one.last} right, and this is {vmcore.release}: "
+                f"{one.what}"
+            )
+    return None
+
+
+def only_misread(profile: Profile, versions: Mapping[str, str], vmcore: Vmcore) -> bool:
+    """Whether the crash of an image knows a dump's kernel, but for some stacks that each crash misreads."""
+    known = doubt_crash(with_version(profile, versions), vmcore.release, vmcore.utsname_version) is None
+    return known and _misreads(vmcore) is not None
 
 
 def _stable(release: str, utsname_version: str) -> tuple[int, ...]:

@@ -45,12 +45,15 @@ def quick(case: Case) -> Choice | None:
 
 def by_kernel(case: Case) -> Choice:
     """The choice by what is known before a debugger is started."""
+    other = instead_of(DEFAULT)
     if case.vmlinux is None:
-        return Choice(debugger=instead_of(DEFAULT).name, reason=_why_without(case))
+        return Choice(debugger=other.name, reason=_why_without(case))
     doubt = case.doubts.get(DEFAULT.name)
+    if doubt is not None and case.only_misread and case.files > 1 and not other.reads_split_dumps:
+        return Choice(debugger=DEFAULT.name, reason=f"{other.name} does not read split dumps")
     if doubt is not None:
         # Without what may be wrong: that debugger does not answer.
-        return Choice(debugger=instead_of(DEFAULT).name, reason=doubt.partition(": ")[0])
+        return Choice(debugger=other.name, reason=doubt.partition(": ")[0])
     version = case.versions.get(DEFAULT.name, "")
     return Choice(debugger=DEFAULT.name, reason=f"version {version} of image {case.profile} knows this kernel")
 

@@ -71,7 +71,8 @@ class _Start:
     """Starts a debugger on a dump: the one that is chosen, and where it does not come up, others.
 
     In this order: crash as it is; drgn as it is; the newest crash, and crash with less than all of its abilities; drgn
-    with less; crash --minimal. A crash above its ceiling is only started when the user asks for it.
+    with less; crash --minimal. A crash above its ceiling is only started when the user asks for it. One that misreads
+    some stacks of the kernel, as each crash does, comes after drgn as it is.
     """
 
     def __init__(self, case: Case, own: bool, options: OpenOptions, reporter: Reporter, *, quick: bool) -> None:
@@ -184,17 +185,24 @@ class _Start:
             return self._take(chosen).start(modes[-1:])
 
     def _instead(self, chosen: Choice) -> bytes:
-        """Starts the debugger that answers in crash's place, above its ceiling."""
+        """Starts the debugger that answers in crash's place, where crash does not know the kernel, or not all of it."""
         debugger = DEBUGGERS[chosen.debugger]
-        self._move_to(debugger)
         try:
-            said = self._take(chosen).start()
-        except SessionFailed as error:
-            if self._case.awaited:
+            self._move_to(debugger)
+            # Where crash reads all else, it is worth more than a drgn with less.
+            said = self._take(chosen).start(debugger.start_modes[:1] if self._case.only_misread else None)
+        except (SessionFailed, ImageError, ConfigurationError) as error:
+            if self._case.awaited and isinstance(error, SessionFailed):
                 self._reporter.notice(f"{_not_without(debugger, error)}; waiting for debuginfo")
                 self._options = replace(self._options, early=False)
                 self._reopen(self._options)
                 return self._started()
+            if self._case.only_misread and self._case.vmlinux is not None:
+                why = f"{debugger.name} cannot open the dump: {_line(debugger, error)}"
+                crash = Choice(debugger=DEFAULT.name, reason=why)
+                return self._chosen(crash, self._take(crash).start())
+            if not isinstance(error, SessionFailed):
+                raise
             if self._case.vmlinux is None:
                 raise self._without_debuginfo(debugger, error) from error
             shown = f"vmbox run {pasteable(self._case.dump)} --with {DEFAULT.name} -- …"

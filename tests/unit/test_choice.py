@@ -158,6 +158,42 @@ def test_no_crash_is_started_above_its_ceiling(bench: Callable[..., Bench]) -> N
     assert table.noting.said == ["drgn answers: crash 9.0.2 of latest knows kernels up to 7.0, and this is 7.2.12"]
 
 
+MISREAD = {
+    "crash": "no crash reads all stacks of kernels 5.8 to 5.11 right, and this is 5.10.0: interrupts change stacks"
+}
+
+
+def test_drgn_answers_about_a_kernel_of_which_each_crash_misreads_stacks(bench: Callable[..., Bench]) -> None:
+    table = bench({("crash", ""), ("drgn", "")}, doubts=MISREAD, only_misread=True)
+    session = table.open()
+    assert (session.choice.debugger, session.doubt) == ("drgn", None)
+    assert table.tried == [("drgn", "")]
+    assert table.noting.said == [f"drgn answers: {MISREAD['crash'].partition(': ')[0]}"]
+    # A report is drgn's, too.
+    assert table.open(quick=True).choice.debugger == "drgn"
+    assert table.open("crash").doubt == MISREAD["crash"]
+
+
+@pytest.mark.parametrize(
+    ("different", "tried", "reason"),
+    [
+        ({}, [("drgn", ""), ("crash", "")], "drgn cannot open the dump: drgn: a page is missing"),
+        ({"files": 3}, [("crash", "")], "drgn does not read split dumps"),
+    ],
+    ids=["drgn fails", "split"],
+)
+def test_crash_answers_with_its_doubt_where_drgn_cannot_and_it_knows_all_but_some_stacks(
+    bench: Callable[..., Bench], different: Any, tried: list[tuple[str, str]], reason: str
+) -> None:
+    table = bench({("crash", ""), ("drgn", "--partial")}, doubts=MISREAD, only_misread=True, **different)
+    session = table.open()
+    assert table.tried == tried
+    assert (session.choice.debugger, session.choice.reason) == ("crash", reason)
+    assert session.doubt == MISREAD["crash"]
+    # So it does the next time.
+    assert table.open().doubt == MISREAD["crash"]
+
+
 def test_a_kernel_newer_than_both_is_one_line(bench: Callable[..., Bench]) -> None:
     table = bench({("crash", "")}, doubts=NEW)
     with pytest.raises(

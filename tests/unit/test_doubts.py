@@ -9,7 +9,7 @@ import pytest
 from sandbox import profiles
 from sandbox.model import Vmcore
 from sandbox.profiles.definition import Crash
-from sandbox.profiles.doubts import crash_backports, crash_changes, max_kernel
+from sandbox.profiles.doubts import crash_backports, crash_changes, crash_misreadings, max_kernel
 
 NEWEST = Crash(version="9.0.2", max_kernel="7.0")
 
@@ -72,5 +72,38 @@ def test_a_stable_kernel_with_a_backport() -> None:
     assert _doubts({"crash": "8.0.3"}, "4.15.0-213-generic", "#224~18.04.1-Ubuntu SMP") == {}
 
 
+@pytest.mark.parametrize(
+    ("release", "arch", "expected"),
+    [
+        ("5.7.19-arch1-1", "x86_64", False),
+        ("5.8.0-63-generic", "x86_64", True),
+        ("5.10.0-32-cloud-amd64", "x86_64", True),
+        ("5.11.22-7-pve", "x86_64", True),
+        ("5.12.19-200.fc33.x86_64", "x86_64", False),
+        ("5.10.0-32-arm64", "aarch64", False),
+        (None, "x86_64", False),
+    ],
+)
+def test_stacks_that_each_crash_misreads(release: str | None, arch: str, expected: bool) -> None:
+    vmcore = Vmcore(path=Path("vmcore"), format="elf", size=1, release=release, arch=arch)
+    newest = profiles.by_name("latest")
+    for version in ("9.0.2", "9.0.3"):
+        found = profiles.doubts(newest, {"crash": version, "drgn": "0.3.0"}, vmcore)
+        assert list(found) == (["crash"] if expected else [])
+        assert not expected or found["crash"].startswith("no crash reads all stacks of kernels 5.8 to 5.11 right, and")
+        assert profiles.only_misread(newest, {"crash": version}, vmcore) is expected
+    # One that is too old for the kernel as well is doubted for that.
+    if expected:
+        found = profiles.doubts(newest, {"crash": "7.2.9"}, vmcore)
+        assert "crash 7.2.9 of latest knows kernels up to 5.6" in found["crash"]
+        assert not profiles.only_misread(newest, {"crash": "7.2.9"}, vmcore)
+
+
+def test_no_other_image_is_taken_where_each_crash_misreads() -> None:
+    vmcore = Vmcore(path=Path("vmcore"), format="elf", size=1, release="5.10.134-18.al8.x86_64", arch="x86_64")
+    assert profiles.select(vmcore).crash_from.name == "alibaba"
+
+
 def test_changes_name_their_commit() -> None:
     assert all(one.commit and one.what for one in (*crash_changes(), *crash_backports()))
+    assert all(one.commits and one.what for one in crash_misreadings())
