@@ -25,6 +25,7 @@ from sandbox.model import Case, CommandStatus, Debuginfo, Vmcore
 from sandbox.progress import QUIET, Reporter
 from sandbox.session.judging import Judge
 from sandbox.session.run_recorded import run_recorded
+from sandbox.session.second_stack import Confirmed, SecondStack
 from sandbox.session.session import Session, Sink
 from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
@@ -114,24 +115,34 @@ class OpenCase:
         with self.session() as session:
             recorder = Recorder(session.case, self._reporter, wanted=self._transcript)
             judge = Judge(session.case)
-            done = run_recorded(
-                command,
-                session,
-                judge.listen(command, sink),
-                recorder=recorder,
-                reporter=self._reporter,
-                timeout=timeout,
-            )
-            found = judge.judge(session)
+            second = SecondStack(session, recorder, self._reporter, wished=self._wishes.debugger is not None)
+            held = second.holding(command, sink)
+            shown: Confirmed | None = None
+            try:
+                done = run_recorded(
+                    command,
+                    session,
+                    judge.listen(command, held),
+                    recorder=recorder,
+                    reporter=self._reporter,
+                    timeout=timeout,
+                )
+                found = judge.judge(session)
+                shown = second.confirmed(command, found, timeout=timeout)
+            finally:
+                held.give(shown)
+            by, doubt, verdicts = session.choice, session.doubt, found.verdicts
+            if shown is not None:
+                done, by, doubt, verdicts = shown.done, shown.choice, shown.doubt, (*shown.verdicts, *verdicts)
             return Outcome(
                 command=done.command,
                 status=done.status,
                 seconds=done.seconds,
                 bytes=done.bytes,
-                debugger=session.choice.debugger,
-                reason=session.choice.reason,
-                doubt=session.doubt,
-                verdicts=found.verdicts,
+                debugger=by.debugger,
+                reason=by.reason,
+                doubt=doubt,
+                verdicts=verdicts,
                 not_judged=found.not_judged,
             )
 

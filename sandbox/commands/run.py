@@ -25,6 +25,7 @@ from sandbox.progress import Reporter
 from sandbox.session import choice
 from sandbox.session.judging import Judge, Judgement
 from sandbox.session.run_recorded import run_recorded
+from sandbox.session.second_stack import HeldAnswer, SecondStack
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
@@ -162,7 +163,7 @@ def run_all(
             # The warnings of its start.
             render.note(render.folded(render.visible(said.decode(errors="replace")).strip("\n")))
         with session, _collecting_output(session, directory, reporter) as files:
-            return _run(session, commands, run_options, reporter, files)
+            return _run(session, commands, run_options, reporter, files, wished=options.debugger is not None)
 
 
 def _output_directory(path: Path | None) -> AbstractContextManager[OutputDirectory | None]:
@@ -190,12 +191,15 @@ def _run(
     run_options: RunOptions,
     reporter: Reporter,
     files: OutputFiles | None,
+    *,
+    wished: bool,
 ) -> int:
     output = render.Output()
     judge = Judge(session.case)
-    announcer = Announcer(judge, session.case, reporter)
-    lost = LostPages(session.case.release, session.debugger)
     record = Recorder(session.case, reporter, wanted=run_options.transcript)
+    second = SecondStack(session, record, reporter, wished=wished)
+    announcer = Announcer(judge, session.case, reporter, second=second, timeout=run_options.timeout)
+    lost = LostPages(session.case.release, session.debugger)
     exit_status = 0
     lines = iter(commands)
     while True:
@@ -212,15 +216,16 @@ def _run(
         if files is not None:
             files.expect(command)
         answer = render.JsonAnswer(command) if run_options.json else None
+        held = second.holding(command, answer or output)
         try:
             done = run_recorded(
                 command,
                 session,
-                lost.listen(judge.listen(command, answer or output)),
+                lost.listen(judge.listen(command, held)),
                 recorder=record,
                 reporter=reporter,
                 timeout=run_options.timeout,
-                ended=partial(_end, answer, announcer, session),
+                ended=partial(_end, answer, announcer, session, held=held),
             )
         except CommandTimeout as late:
             # The others still have their answers to give.
@@ -237,17 +242,25 @@ def _end(
     session: Session,
     status: CommandStatus,
     seconds: float,
+    *,
+    held: HeldAnswer,
 ) -> None:
-    # An answer that was stopped has half a stack.
-    whole = status in {CommandStatus.OK, CommandStatus.ERROR}
-    found = announcer.judged(session) if whole else Judgement()
+    found, shown, by, doubt = Judgement(), None, session.choice, session.doubt
+    try:
+        # An answer that was stopped has half a stack.
+        if status in {CommandStatus.OK, CommandStatus.ERROR}:
+            found, shown = announcer.judged(session)
+    finally:
+        held.give(shown)
+    if shown is not None:
+        status, seconds, by, doubt = shown.done.status, shown.done.seconds, shown.choice, shown.doubt
     if answer is not None:
-        more: dict[str, object] = {"debugger": session.choice.debugger, "reason": session.choice.reason}
+        more: dict[str, object] = {"debugger": by.debugger, "reason": by.reason}
         more |= {
             name: value
             for name, value in (
-                ("doubt", session.doubt),
-                ("verdicts", found.verdicts),
+                ("doubt", doubt),
+                ("verdicts", found.verdicts if shown is None else (*shown.verdicts, *found.verdicts)),
                 ("not_judged", found.not_judged),
             )
             if value
@@ -255,6 +268,6 @@ def _end(
         # The reader of the pipe may have ended.
         with suppress(BrokenPipeError):
             answer.end(status, seconds, more)
-    if session.doubt is not None:
+    if doubt is not None:
         # Also with -q: an answer that may be false is never given without a word.
-        render.note(f"vmbox: {session.doubt}")
+        render.note(f"vmbox: {doubt}")

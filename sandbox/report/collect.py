@@ -25,7 +25,8 @@ from sandbox.report import fault, waits
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT, BoundedAnswer
 from sandbox.report.model import CommandRun
 from sandbox.report.panic_context import panic_context
-from sandbox.report.second_opinion import SecondOpinion, agrees_with_log, is_needed, other_debugger, second_opinion
+from sandbox.report.second_opinion import SecondOpinion, agrees_with_log, is_needed, second_opinion
+from sandbox.session import choice
 from sandbox.session.fallback import last_mode, mode_file
 from sandbox.session.script import ask_question
 from sandbox.session.session import Session
@@ -181,7 +182,7 @@ def collect(
         # Of the debugger that a user asked for, all answers are wanted.
         lacking = [] if options.debugger is not None else questions.lacking()
         doubtful = is_needed(dump, questions.texts, session.debugger.name)
-        other = other_debugger(session) if lacking or doubtful else None
+        other = choice.second(session.case, session.debugger) if lacking or doubtful else None
         if other is not None:
             try:
                 with closing(session.beside(other)) as beside:

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.dumps import witness
-from sandbox.case.opening import has_debugger
-from sandbox.debugger import Debugger
 from sandbox.errors import VmboxError
 from sandbox.host import paths
 from sandbox.judge import backtrace, stacks, which_trace
 from sandbox.judge.log import Witness
 from sandbox.model import CommandStatus
 from sandbox.report.bounded_answer import PER_ANSWER, BoundedAnswer
-from sandbox.session.choice import instead_of
 from sandbox.session.session import Session
 
 COMMANDS: Final = ("bt", "ps")
@@ -33,13 +30,6 @@ class SecondOpinion:
     by: str
     texts: Mapping[str, str]
     """Its answers to `COMMANDS`, as far as it has any."""
-
-
-def other_debugger(session: Session) -> Debugger | None:
-    """The other debugger of the case; None where it is not there, cannot read the dump, or its answers are in doubt."""
-    other, case = instead_of(session.debugger), session.case
-    lacking = (case.vmlinux is None and other.needs_debuginfo) or (case.files > 1 and not other.reads_split_dumps)
-    return None if lacking or other.name in case.doubts or not has_debugger(case, other) else other
 
 
 def second_opinion(beside: Session, *, timeout: float) -> SecondOpinion | None:

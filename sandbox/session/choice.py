@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.case import arrival
+from sandbox.case.opening import has_debugger
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import pasteable
@@ -90,6 +91,13 @@ def remind(case: Case, options: OpenOptions, reporter: Reporter) -> None:
 def instead_of(debugger: Debugger) -> Debugger:
     """The debugger that answers where `debugger` may not, or cannot."""
     return next(one for one in DEBUGGERS.values() if one is not debugger)
+
+
+def second(case: Case, debugger: Debugger) -> Debugger | None:
+    """The other debugger of a case; None where it is not there, cannot read the dump, or its answers are in doubt."""
+    other = instead_of(debugger)
+    lacking = (case.vmlinux is None and other.needs_debuginfo) or (case.files > 1 and not other.reads_split_dumps)
+    return None if lacking or other.name in case.doubts or not has_debugger(case, other) else other
 
 
 def kept(case: Case) -> Choice | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sandbox.judge.verdict import Verdict
     from sandbox.model import Case
 
-_MOST: Final = 4 << 20
+MOST: Final = 4 << 20
 """Bytes of an answer that are kept to be compared: `bt -a` of a large machine has some hundred KiB."""
 
 _LOG: Final = 64 << 20
@@ -63,17 +63,18 @@ class Judge:
         self._read: Witness | None = None
         self._lacking: str | None = None
         self._answer = bytearray()
-        self._command = ""
+        self.command = ""
+        """The last one to whose answer was listened."""
 
     def listen(self, command: str, sink: Sink) -> Sink:
         """A sink for the answer of `command`, which passes all of it on to `sink`."""
         self._answer.clear()
-        self._command = command
+        self.command = command
         if not is_judged(command):
             return sink
 
         def give(piece: bytes) -> None:
-            if len(self._answer) < _MOST:
+            if len(self._answer) < MOST:
                 self._answer.extend(piece)
             sink(piece)
 
@@ -84,11 +85,11 @@ class Judge:
 
         To be asked when the answer is whole. The debugger may be asked more.
         """
-        if not self._answer or len(self._answer) >= _MOST:
+        if not self._answer or len(self._answer) >= MOST:
             return _NOTHING
         answer = self._answer.decode(errors="replace")
         self._answer.clear()
-        if self._command.split() == ["sys"]:
+        if self.command.split() == ["sys"]:
             return Judgement(verdicts=self._of_system(answer, session))
         return self._of_stacks(answer, session)
 
@@ -146,7 +147,7 @@ class Judge:
         return self._read
 
 
-def _ask(session: Session, command: str, *, most: int = _MOST) -> str | None:
+def _ask(session: Session, command: str, *, most: int = MOST) -> str | None:
     """The answer to another command; None where there is none."""
     from sandbox.session.script import ask_question
 

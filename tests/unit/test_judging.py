@@ -19,6 +19,7 @@ from sandbox.errors import CommandTimeout, DumpUnreadable
 from sandbox.judge import log
 from sandbox.model import Case, CommandStatus, Transcript
 from sandbox.session.judging import Judge, Judgement, is_judged
+from sandbox.session.second_stack import SecondStack
 
 STACK = TEXT.encode()
 SYS = b"""      KERNEL: /case/debuginfo/vmlinux
@@ -66,7 +67,8 @@ class _Run:
 
     def __init__(self, case: Case, reporter: _Reporter, answers: Mapping[str, str] | None = None) -> None:
         self._judge = Judge(case)
-        self._announcer = Announcer(self._judge, case, cast(Any, reporter))
+        second = SecondStack(cast(Any, None), cast(Any, None), cast(Any, reporter), wished=True)
+        self._announcer = Announcer(self._judge, case, cast(Any, reporter), second=second)
         self._session = _Session(answers or {})
 
     def ask(self, answer: bytes = STACK, command: str = "bt") -> Judgement:
@@ -75,7 +77,9 @@ class _Run:
         sink(answer[:20])
         sink(answer[20:])
         assert got == answer
-        return self._announcer.judged(cast(Any, self._session))
+        found, shown = self._announcer.judged(cast(Any, self._session))
+        assert shown is None
+        return found
 
 
 def _has(monkeypatch: pytest.MonkeyPatch, witness: log.Witness) -> None:

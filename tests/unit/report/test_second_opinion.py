@@ -18,6 +18,7 @@ from sandbox.report import second_opinion
 from sandbox.report.build import read
 from sandbox.report.collect import CommandOutputs
 from sandbox.report.second_opinion import SecondOpinion
+from sandbox.session import choice
 
 FALSE = STACK.replace("sysrq_handle_crash", "filp_close")
 PS = {
@@ -83,7 +84,7 @@ def test_the_other_debugger_says_what_it_can() -> None:
     ],
 )
 def test_a_debugger_that_cannot_answer_or_is_in_doubt_is_no_other(session: _Session, other: str | None) -> None:
-    found = second_opinion.other_debugger(cast(Any, session))
+    found = choice.second(cast(Any, session.case), cast(Any, session.debugger))
     assert (found and found.name) == other
 
 

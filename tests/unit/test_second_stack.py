@@ -1,0 +1,154 @@
+"""The other debugger's stack in place of one that the log contradicts. Sessions are fakes; the judge is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from panics import LOG, STACK
+from sandbox.commands import run
+from sandbox.commands.run import RunOptions
+from sandbox.debugger import DEBUGGERS, Debugger, StartMode
+from sandbox.errors import CommandTimeout, SessionFailed
+from sandbox.judge import log
+from sandbox.model import Case, CommandStatus, Transcript
+from sandbox.progress import QUIET
+from sandbox.session import choice
+from sandbox.session.choice import Choice
+
+FALSE = STACK.replace("sysrq_handle_crash", "filp_close")
+TRUE = STACK.replace("panic at", "panic+1 at")
+
+
+class _Session:
+    """One of `name`, which answers as `answers` says, by debugger; an error is raised."""
+
+    def __init__(self, case: Case, answers: Mapping[str, str | BaseException], name: str = "crash") -> None:
+        self.case = case
+        self.debugger: Debugger = DEBUGGERS[name]
+        self.choice = Choice(debugger=name, reason="it knows this kernel")
+        self.doubt = None
+        self._answers = answers
+
+    def beside(self, debugger: Debugger) -> _Session:
+        return _Session(self.case, self._answers, debugger.name)
+
+    def start(self, modes: list[StartMode]) -> None:
+        assert [mode.option for mode in modes] == [""]
+        if isinstance(failed := self._answers[self.debugger.name], SessionFailed):
+            raise failed
+
+    def close(self) -> None:
+        pass
+
+    def run(self, command: str, sink: Callable[[bytes], None], *, timeout: float | None) -> Transcript:
+        answer = self._answers[self.debugger.name]
+        if isinstance(answer, BaseException):
+            sink(FALSE[:90].encode())
+            raise answer
+        sink(answer[:30].encode())
+        sink(answer[30:].encode())
+        status = CommandStatus.ERROR if answer.startswith("drgn: ") else CommandStatus.OK
+        return Transcript(command=command, status=status, seconds=0, bytes=len(answer))
+
+
+@pytest.fixture
+def ask(
+    make_case: Callable[..., Case],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Callable[..., tuple[str, str, Case]]:
+    monkeypatch.setattr(log, "witness", lambda dump, vmcore=None, *, unpacked: log.Witness(lines=LOG))
+
+    def asked(
+        answers: Mapping[str, str | BaseException],
+        *commands: str,
+        wished: bool = False,
+        json: bool = False,
+        doubts: Mapping[str, str] | None = None,
+    ) -> tuple[str, str, Case]:
+        case = make_case(directory=tmp_path, versions={"crash": "8.0.6", "drgn": "0.3.0"}, doubts=doubts or {})
+        session = cast(Any, _Session(case, answers))
+        options = RunOptions(json=json, transcript=False)
+        with suppress(KeyboardInterrupt):
+            run._run(session, commands or ["bt"], options, QUIET, None, wished=wished)
+        said = capfd.readouterr()
+        return said.out, said.err, case
+
+    return asked
+
+
+def test_a_stack_that_the_log_confirms_is_printed_in_place_of_a_false_one(
+    ask: Callable[..., tuple[str, str, Case]],
+) -> None:
+    out, err, case = ask({"crash": FALSE, "drgn": TRUE})
+    assert out == TRUE
+    assert "vmbox: DISAGREES WITH: the log's call trace (crash has filp_close below panic()" in err
+    assert "    crash prints:       filp_close" in err
+    assert "vmbox: the stack of drgn is printed, which AGREES WITH: the log's call trace (2 frames" in err
+    assert "--with crash -- bt" in err
+    # The next command line asks it.
+    kept = choice.kept(case)
+    assert kept is not None
+    assert (kept.debugger, kept.reason) == ("drgn", "the kernel's own call trace contradicts crash's stack")
+
+
+def test_json_has_the_debugger_whose_stack_it_is_and_both_verdicts(ask: Callable[..., tuple[str, str, Case]]) -> None:
+    import json
+
+    answer = json.loads(ask({"crash": FALSE, "drgn": TRUE}, json=True)[0])
+    assert (answer["output"], answer["debugger"]) == (TRUE, "drgn")
+    assert answer["reason"] == "the kernel's own call trace contradicts crash's stack"
+    assert [(one["by"], one["agrees"]) for one in answer["verdicts"]] == [("drgn", True), ("crash", False)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "more"),
+    [
+        ({"crash": STACK, "drgn": TRUE}, {}),
+        # Neither is confirmed: the log is the odd one.
+        ({"crash": FALSE, "drgn": FALSE}, {}),
+        # drgn does not have the option, cannot open the dump, is too slow, or is too old.
+        ({"crash": FALSE, "drgn": "drgn: crash: bt: unrecognized arguments: -r\n"}, {}),
+        ({"crash": FALSE, "drgn": SessionFailed("no")}, {}),
+        ({"crash": FALSE, "drgn": CommandTimeout("late")}, {}),
+        ({"crash": FALSE, "drgn": TRUE}, {"doubts": {"drgn": "was tried with kernels up to 7.3"}}),
+        # The user asked for crash.
+        ({"crash": FALSE, "drgn": TRUE}, {"wished": True}),
+    ],
+)
+def test_what_crash_prints_stays_where_no_other_stack_is_confirmed(
+    ask: Callable[..., tuple[str, str, Case]], answers: Mapping[str, str | BaseException], more: Mapping[str, Any]
+) -> None:
+    out, err, case = ask(answers, **more)
+    assert out == answers["crash"]
+    assert ("DISAGREES WITH" in err) is (answers["crash"] == FALSE)
+    assert "is printed" not in err
+    assert choice.kept(case) is None
+
+
+@pytest.mark.parametrize("stop", [CommandTimeout("'bt' was stopped after 1 second"), KeyboardInterrupt()])
+def test_half_a_stack_is_printed_when_its_command_is_stopped(
+    ask: Callable[..., tuple[str, str, Case]], stop: BaseException
+) -> None:
+    assert ask({"crash": stop, "drgn": TRUE})[0] == FALSE[:90]
+
+
+def test_a_very_long_answer_is_not_held_back(ask: Callable[..., tuple[str, str, Case]]) -> None:
+    long = FALSE * (1 + (4 << 20) // len(FALSE))
+    out, err, _ = ask({"crash": long, "drgn": TRUE}, "bt -a")
+    assert out == long
+    assert "DISAGREES" not in err  # nor judged
+
+
+def test_stacks_of_all_tasks_are_printed_as_they_come(ask: Callable[..., tuple[str, str, Case]]) -> None:
+    """The false one is named all the same."""
+    out, err, case = ask({"crash": FALSE, "drgn": TRUE}, "foreach bt")
+    assert out == FALSE
+    assert choice.kept(case) is None
+    assert "DISAGREES WITH" in err
