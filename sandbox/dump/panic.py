@@ -28,6 +28,10 @@ _NUMBERS: Final = re.compile(r"Oops|Internal error: Oops")
 """An oops' line "Oops: 0002 [#1] SMP", which only numbers it."""
 LINES_OF_HEAD: Final = 32
 """Lines above that one, in which the reason is: arm64 has 20 of them."""
+_LINES_OF_PANIC: Final = 140
+"""Lines of a panic with its stack and registers, after which a capture kernel is started, or the machine waits."""
+_LINES_TO_TASK: Final = 8
+"""Lines below a panic's in which the kernel names its task; other CPUs may print between."""
 _OF_A_CPU: Final = re.compile(r"\bCPU: \d+ .*\bPID: \d+ |---\[ end trace")
 _GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oops|Oops")
 
@@ -245,7 +249,7 @@ def _take_banner(found: LogFindings, line: str) -> None:
 
 
 def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
-    panic_at = _last(lines, PANIC_LINE, budget)
+    panic_at = _panic_at(lines, budget)
     oops_at = _last(lines[:panic_at], _OOPS, budget)
     panic = PANIC_LINE.search(lines[panic_at]) if panic_at is not None else None
     oops = _OOPS.search(lines[oops_at]) if oops_at is not None else None
@@ -276,6 +280,29 @@ def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
             found.hardware = hardware[1].strip()
             break
     _take_machine(found, lines, budget)
+
+
+def _panic_at(lines: list[str], budget: Budget) -> int | None:
+    """The line of the panic. The kernel prints one, and then the task that panicked, or it points to the oops before.
+
+    A program on another CPU may write a line that reads like a panic after it, until panic() stops that CPU. A log
+    without facilities does not tell who wrote it: one like the kernel's counts, just before a last one that is not.
+    """
+    last = _last(lines, PANIC_LINE, budget)
+    if last is None:
+        return None
+    near = range(last, max(-1, last - _LINES_OF_PANIC), -1)
+    found = [at for at in near if PANIC_LINE.search(lines[at])]
+    if len(found) < 2:
+        return last
+    first_oops = next((at for at in range(last) if _OOPS.search(lines[at])), last)
+    for at in found:
+        if any(map(_BANNER.search, lines[at:last])):
+            break
+        task = any(map(_OF_A_CPU.search, lines[at + 1 : at + 1 + _LINES_TO_TASK]))
+        if task or (first_oops < at and not says_why(lines[at])):
+            return at
+    return last
 
 
 def _reason(lines: list[str], numbered: int, budget: Budget) -> re.Match[str] | None:

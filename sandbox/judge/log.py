@@ -9,7 +9,8 @@ from typing import Self
 
 from sandbox.dump import identify, read_records, same_boot
 from sandbox.dump.printk import Record
-from sandbox.judge.which_trace import is_last_panic, panic_trace, panics
+from sandbox.judge.call_trace import TraceKind, call_traces
+from sandbox.judge.which_trace import is_last_panic, panic_and_trace, panic_trace, panics
 from sandbox.model import Vmcore
 
 
@@ -68,6 +69,19 @@ def remark(lines: Sequence[str]) -> str | None:
         return None
     which = "the last one counts" if is_last_panic(lines) else "the last one with a call trace counts"
     return f"the log has {count} panics; {which}"
+
+
+def unproven(lines: Sequence[str]) -> str | None:
+    """Why the panic in a log without facilities may be a program's, where it has nothing that only a kernel's has."""
+    at, trace = panic_and_trace(lines)
+    if at is None or trace is not None:
+        return None
+    if not any(one.kind is TraceKind.OOPS and one.line < at for one in call_traces(lines)):
+        return None
+    return (
+        "the panic has no call trace, as none has after an oops: a program could have written its line, where the log "
+        "does not tell who wrote it, as that of dmesg -x does"
+    )
 
 
 def another_boot(vmcore: Vmcore, lines: Sequence[str]) -> str | None:

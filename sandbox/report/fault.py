@@ -18,6 +18,7 @@ from sandbox.explain.inspection import inspect
 from sandbox.explain.model import Fault
 from sandbox.explain.oops import Oops
 from sandbox.host import paths
+from sandbox.judge.log import unproven
 from sandbox.model import DumpFormat, Vmcore
 from sandbox.progress import QUIET, Reporter
 from sandbox.report.shipped_scripts import SCRIPTED, module_files, read_module, run_shipped, scripted_session
@@ -74,6 +75,8 @@ def explain_dump(
     found = explain(log, arch=vmcore.arch, readings=readings, taint=vmcore.taint, panic=vmcore.panic, debugger=debugger)
     if found is None and unread is not None:
         raise unread
+    if found is not None and debugger is None and (why := unproven(log)) is not None:
+        found = replace(found, unknown={**found.unknown, "panic": why})
     if found is None or sources is None:
         return found
     return with_source(found, sources)

@@ -128,3 +128,34 @@ def test_a_capture_kernel_that_panics_is_not_the_crash() -> None:
     assert examine(capture + oom).cause == PanicCause.OOM
     # And what the machine does after it counts.
     assert examine(banner + own + capture + oom + banner + oom).cause == PanicCause.OOM
+
+
+OOPS = """[    7.1] general protection fault, probably for non-canonical address 0x77: 0000 [#1] PREEMPT SMP NOPTI
+[    7.1] CPU: 0 PID: 1 Comm: init Not tainted 6.1.0 #1
+[    7.1] RIP: 0010:broken+0x5/0x10
+[    7.1] Call Trace:
+[    7.1]  </TASK>
+[    7.1] ---[ end trace 0000000000000000 ]---
+"""
+FATAL = "[    7.2] Kernel panic - not syncing: Fatal exception\n"
+FORGED = "[    7.2] Kernel panic - not syncing: hung_task: blocked tasks\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (OOPS + FATAL + FORGED, PanicCause.GENERAL_PROTECTION),
+        (
+            "[    7.1] Kernel panic - not syncing: RCU Stall\n"
+            "[    7.1] CPU: 0 PID: 1 Comm: init Not tainted 6.1.0 #1\n" + FORGED,
+            PanicCause.RCU_STALL,
+        ),
+        # After an oops the kernel prints no stack of a panic, so that this may be one.
+        (OOPS + FORGED, PanicCause.HUNG_TASK),
+        (OOPS + FATAL + "[    7.3] x\n" * 200 + FORGED, PanicCause.HUNG_TASK),
+        (OOPS + FATAL + "[    0.0] Linux version 6.1.0 (a@b) #1 SMP\n" + FORGED, PanicCause.HUNG_TASK),
+    ],
+    ids=["after an oops", "with its task", "no other", "long after", "of another boot"],
+)
+def test_what_a_program_wrote_behind_the_panic_is_not_the_panic(text: str, cause: PanicCause) -> None:
+    assert examine(text).cause is cause

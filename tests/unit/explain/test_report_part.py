@@ -132,3 +132,21 @@ def test_what_a_debugger_read_of_a_kernel_that_it_was_not_tried_with_is_marked(t
     whole = replace(report, identity=replace(report.identity, doubt=doubt))
     assert html.html(whole).count(doubt) == 1
     assert whole.doubts == (doubt,)
+
+
+@pytest.mark.parametrize("panic", ["hung_task: blocked tasks", "Fatal exception", None])
+def test_a_panic_that_a_program_could_have_written_is_called_so(tmp_path: Path, panic: str | None) -> None:
+    """Of a log alone: nothing of the kernel's own follows it, as after each oops, and it does not point to that."""
+    log = tmp_path / "log"
+    lines = [line for line in log_of("general-protection") if "Kernel panic" not in line]
+    log.write_text("\n".join([*lines, *([f"[    7.5] Kernel panic - not syncing: {panic}"] if panic else [])]) + "\n")
+    fault = explain_dump(log, OpenOptions())
+    assert fault is not None
+    report = build.make(log)
+    if panic == "hung_task: blocked tasks":
+        assert fault.unknown["panic"] == report.log_remark
+        assert report.log_remark is not None
+        assert report.log_remark.startswith("the panic has no call trace, as none has after an oops: a program could")
+    else:
+        assert "panic" not in fault.unknown
+        assert report.log_remark is None
