@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import errors, image, profiles
-from sandbox.case.container import limits
+from sandbox.case.container_spec import limits
 from sandbox.dump.builder import is_release
 from sandbox.dump.header import MACHINES
 from sandbox.dump.panic import printable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox import image as images
-from sandbox.case.container import limits
+from sandbox.case.container_spec import limits
 from sandbox.debugger import DEBUGGERS
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
 from sandbox.errors import ConfigurationError, EngineFailed, SessionFailed

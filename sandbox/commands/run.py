@@ -179,7 +179,7 @@ def _collecting_output(
 ) -> AbstractContextManager[OutputFiles | None]:
     if directory is None:
         return nullcontext()
-    from sandbox.case.container import scratch_size
+    from sandbox.case.container_spec import scratch_size
     from sandbox.session.output_files import OutputFiles
 
     return OutputFiles(session, directory, limit=scratch_size(session.case), reporter=reporter)

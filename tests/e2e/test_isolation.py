@@ -24,7 +24,7 @@ import pytest
 
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
-from sandbox.case.container import container_spec, limits
+from sandbox.case.container_spec import container_spec, limits
 from sandbox.engine import Bind, ContainerSpec, created, labels
 from sandbox.engine.docker import DockerEngine
 from sandbox.errors import EngineFailed

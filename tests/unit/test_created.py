@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from engines import INFO
-from sandbox.case.container import Limits, container_spec
+from sandbox.case.container_spec import Limits, container_spec
 from sandbox.engine import (
     ContainerSpec,
     created,

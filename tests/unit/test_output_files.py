@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sandbox.case.container import limits, scratch_size
+from sandbox.case.container_spec import limits, scratch_size
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import CommandTimeout, NoSpace, SessionFailed, UsageError
 from sandbox.progress import QUIET

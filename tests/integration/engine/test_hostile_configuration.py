@@ -23,7 +23,7 @@ import engines
 from e2e.test_isolation import CHECKS, QUESTIONS, put_programs, system_calls_are_filtered
 from engines import CHECKOUT, EngineUnderTest, cache_root
 from remotes import sshd
-from sandbox.case.container import container_spec, limits
+from sandbox.case.container_spec import container_spec, limits
 from sandbox.engine import ContainerSpec, Engine, connect, created, podman_created, podman_elsewhere, podman_spec
 from sandbox.engine.podman import PodmanEngine
 from sandbox.errors import EngineFailed
