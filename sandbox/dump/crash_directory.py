@@ -13,6 +13,7 @@ from typing import Final
 from sandbox.dump import log_forms, magic, pstore
 from sandbox.dump.source import SECONDS, Budget, DeadlineExceeded, FileSource, beside
 from sandbox.errors import DumpUnreadable, NotADump, VmboxError, pasteable
+from sandbox.host.paths import user_name
 
 _MOST_ENTRIES: Final = 50_000
 _DEEPEST: Final = 8
@@ -63,7 +64,7 @@ def look(directory: Path, budget: Budget | None = None) -> Contents:
                 entries = list(islice(listing, _MOST_ENTRIES - seen + 1))
         except OSError as error:
             if top == directory:
-                hint = f"as root: setfacl -m u:$USER:rx {pasteable(directory)}"
+                hint = f"as root: setfacl -m u:{user_name(os.geteuid())}:rx {pasteable(directory)}"
                 raise DumpUnreadable(f"{directory}: {error.strerror}", hint=hint) from error
             continue
         seen += len(entries)

@@ -23,6 +23,7 @@ from typing import Final, Protocol, Self
 from sandbox.errors import DumpNotFound, DumpUnreadable, NotADump, pasteable
 from sandbox.formats.streams import Source
 from sandbox.host import network_files
+from sandbox.host.paths import user_name
 from sandbox.log import without_secrets
 from sandbox.model import DUMP_SCHEMES
 
@@ -306,8 +307,10 @@ def _permission(path: Path) -> str:
         return "its file system refuses root (NFS with root_squash, FUSE): run vmbox as a user who may read it"
     closed = next((one for one in reversed(path.absolute().parents) if not os.access(one, os.X_OK)), None)
     # kdump writes vmcores with mode 0600 for root, so this is the customary first obstacle; then comes the directory.
-    way = f"setfacl -m u:$USER:x {pasteable(closed)}; " if closed is not None else ""
-    return f"as root: {way}setfacl -m u:$USER:r {pasteable(path)}   (or chgrp and chmod g+r)"
+    # By name: $USER is "root" where root pastes this.
+    user = user_name(os.geteuid())
+    way = f"setfacl -m u:{user}:x {pasteable(closed)}; " if closed is not None else ""
+    return f"as root: {way}setfacl -m u:{user}:r {pasteable(path)}   (or chgrp and chmod g+r)"
 
 
 def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:

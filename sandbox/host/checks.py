@@ -6,11 +6,12 @@ Each function takes the root of the file system, so that a host of another kind 
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from sandbox.host.paths import user_name
 
 ROOT: Final = Path("/")
 
@@ -36,7 +37,7 @@ def fuse_obstacle(root: Path = ROOT) -> tuple[str, str] | None:
 def rootless_obstacles(root: Path = ROOT, uid: int | None = None) -> Iterator[tuple[str, str]]:
     """Yields (obstacle to rootless containers, command that fixes it)."""
     uid = os.getuid() if uid is None else uid
-    name = _user(uid)
+    name = user_name(uid)
     for file, option in (("subuid", "--add-subuids"), ("subgid", "--add-subgids")):
         if not _has_range(root / "etc" / file, {name, str(uid)}):
             yield f"{name} has no range in /etc/{file}", f"sudo usermod {option} 100000-165535 {name}"
@@ -114,13 +115,6 @@ def emulation_fix(machine: str | None = None, root: Path = ROOT) -> str:
 
 def _has_range(file: Path, owners: set[str]) -> bool:
     return any(line.partition(":")[0] in owners for line in _read(file).splitlines())
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 def _read(path: Path) -> str:

@@ -149,7 +149,7 @@ def _usable(directory: Path, kind: str) -> Path:
         of_a_group = stat.S_ISGID | stat.S_IWGRP
         if status.st_uid == 0 or (kind == "cache" and status.st_mode & of_a_group == of_a_group):
             return directory
-    owner = "another user" if status is None else _user(status.st_uid)
+    owner = "another user" if status is None else user_name(status.st_uid)
     raise ConfigurationError(
         f"{directory} ({_origin(kind)}) belongs to {owner}, and this is root",
         hint=f"sudo -H vmbox …, or without sudo; else choose another place: ${config.variable(f'{kind}_dir')}",
@@ -186,7 +186,8 @@ def _origin(kind: str) -> str:
     return f"${variable}" if os.environ.get(variable, "").strip() else "$HOME"
 
 
-def _user(number: int) -> str:
+def user_name(number: int) -> str:
+    """The name of a user; the number, as text, where it has none."""
     import pwd
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 import struct
 import subprocess
@@ -91,14 +92,15 @@ def test_a_vmcore_of_root_in_a_directory_of_root(podman_rootless: EngineUnderTes
     dump = crash / "vmcore"
     shutil.copyfile(dumps(), dump)
     dump.chmod(0o600)
+    user = pwd.getpwuid(podman_rootless.uid).pw_name
     closed = podman_rootless.run("run", str(dump), "--", "bt")
     assert closed.returncode == 11, closed.stderr
-    assert f"setfacl -m u:$USER:x '{crash}'; setfacl -m u:$USER:r '{dump}'".encode() in closed.stderr
+    assert f"setfacl -m u:{user}:x '{crash}'; setfacl -m u:{user}:r '{dump}'".encode() in closed.stderr
     os.chown(crash, 0, podman_rootless.gid)
     crash.chmod(0o710)
     unreadable = podman_rootless.run("run", str(dump), "--", "bt")
     assert unreadable.returncode == 11, unreadable.stderr
-    assert f"as root: setfacl -m u:$USER:r '{dump}'".encode() in unreadable.stderr
+    assert f"as root: setfacl -m u:{user}:r '{dump}'".encode() in unreadable.stderr
     os.chown(dump, 0, podman_rootless.gid)
     dump.chmod(0o640)
     before = dump.stat()

@@ -1,5 +1,6 @@
 import gzip
 import os
+import pwd
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +14,7 @@ from sandbox.commands.info import facts
 from sandbox.debugger import DEBUGGERS
 from sandbox.dump import elf, header_only, identify, is_partly_searched, kdump_file, read_log, search_all
 from sandbox.dump.vmcoreinfo import text_of, told_place
-from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump, UnknownKernel
+from sandbox.errors import DumpDamaged, DumpNotFound, DumpUnreadable, NotADump, UnknownKernel, pasteable
 from sandbox.model import KernelPlace
 from sandbox.profiles import select
 
@@ -343,6 +344,11 @@ def test_no_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", refuse)  # root, who runs CI, may read everything
     with pytest.raises(DumpUnreadable, match="no permission"):
         identify(path)
+    # Root pastes the hint, and has another $USER.
+    monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("nobody").pw_uid)
+    with pytest.raises(DumpUnreadable) as other:
+        identify(path)
+    assert f"setfacl -m u:nobody:r {pasteable(path)} " in other.value.hint
 
 
 @pytest.mark.parametrize("piece", [100, 4096, 1 << 20])
