@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import warnings
@@ -75,11 +76,15 @@ def make_private(directory: Path, setting: str = "VMBOX_CACHE_DIR") -> None:
     """
     kind = setting.removeprefix(config.PREFIX).removesuffix("_DIR").lower()
     _usable(directory, kind)
-    hint = f"it is from {_origin(kind)}: log in with su - or sudo -i, or choose a directory of your own with ${setting}"
+    own = f"choose a directory of your own with ${setting}"
+    hint = f"it is from {_origin(kind)}: log in with su - or sudo -i, or {own}"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         opened = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM}:
+            # Another login would not help.
+            hint = f"it is from {_origin(kind)}: {own}"
         raise ConfigurationError(f"{directory}: {error.strerror}", hint=hint) from error
     try:
         status = os.fstat(opened)

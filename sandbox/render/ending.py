@@ -84,7 +84,12 @@ def _of_the_place(problem: Exception) -> VmboxError | None:
         case errno.ENOSPC | errno.EDQUOT if problem.filename == STDOUT:
             return NoSpace("no space left where standard output goes", hint="free some, or write to another disk")
         case errno.ENOSPC | errno.EDQUOT:
-            return NoSpace(f"{where}no space left", hint="free some, or choose other places: vmbox config show")
+            from sandbox.host.disk import full_places
+
+            # write(2) names no file.
+            full = "" if where else ", ".join(map(str, full_places()))
+            hint = "free some, or choose other places: vmbox config show"
+            return NoSpace(f"{where}no space left{full and f' in {full}'}", hint=hint)
         case errno.ENOENT if _working_directory_is_gone():
             return UsageError("the working directory was removed", hint="go to one that is there: cd /")
         case errno.EFBIG:

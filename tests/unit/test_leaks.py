@@ -17,6 +17,7 @@ from sandbox.case import keeper, store
 from sandbox.commands import leaks
 from sandbox.engine import Container, ContainerSpec, labels
 from sandbox.engine.orphans import orphans, with_owner_label
+from sandbox.errors import NoSpace
 from sandbox.host.locks import is_locked, locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.render import exit_on_error
@@ -164,3 +165,23 @@ def test_a_disk_that_cannot_be_written(capsys: pytest.CaptureFixture[str], numbe
     assert "/cache/x" in said
     assert "hint: " in said
     assert "internal error" not in said
+
+
+def test_a_full_disk_is_named_where_the_error_names_none(
+    places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """write(2) gives no name. The full file system is a fake: a real one has to be mounted."""
+    real = os.statvfs
+
+    def statvfs(path: Path) -> os.statvfs_result:
+        found = list(real(path))
+        if path == places / "runtime":
+            found[4] = 0  # f_bavail
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    (places / "runtime").mkdir(mode=0o700)
+    with pytest.raises(SystemExit) as ended, exit_on_error():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert ended.value.code == NoSpace.exit_code
+    assert f"vmbox: no space left in {places / 'runtime'}\n" in capsys.readouterr().err

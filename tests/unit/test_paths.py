@@ -179,6 +179,21 @@ def test_a_substitute_of_the_runtime_directory_that_another_user_made_is_refused
     assert "VMBOX_RUNTIME_DIR" in error.value.hint
 
 
+def test_another_login_is_named_only_where_it_helps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("VMBOX_RUNTIME_DIR", str(tmp_path / "run"))
+    for code, helps in ((errno.EACCES, True), (errno.EROFS, False), (errno.ENOSPC, False)):
+
+        def refused(*_: object, code: int = code, **__: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "mkdir", refused)
+            with pytest.raises(ConfigurationError, match=os.strerror(code)) as error:
+                paths.runtime_dir()
+        assert ("log in" in error.value.hint) == helps
+        assert "$VMBOX_RUNTIME_DIR" in error.value.hint
+
+
 def test_a_transcript_of_another_user_is_said_and_left_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
