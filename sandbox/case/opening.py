@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sandbox.case import store
 from sandbox.case.available_image import newest_with, profile_with
-from sandbox.case.options import OpenOptions
+from sandbox.case.options import OpenOptions, debuginfo_is_gone
 from sandbox.case.places import DESCRIBED
 from sandbox.case.provision import Provisioned
 from sandbox.case.without_debuginfo import WithoutDebuginfo, provision_or_without
@@ -58,6 +58,8 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
         _log.info("case %s is open since %s: image %s, %s", found.id, found.opened, found.image, found.proof)
     if found is not None and options.accepts(found):
         return found
+    if found is not None and debuginfo_is_gone(found):
+        reporter.notice(f"{found.vmlinux}, which the open case has used, was removed")
     return open_dump(dump, options, reporter, replaces=found)
 
 

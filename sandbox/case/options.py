@@ -61,7 +61,9 @@ class OpenOptions:
         return " ".join(f"{name}={value}" for name, value in asked.items() if value)
 
     def accepts(self, case: Case) -> bool:
-        """Whether the open case is as these options ask. One without debuginfo is not when that has arrived since."""
+        """Whether the open case is as these options ask. One without debuginfo is not when that has arrived since, and
+        one with it is not when that was removed.
+        """
         if self.no_debuginfo and case.vmlinux is None:
             return replace(self, no_debuginfo=False).case_key() == ""
         if self.case_key() not in {"", case.requested}:
@@ -69,7 +71,7 @@ class OpenOptions:
         if case.native and self.debugger is not None and not DEBUGGERS[self.debugger].reads_any_arch:
             return False
         if case.vmlinux is not None:
-            return True
+            return not debuginfo_is_gone(case)
         if self.needs_debuginfo():
             return False
         now = arrival.stage(case.id) if case.awaited else None
@@ -80,6 +82,16 @@ class OpenOptions:
     def needs_debuginfo(self) -> bool:
         """Whether the user asked for a debugger that opens no dump without it."""
         return self.debugger is not None and DEBUGGERS[self.debugger].needs_debuginfo
+
+
+def debuginfo_is_gone(case: Case) -> bool:
+    """Whether the debuginfo that a case has mounted was removed: what is started there does not find it."""
+    if case.vmlinux is None or case.remote or case.vmlinux.exists():
+        return False
+    # A warm run of another case does not need it.
+    from sandbox.case.self_contained import DIRECTORY
+
+    return case.vmlinux.parent != DIRECTORY
 
 
 def _has_arrived(case: Case) -> bool:

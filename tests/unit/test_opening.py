@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from sandbox.dump import identify
 from sandbox.engine import EngineInfo, Image, detection, labels, orphans
 from sandbox.errors import (
     BaseImageUnavailable,
+    DebuginfoError,
     DebuginfoNotFound,
     DumpNotFound,
     EmulationMissing,
@@ -462,6 +464,18 @@ def test_a_dump_of_another_machine_is_read_by_drgn_until_its_crash_can_run(
 
 
 # Who closes what
+
+
+def test_a_dump_is_opened_again_when_the_debuginfo_of_its_case_was_removed(bench: Bench) -> None:
+    opened = bench.open()
+    assert opened.vmlinux is not None
+    shutil.rmtree(opened.vmlinux.parent)
+    with pytest.raises(DebuginfoError):
+        bench.open(debugger="crash")
+    assert f"{opened.vmlinux}, which the open case has used, was removed" in bench.heard.notices
+    assert store.find(bench.dump) == opened
+    assert bench.open().vmlinux is None
+    assert bench.running() == 1
 
 
 def test_a_case_is_replaced_only_when_all_that_the_other_needs_is_at_hand(bench: Bench) -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from sandbox import image
-from sandbox.case import without_debuginfo
+from sandbox.case import self_contained, without_debuginfo
 from sandbox.case.options import OpenOptions
 from sandbox.case.places import VMLINUX, vmlinux
 from sandbox.case.without_debuginfo import WithoutDebuginfo
@@ -69,6 +69,14 @@ def test_debuginfo_that_was_there_and_not_used_is_not_tried_again(
     assert OpenOptions().accepts(later)
     # The user's own wish was not to look.
     assert not OpenOptions().accepts(replace(later, requested=OpenOptions(no_debuginfo=True).case_key()))
+
+
+def test_a_case_whose_debuginfo_was_removed_will_not_do(make_case: Callable[..., Case], tmp_path: Path) -> None:
+    removed = tmp_path / "removed" / "vmlinux"
+    assert not OpenOptions().accepts(make_case(vmlinux=removed))
+    # These are in the image, and on another host.
+    assert OpenOptions().accepts(make_case(vmlinux=self_contained.DIRECTORY / "vmlinux"))
+    assert OpenOptions().accepts(make_case(vmlinux=removed, remote=True))
 
 
 def test_a_case_with_debuginfo_is_not_one_without(make_case: Callable[..., Case]) -> None:
