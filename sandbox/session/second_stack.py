@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from sandbox.debugger import DEFAULT
 from sandbox.errors import VmboxError
 from sandbox.model import CommandStatus, Transcript
 from sandbox.progress import Reporter
@@ -65,7 +66,7 @@ class Confirmed:
 
 
 class SecondStack:
-    """Asks the other debugger of a session's case. Does nothing where the user asked for a debugger."""
+    """Asks drgn where crash is a session's debugger, and the user did not ask for it."""
 
     def __init__(self, session: Session, recorder: Recorder, reporter: Reporter, *, wished: bool) -> None:
         self._session = session
@@ -81,7 +82,9 @@ class SecondStack:
         return HeldAnswer(sink, holds=self._holds(command))
 
     def _holds(self, command: str) -> bool:
-        return not self._wished and is_judged(command) and command.split(maxsplit=1)[0] == "bt"
+        # Where drgn answers without a wish, crash does not know the kernel or not open the dump, or was contradicted.
+        asked = not self._wished and self._session.debugger is DEFAULT
+        return asked and is_judged(command) and command.split(maxsplit=1)[0] == "bt"
 
     def confirmed(self, command: str, found: Judgement, *, timeout: float | None) -> Confirmed | None:
         """The other debugger's answer, where the log contradicts the stack that was `found`, and confirms this one.

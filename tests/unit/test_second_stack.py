@@ -71,9 +71,10 @@ def ask(
         wished: bool = False,
         json: bool = False,
         doubts: Mapping[str, str] | None = None,
+        by: str = "crash",
     ) -> tuple[str, str, Case]:
         case = make_case(directory=tmp_path, versions={"crash": "8.0.6", "drgn": "0.3.0"}, doubts=doubts or {})
-        session = cast(Any, _Session(case, answers))
+        session = cast(Any, _Session(case, answers, by))
         options = RunOptions(json=json, transcript=False)
         with suppress(KeyboardInterrupt):
             run._run(session, commands or ["bt"], options, QUIET, None, wished=wished)
@@ -130,6 +131,13 @@ def test_what_crash_prints_stays_where_no_other_stack_is_confirmed(
     assert ("DISAGREES WITH" in err) is (answers["crash"] == FALSE)
     assert "is printed" not in err
     assert choice.kept(case) is None
+
+
+def test_crash_is_not_asked_where_drgn_answers_in_its_place(ask: Callable[..., tuple[str, str, Case]]) -> None:
+    """It does not know the kernel, or does not open the dump: it was tried, which takes long."""
+    out, err, _ = ask({"drgn": FALSE, "crash": TRUE}, by="drgn")
+    assert out == FALSE
+    assert "DISAGREES WITH" in err
 
 
 @pytest.mark.parametrize("stop", [CommandTimeout("'bt' was stopped after 1 second"), KeyboardInterrupt()])
