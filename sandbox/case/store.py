@@ -152,11 +152,17 @@ def view_of(place: Path) -> Path | None:
         return None
 
 
-def last_failure(place: Path) -> str | None:
-    """Why the view of the case in this directory could not give a part of the dump, the last time. None if it could."""
+def last_failure(place: Path, *, since: float = 0) -> str | None:
+    """Why the view of the case in this directory could not give a part of the dump, the last time. None if it could,
+    `since` a time of the clock.
+    """
     view = view_of(place)
+    if view is None:
+        return None
     try:
-        said = "" if view is None else (view / VIEW_LOG).read_text(errors="replace")
+        if (view / VIEW_LOG).stat().st_mtime < since:
+            return None
+        said = (view / VIEW_LOG).read_text(errors="replace")
     except OSError:
         return None
     return said.strip() or None

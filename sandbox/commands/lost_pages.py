@@ -1,11 +1,15 @@
 """`run`: what is said of pages that a debugger misses: of the kernel itself, which no level of makedumpfile leaves out,
-and those that cannot be unpacked.
+those that cannot be unpacked, and those that a server, or a file that was cut, does not give.
 """
 
 from __future__ import annotations
 
+import time
+
 from sandbox import render
+from sandbox.case import store
 from sandbox.debugger import Debugger
+from sandbox.model import Case
 from sandbox.session.session import DAMAGED, Sink
 
 _WORDS = (b"xcluded", b"left out: ")
@@ -18,8 +22,10 @@ _TAIL = 128
 class LostPages:
     """Looks for such messages in the answers of one `vmbox run`, and says once what they mean."""
 
-    def __init__(self, release: str, debugger: Debugger) -> None:
-        self._release = release
+    def __init__(self, case: Case, debugger: Debugger) -> None:
+        self._release = case.release
+        self._case = case.directory
+        self._asked = time.time()
         self._damage = debugger.damaged_page
         self._tail = b""
         self._found = self._said = self._damaged = self._said_damaged = False
@@ -39,7 +45,12 @@ class LostPages:
         return give
 
     def say(self) -> None:
-        """Name makedumpfile's fault, if one is known of this kernel and its pages are missing; and name damage."""
+        """Name makedumpfile's fault, if one is known of this kernel and its pages are missing; name damage, and why the
+        view of the dump gave an error, of which a debugger knows no more than that.
+        """
+        if (why := store.last_failure(self._case, since=self._asked)) is not None:
+            render.note(f"vmbox: a part of the dump could not be read: {why}")
+        self._asked = time.time()
         if self._damaged and not self._said_damaged:
             self._said_damaged = True
             render.note(f"vmbox: {DAMAGED}")

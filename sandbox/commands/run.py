@@ -199,7 +199,7 @@ def _run(
     record = Recorder(session.case, reporter, wanted=run_options.transcript)
     second = SecondStack(session, record, reporter, wished=wished)
     announcer = Announcer(judge, session.case, reporter, second=second, timeout=run_options.timeout)
-    lost = LostPages(session.case.release, session.debugger)
+    lost = LostPages(session.case, session.debugger)
     exit_status = 0
     lines = iter(commands)
     while True:
