@@ -238,7 +238,9 @@ def cpus(most):
         task = cpu_curr(prog, cpu)  # noqa: F821
         try:
             trace = prog.stack_trace(task)  # noqa: F821
-            names = [frame.name for frame in trace if frame.name and not MACHINERY.match(frame.name)][:TOP]
+            # Of a program there are addresses only.
+            kernels = [frame.name for frame in trace if frame.name and not frame.name.startswith("0x")]
+            names = [name for name in kernels if not MACHINERY.match(name)][:TOP]
         except Exception:
             names = []
         listed.append({"cpu": cpu, "pid": task.pid.value_(), "command": text_of(task.comm), "functions": names})
@@ -308,11 +310,11 @@ def tracks(slab):
 
 
 def symbol_at(address):
-    try:
-        symbol = prog.symbol(address)  # noqa: F821
-    except LookupError:
+    # A module's init and exit functions have second names, which are the same in all modules.
+    symbols = [one for one in prog.symbols(address) if one.name not in {"init_module", "cleanup_module"}]  # noqa: F821
+    if not symbols:
         return f"{address:#x}"
-    return f"{symbol.name}+{address - symbol.address:#x}"
+    return f"{symbols[0].name}+{address - symbols[0].address:#x}"
 
 
 def what_lies_at(address):

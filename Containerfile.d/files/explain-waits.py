@@ -205,6 +205,8 @@ def main(request):
                 "owner": None,
                 "no_owner": "",
                 "listed": None,
+                "word": None,
+                "task": None,
             }
             if lock is not None:
                 address = lock.value_()
@@ -218,6 +220,7 @@ def main(request):
                 one["no_owner"] = why
                 if owner is not None and owner != task:
                     one["owner"] = owner.pid.value_()
+                    one["word"], one["task"] = owners_word(kind, lock), owner.value_()
                     owners.setdefault(one["owner"], owner)
             answer["waits"].append(one)
         except Exception as error:

@@ -66,6 +66,16 @@ def owner_of(kind, lock):
     return None, "the kernel does not record who holds it"
 
 
+def owners_word(kind, lock):
+    """Address of a lock's word with its owner: the address of a task, and flags in the lowest bits; None without."""
+    if kind in {"mutex", "rw_semaphore"}:
+        return lock.owner.address_of_().value_()
+    if kind in {"rt_mutex_base", "rt_mutex"}:
+        base = lock.rtmutex if kind == "rt_mutex" and hasattr(lock, "rtmutex") else lock
+        return base.owner.address_of_().value_()
+    return None
+
+
 def writer(lock):
     """Of a semaphore with a counter of readers for each CPU (kernel/locking/percpu-rwsem.c): `block` is set from when a
     writer has the right to it, and `writer` until the readers before it have gone.

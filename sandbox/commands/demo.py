@@ -29,7 +29,9 @@ from sandbox.progress import QUIET, Reporter, Step
 
 _FAILED: Final = "vmbox-demo: FAILED: "
 _LIST: Final = ".packages"
-"""Suffix of a file with the names of all packages of a kernel, the one that was asked for first."""
+"""Suffix of a file with what demo-fetch printed: a kernel's packages, the one that was asked for first."""
+_NO_DEBUGINFO: Final = "no-debuginfo"
+"""The last of them, where the profile's package sources have no debuginfo of this kernel."""
 
 _MAKEDUMPFILE: Final[Mapping[str, str]] = {
     "kdump": "makedumpfile -c -d {level} /proc/vmcore vmcore",
@@ -153,7 +155,7 @@ def _fetch(
     # linux-image-6.1.0-56-cloud-amd64 names a kernel, linux-image-cloud-amd64 whichever is the newest today.
     if re.match(r"linux-image-\d", name):
         for listed in sorted(kernels.glob(f"{name}_{version}*{_LIST}"), reverse=True):
-            present = tuple(listed.read_text(encoding="utf-8").split())
+            present = _packages(listed.read_text(encoding="utf-8").split(), profile, reporter)
             if present and all((kernels / file).is_file() for file in present):
                 return present
     container = _with_network(["/usr/libexec/vmbox/demo-fetch", wanted], profile, kernels, ref)
@@ -169,7 +171,19 @@ def _fetch(
     if not answer:
         raise DemoFailed(f"{wanted} was not downloaded", hint="run it again")
     write_atomically(kernels / (answer[0].removesuffix(".deb") + _LIST), "\n".join(answer).encode())
-    return tuple(answer)
+    return _packages(answer, profile, reporter)
+
+
+def _packages(printed: Sequence[str], profile: Profile, reporter: Reporter) -> tuple[str, ...]:
+    """The packages of what demo-fetch printed; a notice where their kernel has no debuginfo."""
+    packages = tuple(one for one in printed if one != _NO_DEBUGINFO)
+    if len(packages) < len(printed):
+        name, version, _ = packages[0].split("_", 2)
+        reporter.notice(
+            f"{name} {version}: {profile.title}'s package sources have no debuginfo of it; vmbox run will ask other "
+            "places, or answer without. Another kernel: --kernel"
+        )
+    return packages
 
 
 def _with_network(argv: Sequence[str], profile: Profile, kernels: Path, ref: str) -> ContainerSpec:

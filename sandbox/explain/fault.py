@@ -267,9 +267,14 @@ class _Explainer:
                     topic="how", text=f"That makes {_x(seen.address)}, the address of the fault.", command=command
                 )
             else:
+                why = (
+                    # The processor keeps the address of the last fault only.
+                    "there the processor was to save its state, when it could not use the stack any more"
+                    if oops.guard_page
+                    else "the instruction has another access, too, or its registers have changed"
+                )
                 self._unknown["operand"] = (
-                    f"the registers make {_x(seen.address)}, the log has {_x(oops.address)}: "
-                    "the instruction has another access, too, or its registers have changed"
+                    f"the registers make {_x(seen.address)}, the log has {_x(oops.address)}: {why}"
                 )
         for one in self._operands():
             if one.meaning is not None:

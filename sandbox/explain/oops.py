@@ -237,11 +237,16 @@ def frames(lines: Sequence[str], oops: Oops) -> list[TracedFrame]:
     # Without registers the trace of a lockup begins with the handler that found it, which nothing of the bug called.
     if trace is None or (oops.lockup and oops.place is None):
         return []
-    found = [one for one in trace.reliable if not one.stopped]
+    found = list(trace.reliable)
+    place = oops.place
+    if place is not None:
+        # Those above the registers of the function only handle what stopped it: an interrupt, or an NMI in one.
+        at = next((at for at, one in enumerate(found) if one.stopped and one.function == place.function), -1)
+        found = found[at + 1 :]
+    found = [one for one in found if not one.stopped]
     if oops.reported:
         found = list(itertools.dropwhile(lambda one: _CHECKERS.fullmatch(one.function), found))
     # A checker's trace, and those of mips, powerpc and s390, begin with the function itself.
-    place = oops.place
     if found and place is not None and found[0].function == place.function:
         del found[: int(found[0].offset or "-1", 16) == place.offset]
     return found

@@ -44,6 +44,10 @@ class WaitFacts:
     """Why there is none."""
     listed: bool | None
     """Whether the lock's own list of waiters has the task; None where that list is not read."""
+    word: int | None = None
+    """Address of the lock's word that has the owner; None for a lock that has none."""
+    task: int | None = None
+    """Address of the owner's task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +168,7 @@ def read(answer: bytes) -> WaitAnswer:
         raise decode.DecodeError("a futex without priority inheritance has an owner")
     if any(one.owner is not None and one.lock is None for one in found.waits):
         raise decode.DecodeError("a task has an owner of no lock")
-    of_waits = (number for one in found.waits for number in (one.pid, one.owner, one.lock))
+    of_waits = (number for one in found.waits for number in (one.pid, one.owner, one.lock, one.word, one.task))
     of_futexes = (
         number
         for one in found.futexes

@@ -289,6 +289,7 @@ def _sentences(
     devices: Sequence[Device],
 ) -> Iterator[Sentence]:
     by_pid = _held_up(answer)
+    names = {one.pid: one.command for one in answer.waits} | {one.pid: one.command for one in answer.owners}
     for cycle in cycles[:_SHOWN]:
         # Each holds what the one before it waits for.
         steps = []
@@ -301,12 +302,14 @@ def _sentences(
         if len(cycle) > _STEPS:
             steps.append(f"and so on, {len(cycle)} tasks in all")
         yield Sentence(topic="deadlock", text=f"Deadlock: {'; '.join(steps)}.{more}", command=f"bt {cycle[0]}")
+        yield from _of_words("deadlock", [by_pid[pid] for pid in cycle[:_STEPS]], names)
     for root in roots[:_SHOWN]:
         yield Sentence(
             topic="roots",
             text=f"{_tasks_wait(root.behind)} for {root.command} (PID {root.pid}), which {root.doing}.",
             command=f"bt {root.pid}",
         )
+        yield from _of_words("roots", [one for one in by_pid.values() if one.owner == root.pid], names)
     yield from _of_devices(devices)
     held = {one.pid for one in answer.waits if one.owner is not None} | {pid for one in devices for pid in one.tasks}
     groups: dict[str, list[WaitFacts]] = {}
@@ -320,6 +323,18 @@ def _sentences(
         yield Sentence(topic="blocked", text=f"{_who(first)}{others}{since}: {words}.", command=f"bt {first.pid}")
     if not answer.blocked:
         yield Sentence(topic="blocked", text="No task was in uninterruptible sleep.", command="foreach UN bt")
+
+
+def _of_words(topic: str, waits: Sequence[WaitFacts], names: Mapping[int, str]) -> Iterator[Sentence]:
+    """Where a lock says who holds it: what an owner is known by."""
+    by_word = {one.word: one for one in waits if one.word is not None and one.task is not None}
+    for word, one in list(by_word.items())[:_STEPS]:
+        yield Sentence(
+            topic=topic,
+            text=f"The owner's word of {_lock(one)} is 0x{one.task:x}, the task of {names.get(one.owner or 0, '?')} "
+            f"(PID {one.owner}), with flags in the lowest bits.",
+            command=f"rd {word:x}",
+        )
 
 
 def _of_devices(devices: Sequence[Device]) -> Iterator[Sentence]:

@@ -6,6 +6,7 @@ The engine is a fake one here: tests/e2e makes every dump of the suite with real
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -17,6 +18,7 @@ from sandbox.commands import demo
 from sandbox.commands.demo_triggers import TRIGGERS
 from sandbox.engine import ContainerSpec, Engine
 from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed
+from sandbox.progress import QUIET, Reporter, Step
 
 BINARY, MODULES = (f"linux-{part}-7.2.12+deb14-cloud-amd64_7.2.12-1_amd64.deb" for part in ("binary", "modules"))
 IMAGE = "linux-image-7.2.12+deb14-cloud-amd64_7.2.12-1_amd64.deb"
@@ -26,6 +28,7 @@ class _Engine:
     def __init__(self, crash: Callable[[ContainerSpec], Iterator[bytes]]) -> None:
         self.crash = crash
         self.specs: list[ContainerSpec] = []
+        self.more = b""
 
     def run(self, spec: ContainerSpec) -> Iterator[bytes]:
         self.specs.append(spec)
@@ -33,6 +36,7 @@ class _Engine:
             for name in (IMAGE, BINARY, MODULES):
                 (Path(spec.binds[0].source) / name).write_bytes(b"deb")
                 yield f"{name}\n".encode()
+            yield self.more
         elif spec.argv[0].endswith("demo-build"):
             (Path(spec.binds[0].source) / spec.argv[3]).write_bytes(b"ELF")
         else:
@@ -86,6 +90,30 @@ def test_a_kernel_with_a_package_missing_is_fetched_again(tmp_path: Path) -> Non
     (tmp_path / "cache" / "demo" / "debian-14" / MODULES).unlink()
     demo.make_vmcore(spec, tmp_path / "out", engine=cast(Engine, engine))
     assert [spec.argv[0].rpartition("/")[2] for spec in engine.specs] == ["demo-fetch", "demo-crash"] * 2
+
+
+def test_that_a_kernel_has_no_debuginfo_is_said_before_it_boots(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listener(Reporter):
+        def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
+            return QUIET.step(title, total=total, unit=unit)
+
+        def notice(self, line: str) -> None:
+            said.append(line)
+
+    engine = _Engine(_dies)
+    engine.more = b"no-debuginfo\n"
+    spec = demo.DemoSpec(profile="debian-14", kernel="linux-image-7.2.12+deb14-cloud-amd64")
+    # The second time its packages are at hand.
+    for _ in range(2):
+        demo.make_vmcore(spec, tmp_path / "out", engine=cast(Engine, engine), reporter=Listener())
+        assert said.pop(0).startswith(
+            "linux-image-7.2.12+deb14-cloud-amd64 7.2.12-1: Debian 14 (forky)'s package sources"
+        )
+        said.clear()
+    assert engine.specs[-1].env["KERNEL"] == f"{IMAGE} {BINARY} {MODULES}"
+    assert [spec.argv[0].rpartition("/")[2] for spec in engine.specs] == ["demo-fetch", "demo-crash", "demo-crash"]
 
 
 def test_a_profile_without_a_demo_is_refused_with_those_that_have_one(tmp_path: Path) -> None:

@@ -156,3 +156,15 @@ def test_an_error_before_an_early_line_that_reads_like_a_panic_is_still_the_firs
     )
     assert told is not None
     assert any("That was: BUG: Bad page state in process x" in sentence.text for sentence in told.sentences)
+
+
+def test_what_an_interrupt_ran_did_not_call_what_it_stopped() -> None:
+    """5.10 prints the stack of the interrupt that found a stall above the registers of the function."""
+    log = read("rcu-stall-5.10")
+    read_log = oops.find(log)
+    assert read_log.last is not None
+    assert read_log.last.place is not None
+    assert read_log.last.place.function == "rcu_stall"
+    names = [one.function for one in oops.frames(read_log.lines, read_log.last)]
+    assert names[:3] == ["vmbox_demo_init", "do_one_initcall", "do_init_module"]
+    assert not {"dump_stack", "update_process_times"} & set(names)

@@ -64,6 +64,25 @@ def test_a_deadlock_is_the_one_that_the_module_made() -> None:
     assert {one.pid for one in waits.waits} == set(map(int, re.findall(r"INFO: task \S+:(\d+) blocked", log)))
 
 
+def test_what_an_owner_is_known_by_has_a_command_of_its_own() -> None:
+    """Two locks of a deadlock, and one that many wait for: each word once."""
+    first, second = 0xFFFF888000001000, 0xFFFF888000002000
+    waits = explained(
+        replace(waiting(1, 2), word=first, task=0xFFFF888000A00000),
+        replace(waiting(2, 1, lock=second), word=second, task=0xFFFF888000B00000),
+        *(replace(waiting(pid, 9, lock=0x30), word=0x30, task=0xFFFF888000C00000) for pid in (3, 4)),
+        # Not by a word of its own.
+        waiting(5, 9, lock=0x40),
+        owners=(OwnerFacts(pid=9, command="nine", state="R", functions=()),),
+    )
+    shown = {one.command: one for one in waits.sentences if (one.command or "").startswith("rd ")}
+    assert list(shown) == [f"rd {first:x}", f"rd {second:x}", "rd 30"]
+    one = shown[f"rd {first:x}"]
+    assert one.topic == "deadlock"
+    assert "is 0xffff888000a00000, the task of task-2 (PID 2), with flags in the lowest bits." in one.text
+    assert (shown["rd 30"].topic, "the task of nine (PID 9)" in shown["rd 30"].text) == ("roots", True)
+
+
 def test_the_writer_of_a_rwsem_is_the_root() -> None:
     waits = explain(answer_of("rwsem"))
     assert waits.cycles == ()
