@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,10 @@ _CRASH_DIRECTORY: Final = re.compile(r"(?:^|/)crash/[^/]+/[^/]+$")
 _UNAME: Final = "sos_commands/kernel/uname_-a"
 _COLLECTED: Final = frozenset({"VmCoreDmesg", "OopsText", "backtrace", "dmesg_log"})
 """What apport-unpack and abrt call the log of a crash."""
+_BESIDE_COLLECTED: Final = frozenset({"ProblemType", "kernel", "reason"})
+"""Files that apport or abrt writes beside that."""
+_KERNEL: Final = "kernel"
+"""What abrt calls the file with the release."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +45,8 @@ class Contents:
     parts: list[Path] = field(default_factory=list)
     """Parts of logs that pstore kept."""
     uname: Path | None = None
+    kernel: Path | None = None
+    """abrt's file with the release."""
     cut: bool = False
     """There is more below the directory than was looked at."""
     links: list[Path] = field(default_factory=list)
@@ -140,6 +147,9 @@ def _consider(directory: Path, entry: os.DirEntry[str], depth: int, found: Conte
         if len(found.parts) < pstore.MOST:
             found.parts.append(path)
         return
+    if depth == 0 and path.name == _KERNEL:
+        found.kernel = path
+        return
     if depth == 0 and path.name in _COLLECTED and _is_log(directory, path, budget):
         found.logs.append(path)
         return
@@ -156,6 +166,11 @@ def _consider(directory: Path, entry: os.DirEntry[str], depth: int, found: Conte
             found.dumps.append(path)
     elif magic.wrapper(head) is not None and is_dump_name(path.name):
         found.dumps.append(path)
+
+
+def is_collected(names: Collection[str]) -> bool:
+    """Whether a directory with files of these names is one crash, as apport-unpack or abrt writes it."""
+    return not _COLLECTED.isdisjoint(names) and not _BESIDE_COLLECTED.isdisjoint(names)
 
 
 def is_dump_name(name: str) -> bool:

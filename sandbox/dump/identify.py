@@ -164,7 +164,11 @@ def _identify_directory(
     if contents.uname is not None:
         with suppress(DeadlineExceeded), FileSource(contents.uname, budget=budget, below=directory) as source:
             saved_log.apply_uname(builder, source.read_at(0, 512).decode("utf-8", "replace"))
-    if contents.logs or contents.uname is not None:
+    if contents.kernel is not None and contents.logs:
+        with suppress(DeadlineExceeded), FileSource(contents.kernel, budget=budget, below=directory) as source:
+            saved_log.apply_kernel(builder, source.read_at(0, 512).decode("utf-8", "replace"))
+    # abrt collects oopses of kernels that went on: no dump was written.
+    elif contents.logs or contents.uname is not None:
         saved_log.apply_original_path(builder, str(contents.logs[-1].absolute()) if contents.logs else None)
     return builder.build()
 

@@ -70,10 +70,16 @@ def read_directory(
     directory: Path, contents: Contents, budget: Budget
 ) -> tuple[log_forms.LogText, Path, str | None] | None:
     """The log in a directory without a dump, its file, and what is missing of it; None where there is none."""
-    if contents.logs:
-        saved = contents.logs[-1]
+    first: tuple[log_forms.LogText, Path, None] | None = None
+    for saved in reversed(contents.logs):
         with FileSource(saved, budget=budget, below=directory) as source:
-            return read(source, budget), saved, None
+            text = read(source, budget)
+        # abrt's dmesg may be of another time than the crash.
+        if len(contents.logs) == 1 or any(panic.severity(one.text) for one in text.records):
+            return text, saved, None
+        first = first or (text, saved, None)
+    if first is not None:
+        return first
     joined = _pstore(contents.parts, directory, budget)
     return None if joined is None else (of_text(joined.text, budget), joined.last, joined.problem)
 
@@ -149,6 +155,14 @@ def apply_uname(builder: VmcoreBuilder, uname: str) -> None:
     if len(words) > 3 and words[0] == "Linux":
         builder.propose("sosreport", release=words[2])
         builder.propose("sosreport", arch=next((word for word in reversed(words) if word in MACHINES), None))
+
+
+def apply_kernel(builder: VmcoreBuilder, text: str) -> None:
+    """abrt's file `kernel`, the release, where the log itself does not say it."""
+    if builder.get("release") is None and re.fullmatch(r"\d+\.\d+\S{0,120}", text.strip()):
+        from sandbox.dump.release import machine  # reads the rules
+
+        builder.propose("abrt", release=text.strip(), arch=machine(text.strip(), None))
 
 
 def apply_original_path(builder: VmcoreBuilder, saved_log: str | None) -> None:

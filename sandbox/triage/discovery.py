@@ -9,17 +9,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sandbox.dump import identify, magic, pstore
-from sandbox.dump.crash_directory import is_dump_name, leads_out
+from sandbox.dump.crash_directory import is_collected, is_dump_name, leads_out
 from sandbox.dump.source import FileSource
 from sandbox.errors import DumpNotFound, VmboxError
 from sandbox.host.paths import CACHE_TAG
-from sandbox.model import DumpFormat
 
 _NAMES = ("vmcore", "dump.", "kdump.")
 """Prefixes of kdump's file names. Such a file is a dump whatever its content, so that damaged dumps are reported."""
+_SAVED = re.compile(r"vmcore-dmesg.*\.txt$")
+"""What kdump calls the log that it saves of a dump."""
 _ARCHIVES = (".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".zip", ".7z", ".cpio")
 _LOG = re.compile(
-    r"dmesg|kern|netcon|console|serial|oops|panic|syslog|journal|messages|ipmi|bmc|(?:\.log|\.crash)(?:\.gz)?$",
+    r"dmesg|kern|netcon|console|serial|oops|panic|crash|trace|syslog|journal|messages|ipmi|bmc|(?:\.log|\.crash)(?:\.gz)?$",
     re.IGNORECASE,
 )
 """Names of files that may be the log of a crash."""
@@ -84,7 +85,7 @@ def _below(directory: Path, links: list[Path]) -> Iterator[Path]:
             directories[:] = [name for name in directories if name == "var"]
             empty.append(place)
         else:
-            found = found or _logs(place, paths)
+            found += _logs(place, paths, found)
             if found:
                 empty.clear()
         yield from found
@@ -94,21 +95,39 @@ def _below(directory: Path, links: list[Path]) -> Iterator[Path]:
         yield empty[-1]
 
 
-def _logs(place: Path, paths: list[Path]) -> list[Path]:
-    """Logs of crashes, where no dump was written or it was removed: kdump's, pstore's parts, and others by content."""
-    if saved := [path for path in paths if path.name.startswith("vmcore-dmesg") and path.suffix == ".txt"]:
-        return saved
-    if any(pstore.is_part(path.name) for path in paths):
-        return [place]
-    return [path for path in paths if _LOG.search(path.name) and _tells_of_a_crash(path)]
+def _logs(place: Path, paths: list[Path], dumps: list[Path]) -> list[Path]:
+    """Logs of crashes of which there is no dump: kdump's, pstore's parts, and others by content."""
+    if not dumps:
+        if saved := [path for path in paths if _SAVED.match(path.name)]:
+            return saved
+        names = {path.name for path in paths}
+        if any(map(pstore.is_part, names)) or (is_collected(names) and _crash_of(place)):
+            return [place]
+    logs = [path for path in paths if path not in dumps and _LOG.search(path.name) and not _SAVED.match(path.name)]
+    told = {path: crash for path in logs if (crash := _crash_of(path))}
+    if not told or not dumps:
+        return list(told)
+    own = [crash for dump in dumps if (crash := _crash_of(dump))]
+    if not own and len(set(told.values())) == 1:
+        return []  # of the dump that cannot be read
+    return [path for path, crash in told.items() if all(_is_other(crash, one) for one in own)]
 
 
-def _tells_of_a_crash(path: Path) -> bool:
+def _is_other(log: tuple[str | None, str], dump: tuple[str | None, str]) -> bool:
+    """Whether a log beside a dump is of another crash. One of the dump's own may be cut before the panic."""
+    (release, panic), (of_dump, panicked) = log, dump
+    if None in {release, of_dump}:
+        return False
+    return release != of_dump or (panic != panicked and panic.startswith("Kernel panic"))
+
+
+def _crash_of(path: Path) -> tuple[str | None, str] | None:
+    """Release and panic of a dump, or of a log that tells of a crash."""
     try:
         found = identify(path)
     except (VmboxError, OSError):
-        return False
-    return found.format is DumpFormat.LOG and found.panic is not None
+        return None
+    return None if found.panic is None else (found.release, found.panic)
 
 
 def _is_dump(path: Path, directory: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.dump import identify, read_log
 from sandbox.triage.discovery import find
 
 DUMP = (Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib").read_bytes()
@@ -69,6 +70,59 @@ def test_logs_of_crashes_are_found_where_there_is_no_dump(tmp_path: Path) -> Non
     (both / "vmcore").write_bytes(DUMP)
     (both / "console.log").write_bytes(oops)
     assert find([tmp_path]) == [tmp_path / "console.log", kept, both / "vmcore"]
+
+
+POSTED = Path(__file__).resolve().parents[2] / "fixtures" / "oops" / "posted"
+
+
+def test_logs_of_other_crashes_beside_a_dump_are_found(tmp_path: Path) -> None:
+    """What the dump's own kernel said, whole or cut before its panic, is no other crash."""
+    (tmp_path / "vmcore").write_bytes(DUMP)
+    own = b"".join(line + b"\n" for line in read_log(tmp_path / "vmcore"))
+    (tmp_path / "console.log").write_bytes(own)
+    (tmp_path / "serial.log").write_bytes(own.partition(b"Kernel panic")[0])
+    (tmp_path / "vmcore-dmesg.txt").write_bytes(own)
+    other = tmp_path / "netconsole-nas.log"
+    other.write_bytes((POSTED / "truenas-console.txt").read_bytes())
+    assert find([tmp_path]) == [tmp_path / "vmcore", other]
+    # Of a dump that cannot be read nobody knows: one crash beside it is taken for its own, of two not both are.
+    (tmp_path / "vmcore").write_bytes(b"\x7f" * 4096)
+    for name in ("console.log", "serial.log", "vmcore-dmesg.txt"):
+        (tmp_path / name).unlink()
+    assert find([tmp_path]) == [tmp_path / "vmcore"]
+    second = tmp_path / "syslog"
+    second.write_bytes((POSTED / "proxmox-syslog.txt").read_bytes())
+    assert find([tmp_path]) == [tmp_path / "vmcore", other, second]
+
+
+def test_directories_of_abrt_and_apport_are_one_crash_each(tmp_path: Path) -> None:
+    oops = (POSTED / "user-access-smap.txt").read_text(encoding="utf-8")
+    # As abrt cuts it: without the line that names the kernel, and the log of a later time beside it.
+    cut = "".join(
+        f"{line.partition('] ')[2]}\n" for line in oops.splitlines() if "CPU: " not in line and "panic" not in line
+    )
+    abrt, apport = tmp_path / "oops-2026-11-20-10:11:12-901-0", tmp_path / "unpacked"
+    for directory, files in (
+        (
+            abrt,
+            {
+                "backtrace": cut,
+                "kernel": "5.14.0-427.13.1.el9_4.x86_64\n",
+                "dmesg": "[ 9.0] eth0: up\n[ 9.1] eth0: a\n",
+            },
+        ),
+        (apport, {"ProblemType": "KernelCrash\n", "VmCoreDmesg": oops}),
+    ):
+        directory.mkdir()
+        for name, text in files.items():
+            (directory / name).write_text(text, encoding="utf-8")
+    assert find([tmp_path]) == [abrt, apport]
+    found = identify(abrt)
+    assert (found.release, found.arch, found.cause) == ("5.14.0-427.13.1.el9_4.x86_64", "x86_64", "page-fault")
+    assert found.original_path is None
+    # The log's own word counts.
+    (abrt / "backtrace").write_text(oops.replace("el9_4", "el9_5"), encoding="utf-8")
+    assert identify(abrt).release == "5.14.0-427.13.1.el9_5.x86_64"
 
 
 @pytest.mark.parametrize("name", ["syslog.1", "journal.json", "messages-20261127", "netconsole-10.0.0.7", "bmc.txt"])
