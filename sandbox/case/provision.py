@@ -120,7 +120,9 @@ def provision(
             return found
     if selection.crash_from.platform is not None:
         reporter.notice(f"the dump is of {machine}: its crash runs under emulation, which is slow")
-    if options.image is None and (selection.crash_from.latest or selection.distribution.image.unusable is not None):
+    # Which crash it is does not matter where none can read the dump.
+    by_crash = options.image is None and not (options.native and machine is not None)
+    if by_crash and (selection.crash_from.latest or selection.distribution.image.unusable is not None):
         reporter.notice(selection.reason)
     # Both may need the same base first; made once, before they part.
     if not made:

@@ -445,6 +445,7 @@ def test_a_dump_of_another_machine_is_read_by_drgn_until_its_crash_can_run(
     why = "the dump is of x86_64, and this host (aarch64) cannot run its crash; drgn needs no emulation"
     assert any(line.startswith(f"{why}. For crash: sudo ") for line in bench.heard.notices)
     assert "drgn answers: crash of aarch64 reads no dumps of x86_64" in bench.heard.notices
+    assert not any("so latest with crash" in line for line in bench.heard.notices)
     assert bench.ask(debugger="drgn")[0] == "drgn"
     opened = store.find(bench.dump)
     with pytest.raises(EmulationMissing):
