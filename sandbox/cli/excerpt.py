@@ -41,7 +41,7 @@ def excerpt(
             "--output",
             "-o",
             metavar="FILE",
-            help="Where the excerpt goes; excerpt.vmcore by default, - is standard output.",
+            help="Where the excerpt goes; excerpt.vmcore by default, NAME.gz is compressed, - is standard output.",
         ),
     ] = None,
     manifest: Annotated[

@@ -54,6 +54,9 @@ _MACHINES: Final = {
     (43, "big"): "sparc64",
 }
 
+_AS_KDUMP: Final = {"x86_64", "aarch64"}
+"""Machines of which such a kdump file was opened: of x86_64 by crash and drgn, of aarch64 by drgn."""
+
 _PID_AT: Final = {64: 32, 32: 24}
 """Offset of pr_pid in struct elf_prstatus (include/linux/elfcore.h), by the size of a word."""
 _X86_64_KERNEL: Final = 0xFFFFFFFF80000000
@@ -124,7 +127,7 @@ class ElfFile:
     def as_kdump(self, vmcore: Vmcore, /) -> Beginning | None:
         header, page = self.header, vmcore.page_size or _PAGE
         release, version = vmcore.release, vmcore.utsname_version
-        if header.arch != "x86_64" or not release or not version:
+        if header.arch not in _AS_KDUMP or not release or not version:
             return None
         end = max((one.paddr + max(one.filesz, one.memsz) for one in self._segments), default=0)
         if not 0 < end <= _HIGHEST:

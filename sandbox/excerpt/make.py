@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set as AbstractSet
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -45,6 +46,10 @@ _UNPACKED_BY: Final = {
     Wrapper.CPIO: "cpio -id <",
 }
 """The outermost layer of a dump; what is in it may be wrapped again."""
+
+_GZIP: Final = ".gz"
+_LARGE: Final = 16 << 20
+"""Bytes of bitmaps, of which a machine has 64 MiB for each TiB, from which it is said how they are saved."""
 
 _ELSEWHERE: Final = "choose another place with -o or --manifest"
 
@@ -114,6 +119,12 @@ def make(
         noted = beginning.with_note(kdump.excerpt_note(_note(manifest), beginning.order))
         with reporter.step(f"Writing {output}", total=None), scratch_directory() as place:
             size = _write(output, write_pages(noted, memory, taken, place))
+        bitmaps = noted.bitmap_blocks * noted.block_size
+        if bitmaps >= _LARGE and output.suffix != _GZIP:
+            reporter.notice(
+                f"{bitmaps >> 20} MiB of it are the bitmaps of the machine's pages, which are nothing when compressed: "
+                f"-o {pasteable(output)}{_GZIP}"
+            )
     if listed is not None:
         _write(listed, iter([json.dumps(plain(manifest), indent=1).encode() + b"\n"]))
     unanswered = tuple(one.name for one in asked if one.failed)
@@ -173,9 +184,18 @@ def _note(manifest: Manifest) -> str:
     )
 
 
+def _gzip(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    for piece in pieces:
+        yield packer.compress(piece)
+    yield packer.flush()
+
+
 def _write(output: Path, pieces: Iterator[bytes]) -> int:
-    """Writes for the owner alone. Returns its size in bytes. Raises `VmboxError`."""
+    """Writes for the owner alone, compressed where the name says so. Returns its size in bytes. Raises `VmboxError`."""
     written = 0
+    if output.suffix == _GZIP:
+        pieces = _gzip(pieces)
 
     def counted() -> Iterator[bytes]:
         nonlocal written

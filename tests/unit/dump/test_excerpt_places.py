@@ -60,8 +60,8 @@ def test_a_place_is_looked_at_before_the_dump_is_asked(directory):
 
 def test_a_form_of_which_no_excerpt_is_made_is_refused_before_anything_is_started(tmp_path):
     path = tmp_path / "vmcore"
-    path.write_bytes(dump_writer.elf({3: bytes(4096)}, INFO, machine=183))
-    with pytest.raises(DumpUnreadable, match=r"vmcore \(elf of aarch64\) is of a form of which no excerpt is made"):
+    path.write_bytes(dump_writer.elf({3: bytes(4096)}, INFO, machine=243))
+    with pytest.raises(DumpUnreadable, match=r"vmcore \(elf of riscv64\) is of a form of which no excerpt is made"):
         make(path, tmp_path / "new", OpenOptions(engine="unix:///nowhere"))
     (tmp_path / "vmcore.bz2").write_bytes(bz2.compress(dump_writer.kdump({3: bytes(4096)}, INFO)))
     with pytest.raises(DumpUnreadable, match="cannot be read where they are") as refused:

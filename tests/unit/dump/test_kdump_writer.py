@@ -23,7 +23,7 @@ def page(pfn):
     return random.Random(pfn).randbytes(64) * 64
 
 
-@pytest.fixture(params=["kdump", "elf"])
+@pytest.fixture(params=["kdump", "elf", "elf of aarch64"])
 def dump(request, tmp_path):
     """A dump of six pages far from each other, as a path and what `identify` would tell of it."""
     path = tmp_path / "vmcore"
@@ -31,7 +31,7 @@ def dump(request, tmp_path):
     if request.param == "kdump":
         path.write_bytes(dump_writer.kdump(pages, INFO, level=17))
     else:
-        path.write_bytes(dump_writer.elf(pages, INFO))
+        path.write_bytes(dump_writer.elf(pages, INFO, machine=183 if request.param == "elf of aarch64" else 62))
     return path
 
 

@@ -1,5 +1,6 @@
 """What an excerpt says of itself, and how its answers are compared."""
 
+import gzip
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pytest
 from sandbox.case import page_record
 from sandbox.case.options import OpenOptions
 from sandbox.dump import kdump
-from sandbox.excerpt import compare, page_kinds, questions
+from sandbox.excerpt import compare, make, page_kinds, questions
 from sandbox.excerpt.model import PageRange, Question, ranges
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET
@@ -91,3 +92,12 @@ def test_a_case_that_lies_about_pages_leaves_them_out(monkeypatch):
 
 def test_a_name_that_is_no_text_is_noted():
     assert rb"of \udcff" in kdump.excerpt_note("of \udcff", "little")
+
+
+def test_a_name_of_gzip_is_compressed(tmp_path):
+    """Bitmaps of 1 TiB have 64 MiB, and are nothing then."""
+    pieces = [b"header", b"\xff" * (1 << 20), bytes(1 << 20), b"pages"]
+    for name in ("small", "small.gz"):
+        assert make._write(tmp_path / name, iter(pieces)) == (tmp_path / name).stat().st_size
+    assert (tmp_path / "small").read_bytes() == gzip.decompress((tmp_path / "small.gz").read_bytes())
+    assert (tmp_path / "small.gz").stat().st_size < 4096
