@@ -240,7 +240,7 @@ def close(
             failures.append(error)
             render.error(error)
             continue
-        render.note(f"closed {case.id} ({remote_dump.name(case.dump)})")
+        render.note(render.one_line(f"closed {case.id} ({remote_dump.name(case.dump)})"))
         if not case.remote:
             ended.append(case.dump)
     for dump in dict.fromkeys(ended):
@@ -249,6 +249,6 @@ def close(
             continue
         # The index of a flattened one is called after the description.
         if any((forget(dump, copies), remote_dump.forget(dump))):
-            render.note(f"removed what was kept of {dump.name}")
+            render.note(render.one_line(f"removed what was kept of {dump.name}"))
     if failures:
         raise typer.Exit(failures[0].exit_code)

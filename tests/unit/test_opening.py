@@ -23,6 +23,7 @@ from memory_engine import MemoryEngine
 from sandbox import debuginfo, image as images, profiles
 from sandbox.case import container, idle, opening, places, self_contained, store
 from sandbox.case.options import OpenOptions
+from sandbox.cli.run import close
 from sandbox.debugger import DEBUGGERS
 from sandbox.dump import identify
 from sandbox.engine import EngineInfo, Image, detection, labels, orphans
@@ -465,6 +466,13 @@ def test_a_dump_of_another_machine_is_read_by_drgn_until_its_crash_can_run(
 
 
 # Who closes what
+
+
+def test_the_name_of_a_closed_dump_adds_no_line(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.dump = bench.dump.rename(bench.dump.with_name("vm\ncore"))
+    bench.open()
+    close(everything=True)
+    assert capsys.readouterr().err.endswith("/vm\\ncore)\n")
 
 
 def test_a_dump_is_opened_again_when_the_debuginfo_of_its_case_was_removed(bench: Bench) -> None:
