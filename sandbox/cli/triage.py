@@ -232,9 +232,15 @@ def triage(
     links: list[Path] = []
     found = discovery.find(words, links)
     if links:
-        render.note(f"vmbox: not followed, because they lead out of the directory: {', '.join(map(str, links[:5]))}")
+        more = f" and {len(links) - 5} more" if len(links) > 5 else ""
+        shown = render.one_line(", ".join(map(str, links[:5])))
+        render.note(f"vmbox: not followed, because they lead out of the directory: {shown}{more}")
     if not found:
-        hint = f"name them: vmbox triage {' '.join(map(pasteable, links[:5]))}" if links else None
+        hint = (
+            f"name them: vmbox triage {' '.join(map(pasteable, links[:5]))}"
+            if links
+            else "logs are found by their names (dmesg, console, messages, *.log …); name others: vmbox triage FILE…"
+        )
         raise NotADump(f"no crash dump is in {', '.join(words[:5])}", hint=hint)
     index = triage_all(
         found,

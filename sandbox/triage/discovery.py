@@ -33,8 +33,8 @@ def find(paths: Iterable[str | Path], links: list[Path] | None = None) -> list[P
     """Find the dumps in `paths`, sorted within a directory, without duplicates.
 
     Expands a pattern that the shell did not expand, and searches directories recursively. `links` gets the links there
-    that have a dump's name and lead out of their directory: they are not followed. Raises `DumpNotFound` if a path does
-    not exist.
+    that have a dump's name, or stand in one of `paths` for a directory, and lead out of it: they are not followed.
+    Raises `DumpNotFound` if a path does not exist.
     """
     found: dict[Path, None] = {}
     for path in paths:
@@ -76,6 +76,9 @@ def _below(directory: Path, links: list[Path]) -> Iterator[Path]:
             directories.clear()
             continue
         directories.sort()
+        if place == directory and "sos_commands" not in directories:
+            top_links = (place / name for name in directories if (place / name).is_symlink())
+            links += [link for link in top_links if not link.resolve().is_relative_to(directory.resolve())]
         paths = [path for name in sorted(files) if not (path := place / name).is_symlink()]
         named = (place / name for name in sorted({*files} - {path.name for path in paths}) if is_dump_name(name))
         links += [link for link in named if leads_out(link, directory)]

@@ -57,6 +57,21 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     assert find([case]) == [case / "vmcore-dmesg.txt"]
 
 
+def test_links_to_directories_that_are_not_followed_are_named(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    (kept / "today").mkdir(parents=True)
+    (kept / "today" / "vmcore").write_bytes(DUMP)
+    top = tmp_path / "crash"
+    (top / "yesterday").mkdir(parents=True)
+    (top / "today").symlink_to(kept / "today")
+    (top / "same").symlink_to("yesterday")
+    (top / "yesterday" / "run").symlink_to(kept)
+    links: list[Path] = []
+    assert find([top], links) == []
+    assert links == [top / "today"]
+    assert find(links) == [kept / "today" / "vmcore"]
+
+
 def test_logs_of_crashes_are_found_where_there_is_no_dump(tmp_path: Path) -> None:
     oops = b"[    1.000000] BUG: kernel NULL pointer dereference, address: 0\n[    1.100000] Call Trace:\n"
     for name in ("console.log", "notes.txt"):
