@@ -13,8 +13,8 @@ from sandbox.model import DumpFormat, Wrapper
 
 _Kind = TypeVar("_Kind", bound=str)
 
-PEEK: Final = 512
-"""Bytes that tell every format here apart (tar's mark is at 257)."""
+PEEK: Final = 1024
+"""Bytes that tell every format here apart (the mark of a kernel image is at 514)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,22 @@ _OTHERS: Final = (
     _Magic("an AVML memory image", b"AVML"),
     _Magic("a QEMU disk image", b"QFI\xfb"),
     _Magic("a VMware disk image", b"KDMV"),
+    _Magic("a Hyper-V disk image", b"vhdxfile"),
+    _Magic("a Hyper-V disk image", b"conectix"),
+    _Magic("a VirtualBox disk image", b"\x7f\x10\xda\xbe", 64),
+    _Magic("a disk's image", b"EFI PART", 512),
+    _Magic("an image of an XFS file system", b"XFSB"),
+    _Magic("an image of a squashfs file system", b"hsqs"),
+    _Magic("text in base64", b"S0RVTVAg"),
+    _Magic("text in base64", b"f0VMR"),
+    _Magic("text in base64", b"bWFrZWR1bXBmaWxl"),
+    _Magic("a file that lzma packed", b"\x5d\0\0"),
+    _Magic("a file that lzip packed", b"LZIP\x01"),
+    _Magic("a file that compress packed", b"\x1f\x9d"),
+    _Magic("a file that snappy packed", b"\xff\x06\0\0sNaPpY"),
+    _Magic("a FreeBSD crash dump", b"FreeBSD Kernel Dump"),
+    _Magic("a FreeBSD crash dump", b"minidump FreeBSD"),
+    _Magic("a recording of perf", b"PERFILE2"),
     _Magic("an RPM package", b"\xed\xab\xee\xdb"),
     _Magic("a Debian package or ar archive", b"!<arch>\n"),
     _Magic("a compressed kernel image (bzImage)", b"HdrS", 0x202),
@@ -105,18 +121,45 @@ _HINTS: Final = {
     "a file that age encrypted": "decrypt it first: age --decrypt -o vmcore FILE",
     "a LUKS volume": "open it first: sudo cryptsetup open --readonly FILE NAME",
     "the first part of a zip archive in parts": "join the parts first: zip -s 0 ARCHIVE.zip --out whole.zip",
-    "a QEMU disk image": "the dump may be inside: guestmount -a FILE -i --ro /mnt, then look in /mnt/var/crash",
-    "a VMware disk image": "the dump may be inside: guestmount -a FILE -i --ro /mnt, then look in /mnt/var/crash",
+    **dict.fromkeys(
+        (
+            "a QEMU disk image",
+            "a VMware disk image",
+            "a Hyper-V disk image",
+            "a VirtualBox disk image",
+            "a disk's image",
+        ),
+        "the dump may be inside: guestmount -a FILE -i --ro /mnt, then look in /mnt/var/crash",
+    ),
+    **dict.fromkeys(
+        ("an image of an XFS file system", "an image of a squashfs file system"),
+        "the dump may be inside: sudo mount -o ro,loop FILE /mnt, then look in /mnt/var/crash",
+    ),
+    "text in base64": "decode it first: base64 -d FILE > vmcore",
+    "a file that lzma packed": "unpack it first: lzma -dc FILE > vmcore",
+    "a file that lzip packed": "unpack it first: lzip -dc FILE > vmcore",
+    "a file that compress packed": "unpack it first: gzip -dc FILE > vmcore",
+    "a file that snappy packed": "unpack it first: snzip -dc FILE > vmcore",
+    "a FreeBSD crash dump": "kgdb reads it, with that kernel",
+    "a recording of perf": "perf reads it: perf report -i FILE",
     "a GPG-encrypted file": "decrypt it first: gpg --output vmcore --decrypt FILE",
     "an apport report": "unpack it first: apport-unpack FILE DIRECTORY, then give DIRECTORY/VmCore",
     "an HTML page": "the download gave an error page instead of the dump; open it and fetch the dump again",
 }
 
 _ET_CORE: Final = (b"\x04\0", b"\0\x04")
+_E_PHNUM, _E_SHNUM = slice(56, 58), slice(60, 62)
+"""In the header of a 64-bit ELF file."""
 
 
 def dump_format(head: bytes) -> DumpFormat | None:
-    return _match(_DUMPS, head)
+    kind = _match(_DUMPS, head)
+    return DumpFormat.XEN if kind is DumpFormat.ELF and _is_of_xen(head) else kind
+
+
+def _is_of_xen(head: bytes) -> bool:
+    """Whether `xl dump-core` wrote it: a core that has its pages in sections, and no segments (libxc's xc_core.c)."""
+    return head[4:5] == b"\2" and head[16:18] in _ET_CORE and not any(head[_E_PHNUM]) and any(head[_E_SHNUM])
 
 
 def dump_format_of(source: Source) -> DumpFormat | None:

@@ -1,4 +1,6 @@
+import base64
 import gzip
+import lzma
 import os
 import pwd
 import struct
@@ -307,6 +309,11 @@ def test_a_file_that_is_no_dump_is_named(tmp_path):
         "zeros": (bytes(9000), "zeros"),
         "notes.txt": (b"nothing of interest\n" * 50, "no kernel log"),
         "noise": (bytes(range(256)) * 8, "first bytes"),
+        "vmcore.b64": (base64.encodebytes(dump_writer.kdump(PAGES, INFO)), "text in base64"),
+        "vmcore.lzma": (lzma.compress(bytes(9000), lzma.FORMAT_ALONE), "lzma packed"),
+        "disk.vhdx": (b"vhdxfile" + bytes(900), "a Hyper-V disk image"),
+        "disk.img": (b"\0" * 510 + b"\x55\xaaEFI PART" + bytes(900), "a disk's image"),
+        "bzImage": (b"MZ" + bytes(512) + b"HdrS" + bytes(900), "bzImage"),
     }
     for name, (content, message) in cases.items():
         path = tmp_path / name
@@ -422,6 +429,16 @@ def test_split_set_with_an_empty_part(tmp_path):
     reason = str(identify(tmp_path / "part1").incomplete_reason)
     assert reason.startswith("part0: cut off in the page data")
     assert reason.count("cut off") == 1
+
+
+def test_a_core_without_segments_is_of_xen(tmp_path):
+    """`xl dump-core` has the pages in sections; read as another ELF it would be a complete dump of no memory."""
+    path = tmp_path / "core"
+    core = bytearray(dump_writer.elf({}, b""))
+    struct.pack_into("<HHH", core, 56, 0, 64, 7)
+    path.write_bytes(core)
+    found = identify(path)
+    assert (found.format, found.complete) == ("xen", None)
 
 
 def test_named_formats(tmp_path):
