@@ -70,9 +70,32 @@ def load_module(wanted):
 
 def traces(request):
     """The stacks in which the frame may be."""
-    yield prog.crashed_thread().stack_trace()  # noqa: F821
+    threads = [prog.crashed_thread().stack_trace]  # noqa: F821
     if request["pid"]:
-        yield prog.stack_trace(request["pid"])  # noqa: F821
+        threads.append(lambda: prog.stack_trace(request["pid"]))  # noqa: F821
+    for read in threads:
+        trace = read()
+        yield trace
+        yield from interrupted_traces(trace)
+
+
+def interrupted_traces(trace):
+    """On arm64, where frame pointers lead over an exception: the stacks from the registers that its entry has saved.
+
+    Those are behind the frame record to which the entry's frame pointer points (arch/arm64/kernel/entry.S).
+    """
+    for index, frame in enumerate(trace):
+        if index + 1 >= len(trace) or index >= MOST_FRAMES:
+            return
+        if not re.match(r"(?:el1[ht]_64_(?:sync|irq|fiq|error)|__bad_stack)$", frame.name or ""):
+            continue
+        try:
+            offset = prog.type("struct pt_regs").member("stackframe").offset  # noqa: F821
+            registers = drgn.Object(prog, "struct pt_regs", address=frame.register("x29") - offset)  # noqa: F821
+            if registers.pc.value_() == trace[index + 1].pc:
+                yield prog.stack_trace(registers)  # noqa: F821
+        except (LookupError, ValueError, drgn.FaultError):
+            continue
 
 
 @noted("frame")
@@ -207,11 +230,14 @@ def instructions(request, found):
             os.pwrite(handle, code[skipped:], 0)
             ran = subprocess.run(
                 [*disassembler(request["machine"], begin, skipped), f"/proc/self/fd/{handle}"],
-                check=True,
+                check=False,
                 capture_output=True,
                 text=True,
                 pass_fds=[handle],
             )
+            if ran.returncode:
+                said = ran.stderr.strip().partition("\n")[0]
+                raise ValueError(f"this image's objdump does not disassemble it: {said[-100:]}")
             listed = []
             for line in ran.stdout.splitlines():
                 parts = re.match(r"\s*([0-9a-f]+):\t((?:[0-9a-f]{2,8} )+)\s*(?:\t(.*))?$", line)

@@ -24,7 +24,7 @@ from sandbox.progress import Reporter
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from sandbox.case.source_lines import Code, DebugFile, SourceLine
+    from sandbox.case.source_lines import Code, DebugFile, Instructions, SourceLine
     from sandbox.debuginfo.symbols import Symbol, SymbolTable
     from sandbox.engine import Engine
     from sandbox.model import Debuginfo, Vmcore
@@ -219,18 +219,28 @@ def _decoded(vmcore: Vmcore, lines: Sequence[str], work: _Work, options: OpenOpt
                 symbol.problem = "no line is known of this address"
             else:
                 symbol.lines = found.lines[number]
+    disassembled = [_disassembled(vmcore.arch, one[2], found) for one, found in zip(code, answer.code, strict=True)]
     return Decoded(
         lines=lines,
         symbols=work.places,
         code=[
             DecodedCode(line=at, user=user, instructions=one.instructions, problem=one.error)
-            for (at, user, _), one in zip(code, answer.code, strict=True)
+            for (at, user, _), one in zip(code, disassembled, strict=True)
         ],
         release=vmcore.release,
         vmlinux=str(debuginfo.vmlinux),
         proof=agreed,
         origin=debuginfo.origin,
     )
+
+
+def _disassembled(arch: str | None, code: Code, found: Instructions) -> Instructions:
+    """What the image's objdump said, which is this host's and may know no other machine."""
+    if found.error is None or arch != "aarch64":
+        return found
+    from sandbox.explain import arm64_decode
+
+    return replace(found, instructions=tuple(arm64_decode.listing(code.content, code.at)), error=None)
 
 
 def _close(connecting: Future[Engine]) -> None:

@@ -91,6 +91,9 @@ class _Explainer:
         if self._why is not None:
             self._unknown["dump"] = self._why
         self._seen = inspect(found.last, self._facts, arch) if found.last else Inspection()
+        if self._seen.text is not None:
+            # That the case has no disassembler of the dump's machine.
+            self._unknown.pop("instructions", None)
 
     def fault(self) -> Fault:
         oops = self._oops
@@ -223,10 +226,13 @@ class _Explainer:
             if self._facts
             else {}
         )
-        return [
+        callers = [
             _named(one) + ("" if one.nameless else found.get(plain_name(one.function), ""))
             for one in oopses.frames(self._lines, oops)
         ]
+        # What was called has made no frame: the kernel's unwinder goes on with the caller of its caller.
+        link = oops.link.function if oops.link is not None else None
+        return callers if link is None or callers[:1] == [link] else [link, *callers]
 
     # how
 
@@ -265,6 +271,12 @@ class _Explainer:
             if seen.address == oops.address:
                 yield Sentence(
                     topic="how", text=f"That makes {_x(seen.address)}, the address of the fault.", command=command
+                )
+            elif self._arch == "aarch64" and _untagged(seen.address) == oops.address:
+                yield Sentence(
+                    topic="how",
+                    text=f"That makes {_x(seen.address)}, the address of the fault: its highest byte does not count.",
+                    command=command,
                 )
             else:
                 why = (
@@ -401,6 +413,11 @@ def _chain(functions: Sequence[str]) -> str:
 
 def _said(topic: str, text: str) -> Sentence:
     return Sentence(topic=topic, text=text, command="log")
+
+
+def _untagged(address: int) -> int:
+    """Without its tag, as untagged_addr() of arch/arm64/include/asm/uaccess.h: the byte has the sign of bit 55."""
+    return address & ((1 << 56) - 1) | (0xFF << 56 if address >> 55 & 1 else 0)
 
 
 def _x(value: int) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sandbox.explain import instruction
+from sandbox.explain import arm64_decode, instruction
 from sandbox.explain.facts import Facts, Values
 from sandbox.explain.oops import Oops
 from sandbox.explain.operands import MemoryOperand, ParsedInstruction
@@ -71,9 +72,9 @@ def inspect(oops: Oops, facts: Facts | None, arch: str | None) -> Inspection:
     debugger = facts.registers if facts else {}
     for name, there in debugger.items():
         registers.setdefault(name, there)
-    text = next((one.text for one in facts.instructions if one.offset == 0), None) if facts else None
+    text, before = _instructions(oops, facts, arch)
     parsed = instruction.parse(text, arch) if text is not None else None
-    if parsed is None or facts is None:
+    if parsed is None:
         return Inspection(text=text, registers=registers, addresses=_kernel_addresses(oops, ()))
     named = parsed.read
     differing = tuple(
@@ -85,7 +86,6 @@ def inspect(oops: Oops, facts: Facts | None, arch: str | None) -> Inspection:
     load, load_address = None, None
     if memory is not None and memory.base is not None and (value := registers.get(memory.base)) is not None:
         base = _base(memory.base, value, memory.displacement, facts)
-        before = [one.text for one in facts.instructions if one.offset < 0]
         load = instruction.loaded_from(before, memory.base, arch)
         load_address = load.address(registers) if load is not None else None
         if load is not None and load_address is not None and load.base is not None:
@@ -105,8 +105,23 @@ def inspect(oops: Oops, facts: Facts | None, arch: str | None) -> Inspection:
     )
 
 
-def _base(register: str, value: int, offset: int, facts: Facts) -> Base:
-    pointers = [number for number, one in enumerate(facts.variables) if one.pointer and one.value == value]
+def _instructions(oops: Oops, facts: Facts | None, arch: str | None) -> tuple[str | None, list[str]]:
+    """The instruction, and those before it: of the dump's disassembler, else of the code that the log has."""
+    listed = {one.offset: one.text for one in facts.instructions} if facts else {}
+    if 0 in listed or arch != "aarch64":
+        return listed.get(0), [text for offset, text in listed.items() if offset < 0]
+    words = [oops.code[at : at + 4] for at in range(oops.code_at % 4, oops.code_at + 4, 4)]
+    if not words or len(words[-1]) < 4:
+        return None, []
+    *before, text = (arm64_decode.decode(int.from_bytes(word, "little")) for word in words)
+    # What is not understood may have written any register.
+    known = list(itertools.takewhile(lambda one: one is not None, reversed(before)))
+    return text, [one for one in reversed(known) if one is not None]
+
+
+def _base(register: str, value: int, offset: int, facts: Facts | None) -> Base:
+    variables = facts.variables if facts else ()
+    pointers = [number for number, one in enumerate(variables) if one.pointer and one.value == value]
     return Base(register=register, value=value, offset=offset, variables=tuple(pointers[:_MOST_ADDRESSES]))
 
 

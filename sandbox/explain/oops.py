@@ -29,6 +29,7 @@ _BEGINS: Final = re.compile(
     r"|[Kk]ernel BUG at|stack guard page was hit|Internal error: |divide error: |double fault|Unhandled fault"
     r"|stack segment: |invalid opcode: |\bOops: |Oops - |watchdog: BUG: |detected stall|self-detected stall"
     r"|hard LOCKUP|kernel tried to execute NX|BUG: soft lockup|detected expedited stalls"
+    r"|Insufficient stack space to handle exception"
 )
 """A line that can be the first of an oops or of a lockup's message."""
 _WARNS: Final = re.compile(r"^\s*WARNING: (?:CPU: \d+ PID: \d+ )?at (?P<file>[^\s:]{1,256}):(?P<line>\d{1,9})\b")
@@ -71,7 +72,7 @@ _ADDRESS: Final = re.compile(
 )
 _ERROR_CODE: Final = re.compile(r"#PF: error_code\(0x([0-9a-f]{1,8})\)")
 _OOPS_CODE: Final = re.compile(r"\b(?:Oops|Internal error: [\w ()-]{1,60}): (?:Oops: )?([0-9a-f]{4,16}) \[#")
-_ESR: Final = re.compile(r"\bESR = 0x([0-9a-f]{8,16})")
+_ESR: Final = re.compile(r"\bESR(?: =|:) 0x([0-9a-f]{8,16})")
 _PLACE: Final = re.compile(
     r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]{1,8})/0x(?P<size>[0-9a-f]{1,8})"
     r"(?: \[(?P<module>[\w-]{1,56})(?: [0-9a-f]{40})?\])?"
@@ -101,7 +102,10 @@ _BEFORE: Final = re.compile(
 """What lib/list_debug.c, lib/string_helpers.c and mm/usercopy.c say before their BUG()."""
 _RUST: Final = re.compile(r"\brust_kernel: panicked at \S")
 """What the panic handler of rust/kernel/lib.rs prints: the place, and the reason in the next line."""
-_GUARD: Final = re.compile(r"BUG: (?:\w+ )?stack guard page was hit at (\S+)")
+_GUARD: Final = re.compile(r"BUG: (?:\w+ )?stack guard page was hit at \S|Insufficient stack space to handle exception")
+"""Of x86, and of arm64 (panic_bad_stack() in arch/arm64/kernel/traps.c)."""
+_FAR: Final = re.compile(r"^FAR: 0x([0-9a-f]{16})$", re.MULTILINE)
+_LINK: Final = re.compile(r"^lr : " + _PLACE.pattern, re.MULTILINE)
 _MODULES: Final = re.compile(r"^\s*Modules linked in: ?(.*)$")
 _END: Final = re.compile(r"---\[ end trace")
 _MOST: Final = 200
@@ -140,6 +144,8 @@ class Oops:
     place: Place | None = None
     bad_place: int | None = None
     """The instruction pointer, where it is in no function."""
+    link: Place | None = None
+    """Of arm64, where it is in no function: to where that would have returned, in the function that called it."""
     registers: Mapping[str, int] = field(default_factory=dict)
     """By their names in assembly, lower case."""
     code: bytes = b""
@@ -240,16 +246,19 @@ def frames(lines: Sequence[str], oops: Oops) -> list[TracedFrame]:
     found = list(trace.reliable)
     place = oops.place
     if place is not None:
-        # Those above the registers of the function only handle what stopped it: an interrupt, or an NMI in one.
-        at = next((at for at, one in enumerate(found) if one.stopped and one.function == place.function), -1)
+        # Those above the function only handle what stopped it: an interrupt, or an NMI in one, or that it has no stack.
+        # A checker's trace, and those of mips, powerpc and s390, begin with the function itself.
+        at = next((at for at, one in enumerate(found) if _is_at(one, place)), -1)
         found = found[at + 1 :]
     found = [one for one in found if not one.stopped]
     if oops.reported:
         found = list(itertools.dropwhile(lambda one: _CHECKERS.fullmatch(one.function), found))
-    # A checker's trace, and those of mips, powerpc and s390, begin with the function itself.
-    if found and place is not None and found[0].function == place.function:
-        del found[: int(found[0].offset or "-1", 16) == place.offset]
     return found
+
+
+def _is_at(frame: TracedFrame, place: Place) -> bool:
+    same = int(frame.offset or "-1", 16) == place.offset
+    return frame.function == place.function and (frame.stopped or same)
 
 
 def _belongs(panic: str, last: Oops) -> bool:
@@ -289,6 +298,8 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     error = _ERROR_CODE.search(text) or _ESR.search(text) or _OOPS_CODE.search(text)
     guard = _GUARD.search(text) is not None
     value = int(next(filter(None, address.groups())), 16) if address else None
+    far = _FAR.search(text) if guard else None
+    link = _LINK.search(text) if bad is not None else None
     if said is not None and said["address"]:
         value = int(said["address"], 16)
     return Oops(
@@ -297,11 +308,12 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
         lockup=_LOCKUP.search(block[0]) is not None,
         number=int(number[1]) if number else None,
         # The kernel prints a hash of the address where a stack ended; the processor keeps it.
-        address=registers.get("cr2") if guard else value,
+        address=(int(far[1], 16) if far else registers.get("cr2")) if guard else value,
         guessed=address is not None and address[3] is not None,
         error_code=int(error[1], 16) if error else None,
         place=place,
         bad_place=bad,
+        link=_place(link) if link else None,
         registers=registers,
         code=code,
         code_at=code_at,
