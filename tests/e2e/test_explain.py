@@ -44,6 +44,12 @@ EVERY = [
     ("6.1", "null-pointer"),
     ("7.2", "use-after-free"),
     *(("6.1", trigger) for trigger in list(KNOWN)[1:]),
+    *(
+        (kernel, trigger)
+        for trigger in ("soft-lockup", "rcu-stall", "list-corruption", "use-after-free")
+        for kernel in ("5.10", "7.2")
+        if (kernel, trigger) != ("7.2", "use-after-free")
+    ),
     ("5.10", "null-pointer"),
     ("6.12", "null-pointer"),
     ("7.2", "null-pointer"),
@@ -133,7 +139,8 @@ def test_a_known_cause_is_explained(docker_engine: EngineUnderTest, dumps, kerne
     said = "\n".join(one["text"] for one in fault["sentences"])
     # List corruption is found by the kernel's own check, of which the compiler put the end into a part of its own.
     inside = trigger != "list-corruption"
-    found = str(fault["function"]).removesuffix(".cold")
+    # 6.6 and newer have it without a debugging option as well: __list_del_entry_valid_or_report().
+    found = str(fault["function"]).removesuffix(".cold").removesuffix("_or_report")
     assert (found, fault["module"]) == (function, "vmbox_demo" if inside else None), fault
     assert fault["access"] == access, fault
     for text in texts:
@@ -163,7 +170,8 @@ def test_a_known_cause_is_explained(docker_engine: EngineUnderTest, dumps, kerne
     stack = docker_engine.run("run", str(dump), "--with", "crash", "--", "bt") if has_crash else None
     docker_engine.run("close", str(dump))
     assert re.search(rf"\b{function}\b", answers[where]), answers[where]
-    if stack is not None:
+    # Where crash does not answer by itself, drgn does, which has no disassembler.
+    if stack is not None and where.startswith("dis "):
         _compare_with_crash(fault, answers[where], stack.stdout.decode(errors="replace"))
     if trigger == "use-after-free":
         (kmem,) = (text for command, text in answers.items() if command.startswith("kmem "))
