@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ def reporter(*, quiet: bool) -> Reporter:
         return _Logged(QUIET if quiet else Plain())
     if quiet:
         return QUIET
-    return Live() if sys.stderr.isatty() else Plain()
+    # rich draws nothing where the cursor cannot be moved, so minutes would pass in silence.
+    movable = os.environ.get("TERM", "").lower() not in {"dumb", "unknown"}
+    return Live() if movable and sys.stderr.isatty() else Plain()
 
 
 _SETTLED: Final = 2.0

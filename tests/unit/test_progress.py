@@ -39,3 +39,14 @@ def test_the_rest_of_long_work_is_estimated(
     said = capsys.readouterr().err.splitlines()
     assert said[1] == "Hashing vmcore: 11.0 GiB of 1.0 TiB, 1.0 GiB/s, 17 min left"
     assert said[2] == "Hashing vmcore: 1011.0 GiB of 1.0 TiB, 1.0 GiB/s"
+
+
+@pytest.mark.parametrize(("term", "live"), [("xterm-256color", True), ("dumb", False)])
+def test_a_terminal_whose_cursor_cannot_be_moved_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], term: str, live: bool
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with render.reporter(quiet=False).step("Building image latest"):
+        pass
+    assert ("Building image latest …\n" in capsys.readouterr().err) != live
