@@ -22,6 +22,8 @@ _ELF: Final = b"\x7fELF"
 _TAR_MARK: Final = 257
 """Where the mark of a tar archive is in its first header."""
 _DEPTH: Final = 12
+_WANTED: Final = "give a vmlinux with debug information, a .deb or .rpm of it, or a directory with one"
+"""The hint for what is none, whether it is given with --debuginfo or added."""
 _MANY_FILES: Final = 200_000
 
 
@@ -31,15 +33,15 @@ def kind(path: Path) -> DebuginfoFormat:
         # A FIFO would wait for a writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise DebuginfoNotFound(f"{path} is not a regular file", hint="check the path given with --debuginfo")
+                raise DebuginfoNotFound(f"{path} is not a regular file", hint="check the path")
             head = file.read(magic.PEEK)
     except FileNotFoundError:
-        hint = "check the path given with --debuginfo"
+        hint = "check the path"
         if "~" in path.parts:
             hint = "the shell expands ~ only where a word begins: --debuginfo ~/FILE, without ="
         raise DebuginfoNotFound(f"{path}: no such file", hint=hint) from None
     except OSError as error:
-        raise DebuginfoNotFound(f"{path}: {error.strerror}", hint="check the path given with --debuginfo") from None
+        raise DebuginfoNotFound(f"{path}: {error.strerror}", hint="check the path") from None
     if head[:4] == _ELF:
         return DebuginfoFormat.VMLINUX
     if head[:8] == b"!<arch>\n":
@@ -51,11 +53,11 @@ def kind(path: Path) -> DebuginfoFormat:
     if head[:2] == b"MZ":
         raise DebuginfoNotFound(
             f"{path} is a bootable kernel image (vmlinuz), which has no debug information",
-            hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",
+            hint=_WANTED,
         )
     raise DebuginfoNotFound(
         f"{path}: neither a vmlinux nor a package",
-        hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",
+        hint=_WANTED,
     )
 
 
@@ -82,11 +84,11 @@ def _kind_below(path: Path, packing: str) -> DebuginfoFormat:
         return DebuginfoFormat.VMLINUX
     if head[_TAR_MARK:] == b"ustar":
         raise DebuginfoNotFound(
-            f"{path} is an archive", hint="unpack it first: tar xf FILE; --debuginfo takes the directory, too"
+            f"{path} is an archive", hint="unpack it first: tar xf FILE; the directory can be given, too"
         )
     raise DebuginfoNotFound(
         f"{path}: what is compressed there ({packing}) is no vmlinux",
-        hint="--debuginfo takes a vmlinux with debug information, a .deb or .rpm of it, or a directory with one",
+        hint=_WANTED,
     )
 
 

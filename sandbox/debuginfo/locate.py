@@ -47,7 +47,7 @@ from sandbox.errors import (
 )
 from sandbox.host import config, mirrors, paths
 from sandbox.log import Log
-from sandbox.model import Debuginfo, DebuginfoFormat, Vmcore
+from sandbox.model import Debuginfo, DebuginfoFormat, DumpFormat, Vmcore
 from sandbox.profiles import Profile
 from sandbox.profiles.keys import key_files
 from sandbox.progress import QUIET, Reporter
@@ -224,6 +224,9 @@ class _Search:
         if source is Source.PACKAGE_MANAGER and (rules is None or self.wanted is None or not places(self.home)):
             return self.home.title, "vmbox knows no place that has debuginfo of this kernel"
         if source is Source.PACKAGE_MANAGER and rules is not None and rules.packages and not self._packages():
+            if self.vmcore.format is DumpFormat.RELEASE:
+                # Builds of one release have packages of several versions, and uname -v has the version.
+                return self.home.title, "which package it is of, says uname -v of the kernel: --utsname-version"
             return self.home.title, "the dump does not say which package its kernel came from"
         if source is Source.URLS and rules is not None and rules.archives:
             whose = f" of {self.vmcore.vendor}" if self.vmcore.vendor is not None else ""

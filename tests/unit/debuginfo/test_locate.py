@@ -16,7 +16,7 @@ import archives
 from debuginfo_bench import Bench
 from sandbox import profiles
 from sandbox.case import package_query
-from sandbox.debuginfo import locate, user_provided
+from sandbox.debuginfo import local, locate, user_provided
 from sandbox.debuginfo.lookup import peek
 from sandbox.debuginfo.package_names import NoPackageManager, file_names, package_names
 from sandbox.debuginfo.urls import Source
@@ -35,6 +35,7 @@ from sandbox.errors import (
 from sandbox.formats import zstandard
 from sandbox.host import disk
 from sandbox.log import without_secrets
+from sandbox.model import DumpFormat
 from sandbox.profiles import Snapshots
 
 COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
@@ -199,6 +200,10 @@ def test_nothing_anywhere(bench: Bench) -> None:
     with pytest.raises(DebuginfoNotFound) as caught:
         bench.locate(vmcore=bench.vmcore(utsname_version=None))
     assert "does not say which package" in (caught.value.detail or "")
+    # There is no dump yet: vmbox prepare --release.
+    with pytest.raises(DebuginfoNotFound) as caught:
+        bench.locate(vmcore=bench.vmcore(utsname_version=None, format=DumpFormat.RELEASE))
+    assert "--utsname-version" in (caught.value.detail or "")
 
 
 def test_the_archive_of_the_days_after_the_build(bench: Bench) -> None:
@@ -465,3 +470,12 @@ def test_each_place_has_its_line_in_the_log(bench: Bench, caplog: pytest.LogCapt
         for line in caplog.messages
     )
     assert any(re.search(r"vmlinux-dbg\.deb.*: 20[06], \d+ bytes in ", line) for line in caplog.messages)
+
+
+def test_hints_for_a_file_that_is_no_debuginfo_name_no_option(tmp_path: Path) -> None:
+    """`vmbox debuginfo add FILE` has none."""
+    (tmp_path / "notes").write_bytes(b"none")
+    for path in (tmp_path / "notes", tmp_path / "nothing"):
+        with pytest.raises(DebuginfoNotFound) as caught:
+            local.kind(path)
+        assert "--debuginfo" not in caught.value.hint
