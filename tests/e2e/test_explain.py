@@ -110,7 +110,12 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "double-fault": (r"A double fault: .*the stack pointer was 0x", r"In vmbox_switch\+0x\w+ .*\.c:LINE"),
 }
 
-HUNG = [*(("6.1", trigger) for trigger in HANGS if trigger != "deadlock"), ("5.10", "deadlock"), ("7.2", "workqueue")]
+HUNG = [
+    *(("6.1", trigger) for trigger in HANGS if trigger != "deadlock"),
+    *((kernel, trigger) for kernel in ("5.10", "7.2") for trigger in ("deadlock", "rwsem", "blocked-io")),
+    ("7.2", "rwsem-readers"),
+    ("7.2", "workqueue"),
+]
 
 
 def _line(dump: Path, mark: str) -> int:
