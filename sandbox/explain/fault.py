@@ -91,9 +91,24 @@ class _Explainer:
         if self._why is not None:
             self._unknown["dump"] = self._why
         self._seen = inspect(found.last, self._facts, arch) if found.last else Inspection()
+        self._without_offset = self._left_out()
+        if self._without_offset is not None and self._oops is not None:
+            self._oops = replace(self._oops, address=self._seen.address)
         if self._seen.text is not None:
             # That the case has no disassembler of the dump's machine.
             self._unknown.pop("instructions", None)
+
+    def _left_out(self) -> int | None:
+        """The address of a log that lacks the instruction's offset: get_kernel_gp_address() of 5.10 does not decode it.
+
+        None where the log's address is whole.
+        """
+        oops, seen = self._oops, self._seen
+        memory = seen.parsed.memory if seen.parsed is not None else None
+        if oops is None or not oops.guessed or oops.address is None or memory is None or seen.address is None:
+            return None
+        lacks = memory.displacement != 0 and (oops.address + memory.displacement) % (1 << 64) == seen.address
+        return oops.address if lacks else None
 
     def fault(self) -> Fault:
         oops = self._oops
@@ -140,7 +155,8 @@ class _Explainer:
         else:
             text, registers = self._seen.text, self._seen.registers
             divided = divisor(text, registers) if text is not None and self._arch == "x86_64" else None
-            yield _said("what", what(oops, self._access(), self._arch, divided))
+            confirmed = oops.address is not None and self._seen.address == oops.address
+            yield _said("what", what(oops, self._access(), self._arch, divided, confirmed=confirmed))
             if oops.corruption is not None:
                 yield _said("what", f"Before it the kernel said: {oops.corruption.rstrip('.')}.")
         earlier = unfaulted.earlier(self._lines, self._found.panic if oops is None else oops.line)
@@ -269,8 +285,10 @@ class _Explainer:
             return
         if seen.address is not None and oops.address is not None:
             if seen.address == oops.address:
+                lacks = self._without_offset
+                log = f" The log has {_x(lacks)}, without the instruction's offset." if lacks is not None else ""
                 yield Sentence(
-                    topic="how", text=f"That makes {_x(seen.address)}, the address of the fault.", command=command
+                    topic="how", text=f"That makes {_x(seen.address)}, the address of the fault.{log}", command=command
                 )
             elif self._arch == "aarch64" and _untagged(seen.address) == oops.address:
                 yield Sentence(

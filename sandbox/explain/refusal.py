@@ -53,8 +53,11 @@ def access(oops: Oops, arch: str | None, instruction: ParsedInstruction | None) 
     return instruction.access if instruction is not None else None
 
 
-def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = None) -> str:
-    """The oops in a sentence. `how` is its access, `divisor` the value that its instruction divides by."""
+def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = None, *, confirmed: bool = False) -> str:
+    """The oops in a sentence. `how` is its access, `divisor` the value that its instruction divides by.
+
+    `confirmed`: the instruction makes the address of its registers.
+    """
     if oops.lockup:
         return f"Nothing faulted; a CPU did not get on: {oops.text.rstrip('.')}."
     if oops.guard_page:
@@ -97,9 +100,10 @@ def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = No
         return f"{oops.text.rstrip('.')}."
     address = f"0x{oops.address:x}"
     if oops.guessed:
+        doubt = "" if confirmed else ", in some versions without the instruction's offset"
         return (
             f"The processor refused to {verb} {address}, which is no address: it is not canonical. "
-            "The kernel's log has it of the instruction's registers."
+            f"The kernel made it of the instruction's registers{doubt}."
         )
     if oops.address < _PAGE:
         return f"A NULL pointer was followed: the kernel tried to {verb} address {address}."

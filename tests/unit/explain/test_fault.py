@@ -79,6 +79,25 @@ def test_a_text_that_was_copied_over_a_pointer_is_named_with_the_member_that_was
     assert fault.unknown == {}
 
 
+def test_the_offset_that_5_10_leaves_out_of_an_address_is_added() -> None:
+    """Its log has the register alone: a genuine dump of the same cause has 0x776f6c667265766f there."""
+    whole = explained("general-protection")
+    text = int.from_bytes(b"overflow", "little")
+    log = [line.replace(f"{text + 0x38:x}", f"{text:x}") for line in log_of("general-protection")]
+    assert log != log_of("general-protection")
+    fault = explain(log, arch="x86_64", readings=readings("general-protection"), taint=(), panic="Fatal exception")
+    assert fault is not None
+    assert fault.address == whole.address == hex(text + 0x38)
+    assert f"refused to read {hex(text + 0x38)}" in said(fault, "what")
+    assert f"The log has {hex(text)}, without the instruction's offset." in said(fault, "how")
+    assert "operand" not in fault.unknown
+    # A log alone does not tell.
+    alone = explain(log, arch="x86_64", readings=ALONE, taint=(), panic="Fatal exception")
+    assert alone is not None
+    assert "in some versions without the instruction's offset." in said(alone, "what")
+    assert "versions" not in said(whole, "what")
+
+
 def test_the_caller_of_a_check_in_the_list_code_has_its_line() -> None:
     fault = explained("list-corruption")
     assert "BUG() at lib/list_debug.c:" in said(fault, "what")
