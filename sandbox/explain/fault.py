@@ -242,13 +242,14 @@ class _Explainer:
             if self._facts
             else {}
         )
-        callers = [
-            _named(one) + ("" if one.nameless else found.get(plain_name(one.function), ""))
-            for one in oopses.frames(self._lines, oops)
-        ]
-        # What was called has made no frame: the kernel's unwinder goes on with the caller of its caller.
+        frames = oopses.frames(self._lines, oops)
+        callers = [_named(one) + ("" if one.nameless else found.get(plain_name(one.function), "")) for one in frames]
         link = oops.link.function if oops.link is not None else None
-        return callers if link is None or callers[:1] == [link] else [link, *callers]
+        if link is None or link in {oops.place.function if oops.place else None, *(one.function for one in frames[:1])}:
+            return callers
+        # What was called has made no frame, or none yet: the kernel's unwinder goes on with the caller of its caller.
+        # A call of its own would have left an address in itself.
+        return [link + found.get(plain_name(link), ""), *callers]
 
     # how
 

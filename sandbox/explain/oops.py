@@ -145,7 +145,7 @@ class Oops:
     bad_place: int | None = None
     """The instruction pointer, where it is in no function."""
     link: Place | None = None
-    """Of arm64, where it is in no function: to where that would have returned, in the function that called it."""
+    """Of arm64: what the link register has. Where that is in another function than `place`, it is of the caller."""
     registers: Mapping[str, int] = field(default_factory=dict)
     """By their names in assembly, lower case."""
     code: bytes = b""
@@ -299,7 +299,7 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     guard = _GUARD.search(text) is not None
     value = int(next(filter(None, address.groups())), 16) if address else None
     far = _FAR.search(text) if guard else None
-    link = _LINK.search(text) if bad is not None else None
+    link = _LINK.search(text)
     if said is not None and said["address"]:
         value = int(said["address"], 16)
     return Oops(

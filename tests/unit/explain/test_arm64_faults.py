@@ -139,6 +139,12 @@ def test_code_that_is_data_was_called_by_the_function_of_the_link_register() -> 
             ),
         ),
         ("execute-data", (None, "execute", None), ("called by vmbox_jump < vmbox_demo_init <",)),
+        # A function without a frame, which the kernel's own trace does not lead over.
+        (
+            "user-copy",
+            ("__arch_copy_from_user", "write", "0xffff800080041000"),
+            ("which is not mapped.", "called by vmbox_receive < vmbox_demo_init <"),
+        ),
         (
             "stack-overflow",
             ("__memset", "write", "0xffff80008048ff88"),
