@@ -149,7 +149,9 @@ def _without_junk(trace, frames):
     Of a kernel with frame pointers in place of ORC: the entry from a program or an exception has none to go on by
     (stacks.Unwinder._entered), and drgn reads what is at low addresses.
     """
-    room = wanted = next((index for index, frame in enumerate(frames) if not _is_address(frame.pc)), len(frames))
+    room = wanted = next(
+        (index for index, frame in enumerate(frames) if not (_is_address(frame.pc) or _is_bad_call(frame))), len(frames)
+    )
     segments = []
     for segment in trace.segments:
         segments.append(dataclasses.replace(segment, frames=segment.frames[:room]))
@@ -161,6 +163,17 @@ def _without_junk(trace, frames):
 def _is_address(pc):
     """Whether a program's or the kernel's code can be there: 0 is none, and the highest bits are all equal."""
     return 0 < pc < 1 << 56 or pc >= 0xFF << 56
+
+
+def _is_bad_call(frame):
+    """Whether NULL was called there, on a stack of the kernel: an exception came, and drgn finds the caller.
+
+    The registers of a program that a kernel thread does not have are all 0.
+    """
+    try:
+        return frame.pc == 0 and frame.interrupted and frame.sp >> 63 == 1
+    except LookupError:
+        return False
 
 
 def _has_orc(prog):

@@ -308,9 +308,24 @@ from drgn.helpers.linux.stack import LinuxKernelStack, StackKind, StackSegment
 module_tables._has_orc = lambda prog: False
 made = _bt.kernel_stack_trace
 def with_junk(task):
-    junk = StackSegment(StackKind.UNKNOWN, [SimpleNamespace(pc=pc) for pc in (0, 0xf000ff53f000e2c3)])
+    frames = [SimpleNamespace(pc=pc, interrupted=False) for pc in (0, 0xf000ff53f000e2c3)]
+    junk = StackSegment(StackKind.UNKNOWN, frames)
     return LinuxKernelStack(prog, [*made(task).segments, junk])
 _bt.kernel_stack_trace = with_junk
+""".strip()
+
+
+# A call of NULL, of which drgn finds the caller, and the registers of a program that a kernel thread has not.
+_BAD_CALL = """
+from types import SimpleNamespace
+import module_tables
+from drgn.helpers.linux.stack import LinuxKernelStack, StackKind, StackSegment
+places = [(1 << 64) - 4096, 0, (1 << 64) - 8192, 0, 0xf000ff53f000e2c3]
+frames = [SimpleNamespace(pc=pc, interrupted=pc == 0, sp=places[0]) for pc in places]
+frames[3].sp = 0
+stack = LinuxKernelStack(prog, [StackSegment(StackKind.TASK, frames)])
+kept, left_out = module_tables._without_junk(stack, frames)
+print([frame.pc for segment in kept.segments for frame in segment.frames] == places[:3], left_out)
 """.strip()
 
 
@@ -319,6 +334,9 @@ def test_frames_of_what_is_no_stack_are_left_out(case: Case) -> None:
     before = ask(case, drgn, "bt", "bt 2")
     with closing(Session(case, debugger=drgn)) as session:
         session.start()
+        said = io.BytesIO()
+        assert run_script(session, "bad-call", _BAD_CALL.encode(), (), said.write) == ("ok", b"")
+        assert said.getvalue() == b"True 2\n"
         assert run_script(session, "junk", _JUNK.encode(), (), lambda _: None) == ("ok", b"")
     left_out = "bt: what drgn has below is left out (2 frames): it is of memory that is no stack\n"
     after = ask(case, drgn, "bt", "bt 2")
