@@ -61,6 +61,7 @@ def warm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "runtime").mkdir(mode=0o700)
     dump = tmp_path / "vmcore"
     shutil.copy(DUMP, dump)
+    (tmp_path / "vmlinux").touch()
     place = store.directory() / f"{store.key(dump)}-docker"
     store.make_directory(place)
     (place / "up").write_text("crash")
