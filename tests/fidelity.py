@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +142,6 @@ class Spoken:
     """One session with crash."""
 
     answers: dict[str, bytes]
-    banner: bytes
-    """What it said before the first command."""
-    seconds: float
-    """From the start of the container to the first answer and all the others."""
 
 
 def shipped_vmlinux(url: str, release: str, target: Path) -> Path:
@@ -186,15 +181,9 @@ def speak(engine: Engine, image: str, vmlinux: Path, dump: Path, *, commands: Se
         tmpfs=[Tmpfs(target="/tmp", size=256 << 20)],
         workdir="/tmp",
     )
-    began = time.monotonic()
-    output = b"".join(engine.run(spec))
-    seconds = time.monotonic() - began
-    banner, *pieces = re.split(rb"@@@(?:begin|\d+)\n", output)
-    return Spoken(
-        answers=dict(zip(commands, pieces, strict=False)),
-        banner=banner,
-        seconds=seconds,
-    )
+    # What it said before the first command is no answer.
+    _, *pieces = re.split(rb"@@@(?:begin|\d+)\n", b"".join(engine.run(spec)))
+    return Spoken(answers=dict(zip(commands, pieces, strict=False)))
 
 
 OF_CRASH: Final = {"7": frozenset({"gdb info functions ^sysrq_"}), "9": frozenset({"p linux_banner"})}

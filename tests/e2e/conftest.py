@@ -121,6 +121,7 @@ class Dumps:
 
     _maker: Callable[[], EngineUnderTest]
     _kernels: dict[str, str] = field(default_factory=dict)
+    _own: dict[str, Path] = field(default_factory=dict)
 
     @property
     def maker(self) -> EngineUnderTest:
@@ -150,6 +151,12 @@ class Dumps:
             if not (directory / "vmcore").exists():
                 self._make(kernel, form, trigger, directory, boot)
         return directory
+
+    def own_of(self, user: EngineUnderTest) -> Path:
+        """The same copy of the 6.1 kdump each time, for tests that do not change it."""
+        if user.name not in self._own:
+            self._own[user.name] = self.copy_for(user, self())
+        return self._own[user.name]
 
     def copy_for(self, user: EngineUnderTest, dump: Path) -> Path:
         """The dump as a file of `user`'s that nobody else can read."""
@@ -243,10 +250,11 @@ def dumps(request: pytest.FixtureRequest) -> Dumps:
     return Dumps(lambda: request.getfixturevalue("docker_engine"))
 
 
-@pytest.fixture(scope="session")
+# Of the module: one of the session would be that of another module's `engine`, where a module has a fixture of its own.
+@pytest.fixture(scope="module")
 def own_dump(engine: EngineUnderTest, dumps: Dumps) -> Path:
     """A 6.1 kdump that belongs to the engine's user, 0600."""
-    return dumps.copy_for(engine, dumps())
+    return dumps.own_of(engine)
 
 
 @pytest.fixture

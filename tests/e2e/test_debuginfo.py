@@ -120,15 +120,6 @@ def test_crash_prints_the_same_with_prepared_debuginfo(
         fidelity.speak(podman_rootful.engine, reference, vmlinux, dump, commands=commands, scratch=tmp_path)
         for vmlinux in (shipped, prepared)
     )
-    quick = [
-        fidelity.speak(podman_rootful.engine, reference, vmlinux, dump, commands=["sys"], scratch=tmp_path)
-        for vmlinux in (shipped, prepared)
-    ]
-    print(  # noqa: T201 - figures, for whoever asks for them with -s
-        f"{profile} on {kernel}: {len(before.answers)} commands; first answer after "
-        f"{quick[0].seconds:.1f} s as shipped, {quick[1].seconds:.1f} s prepared; "
-        f"{shipped.stat().st_size / 1e6:.0f} MB and {prepared.stat().st_size / 1e6:.0f} MB"
-    )
     assert len(before.answers) == len(commands) >= 60
     answered = [command for command, answer in before.answers.items() if answer and b"command not found" not in answer]
     assert len(answered) >= 60

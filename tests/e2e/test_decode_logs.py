@@ -18,7 +18,7 @@ from sandbox.explain import source_package
 
 def _addr2line(engine: EngineUnderTest, dump: Path, symbols: list[dict[str, Any]]) -> list[list[str]]:
     """File and line of each symbol's address, inlined ones first, by the binutils of the dump's own case."""
-    engine.run("run", str(dump), "--", "p 1")
+    engine.run("run", str(dump), "--with", "drgn", "--", "p jiffies")
     (case,) = (one for one in json.loads(engine.run("list", "--json").stdout) if one["dump"] == str(dump))
     names = "|".join(sorted({re.escape(symbol["name"]) for symbol in symbols}))
     script = f"""

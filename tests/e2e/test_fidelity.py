@@ -102,7 +102,7 @@ whatis schedule
 whatis task_struct.pid
 foreach bt
 foreach comm
-foreach -R 1 task
+foreach 1 -R 1 task
 foreach files
 foreach vtop
 dev
@@ -223,7 +223,7 @@ REFUSED = {
 }
 """Commands that every crash refuses: their status is "error"."""
 OF_THE_KERNEL = {
-    *("ps -a 1", "sys config", "kmem init_task", "union thread_union", "foreach comm", "foreach -R 1 task"),
+    *("ps -a 1", "sys config", "kmem init_task", "union thread_union", "foreach comm", "foreach 1 -R 1 task"),
     *("mount -f", "waitq kthreadd_done", "tree -t rb vmap_area_root", "tree -t xarray init_task | head -5"),
     *("list -h init_task.tasks | head -5", "rd -p 1000 4"),
 }

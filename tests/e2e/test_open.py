@@ -82,6 +82,8 @@ def test_a_killed_client_leaves_nothing_to_its_successor(vmbox, engine: EngineUn
     assert re.fullmatch(rb"\$\d+ = 2\n", answer.stdout)
 
 
+# By the session script, which is the same on all.
+@pytest.mark.parametrize("engine", ["podman_rootless"], indirect=True)
 def test_a_crash_that_ends_is_said_and_started_again(vmbox, own_dump: Path) -> None:
     killed = vmbox("run", own_dump, "--", "p 1+1", "--", "!kill -KILL $PPID; sleep 5", "--", "p 2+2", status=61)
     assert re.search(rb"(?m)= 2$", killed.stdout)

@@ -103,28 +103,29 @@ def test_two_users_of_an_engine_open_the_same_dump(vmbox, engine: EngineUnderTes
     assert vmbox("run", own_dump, "--", "!true").stderr == b""
 
 
-def test_an_idle_case_disposes_of_itself_unless_it_is_kept(docker_engine: EngineUnderTest, dumps) -> None:
+def test_an_idle_case_disposes_of_itself_unless_it_is_kept(podman_rootless: EngineUnderTest, dumps) -> None:
     """On one engine: the script in the container is the same on all."""
-    dump = dumps.copy_for(docker_engine, dumps())
-    env = {**docker_engine.env, "VMBOX_IDLE": "6"}
+    dump = dumps.copy_for(podman_rootless, dumps())
+    env = {**podman_rootless.env, "VMBOX_IDLE": "6"}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-        command = [*docker_engine.vmbox, "run", str(dump), *arguments]
+        command = [*podman_rootless.vmbox, "run", str(dump), *arguments]
         return subprocess.run(command, env=env, check=True, capture_output=True)
 
-    run("--", "p 1")
+    ask = ("--with", "drgn", "--", "p jiffies")
+    run(*ask)
     # Somebody at a command is not idle, however long it takes.
-    assert run("--", "!sleep 12; echo up").stdout == b"up\n"
-    run("--keep", "--", "p 1")
+    assert run("--with", "drgn", "--", "!sleep 12; echo up").stdout == b"up\n"
+    run("--keep", *ask)
     time.sleep(12)
-    assert run("--", "p 1").stderr == b""
-    docker_engine.run("close", str(dump))
-    run("--", "p 1")
-    (case,) = json.loads(docker_engine.run("list", "--json").stdout)
-    wait_for(lambda: docker_engine.engine.container(case["container"]) is None, 30)
-    assert json.loads(docker_engine.run("list", "--json").stdout) == []
-    assert re.search(rb"= 2\n$", run("--", "p 1+1").stdout)
-    docker_engine.run("close", str(dump))
+    assert run(*ask).stderr == b""
+    podman_rootless.run("close", str(dump))
+    run(*ask)
+    (case,) = json.loads(podman_rootless.run("list", "--json").stdout)
+    wait_for(lambda: podman_rootless.engine.container(case["container"]) is None, 30)
+    assert json.loads(podman_rootless.run("list", "--json").stdout) == []
+    assert re.search(rb"\d+\n$", run(*ask).stdout)
+    podman_rootless.run("close", str(dump))
 
 
 def test_what_a_reboot_leaves_behind_is_no_obstacle(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
@@ -176,77 +177,10 @@ def test_who_waits_says_so_and_who_has_nothing_to_ask_lets_others(
 def test_a_crash_that_hangs_is_ended_and_its_case_stays(vmbox, own_dump: Path) -> None:
     vmbox("run", own_dump, "--", "p 1")
     (before,) = json.loads(vmbox("list", "--json").stdout)
-    done = vmbox("run", own_dump, "--timeout", "1", "--", "!kill -STOP $PPID; sleep 1", status=62)
+    done = vmbox("run", own_dump, "--timeout", "1", "--", "!kill -STOP $PPID; sleep 100", status=62)
     assert b"does not answer the interrupt" in done.stderr
     assert re.search(rb"= 2\n$", vmbox("run", own_dump, "--", "p 1+1").stdout)
     assert json.loads(vmbox("list", "--json").stdout) == [before]
-
-
-def described(engine: EngineUnderTest) -> list[dict[str, Any]]:
-    """What the open cases have written down for their clients."""
-    return [json.loads(file.read_text()) for file in Path(engine.env["VMBOX_RUNTIME_DIR"]).glob("cases/*/case.json")]
-
-
-# As root of the host, without capabilities, and as a user.
-@pytest.mark.parametrize("engine", ["docker_engine", "podman_rootless"], indirect=True)
-def test_a_case_that_a_dump_took_over_holds_no_client(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
-    """It holds its lock, prints without end, says that crash has ended, and keeps its FIFOs full."""
-    vmbox("run", own_dump, "--", "p 1")
-    (case,) = (one for one in json.loads(vmbox("list", "--json").stdout) if one["dump"] == str(own_dump))
-    out = engine.directory() / "out"
-    began = time.monotonic()
-    hold = "!(flock -x /run/vmbox/lock sleep 300) >/dev/null 2>&1 &"
-    vmbox("run", own_dump, "--timeout", "20", "--", hold, "--", "p 2")
-    flood = "!(yes xxxxxxxx | tr -d '\\n') 2>/dev/null &"
-    flooded = engine.run("run", str(own_dump), "--timeout", "5", "--output", str(out), "--", flood, "--", "bt > bt.txt")
-    assert flooded.returncode in {60, 61, 62}, flooded.stderr
-    assert {path.name for path in out.iterdir()} <= {"bt.txt"}
-    (token,) = (one["token"] for one in described(engine) if one["id"] == case["id"])
-    known = vmbox(
-        "run", own_dump, "--timeout", "60", "--", "!pkill yes; env; cat /proc/*/environ /proc/*/cmdline"
-    ).stdout
-    assert b"IDLE=" in known
-    assert token.encode() not in known
-    lie = f"!(yes '{token} exit 1 0badcafe') 2>/dev/null &"
-    lied = engine.run("--set", "start=5", "run", str(own_dump), "--timeout", "5", "--", lie, "--", "p 1")
-    assert lied.returncode in {60, 61, 62}, lied.stderr
-    fill = "!pkill yes; (while :; do head -c 4096 /dev/zero; done >/run/vmbox/ctl) >/dev/null 2>&1 &"
-    filled = engine.run("--set", "start=5", "run", str(own_dump), "--timeout", "5", "--", fill)
-    assert b"Traceback" not in flooded.stderr + lied.stderr + filled.stderr
-    assert time.monotonic() - began < 90
-    began = time.monotonic()
-    engine.run("close", str(own_dump))
-    assert time.monotonic() - began < 30
-    assert engine.engine.container(case["container"]) is None
-
-
-def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None:
-    """Ended by the kernel at the case's limit, at its start, where only drgn is tried, or at a command."""
-    if not engine.engine.info().limits:
-        # Without a cgroup for this user there is a limit of addresses, and what that does is malloc's.
-        assert engine.name == "podman-rootless"
-        return
-
-    def run(limit: str, *words: str) -> subprocess.CompletedProcess[bytes]:
-        return engine.run("--set", f"memory={limit}", "run", str(own_dump), "--once", "--", *words)
-
-    small = run("60M", "sys")
-    assert b"crash was killed while it started, most likely for want of memory; trying drgn" in small.stderr
-    assert small.stderr.count(b"trying") == 1
-    # drgn needs less; whether that is there is the machine's matter.
-    if small.returncode == 0:
-        assert b"RELEASE: 6.1." in small.stdout
-    else:
-        assert small.returncode == 61
-        assert b"--set memory=16G" in small.stderr
-    # gdb reads all debug information of the kernel: several times what the limit allows.
-    engine.run("close", str(own_dump))
-    limited = ["--set", "memory=500M", "run", str(own_dump), "--"]
-    large = engine.run(*limited, "p 1", "--", "gdb maint expand-symtabs")
-    assert large.returncode == 61
-    assert b"crash was killed, most likely for want of memory" in large.stderr
-    assert engine.run(*limited, "p 1+1").stdout.endswith(b"= 2\n")
-    engine.run("close", str(own_dump))
 
 
 @ONE
@@ -330,6 +264,76 @@ def test_the_transcript(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     assert vmbox("log", case["id"]).stdout == shown
     assert case["id"].encode() in vmbox("log").stdout
     assert b"no transcript" in vmbox("log", "nothing", status=63).stderr
+
+
+def described(engine: EngineUnderTest) -> list[dict[str, Any]]:
+    """What the open cases have written down for their clients."""
+    return [json.loads(file.read_text()) for file in Path(engine.env["VMBOX_RUNTIME_DIR"]).glob("cases/*/case.json")]
+
+
+# These two end the case, so that they come last.
+
+
+# As root of the host, without capabilities, and as a user.
+@pytest.mark.parametrize("engine", ["docker_engine", "podman_rootless"], indirect=True)
+def test_a_case_that_a_dump_took_over_holds_no_client(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
+    """It holds its lock, prints without end, says that crash has ended, and keeps its FIFOs full."""
+    vmbox("run", own_dump, "--", "p 1")
+    (case,) = (one for one in json.loads(vmbox("list", "--json").stdout) if one["dump"] == str(own_dump))
+    out = engine.directory() / "out"
+    began = time.monotonic()
+    hold = "!(flock -x /run/vmbox/lock sleep 300) >/dev/null 2>&1 &"
+    vmbox("run", own_dump, "--timeout", "20", "--", hold, "--", "p 2")
+    flood = "!(yes xxxxxxxx | tr -d '\\n') 2>/dev/null &"
+    flooded = engine.run("run", str(own_dump), "--timeout", "5", "--output", str(out), "--", flood, "--", "bt > bt.txt")
+    assert flooded.returncode in {60, 61, 62}, flooded.stderr
+    assert {path.name for path in out.iterdir()} <= {"bt.txt"}
+    (token,) = (one["token"] for one in described(engine) if one["id"] == case["id"])
+    known = vmbox(
+        "run", own_dump, "--timeout", "60", "--", "!pkill yes; env; cat /proc/*/environ /proc/*/cmdline"
+    ).stdout
+    assert b"IDLE=" in known
+    assert token.encode() not in known
+    lie = f"!(yes '{token} exit 1 0badcafe') 2>/dev/null &"
+    lied = engine.run("--set", "start=5", "run", str(own_dump), "--timeout", "5", "--", lie, "--", "p 1")
+    assert lied.returncode in {60, 61, 62}, lied.stderr
+    fill = "!pkill yes; (while :; do head -c 4096 /dev/zero; done >/run/vmbox/ctl) >/dev/null 2>&1 &"
+    filled = engine.run("--set", "start=5", "run", str(own_dump), "--timeout", "5", "--", fill)
+    assert b"Traceback" not in flooded.stderr + lied.stderr + filled.stderr
+    assert time.monotonic() - began < 90
+    began = time.monotonic()
+    engine.run("close", str(own_dump))
+    assert time.monotonic() - began < 30
+    assert engine.engine.container(case["container"]) is None
+
+
+def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None:
+    """Ended by the kernel at the case's limit, at its start, where only drgn is tried, or at a command."""
+    if not engine.engine.info().limits:
+        # Without a cgroup for this user there is a limit of addresses, and what that does is malloc's.
+        assert engine.name == "podman-rootless"
+        return
+
+    def run(limit: str, *words: str) -> subprocess.CompletedProcess[bytes]:
+        return engine.run("--set", f"memory={limit}", "run", str(own_dump), "--once", "--", *words)
+
+    small = run("60M", "sys")
+    assert b"crash was killed while it started, most likely for want of memory; trying drgn" in small.stderr
+    assert small.stderr.count(b"trying") == 1
+    # drgn needs less; whether that is there is the machine's matter.
+    if small.returncode == 0:
+        assert b"RELEASE: 6.1." in small.stdout
+    else:
+        assert small.returncode == 61
+        assert b"--set memory=16G" in small.stderr
+    # gdb reads all debug information of the kernel: several times what the limit allows.
+    engine.run("close", str(own_dump))
+    limited = ["--set", "memory=500M", "run", str(own_dump), "--"]
+    large = engine.run(*limited, "p 1", "--", "gdb maint expand-symtabs")
+    assert large.returncode == 61
+    assert b"crash was killed, most likely for want of memory" in large.stderr
+    assert engine.run(*limited, "p 1+1").stdout.endswith(b"= 2\n")
+    engine.run("close", str(own_dump))
 
 
 def _little_memory() -> None:

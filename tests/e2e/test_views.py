@@ -16,6 +16,8 @@ from engines import EngineUnderTest
 from sandbox.case.places import DESCRIBED
 from sandbox.engine import labels
 
+BY_DRGN = ("--with", "drgn", "--")
+"""Up in a fifth of crash's time, where any reader of the view will do."""
 QUESTIONS = ("bt", "--", "ps", "--", "kmem", "-i", "--", "log", "--", "mod")
 
 
@@ -42,7 +44,7 @@ def _server(engine: EngineUnderTest) -> int:
 
 
 def test_the_answers_are_those_of_the_plain_dump(vmbox, engine: EngineUnderTest, dumps, flattened: Path) -> None:
-    served = vmbox("run", flattened, "--", *QUESTIONS)
+    served = vmbox("run", flattened, *BY_DRGN, *QUESTIONS)
     assert b"copied" not in served.stderr
     copies = Path(engine.env["VMBOX_CACHE_DIR"], "dumps").glob("*/vmcore")
     # Processes with the other engines share the cache of this user.
@@ -51,10 +53,10 @@ def test_the_answers_are_those_of_the_plain_dump(vmbox, engine: EngineUnderTest,
     process = Path(f"/proc/{_server(engine)}")
     assert process.exists()
     plain = dumps.copy_for(engine, dumps.forms() / "kdump")
-    assert served.stdout == vmbox("run", plain, "--", *QUESTIONS).stdout
+    assert served.stdout == vmbox("run", plain, *BY_DRGN, *QUESTIONS).stdout
     # The case has this one file of the mount, and can write nothing.
-    seen = vmbox("run", flattened, "--", "!ls /case; echo x >>/case/vmcore")
-    # Errors take a way of their own out of crash: they may come first.
+    seen = vmbox("run", flattened, *BY_DRGN, "!ls /case; echo x >>/case/vmcore")
+    # Errors take a way of their own out of a debugger: they may come first.
     refused = [line for line in seen.stdout.splitlines() if line.endswith(b"ead-only file system")]
     assert len(refused) == 1, seen.stdout
     assert set(seen.stdout.splitlines()) - {*refused} == {b"debuginfo", b"vmcore"}, seen.stdout
@@ -65,9 +67,9 @@ def test_the_answers_are_those_of_the_plain_dump(vmbox, engine: EngineUnderTest,
 
 
 def test_a_killed_server_is_noticed_and_its_mount_removed(vmbox, engine: EngineUnderTest, flattened: Path) -> None:
-    expected = vmbox("run", flattened, "--", "bt").stdout
+    expected = vmbox("run", flattened, *BY_DRGN, "bt").stdout
     os.kill(_server(engine), signal.SIGKILL)
-    again = vmbox("run", flattened, "--", "bt")
+    again = vmbox("run", flattened, *BY_DRGN, "bt")
     assert again.stdout == expected
     assert len(_views(engine)) == 1
     assert vmbox("doctor", "--leaks", "--engine", engine.url).returncode == 0
@@ -75,7 +77,7 @@ def test_a_killed_server_is_noticed_and_its_mount_removed(vmbox, engine: EngineU
 
 
 def test_a_killed_case_takes_its_mount_with_it(vmbox, engine: EngineUnderTest, flattened: Path) -> None:
-    vmbox("run", flattened, "--", "bt")
+    vmbox("run", flattened, *BY_DRGN, "bt")
     process = Path(f"/proc/{_server(engine)}")
     (container,) = engine.engine.containers({labels.CASE: ""})
     engine.signal(container.id, "KILL")
@@ -126,12 +128,12 @@ def test_a_dump_in_a_bucket_and_no_credentials_in_the_case(
             "AWS_REGION": "us-east-1",
         }.items():
             monkeypatch.setitem(engine.env, name, value)  # type: ignore[arg-type]
-        remote = vmbox("run", url, "--", *QUESTIONS)
-        assert remote.stdout == vmbox("run", dumps.copy_for(engine, dumps()), "--", *QUESTIONS).stdout
+        remote = vmbox("run", url, *BY_DRGN, *QUESTIONS)
+        assert remote.stdout == vmbox("run", dumps.copy_for(engine, dumps()), *BY_DRGN, *QUESTIONS).stdout
         seen = vmbox(
             "run",
             url,
-            "--",
+            *BY_DRGN,
             "!cat /proc/[0-9]*/environ | tr '\\0' '\\n'; cat /proc/[0-9]*/cmdline /proc/mounts /proc/net/dev",
         )
         assert b"IDLE=" in seen.stdout
