@@ -7,7 +7,7 @@ import io
 import os
 import select
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,15 +66,28 @@ def commands_from(words: Sequence[str], file: Path | None = None) -> Iterable[st
 
 
 def from_file(file: Path) -> Iterator[str]:
-    """The lines of a crash input file. Raises `UsageError` when it cannot be read."""
+    """The lines of a crash input file. Raises `UsageError` at once if it cannot be read, as opening takes minutes."""
+    # A FIFO, as `-i <(...)` is one, is read once, and as it comes.
+    if not file.is_fifo():
+        with _reading(file):
+            pass
+    return _lines(file)
+
+
+def _lines(file: Path) -> Iterator[str]:
+    # Windows' editors begin UTF-8 with a mark.
+    with _reading(file) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as lines:
+        yield from lines
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[io.BufferedReader]:
     try:
         with file.open("rb") as raw:
             if raw.peek(2)[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
                 converted = f"iconv -f UTF-16 -t UTF-8 {pasteable(file)} > commands"
                 raise UsageError(f"{file} is UTF-16", hint=f"convert it first: {converted}")
-            # Windows' editors begin UTF-8 with a mark.
-            with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape") as lines:
-                yield from lines
+            yield raw
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}", hint="-i takes a file of commands, one a line") from error
 

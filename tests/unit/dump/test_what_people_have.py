@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import os
+import threading
 import zlib
 from pathlib import Path
 
@@ -172,7 +173,18 @@ def test_command_files_of_windows(tmp_path: Path) -> None:
     assert list(map(str.strip, from_file(tmp_path / "commands"))) == ["sys", "bt"]
     (tmp_path / "commands").write_bytes("sys\r\n".encode("utf-16"))
     with pytest.raises(UsageError, match="UTF-16"):
-        list(from_file(tmp_path / "commands"))
+        from_file(tmp_path / "commands")
+
+
+def test_a_command_file_that_is_not_there_is_an_error_before_its_first_line(tmp_path: Path) -> None:
+    """A dump is opened for that line."""
+    with pytest.raises(UsageError, match="commands: No such file"):
+        from_file(tmp_path / "commands")
+    os.mkfifo(tmp_path / "commands")
+    writer = threading.Thread(target=(tmp_path / "commands").write_text, args=("sys\n",))
+    writer.start()
+    assert list(from_file(tmp_path / "commands")) == ["sys\n"]
+    writer.join()
 
 
 def test_a_list_of_paths_need_not_be_utf_8(tmp_path: Path) -> None:
