@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from sandbox.formats import cpio, sevenzip, tar, zip as zip_format
 from sandbox.formats.member import Member
 from sandbox.formats.streams import SourceStream, Stream, UnsupportedFormat
-
-ARCHIVES: Final = frozenset({"tar", "cpio", "zip", "7z"})
 
 
 def files(kind: str, stream: Stream) -> Iterator[Member]:

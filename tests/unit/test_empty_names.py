@@ -46,6 +46,7 @@ def _parameters(group: Any, above: tuple[str, ...] = ()) -> list[list[str]]:
     return lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", _parameters(typer.main.get_command(app)), ids=" ".join)
 def test_no_parameter_of_any_command_is_empty(
     vmbox: Callable[..., CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: list[str]

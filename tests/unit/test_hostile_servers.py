@@ -102,6 +102,7 @@ def test_what_a_store_says_is_one_short_line(store: Store) -> None:
     assert len(refused.value.message) < 200
 
 
+@pytest.mark.slow
 def test_entities_in_a_store_s_answer_are_not_read(store: Store) -> None:
     entities = b'<!DOCTYPE Error [<!ENTITY a "AccessDenied">]>'
     with pytest.raises(DumpUnreadable, match="the store says 403"):

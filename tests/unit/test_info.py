@@ -51,6 +51,7 @@ def _releases() -> list[tuple[str, str]]:
     return [(release, version) for release, version, *_ in (line.split("\t") for line in lines)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("release", "version"), _releases())
 def test_what_is_printed_is_what_run_asks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, release: str, version: str

@@ -57,6 +57,7 @@ def test_each_command_with_numbers_is_here() -> None:
     assert {line[0] for line in LINES} >= {"run", "report", "triage", "kube", "image", "debuginfo", "demo"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [*NONE, *HUGE, *ODD])
 @pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line[0]} {line[-1]}")
 def test_an_option_that_is_no_number_is_a_slip(

@@ -129,6 +129,7 @@ def lines(tmp_path: Path) -> Lines:
     return Lines(program)
 
 
+@pytest.mark.slow
 def test_a_signal_that_is_sent_late_does_not_hit_the_next_command(
     script: subprocess.Popen[bytes], case: Case, lines: Lines
 ) -> None:
@@ -148,6 +149,7 @@ class Killed(BaseException):
     """In place of SIGKILL: the client does nothing more."""
 
 
+@pytest.mark.slow
 def test_a_signal_that_a_killed_client_asked_for_does_not_hit_another_ones_command(
     script: subprocess.Popen[bytes], case: Case, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

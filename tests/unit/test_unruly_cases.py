@@ -204,6 +204,7 @@ def test_an_answer_byte_by_byte_costs_no_more_memory(case: Case, kind: str) -> N
     assert peak < 8 * 100 * len(pairs)
 
 
+@pytest.mark.slow
 def test_no_lock_of_ours_is_where_the_case_can_hold_it(case: Case) -> None:
     for lock in case.shared.iterdir():
         if not lock.is_fifo():

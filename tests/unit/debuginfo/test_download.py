@@ -34,6 +34,7 @@ def test_a_proxy_variable_that_is_no_url_is_said(monkeypatch: pytest.MonkeyPatch
         download.new_client()
 
 
+@pytest.mark.slow
 def test_cut_connections_are_continued(bench: Bench) -> None:
     bench.archive.cut_after = [100_000, 1, 50_000, 200_000]
     assert bench.locate().proof

@@ -94,6 +94,7 @@ def test_rpm_headers_that_want_memory(name: str) -> None:
     assert read.files == ()
 
 
+@pytest.mark.slow
 def test_a_large_honest_rpm_header() -> None:
     with cheap(100):
         assert len(rpm.read(package(columns(20_000, b"/usr/lib/debug/"))).files) == 20_000
@@ -205,6 +206,7 @@ LISTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LISTS)
 def test_lists_that_want_memory(bench: Bench, name: str) -> None:
     content = LISTS[name]()

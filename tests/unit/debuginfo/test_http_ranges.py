@@ -52,6 +52,7 @@ def test_reads_only_what_is_kept(bench: Bench) -> None:
     assert len(kept) < 110_000
 
 
+@pytest.mark.slow
 def test_the_same_as_from_the_whole_package(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     by_ranges = bench.locate().vmlinux.read_bytes()
     monkeypatch.setenv("VMBOX_VERIFY", "strict")
@@ -114,6 +115,7 @@ def test_flipped_bytes(bench: Bench) -> None:
     assert bench.locate().proof
 
 
+@pytest.mark.slow
 def test_cut_and_busy(bench: Bench) -> None:
     bench.archive.cut_after = [10, 5, 100, 3, 0, 1]
     bench.archive.statuses = [503, 0, 0, 500]

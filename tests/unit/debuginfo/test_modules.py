@@ -67,12 +67,14 @@ def test_a_few_of_many(bench: Bench, vmlinux: Path, package: bytes) -> None:
     assert bench.archive.requests == []
 
 
+@pytest.mark.slow
 def test_all_of_them(vmlinux: Path) -> None:
     names = [name for path in modules() if (name := module_name(path))]
     assert len(fetch_modules(vmlinux, names).fetched) == 41
     assert len(list((vmlinux.parent / "modules").glob("*.ko"))) == 41
 
 
+@pytest.mark.slow
 def test_a_package_in_no_order(bench: Bench, over_tls: None) -> None:
     shuffled = list(modules().items())
     random.Random(5).shuffle(shuffled)

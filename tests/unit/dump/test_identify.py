@@ -128,6 +128,7 @@ def test_diskdump(tmp_path):
     assert (found.format, found.compression, found.release) == ("diskdump", "zlib", "6.1.0-test")
 
 
+@pytest.mark.slow
 def test_every_cut_is_noticed_to_the_byte(tmp_path):
     dump = dump_writer.kdump(PAGES, INFO)
     path = tmp_path / "vmcore"

@@ -253,6 +253,7 @@ def read(path: Path) -> tuple[Vmcore, list[str]]:
     return identify(path), [line[15:] if line[:1] == "[" and line[13:15] == "] " else line for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_whole_logs(tmp_path: Path, form: str) -> None:
     path = tmp_path / "log.txt"
@@ -265,6 +266,7 @@ def test_whole_logs(tmp_path: Path, form: str) -> None:
     assert lines.count(PANIC) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_an_oops_cut_out_names_release_and_package(tmp_path: Path, form: str) -> None:
     path = tmp_path / "oops.txt"
@@ -276,6 +278,7 @@ def test_an_oops_cut_out_names_release_and_package(tmp_path: Path, form: str) ->
     assert lines[-len(OOPS) :] == [line for _, line in OOPS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["dmesg", "journalctl", "serial", "dmesg -t", "kmsg", "syslog"])
 def test_one_boot_gives_all_values(tmp_path: Path, form: str) -> None:
     """An older kernel panicked before; after the panic the capture kernel boots, and then the machine without one."""
@@ -542,6 +545,7 @@ def test_hostile_texts_end_in_time(tmp_path: Path, number: int) -> None:
     assert time.process_time() - began < 2
 
 
+@pytest.mark.slow
 def test_time_is_asked_for_all_forms() -> None:
     """Each form gives up when the time is over."""
     for form in FORMS.values():

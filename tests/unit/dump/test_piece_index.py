@@ -55,6 +55,7 @@ def test_each_byte_is_of_the_piece_written_last(pieces, sorted_at_once, block, o
         assert source.read_at(offset, size) == plain[offset : offset + size]
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(PIECES, st.integers(0, 2000))
 def test_of_a_cut_file_everything_up_to_the_cut_is_there(pieces, cut):

@@ -55,6 +55,7 @@ def test_stored(tmp_path):
     assert unpack(identify(path), tmp_path).read_bytes() == DUMP
 
 
+@pytest.mark.slow
 def test_every_cut_and_every_flipped_byte(tmp_path):
     whole = (ARCHIVES / "lzma2.7z").read_bytes()
     path = tmp_path / "dump.7z"

@@ -276,6 +276,7 @@ def test_debian_and_suse_directories(tmp_path):
     assert (found.complete, found.origins["complete"]) == (False, "README.txt")
 
 
+@pytest.mark.slow
 def test_log_of_a_deep_dump_is_read_where_it_is_unpacked(tmp_path):
     """More zeros lie before the pages than are looked at through a wrapper."""
     pages = {pfn: bytes([pfn % 251]) * 4096 for pfn in range(1200)}
@@ -390,6 +391,7 @@ def test_archive_without_dump(tmp_path):
         identify(tmp_path / "a.tar")
 
 
+@pytest.mark.slow
 def test_bombs_end(tmp_path):
     content = bytes(50 << 20)
     for level in (1, 9, 9):

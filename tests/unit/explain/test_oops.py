@@ -125,6 +125,7 @@ def test_an_abort_of_arm64_is_read() -> None:
     assert one.code[one.code_at :] == bytes.fromhex("011c00f9")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["general-protection", "list-corruption", "stack-overflow", "rcu-stall"])
 def test_an_oops_that_is_cut_anywhere_is_read_without_an_error(name: str) -> None:
     log = read(name)

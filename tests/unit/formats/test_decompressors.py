@@ -17,6 +17,7 @@ def test_snappy_literals_and_copies():
     assert snappy.decompress(b"\x05\x00a\x01\x01", 4096) == b"aaaaa"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [lzo, snappy])
 @given(data=st.binary(max_size=300))
 @settings(max_examples=150, deadline=None)

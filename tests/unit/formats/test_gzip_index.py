@@ -44,6 +44,7 @@ def test_an_index_with_too_many_places_is_begun_again_with_fewer(packed, monkeyp
     assert source.read_at(at, 100_000) == PIECE[:100_000]
 
 
+@pytest.mark.slow
 def test_what_unpacks_to_too_much_has_no_index(packed, monkeypatch):
     monkeypatch.setattr(gzip_index, "_TOO_MANY", 1)
     monkeypatch.setattr(gzip_index, "_FARTHEST", 4 << 20)
@@ -89,6 +90,7 @@ class Interrupted(BytesSource):
         return super().read_at(offset, size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DumpUnreadable("the server has another version")])
 @pytest.mark.parametrize("later", [False, True])
 def test_what_ends_a_read_is_no_damage_of_the_file(error, later):

@@ -61,6 +61,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, len(WHOLE) + 10), st.integers(0, 200_000))

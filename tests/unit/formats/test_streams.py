@@ -182,6 +182,7 @@ def test_where_nothing_more_can_be_kept_the_stream_is_not_read_on(monkeypatch: p
     assert (peek.kept, peek.size, peek.damage) == (4_000, None, None)
 
 
+@pytest.mark.slow
 def test_bounds_of_memory() -> None:
     """Headers that ask for a dictionary of gigabytes."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 30}]

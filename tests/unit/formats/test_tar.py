@@ -113,6 +113,7 @@ def test_names_of_any_length(form: int) -> None:
     assert members(out.getvalue()) == [(name, 3, b"abc") for name in names]
 
 
+@pytest.mark.slow
 def test_cut_anywhere() -> None:
     whole = with_pax(FORGED) + entry("second", b"x" * 700)
     for cut in range(1, len(whole) - 1024):

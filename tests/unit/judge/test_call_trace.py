@@ -299,6 +299,7 @@ def test_the_trace_of_a_blocked_task_is_that_tasks() -> None:
     assert call_trace.blocked_pids(log) == [95]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [" ", "<A> ", "[<a>] ", "CPU: 1 ", "INFO: task "])
 def test_a_line_without_end_costs_its_length(unit: str) -> None:
     lines = ["Kernel panic - not syncing: x", "Call Trace:", unit * 20_000 + "!"]

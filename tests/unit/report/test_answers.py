@@ -271,6 +271,7 @@ def test_a_row_without_end_costs_its_length() -> None:
     assert time.process_time() - began < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ["9" * 5000, "9" * 400, "9" * 20, "999999999999999", "1.2.3", "٣"])
 def test_numbers_that_no_kernel_has(vmcore: Vmcore, answers: CommandOutputs, number: str) -> None:
     """A report is made, and can be read again: JSON of vmbox has numbers of 64 bits."""
