@@ -43,7 +43,7 @@ def test_image(docker_engine: EngineUnderTest, dumps: Dumps, profile: str) -> No
         if kernel is None:
             return
         dump = str(dumps(kernel))
-        done = docker_engine.run("run", dump, "--image", profile, "--", "bt", "--", "sys")
+        done = docker_engine.run("run", dump, "--image", profile, "--with", "crash", "--", "bt", "--", "sys")
         (case,) = (one for one in json.loads(docker_engine.run("list", "--json").stdout) if one["dump"] == dump)
         docker_engine.run("close", dump)
         assert done.returncode == 0, done.stderr.decode()
