@@ -32,8 +32,13 @@ _BEGINS: Final = re.compile(
     r"|Insufficient stack space to handle exception"
 )
 """A line that can be the first of an oops or of a lockup's message."""
-_WARNS: Final = re.compile(r"^\s*WARNING: (?:CPU: \d+ PID: \d+ )?at (?P<file>[^\s:]{1,256}):(?P<line>\d{1,9})\b")
-"""The first line of WARN(), which ends a kernel only where panic_on_warn is set. Newer kernels have no CPU in it."""
+_WARNS: Final = re.compile(
+    r"^\s*WARNING: (?:CPU: \d+ PID: \d+ at |at |\[.{1,200}?\] )?(?P<file>[^\s:\[]{1,256}):(?P<line>\d{1,9})\b"
+)
+"""The first line of WARN(), which ends a kernel only where panic_on_warn is set.
+
+That of 7.2 has the CPU at its end; with CONFIG_DEBUG_BUGVERBOSE_DETAILED the condition is before the file.
+"""
 _REPORT: Final = re.compile(
     r"^\s*(?:BUG: (?P<checker>KASAN|KFENCE|KCSAN): (?P<kind>\S.{0,256}?) in (?P<place>\S+(?: \[[^\]]{1,110}\])?)"
     # A data race has two.

@@ -57,8 +57,15 @@ def test_a_warning_without_words_of_its_own_has_none() -> None:
     assert "Before it" not in said(fault)
 
 
-def test_newer_kernels_name_no_cpu_in_a_warning() -> None:
-    first = WARNED[2].replace("CPU: 1 PID: 102 at", "at")
+@pytest.mark.parametrize(
+    "first",
+    [
+        "WARNING: at lib/refcount.c:25 refcount_warn_saturate+0x74/0x110",
+        "WARNING: lib/refcount.c:25 at refcount_warn_saturate+0x74/0x110, CPU#1: insmod/102",
+        "WARNING: [count == 0] lib/refcount.c:25 at refcount_warn_saturate+0x74/0x110, CPU#1: insmod/102",
+    ],
+)
+def test_newer_kernels_name_no_cpu_in_a_warning_or_at_its_end(first: str) -> None:
     assert "WARN() at lib/refcount.c:25" in said(explained(*WARNED[:2], first, *WARNED[3:], panic=ON_WARN))
 
 
