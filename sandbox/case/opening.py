@@ -221,7 +221,11 @@ def identified(dump: Path, reporter: Reporter) -> Vmcore:
     from sandbox.case.dumps import identify_inside_of
 
     # Debian's and Ubuntu's debuginfo is found by what only the log says.
-    return identify_inside_of(dump, reporter, unpacking=True, measuring=False)
+    vmcore = identify_inside_of(dump, reporter, unpacking=True, measuring=False)
+    if vmcore.member is not None:
+        # The first: to look for others, a compressed archive would have to be read to its end.
+        reporter.notice(f"{vmcore.member} is the first dump in {dump.name}")
+    return vmcore
 
 
 @contextmanager

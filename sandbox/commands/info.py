@@ -195,6 +195,8 @@ def describe(vmcore: Vmcore) -> dict[str, object]:
 def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
     """The same for people, in the words of crash's `sys`; what is unknown is left out."""
     yield "DUMPFILE", _name(vmcore.path)
+    if vmcore.member is not None:
+        yield "MEMBER", vmcore.member
     for name, word in _WORDS.items():
         value = getattr(vmcore, name)
         if name == "format" and vmcore.flattened:

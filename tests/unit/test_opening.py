@@ -9,6 +9,7 @@ import dataclasses
 import json
 import shutil
 import struct
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from sandbox import debuginfo, image as images, profiles
 from sandbox.case import container, idle, opening, places, self_contained, store
 from sandbox.case.options import OpenOptions
 from sandbox.cli.run import close
+from sandbox.commands import info
 from sandbox.debugger import DEBUGGERS
 from sandbox.dump import identify
 from sandbox.engine import EngineInfo, Image, detection, labels, orphans
@@ -485,6 +487,17 @@ def test_a_dump_is_opened_again_when_the_debuginfo_of_its_case_was_removed(bench
     assert store.find(bench.dump) == opened
     assert bench.open().vmlinux is None
     assert bench.running() == 1
+
+
+def test_the_dump_of_an_archive_with_two_is_named(bench: Bench, tmp_path: Path) -> None:
+    other = DUMP.with_name("x86_64-6.1-lzo")
+    archive = tmp_path / "case.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(other, "b/vmcore")
+        tar.add(DUMP, "a/vmcore")
+    found = opening.identified(archive, bench.heard)
+    assert bench.heard.notices == ["b/vmcore is the first dump in case.tar"]
+    assert ("MEMBER", "b/vmcore") in list(info.facts(found))
 
 
 def test_a_case_is_replaced_only_when_all_that_the_other_needs_is_at_hand(bench: Bench) -> None:
