@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -23,7 +24,7 @@ from typing import Final
 from sandbox.case import remote_dump
 from sandbox.dump import identify
 from sandbox.dump.source import FileSource, cannot_open, open_evidence
-from sandbox.errors import DumpUnreadable, EvidenceChanged, UsageError, VmboxError, pasteable, unwritable
+from sandbox.errors import DumpUnreadable, EvidenceChanged, NotADump, UsageError, VmboxError, pasteable, unwritable
 from sandbox.host import decode, paths
 from sandbox.host.background import in_background
 from sandbox.host.files import write_atomically
@@ -155,6 +156,7 @@ def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:
         raise cannot_open(path, error) from error
     try:
         before = os.fstat(descriptor)
+        _refuse_endless(path, before.st_mode)
         with reporter.step(f"Hashing {path.name}", total=before.st_size, unit="B") as step:
             sha256 = _hash(descriptor, before.st_size, step)
         after = os.fstat(descriptor)
@@ -173,6 +175,14 @@ def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:
         raise DumpUnreadable(f"{path}: {error.strerror}", hint="the disk or the network file system failed") from error
     finally:
         os.close(descriptor)
+
+
+def _refuse_endless(path: Path, mode: int) -> None:
+    """Raises `NotADump` for what has no content of its own, such as /dev/zero: it is never read to its end."""
+    if stat.S_ISDIR(mode):
+        raise NotADump(f"{path} is a directory", hint=f"name its files: vmbox verify {pasteable(path)}/*")
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise NotADump(f"{path} is not a regular file", hint="save it to a file first: cat SOURCE > vmcore")
 
 
 def _remote_fingerprint(path: Path, reporter: Reporter) -> Fingerprint:

@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.commands.verify import fingerprint, verify
 from sandbox.dump import identify
-from sandbox.errors import DumpNotFound, EvidenceChanged, UsageError
+from sandbox.errors import DumpNotFound, EvidenceChanged, NotADump, UsageError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 
@@ -74,6 +74,13 @@ def test_a_hash_from_elsewhere(dump: Path) -> None:
     assert verify([dump], expected=right.upper())[0].newly_recorded
     with pytest.raises(UsageError, match="64 hexadecimal"):
         verify([dump], expected="abc")
+
+
+def test_what_has_no_content_of_its_own_is_not_recorded(dump: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, said in ((tmp_path, "a directory"), (tmp_path / "fifo", "regular"), (Path("/dev/zero"), "regular")):
+        with pytest.raises(NotADump, match=said):
+            verify([path])
 
 
 def test_holes_are_hashed_without_being_read(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
