@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -118,10 +119,21 @@ def find_by_id_or_dump(what: str) -> list[Case]:
     cases = open_cases()
     by_id = [case for case in cases if case.id.startswith(what)]
     path = Path(what).resolve()
-    found = by_id or [case for case in cases if case.dump == path]
+    found = by_id or [case for case in cases if case.dump == path] or _only_one_below(path, cases)
     if not found:
         raise CaseNotFound(f"no open case matches {what}")
     return found
+
+
+def _only_one_below(directory: Path, cases: Sequence[Case]) -> list[Case]:
+    """The cases of the one dump below a directory, which opens that dump. Raises `CaseNotFound` for several dumps."""
+    below = [case for case in cases if not case.remote and directory in case.dump.parents]
+    dumps = {case.dump for case in below}
+    if len(dumps) > 1:
+        raise CaseNotFound(
+            f"{len(dumps)} dumps below {directory} are open", hint=f"name one of them: {pasteable(below[0].dump)}"
+        )
+    return below
 
 
 def make_directory(place: Path) -> None:

@@ -123,8 +123,12 @@ def find(what: str, reporter: Reporter = QUIET) -> list[Path]:
     kept = kept_transcripts(reporter)
     found = [path for path in kept if path.name.startswith(what)]
     if not found:
-        dump = str(Path(what).resolve())
-        found = [path for path in kept if (first := next(records(path), None)) and first.get("dump") == dump]
+        named = Path(what).resolve()
+        dumps = {path: Path(str(first.get("dump"))) for path in kept if (first := next(records(path), None))}
+        found = [path for path, dump in dumps.items() if dump == named]
+        if not found and len({dump for dump in dumps.values() if named in dump.parents}) == 1:
+            # A directory opens the one dump in it.
+            found = [path for path, dump in dumps.items() if named in dump.parents]
     if not found:
         raise CaseNotFound(f"there is no transcript of {what}", hint="vmbox log lists them")
     return found

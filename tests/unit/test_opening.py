@@ -31,6 +31,7 @@ from sandbox.dump import identify
 from sandbox.engine import EngineInfo, Image, detection, labels, orphans
 from sandbox.errors import (
     BaseImageUnavailable,
+    CaseNotFound,
     DebuginfoError,
     DebuginfoNotFound,
     DumpNotFound,
@@ -498,6 +499,19 @@ def test_the_dump_of_an_archive_with_two_is_named(bench: Bench, tmp_path: Path) 
     found = opening.identified(archive, bench.heard)
     assert bench.heard.notices == ["b/vmcore is the first dump in case.tar"]
     assert ("MEMBER", "b/vmcore") in list(info.facts(found))
+
+
+def test_the_directory_that_opened_a_dump_closes_it(bench: Bench, tmp_path: Path) -> None:
+    bench.open()
+    close([str(tmp_path)])
+    assert bench.running() == 0
+    bench.open()
+    other = tmp_path / "other"
+    other.write_bytes(DUMP.read_bytes())
+    opening.find_or_open_case(other, OpenOptions(), bench.heard)
+    with pytest.raises(CaseNotFound, match="2 dumps below"):
+        close([str(tmp_path)])
+    assert bench.running() == 2
 
 
 def test_a_case_is_replaced_only_when_all_that_the_other_needs_is_at_hand(bench: Bench) -> None:

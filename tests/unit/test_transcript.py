@@ -40,6 +40,7 @@ def test_what_was_asked_and_answered(make_case: Callable[..., Case], tmp_path: P
     assert datetime.fromisoformat(first["time"]).tzinfo is not None
     assert (second["command"], second["output"]) == ("nosuch", "")
     assert transcript.find(str(tmp_path / "vmcore")) == [path]
+    assert transcript.find(str(tmp_path)) == [path]
     # Before them, and once: which crash and which debuginfo gave these answers.
     header, *commands = transcript.lines(path)
     assert [record["command"] for record in commands] == ["bt", "nosuch"]
