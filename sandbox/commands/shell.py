@@ -16,6 +16,7 @@ from sandbox import render
 from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
 from sandbox.case.places import RELAY, dump_paths, vmlinux
+from sandbox.case.store import is_running
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.engine import Engine, Exec, connect
 from sandbox.errors import SessionDied, UsageError, VmboxError, pasteable
@@ -72,6 +73,8 @@ def term_of(name: str) -> str:
 def interactive(case: Case, *, tool: str = DEFAULT.name, python: bool = False, reporter: Reporter = QUIET) -> int:
     """Runs a tool at the user's terminal until it ends. Returns its exit status.
 
+    Raises `SessionDied` when the case ends before it: another process has closed it.
+
     `python`: the prompt for the language of the debugger's scripts in place of that for its commands.
     """
     if not sys.stdin.isatty():
@@ -89,7 +92,12 @@ def interactive(case: Case, *, tool: str = DEFAULT.name, python: bool = False, r
             watcher = None if debugger is None else _with_history(debugger, case, ident, env, reporter)
             argv = _SHELL_ARGV if debugger is None else _prompt(debugger, case, python=python)
             with _started(engine, case, ident, argv, env) as process:
-                return terminal.attach(process, watcher)
+                status = terminal.attach(process, watcher)
+        if status and not is_running(case):
+            render.note("")  # below the prompt
+            again = f"vmbox shell {pasteable(case.dump)}"
+            raise SessionDied(f"the case of {case.dump.name} was closed, or has ended", hint=f"open it again: {again}")
+        return status
     finally:
         engine.close()
 

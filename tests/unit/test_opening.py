@@ -11,6 +11,7 @@ import shutil
 import struct
 import tarfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sandbox import debuginfo, image as images, profiles
 from sandbox.case import container, idle, opening, places, self_contained, store
 from sandbox.case.options import OpenOptions
 from sandbox.cli.run import close
-from sandbox.commands import info
+from sandbox.commands import info, shell
 from sandbox.debugger import DEBUGGERS
 from sandbox.dump import identify
 from sandbox.engine import EngineInfo, Image, detection, labels, orphans
@@ -512,6 +513,21 @@ def test_the_directory_that_opened_a_dump_closes_it(bench: Bench, tmp_path: Path
     with pytest.raises(CaseNotFound, match="2 dumps below"):
         close([str(tmp_path)])
     assert bench.running() == 2
+
+
+def test_a_prompt_whose_case_another_process_closes_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fake in the place of the terminal: only what it returns counts."""
+    case = bench.open()
+
+    def attach(*_: object) -> int:
+        container.close(case)
+        return 137
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr(shell, "_started", lambda *_: nullcontext())
+    monkeypatch.setattr(shell.terminal, "attach", attach)
+    with pytest.raises(SessionDied, match="the case of vmcore was closed"):
+        shell.interactive(case)
 
 
 def test_a_case_is_replaced_only_when_all_that_the_other_needs_is_at_hand(bench: Bench) -> None:
