@@ -35,8 +35,12 @@ class Announcer:
         Agreement is a notice. A disagreement, and a log that is of another crash, are said also with -q.
         """
         found = self._judge.judge(session)
-        shown = self._second.confirmed(self._judge.command, found, timeout=self._timeout)
-        self._say(found, shown)
+        shown = None
+        try:
+            shown = self._second.confirmed(self._judge.command, found, timeout=self._timeout)
+        finally:
+            # Also at Ctrl-C while the other one is asked: the answer that was held is printed then.
+            self._say(found, shown)
         return found, shown
 
     def _say(self, found: Judgement, shown: Confirmed | None) -> None:

@@ -147,6 +147,14 @@ def test_half_a_stack_is_printed_when_its_command_is_stopped(
     assert ask({"crash": stop, "drgn": TRUE})[0] == FALSE[:90]
 
 
+def test_a_false_stack_is_contradicted_when_the_other_debugger_is_not_waited_for(
+    ask: Callable[..., tuple[str, str, Case]],
+) -> None:
+    out, err, _ = ask({"crash": FALSE, "drgn": KeyboardInterrupt()})
+    assert out == FALSE
+    assert "DISAGREES WITH" in err
+
+
 def test_a_very_long_answer_is_not_held_back(ask: Callable[..., tuple[str, str, Case]]) -> None:
     long = FALSE * (1 + (4 << 20) // len(FALSE))
     out, err, _ = ask({"crash": long, "drgn": TRUE}, "bt -a")
