@@ -106,7 +106,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
         r"0xDATA is in an object of slab cache kmalloc-64",
     ),
     "user-copy": (r"tried to write address 0xBUFFER, which is not mapped", r"vmbox_receive \(\S+\.c:LINE\)"),
-    "bad-page-state": (r"That was: BUG: Bad page state in process insmod  pfn:PAGE",),
+    "bad-page-state": (r"That was: BUG: Bad page state in process insmod  pfn:0*PAGE",),
     "double-fault": (r"A double fault: .*the stack pointer was 0x", r"In vmbox_switch\+0x\w+ .*\.c:LINE"),
 }
 
