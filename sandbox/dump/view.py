@@ -171,6 +171,10 @@ class _Guarded(io.FileIO):
 
     _unchecked = _STRIDE
 
+    def __del__(self) -> None:
+        # Garbage with a cycle is ended in no order: this may be before the file that writes here.
+        self.close()
+
     def write(self, data: Any, /) -> int:
         self._unchecked += len(data)
         if self._unchecked >= _STRIDE:

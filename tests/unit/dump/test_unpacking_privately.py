@@ -1,5 +1,6 @@
 """An unpacked dump is its user's alone, whatever was in the cache before."""
 
+import gc
 import gzip
 import os
 import stat
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.dump import identify, unpack
+from sandbox.dump.source import FileSource
 from sandbox.dump.unpacking import unpacked_path
+from sandbox.dump.view import open_view
 from sandbox.errors import ConfigurationError
 
 DUMP = (Path(__file__).resolve().parents[2] / "fixtures" / "dumps" / "x86_64-6.1-zlib").read_bytes()
@@ -64,3 +67,18 @@ def test_links_are_refused(packed, tmp_path, level):
     with pytest.raises(ConfigurationError):
         unpack(packed, tmp_path / "dumps")
     assert list(elsewhere.iterdir()) == []
+
+
+def test_what_a_view_unpacks_to_is_closed_with_it(tmp_path, recwarn):
+    """In garbage with a cycle, too, of which the interpreter ends any part first."""
+    (tmp_path / "kept").mkdir(mode=0o700)
+    (tmp_path / "vmcore").write_bytes(gzip.compress(DUMP + bytes(1 << 20)))
+    for _ in range(2):
+        with FileSource(tmp_path / "vmcore") as file:
+            view = open_view(file, tmp_path / "kept")
+        assert view is not None
+        kept = [view]
+        kept.append(kept)
+        del view, kept
+        gc.collect()
+    assert [str(one.message) for one in recwarn if one.category is ResourceWarning] == []
