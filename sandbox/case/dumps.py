@@ -122,6 +122,7 @@ def _named(here: Path) -> AbstractContextManager[None]:
 def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, RemoteSource | View]]:
     """A dump on a server, and what is in it. A log is what it is."""
     from sandbox.case import remote_dump
+    from sandbox.case.remote_file import download_hint
     from sandbox.case.remote_source import RemoteSource
     from sandbox.dump.kernel_log import is_log
     from sandbox.dump.view import open_view
@@ -130,10 +131,8 @@ def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, Remote
     with RemoteSource(here, reporter) as source:
         view = open_view(source, paths.unpacked_dir(), reporter) or (source if is_log(source) else None)
         if view is None:
-            raise DumpUnreadable(
-                f"{remote_dump.name(here)} has to be unpacked, which takes all of it",
-                hint="download it, once, for all commands: vmbox info --download URL",
-            )
+            shown = remote_dump.name(here)
+            raise DumpUnreadable(f"{shown} has to be unpacked, which takes all of it", hint=download_hint(shown))
         yield source, view
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from sandbox.errors import DumpUnreadable
+from sandbox.errors import DumpUnreadable, pasteable
 from sandbox.log import without_secrets
 
 
@@ -41,14 +41,18 @@ def in_words(error: BaseException | None) -> str:
     return " ".join(without_secrets(str(error or "")).split())[:_LONGEST]
 
 
+def download_hint(shown: str) -> str:
+    """The hint for a dump that has to be downloaded. `shown`: its URL without what may be secret."""
+    url = "URL" if "***" in shown else pasteable(shown)
+    return f"download it, once, for all commands: vmbox info --download {url}"
+
+
 class NotInParts(DumpUnreadable):
     """The server sends whole files only."""
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            f"{without_secrets(url)} cannot be read in parts: {reason}",
-            hint="download it, once, for all commands: vmbox info --download URL",
-        )
+        shown = without_secrets(url)
+        super().__init__(f"{shown} cannot be read in parts: {reason}", hint=download_hint(shown))
 
 
 def replaced(url: str) -> DumpUnreadable:

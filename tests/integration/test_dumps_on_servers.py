@@ -20,7 +20,7 @@ import sandbox
 from archives import Archive, serve
 from dump_servers import flatten
 from engines import INFO
-from sandbox.case import dumps, kept_dumps, remote_dump, remote_http, remote_pages, remote_source, views
+from sandbox.case import dumps, kept_dumps, remote_dump, remote_file, remote_http, remote_pages, remote_source, views
 from sandbox.case.naming import named
 from sandbox.cli import app
 from sandbox.debuginfo import download
@@ -222,7 +222,9 @@ def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(site: 
     site.files["/vmcore"] = CONTENT + bytes(3_000_000 - len(CONTENT) % 1_000_000)
     with pytest.raises(DumpUnreadable, match=f"whole files only, of {size(len(site.files['/vmcore']))}") as caught:
         remote_dump.local(named(url(site)))
-    assert "vmbox info --download URL" in caught.value.hint
+    assert caught.value.hint.endswith(f"vmbox info --download {url(site)}")
+    secret = remote_file.NotInParts("https://me:secret@host.example/vmcore", "whole files only")
+    assert secret.hint.endswith("vmbox info --download URL")
     site.files["/vmcore"] = CONTENT
     site.cut_after = [1000]
     told = vmbox("info", "--download", url(site))
