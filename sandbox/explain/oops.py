@@ -281,11 +281,14 @@ def _belongs(panic: str, last: Oops) -> bool:
 
 def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     above = lines[max(0, at - 3) : at]
-    before = next((found[0] for line in above if (found := _BEFORE.search(line))), None) or _rust_panic(above)
     block = _block(lines[at:end])
     text = "\n".join(block)
     address = _ADDRESS.search(text)
     place, bad, registers, code, code_at = _state(block)
+    if place is not None and place.function.endswith("fortify_panic"):
+        # In 7.2 there is the whole of a WARN() between what it says and its BUG().
+        above = list(reversed(lines[max(0, at - _MOST) : at]))
+    before = next((found[0] for line in above if (found := _BEFORE.search(line))), None) or _rust_panic(above)
     task = TASK_LINE.search(text)
     old = OLD_TASK_LINE.search(text) if task is None else None
     warning = _WARNS.match(block[0])

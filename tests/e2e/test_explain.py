@@ -93,7 +93,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     ),
     "buffer-overflow": (
         r"BUG\(\) at lib/string_helpers\.c:\d+",
-        r"the kernel said: detected buffer overflow in memcpy",
+        r"the kernel said: (?:detected buffer overflow in memcpy|memcpy: detected buffer overflow: 32 byte write)",
         r"called by vmbox_label(\.cold)? \(\S+\.c:LINE\)",
     ),
     "stack-protector": (r"The stack frame of vmbox_name\+0x\S+ \[vmbox_demo\] was overwritten",),
@@ -217,8 +217,11 @@ def _compare_object_with_crash(fault: dict[str, Any], answers: dict[str, str]) -
 @pytest.mark.on_demand("FIDELITY")
 @pytest.mark.parametrize(
     ("kernel", "trigger"),
-    # Of 7.2 a WARN() has another form, and memset() two names.
-    [*(("6.1", trigger) for trigger in OTHERS), *(("7.2", trigger) for trigger in ("warning", "user-copy"))],
+    # Of 7.2 a WARN() has another form, memset() two names, and fortify_panic() a WARN() before its BUG().
+    [
+        *(("6.1", trigger) for trigger in OTHERS),
+        *(("7.2", trigger) for trigger in ("warning", "user-copy", "buffer-overflow")),
+    ],
 )
 def test_other_kinds_are_explained(docker_engine: EngineUnderTest, dumps, kernel: str, trigger: str) -> None:
     dump: Path = dumps(kernel, form="proc-vmcore" if kernel == "7.2" else "kdump", trigger=trigger)

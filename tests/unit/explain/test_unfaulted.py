@@ -196,3 +196,16 @@ def test_what_a_check_of_buffers_said_is_told(words: str) -> None:
         TASK,
     )
     assert f"Before it the kernel said: {words}." in said(fault, "what")
+
+
+def test_what_a_check_of_buffers_said_is_told_above_a_warning_as_well() -> None:
+    """7.2 warns first: the text is some forty lines above the BUG()."""
+    said_first = "memcpy: detected buffer overflow: 32 byte write of buffer size 16"
+    filler = [f"R{number:02}: 0000000000000000 R11: 0000000000000000 R12: 0000000000000000" for number in range(40)]
+    bug = ("kernel BUG at lib/string_helpers.c:1044!", "Oops: invalid opcode: 0000 [#1] SMP NOPTI", TASK)
+    place = "RIP: 0010:__fortify_panic+0xd/0xf"
+    fault = explained(said_first, *filler, *bug, place)
+    assert f"Before it the kernel said: {said_first}." in said(fault, "what")
+    # Of another check it says nothing.
+    other = explained(said_first, *filler, *bug, "RIP: 0010:vmbox_check+0xd/0xf")
+    assert "Before it" not in said(other, "what")
