@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The entry point."""
+    try:
+        _main()
+    except KeyboardInterrupt as error:
+        # While modules were loaded: later `exit_on_error` says so. SIGINT has the number 2; a `Terminated` has its own.
+        sys.stderr.write("vmbox: interrupted\n")
+        sys.exit(128 + getattr(error, "number", 2))
+
+
+def _main() -> None:
     open_standard_streams()
     _end_on_signals()
     arguments = sys.argv[1:]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import errors
+from sandbox import __main__, errors
 
 PACKAGE = Path(errors.__file__).parent
 
@@ -36,3 +36,17 @@ def test_an_unwritable_path(number: int, setting: bool, kind: type[errors.VmboxE
     assert type(made) is kind
     assert "/out" in made.message
     assert made.hint == "choose another"
+
+
+@pytest.mark.parametrize(("ended", "status"), [(KeyboardInterrupt(), 130), (errors.Terminated(15), 143)])
+def test_ctrl_c_while_modules_are_loaded_shows_no_traceback(
+    ended: KeyboardInterrupt, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load() -> None:
+        raise ended
+
+    monkeypatch.setattr(__main__, "_main", load)
+    with pytest.raises(SystemExit) as exited:
+        __main__.main()
+    assert exited.value.code == status
+    assert capsys.readouterr().err == "vmbox: interrupted\n"
