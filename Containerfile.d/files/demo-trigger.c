@@ -67,6 +67,25 @@ static void null_pointer(void)
 		vmbox_forward(packet);
 }
 
+struct vmbox_driver {
+	unsigned long flags;
+	unsigned long (*poll)(unsigned long budget);
+};
+static_assert(offsetof(struct vmbox_driver, poll) == 8);
+
+static as_written unsigned long vmbox_poll(struct vmbox_driver *driver)
+{
+	return 1 + READ_ONCE(driver->poll)(64); /* CAUSE: null-call */
+}
+
+static void null_call(void)
+{
+	struct vmbox_driver *driver = kzalloc(sizeof(*driver), GFP_KERNEL);
+
+	if (driver)
+		pr_info("vmbox_demo: %lu packets\n", vmbox_poll(driver));
+}
+
 static as_written void vmbox_measure(struct vmbox_packet *packet)
 {
 	/* The packet is free, and what its pointer was is SLUB's poison. */
@@ -563,6 +582,8 @@ static int vmbox_demo_init(void)
 {
 	if (!strcmp(trigger, "null-pointer"))
 		null_pointer();
+	else if (!strcmp(trigger, "null-call"))
+		null_call();
 	else if (!strcmp(trigger, "use-after-free"))
 		use_after_free();
 	else if (!strcmp(trigger, "list-corruption"))

@@ -106,6 +106,8 @@ def find_frame(request):
         for index, frame in enumerate(trace):
             if index >= MOST_FRAMES:
                 break
+            if frame.interrupted and request["null"] and frame.pc == 0 and index + 1 < len(trace):
+                return trace, index
             if not frame.interrupted or not frame.pc >> 63:
                 continue
             if place is not None:
@@ -278,16 +280,17 @@ def text_of(characters):
 def fault(request):
     for module in request["modules"]:
         load_module(module)
-    found = find_frame(request) if request["code"] or request["place"] else None
+    found = find_frame(request) if request["code"] or request["place"] or request["null"] else None
     answer = {"cpus": cpus(request["cpus"]) or [], "instructions": [], "lines": [], "variables": []}
-    if request["code"] or found is not None:
+    no_code = found is not None and found[0][found[1]].pc == 0
+    if request["code"] or (found is not None and not no_code):
         answer["instructions"] = instructions(request, found) or []
     if found is not None:
         trace, index = found
         # Segments and control registers that drgn has no name for are not among them.
         answer["pc"] = trace[index].pc
         answer["registers"] = trace[index].registers()
-        answer["lines"] = source_lines(found) or []
+        answer["lines"] = [] if no_code else source_lines(found) or []
         answer["callers"] = callers(found) or []
         answer["variables"] = variables(found) or []
     return answer

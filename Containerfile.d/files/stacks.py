@@ -6,6 +6,7 @@ stack itself shows the caller, and ends a stack where nothing does. Its `Unwinde
 `kernel_stack_trace` for drgn's commands.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ _PROLOGUE = 64
 
 _LEAVES = (0xC3, 0xE9, 0xEB, 0xCC)
 """ret and the jumps that may stand in its place; int3 is behind a ret."""
+
+_JUMPS = re.compile(rb"\xe8\x01\x00\x00\x00\xcc[\x48\x4c]\x89|(?:\x0f\xae\xe8)?\x41?\xff[\xe0-\xe7]", re.DOTALL)
+"""A retpoline, which puts a register in place of its own return address; or jmp *reg, maybe behind lfence
+(arch/x86/lib/retpoline.S, and alternatives that replace it)."""
+
+_JUMPS_BYTES = 8
 
 KERNEL = 1 << 63
 PAGE = 4096
@@ -88,7 +95,11 @@ class Unwinder:
             at = self._place(frame)
             function = self._symbol(at)
             if function is None:
-                return known, f"{frame.pc:#x} is in no function"
+                if not self._called_null(frame, trace[number + 1] if number + 1 < len(trace) else None):
+                    return known, f"{frame.pc:#x} is in no function"
+                known.append((frame, begins))
+                expected = _sp(frame) + 8  # nothing but the return address was pushed
+                continue
             if self._by_frame_pointers and number and not begins and (below := known[-1][0]).interrupted:
                 # It may have been interrupted before it had a frame, so that this is the caller of its caller.
                 called = self._symbol(below.pc)
@@ -120,6 +131,11 @@ class Unwinder:
             if known and self._x86:
                 return known, f"drgn finds no caller of {known[-1][0].name}"
         return known, ""
+
+    def _called_null(self, frame, caller):
+        """Whether a frame is of a call of NULL by the next frame: drgn takes that from the top of the stack."""
+        null = self._x86 and frame.interrupted and frame.pc == 0
+        return null and caller is not None and self._is_after_pointer(caller.pc)
 
     def _has_frame(self, pc, function):
         """Whether the code before `pc` has made its function's frame, and `pc` is not behind what undoes it."""
@@ -217,14 +233,26 @@ class Unwinder:
         """Whether the code before `address` calls: `function`, or through a pointer."""
         if function is None:
             return False
-        if self._is_after_call(address, function.address):
-            return True
+        return self._is_after_call(address, function.address) or self._is_after_pointer(address)
+
+    def _is_after_pointer(self, address):
+        """Whether the code before `address` calls what a pointer points to."""
         code = self._code_before(address)
         if _is_indirect(code):
             return True
-        # Or by a thunk, which jumps to where a register says.
-        thunk = self._symbol(address + struct.unpack_from("<i", code, 3)[0]) if code[-5] == _CALL else None
-        return thunk is not None and "indirect_thunk" in thunk.name
+        return code[-5] == _CALL and self._is_thunk(address + struct.unpack_from("<i", code, 3)[0])
+
+    def _is_thunk(self, address):
+        """Whether the function at `address` jumps to where a register points: by its name, which another symbol of that
+        address may hide, or by its code.
+        """
+        thunk = self._symbol(address)
+        if thunk is None or "indirect_thunk" in thunk.name:
+            return thunk is not None
+        try:
+            return _JUMPS.match(self._prog.read(address, _JUMPS_BYTES)) is not None
+        except FaultError:
+            return False
 
     def _is_after_any_call(self, address):
         code = self._code_before(address)

@@ -31,6 +31,7 @@ TRIGGERS: Final[Mapping[str, Trigger]] = {
     "hung-task": Trigger(module=False, settings=_HUNG),
     "blocked-io": Trigger(module=False, settings=(), slow_disk=True, sysrq_after=10),
     "null-pointer": Trigger(),
+    "null-call": Trigger(),
     # Newer kernels call it slab_debug, and take this, too: so did 7.2.
     "use-after-free": Trigger(append="slub_debug=FZPU,vmbox_packet"),
     "list-corruption": Trigger(),

@@ -161,6 +161,7 @@ def _frame_of(oops: Oops | None) -> dict[str, object]:
         "code": oops.code.hex() if oops else "",
         "code_at": oops.code_at if oops else 0,
         "place": [place.function, place.offset] if place else None,
+        "null": oops is not None and oops.bad_place == 0,
         "pid": (oops.pid or 0) if oops else 0,
     }
 

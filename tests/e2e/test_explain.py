@@ -84,6 +84,10 @@ HANGS: dict[str, tuple[str, ...]] = {
 }
 # Faults and checks of other kinds: what `explain` must say. LINE is that of the mark in the source.
 OTHERS: dict[str, tuple[str, ...]] = {
+    "null-call": (
+        r"A NULL pointer was followed: the kernel tried to run code at address 0x0\.",
+        r"It was called by vmbox_poll \(\S+\.c:LINE\) < vmbox_demo_init",
+    ),
     "divide-error": (r"A division by zero\.", r"In vmbox_average\+0x\w+ of module vmbox_demo .*, \S+\.c:LINE\."),
     "warning": (r"WARN\(\) at \S*vmbox_demo\.c:LINE\.", r"but panic_on_warn is set", r"In vmbox_expect\+0x"),
     "refcount": (

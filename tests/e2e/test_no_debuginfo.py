@@ -123,6 +123,19 @@ def test_an_exception_in_the_init_function_of_a_module(podman_rootful: EngineUnd
     assert "vmbox_gateway" in answer
 
 
+@pytest.mark.on_demand("FIDELITY")
+@pytest.mark.parametrize("kernel", ["5.10", "6.1", "6.12", "7.2"])
+def test_the_stack_below_a_call_of_null(podman_rootful: EngineUnderTest, dumps: Dumps, kernel: str) -> None:
+    """6.12's thunks, by which pointers are called, have other symbols at their addresses."""
+    form = "proc-vmcore" if kernel == "7.2" else "kdump"
+    dump = dumps.copy_for(podman_rootful, dumps(kernel, form=form, trigger="null-call"))
+    answer, said = run(podman_rootful, "run", dump, "--no-debuginfo", "--", "bt")
+    assert "AGREES WITH: the log's call trace" in said
+    (stack,) = parse(answer)
+    assert functions(stack)[:3] == ["0x0", "vmbox_poll", "vmbox_demo_init"]
+    assert functions(stack)[-1] == "entry_SYSCALL_64"
+
+
 def _kernels(cases: Sequence[tuple[str, str]]) -> list[object]:
     """The first of some cases in every run, and all when they are asked for."""
     first, *others = cases
