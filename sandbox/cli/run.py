@@ -175,7 +175,11 @@ def list_cases(json: Json = False) -> None:
 
     cases = found()
     if json:
-        render.as_json(cases)
+        # How clients speak to the case is no fact about it, and the token is not for bug reports.
+        private = {"token", "script"}
+        render.as_json(
+            [{name: value for name, value in render.plain(case).items() if name not in private} for case in cases]
+        )
     elif cases:
         columns = ("CASE", "RELEASE", "PROFILE", "ENGINE", "OPENED", "DUMP")
         rows = (

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from debuginfo_bench import Heard
 from engines import INFO
@@ -25,6 +26,7 @@ from memory_engine import MemoryEngine
 from sandbox import debuginfo, image as images, profiles
 from sandbox.case import container, idle, opening, places, self_contained, store
 from sandbox.case.options import OpenOptions
+from sandbox.cli import app
 from sandbox.cli.run import close
 from sandbox.commands import info, shell
 from sandbox.debugger import DEBUGGERS
@@ -467,6 +469,14 @@ def test_a_dump_of_another_machine_is_read_by_drgn_until_its_crash_can_run(
     container.close(store.find(bench.dump) or pytest.fail("no case is open"))
     assert bench.ask()[0] == "crash"
     assert bench.started()[3:] == ["latest", "latest-x86_64"]
+
+
+def test_the_list_of_cases_has_no_token(bench: Bench) -> None:
+    opened = bench.open()
+    (listed,) = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
+    assert (listed["id"], listed["container"]) == (opened.id, opened.container)
+    assert opened.token
+    assert opened.token not in listed.values()
 
 
 # Who closes what
