@@ -158,7 +158,14 @@ def callers(found):
     trace, index = found
     while index < len(trace) and trace[index].is_inline:
         index += 1
-    return [line_of(trace[number]) for number in range(index + 1, min(len(trace), index + 1 + CALLERS))]
+    frames = [trace[number] for number in range(index + 1, min(len(trace), index + 1 + CALLERS))]
+    if trace[index].pc == 0 and frames:
+        # drgn takes the caller of NULL for interrupted, and its return address for where it was.
+        called = {name: frames[0].registers()[long] for name, long in (("ip", "rip"), ("sp", "rsp"), ("bp", "rbp"))}
+        called["ip"] -= 1
+        at_call = prog.stack_trace(drgn.Object(prog, "struct pt_regs", called))  # noqa: F821
+        frames[0] = next(one for one in at_call if not one.is_inline)
+    return [line_of(one) for one in frames]
 
 
 def objects(found):

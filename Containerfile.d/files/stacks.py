@@ -83,24 +83,27 @@ class Unwinder:
 
     def _known(self, trace, holes):
         """([(frame, whether it begins a part)], why there are no more)."""
-        known, expected = [], None
+        known, expected, null = [], None, False
         for number, frame in enumerate(trace):
-            # The first of a trace is where it was begun; others are interrupted where an exception was.
-            begins = frame.interrupted and number > 0
+            # The first of a trace is where it was begun; others are interrupted where an exception was. So drgn says of
+            # the caller of NULL, too.
+            by_null, null = null, False
+            begins = frame.interrupted and number > 0 and not by_null
             if _is_user(frame):
                 known.append((frame, begins))
                 break
             if expected is not None and _sp(frame) != expected:
                 return known, f"drgn does not unwind {known[-1][0].name} as its ORC says"
-            at = self._place(frame)
+            expected = None
+            at = frame.pc - 1 if by_null else self._place(frame)
             function = self._symbol(at)
             if function is None:
                 if not self._called_null(frame, trace[number + 1] if number + 1 < len(trace) else None):
                     return known, f"{frame.pc:#x} is in no function"
                 known.append((frame, begins))
-                expected = _sp(frame) + 8  # nothing but the return address was pushed
+                expected, null = _sp(frame) + 8, True  # nothing but the return address was pushed
                 continue
-            if self._by_frame_pointers and number and not begins and (below := known[-1][0]).interrupted:
+            if self._by_frame_pointers and number and not (begins or by_null) and (below := known[-1][0]).interrupted:
                 # It may have been interrupted before it had a frame, so that this is the caller of its caller.
                 called = self._symbol(below.pc)
                 if not self._has_frame(below.pc, called) and not self._calls(frame.pc, called):
