@@ -67,25 +67,6 @@ static void null_pointer(void)
 		vmbox_forward(packet);
 }
 
-struct vmbox_driver {
-	unsigned long flags;
-	unsigned long (*poll)(unsigned long budget);
-};
-static_assert(offsetof(struct vmbox_driver, poll) == 8);
-
-static as_written unsigned long vmbox_poll(struct vmbox_driver *driver)
-{
-	return 1 + READ_ONCE(driver->poll)(64); /* CAUSE: null-call */
-}
-
-static void null_call(void)
-{
-	struct vmbox_driver *driver = kzalloc(sizeof(*driver), GFP_KERNEL);
-
-	if (driver)
-		pr_info("vmbox_demo: %lu packets\n", vmbox_poll(driver));
-}
-
 static as_written void vmbox_measure(struct vmbox_packet *packet)
 {
 	/* The packet is free, and what its pointer was is SLUB's poison. */
@@ -575,6 +556,25 @@ static void waiting(void)
 	/* Last: it takes a CPU. */
 	msleep(800);
 	run(grace_period_reader, "vmbox-rcu");
+}
+
+struct vmbox_driver {
+	unsigned long flags;
+	unsigned long (*poll)(unsigned long budget);
+};
+static_assert(offsetof(struct vmbox_driver, poll) == 8);
+
+static as_written unsigned long vmbox_poll(struct vmbox_driver *driver)
+{
+	return 1 + READ_ONCE(driver->poll)(64); /* CAUSE: null-call */
+}
+
+static void null_call(void)
+{
+	struct vmbox_driver *driver = kzalloc(sizeof(*driver), GFP_KERNEL);
+
+	if (driver)
+		pr_info("vmbox_demo: %lu packets\n", vmbox_poll(driver));
 }
 
 /* Not __init: debuggers have no names for code in a section that is about to be freed. */
