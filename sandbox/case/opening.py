@@ -21,6 +21,7 @@ from sandbox.errors import (
     DumpUnreadable,
     EngineFailed,
     PathNotFound,
+    UnknownKernel,
     UsageError,
     pasteable,
 )
@@ -367,7 +368,18 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
         _refuse_part(vmcore, dump)
     if vmcore.complete is False:
         reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
-    return select(vmcore, override=options.image)
+    try:
+        return select(vmcore, override=options.image)
+    except UnknownKernel as error:
+        from sandbox.case import remote_dump
+        from sandbox.case.remote_file import download_hint
+
+        if not remote_dump.is_description(vmcore.path):
+            raise
+        # Of a file here all of memory was searched for the kernel's name.
+        shown = remote_dump.name(vmcore.path)
+        message = error.message.replace(str(vmcore.path), shown)
+        raise UnknownKernel(message, hint=f"all of it is searched here; {download_hint(shown)}") from error
 
 
 def _case(

@@ -24,7 +24,7 @@ from engines import INFO
 from memory_case import KILLED, Cases
 from memory_engine import MemoryEngine
 from sandbox import debuginfo, image as images, profiles
-from sandbox.case import container, idle, opening, places, self_contained, store
+from sandbox.case import container, idle, opening, places, remote_dump, self_contained, store
 from sandbox.case.options import OpenOptions
 from sandbox.cli import app
 from sandbox.cli.run import close
@@ -43,6 +43,7 @@ from sandbox.errors import (
     ImageBuildFailed,
     SessionDied,
     SessionFailed,
+    UnknownKernel,
     UsageError,
 )
 from sandbox.host import checks
@@ -469,6 +470,22 @@ def test_a_dump_of_another_machine_is_read_by_drgn_until_its_crash_can_run(
     container.close(store.find(bench.dump) or pytest.fail("no case is open"))
     assert bench.ask()[0] == "crash"
     assert bench.started()[3:] == ["latest", "latest-x86_64"]
+
+
+def test_a_dump_on_a_server_that_names_no_kernel_has_to_be_downloaded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its beginning and end are searched for VMCOREINFO there, and all of it here."""
+    nameless = dataclasses.replace(bench.vmcore, release=None, skipped="there is no VMCOREINFO")
+    monkeypatch.setattr(opening, "identified", lambda *_: nameless)
+    monkeypatch.setattr(remote_dump, "is_description", lambda path: path == bench.dump)
+    monkeypatch.setattr(remote_dump, "name", lambda _: "https://host/vmcore")
+    with pytest.raises(UnknownKernel) as caught:
+        opening.open_dump(bench.dump, OpenOptions(), bench.heard)
+    said = "https://host/vmcore: the dump does not say which kernel wrote it: there is no VMCOREINFO"
+    assert caught.value.message == said
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("vmbox info --download https://host/vmcore")
 
 
 def test_the_list_of_cases_has_no_token(bench: Bench) -> None:
