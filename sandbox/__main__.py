@@ -96,8 +96,8 @@ def _info(arguments: Sequence[str]) -> bool:
             from sandbox.render import exit_on_error
 
             with exit_on_error():
-                from sandbox.case.naming import named
                 from sandbox.commands.info import show
+                from sandbox.remote.naming import named
 
                 show(named(path), json=len(arguments) > 2)
             return True
@@ -134,16 +134,16 @@ def _run(arguments: Sequence[str]) -> bool:
 def _open_case(asked: RunArguments) -> Case | None:
     """The open case of the dump, if it is as it is asked for."""
     from sandbox.case import store
-    from sandbox.case.places import DESCRIBED
+    from sandbox.remote.places import DESCRIBED
 
     options = asked.open_options()
     dump = asked.vmcore
     if dump.parent.suffix == DESCRIBED:
-        from sandbox.case import remote_dump
+        from sandbox.remote import described
 
-        if not remote_dump.is_known(dump):
+        if not described.is_known(dump):
             return None
-        dump = remote_dump.known(dump)
+        dump = described.known(dump)
     try:
         case = store.find(dump, engine=options.engine)
     except OSError:

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from sandbox.case import store
-from sandbox.case.naming import named
 from sandbox.case.opening import find_or_open_case
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import prefetch
@@ -23,6 +22,7 @@ from sandbox.host import config
 from sandbox.judge.verdict import Verdict
 from sandbox.model import Case, CommandStatus, Debuginfo, Vmcore
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote.naming import named
 from sandbox.session.judging import Judge
 from sandbox.session.run_recorded import run_recorded
 from sandbox.session.second_stack import Confirmed, SecondStack

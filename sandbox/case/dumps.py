@@ -1,7 +1,7 @@
 """A dump wherever it is: a path of this host, or a URL.
 
 `sandbox.dump` reads files only. The functions here take what a user names, and the path that stands for a URL
-(`sandbox.case.remote_dump`).
+(`sandbox.remote.described`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sandbox.case.places import DESCRIBED
 from sandbox.dump import (
     identify as identify_file,
     identify_inside,
@@ -24,23 +23,24 @@ from sandbox.dump.reader import reads_memory
 from sandbox.host import paths
 from sandbox.model import Vmcore
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote.places import DESCRIBED
 
 if TYPE_CHECKING:
     # Most dumps are files of this host: what reads others is not loaded for them.
-    from sandbox.case.remote_source import RemoteSource
     from sandbox.dump.printk import Record
     from sandbox.dump.view import View
     from sandbox.judge.log import Witness
+    from sandbox.remote.source import RemoteSource
 
 
 def _here(dump: Path, reporter: Reporter) -> tuple[Path, bool]:
     """The file of a dump, or what stands for one on a server, and whether it is that."""
     if dump.parent.suffix != DESCRIBED:
         return dump, False
-    from sandbox.case import remote_dump
+    from sandbox.remote import described
 
-    here = remote_dump.local(dump, reporter)
-    return here, remote_dump.is_description(here)
+    here = described.local(dump, reporter)
+    return here, described.is_description(here)
 
 
 def identify(dump: Path, reporter: Reporter = QUIET) -> Vmcore:
@@ -92,8 +92,8 @@ def read_log(dump: Path, reporter: Reporter = QUIET) -> Iterator[bytes]:
 
 def _records_there(here: Path, reporter: Reporter) -> Iterator[Record]:
     """Messages of the log of a dump on a server."""
-    from sandbox.case.remote_split import RemoteNeighbours
     from sandbox.dump.kernel_log import read_source
+    from sandbox.remote.split import RemoteNeighbours
 
     with _named(here), _view(here, reporter) as (_, view):
         yield from read_source(view, here, RemoteNeighbours(here, reporter))
@@ -112,39 +112,39 @@ def witness(dump: Path, vmcore: Vmcore | None = None, *, unpacked: Path | None =
 
 def _named(here: Path) -> AbstractContextManager[None]:
     """Errors of what is read have the URL in the place of the path that stands for it."""
-    from sandbox.case import remote_dump
     from sandbox.errors import called
+    from sandbox.remote import described
 
-    return called(here, lambda: remote_dump.name(here))
+    return called(here, lambda: described.name(here))
 
 
 @contextmanager
 def _view(here: Path, reporter: Reporter) -> Iterator[tuple[RemoteSource, RemoteSource | View]]:
     """A dump on a server, and what is in it. A log is what it is."""
-    from sandbox.case import remote_dump
-    from sandbox.case.remote_file import download_hint
-    from sandbox.case.remote_source import RemoteSource
     from sandbox.dump.kernel_log import is_log
     from sandbox.dump.view import open_view
     from sandbox.errors import DumpUnreadable
+    from sandbox.remote import described
+    from sandbox.remote.file import download_hint
+    from sandbox.remote.source import RemoteSource
 
     with RemoteSource(here, reporter) as source:
         view = open_view(source, paths.unpacked_dir(), reporter) or (source if is_log(source) else None)
         if view is None:
-            shown = remote_dump.name(here)
+            shown = described.name(here)
             raise DumpUnreadable(f"{shown} has to be unpacked, which takes all of it", hint=download_hint(shown))
         yield source, view
 
 
 def _identify_remote(here: Path, reporter: Reporter, *, whole: bool) -> Vmcore:
     """`whole`: all of a flattened or gzip file is fetched, once, to index it; else only its beginning is read."""
-    from sandbox.case.remote_source import RemoteSource
-    from sandbox.case.remote_split import RemoteNeighbours
     from sandbox.dump import piece_index
     from sandbox.dump.flattened import MAGIC
     from sandbox.dump.identify import identify_source
     from sandbox.dump.view import open_view
     from sandbox.errors import DumpDamaged
+    from sandbox.remote.source import RemoteSource
+    from sandbox.remote.split import RemoteNeighbours
 
     beside = RemoteNeighbours(here, reporter)
     if whole:

@@ -10,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import remote_dump, remote_pages, store
-from sandbox.case.places import DESCRIBED
+from sandbox.case import store
 from sandbox.dump import piece_index
 from sandbox.host import paths
 from sandbox.host.files import age
 from sandbox.log import Log
+from sandbox.remote import described, pages
+from sandbox.remote.places import DESCRIBED
 
 _DAYS: Final = 30
 
@@ -35,9 +36,9 @@ def prune(days: float = _DAYS) -> list[Path]:
     for place in old:
         if place.resolve() in open_now:
             continue
-        description = next((one for one in place.iterdir() if one.name != remote_pages.NAME), None)
-        if description is not None and remote_dump.is_description(description):
-            remote_dump.forget(description)
+        description = next((one for one in place.iterdir() if one.name != pages.NAME), None)
+        if description is not None and described.is_description(description):
+            described.forget(description)
         else:
             for name in (piece_index.NAME, piece_index.GZIP):
                 (place / name).unlink(missing_ok=True)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from sandbox.case import store
 from sandbox.case.available_image import newest_with, profile_with
 from sandbox.case.options import OpenOptions, debuginfo_is_gone
-from sandbox.case.places import DESCRIBED
 from sandbox.case.provision import Provisioned
 from sandbox.case.without_debuginfo import WithoutDebuginfo, provision_or_without
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
@@ -30,6 +29,7 @@ from sandbox.host.background import in_background
 from sandbox.log import Log
 from sandbox.model import REMOTE_SCHEMES, Case, DumpFormat
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote.places import DESCRIBED
 
 if TYPE_CHECKING:
     # A warm run finds its case and needs none of these.
@@ -68,9 +68,9 @@ def _here(dump: Path, reporter: Reporter) -> Path:
     """The dump, or the path of this host that stands for one that is given as a URL."""
     if dump.parent.suffix != DESCRIBED:
         return dump
-    from sandbox.case import remote_dump
+    from sandbox.remote import described
 
-    return remote_dump.local(dump, reporter)
+    return described.local(dump, reporter)
 
 
 def _why_again(options: OpenOptions) -> str:
@@ -155,11 +155,11 @@ def open_dump(
     `replaces` is the dump's open case, which is not as `options` say. It is closed when everything else is at hand, so
     that a mistake in the options does not cost it.
     """
-    from sandbox.case import remote_dump
     from sandbox.case.kept_dumps import prune
     from sandbox.case.overdue import close_overdue
     from sandbox.dump import is_plain
     from sandbox.engine.orphans import orphans
+    from sandbox.remote import described
 
     options = options or OpenOptions()
     if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
@@ -173,7 +173,7 @@ def open_dump(
         prune()
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
-        if is_plain(vmcore) and not remote_dump.is_description(vmcore.path) and options.record is None:
+        if is_plain(vmcore) and not described.is_description(vmcore.path) and options.record is None:
             ready = provision_or_without(vmcore, selection, options, engine, reporter)
             _replace(replaces, ready, options, reporter)
             return _case(vmcore, ready, options, engine, reporter)
@@ -203,16 +203,16 @@ def _replace(
 
 def _copied(vmcore: Vmcore, options: OpenOptions, reporter: Reporter) -> Vmcore:
     """The dump as a plain file of this host."""
-    from sandbox.case import remote_dump
     from sandbox.dump import unpack
+    from sandbox.remote import described
 
     if options.record is not None:
         raise DumpUnreadable(
             f"which pages of {vmcore.path.name} are read cannot be seen: it is not served to the case",
             hint="unpack it, if it is an archive; vmbox doctor checks what a view needs",
         )
-    if remote_dump.is_description(vmcore.path):
-        name = remote_dump.name(vmcore.path)
+    if described.is_description(vmcore.path):
+        name = described.name(vmcore.path)
         raise DumpUnreadable(f"{name} cannot be served to a case here", hint="download it, and open the file")
     return replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
 
@@ -259,15 +259,16 @@ def _serving(
     vmcore: Vmcore, engine: Engine, reporter: Reporter, *, record: Path | None = None
 ) -> Iterator[Server | None]:
     """Yields the server of a dump that is not plain; None where a copy has to be made, or is there."""
-    from sandbox.case import remote_dump, views
+    from sandbox.case import views
     from sandbox.dump.unpacking import unpacked_path
+    from sandbox.remote import described
 
     server = None
     if record or vmcore.path.is_dir() or not unpacked_path(vmcore.path, paths.unpacked_dir()).is_file():
         try:
             server = views.serve(vmcore, engine.info(), reporter, record=record)
         except views.NotServed as reason:
-            doing = "cannot be" if remote_dump.is_description(vmcore.path) else "is copied, because its bytes cannot be"
+            doing = "cannot be" if described.is_description(vmcore.path) else "is copied, because its bytes cannot be"
             reporter.notice(f"{vmcore.path.name} {doing} served: {reason}; {reason.hint}")
     try:
         yield server
@@ -301,7 +302,7 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replac
     """The dump is a path of the engine's host. What is sent there is an image, once, and nothing comes from there but
     what the dump says about itself.
     """
-    from sandbox.case import remote, self_contained
+    from sandbox.case import on_engine_host, self_contained
     from sandbox.dump import is_plain
     from sandbox.engine import connect
     from sandbox.engine.orphans import orphans
@@ -310,7 +311,7 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replac
     try:
         for left in orphans(engine):  # of a vmbox of this host that was killed
             engine.remove(left.id)
-        vmcore = remote.identify(dump, engine, reporter)
+        vmcore = on_engine_host.identify(dump, engine, reporter)
         selection = _select(vmcore, dump, options, reporter)
         if not is_plain(vmcore):
             raise DumpUnreadable(
@@ -337,11 +338,11 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replac
 def refuse_log(vmcore: Vmcore, dump: Path) -> None:
     """Raises `DumpNotFound` when there is only the log of a crash."""
     if vmcore.original_path is not None or vmcore.format is DumpFormat.LOG:
-        from sandbox.case import remote_dump
+        from sandbox.remote import described
 
         where = f": ask for {vmcore.original_path}" if vmcore.original_path else ""
         raise DumpNotFound(
-            f"{remote_dump.name(dump)} tells of a crash, but the vmcore itself is not in it{where}",
+            f"{described.name(dump)} tells of a crash, but the vmcore itself is not in it{where}",
             hint=f"vmbox info {pasteable(dump)}",
         )
 
@@ -351,10 +352,10 @@ def _refuse_part(vmcore: Vmcore, dump: Path) -> None:
     and to try them all takes half a minute.
     """
     if vmcore.missing_parts:
-        from sandbox.case import remote_dump
+        from sandbox.remote import described
 
         raise DumpNotFound(
-            f"{remote_dump.name(dump)}: {vmcore.incomplete_reason}",
+            f"{described.name(dump)}: {vmcore.incomplete_reason}",
             hint="what is there is tried with --force; vmbox dmesg needs the part with the log only",
         )
 
@@ -371,13 +372,13 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
     try:
         return select(vmcore, override=options.image)
     except UnknownKernel as error:
-        from sandbox.case import remote_dump
-        from sandbox.case.remote_file import download_hint
+        from sandbox.remote import described
+        from sandbox.remote.file import download_hint
 
-        if not remote_dump.is_description(vmcore.path):
+        if not described.is_description(vmcore.path):
             raise
         # Of a file here all of memory was searched for the kernel's name.
-        shown = remote_dump.name(vmcore.path)
+        shown = described.name(vmcore.path)
         message = error.message.replace(str(vmcore.path), shown)
         raise UnknownKernel(message, hint=f"all of it is searched here; {download_hint(shown)}") from error
 

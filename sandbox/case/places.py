@@ -1,4 +1,4 @@
-"""Places in a case container, and on the host those of views and of dumps on servers."""
+"""Places in a case container, and on the host those of views."""
 
 from __future__ import annotations
 
@@ -11,12 +11,6 @@ VMLINUX: Final = "/case/debuginfo/vmlinux"
 
 SESSION: Final = "/usr/libexec/vmbox/session"
 RELAY: Final = "/usr/libexec/vmbox/relay"
-
-DESCRIBED: Final = ".remote"
-"""On the host: suffix of the directory of what stands for a dump on a server (`sandbox.case.remote_dump`)."""
-
-COPIED: Final = ".download"
-"""On the host: suffix of the directory of the copy of a dump on a server."""
 
 VIEW_LOCK: Final = "lock"
 """On the host, in the directory of a view: held by the process that serves it."""

@@ -33,8 +33,8 @@ from sandbox.dump.view import View, open_view
 from sandbox.errors import VmboxError
 
 if TYPE_CHECKING:
-    from sandbox.case.remote_source import RemoteSource
     from sandbox.dump.kdump_writer import PageView
+    from sandbox.remote.source import RemoteSource
 
 READY: Final = b"ready\n"
 
@@ -53,11 +53,11 @@ _NO_FOLLOW: Final = 8
 
 def open_file(dump: Path) -> FileSource | RemoteSource:
     """Opens a dump, or the one on a server that `dump` describes. Raises `DumpError`."""
-    from sandbox.case import remote_dump
+    from sandbox.remote import described
 
-    if not remote_dump.is_description(dump):
+    if not described.is_description(dump):
         return FileSource(dump)
-    from sandbox.case.remote_source import RemoteSource
+    from sandbox.remote.source import RemoteSource
 
     return RemoteSource(dump)
 

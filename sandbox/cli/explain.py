@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from sandbox import render
-from sandbox.case.naming import named
 from sandbox.cli.app import command
 from sandbox.cli.options import EngineName, Force, GivenDebuginfo, Json, NoDebuginfo, Quiet, Timeout
+from sandbox.remote.naming import named
 
 
 @command()
@@ -43,8 +43,8 @@ def explain(
     Nothing is said that was not read: what is not known is listed, with the reason.
     """
     from sandbox.case.options import OpenOptions
-    from sandbox.case.remote_dump import local
     from sandbox.errors import NotADump, pasteable
+    from sandbox.remote.described import local
     from sandbox.report.fault import explain_dump
 
     # Messages name the dump, and a URL may be signed.
@@ -94,10 +94,10 @@ def waits(
     Owners are those of the locks' own words; for what the kernel records no owner of, that is said.
     """
     from sandbox.case.options import OpenOptions
-    from sandbox.case.remote_dump import local
     from sandbox.errors import UsageError, pasteable
     from sandbox.explain import text
     from sandbox.explain.waits import dot as as_dot
+    from sandbox.remote.described import local
     from sandbox.report.waits import waits_of
 
     if json and dot:

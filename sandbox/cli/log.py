@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from sandbox import render
-from sandbox.case.naming import named
 from sandbox.cli.app import command
 from sandbox.cli.options import Json
 from sandbox.debugger import DEFAULT
+from sandbox.remote.naming import named
 
 
 @command()
@@ -27,9 +27,9 @@ def log(
         _list(json=json)
         return
     if ":/" in what:
-        from sandbox.case import remote_dump
+        from sandbox.remote import described
 
-        what = str(remote_dump.known(named(what)))
+        what = str(described.known(named(what)))
     output = render.Output()
     for path in find(what, render.reporter(quiet=False)):
         if script:

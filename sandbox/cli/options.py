@@ -7,11 +7,11 @@ from typing import Annotated, Final
 
 import typer
 
-from sandbox.case.naming import named
 from sandbox.cli import completion
 from sandbox.debugger import DEBUGGERS
 from sandbox.errors import UsageError
 from sandbox.host import config
+from sandbox.remote.naming import named
 
 
 def _sane(seconds: float) -> float:

@@ -11,7 +11,6 @@ import typer
 import typer.core
 
 from sandbox import render
-from sandbox.case.naming import named
 from sandbox.cli import completion
 from sandbox.cli.app import Command, command, start_log
 from sandbox.cli.options import (
@@ -30,6 +29,7 @@ from sandbox.cli.options import (
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import CaseNotFound, UsageError, VmboxError
 from sandbox.host import paths
+from sandbox.remote.naming import named
 
 if TYPE_CHECKING:
     from sandbox.commands.run_arguments import RunArguments
@@ -170,8 +170,8 @@ def shell(
 @command("list")
 def list_cases(json: Json = False) -> None:
     """List the open cases."""
-    from sandbox.case import remote_dump
     from sandbox.case.store import open_cases as found
+    from sandbox.remote import described
 
     cases = found()
     if json:
@@ -189,7 +189,7 @@ def list_cases(json: Json = False) -> None:
                 case.profile,
                 case.engine,
                 f"{case.opened.astimezone():%Y-%m-%d %H:%M}",
-                remote_dump.name(case.dump),
+                described.name(case.dump),
             )
             for case in cases
         )
@@ -209,10 +209,11 @@ def close(
 
     Also removes the unpacked copy of an archive and the index of a flattened dump, if the case has ended by itself too.
     """
-    from sandbox.case import remote_dump, store
+    from sandbox.case import store
     from sandbox.case.container import close as end
     from sandbox.dump.unpacking import forget, unpacked_path
     from sandbox.log import without_secrets
+    from sandbox.remote import described
 
     if bool(what) == everything:
         raise typer.BadParameter("give dumps, cases, or --all")
@@ -221,14 +222,14 @@ def close(
     ended: list[Path] = []
     found: dict[str, Case] = {}
     for given in what or ():
-        one = str(remote_dump.known(named(given))) if ":/" in given else given  # what stands for a URL here
+        one = str(described.known(named(given))) if ":/" in given else given  # what stands for a URL here
         try:
             found |= {case.id: case for case in store.find_by_id_or_dump(one)}
         except CaseNotFound:
             there = Path(one).exists()
             if not there or not (
-                remote_dump.is_description(Path(one))
-                or remote_dump.is_copy(Path(one))
+                described.is_description(Path(one))
+                or described.is_copy(Path(one))
                 or unpacked_path(Path(one), copies).parent.is_dir()
             ):
                 if one == given:
@@ -244,7 +245,7 @@ def close(
             failures.append(error)
             render.error(error)
             continue
-        render.note(render.one_line(f"closed {case.id} ({remote_dump.name(case.dump)})"))
+        render.note(render.one_line(f"closed {case.id} ({described.name(case.dump)})"))
         if not case.remote:
             ended.append(case.dump)
     for dump in dict.fromkeys(ended):
@@ -252,7 +253,7 @@ def close(
         if not os.access(dump, os.F_OK) or store.find(dump) is not None:
             continue
         # The index of a flattened one is called after the description.
-        if any((forget(dump, copies), remote_dump.forget(dump))):
+        if any((forget(dump, copies), described.forget(dump))):
             render.note(render.one_line(f"removed what was kept of {dump.name}"))
     if failures:
         raise typer.Exit(failures[0].exit_code)

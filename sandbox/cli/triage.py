@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sandbox import render
-from sandbox.case.naming import named
 from sandbox.cli.app import command
 from sandbox.cli.options import (
     EngineName,
@@ -27,6 +26,7 @@ from sandbox.cli.options import (
 from sandbox.errors import NotADump, UsageError, VmboxError, pasteable
 from sandbox.host.background import in_background
 from sandbox.host.files import STDOUT
+from sandbox.remote.naming import named
 
 if TYPE_CHECKING:
     from sandbox.report.model import Report
@@ -134,8 +134,8 @@ def _doubted(*reports: Report) -> None:
 
 def _files(dump: Path, output: Path) -> Sequence[Path]:
     """All files of a dump where `output` is there and could be one of them: a part, or the memory beside its state."""
-    from sandbox.case.remote_dump import url_of
     from sandbox.dump import identify
+    from sandbox.remote.described import url_of
 
     if output == STDOUT or not output.is_file() or url_of(dump) is not None:
         return ()
@@ -205,7 +205,7 @@ def triage(
     number of tasks that the debugger prints of one is not its kernel's.
     """
     from sandbox.case.options import OpenOptions
-    from sandbox.case.remote_dump import refuse_url
+    from sandbox.remote.described import refuse_url
     from sandbox.triage import discovery, table
     from sandbox.triage.scheduler import triage as triage_all
 

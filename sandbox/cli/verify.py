@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from sandbox import render
-from sandbox.case.naming import named
 from sandbox.cli.app import command
 from sandbox.cli.options import Json, Quiet
+from sandbox.remote.naming import named
 
 
 @command()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandbox import render
-from sandbox.case.naming import named
 from sandbox.case.options import OpenOptions
 from sandbox.errors import DebuginfoError, DebuginfoMismatch, NoSpace, NotADump, UnknownKernel
 from sandbox.formats import elf
@@ -20,6 +19,7 @@ from sandbox.host.background import in_background
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
+from sandbox.remote.naming import named
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

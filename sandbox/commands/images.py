@@ -15,7 +15,6 @@ from typing import BinaryIO, Final
 from sandbox import image as images
 from sandbox.case import self_contained, store
 from sandbox.case.dumps import identify
-from sandbox.case.naming import named
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import provision
 from sandbox.engine import Engine, connect, labels
@@ -37,6 +36,7 @@ from sandbox.host.files import STDOUT, check_output, refuse_evidence, write_outp
 from sandbox.model import DUMP_SCHEMES, Vmcore
 from sandbox.profiles import Profile, load, platforms, select
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote.naming import named
 from sandbox.session import module_debuginfo
 from sandbox.session.start import open_session
 

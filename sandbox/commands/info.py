@@ -7,13 +7,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from sandbox import render
-from sandbox.case.places import DESCRIBED
 from sandbox.dump import is_partly_searched
 from sandbox.dump.release import UNKNOWN, classify, of_release
 from sandbox.errors import ConfigurationError, UnknownKernel
 from sandbox.host import config, paths, standard_input
 from sandbox.model import Vmcore, key_of
 from sandbox.profiles import Profile, select
+from sandbox.remote.places import DESCRIBED
 
 _WORDS = {
     "format": "FORMAT",
@@ -36,9 +36,9 @@ _USUAL = ("x86_64", "aarch64", "ppc64le", "s390x")
 def show(path: Path, *, json: bool, unpack: bool = False, download: bool = False, engine: str | None = None) -> None:
     """`vmbox info`: identifies a dump, of this host or of that of an `engine` elsewhere, and prints what is known."""
     if download:
-        from sandbox.case import remote_dump
+        from sandbox.remote import described
 
-        path = remote_dump.download(path, render.reporter(quiet=False))
+        path = described.download(path, render.reporter(quiet=False))
     if str(path) == "-" and engine is None:
         with standard_input.as_file() as file:
             vmcore = _identified_here(file, unpack=unpack)
@@ -65,7 +65,7 @@ def _identified_here(path: Path, *, unpack: bool) -> Vmcore:
 def _identified_there(path: Path, engine: str) -> Vmcore:
     from contextlib import closing
 
-    from sandbox.case.remote import identify
+    from sandbox.case.on_engine_host import identify
     from sandbox.engine import connect
     from sandbox.model import REMOTE_SCHEMES
 
@@ -248,9 +248,9 @@ def _way_to_read(vmcore: Vmcore) -> str:
 def _name(path: Path) -> str:
     if path.parent.suffix != DESCRIBED:
         return str(path)
-    from sandbox.case import remote_dump
+    from sandbox.remote import described
 
-    return remote_dump.name(path)
+    return described.name(path)
 
 
 def _debuginfo_here(vmcore: Vmcore) -> dict[str, str] | None:

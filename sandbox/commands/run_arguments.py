@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sandbox.case.naming import named
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT
 from sandbox.errors import UsageError, refuse_empty
 from sandbox.host import config
+from sandbox.remote.naming import named
 
 FLAGS: Final[Mapping[str, str]] = {
     "--json": "json",

@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import remote_dump
 from sandbox.dump import identify
 from sandbox.dump.source import FileSource, cannot_open, open_evidence
 from sandbox.errors import DumpUnreadable, EvidenceChanged, NotADump, UsageError, VmboxError, pasteable, unwritable
@@ -30,6 +29,7 @@ from sandbox.host.background import in_background
 from sandbox.host.files import write_atomically
 from sandbox.model import field_with_key
 from sandbox.progress import QUIET, Reporter, Step
+from sandbox.remote import described
 
 _PIECE: Final = 4 << 20
 _ZEROS: Final = bytes(_PIECE)
@@ -89,24 +89,22 @@ def verify(
         raise UsageError("a SHA-256 has 64 hexadecimal digits", hint="sha256sum FILE prints it")
     if expected is not None and len(dumps) > 1:
         raise UsageError("one SHA-256 is of one file", hint="verify the files one by one")
-    dumps = [remote_dump.local(dump, reporter) for dump in dumps]
+    dumps = [described.local(dump, reporter) for dump in dumps]
     found = _fingerprints(dumps, reporter)
     results, changes = [], []
     for path, now in zip(dumps, found, strict=True):
         wanted = expected or _beside(path, reporter)
         if wanted is not None and wanted.lower() != now.sha256:
-            changes.append(f"{remote_dump.name(path)}: its SHA-256 is {now.sha256}, it should be {wanted.lower()}")
+            changes.append(f"{described.name(path)}: its SHA-256 is {now.sha256}, it should be {wanted.lower()}")
             continue
         before = None if accept else _read(path)
         if before is None:
             when = _record(path, now)
         else:
             when = before.recorded
-            changes += [f"{remote_dump.name(path)}: {change}" for change in _differences(before.fingerprint, now)]
+            changes += [f"{described.name(path)}: {change}" for change in _differences(before.fingerprint, now)]
         results.append(
-            VerifiedFile(
-                path=path, name=remote_dump.name(path), found=now, recorded=when, newly_recorded=before is None
-            )
+            VerifiedFile(path=path, name=described.name(path), found=now, recorded=when, newly_recorded=before is None)
         )
     if changes:
         names = ", ".join(sorted({change.partition(": ")[0] for change in changes}))
@@ -118,7 +116,7 @@ def verify(
 
 def _name_other_parts(path: Path, named: Sequence[Path], reporter: Reporter) -> None:
     """Says which files of the same dump were not named, the other parts of a split set: they were not looked at."""
-    if remote_dump.is_description(path):
+    if described.is_description(path):
         return
     with suppress(VmboxError):  # any file is verified, also what is no dump
         here = {os.path.realpath(one) for one in named}
@@ -148,7 +146,7 @@ def _fingerprints(dumps: Sequence[Path], reporter: Reporter) -> list[Fingerprint
 
 def fingerprint(path: Path, reporter: Reporter = QUIET) -> Fingerprint:
     """Reads all of a file, or of a dump on a server. Raises `DumpUnreadable` also when it changes meanwhile."""
-    if remote_dump.is_description(path):
+    if described.is_description(path):
         return _remote_fingerprint(path, reporter)
     try:
         descriptor = open_evidence(path)
@@ -187,7 +185,7 @@ def _refuse_endless(path: Path, mode: int) -> None:
 
 def _remote_fingerprint(path: Path, reporter: Reporter) -> Fingerprint:
     """Streams the dump once; nothing of it is kept."""
-    from sandbox.case.remote_source import RemoteSource
+    from sandbox.remote.source import RemoteSource
 
     sha256 = hashlib.sha256()
     with (
@@ -265,7 +263,7 @@ def _differences(before: Fingerprint, now: Fingerprint) -> list[str]:
 
 def _beside(path: Path, reporter: Reporter) -> str | None:
     """The SHA-256 in the file beside a dump. Says so where there is a file and no SHA-256 in it."""
-    if remote_dump.is_description(path):
+    if described.is_description(path):
         return None
     beside = path.with_name(f"{path.name}.sha256")
     if not os.path.lexists(beside):
@@ -285,11 +283,11 @@ def _beside(path: Path, reporter: Reporter) -> str | None:
 
 def _named(path: Path) -> str:
     """What a record is of, for who reads it."""
-    return remote_dump.name(path) if remote_dump.is_description(path) else str(path.resolve())
+    return described.name(path) if described.is_description(path) else str(path.resolve())
 
 
 def _place(path: Path) -> Path:
-    what = remote_dump.without_signature(path) if remote_dump.is_description(path) else str(path.resolve())
+    what = described.without_signature(path) if described.is_description(path) else str(path.resolve())
     name = hashlib.sha256(os.fsencode(what)).hexdigest()[:24]
     return paths.state_dir() / "evidence" / f"{name}.json"
 

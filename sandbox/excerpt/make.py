@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import remote_dump
 from sandbox.case.dumps import identify_inside_of
 from sandbox.case.opening import refuse_log
 from sandbox.case.options import OpenOptions
@@ -30,6 +29,7 @@ from sandbox.host.files import STDOUT, check_output, refuse_evidence, write_outp
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.model import Vmcore, Wrapper
 from sandbox.progress import QUIET, Reporter, Step
+from sandbox.remote import described
 from sandbox.render import plain
 from sandbox.version import __version__
 
@@ -101,7 +101,7 @@ def make(
     with _open_pages(vmcore, reporter) as (beginning, memory):
         total = PageView(beginning, memory).pages
         manifest = Manifest(
-            excerpt_of=remote_dump.name(dump).rpartition("/")[2],
+            excerpt_of=described.name(dump).rpartition("/")[2],
             size=vmcore.size,
             made=made.isoformat().replace("+00:00", "Z"),
             vmbox_version=__version__,
@@ -146,7 +146,7 @@ def _open_pages(vmcore: Vmcore, reporter: Reporter) -> Iterator[tuple[Beginning,
             added = additions(file, vmcore, kept, reporter)
             view = None if added is None else open_view(file, kept, reporter, additions=added)
             if view is None:
-                what = remote_dump.name(vmcore.path)
+                what = described.name(vmcore.path)
                 by = _UNPACKED_BY.get(vmcore.wrappers[0]) if vmcore.wrappers else None
                 raise DumpUnreadable(
                     f"the pages of {what} cannot be read where they are",

@@ -244,7 +244,7 @@ class Tools:
         refuse_empty(path)
         if "\0" in path:
             raise UsageError("a path has no NUL in it", hint="identify PATH")
-        from sandbox.case.remote_dump import refuse_url
+        from sandbox.remote.described import refuse_url
 
         refuse_url([path], "vmbox run URL -- bt, in a terminal")
         where = Path(path).expanduser().resolve()

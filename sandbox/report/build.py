@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import remote_dump
 from sandbox.case.dumps import identify, witness
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import COUNT_TASKS, DEBUGGERS, DEFAULT
@@ -28,6 +27,7 @@ from sandbox.judge.verdict import Verdict
 from sandbox.model import DumpFormat, PanicCause, Vmcore, kernel_version
 from sandbox.profiles import makedumpfile
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote import described
 from sandbox.report import kmem, signature, tables
 from sandbox.report.causes import explain
 from sandbox.report.collect import PARTS, CommandOutputs, collect
@@ -56,11 +56,11 @@ def make(dump: Path, options: OpenOptions | None = None, reporter: Reporter = QU
     """
     config.time_limit(timeout)
     began = time.monotonic()
-    dump = remote_dump.local(dump, reporter)
+    dump = described.local(dump, reporter)
     index_pieces(dump, paths.unpacked_dir(), reporter)
     vmcore = identify(dump, reporter)
     if vmcore.format is DumpFormat.LOG:
-        alone = DumpNotFound(f"{remote_dump.name(dump)} is a log without its dump, which has the rest", hint="")
+        alone = DumpNotFound(f"{described.name(dump)} is a log without its dump, which has the rest", hint="")
         return read(vmcore, None, alone, seconds=time.monotonic() - began)
     try:
         answers, problem = collect(dump, options or OpenOptions(), reporter, timeout=timeout), None
@@ -178,7 +178,7 @@ def _identity(
 ) -> Identity:
     case = answers.case if answers else {}
     return Identity(
-        dump=remote_dump.name(vmcore.path),
+        dump=described.name(vmcore.path),
         size=vmcore.size,
         format=f"{vmcore.format}, flattened" if vmcore.flattened else vmcore.format,
         release=vmcore.release,

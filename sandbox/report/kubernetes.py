@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
-from sandbox.case import remote_dump, self_contained
+from sandbox.case import self_contained
 from sandbox.case.places import VMLINUX
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.debugger.protocol import VMCOREINFO
@@ -27,6 +27,7 @@ from sandbox.errors import ConfigurationError, DumpUnreadable, UsageError
 from sandbox.model import CommandStatus, KernelPlace, Vmcore
 from sandbox.profiles import select, wheels
 from sandbox.profiles.doubts import doubts
+from sandbox.remote import described
 from sandbox.render import visible
 from sandbox.report.bounded_answer import PER_ANSWER, PER_REPORT
 from sandbox.report.causes import explain
@@ -224,7 +225,7 @@ def _shell_words(debugger: Debugger, place: KernelPlace | None) -> str:
 
 def _annotations(vmcore: Vmcore) -> dict[str, str]:
     known = {
-        "dump": remote_dump.name(vmcore.path),
+        "dump": described.name(vmcore.path),
         "release": vmcore.release,
         "build-id": vmcore.build_id,
         "panic": vmcore.panic,

@@ -22,10 +22,10 @@ import engines
 from e2e.conftest import Dumps
 from engines import EngineUnderTest
 from sandbox import image, profiles
-from sandbox.case.places import DESCRIBED
 from sandbox.engine import Bind, ContainerSpec
 from sandbox.image.containerfile import BuildContext
 from sandbox.image.package_sources import package_sources
+from sandbox.remote.places import DESCRIBED
 
 pytestmark = pytest.mark.on_demand("LARGE")
 

@@ -13,8 +13,8 @@ from archives import Archive, serve
 from dump_servers import bucket
 from e2e.conftest import wait_for
 from engines import EngineUnderTest
-from sandbox.case.places import DESCRIBED
 from sandbox.engine import labels
+from sandbox.remote.places import DESCRIBED
 
 BY_DRGN = ("--with", "drgn", "--")
 """Up in a fifth of crash's time, where any reader of the view will do."""

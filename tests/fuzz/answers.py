@@ -24,7 +24,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(TESTS))
 
 with atheris.instrument_imports(include=["sandbox"]):
-    from sandbox.case import remote
+    from sandbox.case import on_engine_host
     from sandbox.dump import identify, same_boot
     from sandbox.dump.release import classify
     from sandbox.errors import DumpError, SessionDied, SessionFailed, VmboxError
@@ -98,7 +98,7 @@ def read_channel(content: bytes) -> None:
 
 def read_remote(content: bytes) -> None:
     try:
-        found = remote.parse_answer(content, INSIDE, DUMP)
+        found = on_engine_host.parse_answer(content, INSIDE, DUMP)
     except DumpError as error:
         harness.check_line(error.message)
         return

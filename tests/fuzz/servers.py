@@ -36,13 +36,13 @@ HOME = Path(_directory.name)
 os.environ.update(HOME=str(HOME), AWS_EC2_METADATA_DISABLED="true", AWS_REGION="us-east-1", NETRC=str(HOME / "none"))
 
 with atheris.instrument_imports(include=["sandbox"]):
-    from sandbox.case import remote_http, remote_s3, remote_sftp
-    from sandbox.case.remote_file import RemoteFile
     from sandbox.debuginfo import download
     from sandbox.errors import DumpError, VmboxError
     from sandbox.formats import gzip_index
     from sandbox.formats.streams import BytesSource, CorruptData
     from sandbox.progress import QUIET
+    from sandbox.remote import http, s3, sftp
+    from sandbox.remote.file import RemoteFile
 
 SPLIT = b"\n--\n"
 """Between one answer and the next."""
@@ -50,8 +50,8 @@ DUMP = bytes(range(256)) * 40
 
 download.FIRST_WAIT = 0.0
 download._LONGEST_WAIT = 0.0
-remote_http._SECONDS = remote_s3._SECONDS = 1
-remote_sftp._SECONDS = 2.0
+http._SECONDS = s3._SECONDS = 1
+sftp._SECONDS = 2.0
 
 
 class Answering:
@@ -96,22 +96,22 @@ def read_http(content: bytes) -> None:
     listener = _listener()
     listener.answers = content.split(SPLIT)
     with contextlib.suppress(DumpError):
-        _read(remote_http.HttpDump(f"http://127.0.0.1:{listener.port}/vmcore", None, None, QUIET))
+        _read(http.HttpDump(f"http://127.0.0.1:{listener.port}/vmcore", None, None, QUIET))
 
 
 @cache
 def _store() -> Answering:
     listener = _listener()
     os.environ.update(AWS_ENDPOINT_URL=f"http://127.0.0.1:{listener.port}")
-    client = remote_s3._client("s3://dumps/vmcore")
+    client = s3._client("s3://dumps/vmcore")
     client.close = lambda: None
-    remote_s3._client = lambda _: client
+    s3._client = lambda _: client
     return listener
 
 
 def read_s3(content: bytes) -> None:
     _store().answers = content.split(SPLIT)
-    _read(remote_s3.S3Dump("s3://dumps/vmcore", None, None, QUIET))
+    _read(s3.S3Dump("s3://dumps/vmcore", None, None, QUIET))
 
 
 class SftpAnswers:
@@ -175,7 +175,7 @@ def _host() -> tuple[SftpAnswers, int]:
 def read_sftp(content: bytes) -> None:
     answers, port = _host()
     answers.answers = content.split(SPLIT)
-    _read(remote_sftp.SftpDump(f"sftp://me@127.0.0.1:{port}/vmcore", None, None, QUIET))
+    _read(sftp.SftpDump(f"sftp://me@127.0.0.1:{port}/vmcore", None, None, QUIET))
 
 
 def read_gzip(content: bytes) -> None:

@@ -13,11 +13,13 @@ import pytest
 
 from dump_servers import Bucket, SshHost, bucket, ssh_host
 from engines import INFO
-from sandbox.case import dumps, remote_dump, remote_schemes, remote_source, views
-from sandbox.case.naming import named
+from sandbox.case import dumps, views
 from sandbox.debuginfo import download
 from sandbox.dump import identify
 from sandbox.errors import ConfigurationError, DumpNotFound, DumpUnreadable, UsageError
+from sandbox.remote import described, schemes
+from sandbox.remote.naming import named
+from sandbox.remote.source import RemoteSource
 
 DUMP = Path(__file__).resolve().parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 CONTENT = DUMP.read_bytes()
@@ -86,8 +88,8 @@ def test_it_is_identified_as_the_file_is(there: Bucket | SshHost) -> None:
 
 def test_only_what_is_needed_is_fetched(there: Bucket | SshHost) -> None:
     whole = CONTENT + os.urandom(8 << 20)
-    path = remote_dump.local(named(there.put("large", whole)))
-    with remote_source.RemoteSource(path) as source:
+    path = described.local(named(there.put("large", whole)))
+    with RemoteSource(path) as source:
         assert source.read_at(4_000_000, 100) == whole[4_000_000:4_000_100]
         assert source.fetched <= 256 << 10
         assert source.read_at(len(whole) - 5, 10) == whole[-5:]
@@ -98,8 +100,8 @@ def test_only_what_is_needed_is_fetched(there: Bucket | SshHost) -> None:
 
 def test_one_that_is_replaced_is_another_dump_and_never_mixed(there: Bucket | SshHost) -> None:
     url = named(there.put("replaced", CONTENT))
-    path = remote_dump.local(url)
-    with remote_source.RemoteSource(path) as source:
+    path = described.local(url)
+    with RemoteSource(path) as source:
         assert source.read_at(0, 10) == CONTENT[:10]
         there.put("replaced", CONTENT[:-1] + b"x")
         with pytest.raises(DumpUnreadable, match="replaced while it was read"):
@@ -110,42 +112,42 @@ def test_one_that_is_replaced_is_another_dump_and_never_mixed(there: Bucket | Ss
         def notice(self, line: str) -> None:
             said.append(line)
 
-    remote_dump.local(url, Said())  # type: ignore[arg-type]
+    described.local(url, Said())  # type: ignore[arg-type]
     assert "another dump" in said[0]
 
 
 def test_a_missing_one_is_said(there: Bucket | SshHost) -> None:
     url = there.put("x", b"x").removesuffix("x") + "nothing"
     with pytest.raises(DumpNotFound, match="there is no"):
-        remote_dump.local(named(url))
+        described.local(named(url))
 
 
 def test_a_directory_is_said(login: SshHost) -> None:
     with pytest.raises(DumpNotFound, match="is a directory"):
-        remote_dump.local(named(login.put("x", b"x").rpartition("/")[0]))
+        described.local(named(login.put("x", b"x").rpartition("/")[0]))
 
 
 def test_a_version_of_an_object_is_read_though_it_is_replaced(profile: Bucket) -> None:
     profile.client.create_bucket(Bucket="versions")
     profile.client.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
     first = profile.client.put_object(Bucket="versions", Key="vmcore", Body=CONTENT)["VersionId"]
-    path = remote_dump.local(named("s3://versions/vmcore"))
+    path = described.local(named("s3://versions/vmcore"))
     profile.client.put_object(Bucket="versions", Key="vmcore", Body=b"another")
-    with remote_source.RemoteSource(path) as source:
+    with RemoteSource(path) as source:
         assert source.read_at(0, len(CONTENT)) == CONTENT
     first_one = dumps.identify(named(f"s3://versions/vmcore?versionId={first}"))
     assert first_one.panic == identify(DUMP).panic
-    assert first not in remote_dump.name(first_one.path)
+    assert first not in described.name(first_one.path)
 
 
 def test_a_bucket_of_others_is_named_with_what_to_do(profile: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "nobody's")
     with pytest.raises(DumpUnreadable, match="nobody's"):
-        remote_dump.local(named("s3://dumps/vmcore"))
+        described.local(named("s3://dumps/vmcore"))
     monkeypatch.delenv("AWS_PROFILE")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(DumpUnreadable, match="Could not connect"):
-        remote_dump.local(named("s3://dumps/vmcore"))
+        described.local(named("s3://dumps/vmcore"))
 
 
 def test_a_public_bucket_needs_no_credentials(store: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,15 +162,15 @@ def test_a_host_that_is_not_known_is_not_believed(login: SshHost, tmp_path: Path
     for wrong in ("", line.replace("AAAAC3NzaC1lZDI1NTE5AAAAI", "AAAAC3NzaC1lZDI1NTE5AAAAIA")[:-2] + "\n"):
         known.write_text(wrong)
         with pytest.raises(DumpUnreadable) as refused:
-            remote_dump.local(url)
+            described.local(url)
         assert "ost key" in refused.value.message
     known.unlink()
     with pytest.raises(DumpUnreadable, match="ost key"):
-        remote_dump.local(url)
+        described.local(url)
     more = "StrictHostKeyChecking no\n  UserKnownHostsFile none"
     config.write_text(f"Host 127.0.0.1\n  {more}\n  IdentityFile {login.key}\n")
     with pytest.raises(DumpUnreadable, match=r"ost key|no known hosts"):
-        remote_dump.local(url)
+        described.local(url)
 
 
 def test_a_host_with_another_key_than_is_known_is_told_apart(login: SshHost, tmp_path: Path) -> None:
@@ -179,29 +181,29 @@ def test_a_host_with_another_key_than_is_known_is_told_apart(login: SshHost, tmp
     known = tmp_path / "home" / ".ssh" / "known_hosts"
     known.write_text(f"[127.0.0.1]:{login.port} {another}")
     with pytest.raises(DumpUnreadable, match="another than the one that is known") as refused:
-        remote_dump.local(url)
+        described.local(url)
     assert refused.value.hint.endswith(f"ssh-keygen -R '[127.0.0.1]:{login.port}'")
     known.write_text("")
     with pytest.raises(DumpUnreadable, match="not trusted") as refused:
-        remote_dump.local(url)
+        described.local(url)
     assert refused.value.hint.endswith(f"ssh -p {login.port} 127.0.0.1 true")
 
 
 def test_a_user_who_is_not_let_in_is_told_so(login: SshHost, tmp_path: Path) -> None:
     (tmp_path / "home" / ".ssh" / "config").unlink()
     with pytest.raises(DumpUnreadable, match="does not let this user in"):
-        remote_dump.local(named(login.put("vmcore", CONTENT)))
+        described.local(named(login.put("vmcore", CONTENT)))
 
 
 def test_a_password_in_a_url_is_refused(login: SshHost) -> None:
     with pytest.raises(UsageError) as refused:
-        remote_dump.local(named("sftp://me:SECRET@127.0.0.1/vmcore"))
+        described.local(named("sftp://me:SECRET@127.0.0.1/vmcore"))
     assert "SECRET" not in refused.value.message
 
 
 def test_a_connection_that_is_lost_is_made_again(login: SshHost) -> None:
-    path = remote_dump.local(named(login.put("vmcore", CONTENT)))
-    with remote_source.RemoteSource(path) as source:
+    path = described.local(named(login.put("vmcore", CONTENT)))
+    with RemoteSource(path) as source:
         assert source.read_at(0, 10) == CONTENT[:10]
         login.loop.call_soon_threadsafe(login.connections[-1].abort)
         assert source._file.read_at(20, 10) == CONTENT[20:30]
@@ -212,13 +214,13 @@ def test_without_the_extra_its_name_is_said(url: str, library: str, monkeypatch:
     monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setitem(sys.modules, f"{library}.session", None)
     with pytest.raises(ConfigurationError) as missing:
-        remote_schemes.open_file(url).size  # noqa: B018 - it asks
+        schemes.open_file(url).size  # noqa: B018 - it asks
     assert "pip install 'vmbox-crash[remote]'" in missing.value.hint
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount that containers see needs root, or their namespace")
 def test_a_case_gets_the_file_and_no_credentials_are_kept(there: Bucket | SshHost, tmp_path: Path) -> None:
-    path = remote_dump.local(named(there.put("vmcore", CONTENT)))
+    path = described.local(named(there.put("vmcore", CONTENT)))
     server = views.serve(dumps.identify(path), INFO)
     assert server is not None
     assert server.files[0].read_bytes() == CONTENT

@@ -20,8 +20,7 @@ import sandbox
 from archives import Archive, serve
 from dump_servers import flatten
 from engines import INFO
-from sandbox.case import dumps, kept_dumps, remote_dump, remote_file, remote_http, remote_pages, remote_source, views
-from sandbox.case.naming import named
+from sandbox.case import dumps, kept_dumps, views
 from sandbox.cli import app
 from sandbox.debuginfo import download
 from sandbox.dump import identify
@@ -34,6 +33,9 @@ from sandbox.errors import (
     NotADump,
     UsageError,
 )
+from sandbox.remote import described, file, http, pages
+from sandbox.remote.naming import named
+from sandbox.remote.source import RemoteSource
 from sandbox.render import size
 
 DUMP = Path(__file__).resolve().parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
@@ -64,7 +66,7 @@ def vmbox(*words: object, status: int | None = 0) -> str:
 
 
 def test_it_is_identified_as_the_file_is(site: Archive) -> None:
-    here, there = identify(DUMP), dumps.identify(remote_dump.local(named(url(site))))
+    here, there = identify(DUMP), dumps.identify(described.local(named(url(site))))
     for name in ("format", "release", "build_id", "panic", "cause", "complete", "nr_cpus", "size", "uptime_seconds"):
         assert getattr(there, name) == getattr(here, name), name
     assert there.complete is True
@@ -72,10 +74,10 @@ def test_it_is_identified_as_the_file_is(site: Archive) -> None:
 
 def test_only_what_is_needed_is_fetched_and_only_once(site: Archive) -> None:
     site.files["/vmcore"] = CONTENT + os.urandom(64 << 20)
-    path = remote_dump.local(named(url(site)))
+    path = described.local(named(url(site)))
     assert dumps.identify(path).release == identify(DUMP).release
     assert site.sent < 1 << 20
-    with remote_source.RemoteSource(path) as source:
+    with RemoteSource(path) as source:
         assert source.read_at(40_000_000, 100) == site.files["/vmcore"][40_000_000:40_000_100]
         sent = site.sent
         assert source.read_at(40_000_000, 200) == site.files["/vmcore"][40_000_000:40_000_200]
@@ -86,7 +88,7 @@ def test_only_what_is_needed_is_fetched_and_only_once(site: Archive) -> None:
 
 
 def test_what_was_fetched_by_one_process_is_there_for_the_next(site: Archive) -> None:
-    path = remote_dump.local(named(url(site)))
+    path = described.local(named(url(site)))
     here = dumps.identify(path)
     sent = site.sent
     assert dumps.identify(path) == here
@@ -99,7 +101,7 @@ def test_what_was_fetched_by_one_process_is_there_for_the_next(site: Archive) ->
     damaged = bytearray(pages.read_bytes())
     damaged[-1000:-500] = bytes(500)
     pages.write_bytes(damaged)
-    with remote_source.RemoteSource(path) as source:
+    with RemoteSource(path) as source:
         assert source.read_at(0, len(CONTENT)) == CONTENT
     assert site.sent > sent
 
@@ -141,24 +143,24 @@ def test_what_reads_no_url_says_so(site: Archive, words: list[str], said: str) -
 
 
 def test_pages_that_were_fetched_first_go_first(site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(3 * remote_pages.PAGE))
+    monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(3 * pages.PAGE))
     site.files["/vmcore"] = whole = os.urandom(4 << 20)
-    with remote_source.RemoteSource(remote_dump.local(named(url(site)))) as source:
+    with RemoteSource(described.local(named(url(site)))) as source:
         for offset in (0, 1 << 20, 3 << 20, 2 << 20, 0, 3 << 20, 1 << 19):
             assert source.read_at(offset, 1000) == whole[offset : offset + 1000]
             source._recent.clear()
         assert [source._pages.get(page) is not None for page in (0, 8, 16, 24, 4)] == [True, False, True, False, True]
-        assert (source.path.parent / "pages").stat().st_size <= 4096 + 3 * remote_pages.PAGE
+        assert (source.path.parent / "pages").stat().st_size <= 4096 + 3 * pages.PAGE
         # A process with a larger limit goes on with them, one with a smaller limit begins again.
         for limit, there in ((5, True), (3, True), (2, False)):
-            monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(limit * remote_pages.PAGE))
-            with remote_source.RemoteSource(source.path) as other:
+            monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(limit * pages.PAGE))
+            with RemoteSource(source.path) as other:
                 assert (other._pages.get(0) is not None) == there
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount that containers see needs root, or their namespace")
 def test_a_case_gets_it_as_a_file_with_nothing_else(site: Archive) -> None:
-    path = remote_dump.local(named(url(site)))
+    path = described.local(named(url(site)))
     server = views.serve(dumps.identify(path), INFO)
     assert server is not None
     assert server.files[0].read_bytes() == CONTENT
@@ -166,7 +168,7 @@ def test_a_case_gets_it_as_a_file_with_nothing_else(site: Archive) -> None:
 
 
 def test_what_is_cut_or_refused_for_a_moment_is_asked_again(site: Archive) -> None:
-    path = remote_dump.local(named(url(site)))
+    path = described.local(named(url(site)))
     site.statuses, site.cut_after = [503, 0, 429], [1 << 20, 1000, 1 << 20, 500]
     assert dumps.identify(path).panic == identify(DUMP).panic
     assert not site.statuses
@@ -176,9 +178,9 @@ def test_what_is_cut_or_refused_for_a_moment_is_asked_again(site: Archive) -> No
     "mark", [{"ETag": '"2"'}, {"Last-Modified": "Fri, 27 Nov 2026 14:00:00 GMT"}], ids=["etag", "time"]
 )
 def test_a_dump_that_is_replaced_is_another_dump_and_never_mixed(site: Archive, mark: dict[str, str]) -> None:
-    path = remote_dump.local(named(url(site)))
+    path = described.local(named(url(site)))
     identity = path.stat().st_mtime_ns
-    with remote_source.RemoteSource(path) as source:
+    with RemoteSource(path) as source:
         assert source.read_at(0, 10) == CONTENT[:10]
         site.headers, site.files["/vmcore"] = mark, CONTENT[:8] + bytes(len(CONTENT) - 8)
         with pytest.raises(DumpUnreadable, match="replaced while it was read"):
@@ -189,24 +191,24 @@ def test_a_dump_that_is_replaced_is_another_dump_and_never_mixed(site: Archive, 
         def notice(self, line: str) -> None:
             said.append(line)
 
-    assert remote_dump.local(named(url(site)), Said()) == path  # type: ignore[arg-type]
+    assert described.local(named(url(site)), Said()) == path  # type: ignore[arg-type]
     assert "another dump" in said[0]
     assert path.stat().st_mtime_ns != identity
     said.clear()
-    remote_dump.local(named(url(site)), Said())  # type: ignore[arg-type]
+    described.local(named(url(site)), Said())  # type: ignore[arg-type]
     assert not said
 
 
 def test_a_signature_in_a_url_is_not_said(site: Archive, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "vmbox")
-    path = remote_dump.local(named(url(site, "/vmcore?X-Signature=SECRET")))
+    path = described.local(named(url(site, "/vmcore?X-Signature=SECRET")))
     assert [path for path, _ in site.requests] == ["/vmcore?X-Signature=SECRET"]
-    assert (path.name, remote_dump.name(path).endswith("/vmcore?X-Signature=***")) == ("vmcore", True)
+    assert (path.name, described.name(path).endswith("/vmcore?X-Signature=***")) == ("vmcore", True)
     assert "SECRET" not in str(path)
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     site.statuses = [403]
     with pytest.raises(DumpUnreadable) as refused:
-        remote_dump.local(named(url(site, "/vmcore?X-Signature=SECRET")))
+        described.local(named(url(site, "/vmcore?X-Signature=SECRET")))
     assert "SECRET" not in f"{refused.value.message} {refused.value.hint} {caplog.text}"
     assert "403" in refused.value.message
 
@@ -214,16 +216,16 @@ def test_a_signature_in_a_url_is_not_said(site: Archive, caplog: pytest.LogCaptu
 def test_a_redirect_to_another_host_is_followed(site: Archive) -> None:
     with serve(Archive(files=site.files)) as other:
         site.redirect = other.url
-        assert dumps.identify(remote_dump.local(named(url(site)))).panic == identify(DUMP).panic
+        assert dumps.identify(described.local(named(url(site)))).panic == identify(DUMP).panic
 
 
 def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(site: Archive) -> None:
     site.ranges = False
     site.files["/vmcore"] = CONTENT + bytes(3_000_000 - len(CONTENT) % 1_000_000)
     with pytest.raises(DumpUnreadable, match=f"whole files only, of {size(len(site.files['/vmcore']))}") as caught:
-        remote_dump.local(named(url(site)))
+        described.local(named(url(site)))
     assert caught.value.hint.endswith(f"vmbox info --download {url(site)}")
-    secret = remote_file.NotInParts("https://me:secret@host.example/vmcore", "whole files only")
+    secret = file.NotInParts("https://me:secret@host.example/vmcore", "whole files only")
     assert secret.hint.endswith("vmbox info --download URL")
     site.files["/vmcore"] = CONTENT
     site.cut_after = [1000]
@@ -232,12 +234,12 @@ def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(site: 
     asked = len(site.requests)
     # All other commands read the copy now, and ask the server for nothing.
     assert vmbox("dmesg", url(site)) == vmbox("dmesg", DUMP)
-    assert remote_dump.local(named(url(site))).read_bytes() == CONTENT
-    assert remote_dump.local(named(url(site))).stat().st_mode & 0o777 == 0o600
+    assert described.local(named(url(site))).read_bytes() == CONTENT
+    assert described.local(named(url(site))).stat().st_mode & 0o777 == 0o600
     assert len(site.requests) == asked
     vmbox("close", url(site))
     with pytest.raises(DumpUnreadable):
-        remote_dump.local(named(url(site)))
+        described.local(named(url(site)))
 
 
 def test_a_page_in_the_place_of_a_dump_is_no_dump_and_is_not_downloaded(site: Archive, tmp_path: Path) -> None:
@@ -272,16 +274,16 @@ def test_a_download_by_ranges_goes_on_after_a_cut_and_leaves_nothing_half(
 
     site.files["/vmcore.bz2"] = bz2.compress(CONTENT)
     site.cut_after = [1 << 20, 5000, 7000]
-    copy = remote_dump.download(named(url(site, "/vmcore.bz2")))
+    copy = described.download(named(url(site, "/vmcore.bz2")))
     assert copy.read_bytes() == site.files["/vmcore.bz2"]
     assert site.requests[-1][1].startswith("bytes=12000-")  # type: ignore[union-attr]
-    remote_dump.forget(copy)
+    described.forget(copy)
     monkeypatch.setattr("sandbox.host.disk.shutil.disk_usage", lambda _: SimpleNamespace(free=64 << 20))
     with pytest.raises(NoSpace):
-        remote_dump.download(named(url(site, "/vmcore.bz2")))
+        described.download(named(url(site, "/vmcore.bz2")))
     assert not copy.parent.exists()
     with pytest.raises(UsageError, match="on this host"):
-        remote_dump.download(DUMP)
+        described.download(DUMP)
 
 
 FAULTS = {
@@ -298,12 +300,12 @@ FAULTS = {
 def test_a_server_that_fails_gives_an_error_in_time_and_never_false_bytes(
     site: Archive, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_http, "_SECONDS", 0.2)
-    path = remote_dump.local(named(url(site)))
+    monkeypatch.setattr(http, "_SECONDS", 0.2)
+    path = described.local(named(url(site)))
     for name, value in FAULTS[fault][0].items():
         setattr(site, name, value)
     began = time.monotonic()
-    with remote_source.RemoteSource(path) as source:
+    with RemoteSource(path) as source:
         with pytest.raises(DumpUnreadable, match=FAULTS[fault][1]):
             source.read_at(0, 4096)
         asked = len(site.requests)
@@ -315,9 +317,9 @@ def test_a_server_that_fails_gives_an_error_in_time_and_never_false_bytes(
 
 
 def test_a_length_that_is_too_large_takes_nothing_away(site: Archive) -> None:
-    path = remote_dump.local(named(url(site)))
+    path = described.local(named(url(site)))
     site.claimed = 1 << 40
-    with remote_source.RemoteSource(path) as source:
+    with RemoteSource(path) as source:
         assert source.read_at(0, len(CONTENT)) == CONTENT
 
 
@@ -339,7 +341,7 @@ def test_a_login_of_netrc_is_for_its_host_only(site: Archive, tmp_path: Path, mo
     assert set(site.logins) == {"me:SECRET"}
     with serve(Archive(files=site.files)) as other:
         site.redirect = other.url.replace("127.0.0.1", "localhost")
-        remote_dump.local(named(url(site, "/vmcore?again")))
+        described.local(named(url(site, "/vmcore?again")))
         assert other.logins == [None]
     place.write_text("machine 127.0.0.1 SECRET\n")
     assert "cannot be read" in vmbox("info", url(site), status=ConfigurationError.exit_code)
@@ -349,9 +351,9 @@ def test_credentials_in_a_url_do_not_follow_a_redirect(site: Archive) -> None:
     with serve(Archive(files=site.files)) as other:
         site.redirect = other.url
         given = str(url(site)).replace("127.0.0.1", "me:SECRET@127.0.0.1")
-        path = remote_dump.local(named(given))
+        path = described.local(named(given))
         assert (site.logins, other.logins) == (["me:SECRET"], [None])
-        assert "SECRET" not in remote_dump.name(path)
+        assert "SECRET" not in described.name(path)
 
 
 def test_a_proxy_is_used_as_the_environment_says(site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,7 +381,7 @@ def test_a_proxy_that_lets_nothing_by_is_named(site: Archive, monkeypatch: pytes
 
 def test_a_missing_file_is_said(site: Archive) -> None:
     with pytest.raises(DumpNotFound, match="there is no file http://127"):
-        remote_dump.local(named(url(site, "/nothing")))
+        described.local(named(url(site, "/nothing")))
 
 
 def test_a_log_on_a_server_is_read_as_the_file_is(site: Archive, tmp_path: Path) -> None:
@@ -398,15 +400,16 @@ def test_a_log_on_a_server_is_read_as_the_file_is(site: Archive, tmp_path: Path)
 
 
 def test_what_is_kept_is_read_without_what_asks_servers(site: Archive) -> None:
-    path = remote_dump.local(named(url(site)))
+    path = described.local(named(url(site)))
     list(dumps.read_log(path))
     code = f"""
 import sys
-from sandbox.case import dumps, naming, remote_dump
+from sandbox.case import dumps, naming
+from sandbox.remote import described
 named = naming.named({url(site)!r})
-assert remote_dump.is_known(named)
-print(len(list(dumps.read_log(remote_dump.known(named)))))
-print(*{{"sandbox.case.remote_http", "sandbox.debuginfo", "ssl"}} & set(sys.modules))
+assert described.is_known(named)
+print(len(list(dumps.read_log(described.known(named)))))
+print(*{{"sandbox.remote.http", "sandbox.debuginfo", "ssl"}} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(len(list(dumps.read_log(DUMP))))]
@@ -432,7 +435,7 @@ def test_a_gzip_file_on_a_server_is_indexed_where_its_pages_can_be_kept(
     site.files["/vmcore.gz"] = gzip.compress(CONTENT)
     assert dumps.identify_inside_of(named(url(site, "/vmcore.gz")), unpacking=True).panic == identify(DUMP).panic
     monkeypatch.setenv("VMBOX_PAGE_LIMIT", str(len(site.files["/vmcore.gz"])))
-    remote_dump.forget(remote_dump.known(named(url(site, "/vmcore.gz"))))
+    described.forget(described.known(named(url(site, "/vmcore.gz"))))
     with pytest.raises(DumpUnreadable, match="takes all of it"):
         dumps.identify_inside_of(named(url(site, "/vmcore.gz")), unpacking=True)
 
@@ -455,24 +458,24 @@ def test_a_dump_that_an_archive_on_a_server_stores_is_read_there(site: Archive, 
     with tarfile.open(tmp_path / "crash.tar", "w") as tar:
         tar.add(DUMP, "crash/vmcore")
     site.files["/crash.tar"] = (tmp_path / "crash.tar").read_bytes()
-    assert dumps.identify(remote_dump.local(named(url(site, "/crash.tar")))).panic == identify(DUMP).panic
+    assert dumps.identify(described.local(named(url(site, "/crash.tar")))).panic == identify(DUMP).panic
 
 
 def test_a_warm_run_asks_the_server_for_the_version_once_a_minute(site: Archive) -> None:
-    path = remote_dump.local(named(url(site)))
-    assert remote_dump.is_known(named(url(site)))
+    path = described.local(named(url(site)))
+    assert described.is_known(named(url(site)))
     os.utime(path.parent, (0, time.time() - 61))
-    assert not remote_dump.is_known(named(url(site)))
-    remote_dump.local(named(url(site)))
-    assert remote_dump.is_known(named(url(site)))
-    assert remote_dump.is_known(DUMP)
-    assert not remote_dump.is_known(named(url(site, "/other")))
+    assert not described.is_known(named(url(site)))
+    described.local(named(url(site)))
+    assert described.is_known(named(url(site)))
+    assert described.is_known(DUMP)
+    assert not described.is_known(named(url(site, "/other")))
 
 
 def test_what_was_not_used_for_long_is_removed(site: Archive, tmp_path: Path) -> None:
     flat = tmp_path / "flat"
     flat.write_bytes(flatten(CONTENT, 1) + bytes(64 << 20))
-    path = remote_dump.local(named(url(site)))
+    path = described.local(named(url(site)))
     dumps.identify(path)
     dumps.identify_inside_of(flat, unpacking=False)
     (index,) = path.parent.parent.glob("*/pieces")
@@ -490,8 +493,8 @@ def test_what_was_not_used_for_long_is_removed(site: Archive, tmp_path: Path) ->
 
 def test_closing_by_the_url_removes_what_stands_for_it(site: Archive, tmp_path: Path) -> None:
     given = f"{site.url}/vmcore?X-Signature=SECRET"
-    path = remote_dump.local(named(given))
-    assert remote_dump.known(named(given)) == path
+    path = described.local(named(given))
+    assert described.known(named(given)) == path
     # The case of a test without an engine: it has ended by itself.
     closed = CliRunner().invoke(app, ["close", given])
     assert closed.exit_code == 0, closed.stderr

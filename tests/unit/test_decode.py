@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sandbox.case import store as cases
-from sandbox.case.remote import parse_answer
+from sandbox.case.on_engine_host import parse_answer
 from sandbox.commands.verify import verify
 from sandbox.debuginfo.store import Store
 from sandbox.errors import ConfigurationError, DumpDamaged

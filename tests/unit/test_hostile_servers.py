@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from sandbox.case import remote_dump, remote_s3, remote_split, source_lines
-from sandbox.case.naming import named
-from sandbox.case.remote_file import NotInParts
-from sandbox.case.remote_s3 import S3Dump
-from sandbox.case.remote_sftp import SftpDump
+from sandbox.case import source_lines
 from sandbox.case.source_lines import DebugFile
 from sandbox.errors import DumpUnreadable, SessionFailed, UsageError
 from sandbox.model import CommandStatus
 from sandbox.progress import QUIET
+from sandbox.remote import described, s3, split
+from sandbox.remote.file import NotInParts
+from sandbox.remote.naming import named
+from sandbox.remote.s3 import S3Dump
+from sandbox.remote.sftp import SftpDump
 from sandbox.report import source_at
 from sandbox.session.script import BeforeMark
 
@@ -32,7 +33,7 @@ from sandbox.session.script import BeforeMark
 def test_a_store_that_says_no_size(monkeypatch: pytest.MonkeyPatch, total: str) -> None:
     pytest.importorskip("botocore")
     answer = {"ContentRange": f"bytes 0-0/{total}", "ETag": '"1"'}
-    monkeypatch.setattr(remote_s3, "_client", lambda _: SimpleNamespace(get_object=lambda **_: answer))
+    monkeypatch.setattr(s3, "_client", lambda _: SimpleNamespace(get_object=lambda **_: answer))
     with pytest.raises(NotInParts):
         _ = S3Dump("s3://bucket/vmcore", None, None, QUIET).size
 
@@ -42,7 +43,7 @@ def test_a_store_that_does_not_end_its_answer(monkeypatch: pytest.MonkeyPatch, f
     pytest.importorskip("botocore")
     body = SimpleNamespace(iter_chunks=lambda _: itertools.chain([bytes(first)], itertools.repeat(bytes(1 << 20))))
     answer = {"ContentRange": "bytes 0-4095/1000000", "ETag": '"1"', "Body": body}
-    monkeypatch.setattr(remote_s3, "_client", lambda _: SimpleNamespace(get_object=lambda **_: answer))
+    monkeypatch.setattr(s3, "_client", lambda _: SimpleNamespace(get_object=lambda **_: answer))
     with pytest.raises(NotInParts, match="more than was asked for"):
         S3Dump("s3://bucket/vmcore", None, None, QUIET).read_at(0, 4096)
 
@@ -205,14 +206,12 @@ def test_the_neighbours_of_a_number_of_very_many_digits(monkeypatch: pytest.Monk
     asked: list[str] = []
 
     def local(dump: Path, _: object) -> Path:
-        asked.append(str(remote_dump.url_of(dump)))
+        asked.append(str(described.url_of(dump)))
         raise DumpUnreadable("none")
 
-    monkeypatch.setattr(remote_split.remote_dump, "local", local)
-    monkeypatch.setattr(
-        remote_split.remote_dump, "read", lambda _: SimpleNamespace(url=f"http://h/vmcore{'9' * 5000}.x?\u0663")
-    )
-    assert remote_split.RemoteNeighbours(Path("x")).paths() == []
+    monkeypatch.setattr(split.described, "local", local)
+    monkeypatch.setattr(split.described, "read", lambda _: SimpleNamespace(url=f"http://h/vmcore{'9' * 5000}.x?\u0663"))
+    assert split.RemoteNeighbours(Path("x")).paths() == []
     assert [len(one) > 5000 for one in asked] == [True, True]
     assert asked[1].endswith("99998.x?\u0663")
 

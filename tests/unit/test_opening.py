@@ -24,7 +24,7 @@ from engines import INFO
 from memory_case import KILLED, Cases
 from memory_engine import MemoryEngine
 from sandbox import debuginfo, image as images, profiles
-from sandbox.case import container, idle, opening, places, remote_dump, self_contained, store
+from sandbox.case import container, idle, opening, places, self_contained, store
 from sandbox.case.options import OpenOptions
 from sandbox.cli import app
 from sandbox.cli.run import close
@@ -50,6 +50,7 @@ from sandbox.host import checks
 from sandbox.image import bootstrap
 from sandbox.model import Case, Vmcore
 from sandbox.profiles import platforms
+from sandbox.remote import described
 from sandbox.report.fault import explain_dump
 from sandbox.session import start
 
@@ -478,8 +479,8 @@ def test_a_dump_on_a_server_that_names_no_kernel_has_to_be_downloaded(
     """Its beginning and end are searched for VMCOREINFO there, and all of it here."""
     nameless = dataclasses.replace(bench.vmcore, release=None, skipped="there is no VMCOREINFO")
     monkeypatch.setattr(opening, "identified", lambda *_: nameless)
-    monkeypatch.setattr(remote_dump, "is_description", lambda path: path == bench.dump)
-    monkeypatch.setattr(remote_dump, "name", lambda _: "https://host/vmcore")
+    monkeypatch.setattr(described, "is_description", lambda path: path == bench.dump)
+    monkeypatch.setattr(described, "name", lambda _: "https://host/vmcore")
     with pytest.raises(UnknownKernel) as caught:
         opening.open_dump(bench.dump, OpenOptions(), bench.heard)
     said = "https://host/vmcore: the dump does not say which kernel wrote it: there is no VMCOREINFO"

@@ -13,7 +13,6 @@ import pytest
 
 from sandbox import profiles
 from sandbox.case import self_contained
-from sandbox.case.naming import named
 from sandbox.debuginfo import download
 from sandbox.engine import connect
 from sandbox.errors import VmboxError
@@ -21,6 +20,7 @@ from sandbox.host import config
 from sandbox.image import bootstrap, containerfile
 from sandbox.image.build import build
 from sandbox.image.package_sources import package_sources, refuse_logins
+from sandbox.remote.naming import named
 
 LOGINS = ["user:hunter2", "user:hunter/2"]
 

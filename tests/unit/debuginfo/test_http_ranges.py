@@ -6,12 +6,12 @@ import pytest
 
 import archives
 from debuginfo_bench import Bench
-from sandbox.case import remote_http
 from sandbox.debuginfo import http_ranges
 from sandbox.errors import ConfigurationError, DebuginfoMismatch, DebuginfoNotFound, DumpUnreadable, VerificationFailed
 from sandbox.formats import elf, xz
 from sandbox.formats.streams import CorruptData
 from sandbox.progress import QUIET
+from sandbox.remote import http
 
 BLOCK = 1 << 14
 
@@ -164,7 +164,7 @@ def test_blocks_of_xz() -> None:
 
 def test_no_dump_is_read_by_a_redirect_out_of_tls(tls_archive: archives.Archive) -> None:
     tls_archive.files["/vmcore"] = b"a dump" * 100
-    file = remote_http.HttpDump(f"{tls_archive.url}/vmcore", None, None, QUIET)
+    file = http.HttpDump(f"{tls_archive.url}/vmcore", None, None, QUIET)
     assert file.size == 600
     with archives.serve(archives.Archive(files=tls_archive.files)) as plain:
         tls_archive.redirect = plain.url

@@ -8,13 +8,13 @@ import dump_writer
 import pytest
 
 from sandbox.case import page_record
-from sandbox.case.naming import named
 from sandbox.case.options import OpenOptions
 from sandbox.dump import identify
 from sandbox.dump.source import FileSource
 from sandbox.dump.view import View
 from sandbox.errors import DumpNotFound, DumpUnreadable, UsageError
 from sandbox.excerpt.make import make
+from sandbox.remote.naming import named
 from sandbox.render import plain
 
 INFO = b"OSRELEASE=6.1.0-test\nPAGESIZE=4096\nNUMBER(phys_base)=0\n"

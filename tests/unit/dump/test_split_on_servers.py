@@ -9,7 +9,7 @@ import pytest
 
 from archives import Archive, serve
 from sandbox.case import dumps
-from sandbox.case.naming import named
+from sandbox.remote.naming import named
 
 
 @pytest.mark.slow

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sandbox.case.remote_file import RemoteFile
-from sandbox.case.remote_http import HttpDump
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote.file import RemoteFile
+from sandbox.remote.http import HttpDump
 
 
 def open_file(url: str, *, size: int | None = None, mark: str | None = None, reporter: Reporter = QUIET) -> RemoteFile:
@@ -14,11 +14,11 @@ def open_file(url: str, *, size: int | None = None, mark: str | None = None, rep
     """
     match url.partition("://")[0]:
         case "s3":
-            from sandbox.case.remote_s3 import S3Dump
+            from sandbox.remote.s3 import S3Dump
 
             return S3Dump(url, size, mark, reporter)
         case "sftp":
-            from sandbox.case.remote_sftp import SftpDump
+            from sandbox.remote.sftp import SftpDump
 
             return SftpDump(url, size, mark, reporter)
         case _:

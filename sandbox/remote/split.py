@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from sandbox.case import remote_dump
-from sandbox.case.naming import named
-from sandbox.case.remote_source import RemoteSource
 from sandbox.dump.source import Budget
 from sandbox.errors import VmboxError
 from sandbox.formats.streams import Source
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote import described
+from sandbox.remote.naming import named
+from sandbox.remote.source import RemoteSource
 
 _MOST: Final = 64
 _NUMBER: Final = re.compile(r"([0-9]{1,18})(?=[^0-9/]*(?:\?|$))")
@@ -32,7 +32,7 @@ class RemoteNeighbours:
         self._reporter = reporter
 
     def paths(self) -> Sequence[Path]:
-        description = remote_dump.read(self._here)
+        description = described.read(self._here)
         path, query, signature = (description.url if description is not None else "").partition("?")
         found = _NUMBER.search(path)
         if found is None or found.start() <= path.find("://") + 3:
@@ -47,7 +47,7 @@ class RemoteNeighbours:
             if wanted < 0:
                 return
             try:
-                yield remote_dump.local(named(f"{begin}{wanted:0{len(number)}}{end}"), self._reporter)
+                yield described.local(named(f"{begin}{wanted:0{len(number)}}{end}"), self._reporter)
             except VmboxError:
                 return
 

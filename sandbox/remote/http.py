@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
-from sandbox.case.remote_file import NotInParts
 from sandbox.dump import magic
 from sandbox.errors import ConfigurationError, DumpError, DumpNotFound, DumpUnreadable, NoSpace, NotADump, VmboxError
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
+from sandbox.remote.file import NotInParts
 
 _SECONDS: Final = 10.0
 """Without a byte: a debugger waits for it."""

@@ -9,17 +9,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from sandbox.case import remote_dump
-from sandbox.case.remote_pages import PAGE, Pages
 from sandbox.dump.source import READ_LIMIT, identity
 from sandbox.errors import DumpUnreadable
 from sandbox.host import config
 from sandbox.log import Log, without_secrets
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote import described
+from sandbox.remote.pages import PAGE, Pages
 
 if TYPE_CHECKING:
     # Where all is kept that is read, no server is asked, and what asks them is not loaded.
-    from sandbox.case.remote_file import RemoteFile
+    from sandbox.remote.file import RemoteFile
 
 _AHEAD: Final = 16
 """Pages that are fetched at once, at most, where reads go forward."""
@@ -37,7 +37,7 @@ class RemoteSource:
 
     def __init__(self, path: Path, reporter: Reporter = QUIET) -> None:
         """Raises `DumpUnreadable` for a description that is gone."""
-        description = remote_dump.read(path)
+        description = described.read(path)
         if description is None:
             raise DumpUnreadable(f"{path} describes no dump", hint="name the dump by its URL again")
         self.path = path
@@ -61,9 +61,9 @@ class RemoteSource:
     @property
     def _file(self) -> RemoteFile:
         if self._opened is None:
-            from sandbox.case import remote_schemes
+            from sandbox.remote import schemes
 
-            self._opened = remote_schemes.open_file(self.url, size=self.size, mark=self._mark, reporter=self._reporter)
+            self._opened = schemes.open_file(self.url, size=self.size, mark=self._mark, reporter=self._reporter)
         return self._opened
 
     @property

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from sandbox.case.remote_file import in_words, replaced
 from sandbox.debuginfo.download import again
 from sandbox.errors import DumpNotFound, DumpUnreadable, UsageError, missing_extra
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
+from sandbox.remote.file import in_words, replaced
 
 _HOST: Final = re.compile(r"[\w:][\w.:%-]*")
 _PORT: Final = 22

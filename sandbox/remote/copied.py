@@ -8,13 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
-from sandbox.case import remote_schemes
-from sandbox.case.remote_file import NotInParts
-from sandbox.case.remote_http import HttpDump
 from sandbox.errors import NoSpace
 from sandbox.host import paths
 from sandbox.host.disk import need_space, no_space
 from sandbox.progress import Reporter, Step
+from sandbox.remote import schemes
+from sandbox.remote.file import NotInParts
+from sandbox.remote.http import HttpDump
 
 _STRIDE: Final = 256 << 20
 """Free space is checked after so many bytes, where the server does not say how many there are."""
@@ -27,7 +27,7 @@ def download(url: str, target: Path, reporter: Reporter) -> None:
     paths.make_private(target.parent.parent)
     paths.make_private(target.parent)
     part = target.with_name(f"{target.name}.part{os.getpid()}")
-    file = remote_schemes.open_file(url, reporter=reporter)
+    file = schemes.open_file(url, reporter=reporter)
     try:
         with open(part, "xb", opener=_private) as out, reporter.step(f"downloading {target.name}", unit="B") as step:
             try:

@@ -12,6 +12,6 @@ def named(word: str) -> Path:
     """
     if ":/" not in word:
         return Path(word)
-    from sandbox.case import remote_dump
+    from sandbox.remote import described
 
-    return remote_dump.of_url(word)
+    return described.of_url(word)

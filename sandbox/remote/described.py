@@ -19,14 +19,14 @@ from pathlib import Path, PosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from sandbox.case import remote_pages
-from sandbox.case.places import COPIED, DESCRIBED
 from sandbox.errors import DumpUnreadable, UsageError
 from sandbox.host import decode, paths
 from sandbox.host.files import write_atomically
 from sandbox.log import without_secrets
 from sandbox.model import DUMP_SCHEMES
 from sandbox.progress import QUIET, Reporter
+from sandbox.remote import pages
+from sandbox.remote.places import COPIED, DESCRIBED
 
 _SIGNATURE: Final = re.compile(
     r"(?i)x-(?:amz|goog|ms|oss|cos)-.*|sig(?:nature)?|expires|s[eprtv]|spr|sk(?:oid|tid|[tesv])|key-pair-id|policy"
@@ -88,7 +88,7 @@ def local(dump: Path, reporter: Reporter = QUIET) -> Path:
     now = _ask(url, reporter)
     before = read(path)
     if before != now:
-        remote_pages.discard(path.parent)
+        pages.discard(path.parent)
         paths.make_private(path.parent.parent)
         paths.make_private(path.parent)
         text = json.dumps({"url": now.url, "size": now.size, "mark": now.mark})
@@ -145,10 +145,10 @@ def download(dump: Path, reporter: Reporter = QUIET) -> Path:
     url = url_of(dump)
     if url is None:
         raise UsageError(f"{dump} is on this host already", hint="leave --download out")
-    from sandbox.case import remote_copy
+    from sandbox.remote import copied
 
     copy = _place(url, COPIED)
-    remote_copy.download(url, copy, reporter)
+    copied.download(url, copy, reporter)
     return copy
 
 
@@ -182,7 +182,7 @@ def forget(path: Path) -> bool:
     """Removes description or copy of a dump on a server; returns whether there was one. No other file is removed."""
     there = (is_description(path) or is_copy(path)) and path.exists()
     if there:
-        remote_pages.discard(path.parent)
+        pages.discard(path.parent)
         path.unlink(missing_ok=True)
         with suppress(OSError):
             path.parent.rmdir()
@@ -210,9 +210,9 @@ def name(path: Path) -> str:
 
 
 def _ask(url: str, reporter: Reporter) -> Description:
-    from sandbox.case import remote_schemes
+    from sandbox.remote import schemes
 
-    file = remote_schemes.open_file(url, reporter=reporter)
+    file = schemes.open_file(url, reporter=reporter)
     try:
         return Description(url=url, size=file.size, mark=file.mark)
     finally:

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
-from sandbox.case.remote_file import NotInParts, in_words, replaced
 from sandbox.debuginfo.download import again, resumed
 from sandbox.errors import DumpNotFound, DumpUnreadable, missing_extra
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
+from sandbox.remote.file import NotInParts, in_words, replaced
 
 _CHUNK: Final = 1 << 20
 _SECONDS: Final = 15

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.case import remote
+from sandbox.case import on_engine_host
 from sandbox.dump import identify
 from sandbox.errors import DumpDamaged, DumpNotFound, NotADump
 
@@ -21,8 +21,8 @@ PLACE = Path("/var/crash/host-2026-01-01/vmcore")
 
 def _ask(dump: Path, tmp_path: Path) -> bytes:
     """Run it as in the container: without site packages and this checkout, and in another directory than its /tmp."""
-    code = remote.program()
-    text = remote._PROGRAM.replace("/tmp/vmbox", str(tmp_path / "code"))
+    code = on_engine_host.program()
+    text = on_engine_host._PROGRAM.replace("/tmp/vmbox", str(tmp_path / "code"))
     argv = [sys.executable, "-I", "-S", "-c", text, str(dump), str(len(code))]
     env = {"HOME": str(tmp_path)}
     return subprocess.run(argv, input=code, capture_output=True, check=True, env=env, cwd="/").stdout
@@ -30,7 +30,7 @@ def _ask(dump: Path, tmp_path: Path) -> bytes:
 
 @pytest.mark.slow
 def test_gives_the_same_result_as_on_this_host(tmp_path: Path) -> None:
-    there = remote.parse_answer(_ask(FIXTURE, tmp_path), str(FIXTURE), PLACE)
+    there = on_engine_host.parse_answer(_ask(FIXTURE, tmp_path), str(FIXTURE), PLACE)
     here = identify(FIXTURE)
     assert there.path == PLACE
     assert there.files == (PLACE,)
@@ -49,7 +49,7 @@ def test_reads_archives(tmp_path: Path, kind: str) -> None:
         (tmp_path / "case" / "vmcore").write_bytes(FIXTURE.read_bytes())
         form = {"tar.gz": "gztar", "tar.xz": "xztar", "zip": "zip"}[kind]
         dump = Path(shutil.make_archive(str(tmp_path / "case"), form, tmp_path / "case"))
-    there = remote.parse_answer(_ask(dump, tmp_path), str(dump), PLACE)
+    there = on_engine_host.parse_answer(_ask(dump, tmp_path), str(dump), PLACE)
     here = identify(dump)
     assert (there.wrappers, there.member, there.release) == (here.wrappers, here.member, here.release)
     assert there.wrappers[-1] == kind.partition(".")[0]
@@ -60,7 +60,7 @@ def test_reports_errors(tmp_path: Path) -> None:
     letter = tmp_path / "letter"
     letter.write_text("Dear support,\nour machine died.\n")
     with pytest.raises(NotADump, match="/var/crash/host-2026-01-01/vmcore"):
-        remote.parse_answer(_ask(letter, tmp_path), str(letter), PLACE)
+        on_engine_host.parse_answer(_ask(letter, tmp_path), str(letter), PLACE)
 
 
 GOOD: dict[str, Any] = {"path": "/case/vmcore", "files": ["/case/vmcore"], "format": "elf", "size": 7}
@@ -93,32 +93,32 @@ GOOD: dict[str, Any] = {"path": "/case/vmcore", "files": ["/case/vmcore"], "form
 )
 def test_hostile_answers(change: dict[str, Any]) -> None:
     """The author of the dump may control the answer: it must not name another file, or have other types."""
-    assert remote.parse_answer(json.dumps(GOOD).encode(), "/case/vmcore", PLACE).size == 7
+    assert on_engine_host.parse_answer(json.dumps(GOOD).encode(), "/case/vmcore", PLACE).size == 7
     with pytest.raises(DumpDamaged):
-        remote.parse_answer(json.dumps(GOOD | change).encode(), "/case/vmcore", PLACE)
+        on_engine_host.parse_answer(json.dumps(GOOD | change).encode(), "/case/vmcore", PLACE)
 
 
 @pytest.mark.parametrize("answer", [b"", b"[]", b"null", b"{", b"\xff\xfe", b"{}"])
 def test_no_answer(answer: bytes) -> None:
     with pytest.raises(DumpDamaged):
-        remote.parse_answer(answer, "/case/vmcore", PLACE)
+        on_engine_host.parse_answer(answer, "/case/vmcore", PLACE)
 
 
 def test_an_unknown_class_of_error() -> None:
     answer = json.dumps({"error": "SystemExit", "message": "x", "hint": ""}).encode()
-    with pytest.raises(remote.DumpError):
-        remote.parse_answer(answer, "/case/vmcore", PLACE)
+    with pytest.raises(on_engine_host.DumpError):
+        on_engine_host.parse_answer(answer, "/case/vmcore", PLACE)
 
 
 @pytest.mark.parametrize("kind", ["SessionDied", "EngineFailed", "VmboxError", "kinds"])
 def test_an_error_that_no_dump_causes(kind: str) -> None:
     answer = json.dumps({"error": kind, "message": "a\nb\x1b[2J", "hint": "\r\n"}).encode()
-    with pytest.raises(remote.DumpError) as raised:
-        remote.parse_answer(answer, "/case/vmcore", PLACE)
+    with pytest.raises(on_engine_host.DumpError) as raised:
+        on_engine_host.parse_answer(answer, "/case/vmcore", PLACE)
     assert raised.value.message.isprintable()
     assert raised.value.hint.isprintable()
 
 
 def test_relative_path() -> None:
     with pytest.raises(DumpNotFound, match="no path from the root"):
-        remote.identify(Path("vmcore"), None)  # type: ignore[arg-type] # refused before the engine is asked
+        on_engine_host.identify(Path("vmcore"), None)  # type: ignore[arg-type] # refused before the engine is asked
