@@ -404,8 +404,8 @@ def test_what_is_kept_is_read_without_what_asks_servers(site: Archive) -> None:
     list(dumps.read_log(path))
     code = f"""
 import sys
-from sandbox.case import dumps, naming
-from sandbox.remote import described
+from sandbox.case import dumps
+from sandbox.remote import described, naming
 named = naming.named({url(site)!r})
 assert described.is_known(named)
 print(len(list(dumps.read_log(described.known(named)))))
