@@ -22,10 +22,14 @@ PANIC_LINE: Final = re.compile(r"(?<!end )Kernel panic - .*")
 _OOPS: Final = re.compile(
     r"BUG: (?:[Kk]ernel NULL pointer dereference|[Uu]nable to handle).*|Unable to handle kernel.*"
     r"|[Kk]ernel BUG at.*|Oops: .*|general protection fault.*|Internal error: .*|divide error: .*"
-    r"|Oops - .*|stack segment: .*|double fault: .*|BUG: KASAN: .*|watchdog: BUG: .*|Unhandled fault.*"
+    r"|Oops - .*|stack segment: .*|double fault[:,] .*|BUG: KASAN: .*|watchdog: BUG: .*|Unhandled fault.*"
+    r"|CFI failure at .*|invalid opcode: [0-9a-f]{4} \[#.*|Bad pagetable: .*|alignment check: .*|Split lock detected.*"
 )
-_NUMBERS: Final = re.compile(r"Oops|Internal error: Oops")
+_NUMBERS: Final = re.compile(r"Oops|Internal error: Oops|invalid opcode: ")
 """An oops' line "Oops: 0002 [#1] SMP", which only numbers it."""
+_LINES_TO_SHADOW: Final = 4
+_SHADOW: Final = re.compile(r"KASAN: null-ptr-deref in range \[")
+"""What KASAN says below an oops of an access to its shadow (mm/kasan/report.c: kasan_non_canonical_hook())."""
 LINES_OF_HEAD: Final = 32
 """Lines above that one, in which the reason is: arm64 has 20 of them."""
 _LINES_OF_PANIC: Final = 140
@@ -33,7 +37,9 @@ _LINES_OF_PANIC: Final = 140
 _LINES_TO_TASK: Final = 8
 """Lines below a panic's in which the kernel names its task; other CPUs may print between."""
 _OF_A_CPU: Final = re.compile(r"\bCPU: \d+ .*\bPID: \d+ |---\[ end trace")
-_GENERIC: Final = re.compile(r"Fatal exception|Fatal hardware error|panic_on_oops|Oops")
+_GENERIC: Final = re.compile(
+    r"Fatal exception|Fatal hardware error|panic_on_oops|Oops|Machine halted|Aiee, killing|kill the idle task"
+)
 
 # The meaning of each message. The first match wins, in the panic line, then in the last oops before it. Messages are
 # those of Linux 2.6.32 to 6.x: kernel/panic.c, arch/*/kernel/traps.c, mm/oom_kill.c …
@@ -44,16 +50,25 @@ _CAUSES: Final = (
     (r"soft ?lockup", PanicCause.SOFT_LOCKUP),
     (r"hard lockup", PanicCause.HARD_LOCKUP),
     (r"RCU Stall", PanicCause.RCU_STALL),
-    (r"machine check|\bMCE\b", PanicCause.MCE),
+    (r"machine check|\bMCE\b|broadcast exception handler", PanicCause.MCE),
     (r"NMI: Not continuing|NMI IOCK|An NMI occurred|nmi_panic|Non maskable interrupt|NMI: IOCK", PanicCause.NMI),
     (r"SError Interrupt", PanicCause.SERROR),
     (r"Attempted to kill init", PanicCause.INIT_KILLED),
     (r"Unable to mount root fs|No working init found|Requested init .* failed", PanicCause.NO_ROOT),
-    (r"KASAN", PanicCause.KASAN),
+    # "[#1] SMP KASAN" only says that the kernel was built with it.
+    (r"KASAN: |kasan\.fault", PanicCause.KASAN),
     (r"KFENCE", PanicCause.KFENCE),
+    (r"KCSAN: ", PanicCause.KCSAN),
+    (r"KMSAN: |kmsan\.panic", PanicCause.KMSAN),
     (r"UBSAN", PanicCause.UBSAN),
+    (r"CFI failure|Oops - CFI", PanicCause.CFI),
+    (r"not syncing: scheduling while atomic", PanicCause.ATOMIC),
+    (r"not syncing: workqueue: ", PanicCause.WORKQUEUE),
     (r"panic_on_warn", PanicCause.WARNING),
-    (r"stack-protector|stack is corrupted|stack overflow|stack guard page", PanicCause.STACK_OVERFLOW),
+    (
+        r"stack-protector|stack is corrupted|stack overflow|stack guard page|corrupted stack end",
+        PanicCause.STACK_OVERFLOW,
+    ),
     (r"NULL pointer dereference", PanicCause.NULL_POINTER),
     (r"list_(?:add|del) corruption", PanicCause.LIST_CORRUPTION),
     (r"kernel BUG at", PanicCause.BUG),
@@ -62,9 +77,12 @@ _CAUSES: Final = (
     (r"double fault", PanicCause.DOUBLE_FAULT),
     (r"divide error", PanicCause.DIVIDE_ERROR),
     (r"invalid opcode|undefined instruction", PanicCause.INVALID_OPCODE),
-    (r"panic forced after error|\b(?:ext4|xfs|btrfs|dm-verity)\b.*panic", PanicCause.FILESYSTEM),
+    (r"panic forced after error|\b(?:ext4|xfs|btrfs|dm-verity)\b.*panic|dm-verity device", PanicCause.FILESYSTEM),
     (r"IPMI", PanicCause.IPMI),
-    (r"Fatal hardware error|synchronous (?:external abort|parity)", PanicCause.HARDWARE_ERROR),
+    (
+        r"Fatal hardware error|synchronous (?:external abort|parity)|syncing: (?:EDAC \w+: )?UE |DMAR hardware is malf",
+        PanicCause.HARDWARE_ERROR,
+    ),
     (r"Oops", PanicCause.OOPS),
 )
 
@@ -219,12 +237,18 @@ def says_why(panic: str) -> bool:
 
 
 def _take_machine(found: LogFindings, lines: list[str], budget: Budget) -> None:
-    """What the last stack says of its kernel. Its release counts where the banner is another boot's, or lost."""
+    """What the last stack says of its kernel. Its release counts where the banner is another boot's, or lost.
+
+    Its registers may be those of an oops above, or there are none.
+    """
+    done = False
     for line in reversed(lines):
         budget.ask()
         if found.arch is None:
             found.arch = next((arch for pattern, arch in _MACHINES if pattern.search(line)), None)
-        if "ainted" not in line or (named := _CPU_LINE.search(line)) is None:
+        if done and found.arch is not None:
+            return
+        if done or "ainted" not in line or (named := _CPU_LINE.search(line)) is None:
             continue
         version = _BUILD_ID.sub("", named["version"]).strip()
         if old := _OLD_LINE.search(line):
@@ -234,7 +258,7 @@ def _take_machine(found: LogFindings, lines: list[str], budget: Budget) -> None:
             found.build_id = build_id[1]
         if found.release != named["release"]:
             found.banner, found.release, found.utsname_version = None, named["release"], version
-        return
+        done = True
 
 
 def _take_banner(found: LogFindings, line: str) -> None:
@@ -266,6 +290,10 @@ def _conclude(found: LogFindings, lines: list[str], budget: Budget) -> None:
         if panic and _GENERIC.search(panic[0]):
             candidates.reverse()
         found.cause = next(filter(None, map(_cause, candidates)), PanicCause.OTHER if panic else None)
+        if found.cause in {PanicCause.GENERAL_PROTECTION, PanicCause.PAGE_FAULT} and oops_at is not None:
+            below = lines[oops_at + 1 : oops_at + 1 + _LINES_TO_SHADOW]
+            if any(map(_SHADOW.search, below)):
+                found.cause = PanicCause.NULL_POINTER
     for line in reversed(lines):
         budget.ask()
         if tainted := _TAINTED.search(line):

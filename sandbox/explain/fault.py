@@ -157,9 +157,16 @@ class _Explainer:
             divided = divisor(text, registers) if text is not None and self._arch == "x86_64" else None
             confirmed = oops.address is not None and self._seen.address == oops.address
             yield _said("what", what(oops, self._access(), self._arch, divided, confirmed=confirmed))
+            if oops.shadow is not None:
+                kind, low, high = oops.shadow
+                yield _said(
+                    "what",
+                    "The fault is in KASAN's shadow, which is read first; the access was to be of "
+                    f"{_x(low)} to {_x(high)} ({kind}).",
+                )
             if oops.corruption is not None:
                 yield _said("what", f"Before it the kernel said: {oops.corruption.rstrip('.')}.")
-        earlier = unfaulted.earlier(self._lines, self._found.panic if oops is None else oops.line)
+        earlier = unfaulted.earlier(self._lines, self._found.panic if oops is None else oops.line, self._panic)
         first = self._first
         if first is not None and (earlier is None or first.line < earlier[0]):
             where = first.place
@@ -199,9 +206,14 @@ class _Explainer:
             pc = self._facts.pc if self._facts else None
             command = self._debugger.line_command(f"{pc:x}") if pc is not None else "bt -l"
             yield Sentence(topic="where", text=f"{text}.", command=command)
-        callers = self._callers()
+        called = oopses.frames(self._lines, oops)
+        at = interrupted_at(called)
+        callers, below = self._callers(called[:at]), [_named(one) for one in called[at:]] if at is not None else []
         if callers:
-            yield Sentence(topic="where", text=f"It was called by {_chain(callers)}.", command="bt")
+            stopped = f"; that interrupted {_chain(below)}" if below else ""
+            yield Sentence(topic="where", text=f"It was called by {_chain(callers)}{stopped}.", command="bt")
+        if oops.lockup and place is None:
+            yield from self._stuck()
         if oops.command is not None:
             yield Sentence(
                 topic="where",
@@ -232,7 +244,18 @@ class _Explainer:
         trace = None if self._oops is not None else self._found.trace
         return trace if trace is not None and trace.kind is TraceKind.PANIC else None
 
-    def _callers(self) -> list[str]:
+    def _stuck(self) -> Iterator[Sentence]:
+        """What a CPU ran that found itself stuck, where the kernel printed no registers (3.10)."""
+        trace = self._found.trace
+        own = self._oops is not None and re.search(r"self-detected stall|soft lockup", self._oops.text)
+        if not own or trace is None or trace.kind is not TraceKind.PANIC:
+            return
+        at = interrupted_at(trace.reliable)
+        names = _own_names(trace.reliable[at:]) if at is not None else []
+        if names:
+            yield Sentence(topic="where", text=f"The interrupt that found it stopped {_chain(names)}.", command="bt")
+
+    def _callers(self, frames: Sequence[TracedFrame]) -> list[str]:
         oops = self._oops
         if oops is None:
             return []
@@ -242,7 +265,6 @@ class _Explainer:
             if self._facts
             else {}
         )
-        frames = oopses.frames(self._lines, oops)
         callers = [_named(one) + ("" if one.nameless else found.get(plain_name(one.function), "")) for one in frames]
         link = oops.link.function if oops.link is not None else None
         if link is None or link in {oops.place.function if oops.place else None, *(one.function for one in frames[:1])}:

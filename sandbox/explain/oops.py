@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sandbox.dump.panic import LINES_OF_HEAD
@@ -19,15 +19,18 @@ from sandbox.judge.call_trace import (
     CallTrace,
     TracedFrame,
     call_traces,
+    interrupted_at,
     own_lines,
     without_time,
 )
+from sandbox.judge.functions import is_checker, is_machinery, is_panic, plain_name
 from sandbox.judge.which_trace import is_of_init, panic_and_trace
 
 _BEGINS: Final = re.compile(
     r"BUG: (?:[Kk]ernel NULL pointer|[Uu]nable to handle)|[Uu]nable to handle kernel|general protection fault"
     r"|[Kk]ernel BUG at|stack guard page was hit|Internal error: |divide error: |double fault|Unhandled fault"
     r"|stack segment: |invalid opcode: |\bOops: |Oops - |watchdog: BUG: |detected stall|self-detected stall"
+    r"|Bad pagetable: |Split lock detected|alignment check: |control protection fault"
     r"|hard LOCKUP|kernel tried to execute NX|BUG: soft lockup|detected expedited stalls"
     r"|Insufficient stack space to handle exception"
 )
@@ -40,16 +43,15 @@ _WARNS: Final = re.compile(
 That of 7.2 has the CPU at its end; with CONFIG_DEBUG_BUGVERBOSE_DETAILED the condition is before the file.
 """
 _REPORT: Final = re.compile(
-    r"^\s*(?:BUG: (?P<checker>KASAN|KFENCE|KCSAN): (?P<kind>\S.{0,256}?) in (?P<place>\S+(?: \[[^\]]{1,110}\])?)"
-    # A data race has two.
-    r"(?: / \S+(?: \[[^\]]{1,110}\])?)?"
+    r"^\s*(?:BUG: (?P<checker>KASAN|KFENCE|KCSAN|KMSAN): (?P<kind>\S.{0,256}?) in "
+    r"(?P<place>\S+(?: \[[^\]]{1,110}\])?)"
+    # A data race has two; behind each a decoder of logs may have put file and line.
+    r"(?: [^\s:]{1,256}:\d{1,9})?(?: / \S+(?: \[[^\]]{1,110}\])?)?"
     r"|(?P<ubsan>UBSAN): (?P<fault>\S.{0,256}?) in (?P<file>[^\s:]{1,256}):(?P<line>\d{1,9})(?::\d{1,9})?)\s*$"
 )
 """The first line of a report of a checker that the compiler or the allocator helps (mm/kasan/report.c, lib/ubsan.c)."""
-_REPORTED: Final = re.compile(r"\b(KASAN|KFENCE|KCSAN|UBSAN): panic_on_warn set|\b(kasan)\.fault=panic set")
-_CHECKERS: Final = re.compile(
-    r"_*(?:dump_stack|show_stack|dump_backtrace|print_address_description|print_report|print_address_desc|kasan_|asan_|kcsan_|tsan_|kfence_|ubsan_|check_region)\w*"
-    r"(?:\.\w+)*|panic|check_panic_on_warn|end_report"
+_REPORTED: Final = re.compile(
+    r"\b(KASAN|KFENCE|KCSAN|UBSAN): panic_on_warn set|\b(kasan)\.fault=panic set|\b(kmsan)\.panic set"
 )
 _SAID: Final = re.compile(
     r"virtual address [0-9a-f]{8} when (?P<arm>read|write|execute)"
@@ -70,7 +72,9 @@ _NUMBER: Final = re.compile(r"\[#(\d{1,6})\]")
 _ADDRESS: Final = re.compile(
     r"(?:dereference|page fault|paging request)[^:]*(?:, address| for address): (?:0x)?([0-9a-f]{8,16})"
     r"|(?:dereference|paging request|data access)[a-z ]* at (?:virtual address )?(?:0x)?([0-9a-f]{8,16})"
-    r"|(?:non-canonical|maybe for) address 0x([0-9a-f]{1,16})"
+    # arch/x86/kernel/traps.c: kernel_gp_hint_help, that of LASS since 6.19.
+    r"|general protection fault, (?:[a-z]+ (?:for|LASS violation for) (?:non-canonical )?address"
+    r"|kernel NULL pointer dereference) 0x([0-9a-f]{1,16})"
     # arch/arm64/mm/fault.c and arch/riscv/mm/fault.c: "access to user memory outside uaccess routines", and others.
     r"|Unable to handle kernel [a-z -]{1,64} memory[a-z ]{0,32} at virtual address ([0-9a-f]{16})"
     r"|Unhandled fault: [\w -]{1,64} \(0x[0-9a-f]{3,8}\) at (?:0x)?([0-9a-f]{8,16})\b"
@@ -102,9 +106,14 @@ _CODE: Final = re.compile(r"^\s*Code: ([0-9a-f<>() ]{2,1024})$")
 _CHECK: Final = re.compile(r"[Kk]ernel BUG at (?P<file>\S{1,256}?):(?P<line>\d{1,9})!")
 _BEFORE: Final = re.compile(
     r"\blist_(?:add|del) corruption.*|\bdetected buffer overflow in \w.*|\w+: detected buffer overflow.*"
-    r"|\busercopy: Kernel memory .*"
+    r"|\busercopy: Kernel memory .*|^\s*CFI failure at .*|\bMissing ENDBR: \S.*"
 )
-"""What lib/list_debug.c, lib/string_helpers.c and mm/usercopy.c say before their BUG()."""
+"""What lib/list_debug.c, lib/string_helpers.c, mm/usercopy.c, kernel/cfi.c and arch/x86/kernel/cet.c say before."""
+_SHADOW: Final = re.compile(
+    r"^\s*KASAN: (?P<kind>[a-z -]{1,64}) in range \[0x0*(?P<low>[0-9a-f]{1,16})-0x0*(?P<high>[0-9a-f]{1,16})\]",
+    re.MULTILINE,
+)
+"""mm/kasan/report.c: kasan_non_canonical_hook()."""
 _RUST: Final = re.compile(r"\brust_kernel: panicked at \S")
 """What the panic handler of rust/kernel/lib.rs prints: the place, and the reason in the next line."""
 _GUARD: Final = re.compile(r"BUG: (?:\w+ )?stack guard page was hit at \S|Insufficient stack space to handle exception")
@@ -112,6 +121,11 @@ _GUARD: Final = re.compile(r"BUG: (?:\w+ )?stack guard page was hit at \S|Insuff
 _FAR: Final = re.compile(r"^FAR: 0x([0-9a-f]{16})$", re.MULTILINE)
 _LINK: Final = re.compile(r"^lr : " + _PLACE.pattern, re.MULTILINE)
 _MODULES: Final = re.compile(r"^\s*Modules linked in: ?(.*)$")
+_OF_OOPS: Final = re.compile(
+    r"Fatal exception|Oops|double fault|stack guard|overflow|BUG|Machine halted|Aiee, killing|kill the idle task"
+    r"|CFI failure|UBSAN: "
+)
+"""What panics say that an oops ends in."""
 _END: Final = re.compile(r"---\[ end trace")
 _MOST: Final = 200
 """Lines of an oops."""
@@ -169,6 +183,8 @@ class Oops:
     """read, write or execute, where the kernel says it in words."""
     corruption: str | None = None
     """What the kernel says before a BUG() of its own checks (of lists, of buffers), or the text of a WARN()."""
+    shadow: tuple[str, int, int] | None = None
+    """What KASAN made of a fault in its shadow: the kind, and the first and last address that was to be accessed."""
     guard_page: bool = False
     """Whether a stack ran into the page below it."""
     modules: Mapping[str, str] = field(default_factory=dict)
@@ -228,7 +244,28 @@ def _oopses(lines: Sequence[str], panic: int | None) -> tuple[Oops | None, Oops 
     if panic is not None and not _belongs(lines[panic], last):
         return None, oopses[0] if oopses else None
     first = oopses[0] if oopses and oopses[0] is not last else None
-    return last, first
+    return _with_place(lines, last), first
+
+
+def _with_place(lines: Sequence[str], oops: Oops) -> Oops:
+    """Of a checker's report that names no function: the first of its trace that is none of the checker's own."""
+    if not oops.reported or oops.place is not None:
+        return oops
+    trace = next((one for one in call_traces(lines) if one.line > oops.line), None)
+    first = next(iter(_unchecked(trace.reliable)), None) if trace is not None else None
+    if trace is None or first is None or (oops.check is None and first.function not in oops.text):
+        return oops
+    printed = f"{first.function}+0x{first.offset}/"
+    found = next((_PLACE.search(line) for line in lines[trace.line : trace.end] if printed in line), None)
+    return oops if found is None else replace(oops, place=_place(found))
+
+
+def _unchecked(frames: Sequence[TracedFrame]) -> Iterator[TracedFrame]:
+    """Without what a checker called to report."""
+    own = {one.function: plain_name(one.function) for one in frames}
+    return itertools.dropwhile(
+        lambda one: any(test(own[one.function]) for test in (is_checker, is_machinery, is_panic)), frames
+    )
 
 
 def _one_oops(lines: Sequence[str], before: int, at: int) -> bool:
@@ -243,7 +280,7 @@ def _one_oops(lines: Sequence[str], before: int, at: int) -> bool:
 
 
 def frames(lines: Sequence[str], oops: Oops) -> list[TracedFrame]:
-    """The frames of the oops' call trace that the kernel was sure of, without the one that faulted."""
+    """The frames of the oops' call trace that the kernel was sure of, outside of the one that faulted."""
     trace = next((one for one in call_traces(lines) if one.line > oops.line), None)
     # Without registers the trace of a lockup begins with the handler that found it, which nothing of the bug called.
     if trace is None or (oops.lockup and oops.place is None):
@@ -255,10 +292,27 @@ def frames(lines: Sequence[str], oops: Oops) -> list[TracedFrame]:
         # A checker's trace, and those of mips, powerpc and s390, begin with the function itself.
         at = next((at for at, one in enumerate(found) if _is_at(one, place)), -1)
         found = found[at + 1 :]
-    found = [one for one in found if not one.stopped]
+    if place is None:
+        found = [one for one in found if not one.stopped]
     if oops.reported:
-        found = list(itertools.dropwhile(lambda one: _CHECKERS.fullmatch(one.function), found))
+        found = list(_unchecked(found))
     return found
+
+
+def stuck_elsewhere(log: Sequence[str]) -> list[str]:
+    """The functions that a CPU was in which another one found stuck, innermost first, with a panic of that other CPU.
+
+    Empty where the panic is of the stuck CPU itself, or the log does not tell.
+    """
+    found = find(log)
+    last, trace = found.last, found.trace
+    if last is None or not last.lockup or last.place is None or last.cpu is None or found.panic is None:
+        return []
+    # The call trace of the panic, if it has one of its own.
+    if trace is None or trace.line < found.panic or trace.cpu in {None, last.cpu}:
+        return []
+    called = frames(found.lines, last)
+    return [last.place.function, *(one.function for one in called[: interrupted_at(called)])]
 
 
 def _is_at(frame: TracedFrame, place: Place) -> bool:
@@ -276,7 +330,7 @@ def _belongs(panic: str, last: Oops) -> bool:
         return _WARNED.search(panic) is not None
     if last.pid == 1 and is_of_init(panic):
         return True
-    return re.search(r"Fatal exception|Oops|double fault|stack guard|overflow|BUG", panic) is not None
+    return _OF_OOPS.search(panic) is not None
 
 
 def _read(lines: Sequence[str], at: int, end: int) -> Oops:
@@ -289,7 +343,11 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
         # In 7.2 there is the whole of a WARN() between what it says and its BUG().
         above = list(reversed(lines[max(0, at - _MOST) : at]))
     before = next((found[0] for line in above if (found := _BEFORE.search(line))), None) or _rust_panic(above)
-    task = TASK_LINE.search(text)
+    lockup = _LOCKUP.search(block[0]) is not None
+    # A lockup may be found by another CPU, which is named first; that of the registers is the one that did not get on.
+    before_state = "\n".join(itertools.takewhile(lambda line: not _WHERE.match(line), block)) if lockup else text
+    tasks = list(TASK_LINE.finditer(before_state))
+    task = tasks[-1 if lockup else 0] if tasks else None
     old = OLD_TASK_LINE.search(text) if task is None else None
     warning = _WARNS.match(block[0])
     if warning is not None:
@@ -308,12 +366,13 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     value = int(next(filter(None, address.groups())), 16) if address else None
     far = _FAR.search(text) if guard else None
     link = _LINK.search(text)
+    shadow = _SHADOW.search(text)
     if said is not None and said["address"]:
         value = int(said["address"], 16)
     return Oops(
         line=at,
         text=block[0].strip(),
-        lockup=_LOCKUP.search(block[0]) is not None,
+        lockup=lockup,
         number=int(number[1]) if number else None,
         # The kernel prints a hash of the address where a stack ended; the processor keeps it.
         address=(int(far[1], 16) if far else registers.get("cr2")) if guard else value,
@@ -333,6 +392,7 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
         reported=report is not None,
         access=_access(said) if said else None,
         corruption=before,
+        shadow=(shadow["kind"], int(shadow["low"], 16), int(shadow["high"], 16)) if shadow else None,
         guard_page=guard,
         modules=_modules(lines[max(0, at - 60) : end]),
     )

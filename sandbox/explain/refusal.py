@@ -34,6 +34,10 @@ _DIVIDES: Final = re.compile(r"divide error: ")
 _STACK_SEGMENT: Final = re.compile(r"stack segment: ")
 """In 64-bit mode, what is a general protection fault with other registers (Intel SDM, volume 3, 6.15)."""
 _DOUBLE: Final = re.compile(r"double fault")
+_LASS: Final = re.compile(r"LASS violation for address")
+_CANONICAL: Final = re.compile(r"maybe for address")
+"""What arch/x86/kernel/traps.c makes of a general protection fault where the address is one of the processor's own."""
+_SPLIT_LOCK: Final = re.compile(r"Split lock detected")
 
 
 def access(oops: Oops, arch: str | None, instruction: ParsedInstruction | None) -> str | None:
@@ -96,18 +100,31 @@ def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = No
         at = f"address 0x{oops.address:x}" if oops.address is not None else "something"
         target = f" when it was to {verb} {at}" if how else ""
         return f"The processor got an error of memory, of a bus or of a device{target}: {oops.text.rstrip('.')}."
+    if _SPLIT_LOCK.search(oops.text):
+        return "The kernel locked the bus: an atomic instruction was to change memory across two cache lines."
     if oops.address is None:
         return f"{oops.text.rstrip('.')}."
     address = f"0x{oops.address:x}"
     if oops.guessed:
-        doubt = "" if confirmed else ", in some versions without the instruction's offset"
-        return (
-            f"The processor refused to {verb} {address}, which is no address: it is not canonical. "
-            f"The kernel made it of the instruction's registers{doubt}."
-        )
+        return f"{_general_protection(oops, verb, address)} {_made(confirmed=confirmed)}"
     if oops.address < _PAGE:
         return f"A NULL pointer was followed: the kernel tried to {verb} address {address}."
     return f"The kernel tried to {verb} address {address}, {_refusal(oops, arch)}."
+
+
+def _general_protection(oops: Oops, verb: str, address: str) -> str:
+    if _LASS.search(oops.text):
+        return f"The processor refused to {verb} {address}, which is of user space (LASS)."
+    if _CANONICAL.search(oops.text):
+        return f"The processor refused an instruction that was to {verb} {address}; the log does not say why."
+    if oops.address is not None and oops.address < _PAGE:
+        return f"A NULL pointer was followed: the kernel tried to {verb} address {address}."
+    return f"The processor refused to {verb} {address}, which is no address: it is not canonical."
+
+
+def _made(*, confirmed: bool) -> str:
+    doubt = "" if confirmed else ", in some versions without the instruction's offset"
+    return f"The kernel made it of the instruction's registers{doubt}."
 
 
 def _refusal(oops: Oops, arch: str | None) -> str:

@@ -15,6 +15,11 @@ _EARLIER: Final = re.compile(
     r"|rcu: INFO: rcu_\w+ detected|watchdog: BUG: )"
 )
 """Errors after which a kernel goes on: of memory (mm/page_alloc.c, mm/slub.c), of the scheduler, of locks."""
+_LED: Final = (
+    (re.compile(r"BUG: scheduling while atomic: "), re.compile(r"not syncing: scheduling while atomic")),
+    (re.compile(r"BUG: workqueue lockup - "), re.compile(r"not syncing: workqueue: ")),
+)
+"""Errors that a kernel may panic of, and what the panic says then: kernel/sched/core.c, kernel/workqueue.c."""
 _INVOKED: Final = re.compile(r"^(?P<name>.{1,16}) invoked oom-killer: .*?order=(?P<order>-?\d+)")
 _TABLE: Final = re.compile(r"^\[ *pid *\] +(?P<columns>uid .* name)$")
 _ROW: Final = re.compile(r"^\[ *(?P<pid>\d{1,10})\] +(?P<values>\S.*)$")
@@ -37,15 +42,24 @@ def what(lines: Sequence[str], panic: str | None, *, survived: bool = False) -> 
     yield _said("what", f"{said}: {(panic or '').rstrip('. :!')}.")
     for name, pid in list(dict.fromkeys(_BLOCKED.findall("\n".join(lines))))[:_MOST]:
         yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")
+    if (cause := next((said for said, led in _LED if led.search(panic or "")), None)) is not None and (
+        line := next((one.strip() for one in reversed(lines) if cause.match(one.strip())), None)
+    ):
+        yield _said("what", f"Before it the kernel said: {line.rstrip('.!')}.")
     if re.search(r"[Oo]ut of memory|deadlocked on memory", panic or ""):
         yield from _memory(lines)
 
 
-def earlier(lines: Sequence[str], before: int | None) -> tuple[int, str] | None:
-    """(index, text) of the first error that the kernel survived, above line `before`; None without one."""
+def earlier(lines: Sequence[str], before: int | None, panic: str | None = None) -> tuple[int, str] | None:
+    """(index, text) of the first error that the kernel survived, above line `before`; None without one.
+
+    An error that `panic` says the kernel did not survive is none.
+    """
+    own = next((said for said, led in _LED if led.search(panic or "")), None)
     for at, line in enumerate(lines[:before]):
-        if _EARLIER.match(line.strip()):
-            return at, line.strip()
+        text = line.strip()
+        if _EARLIER.match(text) and not (own is not None and own.match(text)):
+            return at, text
     return None
 
 

@@ -22,6 +22,11 @@ _MACHINERY: Final = re.compile(
     # What prints a stack: arch/arm64/kernel/stacktrace.c, arch/arm/kernel/unwind.c.
     r"|dump_backtrace\w*|unwind_backtrace"
 )
+# What a checker reports with, which the compiler or an allocator helps: mm/{kasan,kfence,kmsan}, kernel/kcsan,
+# lib/ubsan.c.
+_CHECKER: Final = re.compile(
+    r"_*(?:print_address_desc|print_report|kasan_|hwasan_|asan_|kcsan_|tsan_|kmsan_|msan_|kfence_|ubsan_|check_region)\w*|end_report"
+)
 # The outermost functions: every stack ends in one of these.
 _ENTRY: Final = re.compile(
     r"do_syscall_\w+|entry_SYSCALL\w*|system_call_fastpath|sysenter_\w+|ret_from_fork\w*|kthread|__x64_sys_\w+|invoke_syscall\w*"
@@ -63,9 +68,13 @@ _AT_RUN_TIME: Final = re.compile(r"bpf_prog_[0-9a-f]{16}(?:_\w+)?|bpf_trampoline
 # kernel/panic.c. Its callees, down to the loop or halt in which a hypervisor finds the CPU, are the same for all bugs.
 _PANIC: Final = re.compile(r"v?panic|nmi_panic")
 # Entries of interrupts, of old and new kernels: arch/x86/entry/entry_64.S, arch/x86/include/asm/idtentry.h, those of
-# paravirtual guests of Xen; arch/arm64/kernel/entry.S; arch/powerpc/kernel/exceptions-64s.S; arch/s390/kernel/entry.S.
+# guests of Xen and Hyper-V; arch/arm64/kernel/entry.S; arch/powerpc/kernel/exceptions-64s.S; arch/s390/kernel/entry.S.
+# A driver's handler is none, which may be called nic_interrupt.
 _INTERRUPT: Final = re.compile(
-    r"asm_sysvec_\w+|fred_extint|(?:asm_)?common_interrupt\w*|ret_from_intr|\w+_interrupt|(?:asm_exc_)?xen_hypervisor_callback"
+    r"asm_sysvec_\w+|fred_extint|(?:asm_)?common_interrupt\w*|ret_from_intr|(?:asm_exc_)?xen_hypervisor_callback"
+    r"|(?:apic_timer|reschedule|call_function(?:_single)?|irq_work|error|spurious|thermal|threshold|deferred_error"
+    r"|invalidate\d*|reboot|irq_move_cleanup)_interrupt|(?:xen_hvm|hyperv|acrn_hv|hv_stimer0)_callback_vector|x86_platform_ipi"
+    r"|xen_do_hypervisor_callback|kvm_posted_intr_(?:wakeup_|nested_)?(?:ipi|vector)"
     r"|el1(?:[th]_64)?_(?:irq|fiq)(?:_handler)?|__irq_svc|(?:hardware_interrupt|decrementer|doorbell_super)_common(?:_virt)?"
     r"|(?:io|ext)_int_handler"
 )
@@ -169,6 +178,11 @@ def system_call(function: str) -> str | None:
 def is_machinery(function: str) -> bool:
     """Whether a function of this plain name only handles panics, exceptions or the printing of a stack."""
     return _MACHINERY.fullmatch(function) is not None
+
+
+def is_checker(function: str) -> bool:
+    """Whether a function of this plain name is of KASAN, KFENCE, KCSAN, KMSAN or UBSAN, and only checks or reports."""
+    return _CHECKER.fullmatch(function) is not None
 
 
 def is_interrupt(function: str) -> bool:

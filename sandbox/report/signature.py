@@ -9,15 +9,27 @@ for a function that ends in panic(), of which some kernels print the name of the
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from sandbox.dump.panic import says_why
+from sandbox.explain.oops import stuck_elsewhere
 from sandbox.judge.backtrace import Backtrace, Frame
 from sandbox.judge.call_trace import TracedFrame
-from sandbox.judge.functions import ALIASES, is_address, is_entry, is_interrupt, is_machinery, is_panic, plain_name
+from sandbox.judge.functions import (
+    ALIASES,
+    is_address,
+    is_checker,
+    is_entry,
+    is_exception,
+    is_interrupt,
+    is_machinery,
+    is_panic,
+    plain_name,
+)
 from sandbox.judge.which_trace import blocked_trace, panic_trace
 from sandbox.model import PanicCause
 
@@ -26,6 +38,12 @@ FRAMES: Final = 5
 
 _FOUND_BY_INTERRUPTS: Final = {PanicCause.SOFT_LOCKUP, PanicCause.HARD_LOCKUP, PanicCause.RCU_STALL}
 """Causes that the handler of an interrupt finds: the bug is what it stopped."""
+
+_CHECKED: Final = {PanicCause.KASAN, PanicCause.KFENCE, PanicCause.KCSAN, PanicCause.KMSAN, PanicCause.UBSAN}
+"""Causes that a checker finds: the bug is what called it."""
+
+_SCHEDULES: Final = re.compile(r"__schedule|schedule\w*|io_schedule\w*|context_switch|__switch_to")
+"""Where every task waits, whatever for: kernel/sched/core.c, kernel/time/timer.c."""
 
 _NUMBER: Final = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+")
 
@@ -55,8 +73,12 @@ def of(
 ) -> Signature:
     """Make the signature of a crash of class `cause` from the best source available."""
     basis, cut = "backtrace", False
-    frames = significant(_functions(backtrace.frames, cause)) if backtrace else ()
-    if not frames or any(is_address(frame) or frame in ALIASES for frame in frames):
+    # The panic of a lockup that another CPU found is that CPU's, and its stack has nothing of the bug.
+    stuck = significant(map(plain_name, stuck_elsewhere(log))) if cause in _FOUND_BY_INTERRUPTS else ()
+    frames = significant(_functions(backtrace.frames, cause)) if backtrace and not stuck else ()
+    if stuck:
+        basis, frames = "log", stuck
+    elif not frames or any(is_address(frame) or frame in ALIASES for frame in frames):
         # The kernel itself had the names of functions for which the debugger has no symbols, or a module's second one.
         trace = blocked_trace(log) if cause == PanicCause.HUNG_TASK else None
         trace = trace or panic_trace(log)
@@ -108,9 +130,18 @@ def _functions(frames: Sequence[Frame | TracedFrame], cause: str | None) -> Iter
         ),
         None,
     )
+    if first is None and watched:
+        # Without registers, as in 3.10: below the entry of the interrupt, of which old kernels have several.
+        entries = [is_interrupt(name) or is_exception(name) for name, _ in names]
+        first = next((at for at in range(1, len(names)) if entries[at - 1] and not entries[at]), None)
     if first is None:
         first = max((at + 1 for at, (name, _) in enumerate(names) if is_panic(name)), default=0)
-    yield from (name for name, _ in names[first:])
+    found = [name for name, _ in names[first:]]
+    if cause in _CHECKED:
+        found = list(itertools.dropwhile(lambda name: is_checker(name) or is_machinery(name), found))
+    elif cause == PanicCause.HUNG_TASK:
+        found = list(itertools.dropwhile(_SCHEDULES.fullmatch, found))
+    yield from found
 
 
 def _names(frames: Sequence[Frame | TracedFrame]) -> Iterator[tuple[str, bool]]:

@@ -74,7 +74,7 @@ KNOWN: dict[str, tuple[tuple[str | None, ...], tuple[str | None, ...], tuple[str
         ("BUG() at fs/example/tree.c:77.", "called by fs_link."),
     ),
     "kcsan": (
-        (None, "6.5.0-syzkaller", "warning"),
+        (None, "6.5.0-syzkaller", "kcsan"),
         (None, None, None, None),
         ("checker of the kernel's own reported: BUG: KCSAN: data-race in ring_pop / ring_push.", ""),
     ),

@@ -388,7 +388,8 @@ def test_a_hung_task_has_the_signature_of_the_task_with_and_without_its_dump() -
         " watchdog.cold+0xc/0x16",
     ]
     from_dump = signature.of(cause="hung-task", backtrace=backtrace.parse(blocked)[0], log=log)
-    assert from_dump.frames == ("__schedule", "schedule", "percpu_rwsem_wait")
+    # Without the scheduler's functions, in which every task waits.
+    assert from_dump.frames == ("percpu_rwsem_wait",)
     assert signature.of(cause="hung-task", log=log).id == from_dump.id
     # A dump without that task's pages has the watchdog's stack only.
     watchdog = blocked.replace("PID: 95 ", "PID: 28 ").replace("__schedule", "watchdog")
