@@ -94,8 +94,15 @@ def carries(found: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
     return all(key in found and value in ("", found[key]) for key, value in wanted.items())
 
 
+_RUNTIME: Final = re.compile(r"error running container|OCI runtime")
+"""Buildah's and Docker's words before those of a runtime. In other lines of a build, SELinux is a library."""
+
+
 def build_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
-    """Yield lines of a build's output. On both engines a failure is an event in an answer with status 200."""
+    """Yield lines of a build's output. On both engines a failure is an event in an answer with status 200.
+
+    Raises `ImageBuildFailed`, and `EngineFailed` where the engine can start no container at all.
+    """
     last: deque[str] = deque(maxlen=20)
     rest = ""
     for event in events:
@@ -104,7 +111,10 @@ def build_lines(events: Iterable[Mapping[str, Any]], ref: str) -> Iterator[str]:
             detail = "\n".join(last)
             if "no space left on device" in f"{detail}\n{reason}".lower():
                 fail(f"{ref} cannot be built", f"{reason}\n{detail}\nno space left on device")
-            hint = remedy(f"{detail}\n{reason}") or "the last lines of the build are above"
+            if refused := next((line for line in (*last, reason) if _RUNTIME.search(line) and remedy(line)), None):
+                # No other image can be built on this host either.
+                raise EngineFailed(f"{ref} cannot be built: {refused}", hint=remedy(refused), detail=detail)
+            hint = "the last lines of the build are above"
             raise ImageBuildFailed(f"{ref} cannot be built: {reason}", hint=hint, detail=detail)
         rest += _COLOUR.sub("", event.get("stream") or "")
         *lines, rest = rest.split("\n")

@@ -15,7 +15,7 @@ from listening import listening
 from sandbox import profiles, render
 from sandbox.commands import doctor, servers
 from sandbox.engine.messages import build_lines
-from sandbox.errors import ImageBuildFailed
+from sandbox.errors import EngineFailed, ImageBuildFailed
 from sandbox.host import checks, paths
 
 
@@ -69,9 +69,16 @@ def test_cgroups_of_both_versions(tmp_path: Path) -> None:
     assert found == [False, False, True]
     # The error of Podman 4.3 with crun 1.8 on such a host, without runc.
     said = "error running container: from /usr/bin/crun creating container: cgroups in hybrid mode not supported, drop"
-    with pytest.raises(ImageBuildFailed) as raised:
+    with pytest.raises(EngineFailed, match="hybrid") as raised:
         list(build_lines([{"stream": f"{said}\n"}, {"error": "while running runtime: exit status 1"}], "image"))
     assert "install runc" in str(raised.value.hint)
+
+
+def test_a_build_that_installs_a_library_of_selinux_and_fails() -> None:
+    said = [{"stream": "Setting up libselinux1 (3.8)\n"}, {"error": "while running runtime: exit status 100"}]
+    with pytest.raises(ImageBuildFailed) as raised:
+        list(build_lines(said, "image"))
+    assert "above" in str(raised.value.hint)
 
 
 def test_cgroup_v1_and_no_newuidmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
