@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     # What is loaded depends on the command.
     from sandbox.commands.run_arguments import RunArguments
     from sandbox.model import Case
@@ -20,11 +22,27 @@ if TYPE_CHECKING:
 def main() -> None:
     """The entry point."""
     try:
-        _main()
+        from sandbox.host import network_files
+
+        stalls = network_files.first(sys.argv[1:])
+        if stalls is None:
+            _main()
+        else:
+            _run_apart(*stalls)
     except KeyboardInterrupt as error:
         # While modules were loaded: later `exit_on_error` says so. SIGINT has the number 2; a `Terminated` has its own.
         sys.stderr.write("vmbox: interrupted\n")
         sys.exit(128 + getattr(error, "number", 2))
+
+
+def _run_apart(path: Path, of: str) -> None:
+    """Runs the command in a process that can be left behind when the network file system of a path stalls."""
+    from sandbox.host import abandoned
+    from sandbox.render import exit_on_error
+
+    open_standard_streams()
+    with exit_on_error():
+        abandoned.run(_main, path, of)
 
 
 def _main() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +38,32 @@ def test_network_file_systems_are_known_by_their_mounts(tmp_path: Path, path: st
     mounts = tmp_path / "mountinfo"
     mounts.write_bytes(MOUNTS)
     assert network_files.kind(Path(path), mounts) == found
+
+
+def test_links_are_followed_until_the_network_begins(tmp_path: Path) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_bytes(MOUNTS)
+    (tmp_path / "dumps").symlink_to("/srv/with space/of today")
+    (tmp_path / "last").symlink_to("dumps/vmcore")
+    (tmp_path / "round").symlink_to("round")
+    assert network_files.kind(tmp_path / "last", mounts) == "nfs4"
+    assert network_files.kind(tmp_path / "round", mounts) is None
+    words = ["info", "-v", str(tmp_path), str(tmp_path / "last"), "/home/me/there/x"]
+    assert network_files.first(words, mounts) == (tmp_path / "last", "nfs4")
+    assert network_files.first(words[:3], mounts) is None
+
+
+@pytest.mark.parametrize(
+    ("work", "status"),
+    [("pass", 0), ("sys.exit(13)", 13), ("os.kill(os.getpid(), 15)", -15), ("print(input())", 0)],
+)
+def test_a_command_in_a_child_ends_as_it_would_without(work: str, status: int) -> None:
+    code = f"import os, pathlib, sys; from sandbox.host import abandoned\ndef work(): {work}\n"
+    code += "abandoned.run(work, pathlib.Path('vmcore'), 'nfs4')"
+    done = subprocess.run([sys.executable, "-c", code], input=b"words", capture_output=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert done.stdout == (b"words\n" if "input" in work else b"")
+    assert done.stderr == b""
 
 
 @pytest.fixture
