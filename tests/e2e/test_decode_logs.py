@@ -104,8 +104,9 @@ def test_lines_are_those_of_the_kernels_own_script(docker_engine: EngineUnderTes
     symbols = dict.fromkeys(re.findall(r"[\w.]+\+0x[0-9a-f]+/0x[0-9a-f]+", trace))
     assert len(symbols) >= 10
     # As addresses of instructions: of those that calls return to, the script of 6.1 gives the line behind the call.
-    release = json.loads(docker_engine.run("info", str(dump), "--json").stdout)["release"]
-    lines = [f"CPU: 0 PID: 1 Comm: init Not tainted {release} #1 Debian", *(f"RIP: 0010:{one}" for one in symbols)]
+    known = json.loads(docker_engine.run("info", str(dump), "--json").stdout)
+    build = f"{known['release']} #1 {known['utsname_version'].partition(' (')[0].partition('_DYNAMIC ')[2]}"
+    lines = [f"CPU: 0 PID: 1 Comm: init Not tainted {build}", *(f"RIP: 0010:{one}" for one in symbols)]
     log = tmp_path / "log"
     log.write_text("".join(f"[    1.000000] {line}\n" for line in lines))
     decoded = json.loads(docker_engine.run("decode", str(log), "--json").stdout)
