@@ -303,6 +303,8 @@ class Case:
     """Options that the user gave for it, e.g. "image=debian-13"; empty if none."""
     origin: str = ""
     """Source of the debuginfo."""
+    mounted: str = ""
+    """Device and inode of the directory of `vmlinux` that the container has, "2049:131" say. Empty if not known."""
     verification_detail: str = field_with_key("verified", "")
     """What of its package was checked against its archive, in words."""
     verification: Verification = field(default=Verification.UNKNOWN, metadata={"key": "check"})

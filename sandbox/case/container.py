@@ -123,6 +123,8 @@ def open_case(
             "container %s of %s: memory %s, CPUs %s, processes %s, idle %d s",
             spec.name, image, spec.memory or "all", spec.cpus or "all", spec.pids or "all", idle,
         )  # fmt: skip
+        # Before it is mounted: what takes its place meanwhile is then noticed.
+        mounted = "" if debuginfo is None or debuginfo.in_image else store.mounted(debuginfo.directory)
         began = time.monotonic()
         with _undone_unless_open(engine, name, directory):
             with reporter.step("Starting the case container"):
@@ -144,6 +146,7 @@ def open_case(
                 vmlinux=None if debuginfo is None else debuginfo.vmlinux,
                 proof=_NO_PROOF if debuginfo is None else debuginfo.proof,
                 origin="" if debuginfo is None else debuginfo.origin,
+                mounted=mounted,
                 verification_detail="" if debuginfo is None else debuginfo.verification_detail,
                 verification=Verification.NONE if debuginfo is None else debuginfo.verification,
                 build_id=vmcore.build_id,

@@ -60,7 +60,7 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
     if found is not None and options.accepts(found):
         return found
     if found is not None and debuginfo_is_gone(found):
-        reporter.notice(f"{found.vmlinux}, which the open case has used, was removed")
+        reporter.notice(f"{found.vmlinux}, which the open case has used, was removed or replaced")
     return open_dump(dump, options, reporter, replaces=found)
 
 
@@ -73,10 +73,15 @@ def _here(dump: Path, reporter: Reporter) -> Path:
     return described.local(dump, reporter)
 
 
-def _why_again(options: OpenOptions) -> str:
+def _why_again(case: Case, options: OpenOptions) -> str:
     """Why an open case does not do."""
-    if wanted := options.case_key():
+    if options.case_key() not in {"", case.requested}:
+        wanted = options.wishes()
+        if case.requested.startswith(f"{wanted} version="):
+            return f"{options.debuginfo} was changed since the case was opened: opening the dump with it"
         return f"closing the open case, which is not {wanted}"
+    if debuginfo_is_gone(case):
+        return "looking for debuginfo again"
     if options.needs_debuginfo():
         return f"{options.debugger} opens no dump without debuginfo: looking for it again"
     return "debuginfo has arrived: opening the dump with it"
@@ -197,7 +202,7 @@ def _replace(
     if case is not None:
         from sandbox.case.container import close
 
-        reporter.notice(_why_again(options))
+        reporter.notice(_why_again(case, options))
         close(case, awaits=isinstance(ready, WithoutDebuginfo) and ready.awaited)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sandbox.case import arrival
+from sandbox.case import arrival, store
 from sandbox.debugger import DEBUGGERS
 from sandbox.errors import UsageError
 from sandbox.model import Case
@@ -50,8 +51,8 @@ class OpenOptions:
                 f"{self.debugger} opens no dump without debuginfo", hint="leave out --with, or --no-debuginfo"
             )
 
-    def case_key(self) -> str:
-        """The options that a case either has or not, as text; empty when every case will do."""
+    def wishes(self) -> str:
+        """The options that a case either has or not, as text for people; empty when every case will do."""
         asked = {
             "image": self.image,
             "debuginfo": self.debuginfo and self.debuginfo.resolve(),
@@ -59,6 +60,19 @@ class OpenOptions:
             "no-debuginfo": self.no_debuginfo,
         }
         return " ".join(f"{name}={value}" for name, value in asked.items() if value)
+
+    def case_key(self) -> str:
+        """`wishes`, and which version of the user's own debuginfo: a vmlinux may be built again under its name."""
+        if self.debuginfo is None:
+            return self.wishes()
+        # A warm run of another case does not need it.
+        from sandbox.debuginfo.trust import key_of_file
+
+        # What else is in a directory is no concern of the case's.
+        file = self.debuginfo / "vmlinux" if self.debuginfo.is_dir() else self.debuginfo
+        with suppress(OSError):
+            return f"{self.wishes()} version={key_of_file(file)}"
+        return self.wishes()
 
     def accepts(self, case: Case) -> bool:
         """Whether the open case is as these options ask. One without debuginfo is not when that has arrived since, and
@@ -85,8 +99,13 @@ class OpenOptions:
 
 
 def debuginfo_is_gone(case: Case) -> bool:
-    """Whether the debuginfo that a case has mounted was removed: what is started there does not find it."""
-    if case.vmlinux is None or case.remote or case.vmlinux.exists():
+    """Whether the debuginfo that a case has mounted was removed: what is started there does not find it.
+
+    Also when it was fetched again since: that is another directory than the one that is mounted.
+    """
+    if case.vmlinux is None or case.remote:
+        return False
+    if case.vmlinux.exists() and case.mounted in {"", store.mounted(case.vmlinux.parent)}:
         return False
     # A warm run of another case does not need it.
     from sandbox.case.self_contained import DIRECTORY

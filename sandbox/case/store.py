@@ -156,6 +156,19 @@ def make_directory(place: Path) -> None:
         raise unwritable(place.parent, error, hint=hint, setting=True) from error
 
 
+def mounted(directory: Path) -> str:
+    """Names a directory as it is now, for `Case.mounted`. "" where there is none.
+
+    The mount of an open case keeps its inode from being used again. A directory that only was renamed, or into which
+    debug files of modules came, is the same one.
+    """
+    try:
+        state = directory.stat()
+    except OSError:
+        return ""
+    return f"{state.st_dev}:{state.st_ino}"
+
+
 def view_of(place: Path) -> Path | None:
     """The directory of the view that the case in this directory reads its dump from; None where that is a file."""
     try:

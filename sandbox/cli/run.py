@@ -176,7 +176,7 @@ def list_cases(json: Json = False) -> None:
     cases = found()
     if json:
         # How clients speak to the case is no fact about it, and the token is not for bug reports.
-        private = {"token", "script"}
+        private = {"token", "script", "mounted"}
         render.as_json(
             [{name: value for name, value in render.plain(case).items() if name not in private} for case in cases]
         )

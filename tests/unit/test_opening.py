@@ -513,10 +513,40 @@ def test_a_dump_is_opened_again_when_the_debuginfo_of_its_case_was_removed(bench
     shutil.rmtree(opened.vmlinux.parent)
     with pytest.raises(DebuginfoError):
         bench.open(debugger="crash")
-    assert f"{opened.vmlinux}, which the open case has used, was removed" in bench.heard.notices
+    assert f"{opened.vmlinux}, which the open case has used, was removed or replaced" in bench.heard.notices
     assert store.find(bench.dump) == opened
     assert bench.open().vmlinux is None
     assert bench.running() == 1
+
+
+def test_a_dump_is_opened_again_when_the_debuginfo_of_its_case_was_removed_and_fetched_again(bench: Bench) -> None:
+    """The case has the directory that was removed mounted: what is started in it finds nothing there."""
+    opened = bench.open()
+    assert opened.vmlinux is not None
+    entry = opened.vmlinux.parent
+    (entry / "modules").mkdir()
+    assert bench.open() == opened
+    # Kept, as its mount keeps it: else its inode may be used again.
+    kept = entry.rename(entry.with_name("was"))
+    shutil.copytree(kept, entry)
+    again = bench.open()
+    assert again.opened > opened.opened
+    assert f"{opened.vmlinux}, which the open case has used, was removed or replaced" in bench.heard.notices
+    assert bench.open() == again
+    assert bench.running() == 1
+
+
+def test_a_case_is_not_of_a_vmlinux_that_was_built_again(bench: Bench, tmp_path: Path) -> None:
+    """With --force nothing else tells the two apart, and the old one answered without a word."""
+    given = tmp_path / "vmlinux"
+    given.write_bytes(b"\x7fELF one")
+    options = OpenOptions(debuginfo=given, force=True)
+    case = dataclasses.replace(bench.open(), requested=options.case_key())
+    assert options.accepts(case)
+    (tmp_path / "new").write_bytes(b"\x7fELF two")
+    (tmp_path / "new").rename(given)
+    assert not options.accepts(case)
+    assert opening._why_again(case, options).startswith(f"{given} was changed since")
 
 
 def test_the_dump_of_an_archive_with_two_is_named(bench: Bench, tmp_path: Path) -> None:
