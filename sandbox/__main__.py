@@ -81,9 +81,10 @@ def open_standard_streams() -> None:
 
 
 def _end_on_signals() -> None:
-    """Undo on SIGTERM (timeout(1), a service that is stopped) and SIGHUP (a lost terminal) what is undone on Ctrl-C.
+    r"""Undo on SIGTERM (timeout(1), a service that is stopped), SIGHUP (a lost terminal) and SIGQUIT (Ctrl-\) what is
+    undone on Ctrl-C.
 
-    One that the caller ignores, as nohup does, stays ignored.
+    One that the caller ignores, as nohup does, stays ignored. A second SIGQUIT ends vmbox at once.
     """
     import signal
 
@@ -91,10 +92,10 @@ def _end_on_signals() -> None:
         from sandbox.errors import Terminated
 
         # Not twice: what undoes things is not to be stopped by the next one.
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGQUIT else signal.SIG_IGN)
         raise Terminated(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
 

@@ -60,7 +60,7 @@ class VmboxError(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal that ends a process, SIGTERM or SIGHUP: what Ctrl-C undoes is undone then, too."""
+    """A signal that ends a process, SIGTERM, SIGHUP or SIGQUIT: what Ctrl-C undoes is undone then, too."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 import typer.core
@@ -13,7 +14,7 @@ from sandbox.cli import completion
 from sandbox.cli.options import VERBOSE, Verbose
 from sandbox.errors import UsageError, refuse_empty
 from sandbox.host import config
-from sandbox.render import exit_on_error
+from sandbox.render import error, exit_on_error
 from sandbox.version import __version__
 
 _ORDER = [
@@ -42,10 +43,51 @@ _ORDER = [
 """Commands in the order of the help. Others follow in the order in which they were registered."""
 
 
+_ClickException: Final[type[Exception]] = typer.BadParameter.__mro__[2]
+"""The library's errors; it has no name for them that all of its versions have."""
+
+
 class _InOrder(typer.core.TyperGroup):
+    def main(
+        self,
+        args: Any = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line. A mistake in it looks like any other error."""
+        extra["windows_expand_args"] = windows_expand_args
+        try:
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except UsageError as wrong:
+            error(wrong)
+            status = UsageError.exit_code
+        except _ClickException as wrong:
+            if type(wrong).__name__ == "NoArgsIsHelpError":
+                wrong.show()  # type: ignore[attr-defined] # the help itself
+            else:
+                error(_in_words(wrong))
+            status = UsageError.exit_code
+        if standalone_mode:
+            sys.exit(status)
+        return status
+
     def list_commands(self, ctx: Any) -> list[str]:
         names = super().list_commands(ctx)
         return sorted(names, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER))
+
+
+def _in_words(wrong: Any) -> UsageError:
+    message = wrong.format_message()
+    if isinstance(wrong, typer.BadParameter) and wrong.param is None and wrong.param_hint is None:
+        # One about several parameters, or about how they go together.
+        message = wrong.message
+    elif message[1:2].islower():
+        message = message[0].lower() + message[1:]
+    context = getattr(wrong, "ctx", None)
+    return UsageError(message.rstrip("."), hint=f"{'vmbox' if context is None else context.command_path} --help")
 
 
 def start_log(wanted: bool) -> None:
@@ -76,14 +118,17 @@ class Command(typer.core.TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if ctx.resilient_parsing:  # an incomplete command line, for completion
             return super().parse_args(ctx, args)
-        # The words as they were given: as a `Path`, an empty one is the working directory.
-        given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         try:
+            # The words as they were given: as a `Path`, an empty one is the working directory.
+            given, _, _ = self.make_parser(ctx).parse_args(args=list(args))
             for value in () if given.get("help") else given.values():
                 for word in value if isinstance(value, list | tuple) else (value,):
                     refuse_empty(word)
-        except UsageError as wrong:
-            raise typer.BadParameter(f"{wrong.message}: {wrong.hint}", ctx=ctx) from None
+        except _ClickException as wrong:
+            # Its parser does not know which command it is of.
+            if getattr(wrong, "ctx", None) is None:
+                wrong.ctx = ctx  # type: ignore[attr-defined]
+            raise
         return super().parse_args(ctx, args)
 
 

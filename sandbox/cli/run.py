@@ -47,9 +47,11 @@ class _Run(Command):
         try:
             ctx.obj = parse(args)
         except UsageError as wrong:
-            # If typer also refuses the arguments, it prints its own message.
+            # If typer also refuses the arguments, its message names the option.
             super().parse_args(ctx, args)
-            raise typer.BadParameter(wrong.message, ctx=ctx) from None
+            if wrong.hint == UsageError.default_hint:
+                wrong.hint = f"{ctx.command_path} --help"
+            raise
         if ctx.obj is None:
             return super().parse_args(ctx, args)
         return super().parse_args(ctx, ["--", str(ctx.obj.vmcore)])

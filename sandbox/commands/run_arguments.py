@@ -211,7 +211,7 @@ def _seconds(value: str | bool) -> float:
     try:
         return config.time_limit(float(value))
     except (ValueError, UsageError):
-        raise UsageError(f"Invalid value for '--timeout': {value!r} is not a number of seconds above 0.") from None
+        raise UsageError(f"invalid value for '--timeout': {value!r} is not a number of seconds above 0") from None
 
 
 def _as_it_is(value: str | bool) -> str | bool:

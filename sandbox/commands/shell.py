@@ -92,9 +92,11 @@ def interactive(case: Case, *, tool: str = DEFAULT.name, python: bool = False, r
             watcher = None if debugger is None else _with_history(debugger, case, ident, env, reporter)
             argv = _SHELL_ARGV if debugger is None else _prompt(debugger, case, python=python)
             with _started(engine, case, ident, argv, env) as process:
+                # What it raises is said below the prompt.
+                render.leave_line()
                 status = terminal.attach(process, watcher)
+                render.leave_line(unfinished=bool(status))
         if status and not is_running(case):
-            render.note("")  # below the prompt
             again = f"vmbox shell {pasteable(case.dump)}"
             raise SessionDied(f"the case of {case.dump.name} was closed, or has ended", hint=f"open it again: {again}")
         return status

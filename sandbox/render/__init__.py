@@ -9,6 +9,7 @@ from sandbox.render.output import (
     facts,
     json_for_terminal,
     json_line,
+    leave_line,
     note,
     table,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "hanging",
     "json_for_terminal",
     "json_line",
+    "leave_line",
     "note",
     "one_line",
     "plain",

@@ -37,10 +37,21 @@ def note(text: str) -> None:
     _say(visible(text))
 
 
+_unfinished = False
+"""Whether a terminal shows a line of output without its end."""
+
+
+def leave_line(*, unfinished: bool = True) -> None:
+    """Say whether what is shown ends within a line: the next message then begins a new one, on a terminal."""
+    global _unfinished  # noqa: PLW0603 - of the terminal, which is one
+    _unfinished = unfinished
+
+
 def _say(text: str) -> None:
     # The status says what failed where standard error cannot: a full disk, a reader that left.
     with suppress(OSError):
-        print(text, file=sys.stderr)  # noqa: T201 - the one place errors and notes are shown
+        print("\n" * (_unfinished and sys.stderr.isatty()) + text, file=sys.stderr)  # noqa: T201 - the one place errors and notes are shown
+    leave_line(unfinished=False)
 
 
 @contextmanager
@@ -114,8 +125,11 @@ class Output:
         self._decode = _decoder() if os.isatty(self._descriptor) else None
 
     def __call__(self, piece: bytes) -> None:
-        with to_stdout():
-            write_all(self._descriptor, piece if self._decode is None else visible(self._decode.decode(piece)).encode())
+        if self._decode is None:
+            with to_stdout():
+                write_all(self._descriptor, piece)
+        elif said := visible(self._decode.decode(piece)):
+            _to_terminal(self._descriptor, said.encode())
 
 
 class JsonAnswer:
@@ -129,22 +143,34 @@ class JsonAnswer:
 
     def __call__(self, piece: bytes) -> None:
         head, self._head = self._head, ""
-        said = head + self._quoted(self._decode.decode(piece))[1:-1]
-        with to_stdout():
-            write_all(self._descriptor, said.encode(errors="backslashreplace"))
+        self._write(head + self._quoted(self._decode.decode(piece))[1:-1])
 
     def end(self, status: str, seconds: float, more: Mapping[str, object] | None = None) -> None:
         """The command has ended. `more` are further keys of the object, with values as `plain` takes them."""
         rest = self._head + self._quoted(self._decode.decode(b"", final=True))[1:-1]
         added = "".join(f", {self._quoted(key)}: {self._quoted(plain(value))}" for key, value in (more or {}).items())
-        said = f'{rest}", "status": {self._quoted(status)}, "seconds": {seconds:.6f}{added}}}\n'
+        self._write(f'{rest}", "status": {self._quoted(status)}, "seconds": {seconds:.6f}{added}}}\n')
+
+    def _write(self, said: str) -> None:
+        data = said.encode(errors="backslashreplace")
+        if self._ascii:
+            _to_terminal(self._descriptor, data)
+            return
         with to_stdout():
-            write_all(self._descriptor, said.encode(errors="backslashreplace"))
+            write_all(self._descriptor, data)
 
     def _quoted(self, value: object) -> str:
         import json
 
         return json.dumps(value, ensure_ascii=self._ascii)
+
+
+def _to_terminal(descriptor: int, data: bytes) -> None:
+    # It may be interrupted anywhere.
+    leave_line()
+    with to_stdout():
+        write_all(descriptor, data)
+    leave_line(unfinished=not data.endswith(b"\n"))
 
 
 def _decoder() -> codecs.IncrementalDecoder:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -36,6 +37,15 @@ _SETTLED: Final = 2.0
 """Seconds after which the rate says how long the rest takes."""
 
 
+_CURSOR_ON: Final = b"\x1b[?25h"
+_CURSOR_OFF: Final = b"\x1b[?25l"
+
+
+def _control(control: bytes) -> None:
+    """Past rich: what it prints within something else that it prints waits for the end of that."""
+    os.write(sys.stderr.fileno(), control)
+
+
 class Live:
     """Shows a line for each step in progress, with bar and rate if an amount is known."""
 
@@ -46,6 +56,25 @@ class Live:
         import threading
 
         self._lock = threading.Lock()
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._pause)
+
+    def _pause(self, number: int, _: object) -> None:
+        """Stop on Ctrl-Z without the lines and with the cursor, and show them again when the shell goes on with it."""
+        # Without `_lock`: the signal may have come to the thread that has it.
+        shown = self._progress
+        # What the signal interrupts may be printing.
+        with suppress(RuntimeError, OSError):
+            if shown is not None:
+                shown.stop()
+                _control(_CURSOR_ON)
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+        signal.signal(number, self._pause)
+        if shown is not None and shown is self._progress:
+            with suppress(RuntimeError, OSError):
+                shown.start()
+                _control(_CURSOR_OFF)
 
     def step(self, title: str, *, total: int | None = None, unit: str = "") -> AbstractContextManager[Step]:
         return _LiveStep(self, title, total, unit)

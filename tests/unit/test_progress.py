@@ -1,6 +1,15 @@
-"""Progress in a log file."""
+"""Progress and messages, in a log file and on a terminal."""
 
 from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -50,3 +59,86 @@ def test_a_terminal_whose_cursor_cannot_be_moved_gets_lines(
     with render.reporter(quiet=False).step("Building image latest"):
         pass
     assert ("Building image latest …\n" in capsys.readouterr().err) != live
+
+
+_PROGRAM = """
+import sys, time
+from sandbox import render
+from sandbox.__main__ import _end_on_signals
+_end_on_signals()
+with render.exit_on_error():
+    with render.reporter(quiet=False).step("Building"):
+        time.sleep(float(sys.argv[1]))
+"""
+
+
+@contextmanager
+def _at_a_terminal(*words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A program whose streams are a terminal, of this session, so that the kernel lets it be stopped."""
+    ours, theirs = pty.openpty()
+    env = {**os.environ, "TERM": "xterm"}
+    try:
+        with subprocess.Popen(
+            ["env", "--default-signal=TSTP,QUIT", sys.executable, "-c", *words],
+            env=env, stdin=theirs, stdout=theirs, stderr=theirs, process_group=0,
+        ) as program:  # fmt: skip
+            os.close(theirs)
+            try:
+                yield program, ours
+            finally:
+                program.kill()
+    finally:
+        os.close(ours)
+
+
+def _until(descriptor: int, wanted: bytes) -> bytes:
+    said = b""
+    while wanted not in said:
+        assert select.select([descriptor], [], [], 30)[0], said
+        said += os.read(descriptor, 65536)
+    return said
+
+
+@pytest.mark.slow
+def test_a_stopped_program_leaves_the_cursor_and_goes_on_with_its_progress() -> None:
+    with _at_a_terminal(_PROGRAM, "60") as (program, screen):
+        _until(screen, b"Building")
+        program.send_signal(signal.SIGTSTP)
+        said = _until(screen, b"\x1b[?25h")
+        _, status = os.waitpid(program.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        while select.select([screen], [], [], 0.2)[0]:
+            said += os.read(screen, 65536)
+        assert b"\x1b[?25l" not in said.rpartition(b"\x1b[?25h")[2]
+        program.send_signal(signal.SIGCONT)
+        said = _until(screen, b"Building")
+        assert b"\x1b[?25l" in said
+        # The second one as well; Ctrl-\ leaves the cursor, too.
+        program.send_signal(signal.SIGTSTP)
+        _until(screen, b"\x1b[?25h")
+        _, status = os.waitpid(program.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        program.send_signal(signal.SIGCONT)
+        _until(screen, b"Building")
+        program.send_signal(signal.SIGQUIT)
+        said = _until(screen, b"vmbox: ended by a signal (3)\r\n")
+        assert said.rfind(b"\x1b[?25l") < said.rfind(b"\x1b[?25h")
+        assert program.wait(30) == 131
+
+
+def test_a_message_begins_a_line_of_its_own() -> None:
+    program = """
+from sandbox import render
+from sandbox.errors import VmboxError
+output, answer = render.Output(), render.JsonAnswer("bt")
+output(b"half")
+render.note("one")
+render.note("two")
+output(b"whole\\n")
+render.note("three")
+answer(b"half")
+render.error(VmboxError("four"))
+"""
+    with _at_a_terminal(program) as (_, screen):
+        said = _until(screen, b"four\r\n")
+    assert said == (b'half\r\none\r\ntwo\r\nwhole\r\nthree\r\n{"command": "bt", "output": "half\r\nvmbox: four\r\n')

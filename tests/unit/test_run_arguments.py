@@ -64,7 +64,7 @@ def _by_typer(arguments: list[str]) -> str | RunArguments:
         asked: RunArguments = command.make_context("run", list(arguments), parent=above).obj
     except typer.Exit:
         return HELP
-    except TyperException:
+    except (TyperException, UsageError):
         return REFUSED
     return asked
 
