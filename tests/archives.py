@@ -155,6 +155,8 @@ class Archive:
     files: dict[str, bytes]
     url: str = ""
     ranges: bool = True
+    no_such_range: bool = False
+    """Whether every part is refused as one that is not in the file."""
     cut_after: list[int] = field(default_factory=list)
     """Each answer in turn is cut off after so many bytes."""
     statuses: list[int] = field(default_factory=list)
@@ -261,8 +263,9 @@ def serve(archive: Archive, *, tls: ssl.SSLContext | None = None) -> Iterator[Ar
                     start, end = int(first), min(int(last or len(data)) + 1, len(data)) if last else len(data)
                 else:
                     start = max(len(data) - int(last), 0)
-                if start >= len(data):
+                if start >= len(data) or archive.no_such_range:
                     self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(data)}")
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return

@@ -11,6 +11,8 @@ from sandbox import render
 from sandbox.cli.app import command
 from sandbox.cli.options import Json
 from sandbox.debugger import DEFAULT
+from sandbox.errors import CaseNotFound
+from sandbox.log import without_secrets
 from sandbox.remote.naming import named
 
 
@@ -26,12 +28,18 @@ def log(
     if what is None:
         _list(json=json)
         return
+    here = what
     if ":/" in what:
         from sandbox.remote import described
 
-        what = str(described.known(named(what)))
+        here = str(described.known(named(what)))
+    try:
+        found = find(here, render.reporter(quiet=False))
+    except CaseNotFound as error:
+        # Not the path that stands for a URL.
+        raise CaseNotFound(error.message.replace(here, without_secrets(what)), hint=error.hint) from None
     output = render.Output()
-    for path in find(what, render.reporter(quiet=False)):
+    for path in found:
         if script:
             output(f"# of {next(records(path), {}).get('dump', path)}\n".encode(errors="backslashreplace"))
         for record in lines(path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import re
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _WINDOW: Final = 128 << 10
 """Bytes fetched at once when headers are read."""
+_NO_SUCH_RANGE: Final = 416
 _STREAMS: Final = 4
 """Requests at once. More than processors: some wait for the network while the others unpack."""
 _ENCODED: Final = (".gz", ".tgz", ".bz2", ".xz", ".zst")
@@ -107,6 +109,8 @@ class HttpFile:
 
         headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
         with self._get(self.url, headers) as response:
+            if response.status_code == _NO_SUCH_RANGE:
+                self._refuse_length(response.headers.get("Content-Range", ""))
             refuse(response)
             encoding = response.headers.get("Content-Encoding", "identity")
             if encoding != "identity" and not urlsplit(self.url).path.endswith(_ENCODED):
@@ -136,6 +140,13 @@ class HttpFile:
                     raise
         if left:
             raise httpx.RemoteProtocolError("ended too early")
+
+    def _refuse_length(self, said: str) -> None:
+        """Raises for a server that has no such range: the file is shorter than it was, empty, or it takes no ranges."""
+        found = re.fullmatch(r"bytes \*/([0-9]{1,18})", said)
+        if found is not None and self._size is not None:
+            self._same_file(int(found[1]), None)
+        raise RangesUnsupported(f"the server refuses the range that was asked for ({_NO_SUCH_RANGE})")
 
     def _same_file(self, total: int, mark: str | None) -> None:
         with self._lock:

@@ -115,9 +115,7 @@ def _identify(
     with FileSource(path, budget=budget, below=below) as source:
         builder = VmcoreBuilder(path, source.size)
         if source.size == 0:
-            raise NotADump(
-                f"{path} is empty", hint="kdump ran out of space or was killed before it wrote; look for another dump"
-            )
+            raise not_a_dump(str(path), b"")
         try:
             _examine(builder, source, path, budget, log=log, kept=kept, thorough=thorough)
         except DeadlineExceeded as error:
@@ -308,6 +306,10 @@ def not_a_dump(name: str, head: bytes, source: FileSource | None = None) -> Dump
         return NotADump(
             f"{name} is a part of a file that split(1) made: there are {len(parts)}, from {parts[0].name} on",
             hint=split_file.join_command(parts),
+        )
+    if not head:
+        return NotADump(
+            f"{name} is empty", hint="kdump ran out of space or was killed before it wrote; look for another dump"
         )
     if found := magic.foreign(head):
         what, hint = found

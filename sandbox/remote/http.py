@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from sandbox.dump import magic
 from sandbox.errors import ConfigurationError, DumpError, DumpNotFound, DumpUnreadable, NoSpace, NotADump, VmboxError
 from sandbox.log import without_secrets
 from sandbox.progress import Reporter
-from sandbox.remote.file import NotInParts
+from sandbox.remote.file import NotInParts, replaced
+
+if TYPE_CHECKING:
+    from sandbox.debuginfo.http_ranges import RangesUnsupported
+
+_T = TypeVar("_T")
 
 _SECONDS: Final = 10.0
 """Without a byte: a debugger waits for it."""
 
 
+_WHOLE: Final = 32 << 20
+"""Bytes of a file, a log mostly, that is fetched as a whole where the server sends no parts."""
+
+
 class HttpDump:
-    """A file on a web server, read by ranges. Credentials are those of ~/.netrc, each for its host only."""
+    """A file on a web server, read by ranges. Credentials are those of ~/.netrc, each for its host only.
+
+    A small one is kept in memory where the server sends whole files only, or other parts than it was asked for.
+    """
 
     def __init__(self, url: str, size: int | None, mark: str | None, reporter: Reporter) -> None:
         from sandbox.debuginfo.download import get
@@ -26,28 +40,76 @@ class HttpDump:
 
         self.url = url
         self._reporter = reporter
+        self._version = size, mark
         self._file = HttpFile(url, size, reporter, mark=mark, get=partial(get, seconds=_SECONDS, login=True))
+        self._whole: _Whole | None = None
 
     @property
     def mark(self) -> str | None:
-        return self._file.mark
+        return self._file.mark if self._whole is None else self._whole.mark
 
     @property
     def fetched(self) -> int:
-        return self._file.fetched
+        return self._file.fetched + (0 if self._whole is None else len(self._whole.content))
 
     @property
     def size(self) -> int:
-        with _in_words(self.url):
-            return self._file.size
+        return self._read(lambda: self._file.size, len)
 
     def read_at(self, offset: int, size: int) -> bytes:
-        with _in_words(self.url):
-            return self._file.read_at(offset, size)
+        return self._read(lambda: self._file.read_at(offset, size), lambda content: content[offset : offset + size])
 
     def feed(self, offset: int, size: int, take: Callable[[bytes], None]) -> None:
         with _in_words(self.url):
-            self._file.feed(offset, size, take)
+            if self._whole is None:
+                self._file.feed(offset, size, take)
+            else:
+                take(self._whole.content[offset : offset + size])
+
+    def _read(self, by_range: Callable[[], _T], in_whole: Callable[[bytes], _T]) -> _T:
+        from sandbox.debuginfo.http_ranges import RangesUnsupported
+
+        with _in_words(self.url):
+            if self._whole is None:
+                try:
+                    return by_range()
+                except RangesUnsupported as why:
+                    self._whole = self._fetch_whole(why)
+            return in_whole(self._whole.content)
+
+    def _fetch_whole(self, why: RangesUnsupported) -> _Whole:
+        """Raises `why` for a file that is too large, or that is no dump and no log."""
+        from sandbox.debuginfo.download import get, refuse, retried, total_of
+
+        content = bytearray()
+        mark: str | None = None
+
+        def attempt() -> None:
+            nonlocal mark
+            content.clear()
+            with get(self.url, seconds=_SECONDS, login=True) as response:
+                refuse(response)
+                size = total_of(response)
+                mark = response.headers.get("ETag") or response.headers.get("Last-Modified")
+                if response.headers.get("Content-Encoding", "identity") != "identity" or (size or 0) > _WHOLE:
+                    raise why
+                for piece in response.iter_raw():
+                    content.extend(piece)
+                    if len(content) > _WHOLE:
+                        raise why
+            if size is not None and len(content) != size:
+                import httpx
+
+                raise httpx.RemoteProtocolError("ended too early")
+
+        if magic.foreign(why.beginning) is not None:
+            raise why
+        retried(self.url, attempt, self._reporter)
+        whole = _Whole(bytes(content), mark or f"sha256:{hashlib.sha256(content).hexdigest()}")
+        size, version = self._version
+        if size not in {None, len(content)} or version not in {None, whole.mark}:
+            raise replaced(self.url)
+        return whole
 
     def feed_whole(self, begin: Callable[[int | None], Callable[[bytes], None]]) -> None:
         """All of it from a server that sends whole files only: `begin` is called with the size, again after each cut.
@@ -74,6 +136,13 @@ class HttpDump:
 
     def close(self) -> None:
         """Connections are kept by the client, for all files of a process."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    content: bytes
+    mark: str
+    """What the server calls this version, else the hash of it."""
 
 
 @contextmanager

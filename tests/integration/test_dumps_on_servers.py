@@ -219,7 +219,39 @@ def test_a_redirect_to_another_host_is_followed(site: Archive) -> None:
         assert dumps.identify(described.local(named(url(site)))).panic == identify(DUMP).panic
 
 
-def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(site: Archive) -> None:
+@pytest.mark.parametrize("fault", ["whole files only", "other parts", "no such range"])
+def test_a_small_file_is_read_where_the_server_sends_no_parts_of_it(site: Archive, fault: str, tmp_path: Path) -> None:
+    """A log mostly, of a mail archive, a bug tracker or a paste."""
+    match fault:
+        case "whole files only":
+            site.ranges = False
+        case "other parts":
+            site.shift = 5
+        case _:
+            site.no_such_range = True
+    log = vmbox("dmesg", DUMP)
+    site.files["/log"] = log.encode()
+    del site.headers["ETag"]
+    assert vmbox("dmesg", url(site, "/log")) == log
+    assert vmbox("info", url(site)).replace(url(site), str(DUMP)) == vmbox("info", DUMP)
+    assert not list((tmp_path / "CACHE" / "dumps").glob("*.download"))
+    site.files["/log"] = log.replace("sysrq triggered", "sysrq replaced ").encode()
+    with RemoteSource(described.known(named(url(site, "/log")))) as source:
+        assert source.read_at(0, 100) == log.encode()[:100]
+    assert "sysrq replaced" in vmbox("info", url(site, "/log"))
+
+
+def test_an_empty_file_is_said_to_be_empty(site: Archive) -> None:
+    site.no_such_range = True
+    site.files["/vmcore"] = b""
+    said = vmbox("info", url(site), status=NotADump.exit_code)
+    assert f"{url(site)} is empty" in said
+
+
+def test_a_server_that_sends_whole_files_only_is_refused_with_the_way_out(
+    site: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_WHOLE", 1000)
     site.ranges = False
     site.files["/vmcore"] = CONTENT + bytes(3_000_000 - len(CONTENT) % 1_000_000)
     with pytest.raises(DumpUnreadable, match=f"whole files only, of {size(len(site.files['/vmcore']))}") as caught:
@@ -301,6 +333,7 @@ def test_a_server_that_fails_gives_an_error_in_time_and_never_false_bytes(
     site: Archive, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "_SECONDS", 0.2)
+    monkeypatch.setattr(http, "_WHOLE", 1000)
     path = described.local(named(url(site)))
     for name, value in FAULTS[fault][0].items():
         setattr(site, name, value)
