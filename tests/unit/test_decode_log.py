@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
 import pytest
 
+from engines import INFO
+from sandbox import image
 from sandbox.case import source_lines
 from sandbox.case.options import OpenOptions
-from sandbox.case.source_lines import Code, DebugFile, SourceLine
+from sandbox.case.source_lines import Answer, Code, DebugFile, SourceLine
 from sandbox.commands import decode
-from sandbox.commands.decode import DecodedSymbol
+from sandbox.commands.decode_symbols import (
+    DecodedSymbol,
+    FoundSymbols,
+    code_lines,
+    compare,
+    find_symbols,
+    proof,
+    questions,
+)
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.debuginfo.symbols import Symbol
-from sandbox.errors import DebuginfoMismatch, NotADump, UnknownKernel
+from sandbox.engine import ContainerSpec, EngineInfo
+from sandbox.errors import DebuginfoMismatch, NotADump, SessionFailed, UnknownKernel
 from sandbox.model import Debuginfo, DumpFormat, Vmcore
 from sandbox.progress import QUIET
 
@@ -35,7 +48,7 @@ LINES = [
 
 
 def test_symbols_of_a_log() -> None:
-    work = decode._found(LINES)
+    work = find_symbols(LINES)
     found = [(at, one.name, one.offset, one.size, one.module, one.exact) for at, (_, one) in _each(work)]
     assert found == [
         (0, "ext4_write", 0x12, 0x40, "ext4", True),
@@ -49,12 +62,12 @@ def test_symbols_of_a_log() -> None:
     assert len(work.symbols) == 6
 
 
-def _each(work: decode._Work) -> list[tuple[int, tuple[int, DecodedSymbol]]]:
+def _each(work: FoundSymbols) -> list[tuple[int, tuple[int, DecodedSymbol]]]:
     return [(at, one) for at, places in sorted(work.places.items()) for one in places]
 
 
 def test_code_lines() -> None:
-    assert decode._code(LINES) == [
+    assert code_lines(LINES) == [
         (1, False, Code(content=bytes.fromhex("0f054883c418"), at=2)),
         (9, True, Code(content=bytes.fromhex("4989ca4883"), at=3)),
         (10, True, Code(content=bytes.fromhex("1f2003d5e00300aa3f0000b9"), at=8)),
@@ -79,11 +92,11 @@ class Table:
 
 
 def test_only_symbols_whose_size_agrees_are_looked_up() -> None:
-    work = decode._found(LINES)
-    chosen = decode._compare(work, {None: ("vmlinux", Table())})  # type: ignore[dict-item]
+    work = find_symbols(LINES)
+    chosen = compare(work, {None: ("vmlinux", Table())})  # type: ignore[dict-item]
     ((symbol, place),) = chosen[None]
     assert (symbol.name, symbol.agrees, place.value) == ("vfs_write", True, 0x1000)
-    ((question, _),) = decode._questions(chosen, {None: ("vmlinux", Table())})  # type: ignore[dict-item]
+    ((question, _),) = questions(chosen, {None: ("vmlinux", Table())})  # type: ignore[dict-item]
     # The line of a call is that of the instruction before the one it returns to.
     assert question == DebugFile(path="vmlinux", sections=None, places=[("", 0x10E5)])
     problems = {one.name: one.problem for one in work.symbols.values() if one.problem}
@@ -100,20 +113,20 @@ def test_debuginfo_of_another_build_is_refused() -> None:
     debuginfo = Debuginfo(
         directory=Path("/d"), vmlinux=Path("/d/vmlinux"), build_id=None, origin="here", proof="release alone"
     )
-    work = decode._found([f" f{number}+0x1/0x20" for number in range(20)])
+    work = find_symbols([f" f{number}+0x1/0x20" for number in range(20)])
     for number, symbol in enumerate(work.symbols.values()):
         symbol.agrees = number > 1
-    assert decode._proof(debuginfo, work, force=False) == "release alone; size of 18 of 20 symbols"
-    rebuilt = decode._found([" a+0x1/0x2", " b+0x1/0x2 [m]"])
+    assert proof(debuginfo, work, force=False) == "release alone; size of 18 of 20 symbols"
+    rebuilt = find_symbols([" a+0x1/0x2", " b+0x1/0x2 [m]"])
     for symbol in rebuilt.symbols.values():
         symbol.agrees = symbol.module is None
-    assert decode._proof(debuginfo, rebuilt, force=False) == "release alone; size of 1 of 1 symbols"
+    assert proof(debuginfo, rebuilt, force=False) == "release alone; size of 1 of 1 symbols"
     next(one for one in work.symbols.values() if one.agrees).agrees = False
     with pytest.raises(DebuginfoMismatch, match="17 of 20 symbols have the size"):
-        decode._proof(debuginfo, work, force=False)
-    assert "17 of 20" in decode._proof(debuginfo, work, force=True)
+        proof(debuginfo, work, force=False)
+    assert "17 of 20" in proof(debuginfo, work, force=True)
     with pytest.raises(DebuginfoMismatch):
-        decode._proof(debuginfo, decode._found([" a+0x1/0x2"]), force=False)
+        proof(debuginfo, find_symbols([" a+0x1/0x2"]), force=False)
 
 
 def test_lines_are_put_behind_their_symbols() -> None:
@@ -122,10 +135,42 @@ def test_lines_are_put_behind_their_symbols() -> None:
     symbol = DecodedSymbol(name="a", offset=1, size=2, module=None, exact=False, lines=(inner, outer))
     other = DecodedSymbol(name="b", offset=1, size=2, module=None, exact=False, lines=(outer,))
     line = " a+0x1/0x2 from b+0x1/0x2 [m]"
-    assert decode._with_lines(line, [(10, symbol), (len(line), other)]) == (
-        " a+0x1/0x2 (pde_write fs/proc/inode.c:330 < proc_reg_write fs/proc/inode.c:342)"
-        " from b+0x1/0x2 [m] (fs/proc/inode.c:342)"
+    decoded = decode.Decoded(
+        lines=[line, "no symbol"],
+        symbols={0: [(10, symbol), (len(line), other)]},
+        code=[],
+        release="6.1.0",
+        vmlinux="vmlinux",
+        proof="release alone",
+        origin="here",
     )
+    assert list(decode.decoded_lines(decoded)) == [
+        (
+            " a+0x1/0x2 (pde_write fs/proc/inode.c:330 < proc_reg_write fs/proc/inode.c:342)"
+            " from b+0x1/0x2 [m] (fs/proc/inode.c:342)"
+        ),
+        "no symbol",
+    ]
+
+
+class Answering:
+    """An engine whose container answers with this."""
+
+    def __init__(self, said: object) -> None:
+        self.said = said
+
+    def info(self) -> EngineInfo:
+        return INFO
+
+    def run(self, _: ContainerSpec) -> list[bytes]:
+        return [json.dumps(self.said).encode()]
+
+
+def _asked(said: object, files: list[DebugFile], monkeypatch: pytest.MonkeyPatch) -> Answer:
+    monkeypatch.setattr(image, "ensure", lambda *_: "image")
+    code = [Code(content=b"\x90", at=0)]
+    engine = Answering(said)
+    return source_lines.ask(files, code, arch="x86_64", directory=Path("/d"), engine=engine)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -140,16 +185,16 @@ def test_lines_are_put_behind_their_symbols() -> None:
         ({"files": [{"error": "bad"}], "code": [{"instructions": [[0]]}]}, 1),
     ],
 )
-def test_answers_of_another_shape_are_refused(said: object, number: int) -> None:
+def test_answers_of_another_shape_are_refused(said: object, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [DebugFile(path="vmlinux", sections=None, places=[("", 1)])] * number
-    with pytest.raises((ValueError, TypeError, KeyError)):
-        source_lines._read(said, files, [Code(content=b"\x90", at=0)])
+    with pytest.raises(SessionFailed, match="not understood"):
+        _asked(said, files, monkeypatch)
 
 
-def test_good_answers() -> None:
+def test_good_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [DebugFile(path="vmlinux", sections=None, places=[("", 1), ("", 2)])]
     said = {"files": [{"lines": [[["f", "a.c", 3, 0]], []]}], "code": []}
-    found = source_lines._read(said, files, [Code(content=b"\x90", at=0)])
+    found = _asked(said, files, monkeypatch)
     assert found.files[0].lines == ((SourceLine(function="f", file="a.c", line=3, column=0),), ())
     assert found.code[0].error == "no disassembler for this machine"
 
@@ -189,20 +234,18 @@ def test_proof_by_the_line_above_a_stack(version: str | None, kind: DumpFormat, 
         assert prove(log, found, name="vmlinux") == agreed
 
 
-def test_a_line_full_of_symbols_costs_what_it_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_full_of_symbols_costs_what_it_is_long() -> None:
     """What is before a symbol was looked through from the beginning of the line for each of them."""
-    looked: list[int] = []
-    exact = decode._is_exact
 
-    class Counting:
-        def search(self, text: str) -> None:
-            looked.append(len(text))
+    def seconds(lines: list[str]) -> float:
+        began = time.process_time()
+        assert sum(map(len, find_symbols(lines).places.values())) == 400
+        return time.process_time() - began
 
-    monkeypatch.setattr(decode, "_EXACT", Counting())
-    line = "f+0x1/0x2 " * 400
-    assert not exact(line, line.rindex("f+"))
-    assert sum(len(found) for found in decode._found([line]).places.values()) == 400
-    assert sum(looked) < 2 * len(line)
+    of_a_line, of_many = (
+        min(seconds(lines) for _ in range(3)) for lines in (["f+0x1/0x2 " * 400], ["f+0x1/0x2 "] * 400)
+    )
+    assert of_a_line < 4 * of_many
 
 
 @pytest.mark.parametrize(
@@ -218,4 +261,5 @@ def test_a_line_full_of_symbols_costs_what_it_is_long(monkeypatch: pytest.Monkey
     ],
 )
 def test_an_address_of_an_instruction_is_told_by_what_is_before_it(line: str, expected: bool) -> None:
-    assert decode._is_exact(line, line.index("f+0x")) is expected
+    found = {one.name: one.exact for _, one in find_symbols([line]).places[0]}
+    assert found["f"] is expected

@@ -19,7 +19,7 @@ from test_budget import DUMP, INFO, INSIDE, MADE, WRAPS, zst
 
 from sandbox.case import page_record
 from sandbox.case.source_lines import Code  # noqa: F401 - what is imported once is not the input's
-from sandbox.commands import decode
+from sandbox.commands.decode_symbols import code_lines, find_symbols
 from sandbox.dump import identify, read_log, same_boot
 from sandbox.dump.kdump_writer import PageView, write_pages
 from sandbox.dump.source import FileSource
@@ -151,8 +151,8 @@ def read(path):
     """What `decode`, `explain` and the judge do with a log, without debuginfo."""
     vmcore = identify(path)
     lines = [line.decode("utf-8", "backslashreplace") for line in read_log(path)]
-    decode._found(lines)
-    decode._code(lines)
+    find_symbols(lines)
+    code_lines(lines)
     found = oops.find(lines)
     for one in (found.first, found.last):
         if one is not None:
