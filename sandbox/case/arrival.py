@@ -33,7 +33,7 @@ _LOG: Final = "log"
 RESULT: Final = "result.json"
 
 _TICK: Final = 0.02
-_END: Final = 5.0
+PATIENCE: Final = 5.0
 """Seconds that a process which is told to end has to remove what is half made."""
 
 _log = Log("case")
@@ -155,7 +155,7 @@ def end(ident: str) -> None:
     import shutil
 
     place = _place(ident)
-    deadline = time.monotonic() + _END
+    deadline = time.monotonic() + PATIENCE
     for how in (signal.SIGTERM, signal.SIGKILL):
         if not is_locked(place / _LOCK):
             break
@@ -163,7 +163,7 @@ def end(ident: str) -> None:
             os.kill(int((place / _LOCK).read_text()), how)
         while is_locked(place / _LOCK) and time.monotonic() < deadline:
             time.sleep(_TICK)
-        deadline += _END
+        deadline += PATIENCE
     shutil.rmtree(place, ignore_errors=True)
 
 

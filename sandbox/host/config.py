@@ -298,7 +298,6 @@ def directory() -> Path:
     return _usual_directory()
 
 
-@lru_cache(maxsize=1)
 def _usual_directory() -> Path:
     if sys.platform == "linux":
         # The same as from platformdirs, whose import takes a tenth of the time of `vmbox info`.

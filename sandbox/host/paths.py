@@ -209,7 +209,6 @@ def state_dir() -> Path:
     return _usable(config.current().state_dir or _default("state"), "state")
 
 
-@cache
 def _default(kind: str) -> Path:
     """Where platformdirs puts it. What a warm run needs is asked of the environment here: the import takes longer than
     a warm crash does, and says the same.
@@ -227,11 +226,23 @@ def _default(kind: str) -> Path:
             pass
     import platformdirs
 
-    dirs = platformdirs.PlatformDirs("vmbox", appauthor=False)
+    if kind == "cache":
+        return platformdirs.PlatformDirs("vmbox", appauthor=False).user_cache_path
+    return _without_login()
+
+
+@cache
+def _without_login() -> Path:
+    """The runtime directory of a user without a login session.
+
+    Once: it changes the warnings of all threads for as long as it takes.
+    """
+    import platformdirs
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return dirs.user_cache_path if kind == "cache" else dirs.user_runtime_path
+            return platformdirs.PlatformDirs("vmbox", appauthor=False).user_runtime_path
     except OSError as error:
         # The substitute in /tmp is there, and is another user's: anyone can make it.
         hint = "choose a directory of your own: export VMBOX_RUNTIME_DIR=DIRECTORY"

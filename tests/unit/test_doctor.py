@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -14,9 +14,25 @@ import pytest
 from listening import listening
 from sandbox import profiles, render
 from sandbox.commands import doctor, servers
+from sandbox.commands.doctor import Finding
 from sandbox.engine.messages import build_lines
-from sandbox.errors import EngineFailed, ImageBuildFailed
-from sandbox.host import checks, paths
+from sandbox.errors import EngineFailed, EngineNotFound, ImageBuildFailed
+from sandbox.host import checks
+
+
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[Finding]]:
+    """The findings of a subject, on a host without an engine."""
+
+    def connect(name: str) -> None:
+        raise EngineNotFound(name)
+
+    monkeypatch.setattr(doctor, "connect", connect)
+    # No setting, so that doctor would name it.
+    monkeypatch.delenv("VMBOX_TEST_CACHE", raising=False)
+    for kind in ("cache", "runtime", "state", "config"):
+        monkeypatch.setenv(f"VMBOX_{kind.upper()}_DIR", str(tmp_path / kind))
+    return lambda subject: [one for one in doctor.examine(offline=True) if one.subject == subject]
 
 
 def _write(root: Path, files: dict[str, str]) -> Path:
@@ -104,10 +120,12 @@ def test_fuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (said, "apt-get install fuse3" in fix) == ("libfuse is not installed", True)
 
 
-def test_a_library_for_dumps_elsewhere_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"botocore": None, "asyncssh": None, "indexed_gzip": object()}
-    monkeypatch.setattr("importlib.util.find_spec", found.__getitem__)
-    told = list(doctor._extras())
+def test_a_library_for_dumps_elsewhere_that_is_missing_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, found: Callable[[str], list[Finding]]
+) -> None:
+    there = {"botocore": None, "asyncssh": None, "indexed_gzip": object()}
+    monkeypatch.setattr("importlib.util.find_spec", there.__getitem__)
+    told = found("extras")
     assert [one.good for one in told] == [True] * 3
     assert ["not read" in one.text for one in told] == [True, True, False]
     assert ["vmbox-crash[remote]" in one.hint for one in told] == [True, True, False]
@@ -180,10 +198,13 @@ def test_every_url_of_a_profile_is_checked(name: str, monkeypatch: pytest.Monkey
     assert servers.archives([profile]) == addresses
 
 
-def test_only_tools_that_run_on_the_host_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_tools_that_run_on_the_host_must_be_installed(
+    monkeypatch: pytest.MonkeyPatch, found: Callable[[str], list[Finding]]
+) -> None:
     chosen = {name: profiles.by_name(name) for name in ("el8", "debian-12", "photon")}
-    monkeypatch.setattr(doctor.shutil, "which", lambda _name: None)
-    dnf, mmdebstrap = doctor._bootstrap(chosen)
+    monkeypatch.setattr(doctor, "load", lambda: chosen)
+    monkeypatch.setattr(doctor.shutil, "which", lambda _name, **_: None)
+    (dnf,), (mmdebstrap,) = found("dnf"), found("mmdebstrap")
     assert dnf.good
     assert dnf.text.endswith("without a registry: el8")
     assert not mmdebstrap.good
@@ -202,10 +223,12 @@ def test_findings_are_wrapped_only_in_a_terminal(monkeypatch: pytest.MonkeyPatch
     assert " ".join([first, *(line.strip() for line in more)]) == text
 
 
-def test_an_unwritable_directory_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_directory_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch, found: Callable[[str], list[Finding]]
+) -> None:
     monkeypatch.setenv("VMBOX_CACHE_DIR", "/proc/vmbox")
     monkeypatch.setattr(doctor.os, "access", lambda *_: False)
-    finding = doctor._directory("cache", paths.cache_dir)
+    (finding,) = found("cache")
     assert not finding.good
     assert finding.required
     assert "$VMBOX_CACHE_DIR" in finding.hint

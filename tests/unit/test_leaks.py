@@ -15,9 +15,10 @@ import pytest
 
 from sandbox.case import keeper, store
 from sandbox.commands import leaks
+from sandbox.commands.leaks import Leak
 from sandbox.engine import Container, ContainerSpec, labels
 from sandbox.engine.orphans import orphans, with_owner_label
-from sandbox.errors import NoSpace
+from sandbox.errors import EngineNotFound, NoSpace
 from sandbox.host.locks import is_locked, locked
 from sandbox.host.tempdirs import scratch_directory
 from sandbox.render import exit_on_error
@@ -25,6 +26,12 @@ from sandbox.render import exit_on_error
 
 @pytest.fixture(autouse=True)
 def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Directories of the test's own, and no engine."""
+
+    def connect(name: str) -> None:
+        raise EngineNotFound(name)
+
+    monkeypatch.setattr(leaks, "connect", connect)
     for kind in ("cache", "runtime", "state"):
         monkeypatch.setenv(f"VMBOX_{kind.upper()}_DIR", str(tmp_path / kind))
     (tmp_path / "cache").mkdir()
@@ -40,7 +47,11 @@ def gone() -> int:
 
 
 def names() -> set[str]:
-    return {Path(leak.name).name for leak in (*leaks._runtime(), *leaks._cache())}
+    return {Path(leak.name).name for leak in leaks.find()}
+
+
+def keepers() -> list[Leak]:
+    return [leak for leak in leaks.find() if leak.kind == "process"]
 
 
 def test_runtime_directory(places: Path, gone: int) -> None:
@@ -51,7 +62,7 @@ def test_runtime_directory(places: Path, gone: int) -> None:
     assert names() == {"half-docker", *(path.name for path in sockets)}
     with store.lock("half-docker"):  # a process is opening it
         assert "half-docker" not in names()
-    for leak in leaks._runtime():
+    for leak in leaks.find():
         leak.remove()
     assert names() == set()
 
@@ -68,7 +79,7 @@ def test_cache(places: Path, gone: int) -> None:
         assert mine.is_dir()
     with locked(places / "cache" / "locks" / build):
         assert names() == {f"vmcore.part{gone}"}
-    for leak in leaks._cache():
+    for leak in leaks.find():
         leak.remove()
     assert names() == set()
     assert (places / "cache" / "debuginfo" / build).is_dir()
@@ -118,12 +129,12 @@ def test_the_keeper_of_a_case_whose_directory_is_gone(places: Path) -> None:
         while (fifo := keeper.reach(str(place))) < 0:
             assert process.poll() is None
         os.close(fifo)
-        assert list(leaks._keepers()) == []
+        assert keepers() == []
         shutil.rmtree(place)
-        (leak,) = leaks._keepers()
+        (leak,) = keepers()
         assert leak.name == str(process.pid)
         leak.remove()
-    assert list(leaks._keepers()) == []
+    assert keepers() == []
 
 
 @dataclass

@@ -98,7 +98,6 @@ def at_home(place: Path, uid: int, work: Callable[[], Any]) -> Callable[[], Any]
                 del os.environ[name]
         home = place / str(uid)
         os.environ |= {"HOME": str(home), "VMBOX_CACHE_DIR": str(place / "cache"), "VMBOX_CONFIG_DIR": str(home)}
-        paths._default.cache_clear()
         return work()
 
     return done

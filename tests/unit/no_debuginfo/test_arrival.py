@@ -17,6 +17,7 @@ from sandbox.case.arrival import Stage
 from sandbox.case.options import OpenOptions
 from sandbox.commands.run_arguments import parse
 from sandbox.errors import NotADump, UsageError
+from sandbox.host import paths
 from sandbox.model import Case
 from sandbox.session import choice
 
@@ -38,10 +39,15 @@ def awaiting(make_case: Callable[..., Case]) -> Case:
     return replace(make_case(vmlinux=None, no_debuginfo="it is still on its way"), awaited=True, id=IDENT)
 
 
+def _place() -> Path:
+    """Where it is documented to be."""
+    return paths.runtime_dir() / "arrivals" / IDENT
+
+
 def _ended(exit_code: int, message: str = "", hint: str = "") -> None:
-    place = arrival._place(IDENT)
+    place = _place()
     place.mkdir(parents=True)
-    (place / "result.json").write_text(json.dumps({"exit_code": exit_code, "message": message, "hint": hint}))
+    (place / arrival.RESULT).write_text(json.dumps({"exit_code": exit_code, "message": message, "hint": hint}))
 
 
 def test_a_fetch_that_fails_keeps_its_error(tmp_path: Path) -> None:
@@ -59,7 +65,7 @@ def test_a_fetch_that_fails_keeps_its_error(tmp_path: Path) -> None:
 
 def test_the_number_of_an_earlier_process_is_sent_no_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A case is closed while a second fetch is just starting, and has not written its own number yet."""
-    place = arrival._place(IDENT)
+    place = _place()
     place.mkdir(parents=True)
     (place / "lock").write_text(str(os.getppid()))
     told: list[int] = []
@@ -72,7 +78,7 @@ def test_the_number_of_an_earlier_process_is_sent_no_signal(tmp_path: Path, monk
             pass
 
     monkeypatch.setattr("subprocess.Popen", Starting)
-    monkeypatch.setattr(arrival, "_END", 0.05)
+    monkeypatch.setattr(arrival, "PATIENCE", 0.05)
     monkeypatch.setattr(arrival.os, "kill", lambda number, _: told.append(number))
     arrival.start(IDENT, tmp_path / "vmcore", UNREACHABLE)
     assert told == []
@@ -92,11 +98,11 @@ def silent_engine(tmp_path: Path) -> Iterator[str]:
 def test_a_fetch_outlives_its_starter_and_ends_when_it_is_told_to(silent_engine: str, awaiting: Case) -> None:
     arrival.start(IDENT, DUMP, silent_engine)
     assert arrival.wait(IDENT, 1.0) is Stage.FETCHING
-    pid = int((arrival._place(IDENT) / "lock").read_text())
+    pid = int((_place() / "lock").read_text())
     assert os.getsid(pid) != os.getsid(0)
     # A second one would do the same: it is not started.
     arrival.start(IDENT, DUMP, silent_engine)
-    assert int((arrival._place(IDENT) / "lock").read_text()) == pid
+    assert int((_place() / "lock").read_text()) == pid
     # Its case answers what does not need debuginfo, and nothing else.
     assert OpenOptions(early=True).accepts(awaiting)
     assert not OpenOptions().accepts(awaiting)
