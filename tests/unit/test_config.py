@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -16,13 +16,15 @@ from sandbox.host import config
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty configuration directory, and nothing in the environment."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty configuration directory, and nothing in the environment or from --set."""
     for name in list(os.environ):
         if name.startswith(config.PREFIX):
             monkeypatch.delenv(name)
     monkeypatch.setenv("VMBOX_CONFIG_DIR", str(tmp_path))
-    return tmp_path
+    config.replace_overrides([])
+    yield tmp_path
+    config.replace_overrides([])
 
 
 def _write(home: Path, text: str) -> None:
@@ -62,7 +64,6 @@ def test_mirrors_are_a_table_or_words(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_command_line_goes_before_both(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "_overridden", {})
     _write(home, 'idle = "2h"\n')
     monkeypatch.setenv("VMBOX_ENGINE", "podman")
     config.override(["idle=90s", "engine=docker", "mirrors=docker.io=registry.example:5000"])
@@ -129,10 +130,11 @@ def test_amounts(text: str, value: int) -> None:
         ("engine", None, ""),
     ],
 )
-def test_spelled_as_it_may_be_set(key: str, value: object, text: str) -> None:
+def test_spelled_as_it_may_be_set(home: Path, key: str, value: object, text: str) -> None:
     assert config.format_value(key, value) == text
     if text:
-        assert config._readers()[key](text) == value
+        config.replace_overrides([f"{key}={text}"])
+        assert getattr(config.current(), key) == value
 
 
 def test_every_example_of_the_template_is_valid(home: Path) -> None:

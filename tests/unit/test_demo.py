@@ -18,6 +18,7 @@ from sandbox.commands import demo
 from sandbox.commands.demo_triggers import TRIGGERS
 from sandbox.engine import ContainerSpec, Engine
 from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed
+from sandbox.host import paths
 from sandbox.progress import QUIET, Reporter, Step
 
 BINARY, MODULES = (f"linux-{part}-7.2.12+deb14-cloud-amd64_7.2.12-1_amd64.deb" for part in ("binary", "modules"))
@@ -156,8 +157,9 @@ def test_a_kernel_without_headers_is_said(tmp_path: Path) -> None:
 
 
 def test_every_trigger_of_the_module_is_known_and_marked_in_its_source() -> None:
-    source = demo._trigger_source().read_text(encoding="utf-8")
-    program = demo._trigger_source().with_name("demo-user.c").read_text(encoding="utf-8")
+    files = paths.data_dir() / "Containerfile.d" / "files"
+    source = (files / "demo-trigger.c").read_text(encoding="utf-8")
+    program = (files / "demo-user.c").read_text(encoding="utf-8")
     assert "/* CAUSE: futex */" in program
     for name, trigger in TRIGGERS.items():
         if name == "futex":

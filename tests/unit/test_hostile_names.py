@@ -12,7 +12,6 @@ import pytest
 
 from sandbox.case import container
 from sandbox.dump import identify
-from sandbox.dump.elf import _refuse_other_kinds
 from sandbox.dump.source import FileSource
 from sandbox.errors import ConfigurationError, VmboxError, pasteable
 from sandbox.host import paths
@@ -106,12 +105,14 @@ def test_hints_quote_names(tmp_path: Path) -> None:
     directory.mkdir()
     file = directory / "vm core"
     file.write_bytes(b"Rar!\x1a\x07\x00" + bytes(5000))
-    whole = {str(file), file.name, str(file.parent / "vmcore"), str(directory), f"{directory}-2"}
+    vmlinux = directory / "vm linux"
+    vmlinux.write_bytes(b"\x7fELF\2\1\1" + bytes(9) + b"\2\0\x3e\0\1" + bytes(200))
+    whole = {str(vmlinux), str(file), file.name, str(file.parent / "vmcore"), str(directory), f"{directory}-2"}
     for error in (
         _raised(lambda: FileSource(directory)),
         _raised(lambda: identify(file)),
         _raised(lambda: OutputDirectory(directory)),
-        _raised(lambda: _refuse_other_kinds(str(file), 2)),
+        _raised(lambda: identify(vmlinux)),
     ):
         assert whole & set(shlex.split(error.hint.replace(",", " "))), error.hint
 

@@ -703,10 +703,12 @@ def test_a_split_dump_without_all_its_parts_is_refused_before_anything_is_starte
     assert bench.started() == ["latest"]
 
 
-def test_an_engine_of_another_host_that_was_only_found_is_refused(bench: Bench) -> None:
-    elsewhere: EngineInfo = dataclasses.replace(INFO, endpoint="tcp://there.example:2375", local=False)
+@pytest.mark.parametrize("endpoint", ["tcp://there.example:2375", "ssh://user@lab7/run/podman.sock"])
+def test_an_engine_of_another_host_that_was_only_found_is_refused(bench: Bench, endpoint: str) -> None:
+    elsewhere: EngineInfo = dataclasses.replace(INFO, endpoint=endpoint, local=False)
     bench.engine = MemoryEngine(elsewhere)
-    with pytest.raises(EngineFailed, match=r"is on another host, which does not see .*vmcore"):
+    with pytest.raises(EngineFailed, match=r"is on another host, which does not see .*vmcore") as refused:
         bench.open()
+    assert "vmbox run --engine" in refused.value.hint
     assert bench.engine.started == []
     bench.connected = bench.engine.closed

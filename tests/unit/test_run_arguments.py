@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import typer.main
 from hypothesis import given, settings, strategies as st
 from typer.exceptions import TyperException
 
-from sandbox import __main__ as entry
+from sandbox import __main__ as entry, cli
 from sandbox.case import store
 from sandbox.cli import app
 from sandbox.commands import run as commands
@@ -163,6 +164,10 @@ def test_mistakes(arguments: str) -> None:
 
 
 def test_an_open_case_is_found_once(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vmbox(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["vmbox", *words])
+        entry.main()
+
     case: Case = make_case()
     looked: list[Path] = []
     ran: list[tuple[RunArguments, Case | None]] = []
@@ -178,15 +183,19 @@ def test_an_open_case_is_found_once(make_case: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(store, "find", find)
     monkeypatch.setattr(commands, "run_arguments", run_arguments)
     with pytest.raises(SystemExit) as ended:
-        entry._run(["run", "v", "--", "--bogus"])
+        vmbox("run", "v", "--", "--bogus")
     assert ended.value.code == 1
     assert [(arguments.commands, found) for arguments, found in ran] == [(("--bogus",), case)]
     assert looked == [Path("v")]
     # It is not the case that is asked for; or one of its own is.
     for option in (("--image", "debian-13"), ("--once",)):
         with pytest.raises(SystemExit):
-            entry._run(["run", "v", *option, "--", "bt"])
+            vmbox("run", "v", *option, "--", "bt")
         assert ran[-1][1] is None
     assert len(looked) == 2
+    # All else is the command line library's.
+    others: list[list[str]] = []
+    monkeypatch.setattr(cli, "app", lambda: others.append(sys.argv[1:]))
     for words in (["run", "v"], ["run", "v", "--bogus"], ["run", "--help"], ["list"]):
-        assert not entry._run(words)
+        vmbox(*words)
+        assert others.pop() == words
