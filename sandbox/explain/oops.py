@@ -233,17 +233,15 @@ def _oopses(lines: Sequence[str], panic: int | None) -> tuple[Oops | None, Oops 
         )
     ]
     firsts = [at for number, at in enumerate(starts) if number == 0 or not _one_oops(lines, starts[number - 1], at)]
-    read = []
-    for number, at in enumerate(firsts):
-        end = firsts[number + 1] if number + 1 < len(firsts) else panic if panic is not None else len(lines)
-        read.append(_read(lines, at, min(end, at + _MOST)))
-    oopses = [one for one in read if not one.lockup]
-    if not read:
+    if not firsts:
         return None, None
-    last = read[-1]
+    ends = [*firsts[1:], panic if panic is not None else len(lines)]
+    # A log may have any number of them, and these two are asked for.
+    last = _read(lines, firsts[-1], min(ends[-1], firsts[-1] + _MOST))
+    earlier = (_read(lines, at, min(end, at + _MOST)) for at, end in zip(firsts[:-1], ends[:-1], strict=True))
+    first = next((one for one in earlier if not one.lockup), None)
     if panic is not None and not _belongs(lines[panic], last):
-        return None, oopses[0] if oopses else None
-    first = oopses[0] if oopses and oopses[0] is not last else None
+        return None, first or (None if last.lockup else last)
     return _with_place(lines, last), first
 
 
