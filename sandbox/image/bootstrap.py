@@ -97,6 +97,8 @@ def _mmdebstrap(how: Bootstrap, tar: Path, architecture: str | None) -> list[str
     return [
         "mmdebstrap",
         "--variant=minbase",
+        # Of priority required in Debian, and so in minbase, but only important in Ubuntu.
+        "--include=apt",
         "--format=tar",
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in left_out),
         # Afterwards, because dash of older suites cannot be installed without its manual.
