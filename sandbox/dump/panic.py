@@ -23,9 +23,11 @@ _OOPS: Final = re.compile(
     r"BUG: (?:[Kk]ernel NULL pointer dereference|[Uu]nable to handle).*|Unable to handle kernel.*"
     r"|[Kk]ernel BUG at.*|Oops: .*|general protection fault.*|Internal error: .*|divide error: .*"
     r"|Oops - .*|stack segment: .*|double fault[:,] .*|BUG: KASAN: .*|watchdog: BUG: .*|Unhandled fault.*"
+    r"|BUG: (?:\w+ )?stack guard page was hit.*|kernel stack overflow \(.*|Unhandled kernel unaligned access.*"
+    r"|Kernel Fault: Code=.*"
     r"|CFI failure at .*|invalid opcode: [0-9a-f]{4} \[#.*|Bad pagetable: .*|alignment check: .*|Split lock detected.*"
 )
-_NUMBERS: Final = re.compile(r"Oops|Internal error: Oops|invalid opcode: ")
+_NUMBERS: Final = re.compile(r"Oops|Internal error: (?:Oops|: )|invalid opcode: |kernel stack overflow \(")
 """An oops' line "Oops: 0002 [#1] SMP", which only numbers it."""
 _LINES_TO_SHADOW: Final = 4
 _SHADOW: Final = re.compile(r"KASAN: null-ptr-deref in range \[")
@@ -134,9 +136,10 @@ _BUILD_ID: Final = re.compile(r" +([0-9a-f]{40})\b")
 # How each machine names its registers: arch/*/kernel/{process,dumpstack,traps}*.c.
 _MACHINES: Final = (
     (re.compile(r"\bRIP: [0-9a-f]{4}:"), "x86_64"),
-    (re.compile(r"\bpstate: [0-9a-f]{8,16} \("), "aarch64"),
+    (re.compile(r"\bpstate: [0-9a-f]{8,16}(?: \(|\s*$)"), "aarch64"),
     (re.compile(r"\bKrnl PSW : "), "s390x"),
     (re.compile(r"\bepc : .*\bra : "), "riscv64"),
+    (re.compile(r"(?:^|\] *)LE (?:PAGE_SIZE=\w+ )?(?:MMU=\w+ )?(?:PREEMPT )?SMP NR_CPUS=\d+ "), "ppc64le"),
 )
 _OLD_LINE: Final = re.compile(
     r"\bPid: \d{1,10}, comm: .{1,16} .*? (?P<version>#\d\S*(?: Debian \S+)?)(?: (?P<hardware>\S.*))?$"

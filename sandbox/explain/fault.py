@@ -15,7 +15,7 @@ from sandbox.explain.inspection import Base, Inspection, inspect
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
 from sandbox.explain.refusal import access, what
 from sandbox.explain.x86 import divisor
-from sandbox.judge.call_trace import CallTrace, TracedFrame, TraceKind, interrupted_at
+from sandbox.judge.call_trace import CallTrace, TracedFrame, TraceKind, below_panic, interrupted_at
 from sandbox.judge.functions import is_machinery, is_panic, plain_name
 
 _STRUCT: Final = re.compile(r"struct ([A-Za-z0-9_]{1,256})")
@@ -215,9 +215,10 @@ class _Explainer:
         if oops.lockup and place is None:
             yield from self._stuck()
         if oops.command is not None:
+            on = f", on CPU {oops.cpu}" if oops.cpu is not None else ""
             yield Sentence(
                 topic="where",
-                text=f"The task was {oops.command} (PID {oops.pid}), on CPU {oops.cpu}.",
+                text=f"The task was {oops.command} (PID {oops.pid}){on}.",
                 command=f"ps {oops.pid}",
             )
 
@@ -226,12 +227,13 @@ class _Explainer:
         trace = self._own_trace()
         if trace is None or trace.command is None:
             return
-        frames = trace.reliable
+        frames = trace.reliable[below_panic(trace.reliable) :]
         at = interrupted_at(frames)
         names, below = _own_names(frames[:at]), _own_names(frames[at:] if at is not None else ())
         if not names:
             names, below = below, []
-        text = f"{trace.command} (PID {trace.pid}) panicked, on CPU {trace.cpu}"
+        on = f", on CPU {trace.cpu}" if trace.cpu is not None else ""
+        text = f"{trace.command} (PID {trace.pid}) panicked{on}"
         if names:
             text += f", in {_chain(names)}"
         if below:
@@ -265,9 +267,17 @@ class _Explainer:
             if self._facts
             else {}
         )
-        callers = [_named(one) + ("" if one.nameless else found.get(plain_name(one.function), "")) for one in frames]
+        callers = []
+        for one in frames:
+            if one.unknown:
+                callers.append("code that has no name")
+            callers.append(_named(one) + ("" if one.nameless else found.get(plain_name(one.function), "")))
         link = oops.link.function if oops.link is not None else None
-        if link is None or link in {oops.place.function if oops.place else None, *(one.function for one in frames[:1])}:
+        if (
+            oops.lockup
+            or link is None
+            or link in {oops.place.function if oops.place else None, *(one.function for one in frames[:1])}
+        ):
             return callers
         # What was called has made no frame, or none yet: the kernel's unwinder goes on with the caller of its caller.
         # A call of its own would have left an address in itself.

@@ -32,7 +32,8 @@ _BEGINS: Final = re.compile(
     r"|stack segment: |invalid opcode: |\bOops: |Oops - |watchdog: BUG: |detected stall|self-detected stall"
     r"|Bad pagetable: |Split lock detected|alignment check: |control protection fault"
     r"|hard LOCKUP|kernel tried to execute NX|BUG: soft lockup|detected expedited stalls"
-    r"|Insufficient stack space to handle exception"
+    r"|Insufficient stack space to handle exception|Unhandled kernel unaligned access|Kernel Fault: Code="
+    r"|kernel stack overflow \("
 )
 """A line that can be the first of an oops or of a lockup's message."""
 _WARNS: Final = re.compile(
@@ -56,6 +57,7 @@ _REPORTED: Final = re.compile(
 _SAID: Final = re.compile(
     r"virtual address [0-9a-f]{8} when (?P<arm>read|write|execute)"
     r"|BUG: (?:Kernel NULL pointer dereference|Unable to handle kernel data access) on (?P<power>read|write) at "
+    r"|paging request for (?P<fetch>instruction fetch)"
     r"|^(?P<checker>Read|Write) (?:of size \d+ )?at addr (?P<address>[0-9a-f]{8,16}) "
     r"|^BUG: KFENCE: [\w -]{1,64} (?P<kfence>read|write) in "
     r"|^\s*status: [0-9a-f]{16} badaddr: [0-9a-f]{16} cause: 0*(?P<riscv>[cdf])$"
@@ -64,20 +66,31 @@ _SAID: Final = re.compile(
 )
 """The access in words: arch/arm/mm/fault.c, arch/powerpc/mm/fault.c, mm/kasan/report.c, mm/kfence/report.c; the number
 or name of an exception: arch/riscv/kernel/process.c, arch/loongarch/kernel/traps.c."""
-_ACCESSES: Final = {"c": "execute", "d": "read", "f": "write", "F": "execute", "L": "read", "S": "write"}
+_ACCESSES: Final = {
+    "instruction fetch": "execute",
+    "c": "execute",
+    "d": "read",
+    "f": "write",
+    "F": "execute",
+    "L": "read",
+    "S": "write",
+}
 _WARNED: Final = re.compile(r"panic_on_warn")
 _CUT: Final = re.compile(r"-+\[ cut here \]-+")
 _LOCKUP: Final = re.compile(r"soft lockup|hard LOCKUP|detected (?:expedited )?stall|self-detected stall")
 _NUMBER: Final = re.compile(r"\[#(\d{1,6})\]")
 _ADDRESS: Final = re.compile(
     r"(?:dereference|page fault|paging request)[^:]*(?:, address| for address): (?:0x)?([0-9a-f]{8,16})"
-    r"|(?:dereference|paging request|data access)[a-z ]* at (?:virtual address )?(?:0x)?([0-9a-f]{8,16})"
+    r"|(?:dereference|paging request|data access)[a-z ]* at (?:(?:virtual )?address )?(?:0x)?([0-9a-f]{8,16})"
     # arch/x86/kernel/traps.c: kernel_gp_hint_help, that of LASS since 6.19.
     r"|general protection fault, (?:[a-z]+ (?:for|LASS violation for) (?:non-canonical )?address"
     r"|kernel NULL pointer dereference) 0x([0-9a-f]{1,16})"
     # arch/arm64/mm/fault.c and arch/riscv/mm/fault.c: "access to user memory outside uaccess routines", and others.
     r"|Unable to handle kernel [a-z -]{1,64} memory[a-z ]{0,32} at virtual address ([0-9a-f]{16})"
     r"|Unhandled fault: [\w -]{1,64} \(0x[0-9a-f]{3,8}\) at (?:0x)?([0-9a-f]{8,16})\b"
+    # arch/mips/kernel/unaligned.c, arch/parisc/kernel/traps.c.
+    r"|(?s:Unhandled kernel unaligned access.*?)\bBadVA *: ([0-9a-f]{8,16})\b"
+    r"|Kernel Fault: Code=\d{1,3} \([\w ]{1,64}\) at addr ([0-9a-f]{8,16})\b"
 )
 _ERROR_CODE: Final = re.compile(r"#PF: error_code\(0x([0-9a-f]{1,8})\)")
 _OOPS_CODE: Final = re.compile(r"\b(?:Oops|Internal error: [\w ()-]{1,60}): (?:Oops: )?([0-9a-f]{4,16}) \[#")
@@ -87,15 +100,16 @@ _PLACE: Final = re.compile(
     r"(?: \[(?P<module>[\w-]{1,56})(?: [0-9a-f]{40})?\])?"
 )
 _WHERE: Final = re.compile(
-    r"^\s*(?:(?:RIP|EIP): (?:00(?:10|60):)?(?:\[<[0-9a-f]{8,16}>\] +\[<[0-9a-f]{8,16}>\] )?"
+    r"^\s*(?:(?:RIP|EIP): (?:(?:00(?:10|60)|e0(?:08|30)):)?(?:\[<[0-9a-f]{8,16}>\] +\[<[0-9a-f]{8,16}>\] )?"
     r"|EIP is at |pc : |epc : +(?:[0-9a-f]{8,16} )?|epc {3}: [0-9a-f]{8,16} |PC is at |NIP \[[0-9a-f]{8,16}\] "
-    r"|ERA: [0-9a-f]{8,16} "
+    r"|ERA: [0-9a-f]{8,16} |TPC: <|IAOQ\[0\]: "
     r"|Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \((?:\[<[0-9a-f]+>\] )?)" + _PLACE.pattern
 )
-"""Of x86 up to 4.9 and since, arm64, riscv, mips, arm, powerpc, loongarch and s390."""
+"""Of x86 up to 4.9 and since, arm64, riscv, mips, arm, powerpc, loongarch, sparc, parisc and s390."""
 _BAD_WHERE: Final = re.compile(
-    r"^\s*(?:(?:RIP|EIP): (?:00(?:10|60):)?|pc : )(?:\[<([0-9a-f]{8,16})>\] +\[<[0-9a-f]{8,16}>\] 0x[0-9a-f]{1,16}\s*$"
-    r"|0x([0-9a-f]{1,16})\s*$|Bad RIP value)"
+    r"^\s*(?:(?:RIP|EIP): (?:(?:00(?:10|60)|e0(?:08|30)):)?|pc : |PC is at )"
+    r"(?:\[<([0-9a-f]{8,16})>\] +\[<[0-9a-f]{8,16}>\] 0x[0-9a-f]{1,16}\s*$|0x([0-9a-f]{1,16})\s*$|Bad RIP value)"
+    r"|^\s*NIP \[([0-9a-f]{8,16})\] +(?:\(null\)|0x[0-9a-f]{1,16})\s*$"
 )
 _USER: Final = re.compile(r"^\s*R?[IE]?IP: 00(?:33|23|73):")
 _REGISTER: Final = re.compile(
@@ -119,11 +133,16 @@ _RUST: Final = re.compile(r"\brust_kernel: panicked at \S")
 _GUARD: Final = re.compile(r"BUG: (?:\w+ )?stack guard page was hit at \S|Insufficient stack space to handle exception")
 """Of x86, and of arm64 (panic_bad_stack() in arch/arm64/kernel/traps.c)."""
 _FAR: Final = re.compile(r"^FAR: 0x([0-9a-f]{16})$", re.MULTILINE)
-_LINK: Final = re.compile(r"^lr : " + _PLACE.pattern, re.MULTILINE)
+_LINK: Final = re.compile(r"^(?:lr : |LR is at |LR \[[0-9a-f]{8,16}\] )" + _PLACE.pattern, re.MULTILINE)
+_NUMBERS: Final = re.compile(r"^(?:Internal error: (?:Oops|: |Oops - bad mode)|Oops: [0-9a-f]{4,16} )")
+"""A first line that only numbers its oops. The reason may be below: syslogd writes to terminals out of order."""
+_OLD_CPU: Final = re.compile(r"^CPU:? {1,8}(\d{1,5}) *$", re.MULTILINE)
+_OLD_PROCESS: Final = re.compile(r"^Process (.{1,16}?) \(pid: (\d{1,10}), ", re.MULTILINE)
+"""arch/x86/kernel/{dumpstack,process}_*.c up to 3.8."""
 _MODULES: Final = re.compile(r"^\s*Modules linked in: ?(.*)$")
 _OF_OOPS: Final = re.compile(
     r"Fatal exception|Oops|double fault|stack guard|overflow|BUG|Machine halted|Aiee, killing|kill the idle task"
-    r"|CFI failure|UBSAN: "
+    r"|CFI failure|UBSAN: |Kernel Fault"
 )
 """What panics say that an oops ends in."""
 _END: Final = re.compile(r"---\[ end trace")
@@ -164,7 +183,7 @@ class Oops:
     bad_place: int | None = None
     """The instruction pointer, where it is in no function."""
     link: Place | None = None
-    """Of arm64: what the link register has. Where that is in another function than `place`, it is of the caller."""
+    """Of arm, arm64 and powerpc: what the link register has. In another function than `place`, it is of the caller."""
     registers: Mapping[str, int] = field(default_factory=dict)
     """By their names in assembly, lower case."""
     code: bytes = b""
@@ -292,6 +311,10 @@ def frames(lines: Sequence[str], oops: Oops) -> list[TracedFrame]:
         found = found[at + 1 :]
     if place is None:
         found = [one for one in found if not one.stopped]
+        first = lines[trace.line + 1].strip() if trace.line + 1 < len(lines) else ""
+        if found and found[0].unknown and oops.bad_place is not None and first.endswith(f"0x{oops.bad_place:x}"):
+            # What was run itself, which has no name.
+            found[0] = replace(found[0], unknown=found[0].unknown - 1)
     if oops.reported:
         found = list(_unchecked(found))
     return found
@@ -347,6 +370,8 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     tasks = list(TASK_LINE.finditer(before_state))
     task = tasks[-1 if lockup else 0] if tasks else None
     old = OLD_TASK_LINE.search(text) if task is None else None
+    process = _OLD_PROCESS.search(text) if task is None and old is None else None
+    old_cpu = _OLD_CPU.search(text) if task is None else None
     warning = _WARNS.match(block[0])
     if warning is not None:
         before = _warning_text(lines, at)
@@ -365,11 +390,13 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     far = _FAR.search(text) if guard else None
     link = _LINK.search(text)
     shadow = _SHADOW.search(text)
+    if said is not None and said["fetch"] and value is None:
+        value = bad
     if said is not None and said["address"]:
         value = int(said["address"], 16)
     return Oops(
         line=at,
-        text=block[0].strip(),
+        text=_reason(block).strip(),
         lockup=lockup,
         number=int(number[1]) if number else None,
         # The kernel prints a hash of the address where a stack ended; the processor keeps it.
@@ -382,9 +409,9 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
         registers=registers,
         code=code,
         code_at=code_at,
-        cpu=int(task[1]) if task else None,
-        pid=int(task[2]) if task else int(old[1]) if old else None,
-        command=task[3] if task else old[2] if old else None,
+        cpu=int(task[1]) if task else int(old_cpu[1]) if old_cpu else None,
+        pid=int(task[2]) if task else int(old[1]) if old else int(process[2]) if process else None,
+        command=task[3] if task else old[2] if old else process[1] if process else None,
         check=(check["file"], int(check["line"])) if check else None,
         warned=warning is not None,
         reported=report is not None,
@@ -396,6 +423,14 @@ def _read(lines: Sequence[str], at: int, end: int) -> Oops:
     )
 
 
+def _reason(block: Sequence[str]) -> str:
+    """The first line of an oops that has its reason."""
+    if _NUMBERS.match(block[0].strip()) is None:
+        return block[0]
+    head = itertools.takewhile(lambda line: not TASK_LINE.search(line), block)
+    return next((line for line in head if _BEGINS.search(line) and not _NUMBERS.match(line.strip())), block[0])
+
+
 def _rust_panic(above: Sequence[str]) -> str | None:
     begun = next((number for number, line in enumerate(above) if _RUST.search(line)), None)
     if begun is None:
@@ -404,7 +439,7 @@ def _rust_panic(above: Sequence[str]) -> str | None:
 
 
 def _access(said: re.Match[str]) -> str:
-    names = ("arm", "power", "checker", "kfence", "riscv", "loongarch")
+    names = ("arm", "power", "fetch", "checker", "kfence", "riscv", "loongarch")
     word = next(str(said[name]) for name in names if said[name])
     return _ACCESSES.get(word, word.lower())
 
@@ -441,7 +476,7 @@ def _state(block: Sequence[str]) -> tuple[Place | None, int | None, dict[str, in
             begun = True
             if where:
                 place = _place(where)
-            elif nowhere and (printed := nowhere[1] or nowhere[2]):
+            elif nowhere and (printed := nowhere[1] or nowhere[2] or nowhere[3]):
                 bad = int(printed, 16)
             continue
         if begun or line.lstrip().startswith(("sp :", "lr :")):

@@ -131,7 +131,7 @@ def _refusal(oops: Oops, arch: str | None) -> str:
     code = oops.error_code
     if arch == "aarch64" and code is not None and code >> 26 & 0x3F in {_EC_FETCH, _EC_DATA}:
         return _status(code, oops.address)
-    if "alignment" in oops.text:
+    if "alignment" in oops.text or "unaligned" in oops.text:
         return "which is not aligned for this access"
     if arch not in _X86 or code is None:
         return "which the processor refused"

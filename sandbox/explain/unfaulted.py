@@ -10,6 +10,12 @@ from sandbox.explain.model import Sentence
 
 _CANARY: Final = re.compile(r"stack-protector: Kernel stack is corrupted in: (?P<function>\S+(?: \[[\w-]+\])?)")
 _BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked")
+_BLOCKER: Final = re.compile(
+    r"^INFO: (?P<words>task .{1,16}:\d{1,10} (?:is |<\w{1,16}> )?blocked on an? [\w-]{1,32}(?:,| likely) .{1,80})$"
+)
+"""debug_show_blocker() in kernel/hung_task.c, since 6.15."""
+_INIT: Final = re.compile(r"Attempted to kill init!? exitcode=0x(?P<code>[0-9a-f]{8})")
+_SIGNALS: Final = {4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 15: "SIGTERM"}
 _EARLIER: Final = re.compile(
     r"^(?:BUG: (?![Kk]ernel NULL|[Uu]nable to handle|stack guard|\w+ stack guard)\S|BUG [\w:-]+ \("
     r"|rcu: INFO: rcu_\w+ detected|watchdog: BUG: )"
@@ -18,6 +24,7 @@ _EARLIER: Final = re.compile(
 _LED: Final = (
     (re.compile(r"BUG: scheduling while atomic: "), re.compile(r"not syncing: scheduling while atomic")),
     (re.compile(r"BUG: workqueue lockup - "), re.compile(r"not syncing: workqueue: ")),
+    (re.compile(r"(?:traps: )?\S{1,16}\[1\]:? (?:segfault at|trap|general protection)"), _INIT),
 )
 """Errors that a kernel may panic of, and what the panic says then: kernel/sched/core.c, kernel/workqueue.c."""
 _INVOKED: Final = re.compile(r"^(?P<name>.{1,16}) invoked oom-killer: .*?order=(?P<order>-?\d+)")
@@ -40,8 +47,11 @@ def what(lines: Sequence[str], panic: str | None, *, survived: bool = False) -> 
         "The kernel went on after a fault, and panicked later" if survived else "No instruction of the kernel faulted"
     )
     yield _said("what", f"{said}: {(panic or '').rstrip('. :!')}.")
+    yield from _of_init(panic or "")
     for name, pid in list(dict.fromkeys(_BLOCKED.findall("\n".join(lines))))[:_MOST]:
         yield Sentence(topic="what", text=f"{name} (PID {pid}) was blocked.", command=f"bt {pid}")
+    for holder in list(dict.fromkeys(filter(None, map(_BLOCKER.search, lines))))[:_MOST]:
+        yield _said("what", f"The kernel's own search for who holds it: {holder['words'].rstrip('.')}.")
     if (cause := next((said for said, led in _LED if led.search(panic or "")), None)) is not None and (
         line := next((one.strip() for one in reversed(lines) if cause.match(one.strip())), None)
     ):
@@ -61,6 +71,18 @@ def earlier(lines: Sequence[str], before: int | None, panic: str | None = None) 
         if _EARLIER.match(text) and not (own is not None and own.match(text)):
             return at, text
     return None
+
+
+def _of_init(panic: str) -> Iterator[Sentence]:
+    """How process 1 ended: its exit code is in the form of wait(2)."""
+    if (found := _INIT.search(panic)) is None:
+        return
+    code = int(found["code"], 16)
+    if signal := code & 0x7F:
+        name = f" ({_SIGNALS[signal]})" if signal in _SIGNALS else ""
+        yield _said("what", f"Process 1 was ended by signal {signal}{name}.")
+    else:
+        yield _said("what", f"Process 1 ended itself, with status {code >> 8}.")
 
 
 def _memory(lines: Sequence[str]) -> Iterator[Sentence]:

@@ -22,14 +22,15 @@ from enum import StrEnum
 from typing import Final
 
 from sandbox.dump.panic import PANIC_LINE, CaptureKernelFilter
-from sandbox.judge.functions import is_entry, is_exception, is_interrupt, plain_name
+from sandbox.judge.functions import is_entry, is_exception, is_interrupt, is_panic, plain_name
 
 _PREFIX: Final = re.compile(
     r"^(?:<\d{1,3}>)?(?:\[ *(?P<time>\d{1,12}\.\d{1,9})\] ?)?(?:\[ *(?P<caller>[TC]\d{1,10})\] ?)?"
-    r"(?: ?\[\d{1,4}: [^\]:]{1,24}(?::[^\]: ]{1,8})?: *\d{1,10}\] ?)?"
+    r"(?: ?\[\d{1,4}: [^\]:]{1,24}(?::[^\]: ]{1,8})?: *\d{1,10}\] ?| ?-?\(\d{1,3}\)\[\d{1,10}:[^\]]{1,24}\]"
+    r"|c\d{1,3} {1,4}\d{1,10} )?"
 )
 """kernel/printk/printk.c: level, time since boot, and the task or CPU that printed (CONFIG_PRINTK_CALLER); phones have
-that as "[4:  kworker/u16:3: 4321] "."""
+that as "[4:  kworker/u16:3: 4321] ", "(4)[4321:kworker/u16:3]" or "c4   4321 "."""
 _FUNCTION: Final = r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
 # Possessive: blanks that two parts could share would take time by the square of a line's length.
 _FRAME: Final = re.compile(
@@ -53,15 +54,15 @@ _HEADLESS: Final = re.compile(
     r"|^\s*\[<[0-9a-f]{16}>\] " + _FUNCTION
 )
 """A frame of arm or riscv, whose unwinders print nothing above the first (arch/arm/kernel/unwind.c)."""
-_BADADDR: Final = re.compile(r"^\s*status: [0-9a-f]{16} badaddr: [0-9a-f]{16} cause: [0-9a-f]{16}$")
-"""The last line of riscv's registers."""
+_BADADDR: Final = re.compile(r"^\s*status: [0-9a-f]{16} badaddr: [0-9a-f]{16} cause: [0-9a-f]{8,16}$")
+"""The last line of riscv's registers, which a terminal may have broken."""
 # Kernel code has the selectors 0x10 and 0x60 (i386), e030 and e008 under Xen.
 _STOPPED: Final = re.compile(
     r"^\s*(?:R?EIP|RIP): (?:00(?:10|60)|e0(?:08|30)):(?:\[<[0-9a-f]+>\]\s+\[<[0-9a-f]+>\] )?(?:"
     + _FUNCTION
     + r"|(?P<bad>.*))"
-    r"|^\s*(?:pc : |epc : |ERA: [0-9a-f]+ |NIP \[[0-9a-f]+\] |Krnl PSW : .*\(|PC is at |EIP is at |EIP: )"
-    + _FUNCTION.replace("function", "other").replace("offset", "behind")
+    r"|^\s*(?:pc : |epc : |ERA: [0-9a-f]+ |NIP \[[0-9a-f]+\] |Krnl PSW : .*\(|PC is at |EIP is at |EIP: "
+    r"|epc {3}: [0-9a-f]+ |TPC: <|IAOQ\[0\]: )" + _FUNCTION.replace("function", "other").replace("offset", "behind")
 )
 _USER: Final = re.compile(r"^\s*(?:R?EIP|RIP): (?:00(?:33|23|73)|e033):|^\s*--- interrupt: c00 |^\s*NIP: +\[?0*[0-7]")
 _REGISTERS: Final = re.compile(
@@ -116,7 +117,8 @@ _KINDS: Final = (
         re.compile(
             r"\bOops\b|[Kk]ernel BUG at|BUG: (?:kernel NULL|unable to handle)|[Uu]nable to handle kernel"
             r"|general protection fault|Internal error: |divide error|double fault|stack segment: |invalid opcode: "
-            r"|Unhandled fault|illegal operation: |Machine Check|stack guard page"
+            r"|Unhandled fault|illegal operation: |Machine Check|stack guard page|Kernel Fault: Code="
+            r"|Unhandled kernel unaligned access"
             # What __die() of x86 prints first, whatever it is: "stack guard page: 0000 [#1] PREEMPT SMP".
             r"|^[\w ,-]{1,60}: [0-9a-f]{4} \[#\d{1,9}\]"
         ),
@@ -204,6 +206,17 @@ def call_traces(log: Sequence[str]) -> list[CallTrace]:
         callers.append(prefix["caller"] if prefix else None)
         lines.append(without_time(line))
     return list(_traces(lines, callers))
+
+
+def below_panic(frames: Sequence[TracedFrame]) -> int:
+    """The index of the first frame below panic() itself; 0 where it is not among them.
+
+    panic() ends in a call of vpanic() (kernel/panic.c, since 6.16), which never returns, so that arm64, riscv and s390
+    name the function after panic().
+    """
+    names = [plain_name(one.function) for one in frames]
+    at = max((number + 1 for number, name in enumerate(names) if is_panic(name)), default=0)
+    return at + 1 if 0 < at < len(frames) and names[at - 1] == "vpanic" and frames[at].nameless else at
 
 
 def own_lines(log: Sequence[str]) -> list[str]:
@@ -303,7 +316,7 @@ def _beginning(lines: Sequence[str], at: int) -> str | None:
     if (began := _BEGIN.match(lines[at])) is not None:
         return began["first"]
     headless = _HEADLESS.match(lines[at])
-    if headless is None or (headless["function"] and not (at and _BADADDR.match(lines[at - 1]))):
+    if headless is None or (headless["function"] and not any(map(_BADADDR.match, lines[max(0, at - 2) : at]))):
         return None
     if any(map(_BEGIN.match, lines[at + 1 : at + 2])):
         return None

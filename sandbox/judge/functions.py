@@ -74,6 +74,8 @@ _INTERRUPT: Final = re.compile(
     r"asm_sysvec_\w+|fred_extint|(?:asm_)?common_interrupt\w*|ret_from_intr|(?:asm_exc_)?xen_hypervisor_callback"
     r"|(?:apic_timer|reschedule|call_function(?:_single)?|irq_work|error|spurious|thermal|threshold|deferred_error"
     r"|invalidate\d*|reboot|irq_move_cleanup)_interrupt|(?:xen_hvm|hyperv|acrn_hv|hv_stimer0)_callback_vector|x86_platform_ipi"
+    # arch/riscv/kernel/traps.c; below them is handle_exception, which system calls enter by, too.
+    r"|handle_riscv_irq|do_irq"
     r"|xen_do_hypervisor_callback|kvm_posted_intr_(?:wakeup_|nested_)?(?:ipi|vector)"
     r"|el1(?:[th]_64)?_(?:irq|fiq)(?:_handler)?|__irq_svc|(?:hardware_interrupt|decrementer|doorbell_super)_common(?:_virt)?"
     r"|(?:io|ext)_int_handler"

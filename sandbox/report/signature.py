@@ -18,7 +18,7 @@ from typing import Final
 from sandbox.dump.panic import says_why
 from sandbox.explain.oops import stuck_elsewhere
 from sandbox.judge.backtrace import Backtrace, Frame
-from sandbox.judge.call_trace import TracedFrame
+from sandbox.judge.call_trace import TracedFrame, TraceKind, below_panic
 from sandbox.judge.functions import (
     ALIASES,
     is_address,
@@ -41,6 +41,9 @@ _FOUND_BY_INTERRUPTS: Final = {PanicCause.SOFT_LOCKUP, PanicCause.HARD_LOCKUP, P
 
 _CHECKED: Final = {PanicCause.KASAN, PanicCause.KFENCE, PanicCause.KCSAN, PanicCause.KMSAN, PanicCause.UBSAN}
 """Causes that a checker finds: the bug is what called it."""
+
+_ALIKE: Final = {*_FOUND_BY_INTERRUPTS, *_CHECKED, PanicCause.HUNG_TASK, PanicCause.WARNING, PanicCause.ATOMIC}
+"""Causes whose panics are of the same words for all bugs."""
 
 _SCHEDULES: Final = re.compile(r"__schedule|schedule\w*|io_schedule\w*|context_switch|__switch_to")
 """Where every task waits, whatever for: kernel/sched/core.c, kernel/time/timer.c."""
@@ -82,14 +85,16 @@ def of(
         # The kernel itself had the names of functions for which the debugger has no symbols, or a module's second one.
         trace = blocked_trace(log) if cause == PanicCause.HUNG_TASK else None
         trace = trace or panic_trace(log)
-        logged = significant(_functions(trace.reliable, cause)) if trace else ()
+        lockup = trace is not None and trace.kind is TraceKind.LOCKUP
+        logged = significant(_functions(trace.reliable, cause, lockup=lockup)) if trace else ()
         named = tuple(frame for frame in frames if not is_address(frame))
         basis, frames = ("log", logged) if logged or not named else ("backtrace", named)
         cut = basis == "log" and trace is not None and trace.cut and len(frames) < FRAMES
+    alike = cause in _ALIKE
     cause = cause or "unknown"
     words = frames
     if not frames:
-        if panic is None or not says_why(panic):
+        if panic is None or not says_why(panic) or alike:
             return Signature(id=None, cause=cause, frames=(), basis="nothing")
         basis, words = "panic", (_NUMBER.sub("N", panic),)
     if cut:
@@ -114,14 +119,14 @@ def significant(functions: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _functions(frames: Sequence[Frame | TracedFrame], cause: str | None) -> Iterator[str]:
+def _functions(frames: Sequence[Frame | TracedFrame], cause: str | None, *, lockup: bool = False) -> Iterator[str]:
     """Functions from the one on that an exception in the kernel stopped, because those above only handle it.
 
     Without an exception those below panic(). What an interrupt stopped is the bug only where a watchdog says so; else
     it is what the CPU happened to do, mostly nothing, when a handler had a bug.
     """
     names = list(_names(frames))
-    watched = cause in _FOUND_BY_INTERRUPTS
+    watched = lockup or cause in _FOUND_BY_INTERRUPTS
     first = next(
         (
             at
@@ -132,10 +137,16 @@ def _functions(frames: Sequence[Frame | TracedFrame], cause: str | None) -> Iter
     )
     if first is None and watched:
         # Without registers, as in 3.10: below the entry of the interrupt, of which old kernels have several.
-        entries = [is_interrupt(name) or is_exception(name) for name, _ in names]
+        entries: list[bool] = []
+        for name, _ in names:
+            of_riscv = name == "handle_exception" and bool(entries) and entries[-1]
+            entries.append(is_interrupt(name) or is_exception(name) or of_riscv)
         first = next((at for at in range(1, len(names)) if entries[at - 1] and not entries[at]), None)
     if first is None:
         first = max((at + 1 for at, (name, _) in enumerate(names) if is_panic(name)), default=0)
+        if first and names[first - 1][0] == "vpanic":
+            traced = [one for one in frames if isinstance(one, TracedFrame)]
+            first = below_panic(traced) if len(traced) == len(names) else first
     found = [name for name, _ in names[first:]]
     if cause in _CHECKED:
         found = list(itertools.dropwhile(lambda name: is_checker(name) or is_machinery(name), found))

@@ -174,6 +174,111 @@ KNOWN: dict[str, tuple[tuple[str | None, ...], tuple[str | None, ...], tuple[str
         ("lnode_init", "lnode", "read", "0x8"),
         ("A NULL pointer was followed", "called by do_one_initcall."),
     ),
+    "mips-unaligned": (
+        (None, "4.14.180", None),
+        ("wx_rx_frame", "wxdrv", None, "0x86c0f1e7"),
+        ("which is not aligned for this access.", "called by wx_poll < net_rx_action."),
+    ),
+    "arm64-bad-mode": (
+        ("aarch64", "4.4.0", "oops"),
+        (None, None, None, None),
+        # The link register has the caller; the trace, by frame pointers, has only that one's.
+        ("Internal error: Oops - bad mode", "called by toy_clock < toy_tick < tick_sched_timer."),
+    ),
+    "arm64-nx": (
+        ("aarch64", "6.5.0-14-generic", "page-fault"),
+        (None, None, "execute", "0xffffbd2fe97a3ba0"),
+        ("which is mapped, but not as code.", "called by do_one_initcall < do_init_module < load_module."),
+    ),
+    "arm64-abort-syslogd": (
+        ("aarch64", "4.4.167-toy", "hardware-error"),
+        ("toy_scr_read", None, None, "0xffffff80096c61b0"),
+        (
+            "got an error of memory, of a bus or of a device: Unhandled fault: sync",
+            "called by toy_link < toy_eh_reset.",
+        ),
+    ),
+    "arm64-serror-vpanic": (
+        (None, "6.19.0-toy", "serror"),
+        (None, None, None, None),
+        # Not the function behind panic(), which the kernel prints in its place.
+        ("Asynchronous SError Interrupt.", "in the function in front of add_taint < arm64_serror_panic < "),
+    ),
+    "ppc64-bad-area": (
+        ("ppc64le", "4.15.0-33-generic", "page-fault"),
+        ("toy_stop", None, None, "0x430"),
+        ("A NULL pointer was followed", "called by toy_dispatch < toy_loop < kthread"),
+    ),
+    "ppc64-null-call": (
+        ("ppc64le", "4.15.0-33-generic", "page-fault"),
+        (None, None, "execute", "0x0"),
+        ("the kernel tried to run code at address 0x0.", "called by toy_run < toy_main < kthread."),
+    ),
+    "xen-pv-3.2": (
+        ("x86_64", "3.2.7-3.pvops.x86_64", "init-killed"),
+        ("toy_context", None, None, None),
+        ("linux-3.2.7/arch/x86/xen/toy.c:322.", "The task was swapper/0 (PID 1), on CPU 0."),
+    ),
+    "i386-2.6.9": (
+        (None, None, "page-fault"),
+        ("toy_add", None, None, "0xf899b670"),
+        ("which the processor refused.", "The task was modprobe (PID 8227), on CPU 0."),
+    ),
+    "riscv-broken-line": (
+        ("riscv64", "6.6.0-toy", "null-pointer"),
+        ("toy_raw_lock", None, None, "0x4"),
+        ("A NULL pointer was followed", "called by toy_lock < toy_map_lock < do_toy_page"),
+    ),
+    "phone-parentheses": (
+        ("aarch64", "4.14.186+", "page-fault"),
+        ("toy_unlink", None, "write", "0xdead000000000108"),
+        ("which is not mapped.", "called by toy_free < toy_ioctl."),
+    ),
+    "phone-columns": (
+        ("aarch64", "5.4.147-qgki", "null-pointer"),
+        ("toy_cam_req", None, "read", "0x18"),
+        ("A NULL pointer was followed", "called by toy_cam_ioctl < __arm64_sys_ioctl."),
+    ),
+    "sparc": (
+        (None, "6.1.0-9-sparc64-smp", "null-pointer"),
+        ("toy_probe", "toysbus", None, None),
+        ("Unable to handle kernel NULL pointer dereference", "called by really_probe < driver_probe_device."),
+    ),
+    "parisc": (
+        (None, "6.1.12-parisc64", "other"),
+        ("toy_xfer", None, None, "0x18"),
+        ("A NULL pointer was followed", "called by toy_submit < toy_loop."),
+    ),
+    "no-names": (
+        ("x86_64", "5.6.16-default", "general-protection"),
+        (None, None, None, "0x8030000000000000"),
+        ("it is not canonical", "called by code that has no name < nf_hook_slow < ip_local_deliver."),
+    ),
+    "stack-guard-4.14": (
+        ("x86_64", "4.14.0-1", "stack-overflow"),
+        ("toy_deep", "toydeep", None, "0xffffc90000b5bff8"),
+        ("A kernel stack overflowed", "called by toy_deep, 2 times."),
+    ),
+    "init-segfault": (
+        ("x86_64", "6.1.0-18-amd64", "init-killed"),
+        (None, None, None, None),
+        ("Process 1 was ended by signal 11 (SIGSEGV).", "that interrupted a program."),
+    ),
+    "hung-task-owner": (
+        (None, "6.16.9", "hung-task"),
+        (None, None, None, None),
+        ("toywriter:410 is blocked on a mutex likely owned by task toyowner:399.", ""),
+    ),
+    "rcu-stall-elsewhere": (
+        ("x86_64", "4.14.1-toy", "rcu-stall"),
+        ("toy_loop", "toyrt", None, None),
+        ("detected stalls on CPUs/tasks", "The task was toyrt (PID 2011), on CPU 3."),
+    ),
+    "symbolized": (
+        ("x86_64", "6.16.0-rc5-syzkaller", "page-fault"),
+        ("toy_walk", None, "read", "0xfffffbfff1234567"),
+        ("which is not mapped.", "called by toy_open < vfs_open < do_syscall_64"),
+    ),
 }
 SURVIVED = ("hung-task-log-only", "lockdep", "scheduling-while-atomic", "bad-page")
 
