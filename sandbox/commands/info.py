@@ -9,9 +9,9 @@ from pathlib import Path
 from sandbox import render
 from sandbox.dump import is_partly_searched
 from sandbox.dump.release import UNKNOWN, classify, of_release
-from sandbox.errors import ConfigurationError, UnknownKernel
+from sandbox.errors import ConfigurationError, UnknownKernel, VmboxError
 from sandbox.host import config, paths, standard_input
-from sandbox.model import Vmcore, key_of
+from sandbox.model import DumpFormat, Vmcore, key_of
 from sandbox.profiles import Profile, select
 from sandbox.remote.places import DESCRIBED
 
@@ -43,16 +43,36 @@ def show(path: Path, *, json: bool, unpack: bool = False, download: bool = False
         with standard_input.as_file() as file:
             vmcore = _identified_here(file, unpack=unpack)
             # A copy is gone when this has ended.
-            _print(replace(vmcore, path=path) if file.name == standard_input.NAME else vmcore, json=json)
+            shown = replace(vmcore, path=path) if file.name == standard_input.NAME else vmcore
+            _print(shown, log_remark(vmcore), json=json)
+    elif engine is None:
+        vmcore = _identified_here(path, unpack=unpack)
+        _print(vmcore, log_remark(vmcore), json=json)
     else:
-        _print(_identified_here(path, unpack=unpack) if engine is None else _identified_there(path, engine), json=json)
+        _print(_identified_there(path, engine), None, json=json)
 
 
-def _print(vmcore: Vmcore, *, json: bool) -> None:
+def _print(vmcore: Vmcore, remark: str | None, *, json: bool) -> None:
     if json:
-        render.as_json(describe(vmcore))
+        render.as_json(describe(vmcore, remark))
     else:
-        render.facts(facts(vmcore))
+        render.facts(facts(vmcore, remark))
+
+
+def log_remark(vmcore: Vmcore) -> str | None:
+    """What to know of the panic of a log without its dump, e.g. that a program could have written it.
+
+    A dump's own log says who wrote a line.
+    """
+    if vmcore.format is not DumpFormat.LOG or vmcore.panic is None:
+        return None
+    from sandbox.case.dumps import witness
+    from sandbox.judge import log
+
+    try:
+        return log.log_remark(vmcore, witness(vmcore.path, vmcore, unpacked=paths.unpacked_dir()).kernel)
+    except VmboxError:
+        return None
 
 
 def _identified_here(path: Path, *, unpack: bool) -> Vmcore:
@@ -177,12 +197,13 @@ def _class_of(vmcore: Vmcore) -> dict[str, object]:
     return {"class": kernel.klass, "also": kernel.also, "variant": kernel.variant or None}
 
 
-def describe(vmcore: Vmcore) -> dict[str, object]:
-    """Everything `vmbox info --json` prints. Unknown is None."""
+def describe(vmcore: Vmcore, remark: str | None = None) -> dict[str, object]:
+    """Everything `vmbox info --json` prints. Unknown is None. `remark` is that of its log."""
     values: dict[str, object] = {
         key_of(item): getattr(vmcore, item.name) for item in fields(vmcore) if item.name != "vmcoreinfo"
     }
     values["path"] = _name(vmcore.path)
+    values["log_remark"] = remark
     origins = dict(vmcore.origins)
     values |= _class_of(vmcore)
     origins |= {name: "release" for name in ("class", "also", "variant") if values[name] is not None}
@@ -192,7 +213,7 @@ def describe(vmcore: Vmcore) -> dict[str, object]:
     return values
 
 
-def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
+def facts(vmcore: Vmcore, remark: str | None = None) -> Iterator[tuple[str, str]]:
     """The same for people, in the words of crash's `sys`; what is unknown is left out."""
     yield "DUMPFILE", _name(vmcore.path)
     if vmcore.member is not None:
@@ -203,6 +224,8 @@ def facts(vmcore: Vmcore) -> Iterator[tuple[str, str]]:
             value = f"{value}, flattened"
         if value is not None:
             yield word, str(value)
+    if remark is not None:
+        yield "REMARK", remark
     if vmcore.crash_time is not None:
         yield "DATE", f"{vmcore.crash_time:%a %b %e %H:%M:%S UTC %Y}"
     if vmcore.uptime_seconds is not None:

@@ -11,7 +11,7 @@ from sandbox.dump import identify, read_records, same_boot
 from sandbox.dump.printk import Record
 from sandbox.judge.call_trace import TraceKind, call_traces
 from sandbox.judge.which_trace import is_last_panic, panic_and_trace, panic_trace, panics
-from sandbox.model import Vmcore
+from sandbox.model import DumpFormat, Vmcore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,11 @@ def unproven(lines: Sequence[str]) -> str | None:
         "the panic has no call trace, as none has after an oops: a program could have written its line, where the log "
         "does not tell who wrote it, as that of dmesg -x does"
     )
+
+
+def log_remark(vmcore: Vmcore, lines: Sequence[str]) -> str | None:
+    """What to know of a log: `remark` and, of a log without its dump, `unproven`."""
+    return remark(lines) or (unproven(lines) if vmcore.format is DumpFormat.LOG else None)
 
 
 def another_boot(vmcore: Vmcore, lines: Sequence[str]) -> str | None:

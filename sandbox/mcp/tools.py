@@ -70,8 +70,11 @@ class Tools:
         """Identify a crash dump: kernel, machine, time, cause of the panic, completeness. Instant; executes nothing."""
         from dataclasses import fields
 
+        from sandbox.commands.info import log_remark
+
         vmcore = api.identify(self._allowed(path))
-        known = ((item.name, getattr(vmcore, item.name)) for item in fields(vmcore))
+        known = [(item.name, getattr(vmcore, item.name)) for item in fields(vmcore)]
+        known.append(("log_remark", log_remark(vmcore)))
         skipped = {"vmcoreinfo", "origins", "files"}
         return "\n".join(f"{name}: {value}" for name, value in known if name not in skipped and value not in {None, ()})
 

@@ -22,7 +22,7 @@ from sandbox.explain.model import Fault
 from sandbox.host import config, paths
 from sandbox.judge import backtrace, call_trace, stacks, system as judged_system, which_trace
 from sandbox.judge.backtrace import INTEGER
-from sandbox.judge.log import Witness, remark, unproven
+from sandbox.judge.log import Witness, log_remark
 from sandbox.judge.verdict import Verdict
 from sandbox.model import DumpFormat, PanicCause, Vmcore, kernel_version
 from sandbox.profiles import makedumpfile
@@ -129,7 +129,7 @@ def read(
         fault=fault,
         backtrace=panicking,
         verdicts=verdicts,
-        log_remark=remark(log) or (unproven(log) if vmcore.format is DumpFormat.LOG else None),
+        log_remark=log_remark(vmcore, log),
         lost_pages=_lost_pages(vmcore, answers, problem),
         cpus=cpus,
         blocked=blocked[:_LONGEST],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.commands.info import describe, facts, show_release
+from sandbox.commands.info import describe, facts, show, show_release
 from sandbox.debuginfo import RemotePackage, certificates, locate, repodata
 from sandbox.debuginfo.store import About, Store
 from sandbox.dump import identify
@@ -216,3 +216,38 @@ def test_debuginfo_that_is_here_is_shown_with_its_proof(tmp_path: Path, monkeypa
     assert [value for name, value in facts(vmcore) if name in {"DEBUGINFO", "AGREES", "FROM", "CHECKED"}] == [
         here[name] for name in ("vmlinux", "proof", "origin", "verified")
     ]
+
+
+OOPSED = """[    0.000000] Linux version 6.1.0-9-amd64 (a@b) #1 SMP
+[    5.000000] BUG: kernel NULL pointer dereference, address: 0000000000000000
+[    5.000001] Oops: 0002 [#1] PREEMPT SMP
+[    5.000002] CPU: 0 PID: 7 Comm: sh Not tainted 6.1.0-9-amd64 #1
+[    5.000003] RIP: 0010:sysrq_handle_crash+0x16/0x20
+[    5.000004] Call Trace:
+[    5.000005]  <TASK>
+[    5.000006]  write_sysrq_trigger+0x4b/0x60
+[    5.000007]  do_syscall_64+0x55/0xb0
+[    5.000008]  </TASK>
+[    5.000009] ---[ end trace 0000000000000000 ]---
+[    5.100000] Kernel panic - not syncing: """
+
+
+@pytest.mark.parametrize(
+    ("end", "remark"),
+    [
+        ("Fatal exception\n", None),
+        ("hung_task: blocked tasks\n", "the panic has no call trace, as none has after an oops: a program could have"),
+        ("Fatal exception\n" * 2, "the log has 2 panics; the last one counts"),
+    ],
+)
+def test_info_of_a_log_says_what_its_report_says_of_the_panic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], end: str, remark: str | None
+) -> None:
+    log = tmp_path / "log"
+    log.write_text(OOPSED + end.replace("\n", "\n[    5.100001] Kernel panic - not syncing: ", end.count("\n") - 1))
+    show(log, json=True)
+    said = json.loads(capsys.readouterr().out)["log_remark"]
+    assert (said is None) if remark is None else str(said).startswith(remark)
+    show(log, json=False)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "REMARK: " in line]
+    assert lines == ([] if said is None else [f"REMARK: {said}"])
