@@ -135,7 +135,7 @@ class OpenCase:
             if shown is not None:
                 done, by, doubt, verdicts = shown.done, shown.choice, shown.doubt, (*shown.verdicts, *verdicts)
             return Outcome(
-                command=done.command,
+                command=command,
                 status=done.status,
                 seconds=done.seconds,
                 bytes=done.bytes,

@@ -53,11 +53,15 @@ class Announcer:
         if found.remark is not None and found.remark not in self._said:
             self._said.add(found.remark)
             self._reporter.notice(found.remark)
+        several = len(found.tasks) > 1
+        false = [one for one in found.verdicts if not one.agrees]
         for verdict in found.verdicts:
-            if not verdict.agrees:
-                render.note(f"{_loud(verdict)}\n{self._instead(verdict, shown)}")
+            if verdict in false:
+                # After the last one: they are of one answer.
+                more = f"\n{self._instead(verdict, shown)}" if verdict is false[-1] else ""
+                render.note(_loud(verdict) + more)
             elif verdict.subject == "stack":
-                self._reporter.notice(verdict.line)
+                self._reporter.notice(f"{verdict.task}: {verdict.line}" if several else verdict.line)
             else:
                 self._reporter.notice(f"{verdict.subject}: {verdict.line}")
 
@@ -65,27 +69,36 @@ class Announcer:
         """What to read in place of what is contradicted."""
         if shown is None or verdict.subject != "stack":
             return f"hint: ask the other debugger: {self._ask_other(verdict)}"
-        (confirmed,) = (one for one in shown.verdicts if one.subject == "stack")
+        by, asked = shown.choice.debugger, shown.done.command
+        confirmed = next(one for one in shown.verdicts if one.subject == "stack" and one.pid == verdict.pid)
+        which = f"; that of {confirmed.task}" if shown.stacks > 1 else ", which"
+        changed = "" if asked == self._judge.command.strip() else f" ({render.visible(asked)})"
+        words = f"the stacks of {by} are printed" if shown.stacks > 1 else f"the stack of {by} is printed"
         return (
-            f"vmbox: the stack of {shown.choice.debugger} is printed, which {confirmed.line}; "
-            "it is asked by the next vmbox run, too\n"
-            f"hint: that of {verdict.by}: vmbox run {pasteable(self._case.dump)} --with {verdict.by} -- bt"
+            render.visible(f"vmbox: {words}{changed}{which} {confirmed.line}; it is asked by the next vmbox run, too")
+            + f"\nhint: that of {verdict.by}: {self._run(verdict.by, self._judge.command)}"
         )
 
     def _ask_other(self, verdict: Verdict) -> str:
         from sandbox.debugger import DEBUGGERS
         from sandbox.session.choice import instead_of
 
-        command = "bt" if verdict.subject == "stack" else "sys"
-        other = instead_of(DEBUGGERS[verdict.by]).name
-        return f"vmbox run {pasteable(self._case.dump)} --with {other} -- {command}"
+        other = instead_of(DEBUGGERS[verdict.by])
+        command = self._judge.command
+        if verdict.subject == "stack":
+            command = other.stacks_command(command) or f"bt {verdict.pid}"
+        return self._run(other.name, command)
+
+    def _run(self, name: str, command: str) -> str:
+        words = " ".join(pasteable(word) if word[0] != "-" else word for word in command.split())
+        return f"vmbox run {pasteable(self._case.dump)} --with {name} -- {words}"
 
 
 def _loud(verdict: Verdict) -> str:
     if verdict.subject != "stack":
         return render.visible(f"vmbox: {verdict.subject}: {verdict.line}")
     lines = [
-        f"vmbox: {verdict.line}",
+        f"vmbox: {verdict.task}: {verdict.line}",
         f"    the kernel printed: {' < '.join(verdict.witness)}",
         f"    {verdict.by} prints:{' ' * max(1, 12 - len(verdict.by))}{' < '.join(verdict.stack)}",
     ]

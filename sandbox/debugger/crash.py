@@ -10,6 +10,7 @@ from sandbox.debugger.crash_errors import ErrorDetector
 from sandbox.debugger.crash_reading import check_reading
 from sandbox.debugger.crash_redirection import output_files
 from sandbox.debugger.protocol import StartMode
+from sandbox.debugger.stack_options import translated
 from sandbox.errors import UsageError
 from sandbox.model import KernelPlace
 
@@ -119,6 +120,10 @@ class Crash:
 
     def layout_command(self, structure: str) -> str:
         return f"struct -o {structure}"
+
+    def stacks_command(self, command: str) -> str | None:
+        # Of drgn's: variables (-V) and its own form of frames (-d), a letter that has another meaning here.
+        return translated(command, known="acpfFl", looks="Vd")
 
     def modules_requested(self, command: str) -> frozenset[str] | None:
         return modules_loaded_by(command)

@@ -14,6 +14,7 @@ from sandbox.debugger.crash_redirection import redirected_by_shell
 from sandbox.debugger.drgn_questions import QUESTIONS
 from sandbox.debugger.protocol import VMCOREINFO, StartMode
 from sandbox.debugger.selection import Selection
+from sandbox.debugger.stack_options import translated
 from sandbox.errors import UsageError
 from sandbox.model import KernelPlace
 
@@ -196,6 +197,10 @@ class Drgn:
     def layout_command(self, structure: str) -> str:
         # It knows no -o.
         return f"struct {structure}"
+
+    def stacks_command(self, command: str) -> str | None:
+        # Of crash's: offsets (-s) and their base (-x, -d); its own -d is another form of stacks.
+        return translated(command, known="acpfFl", looks="sxd")
 
     def modules_requested(self, command: str) -> frozenset[str] | None:
         return modules_loaded_by(command)

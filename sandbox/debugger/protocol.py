@@ -150,6 +150,13 @@ class Debugger(Protocol):
     def layout_command(self, structure: str) -> str:
         """The command that shows the members of a structure, with their offsets if there is one that does."""
 
+    def stacks_command(self, command: str) -> str | None:
+        """The command that shows the stacks which `command`, a `bt` or `foreach … bt` of another debugger, shows.
+
+        Options that only change how a frame is printed are left out where it does not have them. None where it has no
+        such command.
+        """
+
     # The debug files of modules.
 
     def modules_requested(self, command: str) -> frozenset[str] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import Final
 
@@ -60,7 +60,8 @@ def judge(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
     if not _same_task(stack, trace):
         return None
     mine, log = list(_of_debugger(stack)), list(_of_log(trace))
-    return _compare(mine, log, by=by, against=LOG, complaint=stack.complaint, whole=trace.user)
+    found = _compare(mine, log, by=by, against=LOG, complaint=stack.complaint, whole=trace.user)
+    return None if found is None else replace(found, pid=stack.pid, command=stack.command)
 
 
 def why_not(found: Sequence[Backtrace], trace: CallTrace, *, by: str) -> str | None:
@@ -86,6 +87,8 @@ def judge_task(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None
             words=f"{by} names PID {stack.pid} on CPU {stack.cpu}, the kernel printed the panic in {where}",
             stack=tuple(step.name for step in _of_debugger(stack)),
             witness=tuple(step.name for step in _of_log(trace)),
+            pid=stack.pid,
+            command=stack.command,
         )
     return judge(stack, trace, by=by)
 
@@ -97,10 +100,12 @@ def between(first: Backtrace, second: Backtrace, *, by: str, against: str) -> Ve
             return None
         words = f"{by} names PID {first.pid}, {against} PID {second.pid}"
         names = [tuple(step.name for step in _of_debugger(one)) for one in (first, second)]
-        return Verdict(
+        found: Verdict | None = Verdict(
             subject="stack", agrees=False, by=by, against=against, words=words, stack=names[0], witness=names[1]
         )
-    return _compare(list(_of_debugger(first)), list(_of_debugger(second)), by=by, against=against)
+    else:
+        found = _compare(list(_of_debugger(first)), list(_of_debugger(second)), by=by, against=against)
+    return None if found is None else replace(found, pid=first.pid, command=first.command)
 
 
 def _same_task(stack: Backtrace, trace: CallTrace) -> bool:

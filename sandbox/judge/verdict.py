@@ -24,6 +24,10 @@ class Verdict:
     """The same of the other witness."""
     shorter: bool = False
     """Whether it does not agree only because the debugger leaves functions out: none of its own is contradicted."""
+    pid: int | None = None
+    """Of the task whose stack it is."""
+    command: str | None = None
+    """The name of that task."""
 
     @property
     def title(self) -> str:
@@ -31,6 +35,11 @@ class Verdict:
         if self.agrees:
             return "AGREES WITH"
         return "IS SHORTER THAN" if self.shorter else "DISAGREES WITH"
+
+    @property
+    def task(self) -> str | None:
+        """The task whose stack it is, for people: "PID 71 (khungtaskd)"."""
+        return None if self.pid is None else f"PID {self.pid} ({self.command})"
 
     @property
     def line(self) -> str:

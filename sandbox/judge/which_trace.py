@@ -31,6 +31,9 @@ _AFTER: Final = 60
 
 _AFTER_SECONDS: Final = 5.0
 
+_CHECK_SECONDS: Final = 5.0
+"""Seconds in which the watchdog prints the traces of one check."""
+
 _LIKE_PANICS: Final = 8
 """Lines that read like a panic among which the panic is looked for. A program may write any number."""
 
@@ -78,6 +81,26 @@ def _is_end(lines: Sequence[str], trace: CallTrace) -> bool:
         return False
     begin, end = (time_of(line) for line in (lines[trace.line], lines[-1]))
     return begin is None or end is None or 0 <= end - begin < _AFTER_SECONDS
+
+
+def still_blocked(log: Sequence[str]) -> list[CallTrace]:
+    """Find the traces of the tasks for which the hung-task watchdog panicked: their stacks are still what they were.
+
+    They had not run for minutes, and it panics at the end of the same check (kernel/hung_task.c). Not those that an
+    earlier check named, for which there was no panic.
+    """
+    lines = own_lines(log)
+    at = _panic_at(lines)
+    if at is None or "hung_task" not in lines[at]:
+        return []
+    end = time_of(lines[at])
+    found: dict[int, CallTrace] = {}
+    for one in call_traces(log):
+        begin = time_of(lines[one.line])
+        near = begin is not None and end is not None and 0 <= end - begin < _CHECK_SECONDS
+        if one.kind is TraceKind.BLOCKED and one.line < at and near and one.pid is not None and not one.cut:
+            found[one.pid] = one
+    return list(found.values())
 
 
 def blocked_trace(log: Sequence[str]) -> CallTrace | None:

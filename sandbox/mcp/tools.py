@@ -305,9 +305,11 @@ def _remarks(done: api.Outcome) -> Iterator[str]:
     if done.doubt is not None:
         yield done.doubt
     for verdict in done.verdicts:
-        yield f"{verdict.subject} {verdict.line}"
+        yield f"{verdict.subject}{f' of {verdict.task}' if verdict.task else ''} {verdict.line}"
         if verdict.witness and not verdict.agrees:
             yield f"{verdict.against} has {' < '.join(verdict.witness)}"
+            if verdict.task and done.command.split()[:1] == ["foreach"]:
+                yield f"bt {verdict.pid} asks the other debugger, too"
     if done.not_judged is not None:
         yield f"the stack is not compared with the kernel's own: {done.not_judged}"
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -260,14 +261,20 @@ def _verdicts(
     system: Mapping[str, str],
     log: Sequence[str],
 ) -> Iterator[Verdict]:
-    """What the judge finds of the stack, of DATE, UPTIME and TASKS."""
+    """What the judge finds of the stacks, of DATE, UPTIME and TASKS."""
     by = answers.case.get("debugger") or DEFAULT.name
-    stack_by = next((run.debugger for run in answers.runs if run.command == "bt -l"), by)
+    asked = {run.command: run.debugger for run in answers.runs}
+    stack_by = asked.get("bt -l", by)
     trace = which_trace.dump_trace(log)
     if panicking is not None and trace is not None:
         verdict = stacks.judge_task(panicking, trace, by=stack_by)
         if verdict is not None:
             yield verdict
+    if hung := which_trace.still_blocked(log):
+        blocked = backtrace.parse(answers.texts.get("foreach UN bt", ""))
+        for one in hung:
+            judged = (stacks.judge(stack, one, by=asked.get("foreach UN bt", by)) for stack in blocked)
+            yield from islice(filter(None, judged), 1)
     yield from _against_second(answers, panicking, by)
     counted = answers.texts.get(COUNT_TASKS)
     yield from judged_system.judge(system, crash_time=vmcore.crash_time, log=log, counted=counted, by=by)

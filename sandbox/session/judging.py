@@ -42,6 +42,8 @@ class Judgement:
     """Whether that is because the log beside the dump is of another crash."""
     remark: str | None = None
     """What to know of the log."""
+    tasks: frozenset[tuple[int, str]] = frozenset()
+    """PID and task_struct of the tasks whose stacks are in the answer."""
 
 
 _NOTHING: Final = Judgement()
@@ -85,8 +87,11 @@ class Judge:
 
         To be asked when the answer is whole. The debugger may be asked more.
         """
-        if not self._answer or len(self._answer) >= MOST:
+        if not self._answer:
             return _NOTHING
+        if len(self._answer) >= MOST:
+            self._answer.clear()
+            return Judgement(not_judged=f"the answer has more than {MOST >> 20} MiB, that of bt PID has not")
         answer = self._answer.decode(errors="replace")
         self._answer.clear()
         if self.command.split() == ["sys"]:
@@ -101,16 +106,20 @@ class Judge:
         if not found:
             return _NOTHING
         log = self._log(session)
+        tasks = frozenset((stack.pid, stack.task.lstrip("0")) for stack in found)
         if self._lacking is not None or log.refused is not None:
-            return Judgement(not_judged=log.refused or self._lacking, refused=log.refused is not None)
+            refused = log.refused is not None
+            return Judgement(not_judged=log.refused or self._lacking, refused=refused, tasks=tasks)
         trace = which_trace.dump_trace(log.kernel)
-        if trace is None:
-            return Judgement(not_judged="the log has no call trace of the panic")
+        traces = [*([] if trace is None else [trace]), *which_trace.still_blocked(log.kernel)]
+        if not traces:
+            return Judgement(not_judged="the log has no call trace of the panic", tasks=tasks)
         by = session.debugger.name
-        verdict = next(filter(None, (stacks.judge(stack, trace, by=by) for stack in found)), None)
-        if verdict is None:
-            return Judgement(not_judged=stacks.why_not(found, trace, by=by))
-        return Judgement(verdicts=(verdict,), remark=remark(log.kernel))
+        judged = (next(filter(None, (stacks.judge(stack, one, by=by) for stack in found)), None) for one in traces)
+        verdicts = tuple(filter(None, judged))
+        if not verdicts:
+            return Judgement(not_judged=stacks.why_not(found, traces[0], by=by), tasks=tasks)
+        return Judgement(verdicts=verdicts, remark=remark(log.kernel), tasks=tasks)
 
     def _of_system(self, answer: str, session: Session) -> tuple[Verdict, ...]:
         from sandbox.judge import system

@@ -59,6 +59,8 @@ class Confirmed:
 
     output: bytes
     done: Transcript
+    stacks: int
+    """How many are in it."""
     choice: Choice
     doubt: str | None
     verdicts: tuple[Verdict, ...]
@@ -87,15 +89,18 @@ class SecondStack:
         return asked and is_judged(command) and command.split(maxsplit=1)[0] == "bt"
 
     def confirmed(self, command: str, found: Judgement, *, timeout: float | None) -> Confirmed | None:
-        """The other debugger's answer, where the log contradicts the stack that was `found`, and confirms this one.
+        """The other debugger's answer, where the log contradicts a stack that was `found`, and confirms all of these.
 
-        The case is the other debugger's from then on. None where there is none to ask, or it is not confirmed.
+        It has to be of the same tasks. The case is the other debugger's from then on. None where there is none to ask,
+        or it is not confirmed.
         """
         if not self._holds(command) or all(one.agrees for one in found.verdicts):
             return None
         session = self._session
         other = choice.second(session.case, session.debugger)
-        if other is None:
+        # The same question: without options that only change how a frame is printed.
+        asked = None if other is None else other.stacks_command(command)
+        if other is None or asked is None:
             return None
         by = Choice(debugger=other.name, reason=_REASON.format(session.debugger.name))
         output = bytearray()
@@ -111,9 +116,9 @@ class SecondStack:
                 beside.choice = by
                 beside.start(other.start_modes[:1])
                 done = run_recorded(
-                    command,
+                    asked,
                     beside,
-                    judge.listen(command, keep),
+                    judge.listen(asked, keep),
                     recorder=self._recorder,
                     reporter=self._reporter,
                     timeout=timeout,
@@ -123,8 +128,17 @@ class SecondStack:
         except VmboxError as error:
             self._reporter.notice(f"{other.name} is not asked: {error.message}")
             return None
-        stacks = [one for one in theirs.verdicts if one.subject == "stack"]
-        if done.status is not CommandStatus.OK or not stacks or not all(one.agrees for one in stacks):
+        confirmed = {one.pid for one in theirs.verdicts if one.subject == "stack" and one.agrees}
+        judged = {one.pid for one in found.verdicts if one.subject == "stack"}
+        whole = done.status is CommandStatus.OK and theirs.tasks == found.tasks
+        if not whole or not judged <= confirmed or not all(one.agrees for one in theirs.verdicts):
             return None
         choice.keep(session.case, by)
-        return Confirmed(output=bytes(output), done=done, choice=by, doubt=doubt, verdicts=theirs.verdicts)
+        return Confirmed(
+            output=bytes(output),
+            done=done,
+            stacks=len(theirs.tasks),
+            choice=by,
+            doubt=doubt,
+            verdicts=theirs.verdicts,
+        )

@@ -178,15 +178,17 @@ def test_what_an_assistant_has_to_know_of_an_answer_is_at_its_end(monkeypatch: p
         words="drgn has b below a, there it is c",
         stack=("a", "b"),
         witness=("a", "c"),
+        pid=7,
+        command="sh",
     )
     said = {
         "[error]": replace(DONE, status=CommandStatus.ERROR),
         "[answered by drgn: crash is too old; it is newer than drgn]": replace(
             DONE, debugger="drgn", reason="crash is too old", doubt="it is newer than drgn"
         ),
-        "[stack DISAGREES WITH: the log's call trace (drgn has b below a, there it is c); "
+        "[stack of PID 7 (sh) DISAGREES WITH: the log's call trace (drgn has b below a, there it is c); "
         "the log's call trace has a < c]": replace(DONE, verdicts=(false,)),
-        "[stack AGREES WITH: the log's call trace (2 frames)]": replace(
+        "[stack of PID 7 (sh) AGREES WITH: the log's call trace (2 frames)]": replace(
             DONE, verdicts=(replace(false, agrees=True, words="2 frames"),)
         ),
         "[the stack is not compared with the kernel's own: no log]": replace(DONE, not_judged="no log"),

@@ -22,6 +22,7 @@ from sandbox.session.judging import Judge, Judgement, is_judged
 from sandbox.session.second_stack import SecondStack
 
 STACK = TEXT.encode()
+TASK = (1, "ff429f4ac12b8000")
 SYS = b"""      KERNEL: /case/debuginfo/vmlinux
         CPUS: 2
         DATE: Fri Nov 27 17:18:19 UTC 2026
@@ -124,8 +125,9 @@ def test_agreement_is_a_notice_and_a_disagreement_is_never_silent(
     assert "\x1b" not in said
     # Another task, and no stack.
     other = run.ask(STACK.replace(b"PID: 1 ", b"PID: 2 "))
-    assert other == Judgement(not_judged="the kernel printed the panic in PID 1, and this is PID 2 of crash")
-    assert run.ask((TEXT + TEXT).replace("PID: 1 ", "PID: 2 ").encode(), command="bt -a") == Judgement()
+    why = "the kernel printed the panic in PID 1, and this is PID 2 of crash"
+    assert other == Judgement(not_judged=why, tasks=frozenset({(2, TASK[1])}))
+    assert run.ask((TEXT + TEXT).replace("PID: 1 ", "PID: 2 ").encode(), command="bt -a").not_judged is None
     assert run.ask(b"bt: invalid task\n") == Judgement()
     assert run.ask(STACK, command="p jiffies") == Judgement()
 
@@ -162,7 +164,7 @@ def test_a_log_that_cannot_be_read_is_no_witness(
 
     monkeypatch.setattr(log, "witness", fails)
     found = _Run(case, reporter).ask()
-    assert found == Judgement(not_judged="vmcore: the log's pages are not in the dump")
+    assert found == Judgement(not_judged="vmcore: the log's pages are not in the dump", tasks=frozenset({TASK}))
     assert reporter.said == [
         "the stack is not compared with the kernel's own: vmcore: the log's pages are not in the dump"
     ]
@@ -199,3 +201,54 @@ def test_date_uptime_and_tasks_are_judged(
     assert "vmbox run vmcore --with drgn -- sys" in said
     # What cannot be had is not judged.
     assert [one.subject for one in _Run(case, reporter).ask(SYS, "sys").verdicts] == ["date", "uptime"]
+
+
+HUNG = """[   20.1] INFO: task fsfreeze:95 blocked for more than 3 seconds.
+[   20.1]       Not tainted 6.1.0 #1
+[   20.1] task:fsfreeze state:D stack:0     pid:95    ppid:1      flags:0x00000002
+[   20.1] Call Trace:
+[   20.1]  <TASK>
+[   20.1]  __schedule+0x34d/0x9e0
+[   20.1]  schedule+0x5a/0xd0
+[   20.1]  percpu_rwsem_wait+0x116/0x140
+[   20.1]  do_syscall_64+0x55/0xb0
+[   20.1]  </TASK>
+[   20.2] Kernel panic - not syncing: hung_task: blocked tasks
+[   20.2] CPU: 1 PID: 28 Comm: khungtaskd Not tainted 6.1.0 #1
+[   20.2] Call Trace:
+[   20.2]  panic+0x118/0x2f4
+[   20.2]  watchdog.cold+0xc/0x16
+[   20.2]  kthread+0xda/0x100
+[   20.2]  ret_from_fork+0x22/0x30
+"""
+WATCHDOG = """PID: 28       TASK: ff0000000000001c  CPU: 1    COMMAND: "khungtaskd"
+ #0 [ff10] panic at ffffffff81000001
+ #1 [ff20] watchdog at ffffffff81000002
+ #2 [ff30] kthread at ffffffff81000003
+"""
+BLOCKED = """PID: 95       TASK: ff0000000000005f  CPU: 0    COMMAND: "fsfreeze"
+ #0 [ff10] __schedule at ffffffff81000004
+ #1 [ff20] schedule at ffffffff81000005
+ #2 [ff30] percpu_rwsem_wait at ffffffff81000006
+ #3 [ff40] do_syscall_64 at ffffffff81000007
+"""
+
+
+def test_the_task_for_which_the_watchdog_panicked_is_judged_too(
+    case: Case, reporter: _Reporter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _has(monkeypatch, log.Witness(lines=HUNG.splitlines()))
+    run = _Run(case, reporter)
+    found = run.ask((WATCHDOG + "\n" + BLOCKED).encode(), "foreach bt")
+    assert [(one.pid, one.agrees) for one in found.verdicts] == [(28, True), (95, True)]
+    assert reporter.said == [
+        "PID 28 (khungtaskd): AGREES WITH: the log's call trace (2 frames)",
+        "PID 95 (fsfreeze): AGREES WITH: the log's call trace (4 frames)",
+    ]
+    assert run.ask(BLOCKED.replace("percpu_rwsem_wait", "io_schedule").encode(), "bt 95").verdicts[0].pid == 95
+    said = capsys.readouterr().err
+    assert "vmbox: PID 95 (fsfreeze): DISAGREES WITH: the log's call trace (crash has io_schedule below" in said
+    assert said.endswith("vmbox run vmcore --with drgn -- bt 95\n")
+    # One of an earlier check may have run since.
+    _has(monkeypatch, log.Witness(lines=HUNG.replace("20.1", "12.1").splitlines()))
+    assert _Run(case, reporter).ask(BLOCKED.encode(), "bt 95").verdicts == ()

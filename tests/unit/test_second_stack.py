@@ -89,7 +89,7 @@ def test_a_stack_that_the_log_confirms_is_printed_in_place_of_a_false_one(
 ) -> None:
     out, err, case = ask({"crash": FALSE, "drgn": TRUE})
     assert out == TRUE
-    assert "vmbox: DISAGREES WITH: the log's call trace (crash has filp_close below panic()" in err
+    assert "vmbox: PID 1 (init): DISAGREES WITH: the log's call trace (crash has filp_close below panic()" in err
     assert "    crash prints:       filp_close" in err
     assert "vmbox: the stack of drgn is printed, which AGREES WITH: the log's call trace (2 frames" in err
     assert "--with crash -- bt" in err
@@ -159,7 +159,7 @@ def test_a_very_long_answer_is_not_held_back(ask: Callable[..., tuple[str, str, 
     long = FALSE * (1 + (4 << 20) // len(FALSE))
     out, err, _ = ask({"crash": long, "drgn": TRUE}, "bt -a")
     assert out == long
-    assert "DISAGREES" not in err  # nor judged
+    assert "DISAGREES" not in err  # nor judged, which is said
 
 
 def test_stacks_of_all_tasks_are_printed_as_they_come(ask: Callable[..., tuple[str, str, Case]]) -> None:
@@ -167,4 +167,50 @@ def test_stacks_of_all_tasks_are_printed_as_they_come(ask: Callable[..., tuple[s
     out, err, case = ask({"crash": FALSE, "drgn": TRUE}, "foreach bt")
     assert out == FALSE
     assert choice.kept(case) is None
-    assert "DISAGREES WITH" in err
+    assert "vmbox: PID 1 (init): DISAGREES WITH" in err
+    assert err.endswith("--with drgn -- foreach bt\n")
+
+
+OTHER = STACK.replace("PID: 1 ", "PID: 2 ").replace("TASK: ff42", "TASK: ff43")
+
+
+@pytest.mark.parametrize(
+    ("command", "asked"),
+    [
+        ("bt -a", None),
+        ("bt -c 0,1", None),
+        ("bt 1", None),
+        ("bt -p -l", None),
+        ("bt -sx 1", "bt 1"),
+        ("bt -ls 1", "bt -l 1"),
+    ],
+)
+def test_the_same_question_is_asked_and_said(
+    ask: Callable[..., tuple[str, str, Case]], command: str, asked: str | None
+) -> None:
+    out, err, _ = ask({"crash": FALSE + OTHER, "drgn": OTHER + TRUE}, command)
+    assert out == OTHER + TRUE
+    changed = f" ({asked})" if asked else ""
+    assert f"vmbox: the stacks of drgn are printed{changed}; that of PID 1 (init) AGREES WITH: the log's" in err
+    assert f"--with crash -- {command}\n" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "hint"),
+    [
+        # Another task's stack is none of this one, though it is true.
+        ("bt -a", TRUE, "bt -a"),
+        ("bt -a", TRUE + OTHER.replace("TASK: ff43", "TASK: ff44"), "bt -a"),
+        # drgn has no such options, or others of that name.
+        ("bt -g 1", TRUE + OTHER, "bt 1"),
+        ("bt -e", TRUE + OTHER, "bt 1"),
+        ("bt -n idle -a", TRUE + OTHER, "bt 1"),
+    ],
+)
+def test_an_answer_to_another_question_is_not_printed(
+    ask: Callable[..., tuple[str, str, Case]], command: str, answer: str, hint: str
+) -> None:
+    out, err, case = ask({"crash": FALSE + OTHER, "drgn": answer}, command)
+    assert out == FALSE + OTHER
+    assert choice.kept(case) is None
+    assert err.endswith(f"--with drgn -- {hint}\n")
