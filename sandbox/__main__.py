@@ -48,6 +48,9 @@ def _run_apart(path: Path, of: str) -> None:
 def _main() -> None:
     open_standard_streams()
     _end_on_signals()
+    if os.environ.get("HOME") == "":
+        # Else the user's places are below /, or below the working directory.
+        del os.environ["HOME"]
     arguments = sys.argv[1:]
     if os.environ.get("VMBOX_LOG"):
         from sandbox.commands.verbose import begin_from_environment

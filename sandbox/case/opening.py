@@ -167,6 +167,11 @@ def open_dump(
     from sandbox.remote import described
 
     options = options or OpenOptions()
+    if options.debuginfo is not None and not options.debuginfo.is_dir():
+        from sandbox.debuginfo.local import kind
+
+        # A wrong name is said before an image is made, which takes minutes.
+        kind(options.debuginfo)
     if (options.engine or config.current().engine or "").startswith(REMOTE_SCHEMES):
         return _open_elsewhere(dump, options, reporter, replaces)
     with _connecting(options.engine) as connecting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Final
@@ -12,9 +13,9 @@ import typer.core
 
 from sandbox.cli import completion
 from sandbox.cli.options import VERBOSE, Verbose
-from sandbox.errors import UsageError, refuse_empty
+from sandbox.errors import UsageError, pasteable, refuse_empty
 from sandbox.host import config
-from sandbox.render import error, exit_on_error
+from sandbox.render import error, exit_on_error, line
 from sandbox.version import __version__
 
 _ORDER = [
@@ -125,6 +126,11 @@ class Command(typer.core.TyperCommand):
                 for word in value if isinstance(value, list | tuple) else (value,):
                     refuse_empty(word)
         except _ClickException as wrong:
+            if (
+                file := next((word for word in args if word.startswith("-") and os.path.lexists(word)), None)
+            ) is not None:
+                wrong_file = UsageError(_in_words(wrong).message, hint=f"if the file is meant: {pasteable(file)}")
+                raise wrong_file from None
             # Its parser does not know which command it is of.
             if getattr(wrong, "ctx", None) is None:
                 wrong.ctx = ctx  # type: ignore[attr-defined]
@@ -179,5 +185,5 @@ def _root(
             config.override(settings)
     start_log(verbose)
     if version:
-        typer.echo(f"vmbox {__version__}")
+        line(f"vmbox {__version__}")
         raise typer.Exit

@@ -48,6 +48,18 @@ def cases(incomplete: str) -> Iterator[tuple[str, str]]:
                     yield name, _NO_WORD.sub("?", case.release)
 
 
+def transcripts(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Cases that have a transcript, open or not, by id, and by the path of their dump as `cases` offers them."""
+    from sandbox.session.transcript import case_id, kept_transcripts, records
+
+    with suppress(VmboxError, OSError):
+        for kept in kept_transcripts():
+            first = next(records(kept), {})
+            for name in (case_id(kept), str(first.get("dump", ""))):
+                if name.startswith(incomplete) and name and not _NO_WORD.search(name):
+                    yield name, _NO_WORD.sub("?", str(first.get("release", "")))
+
+
 def settings(incomplete: str) -> Iterator[tuple[str, str]]:
     from sandbox.host.config import meanings
 

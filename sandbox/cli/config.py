@@ -35,5 +35,5 @@ def show(json: Json = False) -> None:
 @command(group=group)
 def template() -> None:
     """Print a config.toml that has every key, with its meaning, as a comment."""
-    typer.echo(config.template())
+    render.line(config.template())
     render.note(f"vmbox: save it as {config.file()}")

@@ -38,9 +38,9 @@ def doctor(
         findings.append(finding)
         if not json:
             mark = "ok" if finding.good else "MISSING" if finding.required else "note"
-            typer.echo(render.hanging(f"{mark:>7}  {finding.subject}: {finding.text}", indent=13))
+            render.line(render.hanging(f"{mark:>7}  {finding.subject}: {finding.text}", indent=13))
             if finding.hint:  # in one line, so that it can be pasted
-                typer.echo(f"{'':13}{finding.hint}")
+                render.line(f"{'':13}{finding.hint}")
     if json:
         render.as_json(findings)
     raise typer.Exit(0 if all(finding.good for finding in findings if finding.required) else 1)
@@ -117,4 +117,4 @@ def demo(
     )
     with closing(connect(engine)) as connected:
         made = make_vmcore(spec, directory, engine=connected, reporter=render.reporter(quiet=quiet))
-    typer.echo(made)
+    render.line(made)

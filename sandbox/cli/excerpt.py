@@ -100,7 +100,7 @@ def excerpt(
     if json and output != STDOUT:
         render.as_json(made)
     else:
-        _say(made, None if listed == STDOUT else listed, render.note if STDOUT in {output, listed} else typer.echo)
+        _say(made, None if listed == STDOUT else listed, render.note if STDOUT in {output, listed} else render.line)
     if made.unanswered or made.differences:
         raise typer.Exit(1)
 

@@ -64,7 +64,7 @@ def build(
         check_place(subject, sbom, hint=elsewhere)
     ref = make(subject, options, modules=modules, reporter=reporter)
     if sbom is None:
-        typer.echo(ref)
+        render.line(ref)
         return
     bill = bill_of(ref, engine, reporter)
     try:
@@ -74,7 +74,7 @@ def build(
     except OSError as error:
         raise unwritable(sbom, error, hint=elsewhere) from error
     if sbom != STDOUT:
-        typer.echo(ref)
+        render.line(ref)
 
 
 @command("list", group=group)
@@ -111,7 +111,7 @@ def push(
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import push as send, resolve_target
 
-    typer.echo(
+    render.line(
         send(resolve_target(of), registry, OpenOptions(engine=engine, image=image), render.reporter(quiet=quiet))
     )
 
@@ -122,7 +122,7 @@ def pull(of: Of, registry: Registry = None, engine: EngineName = None, quiet: Qu
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import pull as bring, resolve_target
 
-    typer.echo(bring(resolve_target(of), registry, OpenOptions(engine=engine), render.reporter(quiet=quiet)))
+    render.line(bring(resolve_target(of), registry, OpenOptions(engine=engine), render.reporter(quiet=quiet)))
 
 
 @command(group=group)
@@ -155,7 +155,7 @@ def load(
 
     source = sys.stdin.buffer if str(archive) == "-" else archive
     for ref in load_archive(source, engine, render.reporter(quiet=quiet)):
-        typer.echo(ref)
+        render.line(ref)
 
 
 @command(group=group)

@@ -77,4 +77,4 @@ def kube(
     if json:
         render.as_json(made)
     else:
-        typer.echo(as_yaml(made), nl=False)
+        render.line(as_yaml(made), end="")

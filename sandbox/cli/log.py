@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sandbox import render
+from sandbox.cli import completion
 from sandbox.cli.app import command
 from sandbox.cli.options import Json
 from sandbox.debugger import DEFAULT
@@ -18,7 +19,9 @@ from sandbox.remote.naming import named
 
 @command()
 def log(
-    what: Annotated[str | None, typer.Argument(metavar="CASE|VMCORE", show_default=False)] = None,
+    what: Annotated[
+        str | None, typer.Argument(metavar="CASE|VMCORE", show_default=False, autocompletion=completion.transcripts)
+    ] = None,
     script: Annotated[bool, typer.Option("--script", help="Print the commands, as input for vmbox run -i.")] = False,
     json: Json = False,
 ) -> None:

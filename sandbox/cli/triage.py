@@ -111,13 +111,13 @@ def report(
     if json:
         text = write.as_json(made)
         if output in {None, STDOUT}:
-            typer.echo(render.json_for_terminal(text))
+            render.line(render.json_for_terminal(text))
         else:
             write.write(output, text + "\n", evidence=read_from)
     else:
         write.write(page, html(made), evidence=read_from, chosen=output is None)
         if page != STDOUT:
-            typer.echo(page)
+            render.line(page)
     _doubted(made)
     if made.log_remark is not None:
         render.note(f"vmbox: {made.log_remark}")
@@ -151,7 +151,7 @@ def _compared(first: Report, second: Report, *, json: bool) -> None:
     if json:
         render.as_json(found)
     else:
-        typer.echo(f"{found.verdict} (likeness {found.likeness:.0%})")
+        render.line(f"{found.verdict} (likeness {found.likeness:.0%})")
         if found.differences:
             render.table(("", "FIRST", "SECOND"), ((one.what, one.first, one.second) for one in found.differences))
     raise typer.Exit(0 if found.same else 1)
@@ -253,10 +253,10 @@ def triage(
         again=again,
     )
     if json:
-        typer.echo(render.json_for_terminal(table.as_json(index)))
+        render.line(render.json_for_terminal(table.as_json(index)))
     else:
         _grouped(index)
-        typer.echo(output / "index.html")
+        render.line(output / "index.html")
     if index.no_debuginfo:
         again_with = "; the same command without --quick reads them with it" if quick else ""
         render.note(f"vmbox: {index.no_debuginfo} of {index.total} were read without debuginfo{again_with}")

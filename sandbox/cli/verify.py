@@ -37,6 +37,6 @@ def verify(
         # The format of sha256sum -c, which marks a line whose name has escapes.
         name = render.visible(one.name.replace("\\", r"\\").replace("\n", r"\n"))
         mark = "\\" if "\\" in one.name or "\n" in one.name else ""
-        typer.echo(f"{mark}{one.found.sha256}  {name}")
+        render.line(f"{mark}{one.found.sha256}  {name}")
         since = "recorded" if one.newly_recorded else f"unchanged since {one.recorded.astimezone():%Y-%m-%d %H:%M}"
         render.note(f"{render.one_line(one.name)}: {since}")

@@ -329,6 +329,10 @@ def cannot_open(path: Path, error: OSError) -> DumpNotFound | DumpUnreadable:
                 hint = f"of another host, as scp has it? vmbox info {pasteable(f'sftp://{found[1]}{found[2]}')}"
                 return DumpNotFound(f"there is no file {path}", hint=hint)
             return DumpNotFound(f"there is no file {path}")
+        case PermissionError(errno=errno.EPERM):
+            # No mode and no ACL says so, but a rule for a container or a service: of devices, or of a security module.
+            hint = f"read it outside of this container or service: cat {pasteable(path)} > vmcore"
+            return DumpUnreadable(f"{path}: what limits this process forbids to open it ({error.strerror})", hint=hint)
         case PermissionError():
             return DumpUnreadable(f"no permission to read {path}", hint=_permission(path))
         case _:

@@ -10,6 +10,7 @@ from sandbox.render.output import (
     json_for_terminal,
     json_line,
     leave_line,
+    line,
     note,
     table,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "json_for_terminal",
     "json_line",
     "leave_line",
+    "line",
     "note",
     "one_line",
     "plain",

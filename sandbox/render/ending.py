@@ -24,6 +24,9 @@ _UNEXPECTED: Final = (
 
 _NO_MEMORY: Final = NoSpace("no memory is left", hint="free some, or raise the limit: ulimit -v unlimited -d unlimited")
 _NO_PROCESSES: Final = ConfigurationError("no more processes can be started", hint="ulimit -u unlimited, or end some")
+_NO_THREADS: Final = ConfigurationError(
+    "no more threads can be started: a limit of processes or of memory", hint="ulimit -u unlimited -v unlimited"
+)
 
 
 @contextmanager
@@ -45,6 +48,9 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt:
         note("vmbox: interrupted")
         sys.exit(130)
+    except SystemExit as ended:
+        # rich ends the process by itself where the reader of its help closed the pipe.
+        sys.exit(141 if isinstance(ended.__context__, BrokenPipeError) else ended.code)
     except BrokenPipeError:
         # The reader closed the pipe. Python would raise again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,7 +82,7 @@ def _of_the_place(problem: Exception) -> VmboxError | None:
     if isinstance(problem, MemoryError):
         return _NO_MEMORY
     if isinstance(problem, RuntimeError):
-        return _NO_PROCESSES if "start new thread" in str(problem) else None
+        return _NO_THREADS if "start new thread" in str(problem) else None
     if not isinstance(problem, OSError):
         return None
     where = f"{problem.filename}: " if problem.filename else ""

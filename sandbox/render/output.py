@@ -69,6 +69,15 @@ def _print(text: str, *, flush: bool = False) -> None:
         print(text, flush=flush)  # noqa: T201 - results go to stdout
 
 
+def line(text: object, *, end: str = "\n") -> None:
+    """Print a path, a reference or a text of vmbox's own: byte for byte in a pipe, made visible on a terminal."""
+    shown = visible(str(text)) if sys.stdout.isatty() else str(text)
+    with to_stdout():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(f"{shown}{end}".encode(errors="surrogateescape"))
+        sys.stdout.buffer.flush()
+
+
 def as_json(value: object) -> None:
     import json
 

@@ -76,6 +76,15 @@ def test_open_cases(offered: Callable[[str], list[str]], opened: Callable[[str, 
         assert offered(f"vmbox close {beginning}") == [whole]
 
 
+def test_transcripts(offered: Callable[[str], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMBOX_STATE_DIR", str(tmp_path))
+    (tmp_path / "transcripts").mkdir()
+    record = {"command": "bt", "dump": "/var/crash/a/vmcore", "release": "6.1"}
+    (tmp_path / "transcripts" / "0123456789-podman.jsonl").write_text(json.dumps(record) + "\n")
+    for beginning, whole in (("/var", "/var/crash/a/vmcore"), ("0", "0123456789-podman")):
+        assert offered(f"vmbox log {beginning}") == [whole]
+
+
 @pytest.mark.parametrize(
     "name",
     ["$(id)", r"\$(id)", "`id`", "a;id", "a b", "a\nid", "*", "'id", '"id', "&id", "\N{RIGHT-TO-LEFT OVERRIDE}id"],

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
+import pwd
 from pathlib import Path
 
 import pytest
 
 from sandbox import __main__, errors
+from sandbox.dump.source import cannot_open
+from sandbox.render import exit_on_error
 
 PACKAGE = Path(errors.__file__).parent
 
@@ -50,3 +54,29 @@ def test_ctrl_c_while_modules_are_loaded_shows_no_traceback(
         __main__.main()
     assert exited.value.code == status
     assert capsys.readouterr().err == "vmbox: interrupted\n"
+
+
+def test_a_limit_of_the_process_is_no_matter_of_modes() -> None:
+    """open(2) of a disk in a container: no ACL helps."""
+    said = cannot_open(Path("/dev/vdb"), PermissionError(errno.EPERM, os.strerror(errno.EPERM)))
+    assert type(said) is errors.DumpUnreadable
+    assert said.message == "/dev/vdb: what limits this process forbids to open it (Operation not permitted)"
+    assert said.hint == "read it outside of this container or service: cat /dev/vdb > vmcore"
+
+
+def test_a_help_whose_reader_left_ends_as_all_other_output() -> None:
+    """As rich ends a process: rich.console.Console.on_broken_pipe."""
+    ended = SystemExit(1)
+    ended.__context__ = BrokenPipeError()
+    with pytest.raises(SystemExit) as exited, exit_on_error():
+        raise ended
+    assert exited.value.code == 141
+
+
+def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.setattr("sys.argv", ["vmbox", "--version"])
+    monkeypatch.setattr(__main__, "_end_on_signals", lambda: None)
+    with pytest.raises(SystemExit):
+        __main__._main()
+    assert Path.home() == Path(pwd.getpwuid(os.getuid()).pw_dir)

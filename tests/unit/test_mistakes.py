@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
 from sandbox.cli import app
+
+
+def test_a_file_whose_name_is_taken_for_options_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-xyz core").touch()
+    done = CliRunner().invoke(app, ["info", "-xyz core"], prog_name="vmbox")
+    assert done.stderr == "vmbox: no such option: -x\nhint: if the file is meant: './-xyz core'\n"
 
 
 @pytest.mark.parametrize(

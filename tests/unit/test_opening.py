@@ -549,6 +549,12 @@ def test_a_case_is_not_of_a_vmlinux_that_was_built_again(bench: Bench, tmp_path:
     assert opening._why_again(case, options).startswith(f"{given} was changed since")
 
 
+def test_debuginfo_that_is_not_there_is_refused_before_an_engine_is_asked(bench: Bench, tmp_path: Path) -> None:
+    with pytest.raises(DebuginfoError, match="no such file"):
+        bench.open(debuginfo=tmp_path / "nowhere")
+    assert (bench.connected, bench.heard.notices) == (0, [])
+
+
 def test_the_dump_of_an_archive_with_two_is_named(bench: Bench, tmp_path: Path) -> None:
     other = DUMP.with_name("x86_64-6.1-lzo")
     archive = tmp_path / "case.tar"
