@@ -25,7 +25,7 @@ from sandbox.progress import QUIET, Reporter
 from sandbox.remote.naming import named
 from sandbox.session.judging import Judge
 from sandbox.session.run_recorded import run_recorded
-from sandbox.session.second_stack import Confirmed, SecondStack
+from sandbox.session.second_stack import Confirmed, Given, SecondStack
 from sandbox.session.session import Session, Sink
 from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
@@ -131,19 +131,17 @@ class OpenCase:
                 shown = second.confirmed(command, found, timeout=timeout)
             finally:
                 held.give(shown)
-            by, doubt, verdicts = session.choice, session.doubt, found.verdicts
-            if shown is not None:
-                done, by, doubt, verdicts = shown.done, shown.choice, shown.doubt, (*shown.verdicts, *verdicts)
+            given = Given.of(session, done.status, done.seconds, found, shown)
             return Outcome(
                 command=command,
-                status=done.status,
-                seconds=done.seconds,
-                bytes=done.bytes,
-                debugger=by.debugger,
-                reason=by.reason,
-                doubt=doubt,
-                verdicts=verdicts,
-                not_judged=found.not_judged,
+                status=given.status,
+                seconds=given.seconds,
+                bytes=(done if shown is None else shown.done).bytes,
+                debugger=given.choice.debugger,
+                reason=given.choice.reason,
+                doubt=given.doubt,
+                verdicts=given.verdicts,
+                not_judged=given.not_judged,
             )
 
     def report(self, *, timeout: float = 60) -> Report:

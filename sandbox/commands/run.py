@@ -25,7 +25,7 @@ from sandbox.progress import Reporter
 from sandbox.session import choice
 from sandbox.session.judging import Judge, Judgement
 from sandbox.session.run_recorded import run_recorded
-from sandbox.session.second_stack import HeldAnswer, SecondStack
+from sandbox.session.second_stack import Given, HeldAnswer, SecondStack
 from sandbox.session.session import Session
 from sandbox.session.start import open_session
 from sandbox.session.transcript import Recorder
@@ -258,29 +258,21 @@ def _end(
     *,
     held: HeldAnswer,
 ) -> None:
-    found, shown, by, doubt = Judgement(), None, session.choice, session.doubt
+    found, shown = Judgement(), None
     try:
         # An answer that was stopped has half a stack.
         if status in {CommandStatus.OK, CommandStatus.ERROR}:
             found, shown = announcer.judged(session)
     finally:
         held.give(shown)
-    if shown is not None:
-        status, seconds, by, doubt = shown.done.status, shown.done.seconds, shown.choice, shown.doubt
+    given = Given.of(session, status, seconds, found, shown)
     if answer is not None:
-        more: dict[str, object] = {"debugger": by.debugger, "reason": by.reason}
-        more |= {
-            name: value
-            for name, value in (
-                ("doubt", doubt),
-                ("verdicts", found.verdicts if shown is None else (*shown.verdicts, *found.verdicts)),
-                ("not_judged", found.not_judged),
-            )
-            if value
-        }
+        more: dict[str, object] = {"debugger": given.choice.debugger, "reason": given.choice.reason}
+        known = {name: getattr(given, name) for name in ("doubt", "verdicts", "not_judged")}
+        more |= {name: value for name, value in known.items() if value}
         # The reader of the pipe may have ended.
         with suppress(BrokenPipeError):
-            answer.end(status, seconds, more)
-    if doubt is not None:
+            answer.end(given.status, given.seconds, more)
+    if given.doubt is not None:
         # Also with -q: an answer that may be false is never given without a word.
-        render.note(f"vmbox: {doubt}")
+        render.note(f"vmbox: {given.doubt}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
 
 from sandbox.debugger import DEFAULT
 from sandbox.errors import VmboxError
@@ -65,6 +65,43 @@ class Confirmed:
     doubt: str | None
     verdicts: tuple[Verdict, ...]
     """Those of this answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What is said of the answer that was given to a command: the session's own, or the confirmed one in its place."""
+
+    status: CommandStatus
+    seconds: float
+    choice: Choice
+    doubt: str | None
+    verdicts: tuple[Verdict, ...]
+    """Those of the answer that was given, then those of the one that it replaces."""
+    not_judged: str | None
+
+    @classmethod
+    def of(
+        cls, session: Session, status: CommandStatus, seconds: float, found: Judgement, shown: Confirmed | None
+    ) -> Self:
+        """Of the own answer, which ended with `status` after `seconds`, and of the one that is `shown` in its place."""
+        own = cls(
+            status=status,
+            seconds=seconds,
+            choice=session.choice,
+            doubt=session.doubt,
+            verdicts=found.verdicts,
+            not_judged=found.not_judged,
+        )
+        if shown is None:
+            return own
+        return replace(
+            own,
+            status=shown.done.status,
+            seconds=shown.done.seconds,
+            choice=shown.choice,
+            doubt=shown.doubt,
+            verdicts=(*shown.verdicts, *found.verdicts),
+        )
 
 
 class SecondStack:
