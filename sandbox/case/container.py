@@ -160,7 +160,7 @@ def open_case(
                 token=token,
                 script=SESSION_VERSION,
                 versions=versions,
-                doubts=doubts(profile, versions, vmcore, native=info.arch if native else None),
+                doubts=doubts(profile, versions, vmcore, native=info.arch if native else None, served=view is not None),
                 only_misread=not native and only_misread(profile, versions, vmcore),
                 native=native,
                 files=len(vmcore.files) or 1,

@@ -16,6 +16,7 @@ from sandbox.case.without_debuginfo import WithoutDebuginfo, provision_or_withou
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
     AccessDenied,
+    DumpDamaged,
     DumpNotFound,
     DumpUnreadable,
     EngineFailed,
@@ -162,7 +163,7 @@ def open_dump(
     """
     from sandbox.case.kept_dumps import prune
     from sandbox.case.overdue import close_overdue
-    from sandbox.dump import is_plain
+    from sandbox.dump import is_plain, kdump_lost
     from sandbox.engine.orphans import orphans
     from sandbox.remote import described
 
@@ -183,7 +184,8 @@ def open_dump(
         prune()
         for left in orphans(engine):  # of a vmbox that was killed
             engine.remove(left.id)
-        if is_plain(vmcore) and not described.is_description(vmcore.path) and options.record is None:
+        plain = is_plain(vmcore) and not kdump_lost.reads_as_zeros(vmcore)
+        if plain and not described.is_description(vmcore.path) and options.record is None:
             ready = provision_or_without(vmcore, selection, options, engine, reporter)
             _replace(replaces, ready, options, reporter)
             return _case(vmcore, ready, options, engine, reporter)
@@ -270,6 +272,7 @@ def _serving(
 ) -> Iterator[Server | None]:
     """Yields the server of a dump that is not plain; None where a copy has to be made, or is there."""
     from sandbox.case import views
+    from sandbox.dump import is_plain
     from sandbox.dump.unpacking import unpacked_path
     from sandbox.remote import described
 
@@ -278,7 +281,8 @@ def _serving(
         try:
             server = views.serve(vmcore, engine.info(), reporter, record=record)
         except views.NotServed as reason:
-            doing = "cannot be" if described.is_description(vmcore.path) else "is copied, because its bytes cannot be"
+            copied = not is_plain(vmcore) and not described.is_description(vmcore.path)
+            doing = "is copied, because its bytes cannot be" if copied else "cannot be"
             reporter.notice(f"{vmcore.path.name} {doing} served: {reason}; {reason.hint}")
     try:
         yield server
@@ -370,6 +374,28 @@ def _refuse_part(vmcore: Vmcore, dump: Path) -> None:
         )
 
 
+def _refuse_without_kernel(vmcore: Vmcore, dump: Path) -> None:
+    """Raises `DumpDamaged` when the kernel's own data is in the part of the dump that is lost."""
+    from sandbox.dump import kernel_data
+    from sandbox.remote import described
+
+    if not described.is_description(vmcore.path) and kernel_data.is_missing(vmcore):
+        raise DumpDamaged(
+            f"{described.name(dump)} is incomplete, and the kernel's own data is in what is lost, without which no "
+            f"debugger opens a dump: {vmcore.incomplete_reason}",
+            hint=what_is_left(vmcore, dump),
+        )
+
+
+def what_is_left(vmcore: Vmcore, dump: Path) -> str:
+    """The hint about an incomplete dump that no debugger opens: what is still known, and what shows it."""
+    shown = pasteable(dump)
+    known = f"it is of kernel {vmcore.release}" if vmcore.release else f"vmbox info {shown} shows what is known"
+    if vmcore.panic is None:
+        return f"{known}, and its log is lost too: copy it again, and compare sizes. --force tries nevertheless"
+    return f"{known}, which says: {vmcore.panic}. vmbox dmesg {shown} prints its log, vmbox explain {shown} its panic"
+
+
 def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter) -> Selection:
     """Selects image and debuginfo source of a dump. Raises `DumpNotFound` when there is none to open."""
     from sandbox.profiles import select
@@ -377,6 +403,7 @@ def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter
     refuse_log(vmcore, dump)
     if not options.force:
         _refuse_part(vmcore, dump)
+        _refuse_without_kernel(vmcore, dump)
     if vmcore.complete is False:
         reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
     try:

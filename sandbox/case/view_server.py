@@ -119,7 +119,7 @@ def _open(wanted: Mapping[str, Any], kept: Path, stack: ExitStack) -> View:
     if file.identity != wanted["identity"]:
         sys.exit("the dump was changed")
     added = [(at, bytes.fromhex(data)) for at, data in wanted["additions"]]
-    view = open_view(file, kept, additions=added)
+    view = open_view(file, kept, additions=added, marking=wanted["marking"])
     if view is None:
         sys.exit("the dump has no view")
     return view

@@ -25,7 +25,7 @@ from typing import Final
 
 from sandbox.case.places import VIEW_LOCK, VIEW_LOG
 from sandbox.case.view_server import MOUNT, READY, names, open_file, unmount
-from sandbox.dump import crash_directory, view
+from sandbox.dump import crash_directory, kdump_lost, view
 from sandbox.engine import EngineInfo
 from sandbox.host import paths
 from sandbox.host.files import age, write_all
@@ -107,7 +107,9 @@ def serve(
         if added is None:
             return None
         additions = [(at, data.hex()) for at, data in added]
-        dumps.append({"dump": str(path.resolve()), "identity": identity, "additions": additions})
+        marking = record is None and kdump_lost.reads_as_zeros(vmcore)
+        one = {"dump": str(path.resolve()), "identity": identity, "additions": additions, "marking": marking}
+        dumps.append(one)
     for lost in unserved():
         end(lost)
     place = directory() / secrets.token_hex(4)

@@ -30,6 +30,11 @@ def of_xz(source: Source) -> str | None:
     return f"cut off: the xz file ends after {size} bytes without its end mark"
 
 
+def is_cut(reason: str | None) -> bool:
+    """Whether a dump is incomplete because its file ends too early, as `cut_off` and the formats say it."""
+    return reason is not None and "cut off" in reason
+
+
 def cut_off(size: int, need: int, where: str) -> str:
     """The reason in words: only `size` of at least `need` bytes are there."""
     return f"cut off {where}: {size} of at least {need} bytes are there, {need - size} are missing"

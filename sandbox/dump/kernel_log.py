@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.dump import crash_directory, magic, piece_index, printk, pstore, reader, saved_log, split_set
+from sandbox.dump.header import PageMissingError
 from sandbox.dump.printk import Record
 from sandbox.dump.source import Asking, Budget, DeadlineExceeded, FileSource
 from sandbox.errors import DumpDamaged, DumpUnreadable, pasteable
@@ -120,7 +121,9 @@ def _read(
         except printk.LogMissingError as error:
             saved = crash_directory.log_beside(path)
             if saved is None:
-                hint = f"in a case container: vmbox run {pasteable(path)} -- log"
+                hint = f"crash may read it: vmbox run {pasteable(path)} -- log"
+                if isinstance(error.__cause__, PageMissingError):
+                    hint = "kdump's vmcore-dmesg.txt has it, if there is one beside the original: copy that, too"
                 if opened.file.part is not None:
                     hint = f"it is a part of a split dump: vmbox info {pasteable(path)} names what is not beside it"
                 raise DumpUnreadable(f"{path}: {error}", hint=hint) from error

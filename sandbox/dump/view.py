@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
-from sandbox.dump import magic, piece_index, reader, wrappers
+from sandbox.dump import kdump_lost, magic, piece_index, reader, wrappers
 from sandbox.dump.flattened import FlattenedSource
 from sandbox.dump.source import FileSource, OpenFile
 from sandbox.errors import DumpError, DumpUnreadable
@@ -73,14 +73,23 @@ class View:
 
 
 def open_view(
-    file: OpenFile, kept: Path, reporter: Reporter = QUIET, *, additions: Additions = (), indexing: bool = True
+    file: OpenFile,
+    kept: Path,
+    reporter: Reporter = QUIET,
+    *,
+    additions: Additions = (),
+    indexing: bool = True,
+    marking: bool = False,
 ) -> View | None:
     """The view of the dump in a file, which stays open as long as it is used. None where only unpacking gives one.
 
     The index of a large flattened dump, and of a gzip file, is kept under `kept`. Without `indexing` a gzip file has a
-    view only if its index is there: making it unpacks all once. Raises `DumpUnreadable`.
+    view only if its index is there: making it unpacks all once. With `marking` the lost pages of a kdump file that is
+    cut off are marked. Raises `DumpUnreadable`.
     """
     source = _inside(file, file, kept, reporter, indexing=indexing)
+    if source is not None and marking:
+        source = kdump_lost.marked(source, file.path.name)
     return None if source is None else View(source, additions)
 
 

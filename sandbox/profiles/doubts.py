@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final
 
+from sandbox.dump import kdump_lost
 from sandbox.model import Vmcore, kernel_version
 from sandbox.profiles import wheels
 from sandbox.profiles.definition import Crash, Profile
@@ -126,17 +127,23 @@ def with_version(profile: Profile, versions: Mapping[str, str]) -> Profile:
 
 
 def doubts(
-    profile: Profile, versions: Mapping[str, str], vmcore: Vmcore, *, native: str | None = None
+    profile: Profile,
+    versions: Mapping[str, str],
+    vmcore: Vmcore,
+    *,
+    native: str | None = None,
+    served: bool = False,
 ) -> dict[str, str]:
     """By debugger of an image: the reason why it may answer wrongly about a dump's kernel, where one is known.
 
-    `native` is the machine of the image's programs where the dump is of another.
+    `native` is the machine of the image's programs where the dump is of another. `served`: the debuggers read a view
+    of the dump, in which lost pages are marked.
     """
     other = None if native is None else f"crash of {native} reads no dumps of {vmcore.arch}"
     own = with_version(profile, versions)
     said = {
         "crash": other or doubt_crash(own, vmcore.release, vmcore.utsname_version) or _misreads(vmcore),
-        "drgn": _doubt_drgn(versions, vmcore.release),
+        "drgn": (None if served else _doubt_zeros(vmcore)) or _doubt_drgn(versions, vmcore.release),
     }
     return {name: words for name, words in said.items() if words is not None}
 
@@ -181,6 +188,12 @@ def _stable(release: str, utsname_version: str) -> tuple[int, ...]:
     series = kernel_version(release)
     named = re.findall(r"(?<![\d.])(\d{1,4}\.\d{1,4}\.\d{1,4})(?!\d)", f"{release} {utsname_version}")
     return max((found for found in map(_numbers, named) if found[:2] == series), default=series)
+
+
+def _doubt_zeros(vmcore: Vmcore) -> str | None:
+    if not kdump_lost.reads_as_zeros(vmcore):
+        return None
+    return "the dump is cut off, and drgn reads lost pages that were stored without compression as zeros"
 
 
 def _doubt_drgn(versions: Mapping[str, str], release: str | None) -> str | None:

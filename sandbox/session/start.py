@@ -12,6 +12,7 @@ from sandbox.case.available_image import newest_with, profile_with
 from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, lacks, open_dump
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
+from sandbox.dump.completeness import is_cut
 from sandbox.errors import (
     CommandTimeout,
     ConfigurationError,
@@ -92,13 +93,13 @@ class _Start:
             said = self._started()
             session = self._session
             assert session is not None  # noqa: S101 - for mypy: it was started
-            if self._damaged or session.damaged:
+            if (self._damaged or session.damaged) and self._case.incomplete is None:
                 self._reporter.notice(DAMAGED)
             if self._options.idle is not None:
                 session.set_idle(self._options.idle)
         except SessionFailed as error:
             damaged = self._damaged or (self._session is not None and self._session.damaged)
-            self._close()
+            self._close_unopened()
             if damaged and self._case.incomplete is None:
                 raise DumpDamaged(
                     f"no debugger can open {self._case.dump}: pages of it cannot be unpacked",
@@ -108,6 +109,7 @@ class _Start:
             if self._case.incomplete is not None:
                 raise DumpDamaged(
                     f"{self._case.dump} is incomplete, and no debugger can open it: {self._case.incomplete}",
+                    hint=self._what_is_left(),
                     detail=error.detail,
                 ) from error
             raise
@@ -128,6 +130,10 @@ class _Start:
         chosen = choice.by_kernel(self._case)
         if chosen.debugger != DEFAULT.name:
             return self._instead(chosen)
+        other = choice.instead_of(DEFAULT)
+        able = self._reads(other) and has_debugger(self._case, other) and other.name not in self._case.doubts
+        if able and is_cut(self._case.incomplete):
+            return self._of_what_is_left(chosen, other)
         try:
             said = self._take(chosen).start(DEFAULT.start_modes[:1])
         except SessionFailed as error:
@@ -135,6 +141,20 @@ class _Start:
         except SessionDied as error:
             return self._after_death(error)
         return self._chosen(chosen, said)
+
+    def _of_what_is_left(self, chosen: Choice, other: Debugger) -> bytes:
+        """Starts what reads a dump that is cut off.
+
+        `other` says in a second which tasks are there. crash ends at the first page that is lost, some seconds later,
+        in each mode but its last: in a kdump file those are the highest pages, with page tables and data of the CPUs.
+        """
+        reason = f"the dump is cut off, and it needs less of it; --with {DEFAULT.name} tries {DEFAULT.name}"
+        instead = Choice(debugger=other.name, reason=reason)
+        try:
+            return self._chosen(instead, self._take(instead).start())
+        except SessionFailed as error:
+            self._notice(other, error, f"{DEFAULT.name} {DEFAULT.start_modes[-1].option}")
+        return self._chosen(chosen, self._take(chosen).start(DEFAULT.start_modes[-1:]))
 
     def _after_death(self, died: SessionDied) -> bytes:
         """Starts drgn, which needs less memory, where crash was killed; raises `died` if that does not come up.
@@ -174,6 +194,9 @@ class _Start:
     def _as_asked(self, chosen: Choice) -> bytes:
         session = self._take(chosen)
         modes = session.debugger.start_modes
+        if session.debugger is DEFAULT and is_cut(self._case.incomplete):
+            # A page that is lost is lost in each mode but the last.
+            return session.start((modes[0], modes[-1]))
         if session.debugger is not DEFAULT or not self._may_move():
             return session.start()
         try:
@@ -349,6 +372,27 @@ class _Start:
             engine.close()
         self._reopen(replace(self._options, image=newest.name))
         return self._take(chosen).start(DEFAULT.start_modes[:-1])
+
+    def _what_is_left(self) -> str | None:
+        """The hint about an incomplete dump that no debugger opens."""
+        from sandbox.case.dumps import identify
+        from sandbox.case.opening import what_is_left
+
+        if self._case.remote:
+            return None
+        try:
+            return what_is_left(identify(self._case.dump), self._case.dump)
+        except VmboxError:
+            return None
+
+    def _close_unopened(self) -> None:
+        """Closes a case that no debugger has opened: the next command would find nothing in it."""
+        if self._session is None or any(mode_file(self._case, one).exists() for one in DEBUGGERS.values()):
+            self._close()
+            return
+        if not self._own:
+            self._reporter.notice(f"the case of {self._case.dump.name} is closed: no debugger opens the dump")
+        self._session.close_case()
 
     def _close(self) -> None:
         if self._session is not None:

@@ -375,7 +375,7 @@ def test_a_case_without_the_debugger_that_is_to_answer_is_opened_again_in_the_ne
     assert f"drgn answers: {why}" in bench.heard.notices
 
 
-def test_a_dump_that_no_debugger_opens_is_an_error_and_its_case_stays_for_a_shell(bench: Bench) -> None:
+def test_a_dump_that_no_debugger_opens_is_an_error_and_its_case_is_closed(bench: Bench) -> None:
     bench.cases.opens = lambda _profile, name, _option: f"{name}: not a dump of mine"
     with pytest.raises(SessionFailed, match="crash does not open this dump") as caught:
         bench.ask()
@@ -384,7 +384,8 @@ def test_a_dump_that_no_debugger_opens_is_an_error_and_its_case_stays_for_a_shel
     assert bench.cases.tried[0] == ("latest", "crash", "")
     assert bench.cases.tried[-1] == ("latest", "crash", "--minimal")
     assert len(set(bench.cases.tried)) == len(bench.cases.tried)
-    assert bench.running() == 1
+    assert bench.running() == 0
+    assert "the case of vmcore is closed: no debugger opens the dump" in bench.heard.notices
 
 
 def test_a_debugger_that_the_image_lacks_runs_in_the_newest_beside_the_open_case(bench: Bench) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -15,11 +15,12 @@ import pytest
 
 from sandbox.case import container, opening, overdue, store
 from sandbox.case.options import OpenOptions
-from sandbox.debugger import DEBUGGERS
+from sandbox.debugger import DEBUGGERS, StartMode
 from sandbox.engine import orphans
 from sandbox.errors import DebuginfoMismatch, DumpDamaged, SessionDied, SessionFailed
 from sandbox.model import Case
 from sandbox.session import choice, start
+from sandbox.session.fallback import mode_file
 from sandbox.session.session import DAMAGED, Session
 
 ONCE, WARM = OpenOptions(once=True), OpenOptions()
@@ -85,8 +86,18 @@ def test_a_case_that_others_find_stays(bench: Bench, monkeypatch: pytest.MonkeyP
     assert bench.closed == []
 
 
-@pytest.mark.parametrize("outcome", [SessionFailed("no"), KeyboardInterrupt(), SessionDied("gone")])
-@pytest.mark.parametrize(("options", "closed"), [(ONCE, 1), (WARM, 0)])
+@pytest.mark.parametrize(
+    ("outcome", "options", "closed"),
+    [
+        (SessionFailed("no"), ONCE, 1),
+        # Nothing could be done in it.
+        (SessionFailed("no"), WARM, 1),
+        (KeyboardInterrupt(), ONCE, 1),
+        (KeyboardInterrupt(), WARM, 0),
+        (SessionDied("gone"), ONCE, 1),
+        (SessionDied("gone"), WARM, 0),
+    ],
+)
 def test_a_start_that_fails_or_is_interrupted(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, outcome: BaseException, options: OpenOptions, closed: int
 ) -> None:
@@ -115,6 +126,45 @@ def test_a_dump_without_a_part(make_case: Callable[..., Case], bench: Bench, mon
     with pytest.raises(DumpDamaged, match="cut off"):
         start.open_session(cut.dump, ONCE)
     assert bench.closed == [cut.id]
+
+
+def test_a_case_that_a_debugger_has_opened_stays_when_another_one_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mode_file(bench.case, DEBUGGERS["crash"]).write_text("")
+    monkeypatch.setattr(start, "case_with", lambda *_args, **_named: (bench.case, False))
+    _starting(monkeypatch, SessionFailed("no"))
+    with pytest.raises(SessionFailed):
+        start.open_session(bench.case.dump, replace(WARM, debugger="drgn"))
+    assert bench.closed == []
+
+
+@pytest.mark.parametrize(
+    ("options", "doubts", "tried"),
+    [
+        (ONCE, {}, ["drgn ", "drgn --partial", "crash --minimal"]),
+        # Where drgn would read zeros, it is the last resort but one.
+        (ONCE, {"drgn": "zeros"}, ["crash ", "drgn ", "crash --zero_excluded"]),
+        (replace(ONCE, debugger="crash"), {}, ["crash ", "crash --minimal"]),
+    ],
+)
+def test_what_is_tried_on_a_dump_that_is_cut_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, options: OpenOptions, doubts: dict[str, str], tried: list[str]
+) -> None:
+    versions = {"crash": "9.0.2", "drgn": "0.3.0"}
+    case = replace(bench.case, incomplete="cut off in the page data", doubts=doubts, versions=versions)
+    _opening(monkeypatch, replace(case, vmlinux=Path("vmlinux")))
+    seen = []
+
+    def started(session: Session, modes: Sequence[StartMode] | None = None) -> bytes:
+        seen.extend(f"{session.debugger.name} {mode.option}" for mode in modes or session.debugger.start_modes)
+        raise SessionFailed("no")
+
+    monkeypatch.setattr(Session, "start", started)
+    monkeypatch.setattr(start, "case_with", lambda *_args, **_named: (case, True))
+    with pytest.raises(DumpDamaged, match="cut off"):
+        start.open_session(bench.case.dump, options)
+    assert seen[: len(tried)] == tried
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import dump_writer
 import pytest
 
-from sandbox.dump import identify
+from sandbox.dump import identify, view
+from sandbox.dump.kdump_lost import reads_as_zeros
+from sandbox.dump.source import FileSource
 
 CPUS, TASKS, MEMORY = 512, 50_000, 1 << 40
 ANSWERS = Path(__file__).parents[2] / "fixtures" / "crash" / "6.1.jsonl"
@@ -47,7 +51,9 @@ MAKE = """
 import json, sys
 from pathlib import Path
 import sandbox.cli
-from sandbox.dump import identify
+from sandbox.dump import identify, view
+from sandbox.dump.kdump_lost import reads_as_zeros
+from sandbox.dump.source import FileSource
 from sandbox.model import CommandStatus
 from sandbox.report.build import read
 from sandbox.report.collect import ExternalOutput, from_external
@@ -106,3 +112,38 @@ def test_a_dump_of_a_terabyte_is_identified_at_once(tmp_path: Path, make: object
     found = identify(path)
     assert time.thread_time() - began < 0.5
     assert (found.release, found.nr_cpus, found.complete) == ("6.1.0-50-cloud-amd64", CPUS, True)
+
+
+def _in_a_tar(path: Path) -> None:
+    """The sparse ELF file as a tar stores it."""
+    inner = path.with_name("inner")
+    _sparse_elf(inner)
+    member = tarfile.TarInfo("crash/vmcore")
+    member.size = inner.stat().st_size
+    with path.open("wb") as out:
+        out.write(member.tobuf(tarfile.GNU_FORMAT))
+        with inner.open("rb") as source:
+            out.write(source.read(1 << 20))
+        out.truncate(512 + member.size + 1024)
+
+
+def _cut_kdump(path: Path) -> None:
+    _sparse_kdump(path)
+    os.truncate(path, path.stat().st_size - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [_in_a_tar, _sparse_kdump, _cut_kdump])
+def test_a_terabyte_is_served_at_once(tmp_path: Path, make: object) -> None:
+    path = tmp_path / "vmcore"
+    make(path)  # type: ignore[operator]
+    began = time.thread_time()
+    found = identify(path)
+    with FileSource(path) as file:
+        opened = view.open_view(file, tmp_path, marking=reads_as_zeros(found))
+        assert opened is not None
+        assert opened.size == (MEMORY + (1 << 20) if make is _in_a_tar else path.stat().st_size)
+        for at in (0, opened.size // 2, opened.size - 5000):
+            assert len(opened.read_at(at, 4096)) == 4096
+    assert time.thread_time() - began < 3
+    assert found.release == "6.1.0-50-cloud-amd64"
