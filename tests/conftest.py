@@ -38,6 +38,7 @@ pytest.register_assert_rewrite("contract")
 
 _BEFORE = pytest.StashKey[frozenset[str]]()
 _LEFT = pytest.StashKey[list[str]]()
+_GROUP = pytest.StashKey[str]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -84,26 +85,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
         # A unit test's fixture of such a name is no engine.
         if wanted and not item.nodeid.startswith("tests/unit/"):
             item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.xdist_group(_group(wanted)))
+            item.stash[_GROUP] = _group(wanted)
+        else:
+            # By file: xdist takes a millisecond to hand out a group, more with each that it has handed out.
+            item.stash[_GROUP] = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(item.stash[_GROUP]))
     yield
-    items.sort(key=_when)
+    items.sort(key=lambda item: _when(item, item.stash[_GROUP]))
+
+
+_ENGINES = ("docker", "podman", "rootless")
 
 
 def _group(wanted: set[str]) -> str:
     """Of the processes that share the tests (`make test`), the one that runs a test of these engines.
 
     Each has engines of its own. What wants Docker and Podman goes to Docker's: Podman takes from Docker there, and it
-    is Docker that would have to build. Tests of no engine are run by whichever has nothing else to do.
+    is Docker that would have to build.
     """
     if "docker_engine" in wanted:
         return "docker"
     return "rootless" if "podman_rootless" in wanted and "podman_rootful" not in wanted else "podman"
 
 
-def _when(item: pytest.Item) -> int:
-    """Docker's process begins with tests that need dumps, the others with those that need none, so that none waits."""
-    docker = any(group.args == ("docker",) for group in item.iter_markers("xdist_group"))
-    return int(docker != item.nodeid.startswith("tests/e2e/"))
+def _when(item: pytest.Item, group: str) -> tuple[int, bool]:
+    """Where an item comes: xdist hands out groups in the order of their first ones, those of the engines first.
+
+    Docker's process begins with tests that need dumps, the others with those that need none, so that none waits.
+    """
+    if group not in _ENGINES:
+        return len(_ENGINES), False
+    return _ENGINES.index(group), (group == "docker") != item.nodeid.startswith("tests/e2e/")
 
 
 @pytest.hookimpl(wrapper=True)
