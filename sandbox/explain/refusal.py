@@ -63,7 +63,7 @@ def what(oops: Oops, how: str | None, arch: str | None, divisor: int | None = No
     `confirmed`: the instruction makes the address of its registers.
     """
     if oops.lockup:
-        return f"Nothing faulted; a CPU did not get on: {oops.text.rstrip('.')}."
+        return f"Nothing faulted; a CPU did not get on: {oops.text.rstrip('.:')}."
     if oops.guard_page:
         return "A kernel stack overflowed: it ran into the guard page below it."
     if oops.reported:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -20,6 +21,7 @@ from sandbox.report.wait_drawing import HEIGHT, draw
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 
 def html(report: Report) -> str:
@@ -38,6 +40,7 @@ def html(report: Report) -> str:
             kinds=NAMES,
             axis=picture(report.timeline),
             eventful={one.line for one in report.timeline.events},
+            dark=_dark(report),
         )
     )
 
@@ -68,6 +71,7 @@ def environment() -> Environment:
         "when": when,
         "minute": minute,
         "plain_name": plain_name,
+        "coded": coded,
         "by_topic": lambda sentences: [
             (topic, list(some)) for topic, some in itertools.groupby(sentences, key=lambda one: one.topic)
         ],
@@ -81,6 +85,19 @@ def _clean(value: object) -> object:
     if isinstance(value, str):
         return visible(value.encode(errors="backslashreplace").decode())
     return value
+
+
+def coded(text: str) -> Markup:
+    """A sentence with what is between its backticks as code."""
+    from markupsafe import Markup, escape
+
+    parts = visible(text.encode(errors="backslashreplace").decode()).split("`")
+    # A backtick without its partner is one of a dump's own.
+    whole = len(parts) - (len(parts) + 1) % 2
+    marked = [
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(parts[:whole])
+    ]
+    return Markup("").join([*marked, *(escape(f"`{part}") for part in parts[whole:])])
 
 
 def span(seconds: float | None) -> str:
@@ -134,6 +151,35 @@ def _ranges(numbers: Iterable[int]) -> str:
         else:
             found.append([number, number])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+_SECTIONS: Final = {
+    "backtrace": ("the task that panicked", ("backtrace",)),
+    "cpus": ("all CPUs", ("cpus",)),
+    "blocked": ("blocked tasks", ("blocked",)),
+    "waits": ("who waits for whom", ("waits",)),
+    "load": ("load and memory", ("load", "memory", "slab")),
+    "tasks": ("tasks", ("tasks",)),
+    "modules": ("modules", ("modules",)),
+    "devices": ("devices", ("mounts", "network", "disks", "interrupts")),
+    "commands": ("commands", ()),
+}
+"""Sections that are of a debugger's answers: what they are called, and their parts in `Report.missing`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dark:
+    """Sections of which nothing is known, for one reason: by themselves they would be half of a page."""
+
+    sections: Mapping[str, str]
+    why: str = ""
+
+
+def _dark(report: Report) -> _Dark:
+    reasons = {report.missing.get(part) for _, parts in _SECTIONS.values() for part in parts}
+    if report.commands or report.verdicts or len(reasons) != 1 or (why := reasons.pop()) is None:
+        return _Dark(sections={})
+    return _Dark(sections={ident: name for ident, (name, _) in _SECTIONS.items()}, why=why)
 
 
 def _charts(report: Report) -> dict[str, charts.Chart]:

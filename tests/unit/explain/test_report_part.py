@@ -55,6 +55,35 @@ def test_a_report_without_a_debugger_explains_the_log(tmp_path: Path) -> None:
     assert quiet.missing["fault"] in html.html(quiet)
 
 
+def test_what_only_a_dump_has_is_said_once_of_a_log(tmp_path: Path) -> None:
+    dump = tmp_path / "log"
+    dump.write_text("\n".join(log_of("bug")) + "\n")
+    report = build.make(dump)
+    page = html.html(report)
+    # In the heading, in what `explain` does not know, and once for all that is missing.
+    assert page.count("is a log without its dump, which has the rest") == 3
+    assert "the task that panicked, all CPUs, blocked tasks, who waits for whom, load and memory, tasks, " in page
+    assert '<section id="modules">' not in page
+    assert '<a href="#modules">' not in page
+    assert '<section id="log">' in page
+    # Where something was answered, each section says itself what it lacks.
+    answers = CommandOutputs(runs=(), texts={}, mode="", case={}, waits=explain(answer_of("deadlock")))
+    whole = html.html(build.read(Vmcore(path=dump, format="kdump", size=1), answers))
+    assert '<section id="modules">' in whole
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("It was `mov (%rax),<b>`, with `x`.", "It was <code>mov (%rax),&lt;b&gt;</code>, with <code>x</code>."),
+        ("A `whole` one and `half", "A <code>whole</code> one and `half"),
+        ("none <i>", "none &lt;i&gt;"),
+    ],
+)
+def test_code_in_a_sentence_is_code_on_the_page(text: str, shown: str) -> None:
+    assert html.coded(text) == shown
+
+
 def test_who_waits_is_drawn(tmp_path: Path) -> None:
     vmcore = Vmcore(path=tmp_path / "vmcore", format="log", size=1, arch="x86_64")
     answers = CommandOutputs(runs=(), texts={}, mode="", case={}, waits=explain(answer_of("deadlock")), no_waits=None)
