@@ -135,7 +135,7 @@ def open_case(
                         _send_vmcoreinfo(engine, container.id, text_of(vmcore.vmcoreinfo))
                 else:
                     said = _await_ready(directory / store.SHARED, token, engine, container.id, spec)
-                versions = _versions(said, image)
+                versions = _versions(said, image, info)
             _log.info("container %s is ready after %.3f s", container.id, time.monotonic() - began)
             case = Case(
                 id=ident,
@@ -344,13 +344,13 @@ def _send_vmcoreinfo(engine: Engine, container: str, text: str) -> None:
             )
 
 
-def _versions(said: str, image: str) -> dict[str, str]:
+def _versions(said: str, image: str, engine: EngineInfo) -> dict[str, str]:
     """The debuggers of the image and their versions, out of what the session script says when it is ready."""
     script, *words = said.split() or [""]
     if script != str(SESSION_VERSION):
         raise SessionFailed(
             f"the image {image} is of another version of vmbox",
-            hint="make it again: vmbox image remove, then vmbox image build VMCORE",
+            hint=f"remove it, and it is made again: {engine.name} image rm {image}",
         )
     return {name: version for name, _, version in (word.partition("=") for word in words) if name in DEBUGGERS}
 

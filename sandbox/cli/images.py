@@ -55,6 +55,7 @@ def build(
     """
     from sandbox.case.options import OpenOptions
     from sandbox.commands.images import bill_of, build as make, check_place, resolve_target
+    from sandbox.commands.sbom import check_library
 
     options = OpenOptions(engine=engine, image=image, debuginfo=debuginfo)
     reporter = render.reporter(quiet=quiet)
@@ -62,6 +63,7 @@ def build(
     subject = resolve_target(of)
     if sbom is not None:
         check_place(subject, sbom, hint=elsewhere)
+        check_library()
     ref = make(subject, options, modules=modules, reporter=reporter)
     if sbom is None:
         render.line(ref)

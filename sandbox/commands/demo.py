@@ -6,8 +6,10 @@ kernel's own kexec, /proc/vmcore and makedumpfile, or by QEMU for the formats th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ from typing import Final
 from sandbox import image
 from sandbox.commands.demo_triggers import TRIGGERS
 from sandbox.engine import Bind, ContainerSpec, Engine, Tmpfs
-from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed, NoSpace, pasteable
+from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed, UsageError, pasteable, unwritable
 from sandbox.host import paths
 from sandbox.host.files import write_atomically
 from sandbox.host.locks import locked
@@ -28,6 +30,9 @@ from sandbox.profiles import Profile, by_name, load
 from sandbox.progress import QUIET, Reporter, Step
 
 _FAILED: Final = "vmbox-demo: FAILED: "
+_DESCRIPTION: Final = "demo.json"
+"""Beside each dump that was made here, and beside no other."""
+_ELSEWHERE: Final = "choose another directory: vmbox demo DIR"
 _LIST: Final = ".packages"
 """Suffix of a file with what demo-fetch printed: a kernel's packages, the one that was asked for first."""
 _NO_DEBUGINFO: Final = "no-debuginfo"
@@ -82,11 +87,13 @@ class DemoSpec:
 def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Reporter = QUIET) -> Path:
     """Leaves `vmcore`, the kernel's log, its console and a description in `directory`; returns the vmcore's path.
 
-    Raises `DemoFailed` with the console's last lines when there is no dump in the end.
+    Raises `UsageError` where a dump is in `directory` that no demo has made, and `DemoFailed` with the console's last
+    lines when there is no dump in the end.
     """
     for value, known in ((spec.trigger, TRIGGERS), (spec.format, FORMATS)):
         if value not in known:
             raise ConfigurationError(f"{value} is not one of {', '.join(known)}")
+    _check_place(directory)
     trigger = TRIGGERS[spec.trigger]
     profile = by_name(spec.profile)
     spec = _with_defaults(spec, profile)
@@ -125,8 +132,23 @@ def make_vmcore(spec: DemoSpec, directory: Path, *, engine: Engine, reporter: Re
             shutil.copyfile(kernels / module, work / "out" / "vmbox_demo.ko")
             shutil.copyfile(_trigger_source(), work / "out" / "vmbox_demo.c")
         described = {**asdict(spec), "package": package}
-        (work / "out" / "demo.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        (work / "out" / _DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
         return _deliver(work / "out", directory)
+
+
+def _check_place(directory: Path) -> None:
+    """Raises where the dump cannot be put, or would replace evidence: by default it goes to the working directory."""
+    try:
+        found = next((path for path in directory.iterdir() if path.name.startswith("vmcore")), None)
+        if found is not None and not (directory / _DESCRIPTION).is_file():
+            raise UsageError(f"{found} was not made by vmbox demo, and is not replaced", hint=_ELSEWHERE)
+    except FileNotFoundError:
+        pass  # it is made in the end
+    except OSError as error:
+        raise unwritable(directory, error, hint=_ELSEWHERE) from error
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise unwritable(directory, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), hint=_ELSEWHERE)
 
 
 def _with_defaults(spec: DemoSpec, profile: Profile) -> DemoSpec:
@@ -319,5 +341,6 @@ def _deliver(made: Path, directory: Path) -> Path:
                 shutil.move(file, part)
                 part.replace(directory / file.name)
     except OSError as error:
-        raise NoSpace(f"{directory}: {error.strerror}", hint=f"df -h {pasteable(directory)}") from error
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise unwritable(directory, error, hint=f"df -h {pasteable(directory)}" if full else _ELSEWHERE) from error
     return directory / "vmcore"

@@ -47,13 +47,20 @@ class Package:
     """As rpm states it; empty for deb, whose database does not."""
 
 
-def write(ref: str, engine: Engine, reporter: Reporter = QUIET) -> bytes:
-    """The bill of image `ref` as JSON (CycloneDX 1.6). Raises `ConfigurationError` without the library."""
+def check_library() -> None:
+    """Raises `ConfigurationError` without the library that writes bills: to build an image takes minutes."""
     try:
-        from cyclonedx.model.bom import Bom
-        from cyclonedx.output.json import JsonV1Dot6
+        import cyclonedx  # noqa: F401
     except ImportError:
         raise missing_extra("a bill of materials", "sbom", "cyclonedx-python-lib") from None
+
+
+def write(ref: str, engine: Engine, reporter: Reporter = QUIET) -> bytes:
+    """The bill of image `ref` as JSON (CycloneDX 1.6). Raises `ConfigurationError` without the library."""
+    check_library()
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.output.json import JsonV1Dot6
+
     image = engine.image(ref)
     if image is None:
         raise ImageBuildFailed(f"the engine does not have {ref}", hint="vmbox image list")

@@ -17,7 +17,7 @@ from sandbox import image, profiles
 from sandbox.commands import demo
 from sandbox.commands.demo_triggers import TRIGGERS
 from sandbox.engine import ContainerSpec, Engine
-from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed
+from sandbox.errors import ConfigurationError, DemoFailed, EngineFailed, UsageError
 from sandbox.host import paths
 from sandbox.progress import QUIET, Reporter, Step
 
@@ -167,3 +167,18 @@ def test_every_trigger_of_the_module_is_known_and_marked_in_its_source() -> None
         assert (f'!strcmp(trigger, "{name}")' in source) == trigger.module, name
         marked = {"general-protection"}  # it faults where null-pointer does
         assert f"/* CAUSE: {name} */" in source or not trigger.module or name in marked, name
+
+
+def test_no_dump_that_a_machine_has_left_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default the dump goes to the working directory, which may be that of a genuine one."""
+    engine = _Engine(_dies)
+    (tmp_path / "vmcore").write_bytes(b"evidence")
+    with pytest.raises(UsageError, match="vmcore was not made by vmbox demo, and is not replaced"):
+        demo.make_vmcore(demo.DemoSpec(profile="debian-14"), tmp_path, engine=cast(Engine, engine))
+    with pytest.raises(UsageError, match="Not a directory"):
+        demo.make_vmcore(demo.DemoSpec(profile="debian-14"), tmp_path / "vmcore", engine=cast(Engine, engine))
+    assert (engine.specs, (tmp_path / "vmcore").read_bytes()) == ([], b"evidence")
+    # One of its own is.
+    (tmp_path / "demo.json").touch()
+    demo.make_vmcore(demo.DemoSpec(profile="debian-14"), tmp_path, engine=cast(Engine, engine))
+    assert (tmp_path / "vmcore").read_bytes() == b"KDUMP   "

@@ -41,6 +41,14 @@ def _command_lines(page: Path) -> Iterator[str]:
     yield from (found.replace("\n", " ") for found in re.findall(r"`(vmbox [^`]+)`", text))
 
 
+def test_commands_of_hints_exist() -> None:
+    root = typer.main.get_command(app)
+    context = root.make_context("vmbox", [], resilient_parsing=True)
+    for file in (ROOT / "sandbox").rglob("*.py"):
+        for group, name in re.findall(r"\bvmbox (config|debuginfo|image) ([a-z]+)", file.read_text()):
+            assert name in root.get_command(context, group).commands, f"{file}: vmbox {group} {name}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_commands_and_options_that_are_shown_exist(page: Path) -> None:
     root = typer.main.get_command(app)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from referencing import Registry, Resource
+from typer.testing import CliRunner
 
+from sandbox.cli import app
 from sandbox.commands import sbom
 from sandbox.engine import ContainerSpec, Image, labels
 
@@ -84,3 +88,13 @@ def test_debuginfo_is_named() -> None:
     (kernel,) = [one for one in document["components"] if one["name"] == "vmlinux"]
     assert kernel["version"] == "6.1.0-56-amd64"
     assert {"name": "vmbox:build-id", "value": "ab12"} in kernel["properties"]
+
+
+def test_a_library_that_is_lacking_is_said_before_an_image_is_built(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "cyclonedx", None)
+    monkeypatch.setattr("sandbox.commands.images.build", lambda *_, **__: pytest.fail("an image is built"))
+    done = CliRunner().invoke(app, ["image", "build", "debian-12", "--sbom", str(tmp_path / "bill.json")])
+    assert done.exit_code == 70
+    assert "vmbox-crash[sbom]" in done.stderr
