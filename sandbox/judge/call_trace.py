@@ -27,10 +27,11 @@ from sandbox.judge.functions import is_entry, is_exception, is_interrupt, is_pan
 _PREFIX: Final = re.compile(
     r"^(?:<\d{1,3}>)?(?:\[ *(?P<time>\d{1,12}\.\d{1,9})\] ?)?(?:\[ *(?P<caller>[TC]\d{1,10})\] ?)?"
     r"(?: ?\[\d{1,4}: [^\]:]{1,24}(?::[^\]: ]{1,8})?: *\d{1,10}\] ?| ?-?\(\d{1,3}\)\[\d{1,10}:[^\]]{1,24}\]"
-    r"|c\d{1,3} {1,4}\d{1,10} )?"
+    r"|c\d{1,3} {1,4}\d{1,10} |(?<=\] )(?P<cpu>\d{3}): )?"
 )
 """kernel/printk/printk.c: level, time since boot, and the task or CPU that printed (CONFIG_PRINTK_CALLER); phones have
-that as "[4:  kworker/u16:3: 4321] ", "(4)[4321:kworker/u16:3]" or "c4   4321 "."""
+that as "[4:  kworker/u16:3: 4321] ", "(4)[4321:kworker/u16:3]" or "c4   4321 ", real-time kernels of 5.x have the
+CPU as "003: "."""
 _FUNCTION: Final = r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
 # Possessive: blanks that two parts could share would take time by the square of a line's length.
 _FRAME: Final = re.compile(
@@ -67,8 +68,14 @@ _STOPPED: Final = re.compile(
 _USER: Final = re.compile(r"^\s*(?:R?EIP|RIP): (?:00(?:33|23|73)|e033):|^\s*--- interrupt: c00 |^\s*NIP: +\[?0*[0-7]")
 _REGISTERS: Final = re.compile(
     r"^\s*(?:(?:R|E)?(?:[ABCD]X|SP|BP|[SD]I|IP)|R\d\d?|EFLAGS|ORIG_RAX|CR\d|DR\d|[CDEFGS]S|Code|NIP|LR|MSR|CFAR|GPR\d\d|CTR|REGS"
-    r"|pstate|lr|sp|x\d\d?|pc)\b ?[:=]|^\s*--- interrupt: |^\s*Code\b|^\s*[0-9a-f]{16} "
+    r"|pstate|lr|sp|[xr]\d\d?|pc)\b ?[:=]|^\s*--- interrupt: |^\s*Code\b|^\s*[0-9a-f]{16} "
+    # Of arm below an exception in a trace (arch/arm/kernel/traps.c: dump_mem(), dump_backtrace_stm()).
+    r"|^\s*Exception stack\(0x|^[0-9a-f]{4}: [0-9a-f ]{8} "
+    # An inlined function, from scripts that add source lines to a log.
+    r"|^ \w+ \S+:\d+ \[inline\]$"
 )
+_DROPPED: Final = re.compile(r"\*\* \d+ printk messages dropped \*\*")
+"""Lines are missing from the log of a console that was too slow (kernel/printk/printk.c)."""
 TASK_LINE: Final = re.compile(
     r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
 )
@@ -164,7 +171,7 @@ class CallTrace:
     pid: int | None = None
     command: str | None = None
     cut: bool = False
-    """Whether the log ends in it: the outer functions are missing."""
+    """Whether the log ends in it, or lacks what follows: the outer functions are missing."""
     user: bool = False
     """Whether the registers of the program follow: it has all functions, also where no entry is among them."""
     end: int = 0
@@ -203,7 +210,7 @@ def call_traces(log: Sequence[str]) -> list[CallTrace]:
     lines, callers = [], []
     for line in own_lines(log):
         prefix = _PREFIX.match(line)
-        callers.append(prefix["caller"] if prefix else None)
+        callers.append((prefix["caller"] or prefix["cpu"]) if prefix else None)
         lines.append(without_time(line))
     return list(_traces(lines, callers))
 
@@ -359,6 +366,8 @@ def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found:
     unknown = 0
     while at < len(lines):
         line = lines[at]
+        if _DROPPED.search(line):
+            return at, True
         if caller is not None and callers[at] not in {None, caller}:
             at += 1
             continue

@@ -41,9 +41,13 @@ _ENTRY: Final = re.compile(
     r"|secondary_start_kernel|__(?:primary|secondary)_switched|smp_callin|smp_start_secondary|start_secondary_prolog"
     r"|start_here_common|smpboot_entry|kernel_entry(?:_end)?|(?:asm_)?cpu_bringup_and_idle"
     r"|stub_(?:v?fork|clone|execve\w*|rt_sigreturn|iopl)|kernel_thread_starter|do_syscall|handle_sys(?:call)?"
+    # x86_64 up to 2.6.38; crash prints the second name for the first (x86_64.c: x86_64_print_stack_entry()).
+    r"|child_rip|kernel_thread"
 )
 # Where the stack of a kernel thread begins, that of an idle CPU, and of which system call a stack is.
-_THREAD: Final = re.compile(r"(?:__)?ret_from_(?:fork|kernel)\w*|kthread|kernel_init\w*|kernel_thread_starter")
+_THREAD: Final = re.compile(
+    r"(?:__)?ret_from_(?:fork|kernel)\w*|kthread|kernel_init\w*|kernel_thread(?:_starter)?|child_rip"
+)
 _IDLE: Final = re.compile(
     r"cpu_(?:startup_entry|idle)|do_idle|(?:arch_call_)?rest_init|\w*start_(?:kernel|secondary)|\w*startup_64\w*|x86_64_start\w+"
     r"|__(?:primary|secondary)_switched|smp_callin|start_secondary_prolog|start_here_common|smpboot_entry"
@@ -59,12 +63,17 @@ _SAME_ADDRESS: Final = (
     (re.compile(r"__softirqentry_text_start"), "__do_softirq"),
     (re.compile(r"ret_from_intr"), "common_interrupt"),
     (re.compile(r"asm_call_(?:irq_|sysvec_)?on_stack"), "asm_call_on_stack"),
-    (re.compile(r"__(mem(?:cpy|set|move))"), r"\1"),
+    (re.compile(r"(?:__pi_)?(?:__)?(mem(?:cpy|set|move))"), r"\1"),
 )
 # include/asm-generic/vmlinux.lds.h: the bounds of a section have the address of the function beside them.
 _BOUND: Final = re.compile(r"__[a-z]+_text_(?:start|end)")
-# kernel/bpf/core.c: bpf_get_prog_name(), kernel/bpf/trampoline.c. crash has no names of them.
-_AT_RUN_TIME: Final = re.compile(r"bpf_prog_[0-9a-f]{16}(?:_\w+)?|bpf_trampoline_\d+(?:_\d+)?")
+# kernel/bpf/core.c: bpf_get_prog_name(), kernel/bpf/trampoline.c, bpf_struct_ops.c. crash has no names of them.
+_AT_RUN_TIME: Final = re.compile(r"bpf_prog_[0-9a-f]{16}(?:_\w+)?|bpf_trampoline_\d+(?:_\d+)?|bpf__\w+")
+# What a tracer has put in place of a return address. The kernel's unwinder looks up what it was (kernel/trace/fgraph.c:
+# ftrace_graph_ret_addr(), kernel/trace/rethook.c: rethook_find_ret_addr()), debuggers do not.
+_RETURN_HOOK: Final = re.compile(r"return_to_handler|arch_rethook_trampoline|(?:__)?kretprobe_trampoline")
+# Where a task is that does not run: in the switch to another one. Old kernels leave some of them out of traces.
+_SWITCH: Final = re.compile(r"__switch_to(?:_asm)?|context_switch|__schedule|schedule|thread_return")
 # kernel/panic.c. Its callees, down to the loop or halt in which a hypervisor finds the CPU, are the same for all bugs.
 _PANIC: Final = re.compile(r"v?panic|nmi_panic")
 # Entries of interrupts, of old and new kernels: arch/x86/entry/entry_64.S, arch/x86/include/asm/idtentry.h, those of
@@ -86,7 +95,9 @@ _EXCEPTION: Final = re.compile(
     r"asm_exc_\w+|end_repeat_nmi|nmi|machine_check|double_fault|paranoid_\w+|error_entry|(?:asm_exc_)?page_fault"
     r"|el1(?:[th]_64)?_(?:error|sync|dbg|da|ia)|el0(?:t_64)?_error|__pabt_svc|__dabt_svc|__und_svc"
 )
-_COMPILED: Final = re.compile(r"\.(?:constprop|isra|part|cold|llvm|__uniq|cfi(?:_jt)?)(?:\.\d+)*|\.\d+$")
+_COMPILED: Final = re.compile(
+    r"\.(?:constprop|isra|part|cold|llvm|__uniq|lto_priv|localalias|cfi(?:_jt)?)(?:\.\d+)*|\.\d+$"
+)
 _SECTION: Final = re.compile(r"_MODULE_(?:[A-Z_]+_)?(?:START|END)_")
 ALIASES: Final = {"init_module": "init", "cleanup_module": "clean"}
 """The second name of every module's init and exit function (include/linux/module.h), and a word of its first one."""
@@ -154,6 +165,16 @@ def is_bound(function: str) -> bool:
 def is_of_run_time(function: str) -> bool:
     """Whether a function was compiled by the kernel itself: a BPF program."""
     return _AT_RUN_TIME.fullmatch(function) is not None
+
+
+def is_return_hook(function: str) -> bool:
+    """Whether a function of this plain name stands for another one, to which a traced function returns."""
+    return _RETURN_HOOK.fullmatch(function) is not None
+
+
+def is_switch(function: str) -> bool:
+    """Whether a function of this plain name switches to another task."""
+    return _SWITCH.fullmatch(function) is not None
 
 
 def one_of_its_names(function: str) -> str:

@@ -9,7 +9,7 @@ from typing import Self
 
 from sandbox.dump import identify, read_records, same_boot
 from sandbox.dump.printk import Record
-from sandbox.judge.call_trace import TraceKind, call_traces
+from sandbox.judge.call_trace import TraceKind, call_traces, own_lines
 from sandbox.judge.which_trace import is_last_panic, panic_and_trace, panic_trace, panics
 from sandbox.model import DumpFormat, Vmcore
 
@@ -64,7 +64,8 @@ def remark(lines: Sequence[str]) -> str | None:
     """What to know of a log's panic, in words: that its trace is cut, or that there are more."""
     trace, count = panic_trace(lines), panics(lines)
     if trace is not None and trace.cut:
-        return "the log ends within the call trace of the panic"
+        ends = trace.end >= len(own_lines(lines))
+        return f"the log {'ends' if ends else 'lacks lines'} within the call trace of the panic"
     if count < 2:
         return None
     which = "the last one counts" if is_last_panic(lines) else "the last one with a call trace counts"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, zip_longest
+from itertools import dropwhile, pairwise, zip_longest
 from typing import Final
 
 from sandbox.judge.backtrace import Backtrace
-from sandbox.judge.call_trace import CallTrace
+from sandbox.judge.call_trace import CallTrace, TraceKind
 from sandbox.judge.functions import (
     ALIASES,
     is_address,
@@ -23,6 +23,8 @@ from sandbox.judge.functions import (
     is_machinery,
     is_of_run_time,
     is_panic,
+    is_return_hook,
+    is_switch,
     kind_of_entry,
     one_of_its_names,
     plain_name,
@@ -60,6 +62,8 @@ def judge(stack: Backtrace, trace: CallTrace, *, by: str) -> Verdict | None:
     if not _same_task(stack, trace):
         return None
     mine, log = list(_of_debugger(stack)), list(_of_log(trace))
+    if trace.kind is TraceKind.BLOCKED:
+        mine, log = (list(dropwhile(lambda one: is_switch(one.name) or one.optional, each)) for each in (mine, log))
     found = _compare(mine, log, by=by, against=LOG, complaint=stack.complaint, whole=trace.user)
     return None if found is None else replace(found, pid=stack.pid, command=stack.command)
 
@@ -142,7 +146,10 @@ def _of_log(trace: CallTrace) -> Iterator[_Step]:
 
 def _any_name(function: str) -> bool:
     return (
-        is_address(function) or is_closure(function) or (is_bound(function) and one_of_its_names(function) == function)
+        is_address(function)
+        or is_closure(function)
+        or is_return_hook(plain_name(function))
+        or (is_bound(function) and one_of_its_names(function) == function)
     )
 
 
@@ -182,8 +189,9 @@ def _compare(
     nameless = next((at for at, step in enumerate(right) if not step.any_name), len(right))
     tried = [_part(left, right[begin:], by=by, whole=whole) for begin in range(nameless + 1) if right[begin:]]
     best = next((one for one in tried if one.agrees), next((one for one in tried if not one.false), tried[0]))
-    if best.agrees and (not best.matched or (best.matched == 1 and not whole)):
-        return None  # one name in common is no agreement of two stacks
+    nameless_only = not best.inner and any(step.any_name for step in left)
+    if best.agrees and (not best.matched or nameless_only or (best.matched == 1 and not whole)):
+        return None  # one name in common is no agreement of two stacks, and each has entries to the kernel
     counted = "1 frame, which proves little" if best.matched == 1 else f"{best.matched} frames"
     words = best.false or best.lacking or counted + ("" if whole else f"; it ends at {right[-1].name}")
     if complaint is not None and not best.agrees:
@@ -220,6 +228,8 @@ class _Found:
 
     matched: int
     """Functions, by name."""
+    inner: int = 0
+    """How many of them do not enter the kernel."""
     false: str | None = None
     """Where they part, in words."""
     lacking: str | None = None
@@ -264,7 +274,7 @@ def _part(left: Sequence[_Step], right: Sequence[_Step], *, by: str, whole: bool
             return _Found(matched=matched, false=f"{by} has {one.name} below {above}, there it is {two.name}")
     both = min(sum(is_entry(step.name) for step in steps) for steps in (left[here:], right[there:]))
     false, lacking = _ends(left[here:], right[there:], above, by=by, whole=whole)
-    return _Found(matched=matched + both, false=false, lacking=gap or lacking)
+    return _Found(matched=matched + both, inner=matched, false=false, lacking=gap or lacking)
 
 
 def _is_gap(one: _Step, right: Sequence[_Step], there: int) -> bool:

@@ -243,7 +243,7 @@ def test_the_task_for_which_the_watchdog_panicked_is_judged_too(
     assert [(one.pid, one.agrees) for one in found.verdicts] == [(28, True), (95, True)]
     assert reporter.said == [
         "PID 28 (khungtaskd): AGREES WITH: the log's call trace (2 frames)",
-        "PID 95 (fsfreeze): AGREES WITH: the log's call trace (4 frames)",
+        "PID 95 (fsfreeze): AGREES WITH: the log's call trace (2 frames)",
     ]
     assert run.ask(BLOCKED.replace("percpu_rwsem_wait", "io_schedule").encode(), "bt 95").verdicts[0].pid == 95
     said = capsys.readouterr().err

@@ -235,6 +235,46 @@ def test_every_form_of_trace_is_read(text: str, kind: TraceKind, frames: str) ->
     assert not trace.cut or text is ARM
 
 
+ARM_EXCEPTION = """[ 61.1] Kernel panic - not syncing: x
+[ 61.1] CPU: 0 PID: 0 Comm: swapper/0 Not tainted 6.1.0 #1
+[ 61.1]  panic from handler+0x10/0x20
+[ 61.1]  r10:b774ef05 r9:00000000 r8:b774ef00 r7:000000c0 r6:b774bb40 r5:85ccc5b8
+[ 61.1]  r4:bc815000
+[ 61.1]  handler from __irq_svc+0x50/0x7c
+[ 61.1] Exception stack(0xc0f01f00 to 0xc0f01f48)
+[ 61.1] 1f00: 00000000 00000001 00000002 c0119f20 c0f00000 c0f04f6c c0f04fac 00000000
+[ 61.1] 1f20: 00000000 c0e45a30 00000000 00000000 c0f01f50 c0f01f50 c0108d9c c0108da0
+[ 61.1] 1f40: 60000013 ffffffff
+[ 61.1]  __irq_svc from arch_cpu_idle+0x34/0x38
+[ 61.1]  arch_cpu_idle from cpu_startup_entry+0x10/0x14
+[ 61.1]  cpu_startup_entry from 0x80008000
+"""
+INLINED = """Kernel panic - not syncing: x
+CPU: 0 PID: 7 Comm: sh Not tainted 6.1.0 #1
+Call Trace:
+ <TASK>
+ panic+0x1/0x2 kernel/panic.c:12
+ one lib/x.c:94 [inline]
+ two lib/x.c:95 [inline]
+ three lib/x.c:96 [inline]
+ four lib/x.c:97 [inline]
+ broken+0x1/0x2 lib/x.c:98
+ do_syscall_64+0x1/0x2 arch/x86/entry/common.c:80
+ </TASK>
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "frames"),
+    [
+        (ARM_EXCEPTION, "panic handler __irq_svc arch_cpu_idle cpu_startup_entry"),
+        (INLINED, "panic broken do_syscall_64"),
+    ],
+)
+def test_lines_between_two_frames_do_not_end_a_trace(text: str, frames: str) -> None:
+    assert _names(text) == frames
+
+
 def test_a_frame_names_its_module_and_what_an_interrupt_stopped() -> None:
     trace = panic_trace(LOCKUP.strip("\n").splitlines())
     assert trace is not None

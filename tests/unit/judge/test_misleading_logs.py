@@ -12,7 +12,7 @@ from sandbox.judge.backtrace import parse
 from sandbox.judge.call_trace import TraceKind
 from sandbox.judge.log import remark
 from sandbox.judge.verdict import Verdict
-from sandbox.judge.which_trace import dump_trace, panic_trace
+from sandbox.judge.which_trace import dump_trace, panic_trace, still_blocked
 
 
 def _frames(*names: str) -> str:
@@ -529,3 +529,54 @@ def test_init_was_killed_by_its_own_oops_alone(pid: int, found: bool) -> None:
     ]
     assert (panic_trace(log) is not None) is found
     assert (dump_trace(log) is not None) is found
+
+
+HEAD = "[  100.0] Kernel panic - not syncing: x\n[  100.0] CPU: 0 UID: 0 PID: 96 Comm: sh Not tainted 6.12.1 #1\n"
+
+
+@pytest.mark.parametrize(
+    "dropped", ["** 12 printk messages dropped **\n", "** 12 printk messages dropped ** [  100.0] "]
+)
+def test_a_trace_of_which_a_slow_console_lost_lines_contradicts_no_frame(dropped: str) -> None:
+    log = HEAD + "Call Trace:\n" + _frames("panic", "broken", "caller") + dropped + _frames(*SYSCALL[1:])
+    verdict = _judged(log, _bt("machine_kexec", "panic", "broken", "caller", "lost", *SYSCALL))
+    assert verdict is not None
+    assert (verdict.agrees, verdict.words) == (True, "2 frames; it ends at caller")
+    assert remark(log.splitlines()) == "the log lacks lines within the call trace of the panic"
+    _disagrees(log, _bt("machine_kexec", "panic", "broken", "stale", *SYSCALL))
+
+
+def test_entries_alone_are_no_agreement() -> None:
+    """Each system call has them: a stack of which no other function has a name proves nothing."""
+    log = HEAD + "Call Trace:\n" + _frames("panic", "one", "two", *SYSCALL[2:])
+    assert _judged(log, _bt("machine_kexec", "panic", "0xffffffffc0345678", "0xffffffffc0345699", *SYSCALL[2:])) is None
+
+
+def test_cpus_of_the_first_real_time_kernels_are_kept_apart() -> None:
+    lines = HEAD.replace("] ", "] 003: ") + "[  100.0] 003: Call trace:\n"
+    lines += "".join(f"[  100.0] 003: {line}\n" for line in _frames("panic", "broken", "caller").splitlines())
+    lines += "".join(f"[  100.0] 001: {line}\n" for line in _frames("of", "another", "cpu", "altogether").splitlines())
+    lines += "".join(f"[  100.0] 003: {line}\n" for line in _frames("kthread", "ret_from_fork").splitlines())
+    _agrees(lines, _bt("machine_kexec", "panic", "broken", "caller", "kthread", "ret_from_fork"))
+    _disagrees(lines, _bt("machine_kexec", "panic", "broken", "stale", "kthread", "ret_from_fork"))
+
+
+BLOCKED = (
+    "[   99.9] INFO: task sync:97 blocked for more than 120 seconds.\n"
+    "[   99.9]       Not tainted 3.10.0 #1\n"
+    "[   99.9] Call Trace:\n"
+    + _frames("schedule", "io_schedule", "sleep_on_page", "sys_fsync", "system_call_fastpath")
+    + "[  100.0] Kernel panic - not syncing: hung_task: blocked tasks\n"
+    "[  100.0] CPU: 1 PID: 28 Comm: khungtaskd Not tainted 3.10.0 #1\n"
+    "[  100.0] Call Trace:\n" + _frames("panic", "watchdog", "kthread")
+)
+
+
+@pytest.mark.parametrize("switch", [(), ("schedule",), ("__schedule", "schedule"), ("__switch_to", "__schedule")])
+def test_how_a_task_that_sleeps_left_its_cpu_is_of_no_account(switch: tuple[str, ...]) -> None:
+    (trace,) = still_blocked(BLOCKED.splitlines())
+    for called, agrees in (("io_schedule", True), ("schedule_timeout", False)):
+        stack = _bt(*switch, called, "sleep_on_page", "sys_fsync", "system_call_fastpath", pid=97)
+        verdict = stacks.judge(parse(stack)[0], trace, by="crash")
+        assert verdict is not None
+        assert verdict.agrees is agrees, verdict

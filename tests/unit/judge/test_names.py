@@ -62,6 +62,15 @@ def _judged(log: str, stack: str) -> Verdict:
         (f"f bpf_prog_6deef7357e7b4530_x g h {SYSCALL}", f"f g h {SYSCALL}"),
         (f"f bpf_prog_6deef7357e7b4530_x g h {SYSCALL}", f"f 0xffffffffc0345678 g h {SYSCALL}"),
         (f"f bpf_trampoline_6442 g h {SYSCALL}", f"f bpf_trampoline_6442 g h {SYSCALL}"),
+        (f"f bpf__tcp_congestion_ops_init g h {SYSCALL}", f"f g h {SYSCALL}"),
+        # The tracers that the kernel's own unwinder looks behind.
+        (f"f g h {SYSCALL}", f"f return_to_handler h {SYSCALL}"),
+        (f"f g h {SYSCALL}", f"f arch_rethook_trampoline h {SYSCALL}"),
+        # One function of arm64 with three names.
+        (f"memcpy g {SYSCALL}", f"__pi_memcpy g {SYSCALL}"),
+        (f"f.lto_priv.0 g {SYSCALL}", f"f g {SYSCALL}"),
+        # crash has another name for where threads of 2.6 begin.
+        ("f worker_thread kthread child_rip", "f worker_thread kthread kernel_thread"),
         # A stub more or less.
         (f"f {THREAD} ret_from_fork_asm", f"f {THREAD}"),
         (f"m/f {SYSCALL}", f"f {SYSCALL}"),
@@ -91,6 +100,9 @@ def test_other_names_of_the_same_functions_are_forgiven(log: str, stack: str) ->
         # One address without a name is not two.
         (f"f 0xffffffffc0345678 g {SYSCALL}", f"f stale stale g {SYSCALL}", "has stale below f"),
         (f"f 0xffffffffc0345678 g {SYSCALL}", f"f stale {SYSCALL}", "has stale below f"),
+        # One address of a tracer is one function.
+        (f"f g h {SYSCALL}", f"f return_to_handler stale {SYSCALL}", "has stale below g, there it is h"),
+        ("f kthread child_rip", f"f {SYSCALL[26:]}", "has do_syscall_64 of a program below f"),
     ],
 )
 def test_false_stacks_whose_names_look_right_are_found(log: str, stack: str, words: str) -> None:
