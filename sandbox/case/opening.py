@@ -383,7 +383,7 @@ def _refuse_without_kernel(vmcore: Vmcore, dump: Path) -> None:
         raise DumpDamaged(
             f"{described.name(dump)} is incomplete, and the kernel's own data is in what is lost, without which no "
             f"debugger opens a dump: {vmcore.incomplete_reason}",
-            hint=what_is_left(vmcore, dump),
+            hint=f"{what_is_left(vmcore, dump)}; --force tries nevertheless",
         )
 
 
@@ -392,8 +392,10 @@ def what_is_left(vmcore: Vmcore, dump: Path) -> str:
     shown = pasteable(dump)
     known = f"it is of kernel {vmcore.release}" if vmcore.release else f"vmbox info {shown} shows what is known"
     if vmcore.panic is None:
-        return f"{known}, and its log is lost too: copy it again, and compare sizes. --force tries nevertheless"
-    return f"{known}, which says: {vmcore.panic}. vmbox dmesg {shown} prints its log, vmbox explain {shown} its panic"
+        return f"{known}, and its log is lost too: copy it again, and compare sizes"
+    return (
+        f"{known}, which says: {vmcore.panic}; vmbox dmesg {shown} prints its log, and vmbox explain {shown} the panic"
+    )
 
 
 def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter) -> Selection:

@@ -133,7 +133,7 @@ class _Start:
         other = choice.instead_of(DEFAULT)
         able = self._reads(other) and has_debugger(self._case, other) and other.name not in self._case.doubts
         if able and is_cut(self._case.incomplete):
-            return self._of_what_is_left(chosen, other)
+            return self._of_what_is_left(other)
         try:
             said = self._take(chosen).start(DEFAULT.start_modes[:1])
         except SessionFailed as error:
@@ -142,19 +142,15 @@ class _Start:
             return self._after_death(error)
         return self._chosen(chosen, said)
 
-    def _of_what_is_left(self, chosen: Choice, other: Debugger) -> bytes:
-        """Starts what reads a dump that is cut off.
+    def _of_what_is_left(self, other: Debugger) -> bytes:
+        """Starts what reads a dump that is cut off, with all that it has for one that lacks pages.
 
-        `other` says in a second which tasks are there. crash ends at the first page that is lost, some seconds later,
-        in each mode but its last: in a kdump file those are the highest pages, with page tables and data of the CPUs.
+        `other` says in a second whether the panicking task is there. Where it is not, crash would end at it in each of
+        its modes, some seconds later, but the one in which it reads no tasks.
         """
         reason = f"the dump is cut off, and it needs less of it; --with {DEFAULT.name} tries {DEFAULT.name}"
         instead = Choice(debugger=other.name, reason=reason)
-        try:
-            return self._chosen(instead, self._take(instead).start())
-        except SessionFailed as error:
-            self._notice(other, error, f"{DEFAULT.name} {DEFAULT.start_modes[-1].option}")
-        return self._chosen(chosen, self._take(chosen).start(DEFAULT.start_modes[-1:]))
+        return self._chosen(instead, self._take(instead).start(other.start_modes[-1:]))
 
     def _after_death(self, died: SessionDied) -> bytes:
         """Starts drgn, which needs less memory, where crash was killed; raises `died` if that does not come up.
@@ -179,7 +175,7 @@ class _Start:
         """Starts the debugger that is up first; None where it is not to be asked, or does not come up as it is."""
         chosen = choice.quick(self._case)
         # A dump that the default one opened with less, the other did not open.
-        if chosen is None or last_mode(mode_file(self._case, DEFAULT)):
+        if chosen is None or last_mode(mode_file(self._case, DEFAULT)) or is_cut(self._case.incomplete):
             return None
         session = self._take(chosen)
         try:
