@@ -41,6 +41,7 @@ _LINES_TO_TASK: Final = 8
 _OF_A_CPU: Final = re.compile(r"\bCPU: \d+ .*\bPID: \d+ |---\[ end trace")
 _GENERIC: Final = re.compile(
     r"Fatal exception|Fatal hardware error|panic_on_oops|Oops|Machine halted|Aiee, killing|kill the idle task"
+    r"|Kernel Fault"
 )
 
 # The meaning of each message. The first match wins, in the panic line, then in the last oops before it. Messages are
@@ -85,7 +86,7 @@ _CAUSES: Final = (
         r"Fatal hardware error|synchronous (?:external abort|parity)|syncing: (?:EDAC \w+: )?UE |DMAR hardware is malf",
         PanicCause.HARDWARE_ERROR,
     ),
-    (r"Oops", PanicCause.OOPS),
+    (r"Oops|Unhandled kernel unaligned access|Kernel Fault: Code=", PanicCause.OOPS),
 )
 
 # Letters of "Tainted:", Linux kernel/panic.c taint_flags and Documentation/admin-guide/tainted-kernels.rst. "G" stands

@@ -19,6 +19,7 @@ from sandbox.judge.call_trace import (
 
 _OF_OOPS: Final = re.compile(
     r"Fatal exception|[Oo]ops|Attempted to kill|Aiee, killing|[Kk]ernel BUG|[Mm]achine check|[Uu]nrecoverable"
+    r"|Kernel Fault|Machine halted|idle task"
 )
 """Messages of panics that an oops led to. After an oops, also one of hours ago, panic() prints no stack of its own
 (TAINT_DIE, kernel/panic.c), so that a panic for another reason has none at all.

@@ -126,7 +126,7 @@ def _functions(frames: Sequence[Frame | TracedFrame], cause: str | None, *, lock
     it is what the CPU happened to do, mostly nothing, when a handler had a bug.
     """
     names = list(_names(frames))
-    watched = lockup or cause in _FOUND_BY_INTERRUPTS
+    watched = lockup or cause in _FOUND_BY_INTERRUPTS or cause == PanicCause.SERROR
     first = next(
         (
             at

@@ -241,6 +241,28 @@ def test_a_double_fault_that_halted_the_machine_is_its_fault() -> None:
     assert said(fault, "what").startswith("A double fault: ")
 
 
+def test_an_serror_is_told_from_others_by_what_the_cpu_did() -> None:
+    """All have the same handlers. In 7.2 panic() calls vpanic(), and the kernel prints the function behind panic()."""
+    _, sign, fault = read(
+        "Kernel panic - not syncing: Asynchronous SError Interrupt",
+        task(6, 855, "sensors"),
+        "Call trace:",
+        " show_stack+0x18/0x30 (C)",
+        " vpanic+0xf8/0x2dc",
+        " abort+0x0/0x4",
+        " arm64_serror_panic+0x70/0x80",
+        " do_serror+0x58/0x74",
+        " el1h_64_error_handler+0x38/0x60",
+        " el1h_64_error+0x70/0x74",
+        " toy_write+0x98/0xb4 (P)",
+        " toy_resume+0x30/0x44",
+        " el0t_64_sync+0x198/0x19c",
+    )
+    assert sign.frames == ("toy_write", "toy_resume")
+    assert "abort" not in said(fault)
+    assert "in arm64_serror_panic < do_serror; that interrupted toy_write < toy_resume" in said(fault, "where")
+
+
 def test_the_machine_is_told_by_registers_above_the_last_stack() -> None:
     log = [
         "[    1.1] SError Interrupt on CPU2, code 0x00000000bf000002 -- SError",

@@ -175,7 +175,7 @@ KNOWN: dict[str, tuple[tuple[str | None, ...], tuple[str | None, ...], tuple[str
         ("A NULL pointer was followed", "called by do_one_initcall."),
     ),
     "mips-unaligned": (
-        (None, "4.14.180", None),
+        (None, "4.14.180", "oops"),
         ("wx_rx_frame", "wxdrv", None, "0x86c0f1e7"),
         ("which is not aligned for this access.", "called by wx_poll < net_rx_action."),
     ),
@@ -245,7 +245,7 @@ KNOWN: dict[str, tuple[tuple[str | None, ...], tuple[str | None, ...], tuple[str
         ("Unable to handle kernel NULL pointer dereference", "called by really_probe < driver_probe_device."),
     ),
     "parisc": (
-        (None, "6.1.12-parisc64", "other"),
+        (None, "6.1.12-parisc64", "oops"),
         ("toy_xfer", None, None, "0x18"),
         ("A NULL pointer was followed", "called by toy_submit < toy_loop."),
     ),
