@@ -6,6 +6,7 @@ Importing typer takes fifty times as long as a warm crash takes to answer. So `v
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -81,6 +82,9 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
             setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As Python has it for standard error. Else a character that the locale does not have ends the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _end_on_signals() -> None:

@@ -18,6 +18,7 @@ STDOUT: Final = "standard output"
 """What an OSError names as its file where standard output could not be written."""
 
 _BEYOND_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
+_NO_UTF8: Final = re.compile("[\ud800-\udfff]+")
 
 
 def error(problem: VmboxError) -> None:
@@ -74,8 +75,16 @@ def line(text: object, *, end: str = "\n") -> None:
     shown = visible(str(text)) if sys.stdout.isatty() else str(text)
     with to_stdout():
         sys.stdout.flush()
-        sys.stdout.buffer.write(f"{shown}{end}".encode(errors="surrogateescape"))
+        sys.stdout.buffer.write(_bytes_of(f"{shown}{end}"))
         sys.stdout.buffer.flush()
+
+
+def _bytes_of(text: str) -> bytes:
+    # As file names are encoded, so that they can be used.
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace")
 
 
 def as_json(value: object) -> None:
@@ -91,12 +100,15 @@ def json_line(value: Mapping[str, object]) -> None:
 
 
 def json_for_terminal(text: str) -> str:
-    """JSON as it is, or all ASCII where standard output is a terminal: some characters beyond are commands to it."""
-    if not sys.stdout.isatty():
-        return text
+    """JSON as it is; without the characters that no UTF-8 has, as which Python reads file names in other encodings.
+
+    All ASCII where standard output is a terminal, to which some characters beyond are commands, or is not UTF-8.
+    """
     import json
 
-    return _BEYOND_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+    beyond = _NO_UTF8 if utf8 and not sys.stdout.isatty() else _BEYOND_ASCII
+    return beyond.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> None:

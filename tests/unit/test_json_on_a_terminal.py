@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from sandbox import render
 
+DUMP = Path(__file__).parents[1] / "fixtures" / "dumps" / "x86_64-6.1-zlib"
 HOSTILE = "\x9b6n\x9d0;x\x07\x85 Straße 💣 \udcff"
 
 
@@ -64,4 +67,21 @@ def test_elsewhere_it_is_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(sys, "stdout", _Stream(out.fileno()))
         _print()
         monkeypatch.undo()
-    assert file.read_bytes().count("Straße 💣".encode()) == 4
+    said = file.read_bytes()
+    assert said.count("Straße 💣".encode()) == 4
+    # What is no UTF-8 in a name is an escape: JSON has no bytes.
+    assert json.loads(said.decode().rstrip("\n").rpartition("\n")[2])["command"] == HOSTILE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "utf-8:surrogateescape", "latin-1:strict"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_name_that_is_no_utf8_is_shown_in_each_locale(tmp_path: Path, options: list[str], encoding: str) -> None:
+    dump = Path(os.fsdecode(bytes(tmp_path / "vmcore") + b"\xff"))
+    shutil.copyfile(DUMP, dump)
+    argv = [sys.executable, "-m", "sandbox", "info", str(dump), *options]
+    done = subprocess.run(argv, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=True)
+    if options:
+        assert json.loads(done.stdout.decode("utf-8"))["path"] == str(dump)
+    else:
+        assert done.stdout.startswith(rf"   DUMPFILE: {dump.parent}/vmcore\udcff".encode())
