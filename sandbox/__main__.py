@@ -53,18 +53,17 @@ def _main() -> None:
         # Else the user's places are below /, or below the working directory.
         del os.environ["HOME"]
     arguments = sys.argv[1:]
-    if os.environ.get("VMBOX_LOG"):
-        from sandbox.commands.verbose import begin_from_environment
-        from sandbox.render import exit_on_error
+    from sandbox.render import exit_on_error
 
-        with exit_on_error():
+    with exit_on_error():
+        if os.environ.get("VMBOX_LOG"):
+            from sandbox.commands.verbose import begin_from_environment
+
             begin_from_environment()
-    if not (_info(arguments) or _run(arguments)):
-        _drop_odd_widths()
-        from sandbox.cli import app
-        from sandbox.render import exit_on_error
+        if not (_info(arguments) or _run(arguments)):
+            _drop_odd_widths()
+            from sandbox.cli import app
 
-        with exit_on_error():
             app()
 
 
@@ -119,13 +118,10 @@ def _info(arguments: Sequence[str]) -> bool:
     """vmbox info VMCORE [--json]"""
     match arguments:
         case ["info", path] | ["info", path, "--json"] if path and not path.startswith("-"):
-            from sandbox.render import exit_on_error
+            from sandbox.commands.info import show
+            from sandbox.remote.naming import named
 
-            with exit_on_error():
-                from sandbox.commands.info import show
-                from sandbox.remote.naming import named
-
-                show(named(path), json=len(arguments) > 2)
+            show(named(path), json=len(arguments) > 2)
             return True
         case _:
             return False
@@ -137,7 +133,6 @@ def _run(arguments: Sequence[str]) -> bool:
         return False
     from sandbox.commands.run_arguments import parse
     from sandbox.errors import UsageError
-    from sandbox.render import exit_on_error
 
     try:
         asked = parse(arguments[1:])
@@ -145,16 +140,15 @@ def _run(arguments: Sequence[str]) -> bool:
         return False
     if asked is None or not (asked.commands or asked.input_file or asked.code):
         return False
-    with exit_on_error():
-        if asked.verbose:
-            from sandbox.commands.verbose import begin
+    if asked.verbose:
+        from sandbox.commands.verbose import begin
 
-            begin("debug")
-        case = None if asked.once else _open_case(asked)
-        from sandbox import render
-        from sandbox.commands.run import run_arguments
+        begin("debug")
+    case = None if asked.once else _open_case(asked)
+    from sandbox import render
+    from sandbox.commands.run import run_arguments
 
-        sys.exit(run_arguments(asked, reporter=render.reporter(quiet=asked.quiet), case=case))
+    sys.exit(run_arguments(asked, reporter=render.reporter(quiet=asked.quiet), case=case))
 
 
 def _open_case(asked: RunArguments) -> Case | None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from sandbox.errors import ConfigurationError, NoSpace, Terminated, UsageError, VmboxError
 from sandbox.log import Log
-from sandbox.render.output import STDOUT, error, note, to_stdout
+from sandbox.render.output import STDOUT, error, leave_line, note, to_stdout
 
 _log = Log("vmbox")
 
@@ -46,6 +46,9 @@ def exit_on_error() -> Iterator[None]:
             note(f"vmbox: ended by a signal ({ended.number})")
         sys.exit(128 + ended.number)
     except KeyboardInterrupt:
+        if sys.stdin.isatty():
+            # Behind the ^C that the terminal shows.
+            leave_line()
         note("vmbox: interrupted")
         sys.exit(130)
     except SystemExit as ended:
@@ -82,6 +85,10 @@ def _of_the_place(problem: Exception) -> VmboxError | None:
     if isinstance(problem, MemoryError):
         return _NO_MEMORY
     if isinstance(problem, RuntimeError):
+        if "home directory" in str(problem):
+            return ConfigurationError(
+                f"$HOME is not set, and user {os.geteuid()} has no entry in /etc/passwd", hint="export HOME=DIRECTORY"
+            )
         return _NO_THREADS if "start new thread" in str(problem) else None
     if not isinstance(problem, OSError):
         return None

@@ -6,11 +6,13 @@ import errno
 import os
 import pwd
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from sandbox import __main__, errors
 from sandbox.dump.source import cannot_open
+from sandbox.host import config
 from sandbox.render import exit_on_error
 
 PACKAGE = Path(errors.__file__).parent
@@ -80,3 +82,25 @@ def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit):
         __main__._main()
     assert Path.home() == Path(pwd.getpwuid(os.getuid()).pw_dir)
+
+
+@pytest.mark.parametrize("words", [["run", "vmcore", "--", "bt"], ["run", "vmcore"], ["info", "vmcore"], ["list"]])
+@pytest.mark.parametrize("variable", ["VMBOX_IDLE", "HOME"])
+def test_a_broken_place_of_settings_is_one_line_for_each_command(
+    words: list[str], variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run` reads settings while its options are read."""
+    said = {
+        "VMBOX_IDLE": errors.ConfigurationError("$VMBOX_IDLE must be seconds", hint="it is 'soon'"),
+        "HOME": RuntimeError("Could not determine home directory."),
+    }
+
+    def broken() -> NoReturn:
+        raise said[variable]
+
+    monkeypatch.setattr(config, "current", broken)
+    monkeypatch.setattr("sys.argv", ["vmbox", *words])
+    monkeypatch.setattr(__main__, "_end_on_signals", lambda: None)
+    with pytest.raises(SystemExit) as exited:
+        __main__.main()
+    assert (exited.value.code, len(capsys.readouterr().err.splitlines())) == (70, 2)
