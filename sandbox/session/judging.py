@@ -6,6 +6,7 @@ log's last time stamp, and with the kernel's own number of tasks and its list of
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,12 @@ def is_judged(command: str) -> bool:
     return words == ["sys"] or words[0] == "bt" or (words[0] == "foreach" and "bt" in words)
 
 
+def before_pipe(command: str) -> str | None:
+    """The `bt` of which a pipe or a file gets the answer; None for another command."""
+    head = re.split(r"[|>]", command, maxsplit=1)[0]
+    return head.strip() if head != command and head.split()[:1] == ["bt"] else None
+
+
 class Judge:
     """Judges the answers about one dump. Its log is read once, when the first answer needs it."""
 
@@ -87,6 +94,9 @@ class Judge:
 
         To be asked when the answer is whole. The debugger may be asked more.
         """
+        if (asked := before_pipe(self.command)) is not None:
+            # What was left of it may have no stack: it is asked again, without the pipe.
+            return self._of_stacks(_ask(session, asked) or "", session)
         if not self._answer:
             return _NOTHING
         if len(self._answer) >= MOST:

@@ -252,3 +252,19 @@ def test_the_task_for_which_the_watchdog_panicked_is_judged_too(
     # One of an earlier check may have run since.
     _has(monkeypatch, log.Witness(lines=HUNG.replace("20.1", "12.1").splitlines()))
     assert _Run(case, reporter).ask(BLOCKED.encode(), "bt 95").verdicts == ()
+
+
+@pytest.mark.parametrize("command", ["bt | head -3", "bt -l 1 >file", "bt|grep -c vfs"])
+def test_a_stack_behind_a_pipe_is_judged_as_it_was(
+    case: Case, reporter: _Reporter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    _has(monkeypatch, log.Witness(lines=LOG))
+    asked = command.replace(">", "|").partition("|")[0].strip()
+    true = _Run(case, reporter, {asked: TEXT}).ask(b"7\n", command)
+    assert [one.agrees for one in true.verdicts] == [True]
+    false = _Run(case, reporter, {asked: TEXT.replace("sysrq_handle_crash", "filp_close")}).ask(b"", command)
+    assert [one.agrees for one in false.verdicts] == [False]
+    assert "PID 1 (init): DISAGREES WITH" in capsys.readouterr().err
+    # Not where it is not answered again, and not those of all tasks, which take long.
+    assert _Run(case, reporter).ask(b"7\n", command) == Judgement()
+    assert _Run(case, reporter).ask(b"7\n", "foreach bt | head -3") == Judgement()
