@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sandbox.explain.oops import Oops
+from sandbox.explain.oops_lines import Oops
 from sandbox.host import decode, paths
 
 _CPUS: Final = 64

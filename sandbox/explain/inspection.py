@@ -9,7 +9,7 @@ from typing import Final
 
 from sandbox.explain import arm64_decode, instruction
 from sandbox.explain.facts import Facts, Values
-from sandbox.explain.oops import Oops
+from sandbox.explain.oops_lines import Oops
 from sandbox.explain.operands import MemoryOperand, ParsedInstruction
 
 _KERNEL: Final = 1 << 63

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sandbox.explain.oops import Oops
+from sandbox.explain.oops_lines import Oops
 from sandbox.explain.operands import ParsedInstruction
 
 _X86: Final = ("x86_64", "i686")

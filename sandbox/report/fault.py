@@ -16,7 +16,7 @@ from sandbox.explain import facts as readers, oops as oopses, source
 from sandbox.explain.fault import Readings, explain
 from sandbox.explain.inspection import inspect
 from sandbox.explain.model import Fault
-from sandbox.explain.oops import Oops
+from sandbox.explain.oops_lines import Oops
 from sandbox.host import paths
 from sandbox.judge.log import unproven
 from sandbox.model import DumpFormat, Vmcore

@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.explain import oops
 from sandbox.explain.fault import Readings, explain
-from sandbox.explain.oops import Oops
+from sandbox.explain.oops_lines import Oops
 
 LOGS = Path(__file__).parents[2] / "fixtures" / "oops"
 
