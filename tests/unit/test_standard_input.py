@@ -107,6 +107,9 @@ def test_a_signal_that_ends_undoes_what_ctrl_c_undoes(number: int, tmp_path: Pat
 
 
 def test_a_signal_that_the_caller_ignores_is_ignored(tmp_path: Path) -> None:
-    code = "import signal, runpy, os; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-    code += "from sandbox.__main__ import _end_on_signals; _end_on_signals(); os.kill(os.getpid(), signal.SIGHUP)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=Path(__file__).parents[2])
+    code = "import atexit, os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    code += "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGHUP), print('goes on'))); "
+    code += "from sandbox.__main__ import main; sys.argv = ['vmbox', '--version']; main()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=60, cwd=Path(__file__).parents[2])
+    assert done.stdout.endswith(b"goes on\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -265,8 +266,16 @@ def test_what_a_checker_says_between_the_lines_of_an_oops_is_not_the_oops_own() 
 
 @pytest.mark.parametrize("lines", [ARM64, POWER, MIPS, KASAN, UBSAN])
 def test_these_oopses_are_read_wherever_they_are_cut(lines: tuple[str, ...]) -> None:
-    for end in range(len(lines)):
-        oops.find(lines[:end])
+    # Of a checker's report nothing is told but where the kernel panics of it.
+    panic = ["Kernel panic - not syncing: panic_on_warn set ..."] if lines in {KASAN, UBSAN} else []
+    whole = oops.find([*lines, *panic]).last
+    assert whole is not None
+    found = (oops.find([*lines[:end], *panic]).last for end in range(len(lines)))
+    first, *others = dropwhile(lambda one: one is None, found)
+    for one in (first, *others):
+        assert one is not None
+        assert (one.line, one.text) == (whole.line, whole.text)
+        assert one.address in {None, whole.address}
 
 
 @pytest.mark.parametrize(

@@ -162,9 +162,13 @@ def test_an_error_that_the_kernel_survived_is_told_as_the_first() -> None:
 
 
 def test_an_oops_of_these_kinds_is_found_wherever_it_is_cut() -> None:
-    log = [f"[    5.000000] {line}" for line in (*WARNED, ON_WARN)]
-    for end in range(len(log)):
-        oops.find(log[:end])
+    *log, panic = [f"[    5.000000] {line}" for line in (*WARNED, ON_WARN)]
+    begin = next(at for at, line in enumerate(log) if "WARNING: " in line)
+    for end in range(len(log) + 1):
+        # The kernel went on after a warning, for all that is known, where the log has no panic.
+        assert oops.find(log[:end]).last is None
+        found = oops.find([*log[:end], panic]).last
+        assert (None if found is None else found.line) == (begin if end > begin else None)
 
 
 def test_code_in_a_page_of_data_is_run_and_not_read() -> None:
