@@ -34,6 +34,9 @@ def archive_mirrors() -> Iterator[None]:
 AGREES = rb"vmbox: AGREES WITH: the log's call trace \(\d+ frames\)\n"
 """All that a warm `vmbox run -- bt` says on standard error."""
 
+BY_DRGN = ("--with", "drgn", "--", "bt")
+"""A question for a debugger that is up in a fifth of crash's time, where any case will do."""
+
 # Kernels to die, the preferred one first: a mirror may hold a kernel and lack its debug package.
 KERNELS = {
     # Of its security updates the index names debug packages that the pool has no longer: an older kernel is taken.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import Dumps
+from e2e.conftest import BY_DRGN, Dumps
 from engines import ENTRY, EngineUnderTest, cache_root
 from remotes import Sshd, docker_behind_tls, sshd
 from sandbox.engine import connect, labels
@@ -114,11 +114,7 @@ def test_a_script_of_here(there: There) -> None:
 def test_behind_tls(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path) -> None:
     """The same by Docker's other way, where a stream that is closed in one direction is a matter of TLS."""
     dump = dumps.copy_for(docker_engine, dumps())
-    assert docker_engine.run("run", str(dump), "--", "p 1").returncode == 0
-    (image,) = {
-        one["image"] for one in json.loads(docker_engine.run("list", "--json").stdout) if one["dump"] == str(dump)
-    }
-    docker_engine.run("close", str(dump))
+    image = docker_engine.run("image", "build", "latest").stdout.decode().strip()
     with docker_behind_tls(tmp_path) as behind:
         (tmp_path / "image.tar").write_bytes(b"".join(docker_engine.engine.save(image)))
         with contextlib.closing(connect(behind.socket)) as engine:
@@ -131,8 +127,8 @@ def test_behind_tls(docker_engine: EngineUnderTest, dumps: Dumps, tmp_path: Path
             assert done.returncode == 0, done.stderr
             return done.stdout
 
-        assert b"sysrq_handle_crash" in vmbox("run", str(dump), "--", "bt")
-        assert vmbox("run", str(dump), "--", "p 1+1").endswith(b"= 2\n")
+        assert b"sysrq_handle_crash" in vmbox("run", str(dump), *BY_DRGN)
+        assert b"init_task" in vmbox("run", str(dump), "--with", "drgn", "--", "p init_task.comm")
         script = ("--tool", "drgn", "-e", "print(prog['init_task'].pid.value_())")
         assert vmbox("run", str(dump), *script).strip() == b"0"
         vmbox("close", str(dump))

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import engines
-from e2e.conftest import Dumps
+from e2e.conftest import BY_DRGN, Dumps
 from engines import PATH, EngineUnderTest
 from sandbox.engine import connect, labels
 from sandbox.engine.service import Service, reachable
@@ -39,8 +39,6 @@ def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
 
 
 ENDS = ("removed", "killed", "crash killed")
-BY_DRGN = ("--with", "drgn", "--", "bt")
-"""A question for a debugger that is up in a fifth of crash's time, where any case will do."""
 BY_CRASH = ("--with", "crash", "--", "bt")
 
 
@@ -442,7 +440,7 @@ def test_eight_open_the_same_new_dump_at_once(engine: EngineUnderTest, dumps: Du
     done: list[subprocess.CompletedProcess[bytes]] = []
 
     def one(number: int) -> None:
-        done.append(_vmbox(engine, "run", str(other if number == 8 else dump), "--", "bt", env=env))
+        done.append(_vmbox(engine, "run", str(other if number == 8 else dump), *BY_DRGN, env=env))
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(9)]
     for thread in threads:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import engines
+from e2e.conftest import BY_DRGN
 from engines import EngineUnderTest
 from registries import registry
 from sandbox.case import self_contained
@@ -130,7 +131,7 @@ def test_carried_to_a_host_without_any_network(
     _forget(podman_rootless.engine, theirs)
     try:
         assert b"localhost/vmbox/kernel:" in _vmbox(podman_rootless, "image", "load", carried, **host).stdout
-        done = _vmbox(podman_rootless, "run", theirs, "--", "bt", "--", "sys", **host)
+        done = _vmbox(podman_rootless, "run", theirs, *BY_DRGN, "--", "sys", **host)
         assert b"sysrq_handle_crash" in done.stdout
         # Another kernel's dump is not opened with it: neither its base image nor its package can be had.
         other = dumps.copy_for(podman_rootless, dumps("6.12"))

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import Dumps
+from e2e.conftest import BY_DRGN, Dumps
 from engines import EngineUnderTest
 from sandbox.case.container_spec import container_spec, limits
 from sandbox.engine import Bind, ContainerSpec, created, labels
@@ -524,8 +524,8 @@ def test_idle_limit_holds_whatever_the_case_does(engine: EngineUnderTest, own_du
     engine.run("close", "--all")
     # Storage outlives a run of the tests, and one that was killed.
     known = set(engine.run("doctor", "--leaks", "--engine", engine.url).stdout.splitlines())
-    commands = [part for command in UNRULY for part in ("--", f"!{command}")]
-    assert engine.run("--set", "idle=4", "run", str(own_dump), "--", "p 1").returncode == 0
+    commands = ["--with", "drgn", *(part for command in UNRULY for part in ("--", f"!{command}"))]
+    assert engine.run("--set", "idle=4", "run", str(own_dump), *BY_DRGN).returncode == 0
     place = Path(engine.env["VMBOX_RUNTIME_DIR"], "cases")
     (case,) = (one for one in place.iterdir() if one.is_dir())
     (case / "shared" / "shell-left").touch()  # by a client that was killed

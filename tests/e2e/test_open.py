@@ -24,6 +24,8 @@ def test_backtrace(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     # Warm: nothing is said but that the stack and the clock are the kernel's own, and the answer is what crash prints.
     again = vmbox("run", own_dump, "--", "bt", "--", "sys", "--", "ps -t", "--", "mod")
     assert re.fullmatch(AGREES + rb"(?:vmbox: (?:date|uptime|tasks): AGREES WITH: .*\n){3}", again.stderr)
+    if engine.name != "docker":
+        return  # the same crash of the same image
     directly = crash_by_hand(engine, own_dump, "bt\nsys\nps -t\nmod\n")
     # What comes before are the warnings of crash's start: vmbox shows them once, on standard error.
     assert directly.endswith(again.stdout)

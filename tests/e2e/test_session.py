@@ -13,7 +13,7 @@ from typing import Any
 import pexpect
 import pytest
 
-from e2e.conftest import AGREES, wait_for
+from e2e.conftest import AGREES, BY_DRGN, wait_for
 from engines import EngineUnderTest
 from sandbox.engine import labels
 
@@ -83,7 +83,7 @@ def test_files_come_out_and_nothing_else(vmbox, engine: EngineUnderTest, own_dum
 def test_once_leaves_nothing_and_touches_nobody(vmbox, engine: EngineUnderTest, own_dump: Path) -> None:
     vmbox("run", own_dump, "--", "p 1")
     before = vmbox("list", "--json").stdout
-    assert re.search(rb"\$1 = 5\n$", vmbox("run", own_dump, "--once", "--", "p 5").stdout)
+    assert vmbox("run", own_dump, "--once", "--with", "drgn", "--", "!echo once").stdout == b"once\n"
     assert vmbox("list", "--json").stdout == before
     assert len(engine.engine.containers({labels.CASE: ""})) == len(json.loads(before))
 
@@ -93,10 +93,11 @@ def test_two_users_of_an_engine_open_the_same_dump(vmbox, engine: EngineUnderTes
     """A runtime directory of its own is what another user, or another host, of the same engine has."""
     vmbox("run", own_dump, "--", "p 1")
     other = {**engine.env, "VMBOX_RUNTIME_DIR": str(engine.directory())}
-    command = [*engine.vmbox, "run", "--once", str(own_dump), "--", "p 2"]
-    assert re.search(rb"= 2\n$", subprocess.run(command, env=other, check=True, capture_output=True).stdout)
+    command = [*engine.vmbox, "run", "--once", str(own_dump), *BY_DRGN]
+    first = subprocess.run(command, env=other, check=True, capture_output=True).stdout
+    assert b"sysrq_handle_crash" in first
     command.remove("--once")
-    assert re.search(rb"= 2\n$", subprocess.run(command, env=other, check=True, capture_output=True).stdout)
+    assert subprocess.run(command, env=other, check=True, capture_output=True).stdout == first
     # Without a notice that the dump is opened: the first case is still there.
     assert vmbox("run", own_dump, "--", "!true").stderr == b""
     subprocess.run([*engine.vmbox, "close", str(own_dump)], env=other, check=True, capture_output=True)
@@ -307,12 +308,10 @@ def test_a_case_that_a_dump_took_over_holds_no_client(vmbox, engine: EngineUnder
     assert engine.engine.container(case["container"]) is None
 
 
+# The limit is the kernel's; that each engine sets it is in the contract's tests.
+@pytest.mark.parametrize("engine", ["docker_engine"], indirect=True)
 def test_a_crash_without_memory(engine: EngineUnderTest, own_dump: Path) -> None:
     """Ended by the kernel at the case's limit, at its start, where only drgn is tried, or at a command."""
-    if not engine.engine.info().limits:
-        # Without a cgroup for this user there is a limit of addresses, and what that does is malloc's.
-        assert engine.name == "podman-rootless"
-        return
 
     def run(limit: str, *words: str) -> subprocess.CompletedProcess[bytes]:
         return engine.run("--set", f"memory={limit}", "run", str(own_dump), "--once", "--", *words)
