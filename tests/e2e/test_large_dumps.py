@@ -89,7 +89,7 @@ def large(dumps: Dumps) -> Iterator[Large]:
     dumps()  # it chooses a kernel whose debuginfo can be had
     directory = engines.cache_root() / "large-dump"  # which each engine's user can pass
     shutil.rmtree(directory, ignore_errors=True)
-    words = ["--kernel", dumps._kernels.get("6.1", "linux-image-cloud-amd64"), "--format", "proc-vmcore"]
+    words = ["--kernel", dumps.package("6.1"), "--format", "proc-vmcore"]
     words += ["--fill", str(FILLED), "--memory", str(FILLED + 1024)]
     made = dumps.maker.run("demo", str(directory), *words, timeout=1800)
     try:
