@@ -10,6 +10,8 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,9 +51,7 @@ def _run_apart(path: Path, of: str) -> None:
 def _main() -> None:
     open_standard_streams()
     _end_on_signals()
-    if os.environ.get("HOME") == "":
-        # Else the user's places are below /, or below the working directory.
-        del os.environ["HOME"]
+    _drop_places_that_are_none()
     arguments = sys.argv[1:]
     from sandbox.render import exit_on_error
 
@@ -104,6 +104,18 @@ def _end_on_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, end)
+
+
+def _drop_places_that_are_none() -> None:
+    """Forget an empty $HOME, below which the user's places would be in /, and a $TMPDIR that is not there.
+
+    Python's `tempfile` ignores such a one, and Podman dies of it (4.3.1: "nil pointer dereference").
+    """
+    if os.environ.get("HOME") == "":
+        del os.environ["HOME"]
+    with suppress(OSError):
+        if (place := os.environ.get("TMPDIR")) and not Path(place).is_dir():
+            del os.environ["TMPDIR"]
 
 
 def _drop_odd_widths() -> None:

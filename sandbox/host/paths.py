@@ -136,8 +136,8 @@ def runtime_dir() -> Path:
 
 
 def _usable(directory: Path, kind: str) -> Path:
-    """The directory itself. Raises `ConfigurationError` for a name that no engine takes, and for root where it is, or
-    would be made in, another user's.
+    """The directory itself. Raises `ConfigurationError` for a name that no engine takes, for a file, and for root where
+    it is, or would be made in, another user's.
 
     What root leaves there, the user's own vmbox can neither read nor remove. `sudo -E` and `su -p` keep $HOME. A cache
     of a group is meant to be shared.
@@ -145,6 +145,11 @@ def _usable(directory: Path, kind: str) -> Path:
     if not is_utf8(directory):
         raise ConfigurationError(
             f"{directory} ({_origin(kind)}) is not UTF-8, and engines take no other names",
+            hint=f"choose another place: ${config.variable(f'{kind}_dir')}",
+        )
+    if _is_below_a_file(directory):
+        raise ConfigurationError(
+            f"{directory} ({_origin(kind)}) is not a directory",
             hint=f"choose another place: ${config.variable(f'{kind}_dir')}",
         )
     if os.geteuid() != 0:
@@ -168,6 +173,15 @@ def is_utf8(path: Path) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_below_a_file(directory: Path) -> bool:
+    try:
+        return not stat.S_ISDIR(directory.stat().st_mode)
+    except NotADirectoryError:
+        return True
+    except OSError:
+        return False
 
 
 def _nearest(directory: Path) -> os.stat_result | None:

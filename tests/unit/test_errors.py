@@ -75,13 +75,15 @@ def test_a_help_whose_reader_left_ends_as_all_other_output() -> None:
     assert exited.value.code == 141
 
 
-def test_an_empty_home_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_home_and_a_missing_tmpdir_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", "")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
     monkeypatch.setattr("sys.argv", ["vmbox", "--version"])
     monkeypatch.setattr(__main__, "_end_on_signals", lambda: None)
     with pytest.raises(SystemExit):
         __main__._main()
     assert Path.home() == Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert "TMPDIR" not in os.environ
 
 
 @pytest.mark.parametrize("words", [["run", "vmcore", "--", "bt"], ["run", "vmcore"], ["info", "vmcore"], ["list"]])

@@ -199,3 +199,12 @@ def test_a_transcript_of_another_user_is_said_and_left_out(
     monkeypatch.setattr(os, "access", lambda path, _: path.name != "root-s.jsonl")
     assert [path.stem for path in transcript.kept_transcripts(render.reporter(quiet=False))] == ["mine"]
     assert "root-s.jsonl cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["cache", "runtime", "state"])
+@pytest.mark.parametrize("below", ["", "further/down"])
+def test_a_file_is_no_place(kind: str, below: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(f"VMBOX_{kind.upper()}_DIR", str(tmp_path / "file" / below))
+    with pytest.raises(ConfigurationError, match="is not a directory"):
+        getattr(paths, f"{kind}_dir")()
