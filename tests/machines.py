@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import archives
 from sandbox import image, profiles
 from sandbox.engine import Bind, ContainerSpec, Engine
+from sandbox.host import paths
 from sandbox.image.package_sources import package_sources
 
 CONTAINERFILE = """\
@@ -35,6 +37,30 @@ RUN rm -f /etc/apt/sources.list.d/* && dpkg --add-architecture $WORD && { apt-ge
  && for image in root/lib/modules/*/vmlinuz; do [ ! -e $image ] || install -D $image root/boot/vmlinuz-$kernel; done \\
  && rm -rf *.deb /var/lib/apt/lists/*
 """
+
+MODULE = """\
+ARG BASE
+FROM ${BASE}
+ARG WORD
+ARG COMPILER
+ARG PREFIX
+ARG ARCH
+# The machine's headers with this machine's kbuild, to which they have links.
+RUN apt-get -q update \\
+ && release=$(ls /foreign/root/lib/modules) && headers=linux-headers-$release:$WORD \\
+ && common=$(apt-cache show $headers | sed -n 's/^Depends: //p' | tr , '\\n' \\
+    | sed -n 's/^ *\\(linux-headers-[^ ]*-common\\)\\( (= \\([^)]*\\))\\)*.*/\\1/p' | head -n 1) \\
+ && kbuild=$(apt-cache show $headers | sed -n 's/^Depends: //p' | tr , '\\n' \\
+    | sed -n 's/^ *\\(linux-kbuild-[^ ]*\\).*/\\1/p' | head -n 1) \\
+ && DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install make $COMPILER ${kbuild%%:*} \\
+ && mkdir /headers && cd /headers && apt-get -q download $headers $common \\
+ && for package in *.deb; do dpkg-deb -x "$package" /; done && rm -rf /headers /var/lib/apt/lists/*
+COPY demo-trigger.c /foreign/module/vmbox_demo.c
+RUN release=$(ls /foreign/root/lib/modules) && echo 'obj-m := vmbox_demo.o' >/foreign/module/Makefile \\
+ && make -C "/usr/src/linux-headers-$release" M=/foreign/module ARCH=$ARCH CROSS_COMPILE=$PREFIX \\
+    KCFLAGS='-g -fno-omit-frame-pointer -mno-omit-leaf-frame-pointer -fno-optimize-sibling-calls' modules
+"""
+"""The module of `vmbox demo --trigger`, by a cross compiler. Flags as in demo-build."""
 
 TREES = """\
 set -eu
@@ -81,8 +107,17 @@ BY_QEMU = """\
 tree /tmp/tree $MODULES <<'INIT'
 /bin/busybox sleep 600 &
 /bin/busybox sleep 1
+if [ -e /trigger ]; then
+    echo 1 >/proc/sys/kernel/panic_on_oops
+    /bin/busybox insmod /vmbox_demo.ko trigger="$(/bin/busybox cat /trigger)"
+fi
 echo c >/proc/sysrq-trigger
 INIT
+if [ -n "$TRIGGER" ]; then
+    echo "$TRIGGER" >/tmp/tree/trigger
+    cp /foreign/module/vmbox_demo.ko /tmp/tree/
+    cp /foreign/module/vmbox_demo.ko /foreign/module/vmbox_demo.c /out/
+fi
 packed /tmp/tree >/tmp/initrd
 mkfifo /tmp/monitor
 $QEMU -display none -no-reboot -action panic=pause -nic none -kernel "$root"/boot/vmlinuz-* -initrd /tmp/initrd \\
@@ -162,6 +197,10 @@ class Machine:
     last_words: str = ""
     """Of the kernel on its console."""
     boot: str = BY_QEMU
+    compiler: str = ""
+    """The package of a cross compiler, where a module is compiled."""
+    prefix: str = ""
+    """Of that compiler's programs."""
 
 
 MACHINES = {
@@ -176,6 +215,8 @@ MACHINES = {
             modules="qemu_fw_cfg",
             console="console=ttyAMA0",
             last_words="end Kernel panic",
+            compiler="gcc-aarch64-linux-gnu",
+            prefix="aarch64-linux-gnu-",
         ),
         # QEMU writes a big-endian header for this machine, which crash does not take: the kernel dumps itself.
         Machine(
@@ -204,8 +245,11 @@ MACHINES = {
 }
 
 
-def make_vmcore(engine: Engine, machine: Machine, directory: Path) -> Path:
-    """Leaves vmcore in `directory`, and elf where QEMU writes it. Takes a minute or two."""
+def make_vmcore(engine: Engine, machine: Machine, directory: Path, trigger: str = "") -> Path:
+    """Leaves vmcore in `directory`, and elf where QEMU writes it. Takes a minute or two.
+
+    With `trigger`, one of `vmbox demo`, its module ends the kernel, and is left there with its source.
+    """
     profile = profiles.by_name(machine.profile)
     files = {
         "Containerfile": CONTAINERFILE.encode(),
@@ -221,6 +265,8 @@ def make_vmcore(engine: Engine, machine: Machine, directory: Path) -> Path:
             "PROGRAMS": machine.programs,
         }
         list(engine.build(io.BytesIO(archives.tar(files)), ref, labels={"vmbox.standin": machine.name}, args=args))
+    if trigger:
+        ref = _with_module(engine, machine, ref)
     spec = ContainerSpec(
         image=ref,
         argv=["sh", "-c", TREES + machine.boot],
@@ -229,6 +275,7 @@ def make_vmcore(engine: Engine, machine: Machine, directory: Path) -> Path:
             "MODULES": machine.modules,
             "CONSOLE": machine.console,
             "LAST_WORDS": machine.last_words,
+            "TRIGGER": trigger,
         },
         binds=[Bind(source=directory.resolve(), target="/out", read_only=False)],
         hardened=False,
@@ -237,3 +284,21 @@ def make_vmcore(engine: Engine, machine: Machine, directory: Path) -> Path:
     for _ in engine.run(spec):
         pass
     return directory / "vmcore"
+
+
+def _with_module(engine: Engine, machine: Machine, base: str) -> str:
+    """The image with the machine's kernel and a module compiled for it."""
+    source = paths.data_dir() / "Containerfile.d" / "files" / "demo-trigger.c"
+    digest = hashlib.sha256(source.read_bytes() + MODULE.encode()).hexdigest()[:12]
+    ref = f"localhost/vmbox-test/{machine.name}-{machine.profile}-module:{digest}"
+    if engine.image(ref) is None:
+        files = {"Containerfile": MODULE.encode(), source.name: source.read_bytes()}
+        args = {
+            "BASE": base,
+            "WORD": machine.word,
+            "COMPILER": machine.compiler,
+            "PREFIX": machine.prefix,
+            "ARCH": machine.word,
+        }
+        list(engine.build(io.BytesIO(archives.tar(files)), ref, labels={"vmbox.standin": machine.name}, args=args))
+    return ref

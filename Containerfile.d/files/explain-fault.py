@@ -106,7 +106,7 @@ def find_frame(request):
         for index, frame in enumerate(trace):
             if index >= MOST_FRAMES:
                 break
-            if frame.interrupted and request["null"] and frame.pc == 0 and index + 1 < len(trace):
+            if frame.interrupted and request["null"] and frame.pc == 0:
                 return trace, index
             if not frame.interrupted or not frame.pc >> 63:
                 continue
@@ -152,6 +152,12 @@ def line_of(frame):
     return {"function": frame.name or "", "file": file, "line": line, "column": column, "inline": frame.is_inline}
 
 
+def link_of(frame):
+    """The address that arm64's link register has; None for another machine."""
+    registers = frame.registers()
+    return registers.get("lr", registers.get("x30"))
+
+
 @noted("callers")
 def callers(found):
     """The frames outside of the function that faulted."""
@@ -159,7 +165,15 @@ def callers(found):
     while index < len(trace) and trace[index].is_inline:
         index += 1
     frames = [trace[number] for number in range(index + 1, min(len(trace), index + 1 + CALLERS))]
-    if trace[index].pc == 0 and frames:
+    if trace[index].pc == 0 and (link := link_of(trace[index])):
+        # arm64: what was called has made no frame, and drgn goes on with the caller of the caller.
+        values = [trace[index].registers().get(f"x{number}", 0) for number in range(31)]
+        values += [trace[index].sp, link - 4, 5]
+        saved = b"".join(value.to_bytes(8, "little") for value in values)
+        type_ = prog.type("struct pt_regs")  # noqa: F821
+        frames = list(prog.stack_trace(drgn.Object.from_bytes_(prog, type_, saved.ljust(type_.size, b"\0"))))[:CALLERS]  # noqa: F821
+        frames = frames[next(number for number, one in enumerate(frames) if not one.is_inline) :]
+    elif trace[index].pc == 0 and frames:
         # drgn takes the caller of NULL for interrupted, and its return address for where it was.
         called = {name: frames[0].registers()[long] for name, long in (("ip", "rip"), ("sp", "rsp"), ("bp", "rbp"))}
         called["ip"] -= 1

@@ -11,6 +11,7 @@ import dataclasses
 from drgn import Architecture, FaultError, MainModule
 from drgn.helpers.linux.kallsyms import module_kallsyms
 from drgn.helpers.linux.module import for_each_module, module_address_regions, module_percpu_region
+from stacks import caller_of_null
 
 
 def add_modules(prog):
@@ -119,7 +120,7 @@ def judged(prog, trace):
     """(the trace up to where drgn left the stack, the line that says what is wrong below or None) of a task."""
     frames = [frame for segment in trace.segments for frame in segment.frames]
     if prog.platform.arch != Architecture.X86_64:
-        return trace, None
+        return _with_caller_of_null(prog, trace), None
     if _has_orc(prog):
         index = _guessed_below(prog, frames)
         if index is None:
@@ -129,6 +130,18 @@ def judged(prog, trace):
     if not left_out:
         return trace, None
     return trace, f"what drgn has below is left out ({left_out} frames): it is of memory that is no stack"
+
+
+def _with_caller_of_null(prog, trace):
+    """The trace, below a call of NULL as its caller has it."""
+    entry = None
+    for number, segment in enumerate(trace.segments):
+        for index, frame in enumerate(segment.frames):
+            if (caller := caller_of_null(prog, frame, entry)) is not None:
+                whole = dataclasses.replace(segment, frames=[*segment.frames[: index + 1], *caller])
+                return dataclasses.replace(trace, segments=[*trace.segments[:number], whole])
+            entry = frame
+    return trace
 
 
 def _guessed_below(prog, frames):

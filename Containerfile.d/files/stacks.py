@@ -41,6 +41,8 @@ _JUMPS = re.compile(rb"\xe8\x01\x00\x00\x00\xcc[\x48\x4c]\x89|(?:\x0f\xae\xe8)?\
 
 _JUMPS_BYTES = 8
 
+_ENTRY_OF_ARM64 = re.compile(r"el1[ht]_64_(?:sync|irq|fiq|error)$")
+
 KERNEL = 1 << 63
 PAGE = 4096
 
@@ -81,9 +83,9 @@ class Unwinder:
         segments = [_classify_segment(task, cpu, part) for part in _parted(frames)]
         return Stack(self._prog, segments, gap)
 
-    def _known(self, trace, holes):
-        """([(frame, whether it begins a part)], why there are no more)."""
-        known, expected, null = [], None, False
+    def _known(self, trace, holes, *, null=False):
+        """([(frame, whether it begins a part)], why there are no more). `null`: the first is a caller of NULL."""
+        known, expected = [], None
         for number, frame in enumerate(trace):
             # The first of a trace is where it was begun; others are interrupted where an exception was. So drgn says of
             # the caller of NULL, too.
@@ -98,6 +100,10 @@ class Unwinder:
             at = frame.pc - 1 if by_null else self._place(frame)
             function = self._symbol(at)
             if function is None:
+                entry = known[-1][0] if known and holes else None
+                if (caller := caller_of_null(self._prog, frame, entry)) is not None:
+                    more, gap = self._known(caller, holes - 1, null=True)
+                    return [*known, (frame, True), *more], gap
                 if not self._called_null(frame, trace[number + 1] if number + 1 < len(trace) else None):
                     return known, f"{frame.pc:#x} is in no function"
                 known.append((frame, begins))
@@ -283,6 +289,35 @@ def _parted(frames):
 def _is_indirect(code):
     """Whether code ends in call *reg, call *offset(reg) or call *offset32(reg): FF /2, 0, 1 or 4 bytes after ModRM."""
     return any(code[-length] == 0xFF and code[-length + 1] & 0x38 == 0x10 for length in (2, 3, 6))
+
+
+def caller_of_null(prog, frame, entry):
+    """On arm64, of a frame at NULL below the entry of an exception: the trace of its caller, which is in the link
+    register; None for another frame.
+
+    What was called has made no frame, and frame pointers go on with the caller of the caller. The entry's own frame
+    pointer points behind the registers that it has saved (arch/arm64/kernel/entry.S).
+    """
+    arm64 = prog.platform.arch == Architecture.AARCH64
+    if not (arm64 and frame.pc == 0 and entry is not None and _ENTRY_OF_ARM64.match(entry.name or "")):
+        return None
+    try:
+        type_ = prog.type("struct pt_regs")
+        saved = Object(prog, type_, address=entry.register("x29") - type_.member("stackframe").offset)
+        link = saved.regs[30].value_()
+        (call,) = struct.unpack("<I", prog.read(link - 4, 4)) if link >= KERNEL else (0,)
+        if saved.pc.value_() != 0 or not _is_indirect_of_arm64(call):
+            return None
+        content = bytearray(prog.read(saved.address_, type_.size))
+        struct.pack_into("<Q", content, type_.member("pc").offset, link)
+        return prog.stack_trace(Object.from_bytes_(prog, type_, content))
+    except (FaultError, LookupError, ValueError):
+        return None
+
+
+def _is_indirect_of_arm64(instruction):
+    """Whether an instruction is blr, or one of its kinds that authenticate the pointer."""
+    return instruction & 0xFFFFFC1F == 0xD63F0000 or instruction & 0xFEFFF800 == 0xD63F0800
 
 
 class _Renamed:

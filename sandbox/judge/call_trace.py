@@ -66,6 +66,8 @@ _STOPPED: Final = re.compile(
     r"|epc {3}: [0-9a-f]+ |TPC: <|IAOQ\[0\]: )" + _FUNCTION.replace("function", "other").replace("offset", "behind")
 )
 _USER: Final = re.compile(r"^\s*(?:R?EIP|RIP): (?:00(?:33|23|73)|e033):|^\s*--- interrupt: c00 |^\s*NIP: +\[?0*[0-7]")
+_AT_NULL: Final = re.compile(r"^\s*(?:pc : |PC is at )0x0\s*$")
+_LINK: Final = re.compile(r"^\s*(?:lr : |LR is at )" + _FUNCTION)
 _REGISTERS: Final = re.compile(
     r"^\s*(?:(?:R|E)?(?:[ABCD]X|SP|BP|[SD]I|IP)|R\d\d?|EFLAGS|ORIG_RAX|CR\d|DR\d|[CDEFGS]S|Code|NIP|LR|MSR|CFAR|GPR\d\d|CTR|REGS"
     r"|pstate|lr|sp|[xr]\d\d?|pc)\b ?[:=]|^\s*--- interrupt: |^\s*Code\b|^\s*[0-9a-f]{16} "
@@ -261,6 +263,11 @@ class _Above:
     """The oops or panic between whose lines another CPU printed this event; its own trace is still to come."""
     named: bool = False
     """Whether a line names its task or CPU."""
+    null: bool = False
+    """Whether NULL was called: the processor was at address 0."""
+    link: TracedFrame | None = None
+    """Of a call of NULL on arm64: the caller, which the link register has. The trace, by frame pointers, has only that
+    one's caller: what was called has made no frame."""
 
     def is_within(self, kind: TraceKind) -> bool:
         """Whether a line of `kind` begins an event of another CPU before the trace of this one is printed.
@@ -298,6 +305,10 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
         if (beside := _frame(first)) is not None:
             frames.append(beside)
         end, cut = _frames(lines, callers, at + 1, frames)
+        if above.link is not None and (not frames or frames[0].function != above.link.function):
+            if frames and frames[0].unknown:  # NULL itself
+                frames[0] = replace(frames[0], unknown=frames[0].unknown - 1)
+            frames.insert(0, above.link)
         cpu, pid, command = above.task or (None, None, None)
         if above.blocked is not None:
             command, pid, cpu = *above.blocked, None
@@ -339,6 +350,7 @@ def _look(line: str, at: int, above: _Above) -> _Above:
         above = _Above(around=above)
     if kind is not None and above.takes(kind):
         above.kind, above.since, above.stopped, above.task = kind, at, None, None
+        above.null, above.link = False, None
         found = _BLOCKED.search(line)
         above.blocked = (found[1], int(found[2])) if found else None
     if found := TASK_LINE.search(line):
@@ -347,6 +359,9 @@ def _look(line: str, at: int, above: _Above) -> _Above:
     above.named = above.named or above.task is not None or re.search(_NAMED, line) is not None
     if above.stopped is None and (stopped := _stopped(line)):
         above.stopped = stopped
+    above.null = above.null or _AT_NULL.match(line) is not None
+    if above.null and above.link is None and (link := _LINK.match(line)):
+        above.link = TracedFrame(function=link["function"], offset=link["offset"])
     return above
 
 

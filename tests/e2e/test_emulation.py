@@ -139,6 +139,71 @@ def test_aarch64_without_debuginfo(docker_engine: EngineUnderTest, profile: str)
     assert {one.frames[-1].function for one in stacks} == {"ret_from_fork", "el0t_64_sync", "__primary_switched"}
 
 
+# trigger: function of the mark "CAUSE", its own or that of its caller; what the sentences must have.
+EXPLAINED: dict[str, tuple[str | None, tuple[str, ...]]] = {
+    "null-pointer": (
+        "vmbox_gateway",
+        (
+            r"A NULL pointer was followed: the kernel tried to read address 0x38\.",
+            r"In vmbox_gateway\+0x\w+ of module vmbox_demo .*, \S*vmbox_demo\.c:LINE\.",
+            r"It was called by vmbox_forward \(\S*vmbox_demo\.c:\d+\) < vmbox_demo_init \(",
+            r"The instruction was `ldr (x\d+), \[(x\d+), #56\]`, with \2 = 0x0\.",
+            r"That makes 0x38, the address of the fault\.",
+            r"has the value of `route`, struct vmbox_route \*: 0x0 \+ 0x38 is struct vmbox_route\.gateway\.",
+        ),
+    ),
+    "null-call": (
+        None,
+        (
+            r"A NULL pointer was followed: the kernel tried to run code at address 0x0\.",
+            r"It was called by vmbox_poll \(\S*vmbox_demo\.c:LINE\) < vmbox_demo_init \(",
+        ),
+    ),
+}
+
+
+@pytest.mark.on_demand("EMULATION")
+@pytest.mark.parametrize("trigger", sorted(EXPLAINED))
+def test_a_fault_of_aarch64_is_explained(docker_engine: EngineUnderTest, trigger: str) -> None:
+    """Compared with the source of the module, which a cross compiler made for Debian's kernel."""
+    directory = engines.cache_root() / "dumps" / f"aarch64-{trigger}"
+    if not (directory / "elf").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        machine = replace(machines.MACHINES["aarch64"], profile="debian-13")
+        machines.make_vmcore(docker_engine.engine, machine, directory, trigger)
+    dump = str(directory / "elf")
+    try:
+        told = docker_engine.run("explain", dump, "--json", "--source", str(directory))
+        assert told.returncode == 0, told.stderr.decode()
+        fault = json.loads(told.stdout)
+        # Each command that is named answers; crash is emulated, and not asked.
+        commands = dict.fromkeys(one["command"] for one in fault["sentences"] if one["command"])
+        words = [word for one in (*commands, "bt") for word in ("--", *one.split())]
+        asked = docker_engine.run("run", dump, "--with", "drgn", *words)
+        docker_engine.run("close", dump)
+        bare = docker_engine.run("run", dump, "--no-debuginfo", "--", "bt")
+    finally:
+        docker_engine.run("close", dump)
+    function, patterns = EXPLAINED[trigger]
+    assert fault["function"] == function
+    source = (directory / "vmbox_demo.c").read_text(encoding="utf-8").splitlines()
+    (line,) = (number for number, text in enumerate(source, 1) if f"/* CAUSE: {trigger} */" in text)
+    said = "\n".join(one["text"] for one in fault["sentences"])
+    for pattern in patterns:
+        assert re.search(pattern.replace("LINE", str(line)), said), (pattern, said)
+    if function is not None:
+        (marked,) = (one for one in fault["source"] if one["fault"])
+        assert (marked["line"], f"CAUSE: {trigger}" in marked["text"]) == (line, True)
+    assert asked.returncode == 0, asked.stderr.decode()
+    # With and without debuginfo the stack has the caller of NULL, which only the link register knows.
+    for answer in (asked, bare):
+        stack = parse(answer.stdout.decode())[-1]
+        functions = [one.function for one in stack.frames]
+        assert ("vmbox_forward" if function else "vmbox_poll") in functions, functions
+        assert "AGREES WITH: the log's call trace" in answer.stderr.decode()
+        assert functions[-1] == "el0t_64_sync"
+
+
 @pytest.mark.on_demand("EMULATION")
 @pytest.mark.usefixtures("emulation")
 @pytest.mark.parametrize("machine", sorted(PANICKED.keys() - {HERE}))

@@ -347,3 +347,30 @@ def test_a_line_without_end_costs_its_length(unit: str) -> None:
     call_trace.call_traces(lines)
     call_trace.blocked_pids(lines)
     assert time.process_time() - began < 2
+
+
+def test_arm64s_caller_of_null_is_in_the_link_register() -> None:
+    """Of a genuine dump (6.12): the kernel's trace goes on with the caller of the caller."""
+    log = [
+        "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000",
+        "CPU: 0 UID: 0 PID: 131 Comm: busybox Tainted: G           OE      6.12.118+deb13-cloud-arm64 #1",
+        "pstate: 60000005 (nZCv daif -PAN -UAO -TCO -DIT -SSBS BTYPE=--)",
+        "pc : 0x0",
+        "lr : vmbox_poll+0x24/0x40 [vmbox_demo]",
+        "sp : ffff800080563820",
+        "Call trace:",
+        " 0x0",
+        " vmbox_demo_init+0x2b4/0x7b0 [vmbox_demo]",
+        " do_one_initcall+0x60/0x298",
+        " el0t_64_sync+0x190/0x198",
+        "---[ end trace 0000000000000000 ]---",
+        "Kernel panic - not syncing: Oops: Fatal exception",
+    ]
+    (trace,) = call_trace.call_traces(log)
+    names = "vmbox_poll vmbox_demo_init do_one_initcall el0t_64_sync"
+    assert [one.function for one in trace.frames] == names.split()
+    assert [one.unknown for one in trace.frames] == [0, 0, 0, 0]
+    # What ran elsewhere may have returned into another function: its link register is no frame.
+    log[3] = "pc : vmbox_other+0x10/0x40 [vmbox_demo]"
+    (trace,) = call_trace.call_traces(log)
+    assert "vmbox_poll" not in [one.function for one in trace.frames]
