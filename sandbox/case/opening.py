@@ -200,7 +200,7 @@ def open_dump(
                 if case is not None:
                     return case
                 vmcore = _copied(vmcore, options, reporter)
-            return _case(vmcore, ready, options, engine, reporter)
+            return _copied_case(vmcore, ready, options, engine, reporter, dump=dump)
 
 
 def _replace(
@@ -310,6 +310,33 @@ def _served_case(
     if store.view_of(case.directory) == server.place:
         server.attach(case.shared / "ctl")
     return case
+
+
+def _copied_case(
+    vmcore: Vmcore,
+    ready: Provisioned | WithoutDebuginfo,
+    options: OpenOptions,
+    engine: Engine,
+    reporter: Reporter,
+    *,
+    dump: Path,
+) -> Case:
+    """The case of a `dump` that was unpacked. A copy that is cut off is served, so that its lost pages are marked."""
+    from sandbox.dump import kdump_lost
+
+    (copy,) = vmcore.files
+    plain = replace(vmcore, path=copy, wrappers=(), flattened=False)
+    if not kdump_lost.reads_as_zeros(plain) or copy == vmcore.path:
+        return _case(vmcore, ready, options, engine, reporter)
+    if not options.force:
+        _refuse_without_kernel(plain, dump)
+    with _serving(plain, engine, reporter) as server:
+        if server is not None:
+            seen = replace(vmcore, files=server.files)
+            case = _served_case(seen, ready, options, engine, reporter, server=server)
+            if case is not None:
+                return case
+    return _case(vmcore, ready, options, engine, reporter)
 
 
 def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replaces: Case | None) -> Case:
