@@ -2,14 +2,17 @@
 
 The kernel lets no process end whose request a FUSE server has taken and does not answer (`request_wait_answer` in
 fs/fuse/dev.c), whatever signal it is sent. So the process that the user waits for touches no such file: a child does
-the work, and is left to the kernel when it cannot end.
+the work, and is left to the kernel when it cannot end. What the child prints into a pipe goes through this process: the
+reader of a pipe waits until no process has it open.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
+import threading
 import time
 from collections.abc import Callable, Set as AbstractSet
 from contextlib import suppress
@@ -29,6 +32,9 @@ _AFTER_STATUS: Final = 1.0
 _STEP: Final = 0.2
 """Seconds between two looks at a child that goes on."""
 
+_OUTPUTS: Final = (1, 2)
+_PIECE: Final = 1 << 16
+
 _KILLED_WITH: Final = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
@@ -41,6 +47,7 @@ def run(work: Callable[[], None], path: Path, of: str) -> NoReturn:
     Raises `DumpUnreadable`, KeyboardInterrupt or `Terminated` in its place where it cannot end.
     """
     told, telling = os.pipe()
+    relays = [(one, *os.pipe()) for one in _OUTPUTS if _is_pipe(one)]
     parent = os.getpid()
     # One that the caller ignores, as nohup does, stays ignored.
     awaited = {one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN}
@@ -49,18 +56,69 @@ def run(work: Callable[[], None], path: Path, of: str) -> NoReturn:
     if child == 0:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(told)
+        for output, read_end, write_end in relays:
+            os.dup2(write_end, output)
+            os.close(read_end)
+            os.close(write_end)
         _end_with(parent)
         _tell_status(work, telling)
     os.close(telling)
     os.set_blocking(told, False)
-    status = _wait(child, told, awaited, path, of)
+    copies = []
+    for output, read_end, write_end in relays:
+        os.close(write_end)
+        copies.append(_Copy(read_end, output))
+        copies[-1].start()
+    try:
+        status = _wait(child, told, awaited, path, of)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for copy in copies:
+            copy.finish()
     if status < 0:
         # As the shell is to see it.
         signal.signal(-status, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.kill(os.getpid(), -status)
         status = 128 - status
     sys.exit(status)
+
+
+def _is_pipe(descriptor: int) -> bool:
+    try:
+        mode = os.fstat(descriptor).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+class _Copy(threading.Thread):
+    """Copies what the child prints. It stops when the reader of `output` is gone: EPIPE tells the child then."""
+
+    def __init__(self, read_end: int, output: int) -> None:
+        super().__init__(daemon=True)
+        self._read_end = read_end
+        self._output = output
+        self._reading = False
+
+    def run(self) -> None:
+        with suppress(OSError):
+            while piece := self._read():
+                while piece:
+                    piece = piece[os.write(self._output, piece) :]
+        os.close(self._read_end)
+
+    def finish(self) -> None:
+        """Waits until all is copied. What else has the pipe open, when the child is gone, has a second for more."""
+        quiet = 0.0
+        while self.is_alive() and quiet < _AFTER_STATUS:
+            self.join(_STEP)
+            quiet = quiet + _STEP if self._reading else 0.0
+
+    def _read(self) -> bytes:
+        self._reading = True
+        piece = os.read(self._read_end, _PIECE)
+        self._reading = False
+        return piece
 
 
 def _end_with(parent: int) -> None:

@@ -95,13 +95,9 @@ def _ask(stall: Path, *, number: int | None = None) -> tuple[int, str, float]:
             _until((stall / "taken").exists)
             process.send_signal(number)
         began = time.monotonic()
-        process.wait(20)
+        # To the end of what the process prints: one that is left behind may not have it open.
+        _, said = process.communicate(timeout=20)
         seconds = time.monotonic() - began
-        assert process.stderr is not None
-        os.set_blocking(process.stderr.fileno(), False)
-        # One that is left behind has it open.
-        said = os.read(process.stderr.fileno(), 4096).decode()
-        process.stderr.close()
     return process.returncode, said, seconds
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +65,28 @@ def test_a_command_in_a_child_ends_as_it_would_without(work: str, status: int) -
     assert done.returncode == status, done.stderr
     assert done.stdout == (b"words\n" if "input" in work else b"")
     assert done.stderr == b""
+
+
+@pytest.mark.slow
+def test_a_slow_reader_gets_all_that_a_child_printed() -> None:
+    code = "import pathlib, sys; from sandbox.host import abandoned\n"
+    code += "def work(): sys.stdout.write('more' * 100_000)\n"
+    code += "abandoned.run(work, pathlib.Path('vmcore'), 'nfs4')"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        time.sleep(1.5)
+        assert len(process.communicate(timeout=20)[0]) == 400_000
+    assert process.returncode == 0
+
+
+def test_a_reader_that_goes_ends_a_command_in_a_child() -> None:
+    code = "import pathlib, sys; from sandbox.host import abandoned\n"
+    code += "def work():\n  while True: sys.stdout.write('more' * 1000)\n"
+    code += "abandoned.run(work, pathlib.Path('vmcore'), 'nfs4')"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(8) == b"moremore"
+        process.stdout.close()
+        assert process.wait(20) != 0
 
 
 @pytest.fixture
