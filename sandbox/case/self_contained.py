@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Final
 
+from sandbox.case.places import SESSION_VERSION
 from sandbox.debuginfo import trust
 from sandbox.debuginfo.proof import Identity, prove
 from sandbox.engine import Engine, Image, labels
@@ -23,6 +24,7 @@ from sandbox.errors import (
     EngineFailed,
     ImageBuildFailed,
     ImageNotInRegistry,
+    pasteable,
 )
 from sandbox.host import config, paths
 from sandbox.host.disk import need_space
@@ -87,6 +89,10 @@ def find(
     if image is None and (registry := config.current().registry) is not None:
         image = _pulled(ref, registry, engine, reporter, platform)
     if image is None:
+        return None
+    if image.labels.get(labels.SESSION, str(SESSION_VERSION)) != str(SESSION_VERSION):
+        again = f"vmbox image build {pasteable(vmcore.path)}"
+        reporter.notice(f"{ref} is of another version of vmbox, and is not used; to make it again: {again}")
         return None
     found = Identity(
         build_id=image.labels.get(labels.KERNEL_BUILD_ID) or None,
@@ -155,6 +161,7 @@ def build(
     carried = {
         labels.IMAGE: labels.KERNEL_IMAGE,
         labels.PROFILE: profile.name,
+        labels.SESSION: str(SESSION_VERSION),
         labels.KERNEL_RELEASE: vmcore.release or "",
         labels.KERNEL_VERSION: vmcore.utsname_version or "",
         labels.KERNEL_BUILD_ID: debuginfo.build_id or vmcore.build_id or "",

@@ -249,6 +249,19 @@ def test_a_self_contained_image_of_another_kernel_is_said_and_not_used(bench: Be
     assert any(line.endswith("; it is not used") for line in bench.heard.notices)
 
 
+def test_a_self_contained_image_of_another_version_is_said_and_not_used(bench: Bench) -> None:
+    """After an upgrade: no dump of its kernel could be opened until somebody removed it."""
+    ref = _kernel_image(bench, **{labels.SESSION: str(places.SESSION_VERSION - 1)})
+    assert bench.open().profile == "latest"
+    assert any(
+        line.startswith(f"{ref} is of another version of vmbox, and is not used") for line in bench.heard.notices
+    )
+    container.close(store.open_cases()[0])
+    _kernel_image(bench, **{labels.SESSION: str(places.SESSION_VERSION)})
+    bench.cases.versions = "crash=8.0.6"
+    assert bench.open().image == ref
+
+
 def test_a_self_contained_image_in_the_registry_is_pulled_under_its_own_name(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
