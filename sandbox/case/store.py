@@ -74,6 +74,17 @@ def is_running(case: Case) -> bool:
     return True
 
 
+def is_held(place: Path) -> bool:
+    """Whether a session script runs in the case of this directory, which another version may have described."""
+    for control in (place / SHARED / "ctl", place / "ctl"):
+        try:
+            os.close(os.open(control, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:
+            continue
+        return True
+    return False
+
+
 def _is_running_remote(case: Case) -> bool:
     """Whether the container runs; a case whose host cannot be asked is not given up."""
     from sandbox.engine import connect

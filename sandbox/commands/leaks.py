@@ -83,6 +83,8 @@ def _containers(engine: Engine, open_ones: set[str]) -> Iterator[Leak]:
         case = store.read(place)
         if case is not None and case.container == container.id and store.is_running(case):
             continue
+        if case is None and container.running and store.is_held(place):
+            continue  # of another version of vmbox, which may use it
         yield Leak(
             kind="container",
             name=container.name,
@@ -116,7 +118,9 @@ def _remove_image(endpoint: str, ident: str) -> None:
 def _runtime() -> Iterator[Leak]:
     place = paths.runtime_dir()
     for entry in sorted(store.directory().iterdir()):
-        if entry.is_dir() and store.read(entry) is None and not is_locked(entry.with_name(f"{entry.name}.lock")):
+        if not entry.is_dir() or store.read(entry) is not None or store.is_held(entry):
+            continue
+        if not is_locked(entry.with_name(f"{entry.name}.lock")):
             yield _file(entry, "case", "its opening did not end")
     for entry in sorted(place.iterdir()):
         # podman-PID-NUMBER.sock, ssh-PID-NUMBER.sock, NAME.PID of a file being replaced

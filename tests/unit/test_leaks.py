@@ -10,6 +10,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -65,6 +66,26 @@ def test_runtime_directory(places: Path, gone: int) -> None:
     for leak in leaks.find():
         leak.remove()
     assert names() == set()
+
+
+def test_an_open_case_of_another_version_is_none(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its description cannot be read, and its session script runs. `--remove` ended it below its user."""
+    place = store.directory() / "0123456789-docker"
+    store.make_directory(place)
+    (place / "case.json").write_text('{"of": "a later version"}')
+    carried = {labels.CASE: place.name, labels.DIRECTORY: str(place)}
+    case = Container(id="1", name="case", running=True, labels=carried)
+    engine = SimpleNamespace(
+        containers=lambda wanted: [case] if labels.CASE in wanted else [],
+        images=lambda _: [],
+        info=lambda: SimpleNamespace(endpoint="docker", local=True),
+        close=lambda: None,
+    )
+    monkeypatch.setattr(leaks, "connect", lambda _: engine)
+    reader = os.open(place / store.SHARED / "ctl", os.O_RDONLY | os.O_NONBLOCK)
+    assert names() == set()
+    os.close(reader)
+    assert names() == {"case", place.name}
 
 
 def test_cache(places: Path, gone: int) -> None:
