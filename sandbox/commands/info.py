@@ -7,9 +7,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from sandbox import render
-from sandbox.dump import is_partly_searched
+from sandbox.dump import header_only, is_partly_searched
+from sandbox.dump.reader import reads_memory
 from sandbox.dump.release import UNKNOWN, classify, of_release
-from sandbox.errors import ConfigurationError, UnknownKernel, VmboxError
+from sandbox.errors import ConfigurationError, UnknownKernel, VmboxError, pasteable
 from sandbox.host import config, paths, standard_input
 from sandbox.model import DumpFormat, Vmcore, key_of
 from sandbox.profiles import Profile, select
@@ -224,6 +225,8 @@ def facts(vmcore: Vmcore, remark: str | None = None) -> Iterator[tuple[str, str]
             value = f"{value}, flattened"
         if value is not None:
             yield word, str(value)
+    if not reads_memory(vmcore.format) and (opened_by := header_only.OPENED_BY.get(vmcore.format)) is not None:
+        yield "OPENED BY", opened_by.replace("THIS", pasteable(_name(vmcore.path)))
     if remark is not None:
         yield "REMARK", remark
     if vmcore.crash_time is not None:

@@ -47,6 +47,22 @@ _LONGEST_TEXT: Final = 1024
 _END: Final = b"---[ end Kernel panic - not syncing: "
 
 
+_CRASH_ALONE: Final = "perhaps crash, on which it was not tried; not drgn"
+_NO_MORE: Final = "perhaps crash, which no longer supports it; not drgn"
+
+OPENED_BY: Final[Mapping[DumpFormat, str]] = {
+    DumpFormat.VMWARE: f"{_CRASH_ALONE}. The .vmem has to be beside it. VMware's vmss2core makes a core of both",
+    DumpFormat.SADUMP: f"{_CRASH_ALONE}. makedumpfile -c -d 31 -x vmlinux THIS vmcore makes a kdump file of it",
+    DumpFormat.S390: f"{_CRASH_ALONE}. zgetdump -f elf THIS > vmcore (s390-tools) makes an ELF file of it",
+    DumpFormat.QEMU_MIGRATION: f"{_NO_MORE}. Of a machine that runs: virsh dump --memory-only DOMAIN vmcore",
+    DumpFormat.LIBVIRT_SAVE: f"{_NO_MORE}. virsh restore THIS --paused; virsh dump --memory-only DOMAIN vmcore",
+    DumpFormat.LKCD: _CRASH_ALONE,
+    DumpFormat.XEN: _CRASH_ALONE,
+    DumpFormat.MCLX: _CRASH_ALONE,
+}
+"""What opens the formats of which only the header is read here, and what makes another format of them."""
+
+
 def parse(kind: DumpFormat, source: Source) -> Header:
     """Facts from the header; unknown stays None."""
     header = Header(format=kind)

@@ -20,8 +20,16 @@ from typing import Final, Self
 from sandbox.case import store
 from sandbox.case.places import DUMP, SLOTS, dump_paths, vmlinux
 from sandbox.debugger import DEFAULT, Debugger, StartMode, having_command
-from sandbox.errors import CommandTimeout, DumpUnreadable, SessionDied, SessionFailed, UsageError, pasteable
-from sandbox.host import config
+from sandbox.errors import (
+    CommandTimeout,
+    DumpUnreadable,
+    EngineError,
+    SessionDied,
+    SessionFailed,
+    UsageError,
+    pasteable,
+)
+from sandbox.host import config, network_files
 from sandbox.log import Log
 from sandbox.model import Case, CommandStatus, Transcript
 from sandbox.progress import QUIET, Reporter
@@ -461,7 +469,18 @@ class Session:
         """Closes a case that obeys no more: its engine removes the container."""
         from sandbox.case.container import close
 
-        close(self._case)
+        try:
+            close(self._case)
+        except EngineError as error:
+            of = None if self._case.remote else network_files.kind(self._case.dump)
+            if of is None:
+                raise
+            # The kernel keeps a process of the container, which no engine can end.
+            return SessionDied(
+                f"{self._debugger.name} waits for the file system of {self._case.dump} ({of}), which does not answer",
+                hint=f"when it does, or is ended: vmbox close {self._case.id}",
+                detail=error.message,
+            )
         return SessionDied(
             f"the case of {self._case.dump.name} did not obey any more and was closed",
             hint="the next command opens the dump again",

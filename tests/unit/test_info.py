@@ -11,9 +11,14 @@ from sandbox.commands.info import describe, facts, show, show_release
 from sandbox.debuginfo import RemotePackage, certificates, locate, repodata
 from sandbox.debuginfo.store import About, Store
 from sandbox.dump import identify
+from sandbox.dump.header_only import OPENED_BY
+from sandbox.dump.reader import reads_memory
 from sandbox.dump.release import of_release
 from sandbox.errors import DebuginfoNotFound
+from sandbox.model import DumpFormat
 from sandbox.profiles import select
+
+DUMPS = Path(__file__).parents[1] / "fixtures" / "dumps"
 
 module = importlib.import_module("sandbox.debuginfo.locate")
 """Whose package has a function of the same name."""
@@ -251,3 +256,17 @@ def test_info_of_a_log_says_what_its_report_says_of_the_panic(
     show(log, json=False)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "REMARK: " in line]
     assert lines == ([] if said is None else [f"REMARK: {said}"])
+
+
+def test_a_format_whose_header_alone_is_read_names_what_opens_it(tmp_path):
+    path = tmp_path / "a machine.save"
+    path.write_bytes(b"LibvirtQemudSave".ljust(4096, b"\0"))
+    said = dict(facts(identify(path)))
+    assert said["FORMAT"] == "libvirt-save"
+    assert f"virsh restore '{path}' --paused; virsh dump --memory-only DOMAIN vmcore" in said["OPENED BY"]
+    assert "OPENED BY" not in dict(facts(identify(DUMPS / "x86_64-6.1-zlib")))
+
+
+@pytest.mark.parametrize("kind", [one for one in DumpFormat if one not in {"flattened", "log", "sosreport", "release"}])
+def test_each_format_is_read_or_says_what_opens_it(kind):
+    assert reads_memory(kind) != (kind in OPENED_BY)

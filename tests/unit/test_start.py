@@ -17,7 +17,8 @@ from sandbox.case import container, opening, overdue, store
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, StartMode
 from sandbox.engine import orphans
-from sandbox.errors import DebuginfoMismatch, DumpDamaged, SessionDied, SessionFailed
+from sandbox.errors import DebuginfoMismatch, DumpDamaged, EngineFailed, SessionDied, SessionFailed
+from sandbox.host import network_files
 from sandbox.model import Case
 from sandbox.session import choice, start
 from sandbox.session.fallback import mode_file
@@ -137,6 +138,22 @@ def test_a_case_that_a_debugger_has_opened_stays_when_another_one_fails(
     with pytest.raises(SessionFailed):
         start.open_session(bench.case.dump, replace(WARM, debugger="drgn"))
     assert bench.closed == []
+
+
+def test_a_case_that_a_stalled_file_system_keeps_is_said_to_be_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def close(*_args: object, **_named: object) -> None:
+        raise EngineFailed("Podman cannot remove a container: given PIDs did not die within timeout")
+
+    monkeypatch.setattr(container, "close", close)
+    with Session(bench.case) as session, pytest.raises(EngineFailed):
+        session._give_up()
+    monkeypatch.setattr(network_files, "kind", lambda _: "fuse.sshfs")
+    with Session(bench.case) as session:
+        given_up = session._give_up()
+    assert "(fuse.sshfs), which does not answer" in given_up.message
+    assert given_up.hint == f"when it does, or is ended: vmbox close {bench.case.id}"
 
 
 @pytest.mark.parametrize(
