@@ -193,7 +193,7 @@ def test_a_fault_of_aarch64_is_explained(docker_engine: EngineUnderTest, trigger
         assert re.search(pattern.replace("LINE", str(line)), said), (pattern, said)
     if function is not None:
         (marked,) = (one for one in fault["source"] if one["fault"])
-        assert (marked["line"], f"CAUSE: {trigger}" in marked["text"]) == (line, True)
+        assert (marked["number"], f"CAUSE: {trigger}" in marked["text"]) == (line, True)
     assert asked.returncode == 0, asked.stderr.decode()
     # With and without debuginfo the stack has the caller of NULL, which only the link register knows.
     for answer in (asked, bare):
