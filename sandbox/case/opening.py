@@ -214,8 +214,8 @@ def _replace(
 
 
 def _copied(vmcore: Vmcore, options: OpenOptions, reporter: Reporter) -> Vmcore:
-    """The dump as a plain file of this host."""
-    from sandbox.dump import unpack
+    """The dump as a plain file of this host, or the files of a split set, which are plain."""
+    from sandbox.dump import is_plain, unpack
     from sandbox.remote import described
 
     if options.record is not None:
@@ -226,6 +226,8 @@ def _copied(vmcore: Vmcore, options: OpenOptions, reporter: Reporter) -> Vmcore:
     if described.is_description(vmcore.path):
         name = described.name(vmcore.path)
         raise DumpUnreadable(f"{name} cannot be served to a case here", hint="download it, and open the file")
+    if is_plain(vmcore):
+        return vmcore
     return replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
 
 
@@ -322,12 +324,11 @@ def _copied_case(
     dump: Path,
 ) -> Case:
     """The case of a `dump` that was unpacked. A copy that is cut off is served, so that its lost pages are marked."""
-    from sandbox.dump import kdump_lost
+    from sandbox.dump import is_plain, kdump_lost
 
-    (copy,) = vmcore.files
-    plain = replace(vmcore, path=copy, wrappers=(), flattened=False)
-    if not kdump_lost.reads_as_zeros(plain) or copy == vmcore.path:
+    if is_plain(vmcore) or not kdump_lost.reads_as_zeros(vmcore):
         return _case(vmcore, ready, options, engine, reporter)
+    plain = replace(vmcore, path=vmcore.files[0], wrappers=(), flattened=False)
     if not options.force:
         _refuse_without_kernel(plain, dump)
     with _serving(plain, engine, reporter) as server:

@@ -401,6 +401,12 @@ def test_a_dump_that_no_debugger_opens_is_an_error_and_its_case_is_closed(bench:
     assert "the case of vmcore is closed: no debugger opens the dump" in bench.heard.notices
 
 
+def test_a_split_set_that_cannot_be_served_keeps_its_parts(bench: Bench) -> None:
+    parts = (bench.dump, bench.dump.with_name("part2"))
+    split = dataclasses.replace(bench.vmcore, files=parts, complete=False, incomplete_reason="part2: cut off")
+    assert opening._copied(split, OpenOptions(), bench.heard).files == parts
+
+
 def test_a_debugger_that_the_image_lacks_runs_in_the_newest_beside_the_open_case(bench: Bench) -> None:
     bench.have("el7")
     opened = bench.open(image="el7")
