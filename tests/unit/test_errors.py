@@ -51,7 +51,7 @@ def test_ctrl_c_while_modules_are_loaded_shows_no_traceback(
     def load() -> None:
         raise ended
 
-    monkeypatch.setattr(__main__, "_main", load)
+    monkeypatch.setattr(__main__, "open_standard_streams", load)
     with pytest.raises(SystemExit) as exited:
         __main__.main()
     assert exited.value.code == status
