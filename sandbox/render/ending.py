@@ -25,7 +25,7 @@ _UNEXPECTED: Final = (
 _NO_MEMORY: Final = NoSpace("no memory is left", hint="free some, or raise the limit: ulimit -v unlimited -d unlimited")
 _NO_PROCESSES: Final = ConfigurationError("no more processes can be started", hint="ulimit -u unlimited, or end some")
 _NO_THREADS: Final = ConfigurationError(
-    "no more threads can be started: a limit of processes or of memory", hint="ulimit -u unlimited -v unlimited"
+    "no more processes can be started, or no memory is left for one", hint="ulimit -u unlimited -v unlimited"
 )
 
 
