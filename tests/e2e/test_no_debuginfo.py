@@ -312,9 +312,6 @@ def test_what_lacks_pages_of_the_kernels_own_tables_says_which(
     path.write_bytes(dump.read_bytes()[:size])
     said = run(podman_rootful, "run", path, "--no-debuginfo", "--", "bt", status=13)[1]
     assert f"no debugger opens a dump: cut off in the page data: {size} of" in said
-    said = run(podman_rootful, "run", path, "--no-debuginfo", "--force", "--", "bt", status=13)[1]
-    assert f"the dump is incomplete: cut off in the page data: {size} of" in said
-    assert "drgn cannot open the dump: pages of the kernel's kallsyms are not in the dump: " in said
 
 
 @pytest.fixture
