@@ -525,6 +525,8 @@ static int thread_stopper(void *unused)
 
 static int grace_period_reader(void *unused)
 {
+	/* Not on the CPU of the one that waits, which would never come to it. */
+	set_cpus_allowed_ptr(current, cpumask_of(1));
 	rcu_read_lock();
 	preempt_disable();
 	pr_info("vmbox_demo: pid %d reads under RCU\n", current->pid);
@@ -535,6 +537,7 @@ static int grace_period_reader(void *unused)
 
 static int grace_period_waiter(void *unused)
 {
+	set_cpus_allowed_ptr(current, cpumask_of(0));
 	msleep(1000);
 	pr_info("vmbox_demo: pid %d waits for a grace period\n", current->pid);
 	synchronize_rcu();
