@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from sandbox import render
 from sandbox.case.arrival import RESULT, Result
-from sandbox.case.opening import identified
 from sandbox.case.options import OpenOptions
 from sandbox.case.provision import prefetch
+from sandbox.case.what_to_open import identified
 from sandbox.errors import VmboxError
 from sandbox.host import config
 from sandbox.host.files import write_atomically

@@ -9,26 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.case import store
-from sandbox.case.available_image import newest_with, profile_with
 from sandbox.case.options import OpenOptions, debuginfo_is_gone
 from sandbox.case.provision import Provisioned
+from sandbox.case.what_to_open import identified, refuse_without_kernel, selected
 from sandbox.case.without_debuginfo import WithoutDebuginfo, provision_or_without
-from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import (
     AccessDenied,
-    DumpDamaged,
-    DumpNotFound,
     DumpUnreadable,
     EngineFailed,
     PathNotFound,
-    UnknownKernel,
-    UsageError,
-    pasteable,
 )
 from sandbox.host import config, paths
 from sandbox.host.background import in_background
 from sandbox.log import Log
-from sandbox.model import REMOTE_SCHEMES, Case, DumpFormat
+from sandbox.model import REMOTE_SCHEMES, Case
 from sandbox.progress import QUIET, Reporter
 from sandbox.remote.places import DESCRIBED
 
@@ -39,14 +33,13 @@ if TYPE_CHECKING:
     from sandbox.case.views import Server
     from sandbox.engine import Engine
     from sandbox.model import Vmcore
-    from sandbox.profiles import Selection
 
 _log = Log("case")
 
 
 def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> Case:
     """The case of a dump as the user wants it: the open one if it is like that, else a new one."""
-    dump = _here(dump, reporter)
+    dump = here(dump, reporter)
     if options.once:
         return open_dump(dump, options, reporter)
     try:
@@ -65,7 +58,7 @@ def find_or_open_case(dump: Path, options: OpenOptions, reporter: Reporter = QUI
     return open_dump(dump, options, reporter, replaces=found)
 
 
-def _here(dump: Path, reporter: Reporter) -> Path:
+def here(dump: Path, reporter: Reporter) -> Path:
     """The dump, or the path of this host that stands for one that is given as a URL."""
     if dump.parent.suffix != DESCRIBED:
         return dump
@@ -86,71 +79,6 @@ def _why_again(case: Case, options: OpenOptions) -> str:
     if options.needs_debuginfo():
         return f"{options.debugger} opens no dump without debuginfo: looking for it again"
     return "debuginfo has arrived: opening the dump with it"
-
-
-@contextmanager
-def case_for_tool(tool: str, dump: Path, options: OpenOptions, reporter: Reporter = QUIET) -> Iterator[Case]:
-    """Yield the case in which `tool` (a debugger, or a shell) runs beside the warm debuggers; see `case_with`."""
-    case, own = case_with(DEBUGGERS.get(tool, DEFAULT), dump, options, reporter)
-    try:
-        yield case
-    finally:
-        if own:
-            _close_case(case)
-
-
-def case_with(
-    debugger: Debugger, dump: Path, options: OpenOptions, reporter: Reporter = QUIET, *, case: Case | None = None
-) -> tuple[Case, bool]:
-    """The case in which a debugger runs, and whether it is the caller's alone, who then closes it.
-
-    This is the dump's own case (`case` is the open one, where the caller has found it). A debugger that its image
-    lacks, e.g. because it is emulated, gets a case with the newest image.
-    """
-    dump = _here(dump, reporter)
-    if case is None:
-        wanted = debugger.name if debugger.reads_any_arch else options.debugger
-        case = find_or_open_case(dump, replace(options, debugger=wanted), reporter)
-    if has_debugger(case, debugger):
-        return case, options.once
-    if options.image is not None:
-        if options.once:
-            _close_case(case)
-        raise lacking(case, debugger)
-    beside = "" if options.once else ", beside the open case"
-    reporter.notice(f"{lacks(case, debugger)}: it runs in that of {newest_with(debugger).name}{beside}")
-    if options.once:
-        _close_case(case)
-    image = profile_with(debugger, options, reporter)
-    return open_dump(dump, replace(options, image=image, once=True, native=True), reporter), True
-
-
-def has_debugger(case: Case, debugger: Debugger) -> bool:
-    """Whether the image of the case has `debugger`: crash always, for which it was selected."""
-    return not debugger.reads_any_arch or debugger.name in case.versions
-
-
-def lacks(case: Case, debugger: Debugger) -> str:
-    """That the image of the case has no `debugger`; and why it cannot have it, where the profile says so."""
-    from sandbox.profiles import load
-
-    profile = load().get(case.profile)
-    why = None if profile is None else profile.image.lacks.get(debugger.name)
-    return f"image {case.profile} has no {debugger.name}" + (f" ({why})" if why else "")
-
-
-def lacking(case: Case, debugger: Debugger) -> UsageError:
-    """The error about an image that the user chose and that has no `debugger`."""
-    return UsageError(
-        lacks(case, debugger),
-        hint=f"--image latest has one: vmbox run {pasteable(case.dump)} --image latest --with {debugger.name} -- …",
-    )
-
-
-def _close_case(case: Case) -> None:
-    from sandbox.case.container import close
-
-    close(case)
 
 
 def open_dump(
@@ -177,7 +105,7 @@ def open_dump(
         return _open_elsewhere(dump, options, reporter, replaces)
     with _connecting(options.engine) as connecting:
         vmcore = identified(dump, reporter)
-        selection = _select(vmcore, dump, options, reporter)
+        selection = selected(vmcore, dump, options, reporter)
         engine = connecting.result()
         _refuse_remote(engine, dump)
         close_overdue()
@@ -229,18 +157,6 @@ def _copied(vmcore: Vmcore, options: OpenOptions, reporter: Reporter) -> Vmcore:
     if is_plain(vmcore):
         return vmcore
     return replace(vmcore, files=(unpack(vmcore, paths.unpacked_dir(), reporter),))
-
-
-def identified(dump: Path, reporter: Reporter) -> Vmcore:
-    """Identifies a dump with all that is needed to find its debuginfo."""
-    from sandbox.case.dumps import identify_inside_of
-
-    # Debian's and Ubuntu's debuginfo is found by what only the log says.
-    vmcore = identify_inside_of(dump, reporter, unpacking=True, measuring=False)
-    if vmcore.member is not None:
-        # The first: to look for others, a compressed archive would have to be read to its end.
-        reporter.notice(f"{vmcore.member} is the first dump in {dump.name}")
-    return vmcore
 
 
 @contextmanager
@@ -330,7 +246,7 @@ def _copied_case(
         return _case(vmcore, ready, options, engine, reporter)
     plain = replace(vmcore, path=vmcore.files[0], wrappers=(), flattened=False)
     if not options.force:
-        _refuse_without_kernel(plain, dump)
+        refuse_without_kernel(plain, dump)
     with _serving(plain, engine, reporter) as server:
         if server is not None:
             seen = replace(vmcore, files=server.files)
@@ -354,7 +270,7 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replac
         for left in orphans(engine):  # of a vmbox of this host that was killed
             engine.remove(left.id)
         vmcore = on_engine_host.identify(dump, engine, reporter)
-        selection = _select(vmcore, dump, options, reporter)
+        selection = selected(vmcore, dump, options, reporter)
         if not is_plain(vmcore):
             raise DumpUnreadable(
                 f"{dump} has to be unpacked first: {', '.join(vmcore.wrappers) or 'flattened'}",
@@ -375,79 +291,6 @@ def _open_elsewhere(dump: Path, options: OpenOptions, reporter: Reporter, replac
         return _case(vmcore, ready, options, engine, reporter)
     finally:
         engine.close()
-
-
-def refuse_log(vmcore: Vmcore, dump: Path) -> None:
-    """Raises `DumpNotFound` when there is only the log of a crash."""
-    if vmcore.original_path is not None or vmcore.format is DumpFormat.LOG:
-        from sandbox.remote import described
-
-        where = f": ask for {vmcore.original_path}" if vmcore.original_path else ""
-        raise DumpNotFound(
-            f"{described.name(dump)} tells of a crash, but the vmcore itself is not in it{where}",
-            hint=f"vmbox info {pasteable(dump)}",
-        )
-
-
-def _refuse_part(vmcore: Vmcore, dump: Path) -> None:
-    """Raises `DumpNotFound` when parts of a split dump are not there: each has pages without which no debugger starts,
-    and to try them all takes half a minute.
-    """
-    if vmcore.missing_parts:
-        from sandbox.remote import described
-
-        raise DumpNotFound(
-            f"{described.name(dump)}: {vmcore.incomplete_reason}",
-            hint="what is there is tried with --force; vmbox dmesg needs the part with the log only",
-        )
-
-
-def _refuse_without_kernel(vmcore: Vmcore, dump: Path) -> None:
-    """Raises `DumpDamaged` when the kernel's own data is in the part of the dump that is lost."""
-    from sandbox.dump import kernel_data
-    from sandbox.remote import described
-
-    if not described.is_description(vmcore.path) and kernel_data.is_missing(vmcore):
-        raise DumpDamaged(
-            f"{described.name(dump)} is incomplete, and the kernel's own data is in what is lost, without which no "
-            f"debugger opens a dump: {vmcore.incomplete_reason}",
-            hint=f"{what_is_left(vmcore, dump)}; --force tries nevertheless",
-        )
-
-
-def what_is_left(vmcore: Vmcore, dump: Path) -> str:
-    """The hint about an incomplete dump that no debugger opens: what is still known, and what shows it."""
-    shown = pasteable(dump)
-    known = f"it is of kernel {vmcore.release}" if vmcore.release else f"vmbox info {shown} shows what is known"
-    if vmcore.panic is None:
-        return f"{known}, and its log is lost too: copy it again, and compare sizes"
-    return (
-        f"{known}, which says: {vmcore.panic}; vmbox dmesg {shown} prints its log, and vmbox explain {shown} the panic"
-    )
-
-
-def _select(vmcore: Vmcore, dump: Path, options: OpenOptions, reporter: Reporter) -> Selection:
-    """Selects image and debuginfo source of a dump. Raises `DumpNotFound` when there is none to open."""
-    from sandbox.profiles import select
-
-    refuse_log(vmcore, dump)
-    if not options.force:
-        _refuse_part(vmcore, dump)
-        _refuse_without_kernel(vmcore, dump)
-    if vmcore.complete is False:
-        reporter.notice(f"the dump is incomplete: {vmcore.incomplete_reason}; what is missing cannot be read")
-    try:
-        return select(vmcore, override=options.image)
-    except UnknownKernel as error:
-        from sandbox.remote import described
-        from sandbox.remote.file import download_hint
-
-        if not described.is_description(vmcore.path):
-            raise
-        # Of a file here all of memory was searched for the kernel's name.
-        shown = described.name(vmcore.path)
-        message = error.message.replace(str(vmcore.path), shown)
-        raise UnknownKernel(message, hint=f"all of it is searched here; {download_hint(shown)}") from error
 
 
 def _case(

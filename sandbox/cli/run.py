@@ -148,8 +148,8 @@ def shell(
     quiet: Quiet = False,
 ) -> None:
     """Open the debugger's own prompt on a dump. Does not disturb the warm debuggers of `vmbox run`."""
-    from sandbox.case.opening import case_for_tool
     from sandbox.case.options import OpenOptions
+    from sandbox.case.with_debugger import case_for_tool
     from sandbox.commands.shell import TOOLS, interactive, prompt_for
     from sandbox.session import choice
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.case.dumps import identify_inside_of
-from sandbox.case.opening import refuse_log
 from sandbox.case.options import OpenOptions
 from sandbox.case.page_record import pages_of
 from sandbox.case.view_server import open_file
+from sandbox.case.what_to_open import refuse_log
 from sandbox.dump import kdump
 from sandbox.dump.header import Memory
 from sandbox.dump.kdump_writer import Beginning, PageView, write_pages

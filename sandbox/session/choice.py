@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandbox.case import arrival
-from sandbox.case.opening import has_debugger
 from sandbox.case.options import OpenOptions
+from sandbox.case.with_debugger import has_debugger
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.errors import pasteable
 from sandbox.host import decode

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from sandbox.case import store
 from sandbox.case.available_image import newest_with, profile_with
-from sandbox.case.opening import case_with, find_or_open_case, has_debugger, lacking, lacks, open_dump
+from sandbox.case.opening import find_or_open_case, open_dump
 from sandbox.case.options import OpenOptions
+from sandbox.case.with_debugger import case_with, has_debugger, lacking, lacks
 from sandbox.debugger import DEBUGGERS, DEFAULT, Debugger
 from sandbox.dump.completeness import is_cut
 from sandbox.errors import (
@@ -372,7 +373,7 @@ class _Start:
     def _what_is_left(self) -> str | None:
         """The hint about an incomplete dump that no debugger opens."""
         from sandbox.case.dumps import identify
-        from sandbox.case.opening import what_is_left
+        from sandbox.case.what_to_open import what_is_left
 
         if self._case.remote:
             return None

@@ -24,7 +24,7 @@ from engines import INFO
 from memory_case import KILLED, Cases
 from memory_engine import MemoryEngine
 from sandbox import debuginfo, image as images, profiles
-from sandbox.case import container, idle, opening, places, self_contained, store
+from sandbox.case import container, idle, opening, places, self_contained, store, what_to_open, with_debugger
 from sandbox.case.options import OpenOptions
 from sandbox.cli import app
 from sandbox.cli.run import close
@@ -411,22 +411,22 @@ def test_a_debugger_that_the_image_lacks_runs_in_the_newest_beside_the_open_case
     bench.have("el7")
     opened = bench.open(image="el7")
     drgn = DEBUGGERS["drgn"]
-    case, own = opening.case_with(drgn, bench.dump, OpenOptions(), bench.heard)
+    case, own = with_debugger.case_with(drgn, bench.dump, OpenOptions(), bench.heard)
     assert (case.profile, own, bench.running()) == ("latest", True, 2)
     said = "image el7 has no drgn (the C library is 2.17, and the wheel needs 2.27)"
     assert f"{said}: it runs in that of latest, beside the open case" in bench.heard.notices
     # It is its opener's alone: the dump still leads to the other.
     assert store.find(bench.dump) == opened
     container.close(case)
-    with opening.case_for_tool("drgn", bench.dump, OpenOptions(), bench.heard) as once:
+    with with_debugger.case_for_tool("drgn", bench.dump, OpenOptions(), bench.heard) as once:
         assert once.id != case.id
     assert bench.running() == 1
     # Where the user chose the image there is no other.
     with pytest.raises(UsageError, match="image el7 has no drgn"):
-        opening.case_with(drgn, bench.dump, OpenOptions(image="el7"), bench.heard)
+        with_debugger.case_with(drgn, bench.dump, OpenOptions(image="el7"), bench.heard)
     assert store.find(bench.dump) == opened
     with pytest.raises(UsageError):
-        opening.case_with(drgn, bench.dump, OpenOptions(image="el7", once=True), bench.heard)
+        with_debugger.case_with(drgn, bench.dump, OpenOptions(image="el7", once=True), bench.heard)
     assert bench.running() == 1
 
 
@@ -452,7 +452,7 @@ def test_where_the_newest_image_cannot_be_had_the_next_best_that_has_the_debugge
     bench.have("el7")
     opened = dataclasses.replace(bench.open(image="el7"), requested="")
     store.write(opened)
-    case, _ = opening.case_with(DEBUGGERS["drgn"], bench.dump, OpenOptions(), bench.heard)
+    case, _ = with_debugger.case_with(DEBUGGERS["drgn"], bench.dump, OpenOptions(), bench.heard)
     assert case.profile == used
     container.close(case)
     assert bench.ask()[0] == "drgn"
@@ -581,7 +581,7 @@ def test_the_dump_of_an_archive_with_two_is_named(bench: Bench, tmp_path: Path) 
     with tarfile.open(archive, "w") as tar:
         tar.add(other, "b/vmcore")
         tar.add(DUMP, "a/vmcore")
-    found = opening.identified(archive, bench.heard)
+    found = what_to_open.identified(archive, bench.heard)
     assert bench.heard.notices == ["b/vmcore is the first dump in case.tar"]
     assert ("MEMBER", "b/vmcore") in list(info.facts(found))
 

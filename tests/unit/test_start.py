@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sandbox.case import container, opening, overdue, store
+from sandbox.case import container, opening, overdue, store, with_debugger
 from sandbox.case.options import OpenOptions
 from sandbox.debugger import DEBUGGERS, StartMode
 from sandbox.engine import orphans
@@ -259,7 +259,8 @@ def test_a_case_is_replaced_when_everything_is_at_hand(
 
 def test_an_image_without_a_debugger_says_why(make_case: Callable[..., Case]) -> None:
     said = {
-        name: opening.lacks(make_case(profile=name), DEBUGGERS["drgn"]) for name in ("el7", "debian-12", "of-a-user")
+        name: with_debugger.lacks(make_case(profile=name), DEBUGGERS["drgn"])
+        for name in ("el7", "debian-12", "of-a-user")
     }
     assert said == {
         "el7": "image el7 has no drgn (the C library is 2.17, and the wheel needs 2.27)",
@@ -267,6 +268,6 @@ def test_an_image_without_a_debugger_says_why(make_case: Callable[..., Case]) ->
         "debian-12": "image debian-12 has no drgn",
         "of-a-user": "image of-a-user has no drgn",
     }
-    error = opening.lacking(make_case(profile="el7"), DEBUGGERS["drgn"])
+    error = with_debugger.lacking(make_case(profile="el7"), DEBUGGERS["drgn"])
     assert error.message == said["el7"]
     assert "--image latest" in (error.hint or "")
