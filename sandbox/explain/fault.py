@@ -15,8 +15,9 @@ from sandbox.explain.inspection import Base, Inspection, inspect
 from sandbox.explain.model import Fault, Operand, Sentence, SourceFrame, SourceLine
 from sandbox.explain.refusal import access, what
 from sandbox.explain.x86 import divisor
-from sandbox.judge.call_trace import CallTrace, TracedFrame, TraceKind, below_panic, interrupted_at
+from sandbox.judge.call_trace import CallTrace, below_panic, interrupted_at
 from sandbox.judge.functions import is_machinery, is_panic, plain_name
+from sandbox.judge.trace_lines import TracedFrame, TraceKind
 
 _STRUCT: Final = re.compile(r"struct ([A-Za-z0-9_]{1,256})")
 """What may be in a command, which is there to be pasted; debug information says what a type is called."""

@@ -24,16 +24,9 @@ from sandbox.explain.oops_lines import (
     place_of,
     read_oops,
 )
-from sandbox.judge.call_trace import (
-    TASK_LINE,
-    CallTrace,
-    TracedFrame,
-    call_traces,
-    interrupted_at,
-    own_lines,
-    without_time,
-)
+from sandbox.judge.call_trace import CallTrace, call_traces, interrupted_at, own_lines
 from sandbox.judge.functions import is_checker, is_machinery, is_panic, plain_name
+from sandbox.judge.trace_lines import TASK_LINE, TracedFrame, without_time
 from sandbox.judge.which_trace import is_of_init, panic_and_trace
 
 _REPORTED: Final = re.compile(

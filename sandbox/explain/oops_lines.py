@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from sandbox.judge.call_trace import OLD_TASK_LINE, TASK_LINE
+from sandbox.judge.trace_lines import OLD_TASK_LINE, TASK_LINE
 
 BEGINS: Final = re.compile(
     r"BUG: (?:[Kk]ernel NULL pointer|[Uu]nable to handle)|[Uu]nable to handle kernel|general protection fault"

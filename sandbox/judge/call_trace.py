@@ -1,168 +1,43 @@
-"""Parse the call traces in a kernel log, which the kernel's own unwinder made.
-
-Forms, with the file that prints them:
-
-* x86 (arch/x86/kernel/dumpstack.c): ` func+0x16/0x20 [module]`, before 4.11 with `[<address>] ` in front (commit
-  bb5e5ce545f2 ("x86/dumpstack: Remove kernel text addresses from stack dump"), v4.10); `? ` marks what only lies on the
-  stack; `<IRQ>`, `<NMI>`, `<#DF>`, `<TASK>` begin a stack; `RIP: 0010:func+…` names the function that an exception or
-  an interrupt stopped, `RIP: 0033:…` the program's.
-* arm64 (arch/arm64/kernel/traps.c, stacktrace.c): `pc : func+…`, `Call trace:`, ` func+0x10/0x20`, newer ones with
-  ` (P)` behind; arm: `[<…>] (func) from [<…>] (caller+…)`, newer ` func from caller+…`.
-* powerpc (arch/powerpc/kernel/process.c): `NIP [address] func+…`, `[stack] [address] func+… (unreliable)`.
-* s390 (arch/s390/kernel/dumpstack.c): `Krnl PSW : … (func+…)`, ` [<address>] func+…`, in parentheses if unreliable.
-* riscv: `epc : func+…`, `[<address>] func+…`; loongarch: `ERA: address func+…`, the same frames.
-"""
+"""Parse the call traces in a kernel log, which the kernel's own unwinder made."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Final
 
-from sandbox.dump.panic import PANIC_LINE, CaptureKernelFilter
+from sandbox.dump.panic import CaptureKernelFilter
 from sandbox.judge.functions import is_entry, is_exception, is_interrupt, is_panic, plain_name
+from sandbox.judge.trace_lines import (
+    AT_NULL,
+    BADADDR,
+    BEGIN,
+    BLOCKED,
+    DROPPED,
+    ENDS,
+    HEADLESS,
+    LINK,
+    MARKER,
+    NAMED,
+    NAMELESS,
+    REGISTERS,
+    TASK_LINE,
+    UNKNOWN,
+    USER,
+    TracedFrame,
+    TraceKind,
+    caller_of,
+    frame_of,
+    kind_of,
+    stopped_frame,
+    without_time,
+)
 
-_PREFIX: Final = re.compile(
-    r"^(?:<\d{1,3}>)?(?:\[ *(?P<time>\d{1,12}\.\d{1,9})\] ?)?(?:\[ *(?P<caller>[TC]\d{1,10})\] ?)?"
-    r"(?: ?\[\d{1,4}: [^\]:]{1,24}(?::[^\]: ]{1,8})?: *\d{1,10}\] ?| ?-?\(\d{1,3}\)\[\d{1,10}:[^\]]{1,24}\]"
-    r"|c\d{1,3} {1,4}\d{1,10} |(?<=\] )(?P<cpu>\d{3}): )?"
-)
-"""kernel/printk/printk.c: level, time since boot, and the task or CPU that printed (CONFIG_PRINTK_CALLER); phones have
-that as "[4:  kworker/u16:3: 4321] ", "(4)[4321:kworker/u16:3]" or "c4   4321 ", real-time kernels of 5.x have the
-CPU as "003: "."""
-_FUNCTION: Final = r"(?P<function>[A-Za-z_.$][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
-# Possessive: blanks that two parts could share would take time by the square of a line's length.
-_FRAME: Final = re.compile(
-    r"^\s*+(?:<+[#/A-Z_]+[0-9]*>+\s*+)*+"
-    r"(?P<open>\(?)(?:\[<[0-9a-f]+>\]|\[[0-9a-f]{8,16}\](?: \[[0-9a-f]{8,16}\])?)?\s*"
-    r"(?P<doubt>\? )?(?::\w+:)?" + _FUNCTION + r"(?P<rest>.*)$"
-)
-_ARM_FRAME: Final = re.compile(
-    r"^\s*(?:\[<[0-9a-f]+>\] )?\(?(?P<function>[A-Za-z_][\w.]*)(?:\+0x\S+)?(?: \[(?P<module>[\w-]+)\])?\)? from \S"
-)
-_MODULE: Final = re.compile(r"^\s*\[([\w-]+)(?: [0-9a-f]+)?\]")
-_MARKER: Final = re.compile(r"^\s*(?:<+/?[#A-Z_]+[0-9]*>+\s*)+$")
-_UNKNOWN: Final = re.compile(r"^\s*\(?(?:\[<?[0-9a-f]+>?\]\s*)*(?:\? )?(?:0x)?[0-9a-f]{8,16}\)?\s*$")
-"""An address without a function: of a program that was compiled at run time, or of a module that is gone."""
-_NAMELESS: Final = re.compile(r"^\s*(?:\[<[0-9a-f]+>\] )?0x[0-9a-f]{8,16}\s*$")
-"""The same as a frame of which the unwinder is sure, as %pB prints it."""
-_BEGIN: Final = re.compile(r"^\s*(?:Call [Tt]race|Backtrace):\s*(?P<first>.*)$")
-_HEADLESS: Final = re.compile(
-    r"^\s*\[<[0-9a-f]{8}>\] \([A-Za-z_][^()]{1,200}\) from \[<[0-9a-f]{8}>\] \("
-    r"|^ *[A-Za-z_][\w.]*(?: \[[\w-]+\])? from [A-Za-z_][\w.]*\+0x[0-9a-f]+/0x[0-9a-f]+"
-    r"|^\s*\[<[0-9a-f]{16}>\] " + _FUNCTION
-)
-"""A frame of arm or riscv, whose unwinders print nothing above the first (arch/arm/kernel/unwind.c)."""
-_BADADDR: Final = re.compile(r"^\s*status: [0-9a-f]{16} badaddr: [0-9a-f]{16} cause: [0-9a-f]{8,16}$")
-"""The last line of riscv's registers, which a terminal may have broken."""
-# Kernel code has the selectors 0x10 and 0x60 (i386), e030 and e008 under Xen.
-_STOPPED: Final = re.compile(
-    r"^\s*(?:R?EIP|RIP): (?:00(?:10|60)|e0(?:08|30)):(?:\[<[0-9a-f]+>\]\s+\[<[0-9a-f]+>\] )?(?:"
-    + _FUNCTION
-    + r"|(?P<bad>.*))"
-    r"|^\s*(?:pc : |epc : |ERA: [0-9a-f]+ |NIP \[[0-9a-f]+\] |Krnl PSW : .*\(|PC is at |EIP is at |EIP: "
-    r"|epc {3}: [0-9a-f]+ |TPC: <|IAOQ\[0\]: )" + _FUNCTION.replace("function", "other").replace("offset", "behind")
-)
-_USER: Final = re.compile(r"^\s*(?:R?EIP|RIP): (?:00(?:33|23|73)|e033):|^\s*--- interrupt: c00 |^\s*NIP: +\[?0*[0-7]")
-_AT_NULL: Final = re.compile(r"^\s*(?:pc : |PC is at )0x0\s*$")
-_LINK: Final = re.compile(r"^\s*(?:lr : |LR is at )" + _FUNCTION)
-_REGISTERS: Final = re.compile(
-    r"^\s*(?:(?:R|E)?(?:[ABCD]X|SP|BP|[SD]I|IP)|R\d\d?|EFLAGS|ORIG_RAX|CR\d|DR\d|[CDEFGS]S|Code|NIP|LR|MSR|CFAR|GPR\d\d|CTR|REGS"
-    r"|pstate|lr|sp|[xr]\d\d?|pc)\b ?[:=]|^\s*--- interrupt: |^\s*Code\b|^\s*[0-9a-f]{16} "
-    # Of arm below an exception in a trace (arch/arm/kernel/traps.c: dump_mem(), dump_backtrace_stm()).
-    r"|^\s*Exception stack\(0x|^[0-9a-f]{4}: [0-9a-f ]{8} "
-    # An inlined function, from scripts that add source lines to a log.
-    r"|^ \w+ \S+:\d+ \[inline\]$"
-)
-_DROPPED: Final = re.compile(r"\*\* \d+ printk messages dropped \*\*")
-"""Lines are missing from the log of a console that was too slow (kernel/printk/printk.c)."""
-TASK_LINE: Final = re.compile(
-    r"\bCPU: (\d{1,9}) (?:UID: \d+ )?PID: (\d{1,10}) Comm: (.{1,16}?) (?:Kdump: loaded |Not tainted|Tainted:)"
-)
-"""CPU, PID and name of the task of an event: dump_stack_print_info() in lib/dump_stack.c."""
-OLD_TASK_LINE: Final = re.compile(r"\bPid: (\d{1,10}), comm: (.{1,16}?) +(?:Not tainted|Tainted:)")
-"""PID and name, of x86 up to 3.8."""
-_BLOCKED: Final = re.compile(r"INFO: task (.{1,16}):(\d{1,10}) blocked (?:in I/O wait )?for more than")
 LINES_ABOVE: Final = 80
 """Lines above a call trace that can belong to it: registers, and the list of modules."""
 
-_ENDS: Final = re.compile(
-    r"---\[ end|Modules linked in|Last Breaking-Event|Instruction dump|Kernel Offset|^\s*task:|\bCPU: \d"
-)
-
 _FOREIGN: Final = 3
 """Lines of others, of another CPU or of user space, that may stand between two frames."""
-
-
-class TraceKind(StrEnum):
-    """What made the kernel print a call trace."""
-
-    PANIC = "panic"
-    OOPS = "oops"
-    """An exception in kernel code, or BUG()."""
-    LOCKUP = "lockup"
-    """A soft or hard lockup, or an RCU stall."""
-    BLOCKED = "blocked"
-    """A hung task: the stack is that task's."""
-    OTHER = "other"
-    """A warning, or a stack that was asked for."""
-
-
-_NAMED: Final = re.compile(
-    # CPUs that are stopped for the panic (arch/arm/kernel/smp.c, arm64 before 4.16) and those of sysrq-l; tasks of
-    # sysrq-t, before "task:" (kernel/sched/core.c, before 5.11) and since.
-    r"^\s*task:.{1,16}? +state:|^\s*CPU ?\d{1,5}: stopping|^\s*CPU\d{1,5}:$"
-    r"|^\S.{0,15} [RSDTtXZPI] +(?:running task|[0-9a-f]{8,16}|\d{1,6})(?: +\d{1,10}){2,3} +0x[0-9a-f]{8}\b"
-)
-"""Lines that name the task or the CPU of a stack: none with CPU, PID and Comm has to follow."""
-
-# In this order: a line that fits several has the first kind. What is looked for anywhere in a line begins with a letter
-# in each alternative: Python's re then looks for those letters, and takes a fifth of the time.
-_KINDS: Final = (
-    (TraceKind.PANIC, PANIC_LINE, None),
-    (
-        TraceKind.OOPS,
-        re.compile(
-            r"Oops(?<!\wOops)\b|Kernel BUG at|kernel BUG at|BUG: (?:kernel NULL|unable to handle)"
-            r"|Unable to handle kernel|unable to handle kernel"
-            r"|general protection fault|Internal error: |divide error|double fault|stack segment: |invalid opcode: "
-            r"|Unhandled fault|illegal operation: |Machine Check|stack guard page|Kernel Fault: Code="
-            r"|Unhandled kernel unaligned access"
-        ),
-        # What __die() of x86 prints first, whatever it is: "stack guard page: 0000 [#1] PREEMPT SMP".
-        re.compile(r"[\w ,-]{1,60}: [0-9a-f]{4} \[#\d{1,9}\]"),
-    ),
-    (TraceKind.LOCKUP, re.compile(r"soft lockup|hard LOCKUP|detected stall|self-detected stall|Watchdog CPU:"), None),
-    (TraceKind.BLOCKED, _BLOCKED, None),
-    (
-        TraceKind.OTHER,
-        re.compile(r"WARNING: |NMI backtrace for cpu|Sending NMI|sending NMI|sysrq ?: Show|SysRq : Show|BUG: "),
-        _NAMED,
-    ),
-)
-"""(kind, pattern anywhere in a line, pattern at its beginning)"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TracedFrame:
-    """One function of a call trace."""
-
-    function: str
-    """As printed, e.g. vfs_write.cold."""
-    module: str | None = None
-    reliable: bool = True
-    """False for an address that only lies on the stack ("? func")."""
-    stopped: bool = False
-    """An exception or an interrupt came while this function ran: it is from a line with registers."""
-    offset: str = ""
-    """In the function, hexadecimal."""
-    nameless: bool = False
-    """The address is the first of this function: what called is the function before it, whose call never returned.
-    arm64, riscv and s390 print so (noreturn functions such as panic())."""
-    unknown: int = 0
-    """How many addresses without a name stand before it: programs that were compiled at run time, or trampolines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,17 +83,13 @@ def interrupted_at(frames: Sequence[TracedFrame]) -> int | None:
 
 def blocked_pids(log: Sequence[str]) -> list[int]:
     """The tasks that the kernel found blocked, in the log's order."""
-    return [int(found[2]) for found in map(_BLOCKED.search, log) if found]
+    return [int(found[2]) for found in map(BLOCKED.search, log) if found]
 
 
 def call_traces(log: Sequence[str]) -> list[CallTrace]:
     """Parse all call traces of a log, in its order. Those of a capture kernel are left out."""
-    lines, callers = [], []
-    for line in own_lines(log):
-        prefix = _PREFIX.match(line)
-        callers.append((prefix["caller"] or prefix["cpu"]) if prefix else None)
-        lines.append(without_time(line))
-    return list(_traces(lines, callers))
+    lines = own_lines(log)
+    return list(_traces([without_time(line) for line in lines], [caller_of(line) for line in lines]))
 
 
 def below_panic(frames: Sequence[TracedFrame]) -> int:
@@ -236,30 +107,6 @@ def own_lines(log: Sequence[str]) -> list[str]:
     """The lines of the kernel that is looked at, without those of its capture kernel."""
     boots = CaptureKernelFilter()
     return [line for line in log if boots.takes(line)]
-
-
-def without_time(line: str) -> str:
-    """The text of a line, without what printk puts in front."""
-    return _PREFIX.sub("", line, count=1)
-
-
-def time_of(line: str) -> float | None:
-    """Seconds since boot; None where a line has none."""
-    found = _PREFIX.match(line)
-    return None if found is None or found["time"] is None else float(found["time"])
-
-
-def begins_event(line: str) -> bool:
-    """Whether a line tells of something of which a call trace may follow."""
-    return _kind(line) is not None
-
-
-def _kind(line: str) -> TraceKind | None:
-    """The kind of the event that a line tells of."""
-    for kind, anywhere, beginning in _KINDS:
-        if anywhere.search(line) or (beginning is not None and beginning.match(line)):
-            return kind
-    return None
 
 
 @dataclass(slots=True)
@@ -314,7 +161,7 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
         if above.since + LINES_ABOVE < at:
             above = _Above()
         frames = [] if above.stopped is None else [above.stopped]
-        if (beside := _frame(first)) is not None:
+        if (beside := frame_of(first)) is not None:
             frames.append(beside)
         end, cut = _frames(lines, callers, at + 1, frames)
         if above.link is not None and (not frames or frames[0].function != above.link.function):
@@ -334,7 +181,7 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
                 command=command,
                 # A dump's own log may end with the outermost frame of a whole trace.
                 end=end,
-                user=end < len(lines) and _USER.match(lines[end]) is not None,
+                user=end < len(lines) and USER.match(lines[end]) is not None,
                 cut=cut and not any(is_entry(plain_name(frame.function)) for frame in frames if frame.reliable),
             )
         above = above.around or _Above(since=end)
@@ -343,19 +190,19 @@ def _traces(lines: Sequence[str], callers: Sequence[str | None]) -> Iterator[Cal
 
 def _beginning(lines: Sequence[str], at: int) -> str | None:
     """What stands in the line that begins a trace, behind its heading; None where none begins."""
-    if (began := _BEGIN.match(lines[at])) is not None:
+    if (began := BEGIN.match(lines[at])) is not None:
         return began["first"]
-    headless = _HEADLESS.match(lines[at])
-    if headless is None or (headless["function"] and not any(map(_BADADDR.match, lines[max(0, at - 2) : at]))):
+    headless = HEADLESS.match(lines[at])
+    if headless is None or (headless["function"] and not any(map(BADADDR.match, lines[max(0, at - 2) : at]))):
         return None
-    if any(map(_BEGIN.match, lines[at + 1 : at + 2])):
+    if any(map(BEGIN.match, lines[at + 1 : at + 2])):
         return None
     return lines[at]
 
 
 def _look(line: str, at: int, above: _Above) -> _Above:
     """What a line adds to what stands above a trace, or the event that it begins."""
-    kind = _kind(line)
+    kind = kind_of(line)
     if kind in {TraceKind.OOPS, TraceKind.PANIC} and above.around is not None:
         above = above.around
     if kind is not None and above.is_within(kind):
@@ -363,25 +210,18 @@ def _look(line: str, at: int, above: _Above) -> _Above:
     if kind is not None and above.takes(kind):
         above.kind, above.since, above.stopped, above.task = kind, at, None, None
         above.null, above.link = False, None
-        found = _BLOCKED.search(line)
+        found = BLOCKED.search(line)
         above.blocked = (found[1], int(found[2])) if found else None
     if found := TASK_LINE.search(line):
         above.task = int(found[1]), int(found[2]), found[3]
         above.since = at
-    above.named = above.named or above.task is not None or _NAMED.match(line) is not None
-    if above.stopped is None and (stopped := _stopped(line)):
+    above.named = above.named or above.task is not None or NAMED.match(line) is not None
+    if above.stopped is None and (stopped := stopped_frame(line)):
         above.stopped = stopped
-    above.null = above.null or _AT_NULL.match(line) is not None
-    if above.null and above.link is None and (link := _LINK.match(line)):
+    above.null = above.null or AT_NULL.match(line) is not None
+    if above.null and above.link is None and (link := LINK.match(line)):
         above.link = TracedFrame(function=link["function"], offset=link["offset"])
     return above
-
-
-def _stopped(line: str) -> TracedFrame | None:
-    found = _STOPPED.match(line)
-    if found is None or not (name := found["function"] or found["other"]):
-        return None
-    return TracedFrame(function=name.lstrip("."), stopped=True, offset=found["offset"] or found["behind"])
 
 
 def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found: list[TracedFrame]) -> tuple[int, bool]:
@@ -393,25 +233,25 @@ def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found:
     unknown = 0
     while at < len(lines):
         line = lines[at]
-        if _DROPPED.search(line):
+        if DROPPED.search(line):
             return at, True
         if caller is not None and callers[at] not in {None, caller}:
             at += 1
             continue
-        if _USER.match(line):
+        if USER.match(line):
             return at, False
-        if (frame := _frame(line)) is not None:
+        if (frame := frame_of(line)) is not None:
             found.append(replace(frame, unknown=unknown) if unknown and frame.reliable else frame)
             unknown = 0 if frame.reliable else unknown
-        elif _NAMELESS.match(line):
+        elif NAMELESS.match(line):
             unknown += 1
-        elif (stopped := _stopped(line)) is not None:
+        elif (stopped := stopped_frame(line)) is not None:
             if found and is_entry(plain_name(found[-1].function)):
                 return at, False  # no exception is below the outermost function: it is of the oops around this trace
             found.append(stopped)
         elif "</TASK>" in line:
             return at + 1, False
-        elif not (_MARKER.match(line) or _REGISTERS.match(line) or _UNKNOWN.match(line)):
+        elif not (MARKER.match(line) or REGISTERS.match(line) or UNKNOWN.match(line)):
             foreign = _foreign(lines, at)
             if not foreign:
                 return at, False
@@ -423,28 +263,11 @@ def _frames(lines: Sequence[str], callers: Sequence[str | None], at: int, found:
 def _foreign(lines: Sequence[str], at: int) -> int:
     """The number of lines from `at` on that are not of the trace, if it goes on after them; else 0."""
     for count, line in enumerate(lines[at : at + _FOREIGN + 1]):
-        if _frame(line) is not None or "</TASK>" in line:
+        if frame_of(line) is not None or "</TASK>" in line:
             return count
-        if _BEGIN.match(line) or _ENDS.search(line) or _kind(line) is not None:
+        if BEGIN.match(line) or ENDS.search(line) or kind_of(line) is not None:
             return 0
     return 0
-
-
-def _frame(line: str) -> TracedFrame | None:
-    if (found := _FRAME.match(line)) is None:
-        arm = _ARM_FRAME.match(line)
-        return TracedFrame(function=arm["function"], module=arm["module"]) if arm else None
-    rest = found["rest"]
-    begins = line[found.end("function") :].startswith("+0x0/")
-    module = _MODULE.match(rest)
-    doubtful = bool(found["doubt"] or (found["open"] and rest.startswith(")")) or "(unreliable)" in rest)
-    return TracedFrame(
-        function=found["function"].lstrip("."),
-        module=module[1] if module else None,
-        reliable=not doubtful,
-        offset=found["offset"],
-        nameless=begins,
-    )
 
 
 def _without_repetition(frames: Sequence[TracedFrame]) -> Iterator[TracedFrame]:

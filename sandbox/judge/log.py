@@ -9,7 +9,8 @@ from typing import Self
 
 from sandbox.dump import identify, read_records, same_boot
 from sandbox.dump.printk import Record
-from sandbox.judge.call_trace import TraceKind, call_traces, own_lines
+from sandbox.judge.call_trace import call_traces, own_lines
+from sandbox.judge.trace_lines import TraceKind
 from sandbox.judge.which_trace import is_last_panic, panic_and_trace, panic_trace, panics
 from sandbox.model import DumpFormat, Vmcore
 

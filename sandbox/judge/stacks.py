@@ -13,7 +13,7 @@ from itertools import dropwhile, pairwise, zip_longest
 from typing import Final
 
 from sandbox.judge.backtrace import Backtrace
-from sandbox.judge.call_trace import CallTrace, TraceKind
+from sandbox.judge.call_trace import CallTrace
 from sandbox.judge.functions import (
     ALIASES,
     is_address,
@@ -31,6 +31,7 @@ from sandbox.judge.functions import (
     rust_names,
     system_call,
 )
+from sandbox.judge.trace_lines import TraceKind
 from sandbox.judge.verdict import Verdict
 
 LOG: Final = "the log's call trace"

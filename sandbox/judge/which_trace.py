@@ -7,15 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from sandbox.dump.panic import PANIC_LINE
-from sandbox.judge.call_trace import (
-    LINES_ABOVE,
-    CallTrace,
-    TraceKind,
-    begins_event,
-    call_traces,
-    own_lines,
-    time_of,
-)
+from sandbox.judge.call_trace import LINES_ABOVE, CallTrace, call_traces, own_lines
+from sandbox.judge.trace_lines import TraceKind, begins_event, time_of
 
 _OF_OOPS: Final = re.compile(
     r"Fatal exception|[Oo]ops|Attempted to kill|Aiee, killing|[Kk]ernel BUG|[Mm]achine check|[Uu]nrecoverable"

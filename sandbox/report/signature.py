@@ -18,7 +18,7 @@ from typing import Final
 from sandbox.dump.panic import says_why
 from sandbox.explain.oops import stuck_elsewhere
 from sandbox.judge.backtrace import Backtrace, Frame
-from sandbox.judge.call_trace import TracedFrame, TraceKind, below_panic
+from sandbox.judge.call_trace import below_panic
 from sandbox.judge.functions import (
     ALIASES,
     is_address,
@@ -30,6 +30,7 @@ from sandbox.judge.functions import (
     is_panic,
     plain_name,
 )
+from sandbox.judge.trace_lines import TracedFrame, TraceKind
 from sandbox.judge.which_trace import blocked_trace, panic_trace
 from sandbox.model import PanicCause
 

@@ -14,7 +14,7 @@ import pytest
 
 from sandbox.dump import read_log
 from sandbox.judge import call_trace, which_trace
-from sandbox.judge.call_trace import TraceKind
+from sandbox.judge.trace_lines import TraceKind
 from sandbox.judge.which_trace import panic_trace
 
 DUMPS = Path(__file__).parents[2] / "fixtures" / "dumps"

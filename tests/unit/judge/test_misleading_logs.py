@@ -9,8 +9,8 @@ import pytest
 
 from sandbox.judge import stacks
 from sandbox.judge.backtrace import parse
-from sandbox.judge.call_trace import TraceKind
 from sandbox.judge.log import remark
+from sandbox.judge.trace_lines import TraceKind
 from sandbox.judge.verdict import Verdict
 from sandbox.judge.which_trace import dump_trace, panic_trace, still_blocked
 
