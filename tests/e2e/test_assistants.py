@@ -90,6 +90,6 @@ def test_an_assistant_reads_a_dump(docker_engine: EngineUnderTest, dumps) -> Non
     done = docker_engine.run("run", str(dump), "--", "bt")
     stack, remark = answers["run"].rsplit("\n[", 1)
     assert stack.rstrip("\n") in done.stdout.decode()
-    assert re.fullmatch(r"stack AGREES WITH: the log's call trace \(\d+ frames\)\]", remark)
+    assert re.fullmatch(r"stack of PID 1 \(init\) AGREES WITH: the log's call trace \(\d+ frames\)\]", remark)
     assert re.fullmatch(AGREES, done.stderr)
     docker_engine.run("close", "--all")
