@@ -228,7 +228,7 @@ def close(
         try:
             found |= {case.id: case for case in store.find_by_id_or_dump(one)}
         except CaseNotFound:
-            there = Path(one).exists()
+            there = os.path.exists(one)  # noqa: PTH110 - Path's raises where a directory may not be entered
             if not there or not (
                 described.is_description(Path(one))
                 or described.is_copy(Path(one))

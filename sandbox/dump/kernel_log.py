@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final
 from sandbox.dump import crash_directory, magic, piece_index, printk, pstore, reader, saved_log, split_set
 from sandbox.dump.header import PageMissingError
 from sandbox.dump.printk import Record
-from sandbox.dump.source import Asking, Budget, DeadlineExceeded, FileSource
+from sandbox.dump.source import Asking, Budget, DeadlineExceeded, FileSource, cannot_open
 from sandbox.errors import DumpDamaged, DumpUnreadable, pasteable
 from sandbox.formats.streams import Source
 from sandbox.model import DumpFormat
@@ -73,7 +74,11 @@ def _read(
     """The same, which may raise `DeadlineExceeded`."""
     budget = Budget(_SECONDS)
     below = index = None
-    if path.is_dir():
+    try:
+        directory = stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        raise cannot_open(path, error) from error
+    if directory:
         contents = crash_directory.look(path, budget)
         dump = crash_directory.choose(path, contents)
         if dump is None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from sandbox.errors import ConfigurationError, NoSpace, Terminated, UsageError, VmboxError
+from sandbox.errors import ConfigurationError, NoSpace, Terminated, UsageError, VmboxError, pasteable
 from sandbox.log import Log
 from sandbox.render.output import STDOUT, error, leave_line, note, to_stdout
 
@@ -77,8 +77,8 @@ def exit_on_error() -> Iterator[None]:
 
 
 def _of_the_place(problem: Exception) -> VmboxError | None:
-    """The error for what any part of a command may find: a disk that is full or read-only, a limit of the process
-    (setrlimit(2)), a removed working directory. None for another one.
+    """The error for what any part of a command may find: a disk that is full or read-only, a directory that
+    refuses the user, a limit of the process (setrlimit(2)), a removed working directory. None for another one.
     """
     if isinstance(problem, ExceptionGroup):  # of what runs side by side
         return next(filter(None, map(_of_the_place, problem.exceptions)), None)
@@ -113,6 +113,11 @@ def _of_the_place(problem: Exception) -> VmboxError | None:
             return _NO_PROCESSES
         case errno.ENOMEM:
             return _NO_MEMORY
+        case errno.EACCES if problem.filename:
+            shown = pasteable(os.fsdecode(problem.filename))
+            return UsageError(
+                f"{where}no permission to look there", hint=f"this shows which directory refuses: namei -l {shown}"
+            )
         case errno.EROFS:
             hint = "choose a place that can be written: export VMBOX_CACHE_DIR=DIRECTORY; vmbox config show"
             return ConfigurationError(f"{where}the file system is read-only", hint=hint)

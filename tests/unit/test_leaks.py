@@ -188,8 +188,10 @@ def test_whose_a_container_is(gone: int) -> None:
         assert len(list(orphans(OneContainer(label, local)))) == expected, label  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 50), (errno.EDQUOT, 50), (errno.EROFS, 70)])
-def test_a_disk_that_cannot_be_written(capsys: pytest.CaptureFixture[str], number: int, status: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "status"), [(errno.ENOSPC, 50), (errno.EDQUOT, 50), (errno.EROFS, 70), (errno.EACCES, 2)]
+)
+def test_a_place_that_cannot_be_used(capsys: pytest.CaptureFixture[str], number: int, status: int) -> None:
     with pytest.raises(SystemExit) as ended, exit_on_error():
         raise OSError(number, "no", "/cache/x")
     assert ended.value.code == status

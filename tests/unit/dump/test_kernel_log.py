@@ -1,4 +1,5 @@
 import gzip
+import os
 import re
 import struct
 from pathlib import Path
@@ -359,3 +360,17 @@ def test_a_log_that_takes_too_long_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(kernel_log, "_SECONDS", -1)
     with pytest.raises(DumpDamaged, match="took more than"):
         list(read_log(path))
+
+
+def test_a_dump_in_a_directory_that_the_user_may_not_enter(tmp_path):
+    """/var/crash is root's. Python's Path.is_dir() raises there."""
+    closed = tmp_path / "crash"
+    closed.mkdir(mode=0o000)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(DumpUnreadable, match="no permission to read"):
+            list(read_log(closed / "vmcore"))
+    finally:
+        os.seteuid(user)
