@@ -183,15 +183,15 @@ def test_container_ended_from_outside(engine: EngineUnderTest, own_dump: Path, h
 
 @on_demand
 def test_drgn_answers_where_crash_is_killed_as_it_starts(engine: EngineUnderTest, own_dump: Path) -> None:
-    """By the kernel, for want of memory: crash needs some 200 MB of this dump, drgn 70. With 50 both are killed."""
+    """By the kernel, for want of memory: crash needs 150 to 200 MB of this dump, drgn 70. With 50 both are killed."""
     answers = {}
-    for limit in ("50MB", "150MB"):
+    for limit in ("50MB", "110MB"):
         env = {**engine.env, "VMBOX_MEMORY": limit}
         answers[limit] = _vmbox(engine, "run", str(own_dump), "--", "bt", env=env)
         engine.run("close", "--all")
-    assert b"sysrq_handle_crash" in answers["150MB"].stdout, answers["150MB"].stderr
+    assert b"sysrq_handle_crash" in answers["110MB"].stdout, answers["110MB"].stderr
     for said in (b"drgn answers: crash was killed while it started", b"AGREES WITH: the log's call trace"):
-        assert said in answers["150MB"].stderr
+        assert said in answers["110MB"].stderr
     assert answers["50MB"].returncode == 61, answers["50MB"].stderr
     assert answers["50MB"].stdout == b""
     assert b"memory=16G" in answers["50MB"].stderr
