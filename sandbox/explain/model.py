@@ -16,7 +16,7 @@ TOPICS: Final[Mapping[str, str]] = {
     "taint": "Taint",
     "deadlock": "Deadlocks",
     "roots": "Tasks that hold others up",
-    "blocked": "Blocked, by whom is not known",
+    "blocked": "Other blocked tasks",
     "futexes": "Futexes",
     "requests": "Requests in flight",
     "workqueues": "Workqueues",
