@@ -72,7 +72,7 @@ class Live:
         signal.raise_signal(number)
         signal.signal(number, self._pause)
         if shown is not None and shown is self._progress:
-            with suppress(RuntimeError, OSError):
+            with _cursor_if_interrupted(shown), suppress(RuntimeError, OSError):
                 shown.start()
                 _control(_CURSOR_OFF)
 
@@ -108,7 +108,8 @@ class Live:
                     console=Console(stderr=True),
                     transient=True,
                 )
-                self._progress.start()
+                with _cursor_if_interrupted(self._progress):
+                    self._progress.start()
             self._steps += 1
             return self._progress
 
@@ -118,6 +119,18 @@ class Live:
             if self._steps == 0 and self._progress is not None:
                 self._progress.stop()
                 self._progress = None
+
+
+@contextmanager
+def _cursor_if_interrupted(shown: Progress) -> Iterator[None]:
+    """Show the cursor if Ctrl-C comes while `shown` is started: what ends it later does not know that it is hidden."""
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError, OSError):
+            shown.stop()
+            _control(_CURSOR_ON)
+        raise
 
 
 class _LiveStep:
