@@ -64,9 +64,10 @@ class Live:
         # Without `_lock`: the signal may have come to the thread that has it.
         shown = self._progress
         # What the signal interrupts may be printing.
-        with suppress(RuntimeError, OSError):
-            if shown is not None:
+        if shown is not None:
+            with suppress(RuntimeError, OSError):
                 shown.stop()
+            with suppress(OSError):
                 _control(_CURSOR_ON)
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
@@ -129,6 +130,7 @@ def _cursor_if_interrupted(shown: Progress) -> Iterator[None]:
     except BaseException:
         with suppress(RuntimeError, OSError):
             shown.stop()
+        with suppress(OSError):
             _control(_CURSOR_ON)
         raise
 

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -114,13 +115,15 @@ def test_a_stopped_program_leaves_the_cursor_and_goes_on_with_its_progress() -> 
         said = _until(screen, b"Building")
         assert b"\x1b[?25l" in said
         # The second one as well; Ctrl-\ leaves the cursor, too.
+        time.sleep(0.5)
         program.send_signal(signal.SIGTSTP)
         said = _until(screen, b"\x1b[?25h")
         _, status = os.waitpid(program.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
         program.send_signal(signal.SIGCONT)
         said += _until(screen, b"Building")
-        # It may come before the cursor is hidden again.
+        # Shown as a whole: a signal while rich starts is lost once in some fifty times on a busy machine.
+        time.sleep(0.5)
         program.send_signal(signal.SIGQUIT)
         said += _until(screen, b"vmbox: ended by a signal (3)\r\n")
         assert program.wait(30) == 131
